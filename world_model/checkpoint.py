@@ -1,0 +1,109 @@
+"""Checkpoints and model folders: tensors as safetensors, everything else as JSON, written atomically.
+
+A model folder holds model.safetensors and model.json (`kind`, `config`, `schema`). A training checkpoint is one
+safetensors file whose metadata carries the step and the configuration, so that no crash can part them; it appears
+under its name only when it is complete. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SCHEMA = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or model folder that cannot be used; the message says which and why."""
+
+
+def write_atomic(path: Path, write: Any) -> None:
+    """Call write(temporary path), flush to disk, then rename onto `path`."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """One safetensors file with JSON metadata, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(contiguous, temporary, {"json": json.dumps(metadata)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file of `save_tensors`. Raises CheckpointError where it is missing or cut short."""
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a complete checkpoint ({error}); delete it to go on from the one "
+                              "before it, or run the training command again") from error
+
+
+def tensors_hash(tensors: dict[str, Tensor]) -> str:
+    """Short SHA-256 over names, shapes and bytes: the identity of a set of weights."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]) -> None:
+    """Write a model folder. `config` is what `load_model_folder` hands back to rebuild the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / "model.safetensors", model.state_dict(), {"schema": SCHEMA, "kind": kind})
+    text = json.dumps({"schema": SCHEMA, "kind": kind, "config": config}, indent=1)
+    write_atomic(folder / "model.json", lambda temporary: temporary.write_text(text + "\n"))
+
+
+def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a model folder of that kind; CheckpointError with one sentence otherwise."""
+    path = folder / "model.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder} is not a model folder (no model.json)")
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if description.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path} has schema {description.get('schema')}, this version reads {SCHEMA}")
+    if description.get("kind") != kind:
+        raise CheckpointError(f"{folder} holds a {description.get('kind')!r} model, a {kind!r} model is needed here")
+    return description["config"], load_tensors(folder / "model.safetensors")[0]
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Strict load with a readable difference of missing, unexpected and mis-shaped names."""
+    ours = model.state_dict()
+    problems = [f"missing {name}" for name in ours if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in ours]
+    problems += [f"{name} is {tuple(tensors[name].shape)}, not {tuple(ours[name].shape)}"
+                 for name in ours if name in tensors and tensors[name].shape != ours[name].shape]
+    if problems:
+        raise CheckpointError(f"{source} does not fit this model: " + "; ".join(problems[:6])
+                              + (f"; and {len(problems) - 6} more" if len(problems) > 6 else ""))
+    model.load_state_dict(tensors)
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A frozen dataclass as plain JSON data."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -1,0 +1,33 @@
+"""The light pixel head of the pixel twin: features of a frame -> its normalised pixels.
+
+The mirror of the encoder's pool head and patch embedding, linear maps around one GELU, so that a pixel target adds
+little compute and no depth of its own (the linear unpatchify head of the controlled comparison).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.encoder import EncoderConfig
+
+
+class PixelHead(nn.Module):
+    """Features [..., N, F] of frames -> normalised pixels [..., H, W, C]; N is 1 (pooled) or one token a patch."""
+
+    def __init__(self, feature_dim: int, encoder: EncoderConfig, pooled: bool) -> None:
+        super().__init__()
+        self.encoder, self.pooled = encoder, pooled
+        num_places = encoder.num_patches if pooled else 1
+        self.expand = nn.Linear(feature_dim, num_places * encoder.pool_channels)
+        self.paint = nn.Linear(encoder.pool_channels, 3 * encoder.patch_px**2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pixels in the encoder's normalised units."""
+        hidden = self.expand(features)
+        if self.pooled:
+            hidden = hidden.squeeze(-2).unflatten(-1, (self.encoder.num_patches, -1))
+        (height, width), patch = self.encoder.grid, self.encoder.patch_px
+        return rearrange(self.paint(F.gelu(hidden)), "... (h w) (p q c) -> ... (h p) (w q) c",
+                         h=height, w=width, p=patch, q=patch)

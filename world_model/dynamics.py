@@ -1,0 +1,241 @@
+"""Latent dynamics: what a planner talks to.
+
+`LatentDynamics` joins a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. Raw frames and
+raw actions outside, normalised inside by buffers. What it predicts is data: pooled embeddings or patch tokens
+(`space`), trained to match features or, through a light head, pixels (`target`); the planner sees named views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.decoder import PixelHead
+from world_model.encoder import VideoEncoder
+from world_model.predictor import ActionPredictor, PastCache, PredictorConfig
+
+Space = Literal["pooled", "tokens"]
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Shape of a LatentDynamics.
+
+    history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
+    """
+
+    space: Space = "pooled"
+    target: Literal["features", "pixels"] = "features"
+    history: int = 3
+    horizon: int = 6
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """Actions of the environment as a model needs them: bounds in environment units and how many make a model step."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    frame_skip: int = 1
+
+    @property
+    def block_low(self) -> tuple[float, ...]:
+        return self.low * self.frame_skip
+
+    @property
+    def block_high(self) -> tuple[float, ...]:
+        return self.high * self.frame_skip
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What `planners.protocol.DynamicsSpec` asks for; see there."""
+
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    frame_hw: tuple[int, int]
+    frame_skip: int
+    history: int
+    max_horizon: int
+    views: tuple[str, ...]
+    device: torch.device
+    step_bytes: int
+    proprio: Literal["none"] = "none"
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_low) // self.frame_skip
+
+    @property
+    def block_dim(self) -> int:
+        return len(self.action_low)
+
+
+class FrameViews:
+    """Named views of goals or imagined frames, each computed when first asked for."""
+
+    def __init__(self, views: dict[str, Tensor | Callable[[], Tensor]], keep: Literal["path", "last"] = "path") -> None:
+        self.views, self.keep = views, keep
+
+    def view(self, name: str) -> Tensor:
+        """The named view; ValueError for one this model does not offer."""
+        if name not in self.views:
+            raise ValueError(f"view {name!r} is not offered by this model, only {sorted(self.views)}")
+        value = self.views[name]
+        if callable(value):
+            value = self.views[name] = value()
+        return value
+
+    def select(self, rows: slice | Tensor) -> FrameViews:
+        """Those environments only."""
+        return FrameViews({name: (lambda name=name: self.view(name)[rows]) for name in self.views}, self.keep)
+
+
+@dataclass
+class LatentContext:
+    """The past: cached keys and values of all frames but the last, and the last frame's features [B, N, F]."""
+
+    past: PastCache
+    last_BNF: Tensor
+
+    def select(self, rows: slice | Tensor) -> LatentContext:
+        """Those environments only."""
+        return LatentContext(self.past.select(rows), self.last_BNF[rows])
+
+
+class LatentDynamics(nn.Module):
+    """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`)."""
+
+    action_mid: Tensor
+    action_half: Tensor
+    feature_mean: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, config: DynamicsConfig, encoder: VideoEncoder, actions: ActionSpec) -> None:
+        super().__init__()
+        self.config, self.actions, self.encoder = config, actions, encoder
+        pooled = config.space == "pooled"
+        if pooled and encoder.pool is None:
+            raise ValueError("dynamics.space=pooled needs an encoder with a pool head; pretrain with objective=future "
+                             "or set dynamics.space=tokens")
+        self.grid = (1, 1) if pooled else encoder.config.grid
+        feature_dim = encoder.config.pooled_dim if pooled else encoder.config.width
+        block_dim = len(actions.low) * actions.frame_skip
+        self.predictor = ActionPredictor(feature_dim, self.grid, block_dim, config.predictor)
+        self.pixel_head = PixelHead(feature_dim, encoder.config, pooled) if config.target == "pixels" else None
+        low, high = torch.tensor(actions.block_low), torch.tensor(actions.block_high)
+        self.register_buffer("action_mid", (high + low) / 2)
+        self.register_buffer("action_half", (high - low) / 2)
+        self.register_buffer("feature_mean", torch.zeros(feature_dim))
+        self.register_buffer("feature_scale", torch.ones(()))
+        freeze(self.encoder)
+
+    def train(self, mode: bool = True) -> LatentDynamics:
+        """Training mode for all but the encoder, which stays frozen and in eval mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    # -- features ------------------------------------------------------------------------------------------------
+
+    def encode(self, frames_BTHWC: Tensor) -> Tensor:
+        """Raw features [B, T, N, F] of frames in 0..255: the pooled embedding (N = 1), or layer-normed tokens."""
+        tokens = self.encoder.encode_frames(frames_BTHWC)
+        if self.config.space == "pooled":
+            return self.encoder.pooled(tokens).unsqueeze(2)
+        return F.layer_norm(tokens, tokens.shape[-1:])
+
+    def normalise_features(self, features: Tensor) -> Tensor:
+        """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""
+        return (features - self.feature_mean) / self.feature_scale
+
+    def normalise_actions(self, actions: Tensor) -> Tensor:
+        """Actions in environment units -> [-1, 1] at the bounds."""
+        return (actions - self.action_mid) / self.action_half
+
+    def set_feature_statistics(self, features_FNF: Tensor) -> None:
+        """Mean and common standard deviation of raw features [frames, N, F] of the train split."""
+        flat = features_FNF.flatten(0, 1)
+        self.feature_mean.copy_(flat.mean(0))
+        self.feature_scale.copy_((flat - flat.mean(0)).square().mean().sqrt().clamp_min(1e-6))
+
+    # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The facts a planner needs."""
+        views = ("pixels", "pooled") if self.pixel_head is not None else (
+            ("pooled",) if self.config.space == "pooled" else ("tokens", "pooled"))
+        tokens = self.predictor.block_tokens
+        per_step = 4 * tokens * self.config.predictor.width * (4 + 2 * self.config.predictor.depth)
+        if self.pixel_head is not None:
+            per_step += 16 * 3 * self.encoder.config.image_px[0] * self.encoder.config.image_px[1]
+        return ModelSpec(self.actions.block_low, self.actions.block_high, self.encoder.config.image_px,
+                         self.actions.frame_skip, self.config.history, self.config.horizon, views,
+                         self.action_mid.device, per_step)
+
+    def observe(self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor,
+                proprio: Tensor | None = None) -> LatentContext:
+        """Encode the past once a replan and fill the caches of all frames but the last."""
+        assert past_actions_BtA.shape[1] == frames_BTHWC.shape[1] - 1, (past_actions_BtA.shape, frames_BTHWC.shape)
+        features = self.normalise_features(self.encode(frames_BTHWC))
+        past = self.predictor.prefill(features[:, :-1], self.normalise_actions(past_actions_BtA), valid_BT[:, :-1])
+        return LatentContext(past, features[:, -1])
+
+    def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> FrameViews:
+        """Views of goal images [B, H, W, C], once an episode."""
+        if self.pixel_head is not None:
+            return self._pixel_views(frames_BHWC.float())
+        features = self.normalise_features(self.encode(frames_BHWC[:, None]))[:, 0]
+        return FrameViews(self._feature_views(features))
+
+    def as_goal(self, imagined: FrameViews, step: int) -> FrameViews:
+        """Step `step` of an imagined path of one candidate, as a goal."""
+        return FrameViews({name: (lambda name=name: imagined.view(name)[:, 0, step]) for name in imagined.views})
+
+    def imagine(self, context: LatentContext, actions_BSKA: Tensor, generator: Any = None,
+                keep: Literal["path", "last"] = "path") -> FrameViews:
+        """Futures of all candidates. Deterministic: the generator is not used."""
+        assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
+        path = self.predictor.rollout(context.past, context.last_BNF, self.normalise_actions(actions_BSKA))
+        if keep == "last":
+            path = path[:, :, -1:]
+        if self.pixel_head is not None:
+            return self._pixel_views(self._to_bytes(self.pixel_head(path)), keep)
+        return FrameViews(self._feature_views(path), keep)
+
+    def _feature_views(self, features: Tensor) -> dict[str, Tensor | Callable[[], Tensor]]:
+        """Views of normalised features [..., N, F]."""
+        if self.config.space == "pooled":
+            return {"pooled": features.squeeze(-2)}
+        return {"tokens": features, "pooled": lambda: self._pool_tokens(features)}
+
+    def _pool_tokens(self, features: Tensor) -> Tensor:
+        tokens = features * self.feature_scale + self.feature_mean
+        return self.encoder.pooled(tokens.flatten(0, -3).unsqueeze(0))[0].unflatten(0, tokens.shape[:-2])
+
+    def _pixel_views(self, frames: Tensor, keep: Literal["path", "last"] = "path") -> FrameViews:
+        """Views of (predicted) frames in 0..255: themselves, and the frozen encoder's embedding of them."""
+        return FrameViews({"pixels": frames, "pooled": lambda: self._embed_frames(frames)}, keep)
+
+    def _to_bytes(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [..., H, W, C] -> 0..255, clamped."""
+        return (pixels * self.encoder.pixel_std + self.encoder.pixel_mean).clamp(0, 255)
+
+    def _embed_frames(self, frames: Tensor) -> Tensor:
+        """Frozen encoder's pooled embedding [..., D] of frames [..., H, W, C] in 0..255."""
+        flat = frames.flatten(0, -4).unsqueeze(0)
+        return self.encoder.pooled(self.encoder.encode_frames(flat))[0].unflatten(0, frames.shape[:-3])
+
+
+def freeze(module: nn.Module) -> None:
+    """No gradients and eval mode. The owner keeps it so under .train()."""
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)

@@ -1,0 +1,98 @@
+"""Stage 2, action-conditioned: recorded trajectories -> latent dynamics, encoder frozen.
+
+Teacher forcing plus a multi-step rollout loss, as V-JEPA 2-AC (arXiv 2506.09985, eq. 2-4), on cached features. With
+`target=pixels` the same predictor is trained through a light head to match the next frames' pixels instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from world_model.dynamics import LatentDynamics
+from world_model.objectives import regression
+
+
+@dataclass(frozen=True)
+class PosttrainConfig:
+    """Losses of stage 2. rollout_steps: imagined steps trained; at most dynamics.horizon."""
+
+    loss: Literal["l1", "l2"] = "l2"
+    teacher_forcing: float = 1.0
+    rollout: float = 1.0
+    rollout_steps: int = 6
+
+    def __post_init__(self) -> None:
+        if self.rollout_steps < 1:
+            raise ValueError(f"posttrain.rollout_steps must be at least 1, not {self.rollout_steps}")
+
+
+class PosttrainModel(nn.Module):
+    """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A]."""
+
+    def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
+        super().__init__()
+        self.dynamics, self.config = dynamics, config
+
+    @property
+    def window(self) -> int:
+        """Frames a training window needs: the longest history and the rollout after it."""
+        return self.dynamics.config.history + self.config.rollout_steps
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the two losses. The history of the rollout takes turns between 1 and dynamics.history."""
+        dynamics = self.dynamics
+        features = dynamics.normalise_features(batch["features"].float())
+        actions = dynamics.normalise_actions(batch["action"])
+        target = self._target(features, batch)
+        terms = {}
+        if self.config.teacher_forcing:
+            predicted = dynamics.predictor(features[:, :-1], actions)
+            terms["teacher_forcing"] = self.config.teacher_forcing * self._error(predicted, target[:, 1:])
+        if self.config.rollout:
+            history = 1 + step % dynamics.config.history
+            path = self.imagine(features, actions, history, self.config.rollout_steps)
+            terms["rollout"] = self.config.rollout * self._error(path, target[:, history: history + path.shape[1]])
+        return torch.stack(list(terms.values())).sum(), terms
+
+    def after_step(self, step: int) -> None:
+        """Nothing moves but the predictor."""
+
+    def imagine(self, features: Tensor, actions: Tensor, history: int, steps: int) -> Tensor:
+        """Normalised features [B, steps, N, F] imagined from the first `history` frames with the recorded actions."""
+        valid = torch.ones(len(features), history - 1, dtype=torch.bool, device=features.device)
+        past = self.dynamics.predictor.prefill(features[:, : history - 1], actions[:, : history - 1], valid)
+        chosen = actions[:, None, history - 1: history - 1 + steps]
+        return self.dynamics.predictor.rollout(past, features[:, history - 1], chosen)[:, 0]
+
+    def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        if self.dynamics.pixel_head is None:
+            return features
+        return self.dynamics.encoder.normalise(batch["pixels"]).movedim(1, -1)
+
+    def _error(self, predicted: Tensor, target: Tensor) -> Tensor:
+        if self.dynamics.pixel_head is not None:
+            predicted = self.dynamics.pixel_head(predicted)
+        return regression(predicted.float(), target, self.config.loss)
+
+    @torch.no_grad()
+    def error_by_horizon(self, batch: dict[str, Tensor]) -> dict[str, list[float]]:
+        """Open-loop squared error at steps 1..K from a full history, beside that of copying the last seen frame.
+
+        In the space of the target (normalised features or pixels), mean over samples and channels.
+        """
+        self.eval()
+        dynamics = self.dynamics
+        features = dynamics.normalise_features(batch["features"].float())
+        history, steps = dynamics.config.history, self.config.rollout_steps
+        path = self.imagine(features, dynamics.normalise_actions(batch["action"]), history, steps)
+        target = self._target(features, batch)
+        made = path if dynamics.pixel_head is None else dynamics.pixel_head(path)
+        future = target[:, history: history + steps]
+        copy = target[:, history - 1: history].expand_as(future)
+        axes = [0, *range(2, future.ndim)]
+        return {"predicted": (made - future).square().mean(axes).tolist(),
+                "copy": (copy - future).square().mean(axes).tolist()}

@@ -1,0 +1,78 @@
+"""What frozen features hold, and whether they are collapsing. Reads the truth; no training step ever does.
+
+`near_rank` is the number that foretold planning success best at small scale: the rank correlation of feature distance
+with the task's true distance over pairs that are close. These numbers may choose a recipe on `val`, never a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TruthDistance = Callable[[Tensor, Tensor], Tensor]
+RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def spread(features_ND: Tensor) -> dict[str, float]:
+    """Standard deviation over samples, mean and least over dimensions, and effective rank exp(entropy of spectrum)."""
+    centred = (features_ND - features_ND.mean(0)).double()
+    std = centred.square().mean(0).sqrt()
+    power = torch.linalg.svdvals(centred).square()
+    share = power / power.sum().clamp_min(1e-30)
+    entropy = -(share * share.clamp_min(1e-30).log()).sum()
+    return {"feature_std": std.mean().item(), "feature_std_min": std.min().item(),
+            "effective_rank": entropy.exp().item()}
+
+
+def _ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
+    """Weights [D + 1, P] of a ridge regression; strength is relative to the mean feature power."""
+    gram = features.T @ features
+    ridge = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram + ridge, features.T @ targets)
+
+
+def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float:
+    """Mean R2 of a linear probe on samples of held-out groups (episodes).
+
+    Groups are dealt into four: two fit the ridge, one chooses its strength, the last one is reported.
+    """
+    _, index = groups_N.unique(return_inverse=True)
+    part = index % 4
+    x = (features_ND - features_ND.mean(0)).double()
+    x = torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype) * x.square().mean().sqrt().clamp_min(1e-12)), 1)
+    y = targets_NP.double()
+    fit, choose, report = part < 2, part == 2, part == 3
+
+    def r2(weights: Tensor, rows: Tensor) -> float:
+        error = (x[rows] @ weights - y[rows]).square().mean(0)
+        return (1 - error / y[rows].var(0, unbiased=False).clamp_min(1e-12)).mean().item()
+
+    candidates = [_ridge(x[fit], y[fit], strength) for strength in RIDGE_STRENGTHS]
+    return r2(max(candidates, key=lambda weights: r2(weights, choose)), report)
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Ranks 0..N-1 (ties in order of appearance), float64."""
+    out = torch.empty(len(values), dtype=torch.float64)
+    out[values.argsort(stable=True)] = torch.arange(len(values), dtype=torch.float64)
+    return out
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two vectors."""
+    return torch.corrcoef(torch.stack((ranks(a), ranks(b))))[0, 1].item()
+
+
+def near_rank(features_ND: Tensor, truth_NL: Tensor, distance: TruthDistance, near: float, num_pairs: int = 40_000,
+              seed: int = 0) -> float:
+    """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
+    true = distance(truth_NL[first], truth_NL[second])
+    close = (true < near) & (first != second)
+    if int(close.sum()) < 10:
+        return float("nan")
+    first, second = first[close], second[close]
+    return rank_correlation((features_ND[first] - features_ND[second]).norm(dim=-1), true[close])

@@ -1,0 +1,220 @@
+"""The one training loop, for both stages: batch, loss, backward, step, log; now and then evaluate and save.
+
+Everything that varies with time is a pure function of the step (batches, masks, schedules), so a run is resumed by
+restoring tensors and asking for the next step, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from world_model.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
+
+Batch = dict[str, Tensor]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step, on which data and what is left."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and how a stage is trained.
+
+    schedule: after a linear warm-up, `constant`, `cosine` to final_lr, or `wsd` (constant, then linear to final_lr over
+    the last `decay_share` of the steps). precision: `auto` is bf16 autocast where the device's matrix units have it.
+    """
+
+    steps: int = 500
+    batch_size: int = 48
+    lr: float = 1e-3
+    final_lr: float = 1e-5
+    warmup_steps: int = 30
+    schedule: Literal["constant", "cosine", "wsd"] = "wsd"
+    decay_share: float = 0.3
+    weight_decay: float = 0.04
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    eval_every: int = 100
+    save_every: int = 250
+    log_every: int = 10
+    seed: int = 0
+
+
+class TrainingModel(Protocol):
+    """What the loop needs of a stage, besides being a module."""
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss and its named terms."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimiser's step (the EMA teacher)."""
+        ...
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """Learning rate of 0-based `step`; pure."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    decay_steps = max(1, round(config.steps * config.decay_share))
+    left = min(1.0, (config.steps - step) / decay_steps)
+    return config.final_lr + (config.lr - config.final_lr) * left
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The autocast context of a precision; `auto` means bf16 on CUDA and on CPUs with bf16 matrix instructions."""
+    if precision == "auto":
+        precision = "bf16" if _gains_by_bf16(device) else "fp32"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _gains_by_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":  # AVX2 machines emulate bf16 products about ten times slower than fp32
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return bool(supported())
+    return False
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of returning them to the kernel after every step (Linux; else nothing).
+
+    A step frees and takes hundreds of MiB again; handing them back costs up to 80 % of a CPU step in page faults.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            libc.mallopt(option, value)
+    except (OSError, AttributeError):
+        return
+
+
+def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
+    """AdamW on what requires a gradient; biases and other 1-D parameters are not decayed (V-JEPA 2)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+              {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
+
+
+class Checkpoints:
+    """The checkpoints of one run, step-N.safetensors; the newest two are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]) -> None:
+        """Model, optimiser and step, atomically; older ones but one are removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
+        save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, {"step": step, **metadata})
+        for old in self.paths()[:-2]:
+            old.unlink()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Load the newest checkpoint and return its step; 0 where there is none. CheckpointError if it is damaged."""
+        paths = self.paths()
+        if not paths:
+            return 0
+        tensors, metadata = load_tensors(paths[-1])
+        weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
+        load_weights(model, weights, str(paths[-1]))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+        if "step" not in metadata:
+            raise CheckpointError(f"{paths[-1]} does not say its step; delete it")
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return int(metadata["step"])
+
+
+@dataclass
+class Hooks:
+    """What the loop calls now and then. log(metrics), evaluate(step) -> metrics, progress(steps done, metrics)."""
+
+    log: Callable[[dict[str, Any]], None] = lambda metrics: None
+    evaluate: Callable[[int], dict[str, float]] | None = None
+    progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+
+
+def train(model: Any, batch_at: Callable[[int], Batch], optimizer: torch.optim.Optimizer, config: TrainerConfig,
+          checkpoints: Checkpoints | None, hooks: Hooks, device: torch.device) -> int:
+    """Train from the newest checkpoint to config.steps; returns the step it began at.
+
+    `batch_at(step)` gives the batch of a step; its "source" entry, if any, names the data in error messages.
+    """
+    start = checkpoints.restore(model, optimizer) if checkpoints else 0
+    began = time.perf_counter()
+    for step in range(start, config.steps):
+        if hooks.evaluate and step % config.eval_every == 0:
+            hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
+        batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
+        loss, terms = train_step(model, batch, optimizer, config, step, checkpoints)
+        if (step + 1) % config.log_every == 0 or step == start:
+            metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
+            hooks.log({"step": step + 1, "kind": "train", **metrics, "lr": learning_rate(config, step),
+                       "seconds": round(time.perf_counter() - began, 3)})
+            hooks.progress(step + 1, metrics)
+        if checkpoints and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+            checkpoints.save(step + 1, model, optimizer, {})
+    if hooks.evaluate:
+        hooks.log({"step": config.steps, "kind": "val", **hooks.evaluate(config.steps)})
+    return start
+
+
+def train_step(model: Any, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainerConfig, step: int,
+               checkpoints: Checkpoints | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """One optimiser step; the loss and its terms, detached. Raises TrainingError on a loss that is not finite."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step)
+    model.train()
+    device = next(iter(batch.values())).device
+    with autocast(device, config.precision):
+        loss, terms = model.loss(batch, step)
+    if not torch.isfinite(loss):
+        raise TrainingError(_not_finite(step, terms, batch, checkpoints))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(trained, config.grad_clip if config.grad_clip else math.inf, foreach=True)
+    optimizer.step()
+    model.after_step(step)
+    return loss.detach(), {name: value.detach() for name, value in terms.items()} | {"grad_norm": norm.detach()}
+
+
+def _not_finite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:
+    values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+    source = ", ".join(f"{name} {batch[name].tolist()[:8]}" for name in ("episode", "start") if name in batch)
+    paths = checkpoints.paths() if checkpoints else []
+    last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+    return (f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "
+            "Try a lower trainer.lr or trainer.precision=fp32")
