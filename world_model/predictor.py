@@ -101,7 +101,7 @@ class ActionPredictor(nn.Module):
 
     def positions(self, frames: int, device: torch.device) -> Rotary:
         """Rotary table of `frames` frames; a conditioning token turns with time alone, as in V-JEPA 2-AC."""
-        places = rearrange(grid_positions(frames, *self.grid, device), "(t n) a -> t n a", t=frames)
+        places = grid_positions(frames, *self.grid, device).reshape(frames, self.grid[0] * self.grid[1], 3)
         if self.action_dim:
             places = torch.cat((places[:, :1] * torch.tensor([1, 0, 0], device=device), places), 1)
         return rotary(places.flatten(0, 1), self.width // self.heads)

@@ -41,9 +41,14 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
     _, index = groups_N.unique(return_inverse=True)
     part = index % 4
     x = (features_ND - features_ND.mean(0)).double()
+    if x.shape[1] > len(x):  # a ridge is the same in any rotation: keep the at most N directions that vary
+        power, directions = torch.linalg.eigh(x @ x.T)
+        x = directions * power.clamp_min(0).sqrt()
     x = torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype) * x.square().mean().sqrt().clamp_min(1e-12)), 1)
     y = targets_NP.double()
     fit, choose, report = part < 2, part == 2, part == 3
+    if not (choose.any() and report.any()):
+        return float("nan")  # fewer than four episodes: nothing is held out
 
     def r2(weights: Tensor, rows: Tensor) -> float:
         error = (x[rows] @ weights - y[rows]).square().mean(0)

@@ -32,23 +32,23 @@ class TrainingError(RuntimeError):
 class TrainerConfig:
     """How long and how a stage is trained.
 
-    schedule: after a linear warm-up, `constant`, `cosine` to final_lr, or `wsd` (constant, then linear to final_lr over
+    schedule: after a linear warm-up, `constant`, `cosine` to lr_end, or `wsd` (constant, then linear to lr_end over
     the last `decay_share` of the steps). precision: `auto` is bf16 autocast where the device's matrix units have it.
     """
 
     steps: int = 500
     batch_size: int = 48
     lr: float = 1e-3
-    final_lr: float = 1e-5
-    warmup_steps: int = 30
+    lr_end: float = 1e-5
+    warmup: int = 30
     schedule: Literal["constant", "cosine", "wsd"] = "wsd"
     decay_share: float = 0.3
     weight_decay: float = 0.04
     betas: tuple[float, float] = (0.9, 0.999)
-    grad_clip: float = 1.0
+    clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    eval_every: int = 100
-    save_every: int = 250
+    evaluate_every: int = 100
+    checkpoint_every: int = 250
     log_every: int = 10
     seed: int = 0
 
@@ -67,16 +67,16 @@ class TrainingModel(Protocol):
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
     """Learning rate of 0-based `step`; pure."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "cosine":
-        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-        return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        done = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.lr_end + (config.lr - config.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     decay_steps = max(1, round(config.steps * config.decay_share))
     left = min(1.0, (config.steps - step) / decay_steps)
-    return config.final_lr + (config.lr - config.final_lr) * left
+    return config.lr_end + (config.lr - config.lr_end) * left
 
 
 def autocast(device: torch.device, precision: str) -> Any:
@@ -128,6 +128,11 @@ class Checkpoints:
         """Oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint, 0 where there is none."""
+        paths = self.paths()
+        return int(paths[-1].stem.removeprefix("step-")) if paths else 0
+
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]) -> None:
         """Model, optimiser and step, atomically; older ones but one are removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +180,7 @@ def train(model: Any, batch_at: Callable[[int], Batch], optimizer: torch.optim.O
     start = checkpoints.restore(model, optimizer) if checkpoints else 0
     began = time.perf_counter()
     for step in range(start, config.steps):
-        if hooks.evaluate and step % config.eval_every == 0:
+        if hooks.evaluate and step % config.evaluate_every == 0:
             hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
         batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
         loss, terms = train_step(model, batch, optimizer, config, step, checkpoints)
@@ -184,7 +189,7 @@ def train(model: Any, batch_at: Callable[[int], Batch], optimizer: torch.optim.O
             hooks.log({"step": step + 1, "kind": "train", **metrics, "lr": learning_rate(config, step),
                        "seconds": round(time.perf_counter() - began, 3)})
             hooks.progress(step + 1, metrics)
-        if checkpoints and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+        if checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
             checkpoints.save(step + 1, model, optimizer, {})
     if hooks.evaluate:
         hooks.log({"step": config.steps, "kind": "val", **hooks.evaluate(config.steps)})
@@ -205,7 +210,7 @@ def train_step(model: Any, batch: Batch, optimizer: torch.optim.Optimizer, confi
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(trained, config.grad_clip if config.grad_clip else math.inf, foreach=True)
+    norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()
     model.after_step(step)
     return loss.detach(), {name: value.detach() for name, value in terms.items()} | {"grad_norm": norm.detach()}

@@ -1,0 +1,238 @@
+"""`jepa COMMAND [group=choice] [key=value ...]`: read the words, check them, run one command, exit 0, 1 or 2.
+
+How a command is written. `commands/NAME.py` holds the body and `configs/NAME.yaml` the keys. The module is
+imported only when its command runs, so that `jepa --help` stays fast, and defines
+
+    def run(config: dict, folder: RunFolder | None, console: Console) -> int | None
+
+`config` is plain and nested; turn it into dataclasses with `commands.config.build`. `folder` is the locked
+run folder (None for a command without one); call `folder.finish(summary)` as the last thing. None or 0 is
+success. It may also define
+
+    def check(config: dict) -> None
+
+which runs before the folder is made, for what can be known at once (a data file that is missing, sizes that
+do not fit): a ValueError or UsageError there is exit code 2 and leaves nothing behind. Any exception out of
+`run` becomes one sentence and exit code 1 (`errors.explain`); with --traceback it is shown whole.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from commands.errors import PACKAGES, RunError, UsageError, explain, listed, nearest
+
+OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: whether it keeps a run folder, and which keys are no part of what identifies its run.
+
+    `grows`: keys that say how far to go; more of them goes on in the same folder. `free`: keys that change no
+    result. `word`: the key that a bare word sets (`jepa bench render` is `jepa bench what=render`).
+    """
+
+    name: str
+    folder: bool = True
+    grows: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    word: str | None = None
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("doctor", folder=False),
+        Command("collect", free=("workers",)),
+        Command("pretrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
+        Command(
+            "posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")
+        ),
+        Command("plan", free=("workers", "videos")),
+        Command("bench", word="what"),
+        Command("demo", free=("workers", "videos")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line taken apart: command, options, and the words left for the configuration."""
+
+    command: str | None
+    words: list[str]
+    help: bool = False
+    multirun: bool = False
+    traceback: bool = False
+    version: bool = False
+
+
+def read_line(argv: Sequence[str]) -> Line:
+    """Take the command line apart; UsageError for an unknown command, option or bare word."""
+    options = [word for word in argv if word.startswith("-")]
+    for option in options:
+        if option not in OPTIONS:
+            raise UsageError(f"{option} is no option{nearest(option, OPTIONS)} (options: {listed(OPTIONS)})")
+    words = [word for word in argv if not word.startswith("-")]
+    flags = {
+        "help": bool({"--help", "-h"} & set(options)),
+        "multirun": bool({"--multirun", "-m"} & set(options)),
+        "traceback": "--traceback" in options,
+        "version": "--version" in options,
+    }
+    if not words:
+        return Line(None, [], **flags)
+    name, *rest = words
+    if name == "help":
+        return Line(rest[0] if rest else None, [], **{**flags, "help": True})
+    if name not in COMMANDS:
+        raise UsageError(f"{name} is no command{nearest(name, COMMANDS)} (commands: {listed(COMMANDS)})")
+    return Line(name, [_full_word(COMMANDS[name], word) for word in rest], **flags)
+
+
+def _full_word(command: Command, word: str) -> str:
+    if "=" in word or word.startswith("~"):
+        return word
+    if command.word is not None:
+        return f"{command.word}={word}"
+    raise UsageError(
+        f"'{word}' is not key=value: jepa {command.name} group=choice key=value "
+        f"(jepa {command.name} --help lists groups and keys)"
+    )
+
+
+def check_shadows() -> None:
+    """Raise RunError if Python finds another folder under the name of one of our packages."""
+    home = Path(__file__).resolve().parent.parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [Path(place).resolve() for place in (spec.submodule_search_locations or [])] if spec else []
+        if places[:1] != [home / name]:
+            found = places[0] if places else (spec.origin if spec else "nowhere")
+            raise RunError(
+                f"the package '{name}' is found at {found} instead of {home / name}: rename that folder, "
+                "or take its parent out of PYTHONPATH"
+            )
+
+
+def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:
+    """Run one checked configuration: find its folder, import the command, check, run. Returns the exit
+    code."""
+    from commands.runs import RunFolder
+
+    folder = RunFolder(composed, standard, command.grows, command.free) if command.folder else None
+    if folder is not None:
+        folder.check()
+        summary = folder.finished()
+        if summary is not None:
+            console.say(f"{folder.path} is finished{': ' if summary else ''}{summary}")
+            return 0
+    module = importlib.import_module(f"commands.{command.name}")
+    if folder is not None and str(composed.config.get("device", "cpu")) != "cpu":
+        from commands.registry import device
+
+        device(str(composed.config["device"]))
+    if hasattr(module, "check"):
+        _checked(module, composed.config)
+    if folder is None:
+        return module.run(composed.config, None, console) or 0
+    with folder:
+        console.say(f"{'going on in' if folder.resumed else 'writing to'} {folder.path}")
+        return module.run(composed.config, folder, console) or 0
+
+
+def _checked(module: Any, config: dict[str, Any]) -> None:
+    try:
+        module.check(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `jepa`. Returns the exit code: 0 success, 1 failure, 2 wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = "--traceback" in argv
+    label = "jepa"
+    _stop_on_sigterm()
+    try:
+        line = read_line(argv)
+        label = f"jepa {line.command}" if line.command else "jepa"
+        return _dispatch(line)
+    except KeyboardInterrupt:
+        print(f"{label}: stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output (head, less) left; closing stdout again at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return fail(error, label, show)
+
+
+def fail(error: BaseException, label: str, show: bool) -> int:
+    """Print the one sentence for an exception (the traceback before it where asked); return the exit code."""
+    code, sentence = explain(error)
+    if show:
+        traceback.print_exception(error)
+    print(f"{label}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _dispatch(line: Line) -> int:
+    if line.version:
+        print(f"jepa {_version()}")
+        return 0
+    if line.command is None:
+        from commands.help import overview
+
+        print(overview(COMMANDS))
+        return 0 if line.help else 2
+    check_shadows()
+    command = COMMANDS[line.command]
+    if line.help:
+        from commands.help import details
+
+        print(details(command, line.words))
+        return 0
+    if line.multirun:
+        from commands.sweep import multirun
+
+        return multirun(command, line.words, line.traceback)
+    from commands.config import compose, standard
+    from commands.console import Console
+
+    return run_once(command, compose(command.name, line.words), standard(command.name), Console())
+
+
+def _version() -> str:
+    try:
+        return metadata.version("jepa")
+    except metadata.PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def _stop_on_sigterm() -> None:
+    """Treat SIGTERM (Slurm, containers) as Ctrl-C, so that files are closed and locks released."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""From the words of a command line to a checked configuration, and from that to frozen dataclasses.
+
+`compose` reads the YAML in `pkg://configs` through Hydra, after every word has been checked here: a group, a
+choice or a key that does not exist is a `UsageError` with the nearest names, before anything heavy is
+imported. What comes out is a plain nested dict; no part of Hydra goes further than this file and `sweep.py`.
+`build` (from `typed.py`) turns such a dict into a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from commands.errors import UsageError, listed, nearest, one_line
+from commands.typed import build
+
+__all__ = ["CONFIGS", "HYDRA_VERSION", "Composed", "build", "compose", "flatten", "parse", "standard"]
+
+CONFIGS = "configs"
+HYDRA_VERSION = "1.3"
+# Hydra takes any word `data=...` for a choice of the group configs/data, also in a command where `data` is a
+# file. Such words travel as `++given.data=...`, and `resolved` puts them in their place.
+ASIDE = "given"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A command's configuration: nested plain values, and the choice of each group ("env" -> "reacher")."""
+
+    command: str
+    config: dict[str, Any]
+    choices: dict[str, str]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {"a.b": value} for the leaves of a nested dict; an empty dict is a leaf."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config} if prefix else {}
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return out
+
+
+@contextmanager
+def hydra_loader() -> Iterator[Any]:
+    """Give Hydra's config loader over `pkg://configs`, and take Hydra's global state away again."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_module(config_module=CONFIGS, version_base=HYDRA_VERSION):
+        yield GlobalHydra.instance().config_loader()
+
+
+def parse(command: str, words: list[str], loader: Any) -> list[Any]:
+    """Parse `key=value` words into Hydra's Override objects; a word that is none is a UsageError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create(config_loader=loader)
+    overrides = []
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise UsageError(f"'{word}' is not key=value (jepa {command} --help lists groups and keys)")
+        try:
+            overrides += parser.parse_overrides([word])
+        except HydraException as error:
+            raise UsageError(f"'{word}' cannot be read as key=value") from error
+    return overrides
+
+
+def compose(command: str, words: list[str]) -> Composed:
+    """Check the words against the configuration of `command`, and return it composed and resolved.
+
+    Raises UsageError for a group, choice or key that is unknown, a value of another kind than the default's,
+    several values where one is meant, and a required key (`???`) that is not given.
+    """
+    with hydra_loader() as loader:
+        groups, words = _expanded(command, words, loader)
+        chosen, values = _split(command, parse(command, words, loader), groups, loader)
+        config = _composed(command, chosen)
+        choices = runtime_choices(config)
+        known = _plain(config)
+        for override in values:
+            _check_value(command, override, known, groups)
+        if values:
+            config = _composed(command, chosen + [_as_word(override, known) for override in values])
+        return Composed(command, resolved(command, config), choices)
+
+
+def standard(command: str) -> Composed:
+    """Return the command's configuration without any words; what must be given is still '???', nothing
+    resolved."""
+    with hydra_loader():
+        config = _composed(command, [])
+        return Composed(command, _plain(config), runtime_choices(config))
+
+
+def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[str]]]:
+    """Return the configuration with the words' choices, nothing resolved, and the choices each group has."""
+    with hydra_loader() as loader:
+        groups, words = _expanded(command, words, loader)
+        chosen, _ = _split(command, parse(command, words, loader), groups, loader)
+        config = _composed(command, chosen)
+        options = {group: _options(loader, group) for group in groups}
+        return Composed(command, _plain(config), runtime_choices(config)), options
+
+
+def expand(command: str, words: list[str]) -> list[str]:
+    """Return the words as Hydra can take them: see ASIDE."""
+    with hydra_loader() as loader:
+        return _expanded(command, words, loader)[1]
+
+
+def _expanded(command: str, words: list[str], loader: Any) -> tuple[dict[str, str], list[str]]:
+    """Return the command's groups, and the words with those that ASIDE is for rewritten."""
+    config = _composed(command, [])
+    groups, tree = runtime_choices(config), _plain(config)
+    aside = [key for key in tree if key not in groups and loader.get_group_options(key)]
+    out = []
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        word = f"++{ASIDE}.{key}={value}" if key in aside and "=" in word else word
+        out.append(_quoted(word, loader))
+    return groups, out
+
+
+def _quoted(word: str, loader: Any) -> str:
+    """Return the word with its value in quotes where Hydra's grammar cannot read it bare, as a path with
+    (1)."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    key, equals, value = word.partition("=")
+    try:
+        OverridesParser.create(config_loader=loader).parse_override(word)
+        return word
+    except HydraException:
+        return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if equals else word
+
+
+def runtime_choices(config: Any) -> dict[str, str]:
+    """Return {"env": "reacher", ...} of a configuration composed with Hydra's own node, in the YAML's
+    order."""
+    chosen = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
+    return {key: chosen[key] for key in reversed(chosen) if not key.startswith("hydra/")}
+
+
+def resolved(command: str, config: Any) -> dict[str, Any]:
+    """Return an OmegaConf configuration as plain nested values, Hydra's node left out.
+
+    Raises UsageError where a required key is not given or a reference leads nowhere.
+    """
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    config = _without_hydra(config)
+    with open_dict(config):
+        config.merge_with(config.pop(ASIDE, {}))
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        given = " ".join(f"{key}=..." for key in missing)
+        raise UsageError(f"{listed(missing)} must be given: jepa {command} {given}")
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(one_line(error)) from error
+    assert isinstance(plain, dict), type(plain)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return the unresolved nested values of a composed configuration, Hydra's node left out."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(_without_hydra(config), resolve=False)
+    assert isinstance(plain, dict), type(plain)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _without_hydra(config: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+
+def _composed(command: str, words: list[str]) -> Any:
+    """Run Hydra's own composition; what it still finds wrong becomes a UsageError."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return hydra_compose(command, overrides=words, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise UsageError(f"{one_line(cause)} (jepa {command} --help lists groups and keys)") from error
+
+
+def _options(loader: Any, group: str) -> list[str]:
+    return sorted(loader.get_group_options(group.partition("@")[0]))
+
+
+def _split(
+    command: str, overrides: list[Any], standard: dict[str, str], loader: Any
+) -> tuple[list[str], list[Any]]:
+    """Separate checked group choices (as words) from overrides of values (as Override objects)."""
+    chosen, values = [], []
+    for override in overrides:
+        key = _key(override)
+        if override.is_sweep_override():
+            key = key.removeprefix(f"{ASIDE}.")
+            raise UsageError(
+                f"{key}={_after_equals(override)} gives several values: add --multirun for one run each, "
+                f"or write a list as {key}=[a,b]"
+            )
+        if override.is_delete():
+            raise UsageError(f"{override.input_line}: a key cannot be taken away, only set (key=value)")
+        if override.is_hydra_override():
+            raise UsageError(f"{override.input_line} steers Hydra's launcher: it goes with --multirun only")
+        if key not in standard:
+            values.append(override)
+            continue
+        choice, options = str(override.value()), _options(loader, key)
+        if choice not in options:
+            raise UsageError(
+                f"{key}={choice}: there is no such {key.partition('@')[0]}{nearest(choice, options)} "
+                f"(choices: {listed(options)})"
+            )
+        chosen.append(f"{key}={choice}")
+    return chosen, values
+
+
+def _key(override: Any) -> str:
+    package = f"@{override.package}" if override.package else ""
+    return f"{override.key_or_group}{package}"
+
+
+def _after_equals(override: Any) -> str:
+    return str(override.input_line).partition("=")[2]
+
+
+def _as_word(override: Any, known: dict[str, Any]) -> str:
+    """Return the override as Hydra wants it: "++" where it adds to an open (empty) mapping."""
+    word = str(override.input_line).lstrip("+")
+    found, default = _find(known, _key(override))
+    return word if found and default != {} else f"++{word}"
+
+
+def _find(tree: dict[str, Any], key: str) -> tuple[bool, Any]:
+    """Look a dotted key up: (True, value), or (False, the last thing that was found on the way)."""
+    node: Any = tree
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False, node
+        node = node[part]
+    return True, node
+
+
+def _check_value(command: str, override: Any, known: dict[str, Any], groups: dict[str, str]) -> None:
+    """Raise UsageError unless the key exists and the value is of the same kind as its default."""
+    key, value = _key(override).removeprefix(f"{ASIDE}."), override.value()
+    found, default = _find(known, key)
+    if not found and default == {}:
+        return
+    if not found:
+        raise UsageError(
+            f"'{key}' is no group or key of jepa {command}{nearest(key, [*groups, *flatten(known)])} "
+            f"(jepa {command} --help lists them)"
+        )
+    group, _, last = key.partition(".")
+    if last == "name" and isinstance(known.get(group), dict):
+        raise UsageError(f"{key} follows from the group: choose with {group}={value}")
+    _check_kind(key, value, default)
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Compare a value with its default by kind; the exact type is checked again where a dataclass is
+    built."""
+    if isinstance(default, dict):
+        if not isinstance(value, dict):
+            raise UsageError(
+                f"{key}={value}: {key} holds several keys; set one of them: {listed(flatten(default, key))}"
+            )
+        for name, inner in value.items():
+            if default and name not in default:
+                raise UsageError(
+                    f"'{key}.{name}' is no key{nearest(name, default)} (keys: {listed(default)})"
+                )
+            if default:
+                _check_kind(f"{key}.{name}", inner, default[name])
+        return
+    wanted = _kind(default)
+    if value is None or wanted in ("anything", "text") and not isinstance(value, (dict, list)):
+        return
+    if wanted not in ("anything", _kind(value)):
+        raise UsageError(f"{key}={value}: {key} is {wanted} (by default {default})")
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, str) and (value == "???" or "${" in value):
+        return "anything"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, list):
+        return "a list"
+    return "text"

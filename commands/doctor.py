@@ -1,0 +1,301 @@
+"""`jepa doctor`: is everything here that the other commands need, and which command mends what is not.
+
+Each check is a function that returns a `Finding`. The renderer is tried in a process of its own, because
+OpenGL libraries that do not fit can end a process, and because the backend must be chosen before MuJoCo is
+imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from commands.config import build
+from commands.console import Console
+from commands.errors import RunError, UserError, one_line
+
+Status = Literal["ok", "broken", "optional"]
+HOME = Path(__file__).resolve().parent.parent
+GIB = 2**30
+SUITE = "dm-control<2,>=1.0.50"
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Keys of configs/doctor.yaml."""
+
+    runs: str
+    device: str
+    disk_gib: float
+    render_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `broken` is needed and fails, `optional` is missing and not needed."""
+
+    name: str
+    status: Status
+    detail: str
+    mend: str = ""
+
+
+def run(config: dict[str, Any], folder: None, console: Console) -> int:
+    """Print one line a check and the commands that mend; 1 if something needed is broken."""
+    settings = build(DoctorConfig, config)
+    findings = []
+    for check in checks(settings):
+        for finding in check():
+            findings.append(finding)
+            console.say(f"{finding.status.ljust(8)}  {finding.name.ljust(11)} {finding.detail}")
+    mends = list(dict.fromkeys(item.mend for item in findings if item.mend))
+    if mends:
+        console.say("\nto mend:")
+        for mend in mends:
+            console.say(f"    {mend}")
+    broken = [finding.name for finding in findings if finding.status == "broken"]
+    if broken:
+        console.warn(f"jepa doctor: broken: {', '.join(broken)}")
+        return 1
+    console.say("\neverything that is needed works")
+    return 0
+
+
+def checks(settings: DoctorConfig) -> list[Callable[[], list[Finding]]]:
+    """Return the checks in the order of the report."""
+    return [
+        check_python,
+        check_packages,
+        lambda: check_torch(settings.device),
+        lambda: check_renderer(settings.render_timeout_s),
+        check_video,
+        lambda: check_disk(settings.runs, settings.disk_gib),
+        check_names,
+        check_extras,
+    ]
+
+
+def check_python() -> list[Finding]:
+    """Python's version, the machine, its cores and memory."""
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {_cores()} cores"
+    memory = _memory_gib()
+    if memory:
+        detail += f", {memory:.1f} GiB memory"
+    return [Finding("python", "ok", detail)]
+
+
+def check_packages() -> list[Finding]:
+    """Every dependency is installed in a version that pyproject.toml allows."""
+    needed = _requirements("")
+    findings = []
+    if not _satisfied(SUITE):
+        # Without its dependencies: one of them has no wheel for Python 3.13 (see pyproject.toml).
+        mend = f"{_pip()} install --no-deps '{SUITE}'"
+        findings.append(Finding("packages", "broken", f"{SUITE} is wanted, found {_found(SUITE)}", mend))
+    wrong = [text for text in needed if not _satisfied(text) and _wanted(text) != SUITE]
+    if wrong:
+        names = ", ".join(f"{_wanted(text)} (found {_found(text)})" for text in wrong)
+        quoted = " ".join(f"'{_wanted(text)}'" for text in wrong)
+        findings.append(
+            Finding("packages", "broken", f"not as required: {names}", f"{_pip()} install {quoted}")
+        )
+    return findings or [Finding("packages", "ok", f"{len(needed)} dependencies as required")]
+
+
+def check_torch(wanted: str) -> list[Finding]:
+    """torch imports, torchvision fits it, and the device asked for computes."""
+    try:
+        import torch
+        import torchvision
+    except Exception as error:
+        mend = f"{_pip()} install --force-reinstall torch torchvision"
+        return [Finding("torch", "broken", one_line(error), mend)]
+    from commands.registry import device
+
+    try:
+        name = device(wanted)
+        total = float(torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name)).sum())
+        assert total == 512.0, f"8x8 matrix product gives {total} on {name}"
+    except UserError as error:
+        return [Finding("torch", "broken", one_line(error), "jepa doctor device=auto")]
+    except Exception as error:
+        return [Finding("torch", "broken", f"{wanted}: {one_line(error)}", "use device=cpu")]
+    what = (
+        torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
+    )
+    detail = f"{torch.__version__}, torchvision {torchvision.__version__}, device {name} ({what})"
+    findings = [Finding("torch", "ok", detail)]
+    if name == "cpu" and shutil.which("nvidia-smi"):
+        hint = "there is an NVIDIA driver, but torch cannot use it (nvidia-smi shows its version)"
+        findings.append(Finding("cuda", "optional", hint))
+    return findings
+
+
+def check_renderer(timeout_s: float) -> list[Finding]:
+    """A picture is drawn off-screen, in a process of its own; the renderer string says by what."""
+    from envs.rendering import install_hint
+
+    words = [sys.executable, "-P", "-c", "from commands.doctor import draw; draw()"]
+    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    asked = os.environ.get("MUJOCO_GL")
+    mend = install_hint() if not asked else f"unset MUJOCO_GL, or: {install_hint()}"
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, env=environment)
+    except subprocess.TimeoutExpired:
+        return [Finding("renderer", "broken", f"no picture within {timeout_s:g} s", mend)]
+    try:
+        seen = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
+        return [Finding("renderer", "broken", last, mend)]
+    detail = f"{seen['renderer']} (MUJOCO_GL={seen['backend']}{', set by you' if asked else ''})"
+    return [Finding("renderer", "ok", detail)]
+
+
+def draw() -> None:
+    """Draw a small scene and print {"backend", "renderer"}; raises where nothing can be drawn."""
+    from envs import rendering
+
+    backend = rendering.choose_backend()
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><light pos="0 0 3"/><camera name="top" pos="0 0 2"/>'
+        '<geom type="sphere" size=".5" rgba="1 0 0 1"/></worldbody></mujoco>'
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = rendering.Renderer(model, 32, 32, "top")
+    frame = renderer.render(data)
+    if frame[16, 16, 0] <= frame[0, 0, 0]:
+        raise RunError(f"the renderer draws an empty picture (MUJOCO_GL={backend})")
+    name = rendering.renderer_string()
+    renderer.close()
+    print(json.dumps({"backend": backend, "renderer": name}))
+
+
+def check_video() -> list[Finding]:
+    """The writer of rollout videos finds its ffmpeg."""
+    try:
+        import imageio_ffmpeg
+
+        return [Finding("video", "ok", f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")]
+    except Exception as error:
+        mend = f"{_pip()} install --force-reinstall imageio-ffmpeg"
+        return [Finding("video", "broken", one_line(error), mend)]
+
+
+def check_disk(runs: str, wanted_gib: float) -> list[Finding]:
+    """The folder for runs can be written, and has room."""
+    place = Path(runs).absolute()
+    while not place.exists():
+        place = place.parent
+    free_gib = shutil.disk_usage(place).free / GIB
+    detail = f"{free_gib:.1f} GiB free at {place}"
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return [
+            Finding("disk", "broken", f"{place} cannot be written", "choose another folder with runs=FOLDER")
+        ]
+    if free_gib < wanted_gib:
+        detail += f", {wanted_gib:g} wanted"
+        return [
+            Finding("disk", "broken", detail, "free some space, or choose another folder with runs=FOLDER")
+        ]
+    return [Finding("disk", "ok", detail)]
+
+
+def check_names() -> list[Finding]:
+    """No folder of the user's stands before one of our packages, and none in sight would from here."""
+    from commands.cli import check_shadows
+    from commands.errors import PACKAGES
+
+    try:
+        check_shadows()
+    except RunError as error:
+        return [Finding("names", "broken", one_line(error), "rename that folder, or unset PYTHONPATH")]
+    here = Path.cwd()
+    alike = [name for name in PACKAGES if here != HOME and (here / name).is_dir()]
+    if alike:
+        text = f"{', '.join(alike)} in {here}: `jepa` finds its own, `python -m commands` there would not"
+        return [Finding("names", "optional", text)]
+    return [Finding("names", "ok", f"packages come from {HOME}")]
+
+
+def check_extras() -> list[Finding]:
+    """Each optional extra of pyproject.toml: installed or not."""
+    findings = []
+    for extra in _extras():
+        missing = [_wanted(text) for text in _requirements(extra) if not _satisfied(text)]
+        if missing:
+            mend = f"{_pip()} install 'jepa[{extra}]'" if not (HOME / "pyproject.toml").exists() else ""
+            mend = mend or f"{_pip()} install -e '{HOME}[{extra}]'"
+            findings.append(Finding(f"[{extra}]", "optional", f"not installed: {', '.join(missing)}", mend))
+        else:
+            findings.append(Finding(f"[{extra}]", "ok", f"{len(_requirements(extra))} packages"))
+    return findings
+
+
+def _extras() -> list[str]:
+    try:
+        return list(metadata.metadata("jepa").get_all("Provides-Extra") or [])
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return the requirement lines of jepa itself ("" ) or of one extra that hold on this machine."""
+    requirement = import_module("packaging.requirements").Requirement
+    try:
+        lines = metadata.requires("jepa") or []
+    except metadata.PackageNotFoundError:
+        return []
+    kept = []
+    for line in lines:
+        marker = requirement(line).marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always if not extra else (not always and marker.evaluate({"extra": extra})):
+            kept.append(line)
+    return kept
+
+
+def _wanted(line: str) -> str:
+    return line.partition(";")[0].strip()
+
+
+def _found(line: str) -> str:
+    name = import_module("packaging.requirements").Requirement(line).name
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _satisfied(line: str) -> bool:
+    specifier = import_module("packaging.requirements").Requirement(line).specifier
+    found = _found(line)
+    return found != "none" and bool(specifier.contains(found, prereleases=True))
+
+
+def _pip() -> str:
+    return f"{Path(sys.executable)} -m pip"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_gib() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    except (ValueError, OSError, AttributeError):
+        return 0.0

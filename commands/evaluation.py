@@ -1,0 +1,223 @@
+"""The evaluation protocol (DESIGN 4.5): held-out starts and goals, floors, oracle, success at any time and
+held.
+
+Start and goal are two moments of one held-out episode, `goal_offset` environment steps apart and at least
+`min_goal_distance` apart; starts that satisfy the goal already are left out and counted. Every method meets
+the same starts, goals and seeds. Success is judged on the true state by the task's own distance; the methods
+see images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.tasks import TaskSpec
+
+WILSON_Z = 1.959964
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """What is evaluated. episodes: starts and goals wanted. split: `val` to choose, `eval` to report.
+
+    budget, goal_offset (environment steps) and min_goal_distance (the task's unit): 0 or null means the
+    task's own. oracle_cost_episodes: how many of the episodes the oracle with the model's own cost plays (it
+    renders and encodes every candidate's future, which takes minutes an episode on a CPU at the full search).
+    """
+
+    episodes: int = 50
+    split: str = "eval"
+    seed: int = 0
+    budget: int | None = None
+    goal_offset: int | None = None
+    min_goal_distance: float | None = None
+    oracle: bool = True
+    oracle_cost_episodes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"protocol.episodes={self.episodes}: at least 1 episode must be evaluated")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Starts and goals [n]: full simulator states, where they came from, and their distances."""
+
+    start_states: NDArray[np.float64]
+    goal_states: NDArray[np.float64]
+    episodes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    seeds: tuple[int, ...]
+    solved_starts: int  # candidates left out since they satisfied the goal at the start
+    too_near: int  # candidates left out since start and goal were nearer than the least distance
+
+    def first(self, count: int) -> Cases:
+        """The first `count` of them."""
+        return Cases(self.start_states[:count], self.goal_states[:count], self.episodes[:count], self.starts[:count],
+                     self.distances[:count], self.seeds[:count], self.solved_starts, self.too_near)
+
+
+def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
+    """The protocol with the task's own numbers where none were given."""
+    return ProtocolConfig(protocol.episodes, protocol.split, protocol.seed, protocol.budget or task.budget,
+                          protocol.goal_offset or task.goal_offset,
+                          task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance,
+                          protocol.oracle, protocol.oracle_cost_episodes)
+
+
+def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
+    """Starts and goals of a split, spread evenly over its episodes; ValueError if the file cannot serve
+    them."""
+    assert protocol.goal_offset is not None and protocol.min_goal_distance is not None, protocol
+    rng = np.random.default_rng([protocol.seed, 71])
+    rounds: list[list[tuple[float, int, int]]] = []
+    solved = near = 0
+    for episode in rng.permutation(reader.episodes(protocol.split)):
+        truth = reader.column("truth", int(episode))
+        starts = np.arange(max(0, len(truth) - protocol.goal_offset))
+        distance = task.distance(truth[starts], truth[starts + protocol.goal_offset])
+        is_solved = distance <= task.thresholds[0]
+        solved += int(is_solved.sum())
+        near += int((~is_solved & (distance < protocol.min_goal_distance)).sum())
+        chosen = rng.permutation(starts[~is_solved & (distance >= protocol.min_goal_distance)])
+        for number, start in enumerate(chosen):
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append((float(distance[start]), int(episode), int(start)))
+    found = [case for row in rounds for case in row][: protocol.episodes]
+    if len(found) < protocol.episodes:
+        raise ValueError(
+            f"split {protocol.split} serves {len(found)} starts with goals {protocol.goal_offset} steps ahead and at "
+            f"least {protocol.min_goal_distance} {task.distance_unit} away, not {protocol.episodes}: ask for fewer "
+            "episodes, a smaller protocol.goal_offset, or collect more or longer episodes")
+    distances, episodes, starts_ = (np.array(column) for column in zip(*found, strict=True))
+    states = [reader.column("state", int(e))[[s, s + protocol.goal_offset]] for _, e, s in found]
+    seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(found)))
+    return Cases(np.stack([s[0] for s in states]), np.stack([s[1] for s in states]), episodes, starts_, distances,
+                 seeds, solved, near)
+
+
+class Policy(Protocol):
+    """A method under evaluation, batched over episodes."""
+
+    def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
+        """Begin one episode in every environment."""
+        ...
+
+    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Actions [B, A] for the current frames [B, H, W, C]."""
+        ...
+
+
+@dataclass
+class Rollouts:
+    """What a method did: distances [n, budget + 1] with the start first, and the frames that were asked
+    for."""
+
+    distances: NDArray[np.float64]
+    actions: NDArray[np.float32]
+    plan_ms: list[float] = field(default_factory=list)
+    frames: NDArray[np.uint8] | None = None
+    goal_frames: NDArray[np.uint8] | None = None
+
+
+def run_episodes(policy: Policy, make_vector: Callable[[int], Any], cases: Cases, budget: int, num_videos: int = 0,
+                 progress: Callable[[int], None] = lambda step: None) -> Rollouts:
+    """Play all cases side by side for `budget` environment steps.
+
+    A policy with an attribute `sees_states` (an oracle) is handed the simulator's states before every act.
+    """
+    count = len(cases.seeds)
+    batch = make_vector(count)
+    try:
+        options = [{"state": s, "goal_state": g} for s, g in zip(cases.start_states, cases.goal_states, strict=True)]
+        observation, info = batch.reset(seed=list(cases.seeds), options=options)
+        policy.reset(observation["goal_pixels"], cases.seeds)
+        oracle = getattr(policy, "sees_states", None)
+        distances, actions, frames = [info["distance"].copy()], [], [observation["pixels"][:num_videos].copy()]
+        for step in range(budget):
+            if oracle is not None:
+                oracle(batch.get_states(), cases.goal_states)
+            action = policy.act(observation["pixels"])
+            observation, _, _, _, info = batch.step(action)
+            distances.append(info["distance"].copy())
+            actions.append(np.array(action))
+            frames.append(observation["pixels"][:num_videos].copy())
+            progress(step + 1)
+        return Rollouts(np.stack(distances, 1), np.stack(actions, 1), list(getattr(policy, "plan_ms", [])),
+                        np.stack(frames, 1) if num_videos else None,
+                        observation["goal_pixels"][:num_videos].copy() if num_videos else None)
+    finally:
+        batch.close()
+
+
+def reached(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.bool_]:
+    """Per episode: within the threshold for `steps` consecutive steps, at any time after the start."""
+    within = distances[:, 1:] <= threshold
+    if within.shape[1] < steps:
+        return np.zeros(len(within), bool)
+    return np.lib.stride_tricks.sliding_window_view(within, steps, axis=1).all(-1).any(1)
+
+
+def wilson(successes: int, count: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a rate (Wilson 1927)."""
+    if count == 0:
+        return 0.0, 1.0
+    rate, z2 = successes / count, WILSON_Z**2
+    centre = (rate + z2 / (2 * count)) / (1 + z2 / count)
+    half = WILSON_Z * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def summarise(distances: NDArray[np.float64], start_distances: NDArray[np.float64], task: TaskSpec) -> dict[str, Any]:
+    """One method's numbers: success any time and held, with intervals, by threshold and by bins of goal
+    distance."""
+    count = len(distances)
+
+    def rates(steps: int) -> dict[str, Any]:
+        hits = {threshold: int(reached(distances, threshold, steps).sum()) for threshold in task.thresholds}
+        return {"rate": {str(t): n / count for t, n in hits.items()},
+                "ci95": {str(t): wilson(n, count) for t, n in hits.items()}}
+
+    any_time, held = rates(1), rates(task.held_steps)
+    success = reached(distances, task.thresholds[0])
+    bins = []
+    for low, high in zip(task.distance_bins[:-1], task.distance_bins[1:], strict=True):
+        inside = (start_distances >= low) & (start_distances < high)
+        bins.append({"from": low, "to": high, "episodes": int(inside.sum()), "successes": int(success[inside].sum())})
+    return {"episodes": count, "any": any_time["rate"], "any_ci95": any_time["ci95"], "held": held["rate"],
+            "held_ci95": held["ci95"], "final_distance": float(distances[:, -1].mean()),
+            "least_distance": float(distances[:, 1:].min(1).mean()), "by_distance": bins}
+
+
+class RandomPolicy:
+    """Uniform actions within the bounds: the random floor."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        self.low, self.high = np.array(task.action_low), np.array(task.action_high)
+
+    def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
+        self.rngs = [np.random.default_rng([seed, 3]) for seed in seeds]
+
+    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.stack([rng.uniform(self.low, self.high) for rng in self.rngs]).astype(np.float32)
+
+
+class ZeroPolicy:
+    """No action at all, or the nearest that the bounds allow: the zero-action floor."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        self.action = np.clip(np.zeros(len(task.action_low)), task.action_low, task.action_high).astype(np.float32)
+
+    def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
+        self.count = len(seeds)
+
+    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.repeat(self.action[None], self.count, 0)

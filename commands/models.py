@@ -1,0 +1,93 @@
+"""Model folders: what stages 1 and 2 leave behind and what the later commands load.
+
+An encoder folder and a dynamics folder hold model.json and model.safetensors (world_model.checkpoint). The
+dynamics folder contains its encoder, so that a model is one folder. `load_planner` is the Python interface of
+the README.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands.config import build
+from commands.errors import RunError, UsageError
+from data.store import StoreInfo
+from world_model.checkpoint import CheckpointError, config_dict, load_model_folder, load_weights, save_model
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import EncoderConfig, VideoEncoder
+
+MODEL = "model"
+
+
+def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> None:
+    """Write an encoder folder; `about` is kept beside the sizes (objective, environment)."""
+    save_model(folder, encoder, "encoder", {"encoder": config_dict(encoder.config), "about": about})
+
+
+def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
+    """The frozen encoder of a run folder of `jepa pretrain` (or of its model folder), and what is known about
+    it."""
+    config, tensors = load_model_folder(model_folder(folder), "encoder")
+    encoder = VideoEncoder(build(EncoderConfig, config["encoder"]))
+    load_weights(encoder, tensors, str(folder))
+    return encoder.eval(), config["about"]
+
+
+def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any]) -> None:
+    """Write a dynamics folder, encoder included."""
+    save_model(folder, dynamics, "dynamics", {
+        "encoder": config_dict(dynamics.encoder.config), "dynamics": config_dict(dynamics.config),
+        "actions": config_dict(dynamics.actions), "about": about})
+
+
+def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
+    """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
+    with."""
+    config, tensors = load_model_folder(model_folder(folder), "dynamics")
+    dynamics = LatentDynamics(build(DynamicsConfig, config["dynamics"]),
+                              VideoEncoder(build(EncoderConfig, config["encoder"])),
+                              build(ActionSpec, config["actions"]))
+    load_weights(dynamics, tensors, str(folder))
+    return dynamics.to(device).eval(), config["about"]
+
+
+def model_folder(folder: str | Path) -> Path:
+    """The folder with model.json: the one given, or its subfolder `model`."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no folder {path}; give a run folder of jepa pretrain or jepa posttrain")
+    inside = path / MODEL
+    if not (path / "model.json").exists() and not inside.exists() and (path / "config.json").exists():
+        raise CheckpointError(f"{path} is not finished: run its command again to complete it")
+    return inside if inside.exists() else path
+
+
+def check_frames(encoder: VideoEncoder, info: StoreInfo, source: str) -> None:
+    """The data's frames must have the size the encoder was built for."""
+    wanted, found = encoder.config.image_px, tuple(info.frame_hwc[:2])
+    if wanted != found:
+        raise UsageError(f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "
+                         f"{wanted[0]}x{wanted[1]}: collect with env.kwargs.size={wanted[0]}, or train on this file")
+
+
+def check_actions(actions: ActionSpec, info: StoreInfo, source: str) -> None:
+    """The data's actions must be those the model was trained on."""
+    if len(actions.low) != info.action_size:
+        raise UsageError(f"{source} has actions of size {info.action_size} and the model was trained with "
+                         f"{len(actions.low)}: give data of the environment the model knows")
+
+
+def open_reader(data: Any, on_damaged: str = "error") -> Any:
+    """Open trajectory files given as a path, a list of paths, a glob, or a run folder of `jepa collect`."""
+    from commands.collect import FILE
+    from data.store import Reader, StoreError
+
+    paths = [data] if isinstance(data, str) else list(data)
+    full = [str(Path(path) / FILE) if Path(path).is_dir() else str(path) for path in paths]
+    try:
+        return Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)
+    except StoreError as error:
+        raise RunError(str(error)) from error

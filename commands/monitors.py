@@ -1,0 +1,92 @@
+"""What stage 1 is watched by, on `val`: collapse, probes and near rank, beside pixels and a random encoder.
+
+These numbers read the true state. They may choose a recipe, never a checkpoint: stage 1 always keeps its last
+one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from envs.tasks import TaskSpec
+from data.loader import Loader
+from world_model import probes
+from world_model.encoder import VideoEncoder
+from world_model.objectives import constant_predictor_loss, regression
+from world_model.pretrain import PretrainModel, embed_frames
+
+NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
+NUM_FRAMES = 768
+PAIR_CHUNK = 128
+
+
+class PretrainMonitor:
+    """Call with a step: the numbers of that moment, by name."""
+
+    def __init__(self, model: PretrainModel, reader: Any, task: TaskSpec, batches: Loader, device: torch.device) -> None:
+        self.model, self.task, self.batches, self.device = model, task, batches, device
+        episodes = reader.episodes("val")
+        per_episode = max(1, NUM_FRAMES // max(1, len(episodes)))
+        frames, truth, groups = [], [], []
+        for episode in episodes:
+            count = reader.num_frames(int(episode))
+            rows = np.unique(np.linspace(0, count - 1, per_episode).astype(int))
+            frames.append(reader.column("pixels", int(episode))[rows])
+            truth.append(reader.column("truth", int(episode))[rows])
+            groups.append(np.full(len(rows), episode))
+        self.frames = torch.from_numpy(np.concatenate(frames))
+        self.truth = torch.from_numpy(np.concatenate(truth))
+        self.groups = torch.from_numpy(np.concatenate(groups))
+        self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
+        self.references = self._references()
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Spread, effective rank, probe and near rank of the kept encoder's features; losses on val
+        batches."""
+        self.model.eval()
+        features = self._features(self.model.trained_encoder)
+        return {**self._losses(step), **probes.spread(features), **self._judge(features, ""), **self.references}
+
+    @torch.no_grad()
+    def _features(self, encoder: VideoEncoder) -> Tensor:
+        """Features [N, D] in the space the objective predicts in: pooled embeddings, or layer-normed
+        tokens."""
+        frames = self.frames.to(self.device)
+        if self.model.objective.space == "pooled":
+            return embed_frames(encoder, frames[None])[0].float().cpu()
+        parts = [encoder.encode_frames(chunk[None])[0] for chunk in frames.split(PAIR_CHUNK)]
+        tokens = torch.cat(parts)
+        return F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).float().cpu()
+
+    def _judge(self, features: Tensor, suffix: str) -> dict[str, float]:
+        return {f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
+                f"near_rank{suffix}": probes.near_rank(features, self.truth, self._distance,
+                                                       NEAR * self.task.min_goal_distance)}
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(self.task.distance(a.numpy(), b.numpy())))
+
+    def _references(self) -> dict[str, float]:
+        """The same probe and near rank for raw pixels and for an encoder that was never trained."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.model.seed + 1)
+            untrained = VideoEncoder(self.model.encoder.config)
+        untrained.set_pixel_statistics(self.model.encoder.pixel_mean.cpu(), self.model.encoder.pixel_std.cpu())
+        features = self._features(untrained.to(self.device).eval())
+        pixels = self.frames.flatten(1).float() / 255
+        return {**self._judge(pixels, "_pixels"), **self._judge(features, "_random")}
+
+    @torch.no_grad()
+    def _losses(self, step: int) -> dict[str, float]:
+        batch = self.batches.batch(0)
+        made = self.model.predict(batch["pixels"].to(self.device), step)
+        loss = self.model.objective.loss
+        pairs = list(zip(made.predicted, made.targets, strict=True))
+        predicted = torch.stack([regression(p.float(), t.float(), loss) for p, t in pairs]).mean()
+        constant = torch.stack([constant_predictor_loss(t.float(), loss) for _, t in pairs]).mean()
+        return {"prediction": predicted.item(), "constant": constant.item()}

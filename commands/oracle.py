@@ -1,0 +1,130 @@
+"""The oracle: the true simulator behind the Dynamics protocol, so that any planner and cost can be judged
+with it.
+
+It steps MuJoCo for all candidates (`mujoco.rollout`, threads) and offers the view `truth`; given a model, it
+also renders the candidates' futures and encodes them, so that the model's own cost can be planned with
+perfect dynamics. With the true distance as cost it says what the planner can reach at all; with the model's
+cost, whether a failure is the cost's or the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.goal_env import GoalEnv
+from planners.mpc import MPC, MPCConfig
+from planners.protocol import Cost, Dynamics, DynamicsSpec, Keep, Planner, Views
+
+@dataclass
+class States:
+    """A context of true states [B, S]."""
+
+    states: NDArray[np.float64]
+
+    def select(self, rows: slice | Tensor) -> States:
+        """Those environments only."""
+        return States(self.states[rows if isinstance(rows, slice) else rows.cpu().numpy()])
+
+
+class OracleDynamics:
+    """The simulator as a world model. `set_states` must be called before every plan."""
+
+    def __init__(self, env: GoalEnv, model: Dynamics | None, horizon: int, threads: int) -> None:
+        import mujoco
+        from mujoco.rollout import Rollout
+
+        self.env, self.model = env, model
+        self.rollout = Rollout(nthread=threads if threads > 1 else 0)
+        self.data = [mujoco.MjData(env.physics_model) for _ in range(threads)]
+        self.physics_size = mujoco.mj_stateSize(env.physics_model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        task = env.task
+        views = ("truth",) + (model.spec.views if model is not None else ())
+        self.spec = DynamicsSpec(task.action_low, task.action_high, (env.size, env.size), horizon, views)
+
+    def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
+        """True states and goals [B, S] of this moment."""
+        self.states, self.goal_states = np.array(states), np.array(goal_states)
+
+    def observe(self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor,
+                proprio: Tensor | None = None) -> States:
+        """The true states: the frames are not looked at."""
+        return States(self.states)
+
+    def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
+        """The goals' truth, and the model's views of the goal images."""
+        views: dict[str, Any] = {"truth": lambda: torch.from_numpy(self._truth(self.goal_states))}
+        if self.model is not None:
+            goal = self.model.encode_goal(frames_BHWC)
+            views |= {name: goal.view(name) for name in self.model.spec.views}
+        return Views(views)
+
+    def as_goal(self, imagined: Views, step: int) -> Views:
+        """A simulated step as a goal."""
+        return Views({name: imagined.view(name)[:, 0, step] for name in imagined.names()})
+
+    def imagine(self, context: States, actions_BSKA: Tensor, generator: Any = None, keep: Keep = "path") -> Views:
+        """Simulate all candidates; frames are rendered only if a view of the model is asked for."""
+        actions = actions_BSKA.cpu().numpy().astype(np.float64)
+        states = np.stack([self._simulate(state, plan) for state, plan in zip(context.states, actions, strict=True)])
+        if keep == "last":
+            states = states[:, :, -1:]
+        views: dict[str, Any] = {"truth": lambda: torch.from_numpy(self._truth(states))}
+        if self.model is not None:
+            views |= {name: (lambda name=name: self._seen(states, name)) for name in self.model.spec.views}
+        return Views(views, keep)
+
+    def _simulate(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Full states [S, K, state] after every environment step of every plan from one state."""
+        substeps, size = self.env.substeps, self.physics_size
+        self.env.apply_factors(state)
+        start = np.repeat(state[None, :size], len(plans_SKA), 0)
+        path, _ = self.rollout.rollout(self.env.physics_model, self.data, start, plans_SKA.repeat(substeps, 1))
+        full = np.broadcast_to(state, (*plans_SKA.shape[:2], len(state))).copy()
+        full[..., :size] = path[:, substeps - 1:: substeps]
+        return full
+
+    def _truth(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Truth [..., L] of full states [..., S]."""
+        return self.env.truth(states)
+
+    @torch.no_grad()
+    def _seen(self, states: NDArray[np.float64], name: str) -> Tensor:
+        """The model's view of the rendered states [B, S, K, state]."""
+        assert self.model is not None
+        flat = states.reshape(-1, states.shape[-1])
+        frames = torch.from_numpy(np.stack([self.env.render_state(state) for state in flat]))
+        parts = [self.model.encode_goal(chunk).view(name) for chunk in frames.to(self.model.spec.device).split(256)]
+        return torch.cat(parts).unflatten(0, states.shape[:3])
+
+
+class OraclePolicy:
+    """An MPC over the oracle, fed with the true states by the evaluator."""
+
+    def __init__(self, dynamics: OracleDynamics, planner: Planner, cost: Cost, config: MPCConfig) -> None:
+        self.dynamics, self.mpc = dynamics, MPC(dynamics, planner, cost, config)
+
+    def sees_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
+        """Called by the evaluator before every act."""
+        self.dynamics.set_states(states, goal_states)
+
+    def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
+        self.pending = (goal_frames, seeds)
+        self.started = False
+
+    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not self.started:
+            self.mpc.reset(*self.pending)  # the goal's truth is known only once the states have been handed in
+            self.started = True
+        return self.mpc.act(frames)
+
+    @property
+    def plan_ms(self) -> list[float]:
+        """Milliseconds of every plan."""
+        return self.mpc.plan_ms

@@ -1,0 +1,189 @@
+"""`jepa plan`: reach goals given as images, zero-shot, with every method and floor of the protocol beside the
+model."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from commands import evaluation, registry
+from commands.config import build
+from commands.console import Console
+from commands.errors import UsageError
+from commands.evaluation import Cases, ProtocolConfig, RandomPolicy, Rollouts, ZeroPolicy
+from commands.models import check_actions, check_frames, load_dynamics, open_reader
+from commands.oracle import OracleDynamics, OraclePolicy
+from commands.report import planning_report, write_videos
+from commands.runs import RunFolder, plain, write_atomic, write_json
+from envs.tasks import TaskSpec
+from envs.vector import VectorGoalEnv
+from planners.costs import GoalCost
+from planners.mpc import MPC, MPCConfig
+from world_model.training import keep_freed_memory
+
+SCHEMA = 1
+MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
+    "model", "random", "zero action", "oracle", "oracle, model's cost")
+
+
+def check(config: dict[str, Any]) -> None:
+    """What can be known before a folder is made."""
+    build(ProtocolConfig, config["protocol"], "protocol")
+    planner_parts(config["planner"])
+
+
+def planner_parts(config: dict[str, Any]) -> tuple[Any, GoalCost, MPCConfig]:
+    """Planner, cost and receding-horizon settings of the planner group."""
+    rest = {key: value for key, value in config.items() if key not in ("cost", "mpc")}
+    return (registry.made("planner", rest), build(GoalCost, config["cost"], "planner.cost"),
+            build(MPCConfig, config["mpc"], "planner.mpc"))
+
+
+def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+    """Evaluate the model in its run folder."""
+    results = plan(config, config["data"], config["model"], folder.path, console)
+    folder.finish(headline(results))
+
+
+def plan(config: dict[str, Any], data: Any, model_folder: Any, folder: Path, console: Console,
+         extra: list[tuple[str, Any]] | None = None) -> dict[str, Any]:
+    """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`."""
+    keep_freed_memory()
+    device = torch.device(registry.device(config["device"]))
+    model, about = load_dynamics(model_folder, device)
+    reader = open_reader(data, config["on_damaged"])
+    check_frames(model.encoder, reader.info, str(data))
+    check_actions(model.actions, reader.info, str(data))
+    if reader.info.env_id != about["env"]:
+        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
+    task = envs.TASKS[about["env"]]
+    protocol = evaluation.resolve(build(ProtocolConfig, config["protocol"], "protocol"), task)
+    cases = evaluation.draw_cases(reader, task, protocol)
+    runs, seconds = {}, {}
+    for name, play in methods(config, model, task, about, protocol, cases, console).items():
+        began = time.perf_counter()
+        runs[name] = play()
+        seconds[name] = round(time.perf_counter() - began, 2)
+        console.say(f"{name:22s} {_rates(runs[name], task)}, {seconds[name]} s")
+    results = collect_results(runs, cases, task, protocol, config, seconds, device)
+    results["model"] = {"folder": str(model_folder), **about}
+    results["data"] = {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum}
+    write_json(folder / "results.json", results)
+    write_atomic(folder / "episodes.jsonl", episode_lines(runs, cases))
+    videos = write_videos(runs[MODEL_ROW], cases, task, folder / "videos")
+    planning_report(results, runs, cases, task, videos, folder / "report.html", extra)
+    console.say(headline(results))
+    console.say(f"report: {folder / 'report.html'}")
+    return results
+
+
+def methods(config: dict[str, Any], model: Any, task: TaskSpec, about: dict[str, Any], protocol: ProtocolConfig,
+            cases: Cases, console: Console) -> dict[str, Any]:
+    """Every row of the protocol, as a function that plays it."""
+    planner, cost, mpc = planner_parts(config["planner"])
+    kwargs = about["env_kwargs"]
+    workers = config["workers"] or os.cpu_count() or 1
+    in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
+    budget = protocol.budget
+    assert budget is not None
+
+    def play(policy: Any, what: str, some: Cases = cases, videos: int = 0) -> Rollouts:
+        with console.progress(what, budget, "environment steps") as progress:
+            return evaluation.run_episodes(policy, in_process, some, budget, videos, lambda done: progress.update(done))
+
+    def oracle(own_cost: bool) -> Rollouts:
+        with_model = model if own_cost else None
+        env = envs.make(task.name, **kwargs)
+        dynamics = OracleDynamics(env, with_model, planner.horizon, workers)
+        if own_cost:
+            small = replace(mpc, receding_steps=min(2, planner.horizon))
+            search = type(planner)(replace(planner.config, samples=48, elites=8, iterations=3))
+            return play(OraclePolicy(dynamics, search, cost, small), ORACLE_COST_ROW,
+                        cases.first(protocol.oracle_cost_episodes))
+        true_cost = replace(cost, view="truth", distance=truth_distance(task))
+        return play(OraclePolicy(dynamics, planner, true_cost, mpc), ORACLE_ROW)
+
+    rows: dict[str, Any] = {
+        MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=config["videos"]),
+        RANDOM_ROW: lambda: play(RandomPolicy(task), RANDOM_ROW),
+        ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW)}
+    if protocol.oracle:
+        rows[ORACLE_ROW] = lambda: oracle(own_cost=False)
+    if protocol.oracle_cost_episodes:
+        rows[ORACLE_COST_ROW] = lambda: oracle(own_cost=True)
+    return rows
+
+
+def truth_distance(task: TaskSpec) -> Any:
+    """The task's true distance as a cost on the `truth` view."""
+    def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(task.distance(imagined.cpu().numpy(), goal.cpu().numpy())))
+    return distance
+
+
+def collect_results(runs: dict[str, Rollouts], cases: Cases, task: TaskSpec, protocol: ProtocolConfig,
+                    config: dict[str, Any], seconds: dict[str, float], device: torch.device) -> dict[str, Any]:
+    """results.json, schema 1 (DESIGN 4.1)."""
+    rows = {name: evaluation.summarise(run.distances, cases.distances[: len(run.distances)], task)
+            for name, run in runs.items()}
+    first = str(task.thresholds[0])
+    times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
+    return {
+        "schema": SCHEMA, "task": task.name, "unit": task.distance_unit, "thresholds": list(task.thresholds),
+        "success_rate": rows[MODEL_ROW]["any"][first], "success_rate_ci95": rows[MODEL_ROW]["any_ci95"][first],
+        "held_rate": rows[MODEL_ROW]["held"][first], "episodes": len(cases.seeds),
+        "floors": {"random": rows[RANDOM_ROW]["any"][first], "zero": rows[ZERO_ROW]["any"][first]},
+        "oracle": rows[ORACLE_ROW]["any"][first] if ORACLE_ROW in rows else None,
+        "seconds": seconds, "methods": rows, "protocol": asdict(protocol), "planner": config["planner"],
+        "control_step_s": task.control_step_s,
+        "plan": {"ms_p50": float(np.median(times)), "ms_p95": float(np.quantile(times, 0.95)),
+                 "environments": len(cases.seeds), "device": str(device), "peak_mib": peak_mib(),
+                 "precision": "fp32"},
+        "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near}}
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def episode_lines(runs: dict[str, Rollouts], cases: Cases) -> str:
+    """One JSON object an episode and method: where it came from and the distance after every step."""
+    lines = []
+    for name, run in runs.items():
+        for number, distances in enumerate(run.distances):
+            lines.append(json.dumps(plain({
+                "method": name, "number": number, "episode": int(cases.episodes[number]),
+                "start": int(cases.starts[number]), "seed": cases.seeds[number],
+                "distances": [round(float(d), 4) for d in distances]})))
+    return "\n".join(lines) + "\n"
+
+
+def headline(results: dict[str, Any]) -> str:
+    """The result in one line."""
+    low, high = results["success_rate_ci95"]
+    threshold, unit = results["thresholds"][0], results["unit"]
+    oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
+    return (f"{results['task']}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} to "
+            f"{high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
+            f"{results['floors']['zero']:.0%}{oracle}; {results['episodes']} episodes")
+
+
+def _rates(run: Rollouts, task: TaskSpec) -> str:
+    shares = [f"{evaluation.reached(run.distances, t).mean():.0%}" for t in task.thresholds]
+    held = evaluation.reached(run.distances, task.thresholds[0], task.held_steps).mean()
+    limits = "/".join(str(t) for t in task.thresholds)
+    return f"within {limits} {task.distance_unit}: {' '.join(shares)}, held {held:.0%}"

@@ -1,0 +1,117 @@
+"""`--multirun`: several values of a key are several runs, by Hydra's own sweeper and launcher.
+
+Every run is composed and checked before the first one starts. Hydra's launcher plugins work as they do
+elsewhere (`hydra/launcher=submitit_slurm`); the default one runs them one after another in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from commands.config import (
+    CONFIGS,
+    HYDRA_VERSION,
+    Composed,
+    compose,
+    expand,
+    hydra_loader,
+    parse,
+    resolved,
+    runtime_choices,
+    standard,
+)
+from commands.errors import RunError, UsageError, one_line
+from commands.runs import RunFolder
+
+# Where Hydra keeps its own record of a sweep, beside the run folders; nothing of ours is read from there.
+SWEEP_DIR = "hydra.sweep.dir={runs}/{command}/.multirun"
+QUIET = (
+    "hydra.job.chdir=false",
+    "hydra.output_subdir=null",
+    "hydra.sweep.subdir=.",
+    "hydra/job_logging=disabled",
+)
+
+
+def jobs(command: str, words: list[str]) -> list[list[str]]:
+    """Return the words of each run a --multirun line stands for: the product of all values."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.errors import HydraException
+
+    with hydra_loader() as loader:
+        overrides = [item for item in parse(command, words, loader) if not item.is_hydra_override()]
+        try:
+            return [list(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+        except HydraException as error:
+            raise UsageError(one_line(error)) from error
+
+
+def multirun(command: Any, words: list[str], show: bool) -> int:
+    """Check all runs, then let Hydra run them. A run that fails does not stop the others; returns the worst
+    code."""
+    usual = standard(command.name)
+    steering = [word for word in words if word.startswith(("hydra.", "hydra/"))]
+    swept = expand(command.name, [word for word in words if word not in steering])
+    if not any(word.startswith("hydra/sweeper") for word in steering):
+        _check_all(command, jobs(command.name, swept), usual)
+    runs = next(
+        (word.partition("=")[2] for word in swept if word.startswith("runs=")), usual.config.get("runs")
+    )
+    where = SWEEP_DIR.format(runs=runs or "runs", command=command.name)
+    codes: list[int] = []
+    home = os.getpid()
+
+    def job(config: Any) -> int:
+        code = _job(command, config, usual, show)
+        codes.append(code)
+        if code and os.getpid() != home:
+            # In another process (a launcher plugin) only an exception finds its way back to the sweeper.
+            raise RunError(f"jepa {command.name} failed with exit code {code}")
+        return code
+
+    _hydra_main(job, command.name, [where, *QUIET, *steering, *swept])
+    return max(codes, default=0)
+
+
+def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> None:
+    """Compose each run, and refuse two that would share a folder."""
+    folders: dict[Any, list[str]] = {}
+    for line in lines:
+        composed = compose(command.name, line)
+        if not command.folder:
+            continue
+        path = RunFolder(composed, usual, command.grows, command.free).path
+        if path in folders:
+            raise UsageError(
+                f"'{' '.join(folders[path])}' and '{' '.join(line)}' would share the folder {path}: "
+                "leave name= out, so that each run finds its own"
+            )
+        folders[path] = line
+
+
+def _job(command: Any, config: Any, usual: Composed, show: bool) -> int:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from commands.cli import fail, run_once
+    from commands.console import Console
+
+    full = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
+    composed = Composed(command.name, resolved(command.name, full), runtime_choices(full))
+    try:
+        return run_once(command, composed, usual, Console())
+    except Exception as error:
+        return fail(error, f"jepa {command.name}", show)
+
+
+def _hydra_main(job: Any, command: str, words: list[str]) -> None:
+    import hydra
+
+    argv = sys.argv
+    sys.argv = ["jepa", "--multirun", *words]
+    try:
+        hydra.main(config_path=f"pkg://{CONFIGS}", config_name=command, version_base=HYDRA_VERSION)(job)()
+    finally:
+        sys.argv = argv

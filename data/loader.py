@@ -1,0 +1,93 @@
+"""Batches of windows as torch tensors: which windows are in batch k is a function of (seed, k) and of nothing
+else.
+
+So a run resumes by asking for the next step, and neither threads nor restarts change what is trained on.
+Windows are drawn without replacement, epoch after epoch, by a counter-based generator keyed by (seed, epoch)
+(Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011); a batch may span two epochs,
+so none is ever short.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.windows import Windows
+
+Batch = dict[str, torch.Tensor]
+
+
+class Loader:
+    """Batches of `batch_size` windows.
+
+    `workers` is the number of threads that read ahead in `iterate` (0 reads in the caller's): threads, not
+    processes, since the work is copying out of a memory map, which leaves Python's lock free.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int, workers: int = 1) -> None:
+        if batch_size < 1 or seed < 0 or workers < 0:
+            raise ValueError(
+                f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0"
+            )
+        self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in which every window comes once."""
+        return len(self.windows) / self.batch_size
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Windows [B] of batch `step`."""
+        if step < 0:
+            raise ValueError(f"step={step}: batches count from 0")
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, within = np.divmod(places, len(self.windows))
+        chosen = np.empty(self.batch_size, np.int64)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            chosen[mine] = self._order(int(epoch))[within[mine]]
+        return chosen
+
+    def batch(self, step: int) -> Batch:
+        """Batch `step`: what `Windows.gather` returns, as tensors; uint16 columns are bfloat16 (cached
+        features).
+        """
+        return {name: _tensor(array) for name, array in self.windows.gather(self.indices(step)).items()}
+
+    def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
+        """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
+        step = start_step
+        if self.workers == 0:
+            while stop_step is None or step < stop_step:
+                yield self.batch(step)
+                step += 1
+            return
+        ahead: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        try:
+            while True:
+                while len(ahead) <= self.workers and (stop_step is None or step < stop_step):
+                    ahead.append(pool.submit(self.batch, step))
+                    step += 1
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.windows))
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A tensor over the array's memory; numpy has no bfloat16, the feature cache keeps it as uint16."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -1,0 +1,203 @@
+"""The bytes under a trajectory file: laying one out at full capacity, asking the disk, mapping what is there.
+
+The schema and the reasons are at the top of `data/store.py`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from data.disk import PathLike, ask_disk, reserve, temporary_beside
+from data.schema import SCHEMA, SPLITS, Column, Plan, StoreError, StoreInfo
+
+Array = NDArray[Any]
+EPISODE_COLUMNS = (
+    ("start", "int64"),
+    ("length", "int64"),
+    ("seed", "int64"),
+    ("crc32", "uint32"),
+    ("split", "uint8"),
+)
+
+
+# --- laying a file out
+
+
+def create(path: PathLike, info: StoreInfo, plan: Plan) -> None:
+    """Lays out a file for the planned episodes, all empty; StoreError if it exists or the disk is small."""
+    path = Path(path)
+    if path.exists():
+        raise StoreError(f"{path} exists and is never overwritten: give another name, or remove it first")
+    ask_disk(path, plan.capacity * info.frame_bytes)
+    with temporary_beside(path) as temporary:
+        _lay_out(temporary, info, plan)
+        reserve(temporary, temporary.stat().st_size)
+
+
+def _lay_out(path: Path, info: StoreInfo, plan: Plan) -> None:
+    """Writes the HDF5 structure: everything small for real, the columns over frames as room alone."""
+    episodes = {"start": plan.starts, "seed": plan.seeds, "split": plan.splits}
+    # Aligned so that the maps' arrays are, too: numpy and torch are slow, or refuse, where they are not.
+    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=64) as file:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["info"] = info.to_json()
+        file.attrs["splits"] = list(SPLITS)
+        for column in info.columns:
+            _make_room(file, column, plan.capacity)
+        count = len(plan.lengths)
+        for name, dtype in EPISODE_COLUMNS:
+            dataset = _make_room(file.require_group("episode"), Column(name, (), dtype), count)
+            dataset[...] = episodes.get(name, 0)
+        for column in info.factors:
+            dataset = _make_room(file.require_group("episode/factors"), column, count)
+            dataset[...] = 0
+
+
+def _make_room(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
+    """A contiguous dataset of fixed size whose place in the file is settled now and whose bytes are not
+    touched.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5s.create_simple((rows, *column.shape))
+    dtype = h5py.h5t.py_create(np.dtype(column.dtype))
+    return h5py.Dataset(h5py.h5d.create(group.id, column.name.encode(), dtype, space, dcpl=properties))
+
+
+# --- opening one
+
+
+class MappedFile:
+    """One file, checked and mapped: `columns`, `episode` and `factors` are arrays over its bytes."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.path = path
+        with _open(path) as file:
+            self.info = _read_info(path, file)
+            places = {name: _place(path, file, name) for name in _names(self.info)}
+        size = path.stat().st_size
+        for name, (offset, shape, dtype) in places.items():
+            end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            if end > size:
+                raise StoreError(
+                    f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again"
+                )
+        raw = _map(path, mode)
+        arrays = {name: _over(raw, *place) for name, place in places.items()}
+        self.columns = {column.name: arrays[column.name] for column in self.info.columns}
+        self.episode = {name: arrays[f"episode/{name}"] for name, _ in EPISODE_COLUMNS}
+        self.factors = {column.name: arrays[f"episode/factors/{column.name}"] for column in self.info.factors}
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        rows = {name: len(array) for name, array in self.columns.items()}
+        start, length = self.episode["start"], self.episode["length"]
+        outside = (start < 0) | (length < 0) | (start + length > rows["pixels"])
+        if len(set(rows.values())) != 1 or outside.any():
+            names = np.flatnonzero(outside).tolist()
+            raise StoreError(
+                f"{self.path} contradicts itself (rows {rows}, episodes beyond them: {names}): copy it again"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.columns["pixels"])
+
+    def checksum(self, index: int) -> int:
+        """CRC-32 over an episode's place, seed, factors and rows of all columns, in the schema's order."""
+        start, length = int(self.episode["start"][index]), int(self.episode["length"][index])
+        return self.checksum_of(index, start, length)
+
+    def checksum_of(self, index: int, start: int, length: int) -> int:
+        """The same for a length that is not written yet."""
+        crc = zlib.crc32(np.array([start, length, int(self.episode["seed"][index])], np.int64).tobytes())
+        for array in self.factors.values():
+            crc = zlib.crc32(np.ascontiguousarray(array[index]).tobytes(), crc)
+        for array in self.columns.values():
+            rows = array[start : start + length]
+            if rows.size:
+                crc = zlib.crc32(rows.reshape(-1).view(np.uint8).data, crc)
+        return crc
+
+    def damaged(self) -> list[int]:
+        """Complete episodes whose rows do not give the checksum written with them."""
+        complete = np.flatnonzero(self.episode["length"])
+        return [int(i) for i in complete if self.checksum(int(i)) != int(self.episode["crc32"][i])]
+
+
+def _map(path: Path, mode: str) -> Array:
+    try:
+        return np.memmap(path, np.uint8, mode=mode).view(np.ndarray)  # type: ignore[call-overload]
+    except OSError as error:
+        raise StoreError(f"{path} cannot be mapped ({error.strerror or error})") from error
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist: give the file that `jepa collect` wrote")
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder: name the file in it, or several as {path}/*.h5")
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "truncated" in str(error):
+            raise StoreError(
+                f"{path} is cut short ({path.stat().st_size} bytes are there): copy it again"
+            ) from error
+        if isinstance(error, PermissionError) or "ermission" in str(error):
+            raise StoreError(f"{path} may not be read by this user") from error
+        raise StoreError(f"{path} is not an HDF5 file, or its head is damaged: copy it again") from error
+
+
+def _read_info(path: Path, file: h5py.File) -> StoreInfo:
+    if "schema" not in file.attrs:
+        raise StoreError(
+            f"{path} is HDF5 but no trajectory file (no schema attribute): give one that `jepa collect` wrote"
+        )
+    found = file.attrs["schema"]
+    if found != SCHEMA:
+        raise StoreError(
+            f"{path} has schema {found}, this version reads schema {SCHEMA}: collect it again, or read it "
+            f"with the version that wrote it"
+        )
+    if list(file.attrs["splits"]) != list(SPLITS):
+        raise StoreError(f"{path} names its splits {list(file.attrs['splits'])}, not {list(SPLITS)}")
+    try:
+        return StoreInfo.from_json(file.attrs["info"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} has a damaged `info` attribute ({error})") from error
+
+
+def _names(info: StoreInfo) -> list[str]:
+    episode = [f"episode/{name}" for name, _ in EPISODE_COLUMNS]
+    factors = [f"episode/factors/{column.name}" for column in info.factors]
+    return [column.name for column in info.columns] + episode + factors
+
+
+def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+    """Where a dataset lies in the file: (offset, shape, dtype)."""
+    if name not in file:
+        raise StoreError(f"{path} has no {name}: it is no complete schema {SCHEMA} file")
+    dataset = file[name]
+    if dataset.chunks is not None:
+        raise StoreError(
+            f"{path} stores {name} in chunks, which cannot be mapped: rewrite it with h5repack -l CONTI"
+        )
+    offset = dataset.id.get_offset()
+    if offset is None and dataset.size:
+        raise StoreError(f"{path} has no bytes for {name}: it was not laid out by this program")
+    return int(offset or 0), tuple(dataset.shape), dataset.dtype
+
+
+def _over(raw: Array, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array of that shape over the file's bytes."""
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return raw[offset : offset + num_bytes].view(dtype).reshape(shape)

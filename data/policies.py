@@ -1,0 +1,172 @@
+"""Behaviour policies for collecting: uniform, smooth (Ornstein-Uhlenbeck), scripted by the task, and
+mixtures.
+
+A policy is reset with a generator at the start of an episode and then asked for actions; it knows of an
+environment no more than `action_space` (a Box) and, if it is scripted, `scripted_action(rng, memory)`.
+
+Smooth noise after Uhlenbeck and Ornstein (Phys. Rev. 36, 1930), sampled exactly: over a step of dt seconds,
+
+    x' = r x + sqrt(1 - r^2) std n,    r = exp(-dt / time_constant),    n ~ N(0, 1)
+
+with x in units of the action's half range, started in its stationary distribution and clipped to the bounds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Action = NDArray[np.float32]
+NAMES = ("uniform", "smooth", "scripted")
+
+
+class Policy(Protocol):
+    """What collecting asks of a behaviour policy."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begins an episode; all randomness of it comes from `rng`."""
+
+    def act(self, env: Any) -> Action:
+        """The next action [A] in environment units, within the bounds."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which policy, and how it moves.
+
+    `name` is uniform, smooth, scripted, or a mixture as "smooth:0.5,scripted:0.5" (shares of episodes).
+    `hold` repeats each action for that many environment steps (uniform and smooth). `time_constant_s`
+    (seconds) and `std` (in half ranges of the action) shape the smooth one.
+    """
+
+    name: str = "smooth"
+    hold: int = 1
+    time_constant_s: float = 0.5
+    std: float = 0.7
+
+    def __post_init__(self) -> None:
+        """ValueError names the key that is out of range."""
+        if self.hold < 1:
+            raise ValueError(f"policy hold={self.hold}: hold each action for at least 1 step")
+        if self.time_constant_s <= 0 or self.std <= 0:
+            raise ValueError(
+                f"policy time_constant_s={self.time_constant_s} std={self.std}: both must be positive"
+            )
+        _shares(self.name)
+
+
+class Uniform:
+    """Independent uniform actions within the bounds, each held for `hold` steps."""
+
+    def __init__(self, hold: int = 1) -> None:
+        self._hold = hold
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begins an episode."""
+        self._rng, self._step = rng, 0
+
+    def act(self, env: Any) -> Action:
+        """A fresh draw every `hold` steps [A]."""
+        if self._step % self._hold == 0:
+            low, high = env.action_space.low, env.action_space.high
+            self._action = self._rng.uniform(low, high).astype(np.float32)
+        self._step += 1
+        return self._action.copy()
+
+
+class Smooth:
+    """Ornstein-Uhlenbeck actions: each component wanders around the middle of its range (formula above)."""
+
+    def __init__(self, step_s: float, time_constant_s: float = 0.5, std: float = 0.7, hold: int = 1) -> None:
+        self._keep = math.exp(-step_s * hold / time_constant_s)
+        self._std, self._hold = std, hold
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begins an episode."""
+        self._rng, self._step = rng, 0
+
+    def act(self, env: Any) -> Action:
+        """The next action [A]."""
+        low, high = env.action_space.low, env.action_space.high
+        noise = self._std * self._rng.standard_normal(low.shape) if self._step % self._hold == 0 else 0.0
+        if self._step == 0:
+            self._x = noise
+        elif self._step % self._hold == 0:
+            self._x = self._keep * self._x + math.sqrt(1 - self._keep**2) * noise
+        self._step += 1
+        middle, half = (high + low) / 2, (high - low) / 2
+        return np.clip(middle + half * self._x, low, high).astype(np.float32)
+
+
+class Scripted:
+    """The task's own policy, where random motion covers too little of it."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begins an episode with an empty memory."""
+        self._rng = rng
+        self._memory: dict[str, Any] = {}
+
+    def act(self, env: Any) -> Action:
+        """What the task's script does next [A]."""
+        return np.asarray(env.scripted_action(self._rng, self._memory), np.float32)
+
+
+class Mixture:
+    """One of several policies an episode, drawn by their shares."""
+
+    def __init__(self, policies: list[Policy], shares: list[float]) -> None:
+        self._policies = policies
+        self._shares = np.array(shares) / sum(shares)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Chooses the episode's policy and begins it."""
+        self._chosen = self._policies[int(rng.choice(len(self._policies), p=self._shares))]
+        self._chosen.reset(rng)
+
+    def act(self, env: Any) -> Action:
+        """The chosen policy's action [A]."""
+        return self._chosen.act(env)
+
+
+def make_policy(config: PolicyConfig, step_s: float) -> Policy:
+    """The policy a config describes, for an environment with `step_s` seconds a step."""
+    shares = _shares(config.name)
+    built = [_one(name, config, step_s) for name in shares]
+    return built[0] if len(built) == 1 else Mixture(built, list(shares.values()))
+
+
+def _one(name: str, config: PolicyConfig, step_s: float) -> Policy:
+    if name == "uniform":
+        return Uniform(config.hold)
+    if name == "smooth":
+        return Smooth(step_s, config.time_constant_s, config.std, config.hold)
+    return Scripted()
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Names and shares in "smooth" or "smooth:0.5,scripted:0.5"; ValueError names what cannot be read."""
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = (piece.strip() for piece in part.partition(":"))
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"policy {name!r} is unknown{hint}: choose from {', '.join(NAMES)}, "
+                f"or mix as smooth:0.5,scripted:0.5"
+            )
+        try:
+            weight = float(share) if share else 1.0
+        except ValueError:
+            weight = math.nan
+        if name in shares or not weight > 0 or math.isinf(weight):
+            raise ValueError(
+                f"policy {text!r}: each name once, with a positive share, as smooth:0.5,scripted:0.5"
+            )
+        shares[name] = weight
+    return shares

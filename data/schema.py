@@ -1,0 +1,194 @@
+"""What a trajectory file holds, in words a program can check: columns, the file's facts, and the plan of its
+episodes.
+
+The picture of the file is at the top of `data/store.py`; this module has the plain dataclasses it is made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA = 1
+SPLITS = ("train", "val", "eval")
+SPLIT_SHARES = (0.8, 0.1, 0.1)
+NO_SEED = -1  # an episode nobody drew here (imported): never taken for another's twin
+
+
+class StoreError(ValueError):
+    """A trajectory file, or the disk below it, cannot serve what was asked; the message is one sentence for
+    the user.
+    """
+
+
+@dataclass(frozen=True)
+class Column:
+    """One flat array over all frames (or, for a factor, over all episodes): name, shape of one row, numpy
+    dtype name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """The facts of a file that hold for all its frames.
+
+    Actions are in environment units; `step_s` is the time between two frames in seconds; `frame_hwc` the
+    shape of one frame. `factors` are what differs between episodes in the simulator's model (a door's place),
+    one row an episode. `render` (camera, renderer) and `source` (how the episodes were made) are kept as
+    JSON: `render` is information for people, `source` is what makes "the same command goes on" checkable.
+    """
+
+    env_id: str
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    action_names: tuple[str, ...]
+    step_s: float
+    frame_hwc: tuple[int, int, int]
+    truth_names: tuple[str, ...]
+    truth_units: tuple[str, ...]
+    state_size: int
+    factors: tuple[Column, ...] = ()
+    extra: tuple[Column, ...] = ()
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    render: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """As many names and units as numbers, no column declared twice."""
+        sizes = {len(self.action_low), len(self.action_high), len(self.action_names)}
+        assert len(sizes) == 1, ("action_low, action_high, action_names differ in length", self)
+        assert len(self.truth_names) == len(self.truth_units), (self.truth_names, self.truth_units)
+        assert len(self.frame_hwc) == 3 and self.step_s > 0, (self.frame_hwc, self.step_s)
+        for columns in (self.columns, self.factors):
+            names = [column.name for column in columns]
+            assert len(set(names)) == len(names), ("a column is declared twice", names)
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in one action."""
+        return len(self.action_low)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns over frames, in the order in which they are written and checksummed."""
+        return (
+            Column("pixels", tuple(self.frame_hwc), "uint8"),
+            Column("action", (self.action_size,), "float32"),
+            Column("time_s", (), "float64"),
+            Column("state", (self.state_size,), "float64"),
+            Column("truth", (len(self.truth_names),), "float32"),
+            *self.extra,
+        )
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's rows in all columns."""
+        return sum(column.row_bytes for column in self.columns)
+
+    def differences(self, other: StoreInfo, but: Sequence[str] = ("render", "source")) -> list[str]:
+        """Names of the fields in which two files differ, those in `but` left out."""
+        mine, its = json.loads(self.to_json()), json.loads(other.to_json())
+        return [key for key in mine if key not in but and mine[key] != its[key]]
+
+    def to_json(self) -> str:
+        """One JSON object with all fields; `from_json` reads it back equal."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["factors"] = [vars(column) for column in self.factors]
+        values["extra"] = [vars(column) for column in self.extra]
+        return json.dumps(values, sort_keys=True, default=_plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> StoreInfo:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        for key in ("factors", "extra"):
+            values[key] = tuple(Column(c["name"], tuple(c["shape"]), c["dtype"]) for c in values[key])
+        for key, value in values.items():
+            if isinstance(value, list):
+                values[key] = tuple(value)
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what numpy and mappings bring."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The episodes a file has room for: frames, seed and split of each ([E] each), fixed before the first is
+    written.
+    """
+
+    lengths: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+    splits: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        """As many seeds and splits as lengths, every length at least one frame."""
+        shapes = (self.lengths.shape, self.seeds.shape, self.splits.shape)
+        assert len(set(shapes)) == 1 and len(shapes[0]) == 1, shapes
+        if self.lengths.size == 0 or int(self.lengths.min()) < 1:
+            raise StoreError(
+                f"a data file needs at least one episode of at least one frame, not {self.lengths.tolist()}"
+            )
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of each episode [E]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    @property
+    def capacity(self) -> int:
+        """Rows of each flat column."""
+        return int(self.lengths.sum())
+
+
+def plan_episodes(episodes: int, frames: int, seed: int) -> Plan:
+    """A plan of equally long episodes, their seeds and splits drawn from `seed`."""
+    if episodes < 1 or frames < 2:
+        raise ValueError(
+            f"episodes={episodes} and frames={frames} make no data: give at least episodes=1 frames=2"
+        )
+    lengths = np.full(episodes, frames, np.int64)
+    return Plan(lengths, episode_seeds(seed, episodes), draw_splits(seed, episodes))
+
+
+def episode_seeds(seed: int, episodes: int) -> NDArray[np.int64]:
+    """Seeds [E] of a file's episodes: functions of (seed, index), below 2**53 so that JSON is exact."""
+    words = [
+        np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] for index in range(episodes)
+    ]
+    return (np.array(words, np.uint64) >> np.uint64(11)).astype(np.int64)
+
+
+def draw_splits(seed: int, episodes: int) -> NDArray[np.uint8]:
+    """Index into SPLITS for each episode [E]: 80/10/10, drawn from the seed, each split present from 3
+    episodes on.
+    """
+    few = max(1, round(SPLIT_SHARES[1] * episodes)) if episodes >= 3 else 0
+    splits = np.zeros(episodes, np.uint8)
+    order = np.random.default_rng(np.random.SeedSequence([seed, episodes, 0x5717])).permutation(episodes)
+    splits[order[:few]] = SPLITS.index("val")
+    splits[order[few : 2 * few]] = SPLITS.index("eval")
+    return splits

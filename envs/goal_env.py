@@ -1,0 +1,319 @@
+"""The GoalEnv contract: a Gymnasium environment with a goal image, whose every moment can be restored.
+
+Observations are pictures, `pixels` and `goal_pixels`; the true state is given out only for judging (`info`,
+`truth`). An environment never ends by itself and gives no reward: success and budget belong to the evaluator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from envs.rendering import Renderer, choose_backend
+from envs.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    import mujoco
+
+Observation = dict[str, NDArray[Any]]
+Info = dict[str, Any]
+Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+_MAX_GOAL_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that an episode in progress needs, so that many can share one environment and OpenGL context."""
+
+    state: NDArray[np.float64]
+    goal_state: NDArray[np.float64]
+    goal_frame: NDArray[np.uint8]
+    frame: NDArray[np.uint8] | None  # of `state`, where it has been drawn
+    rng: np.random.Generator
+
+
+class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
+    """A goal-image task on MuJoCo.
+
+    A state is float64 `[S]`: MuJoCo's mjSTATE_INTEGRATION vector, then the task's factors, which are what
+    differs in the model between episodes. A subclass gives the model, how factors and poses are drawn, the
+    truth, and a scripted behaviour.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    task: ClassVar[TaskSpec]
+    camera: ClassVar[str]
+    factor_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, size: int | None = None, proprio: bool = False, render_mode: str = "rgb_array"
+    ) -> None:
+        """Frames are `size` x `size` pixels (default: the task's); `proprio` adds what the body feels.
+
+        Raises `ValueError` for a bad argument and `RuntimeError` where OpenGL does not work.
+        """
+        size = self.task.frame_size if size is None else size
+        if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 1024:
+            raise ValueError(f"size={size!r}: a frame has from 8 to 1024 pixels a side, for example size=64")
+        if render_mode != "rgb_array":
+            raise ValueError(f"render_mode={render_mode!r} is unknown; choices: 'rgb_array'")
+        choose_backend()
+        from envs.physics import Physics  # imports MuJoCo, so only now
+
+        self.render_mode = render_mode
+        self.size = size
+        self.proprio = proprio
+        model = self._build_model()
+        substeps = round(self.task.control_step_s / model.opt.timestep)
+        assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
+        self._physics = Physics(model, substeps)
+        self._renderer = Renderer(model, size, size, self.camera)
+        self._low = np.array(self.task.action_low)
+        self._high = np.array(self.task.action_high)
+        self.action_space = spaces.Box(self._low.astype(np.float32), self._high.astype(np.float32))
+        self.observation_space: spaces.Space[Any] = spaces.Dict(self._observation_spaces())
+        self._factors = np.zeros(len(self.factor_names))
+        self._apply(model, self._factors)
+        self._frame: NDArray[np.uint8] | None = None
+        self.set_goal(self.get_state())
+
+    # What a task defines
+
+    @abstractmethod
+    def _build_model(self) -> mujoco.MjModel:
+        """The compiled model."""
+
+    @abstractmethod
+    def _sample_pose(self, rng: np.random.Generator, factors: NDArray[np.float64]) -> Pose:
+        """Positions `[nq]` and velocities `[nv]` of a random start."""
+
+    @abstractmethod
+    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+        """Truth `[..., L]` of positions `[..., nq]`, velocities `[..., nv]` and factors `[..., F]`."""
+
+    @abstractmethod
+    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+        """An action `[A]` of the task's scripted behaviour; `memory` is empty when an episode starts."""
+
+    def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Factors `[F]` of a new episode."""
+        return np.zeros(len(self.factor_names))
+
+    def _apply(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
+        """Write factors `[F]` into a model."""
+
+    # Gymnasium's interface
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """A start and a goal: `options["state"]` and `options["goal_state"]`, both `[S]`, else drawn.
+
+        What is drawn shares the factors of what is given, and a drawn goal lies at least the task's
+        `min_goal_distance` from the start. Raises `ValueError` for an unknown option, for what is not a
+        state, and for a state and a goal of different factors.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        unknown = sorted(set(options) - {"state", "goal_state"})
+        if unknown:
+            raise ValueError(f"reset has no options {unknown}; choices: 'state', 'goal_state'")
+        start, goal = options.get("state"), options.get("goal_state")
+        start = None if start is None else self._checked("state", start)
+        goal = None if goal is None else self._checked("goal_state", goal)
+        if start is not None and goal is not None:
+            self._check_same_factors(start, goal)
+        known = start if start is not None else goal
+        factors = self._sample_factors(self.np_random) if known is None else self._factors_of(known)
+        start = self._sample_state(factors) if start is None else start
+        self.set_goal(self._sample_goal(start, factors) if goal is None else goal)
+        self.set_state(start)
+        return self._observe(), self._info()
+
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, Info]:
+        """One environment step with the action `[A]` held, clipped to its bounds.
+
+        Raises `ValueError` for an action of another shape, or with NaN or infinity in it.
+        """
+        control = np.asarray(action, np.float64)
+        if control.shape != self._low.shape or not np.isfinite(control).all():
+            raise ValueError(f"action {action!r} is not {self._low.size} finite numbers")
+        self._physics.step(np.clip(control, self._low, self._high))
+        self._frame = None
+        return self._observe(), 0.0, False, False, self._info()
+
+    def render(self) -> NDArray[np.uint8]:
+        """The current picture, uint8 `[H, W, 3]`."""
+        return self._current_frame().copy()
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._renderer.close()
+
+    # State
+
+    @property
+    def state_size(self) -> int:
+        """S, the length of a state."""
+        return self._physics.state_size + len(self.factor_names)
+
+    def get_state(self) -> NDArray[np.float64]:
+        """This moment, float64 `[S]`: physics, then factors."""
+        return np.concatenate([self._physics.get_state(), self._factors])
+
+    def set_state(self, state: ArrayLike) -> None:
+        """Go to a moment `[S]`, to the bit: the same actions lead to the same states and frames."""
+        values = self._checked("state", state)
+        self.apply_factors(values)
+        self._physics.set_state(values[: self._physics.state_size])
+
+    def set_goal(self, goal_state: ArrayLike) -> None:
+        """Make a state `[S]` the goal; its picture is drawn as every other."""
+        values = self._checked("goal_state", goal_state)
+        self._goal_state = values.copy()
+        self._goal_frame = self.render_state(values)
+
+    def goal_state(self) -> NDArray[np.float64]:
+        """The goal as a state `[S]`."""
+        return self._goal_state.copy()
+
+    def render_state(self, state: ArrayLike) -> NDArray[np.uint8]:
+        """The picture of a state `[S]`, uint8 `[H, W, 3]`; the current moment stays."""
+        now, frame = self.get_state(), self._frame
+        self.set_state(state)
+        picture = self._current_frame()
+        self.set_state(now)
+        self._frame = frame
+        return picture
+
+    def truth(self, state: ArrayLike | None = None) -> NDArray[np.float32]:
+        """The quantities of `task.truth_names`, `[L]` now, or `[..., L]` of states `[..., S]`."""
+        values = self.get_state() if state is None else np.asarray(state, np.float64)
+        assert values.shape[-1] == self.state_size, (values.shape, self.state_size)
+        return self.truth_from(values[..., self.qpos], values[..., self.qvel], self._factors_of(values))
+
+    def factors(self) -> dict[str, float]:
+        """What differs in the model in this episode, by name."""
+        return dict(zip(self.factor_names, self._factors.tolist(), strict=True))
+
+    def save_session(self) -> Session:
+        """This episode with its goal and generator, to go on with later."""
+        return Session(self.get_state(), self._goal_state, self._goal_frame, self._frame, self.np_random)
+
+    def load_session(self, session: Session) -> None:
+        """Go on with an episode that `save_session` put aside."""
+        self.set_state(session.state)
+        self._goal_state, self._goal_frame = session.goal_state, session.goal_frame
+        self._frame = session.frame
+        self.np_random = session.rng
+
+    # For an oracle that steps the simulator itself, and for a data file's header
+
+    @property
+    def physics_model(self) -> mujoco.MjModel:
+        """MuJoCo's model, with the current factors in it."""
+        return self._physics.model
+
+    @property
+    def physics_data(self) -> mujoco.MjData:
+        """MuJoCo's data of the current moment."""
+        return self._physics.data
+
+    @property
+    def substeps(self) -> int:
+        """Physics steps in an environment step."""
+        return self._physics.substeps
+
+    @property
+    def qpos(self) -> slice:
+        """Where positions are in a state, and in a mjSTATE_FULLPHYSICS vector of `mujoco.rollout`."""
+        return self._physics.qpos
+
+    @property
+    def qvel(self) -> slice:
+        """Where velocities are in a state, and in a mjSTATE_FULLPHYSICS vector of `mujoco.rollout`."""
+        return self._physics.qvel
+
+    def apply_factors(self, state: ArrayLike, model: mujoco.MjModel | None = None) -> None:
+        """Write a state's factors into this environment, or into a copy of its model."""
+        factors = self._factors_of(self._checked("state", state))
+        if model is not None:
+            self._apply(model, factors)
+            return
+        self._frame = None
+        if not np.array_equal(factors, self._factors):
+            self._factors = factors.copy()
+            self._apply(self._physics.model, self._factors)
+
+    def render_settings(self) -> dict[str, Any]:
+        """How frames are drawn, for a data file to note."""
+        return {"camera": self.camera, "size": self.size, "renderer": self._renderer.gl_string()}
+
+    # Inside
+
+    def _observation_spaces(self) -> dict[str, spaces.Space[Any]]:
+        shape = (self.size, self.size, 3)
+        found: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(0, 255, shape, np.uint8) for name in ("pixels", "goal_pixels")
+        }
+        if self.proprio:
+            found["proprio"] = spaces.Box(-np.inf, np.inf, (len(self.task.proprio_names),), np.float32)
+        return found
+
+    def _observe(self) -> Observation:
+        found: Observation = {"pixels": self.render(), "goal_pixels": self._goal_frame.copy()}
+        if self.proprio:
+            found["proprio"] = self.truth()[list(self.task.proprio_index)]
+        return found
+
+    def _info(self) -> Info:
+        truth, goal_truth = self.truth(), self.truth(self._goal_state)
+        distance = float(self.task.distance(truth, goal_truth))
+        return {"distance": distance, "truth": truth, "goal_truth": goal_truth}
+
+    def _current_frame(self) -> NDArray[np.uint8]:
+        if self._frame is None:
+            self._physics.update_kinematics()
+            self._frame = self._renderer.render(self._physics.data)
+        return self._frame
+
+    def _checked(self, name: str, state: ArrayLike) -> NDArray[np.float64]:
+        values = np.asarray(state, np.float64)
+        if values.shape != (self.state_size,) or not np.isfinite(values).all():
+            raise ValueError(
+                f"{name} of shape {values.shape} is no state of {self.task.name}: "
+                f"that is {self.state_size} finite numbers, as get_state() gives"
+            )
+        return values
+
+    def _check_same_factors(self, start: NDArray[np.float64], goal: NDArray[np.float64]) -> None:
+        one, other = self._factors_of(start), self._factors_of(goal)
+        if not np.array_equal(one, other):
+            raise ValueError(
+                f"state and goal_state come from different episodes: "
+                f"{', '.join(self.factor_names)} is {one.tolist()} in one and {other.tolist()} in the other"
+            )
+
+    def _factors_of(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        return state[..., self._physics.state_size :]
+
+    def _sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        state = np.concatenate([self._physics.default_state(), factors])
+        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, factors)
+        return state
+
+    def _sample_goal(self, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        for _ in range(_MAX_GOAL_DRAWS):
+            goal = self._sample_state(factors)
+            if self.task.distance(self.truth(start), self.truth(goal)) >= self.task.min_goal_distance:
+                return goal
+        raise AssertionError(
+            f"no goal {self.task.min_goal_distance} {self.task.distance_unit} away was drawn"
+        )

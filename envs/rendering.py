@@ -1,0 +1,293 @@
+"""Off-screen rendering: which OpenGL, one fast renderer, and the measurement against dm_control's own.
+
+MuJoCo draws small pictures slowly by default because of shadows, reflections and multisampling; at 64x64
+they show next to nothing. All of it is off here, and the picture is fixed: the same for data, goals and
+evaluation. Pictures of different OpenGL implementations differ, so a data file notes `renderer_string()`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import mujoco
+
+_OFF = ("disable", "disabled", "off", "false", "0")
+_GLFW = ("enable", "enabled", "on", "true", "1", "glx", "wgl", "glfw")
+_FLAGS_OFF = ("SHADOW", "REFLECTION", "HAZE", "SKYBOX", "FOG")
+# Software OpenGL is bound by vertices: 16 facets around instead of 28 halve the time of a frame, and at 64x64
+# one pixel in a hundred changes.
+_QUALITY = {"offsamples": 0, "shadowsize": 0, "numslices": 16, "numstacks": 8, "numquads": 1}
+
+# Of the EGL headers, for the question whether EGL works.
+_EGL_PLATFORM_DEVICE_EXT = 0x313F
+_EGL_RENDERABLE_TYPE, _EGL_OPENGL_BIT = 0x3040, 0x0008
+_EGL_SURFACE_TYPE, _EGL_PBUFFER_BIT = 0x3033, 0x0001
+_EGL_DEPTH_SIZE, _EGL_NONE = 0x3025, 0x3038
+_EGL_WANTED = (
+    *(_EGL_RENDERABLE_TYPE, _EGL_OPENGL_BIT, _EGL_SURFACE_TYPE, _EGL_PBUFFER_BIT),
+    *(_EGL_DEPTH_SIZE, 24, _EGL_NONE),
+)
+
+_DM_CONTROL_BENCH = """
+import sys, time
+from dm_control import suite
+seconds, size = float(sys.argv[1]), int(sys.argv[2])
+physics = suite.load("reacher", "hard").physics
+physics.render(size, size, camera_id="fixed")
+start, frames = time.perf_counter(), 0
+while time.perf_counter() - start < seconds:
+    physics.render(size, size, camera_id="fixed")
+    frames += 1
+print("frames_per_s", frames / (time.perf_counter() - start))
+physics.free()
+"""
+
+
+def install_hint() -> str:
+    """The one command that installs the OpenGL libraries on this machine."""
+    if sys.platform != "linux":
+        return "pip install --force-reinstall mujoco"
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    if shutil.which("apt-get") is None:
+        if shutil.which("dnf"):
+            return f"{sudo}dnf install -y mesa-libEGL mesa-libGL mesa-dri-drivers libglvnd-opengl"
+        if shutil.which("pacman"):
+            return f"{sudo}pacman -S --noconfirm mesa libglvnd"
+    return f"{sudo}apt-get install -y libegl1 libgl1 libopengl0 libgl1-mesa-dri"
+
+
+def choose_backend() -> str:
+    """The OpenGL backend, written to MUJOCO_GL unless the user has set it.
+
+    Linux: EGL where a display initialises (a GPU's, or Mesa's without one), else OSMesa. Elsewhere MuJoCo's
+    own choice. Call it before MuJoCo is imported. Raises `RuntimeError` when nothing can draw.
+    """
+    # Mesa's software rasteriser starts threads that cost more than they give at 64x64, and collecting runs
+    # one process a core. It does not change the picture.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if chosen:
+        return chosen
+    if sys.platform != "linux":
+        return "cgl" if sys.platform == "darwin" else "glfw"
+    if _egl_works():
+        chosen = "egl"
+    elif _load_library("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") is not None:
+        chosen = "osmesa"
+    else:
+        raise RuntimeError(f"no OpenGL for off-screen rendering was found; install it with: {install_hint()}")
+    os.environ["MUJOCO_GL"] = chosen
+    return chosen
+
+
+def _load_library(*names: str) -> ctypes.CDLL | None:
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def _egl_works() -> bool:
+    """Whether a device display initialises and offers desktop OpenGL, asked the way MuJoCo will ask."""
+    egl = _load_library("libEGL.so.1", "libEGL.so")
+    if egl is None or _load_library("libOpenGL.so.0", "libGL.so.1") is None:
+        return False
+    pointer = ctypes.c_void_p
+    egl.eglGetProcAddress.restype, egl.eglGetProcAddress.argtypes = pointer, (ctypes.c_char_p,)
+    egl.eglInitialize.argtypes = (pointer, pointer, pointer)
+    egl.eglTerminate.argtypes = (pointer,)
+    egl.eglChooseConfig.argtypes = (pointer, pointer, pointer, ctypes.c_int, pointer)
+    query_at = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    display_at = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    if not query_at or not display_at:
+        return False
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, pointer, pointer)(query_at)
+    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(display_at)
+    devices, count = (pointer * 32)(), ctypes.c_int(0)
+    if not query(len(devices), devices, ctypes.byref(count)):
+        return False
+    attributes = (ctypes.c_int * len(_EGL_WANTED))(*_EGL_WANTED)
+    for device in devices[: count.value]:
+        display = get_display(_EGL_PLATFORM_DEVICE_EXT, device, None)
+        if not display or not egl.eglInitialize(display, None, None):
+            continue
+        config, found = pointer(), ctypes.c_int(0)
+        chosen = egl.eglChooseConfig(display, attributes, ctypes.byref(config), 1, ctypes.byref(found))
+        egl.eglTerminate(display)
+        return bool(chosen and found.value)  # MuJoCo takes the first display that initialises
+    return False
+
+
+def _make_context(width: int, height: int) -> Any:
+    """A current OpenGL context of the chosen backend, whatever MuJoCo chose when it was imported."""
+    backend = choose_backend()
+    if backend in _OFF:
+        raise RuntimeError(f"MUJOCO_GL={backend} switches rendering off; unset it to render")
+    try:
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        elif backend == "cgl":
+            from mujoco.cgl import GLContext
+        elif backend in _GLFW:
+            from mujoco.glfw import GLContext
+        else:
+            raise RuntimeError("choices: egl, osmesa, glfw, cgl")
+        context = GLContext(width, height)
+        context.make_current()
+    except Exception as error:  # whatever PyOpenGL's loader met: AttributeError, OSError, GLError and others
+        raise RuntimeError(
+            f"cannot render with MUJOCO_GL={backend} ({error}); unset it, or install OpenGL: {install_hint()}"
+        ) from error
+    return context
+
+
+class Renderer:
+    """Draws one camera of a model, off-screen, as uint8 `[H, W, 3]`.
+
+    It sets the model's `vis.quality` and off-screen size, which no physics reads. Raises `RuntimeError` where
+    OpenGL does not work, with the command that mends it.
+    """
+
+    def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: str) -> None:
+        self._gl: Any = _make_context(width, height)
+        # MuJoCo terminates EGL at exit, and a context deleted after that fails noisily: be earlier.
+        self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
+        atexit.register(self._at_exit)
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model = model
+        for name, value in _QUALITY.items():
+            setattr(model.vis.quality, name, value)
+        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+        camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
+        assert camera_id >= 0, (camera, model.ncam)
+        self._camera = mujoco.MjvCamera()
+        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera_id
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 16)
+        for flag in _FLAGS_OFF:
+            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+        self._option = mujoco.MjvOption()
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._pixels = np.empty((height, width, 3), np.uint8)
+        self._context: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+
+    def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+        """A new picture `[H, W, 3]`. `data` must have its kinematics up to date."""
+        assert self._gl is not None, "render after close"
+        mj = self._mujoco
+        self._gl.make_current()
+        everything = mj.mjtCatBit.mjCAT_ALL
+        mj.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
+        mj.mjr_render(self._rect, self._scene, self._context)
+        mj.mjr_readPixels(self._pixels, None, self._rect, self._context)
+        return self._pixels[::-1].copy()  # OpenGL counts rows from below
+
+    def gl_string(self) -> str:
+        """What OpenGL calls itself (GL_RENDERER), such as "llvmpipe (LLVM 15.0.6, 256 bits)"."""
+        assert self._gl is not None, "gl_string after close"
+        from OpenGL import GL
+
+        self._gl.make_current()
+        return bytes(GL.glGetString(GL.GL_RENDERER)).decode()
+
+    def close(self) -> None:
+        """Free the OpenGL context; the renderer is of no use afterwards."""
+        if self._gl is None:
+            return
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        self._gl = None
+        atexit.unregister(self._at_exit)
+
+    def __del__(self) -> None:
+        if getattr(self, "_context", None) is not None:
+            self.close()
+
+
+def _close_if_alive(reference: weakref.ref[Renderer]) -> None:
+    renderer = reference()
+    if renderer is not None:
+        renderer.close()
+
+
+def _small_scene(size: int) -> tuple[Renderer, Any]:
+    """The reacher's renderer, and its data in the reference pose."""
+    choose_backend()
+    import mujoco
+
+    from envs.reacher import load_model
+
+    model = load_model()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return Renderer(model, size, size, "fixed"), data
+
+
+def renderer_string() -> str:
+    """GL_RENDERER of the backend in use, after drawing a frame. Raises `RuntimeError` as `Renderer` does."""
+    renderer, data = _small_scene(64)
+    try:
+        assert renderer.render(data).any(), "the renderer drew black"
+        return renderer.gl_string()
+    finally:
+        renderer.close()
+
+
+def bench_render(seconds: float, size: int = 64) -> dict[str, Any]:
+    """Frames a second of the reacher at `size` x `size`: ours, and dm_control's `physics.render` as it comes.
+
+    dm_control runs in a process of its own for `seconds`, between two halves of ours, on the same backend and
+    with its own default settings, Mesa's threads included. Raises `RuntimeError` where either cannot render.
+    """
+    environment = dict(os.environ, MUJOCO_GL=choose_backend())
+    if environment.get("LP_NUM_THREADS") == "0":
+        del environment["LP_NUM_THREADS"]
+    renderer, data = _small_scene(size)
+    try:
+        before = _frames_per_s(renderer, data, seconds / 2)
+        command = [sys.executable, "-c", _DM_CONTROL_BENCH, str(seconds), str(size)]
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        found = [line.split()[1] for line in child.stdout.splitlines() if line.startswith("frames_per_s")]
+        if not found:
+            said = child.stderr.strip().splitlines()
+            raise RuntimeError(f"dm_control could not render: {said[-1] if said else child.returncode}")
+        ours = (before + _frames_per_s(renderer, data, seconds / 2)) / 2
+        result = {
+            "size": size,
+            "seconds": seconds,
+            "backend": choose_backend(),
+            "renderer": renderer.gl_string(),
+        }
+        theirs = float(found[0])
+        return result | {"ours_fps": ours, "dm_control_fps": theirs, "ratio": ours / theirs}
+    finally:
+        renderer.close()
+
+
+def _frames_per_s(renderer: Renderer, data: mujoco.MjData, seconds: float) -> float:
+    renderer.render(data)
+    start, frames = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        renderer.render(data)
+        frames += 1
+    return frames / (time.perf_counter() - start)

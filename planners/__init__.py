@@ -1,0 +1,27 @@
+"""Planners: from a world model, a goal and a cost to actions. Knows the Dynamics protocol and nothing else.
+
+Read in this order: protocol (what meets here), costs, sampling (candidates, scoring, the one search loop),
+cem (an update rule), mpc (frames in, actions out).
+"""
+
+from planners.cem import CEM, CEMConfig
+from planners.costs import GoalCost
+from planners.mpc import MPC, MPCConfig
+from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Imagined, Plan, Planner, Views
+
+__all__ = [
+    "CEM",
+    "MPC",
+    "CEMConfig",
+    "Context",
+    "Cost",
+    "Dynamics",
+    "DynamicsSpec",
+    "Goal",
+    "GoalCost",
+    "Imagined",
+    "MPCConfig",
+    "Plan",
+    "Planner",
+    "Views",
+]

@@ -1,0 +1,77 @@
+"""Cross-entropy method: refit a Gaussian to the best candidates.
+
+Rubinstein 1999; for latent world models as in V-JEPA 2-AC (arXiv 2506.09985). Beyond its released planner,
+each by choice: a floor under the standard deviation, the mean among the candidates, elites that take part
+again and coloured noise (iCEM, arXiv 2008.06389), a warm start, the best candidate ever seen. Only the
+update rule is here; `sampling.search` is the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, finite_mean
+
+
+@dataclass(frozen=True)
+class CEMConfig(SearchConfig):
+    """`SearchConfig`, and the update: next = (1 - momentum) x elites' statistic + momentum x the last.
+
+    elites: how many of the best candidates are refitted. std_min: floor of the standard deviation, as a
+    fraction of half the action range. keep_elites: how many elites take part in the next iteration again.
+    """
+
+    elites: int = 20
+    std_min: float = 0.05
+    momentum_mean: float = 0.1
+    momentum_std: float = 0.1
+    keep_elites: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.elites <= self.samples:
+            raise ValueError(f"planner elites is {self.elites}; choose 2 to samples = {self.samples}")
+        if not 0 <= self.keep_elites <= min(self.elites, self.samples - 1):
+            raise ValueError(f"planner keep_elites is {self.keep_elites}; choose 0 to elites ({self.elites})")
+        for key in ("momentum_mean", "momentum_std"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"planner {key} is {getattr(self, key)}; choose 0 to below 1")
+        if self.std_min < 0:
+            raise ValueError(f"planner std_min is {self.std_min}; it must not be negative")
+        if 0 < self.early_stop_std <= self.std_min:
+            raise ValueError(
+                f"planner early_stop_std is {self.early_stop_std}, never below std_min {self.std_min}; "
+                "choose more, or 0 for no early stop"
+            )
+
+
+class CEM(SamplingPlanner):
+    """Cross-entropy method, batched over environments and candidates."""
+
+    def __init__(self, config: CEMConfig | None = None) -> None:
+        self.config: CEMConfig = config or CEMConfig()
+
+    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+        """Mean and (unbiased) standard deviation of the elites, smoothed, floored.
+
+        Candidates of infinite cost are no elites; where too few are finite the last statistic stays.
+        """
+        config = self.config
+        elite_cost, index = cost_BS.topk(config.elites, dim=1, largest=False)
+        elites = actions_BSKA.take_along_dim(index[:, :, None, None], dim=1)
+        weight = elite_cost.isfinite().float()[:, :, None, None]
+        count = weight.sum(1)
+        mean = (weight * elites).sum(1) / count.clamp_min(1)
+        square = (weight * (elites - mean[:, None]).square()).sum(1)
+        std = (square / (count - 1).clamp_min(1)).sqrt()
+        mean = torch.where(count >= 1, mean, proposal.mean_BKA)
+        std = torch.where(count >= 2, std, proposal.std_BKA)
+        return Proposal(
+            mean_BKA=mean.lerp(proposal.mean_BKA, config.momentum_mean),
+            std_BKA=std.lerp(proposal.std_BKA, config.momentum_std).maximum(config.std_min * half_A),
+            kept_BEKA=elites[:, : config.keep_elites] if config.keep_elites else None,
+            elite_cost_B=finite_mean(elite_cost),
+        )

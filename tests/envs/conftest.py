@@ -1,0 +1,32 @@
+"""One environment a task for the whole run: making one costs an OpenGL context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import envs
+from envs.goal_env import GoalEnv
+
+
+def _closing(name: str) -> Iterator[GoalEnv]:
+    env = envs.make(name)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="session")
+def reacher() -> Iterator[GoalEnv]:
+    yield from _closing("reacher")
+
+
+@pytest.fixture(scope="session")
+def two_rooms() -> Iterator[GoalEnv]:
+    yield from _closing("two_rooms")
+
+
+@pytest.fixture(params=sorted(envs.TASKS))
+def env(request: pytest.FixtureRequest) -> GoalEnv:
+    """Each task's environment in turn."""
+    return request.getfixturevalue(request.param)

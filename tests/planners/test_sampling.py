@@ -1,0 +1,159 @@
+"""Draws, colour, warm starts, and scoring in chunks."""
+
+import math
+
+import pytest
+import torch
+
+from planners import sampling
+from planners.costs import GoalCost
+from planners.sampling import Draws, SearchConfig, colour_matrix, score, shift_plan
+
+from .point_mass import PointContext, PointMass, views
+
+CPU = torch.device("cpu")
+COST = GoalCost(metric="l2", reduce="sum")
+
+
+def problem(num_envs=5, samples=7, horizon=3, seed=0, **kwargs):
+    generator = torch.Generator().manual_seed(seed)
+    dynamics = PointMass(**kwargs)
+    context = PointContext(torch.randn(num_envs, 2, generator=generator))
+    goal = views(torch.randn(num_envs, 2, generator=generator))
+    shape = (num_envs, samples, horizon, dynamics.spec.block_dim)
+    return dynamics, context, goal, torch.rand(shape, generator=generator) * 2 - 1
+
+
+def test_draws_depend_on_the_key_alone_and_not_on_the_place_in_the_batch():
+    draws = Draws((3, 1, 4), replan=2, device=CPU)
+    batch = draws.normal((6, 2))
+    assert batch.shape == (3, 6, 2)
+    for row, seed in enumerate((3, 1, 4)):
+        assert torch.equal(batch[row], Draws((seed,), replan=2, device=CPU).normal((6, 2))[0])
+    assert torch.equal(draws.select(slice(1, 3)).normal((6, 2)), batch[1:])
+    assert torch.equal(draws.select(torch.tensor([2, 0])).normal((6, 2)), batch[[2, 0]])
+
+
+def test_every_part_of_the_key_changes_the_draws():
+    draws = Draws((3,), replan=2, device=CPU)
+    others = [
+        draws.normal((8,)),
+        draws.normal((8,), stream=2),
+        draws.at(1).normal((8,)),
+        Draws((3,), replan=3, device=CPU).normal((8,)),
+        Draws((4,), replan=2, device=CPU).normal((8,)),
+        Draws((-3,), replan=2, device=CPU).normal((8,)),
+    ]
+    for i, first in enumerate(others):
+        for second in others[i + 1 :]:
+            assert not torch.allclose(first, second)
+
+
+def test_draws_are_standard_normal_and_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    draws = Draws(tuple(range(50)), replan=0, device=CPU).normal((1000,))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert abs(draws.mean()) < 0.02
+    assert abs(draws.std() - 1) < 0.02
+    assert abs(torch.corrcoef(draws[:2])[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0, 4.0])
+def test_coloured_noise_has_the_covariance_of_its_spectrum(beta):
+    steps = 6
+    matrix = colour_matrix(steps, beta).double()
+    lag = torch.arange(steps, dtype=torch.float64)
+    power = [max(k, 1) ** -beta for k in range(steps + 1)]  # of frequencies k / (2 steps)
+    weight = [1, *[2] * (steps - 1), 1]  # the outer two have no mirror image
+    terms = zip(weight, power, range(steps + 1), strict=True)
+    covariance = sum(w * p * torch.cos(2 * math.pi * k * lag / (2 * steps)) for w, p, k in terms)
+    want = covariance / covariance[0]
+    got = matrix @ matrix.T
+    assert torch.allclose(got[0], want, atol=1e-5)
+    assert torch.allclose(got.diagonal(), torch.ones(steps, dtype=torch.float64), atol=1e-5)
+    assert beta == 0 or (want[1] > 0.4 and want[-1] < want[1])
+    assert beta != 0 or torch.allclose(got, torch.eye(steps, dtype=torch.float64), atol=1e-6)
+
+
+def test_colour_runs_over_environment_steps_within_and_across_blocks():
+    draws, frame_skip, horizon = Draws(tuple(range(8)), 0, CPU), 3, 2
+    colour = colour_matrix(horizon * frame_skip, 2.0)
+    noise = sampling.candidate_noise(draws, (500, horizon, 2 * frame_skip), colour)
+    per_step = noise.reshape(8 * 500, horizon * frame_skip, 2)
+    correlation = torch.corrcoef(per_step[..., 0].T)
+    want = colour_matrix(6, 2.0) @ colour_matrix(6, 2.0).T
+    assert torch.allclose(correlation, want, atol=0.06)
+    assert abs(torch.corrcoef(per_step[:, 0].T)[0, 1]) < 0.05  # the two actions of one step stay independent
+
+
+def test_a_shifted_plan_begins_where_the_last_one_was_left():
+    plan = torch.arange(8.0).reshape(1, 4, 2) + 1
+    assert shift_plan(plan, 1).tolist() == [[[3, 4], [5, 6], [7, 8], [7, 8]]]
+    assert shift_plan(plan, 3, "zero").tolist() == [[[7, 8], [0, 0], [0, 0], [0, 0]]]
+    assert torch.equal(shift_plan(plan, 0), plan)
+    assert shift_plan(plan, 4).tolist() == [[[7, 8]] * 4]
+
+
+@pytest.mark.parametrize("wind", [0.0, 0.5])
+@pytest.mark.parametrize("chunk_elements", [1, 3, 9, 21, 40, 63, 104, 105, 1000])
+def test_scores_in_chunks_equal_scores_at_once(chunk_elements, wind):
+    dynamics, context, goal, actions = problem(wind=wind)
+    noise = Draws(tuple(range(5)), 0, CPU)
+    whole = score(dynamics, context, goal, COST, actions, noise, chunk_elements=10**9)
+    assert len(dynamics.asked) == 1
+    dynamics.asked.clear()
+    assert torch.equal(score(dynamics, context, goal, COST, actions, noise, chunk_elements), whole)
+    largest = max(asked.shape[0] * asked.shape[1] * asked.shape[2] for asked in dynamics.asked)
+    assert largest <= max(chunk_elements, 3), "a chunk holds at least one candidate of three steps"
+    assert len(dynamics.asked) == 1 or chunk_elements < 105
+
+
+def test_a_score_is_the_cost_of_what_is_imagined():
+    dynamics, context, goal, actions = problem()
+    path = context.position_B2[:, None, None] + actions.cumsum(2)
+    distance = (path - goal.view("pooled")[:, None, None]).square().mean(-1).sqrt()
+    assert torch.allclose(score(dynamics, context, goal, COST, actions), distance.sum(-1))
+
+
+def test_chunks_are_sized_by_the_memory_a_step_takes():
+    assert sampling.chunk_size(PointMass().spec) == 0
+    two_environments = 2 * 7 * 3
+    dynamics, context, goal, actions = problem(step_bytes=(1 << 30) // two_environments)
+    score(dynamics, context, goal, COST, actions)
+    assert [asked.shape[0] for asked in dynamics.asked] == [2, 2, 1]
+    assert sampling.chunk_size(PointMass(step_bytes=1 << 40).spec) == 1
+
+
+def test_nan_and_infinite_costs_become_the_worst():
+    dynamics, context, goal, actions = problem(hole=0.0)
+    costs = score(dynamics, context, goal, COST, actions)
+    seen = context.position_B2[:, None, None] + actions.cumsum(2)
+    hidden = (seen[..., 0] > 0).any(-1)
+    assert hidden.any() and not hidden.all()
+    assert torch.equal(costs == math.inf, hidden)
+    assert costs[~hidden].isfinite().all()
+
+
+def test_a_score_is_differentiable_where_the_caller_wants_it():
+    dynamics, context, goal, actions = problem()
+    actions.requires_grad_()
+    score(dynamics, context, goal, COST, actions, chunk_elements=9).sum().backward()
+    assert (actions.grad.abs().sum((2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 1},
+        {"iterations": 0},
+        {"horizon": 0},
+        {"chunk_elements": -1},
+        {"std_init": 0.0},
+        {"std_warm": -0.1},
+        {"noise_beta": -1.0},
+        {"early_stop_std": -1.0},
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SearchConfig(**wrong)
