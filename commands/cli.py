@@ -56,7 +56,7 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("doctor", folder=False),
-        Command("collect", free=("workers",)),
+        Command("collect", free=("workers", "device")),
         Command("pretrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
         Command(
             "posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")
@@ -129,8 +129,7 @@ def check_shadows() -> None:
 
 
 def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:
-    """Run one checked configuration: find its folder, import the command, check, run. Returns the exit
-    code."""
+    """Run one composed configuration (find its folder, import, check, run) and return the exit code."""
     from commands.runs import RunFolder
 
     folder = RunFolder(composed, standard, command.grows, command.free) if command.folder else None
@@ -141,7 +140,7 @@ def run_once(command: Command, composed: Any, standard: Any, console: Any) -> in
             console.say(f"{folder.path} is finished{': ' if summary else ''}{summary}")
             return 0
     module = importlib.import_module(f"commands.{command.name}")
-    if folder is not None and str(composed.config.get("device", "cpu")) != "cpu":
+    if folder is not None and composed.config.get("device", "auto") not in ("auto", "cpu"):
         from commands.registry import device
 
         device(str(composed.config["device"]))

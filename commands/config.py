@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from commands.errors import UsageError, listed, nearest, one_line
@@ -77,59 +78,54 @@ def compose(command: str, words: list[str]) -> Composed:
     Raises UsageError for a group, choice or key that is unknown, a value of another kind than the default's,
     several values where one is meant, and a required key (`???`) that is not given.
     """
+    usual = standard(command)
     with hydra_loader() as loader:
-        groups, words = _expanded(command, words, loader)
-        chosen, values = _split(command, parse(command, words, loader), groups, loader)
-        config = _composed(command, chosen)
-        choices = runtime_choices(config)
-        known = _plain(config)
+        overrides = parse(command, _expanded(usual, words, loader), loader)
+        chosen, values = _split(command, overrides, usual.choices, loader)
+        known = _seen(command, chosen) if chosen else usual
         for override in values:
-            _check_value(command, override, known, groups)
-        if values:
-            config = _composed(command, chosen + [_as_word(override, known) for override in values])
-        return Composed(command, resolved(command, config), choices)
+            _check_value(command, override, known.config, usual.choices)
+        config = _composed(command, chosen + [_as_word(override, known.config) for override in values])
+        return Composed(command, resolved(command, config), known.choices)
 
 
+@cache
 def standard(command: str) -> Composed:
-    """Return the command's configuration without any words; what must be given is still '???', nothing
-    resolved."""
+    """Return the command's configuration without any words, unresolved; what must be given is still '???'."""
     with hydra_loader():
-        config = _composed(command, [])
-        return Composed(command, _plain(config), runtime_choices(config))
+        return _seen(command, [])
 
 
 def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[str]]]:
     """Return the configuration with the words' choices, nothing resolved, and the choices each group has."""
+    usual = standard(command)
     with hydra_loader() as loader:
-        groups, words = _expanded(command, words, loader)
-        chosen, _ = _split(command, parse(command, words, loader), groups, loader)
-        config = _composed(command, chosen)
-        options = {group: _options(loader, group) for group in groups}
-        return Composed(command, _plain(config), runtime_choices(config)), options
+        chosen, _ = _split(
+            command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader
+        )
+        options = {group: _options(loader, group) for group in usual.choices}
+        return _seen(command, chosen) if chosen else usual, options
 
 
 def expand(command: str, words: list[str]) -> list[str]:
     """Return the words as Hydra can take them: see ASIDE."""
+    usual = standard(command)
     with hydra_loader() as loader:
-        return _expanded(command, words, loader)[1]
+        return _expanded(usual, words, loader)
 
 
-def _expanded(command: str, words: list[str], loader: Any) -> tuple[dict[str, str], list[str]]:
-    """Return the command's groups, and the words with those that ASIDE is for rewritten."""
-    config = _composed(command, [])
-    groups, tree = runtime_choices(config), _plain(config)
-    aside = [key for key in tree if key not in groups and loader.get_group_options(key)]
+def _expanded(usual: Composed, words: list[str], loader: Any) -> list[str]:
+    aside = [key for key in usual.config if key not in usual.choices and loader.get_group_options(key)]
     out = []
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
         word = f"++{ASIDE}.{key}={value}" if key in aside and "=" in word else word
         out.append(_quoted(word, loader))
-    return groups, out
+    return out
 
 
 def _quoted(word: str, loader: Any) -> str:
-    """Return the word with its value in quotes where Hydra's grammar cannot read it bare, as a path with
-    (1)."""
+    """Return the word, its value in quotes where Hydra's grammar cannot read it bare (a file (1).h5)."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -140,6 +136,12 @@ def _quoted(word: str, loader: Any) -> str:
         return word
     except HydraException:
         return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if equals else word
+
+
+def _seen(command: str, chosen: list[str]) -> Composed:
+    """Return the configuration with these choices, unresolved."""
+    config = _composed(command, chosen)
+    return Composed(command, _plain(config), runtime_choices(config))
 
 
 def runtime_choices(config: Any) -> dict[str, str]:

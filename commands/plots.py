@@ -1,17 +1,12 @@
-"""Figures: training curves and errors by horizon as PNG, the planning page's plots as SVG to stand inside HTML.
+"""Figures: training curves and errors by horizon as PNG, the planning page's plots as SVG inside HTML.
 
-Every figure is a matplotlib Figure of its own, without pyplot and its global state; matplotlib is imported at the
-first figure, since that takes longer than everything else here. The SVG text names its colours as CSS variables
-(`theme_css` defines them, for light and dark pages), so that one drawing serves both.
+Each function computes what it shows and draws one figure of commands/figure.py.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +15,24 @@ from numpy.typing import NDArray
 
 from commands.console import read_metrics
 from commands.evaluation import Rollouts, wilson
-from commands.runs import write_atomic
+from commands.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
 from envs.tasks import TaskSpec
 
-# name: (on a light page, on a dark page). Series differ in lightness as well as in hue, for colour-blind readers.
-THEME = {
-    "ink": ("#1b1e23", "#e9e7e3"),
-    "muted": ("#5f656e", "#a3a9b2"),
-    "grid": ("#e2e4e7", "#353a41"),
-    "page": ("#fdfdfc", "#16181b"),
-    "good": ("#d9efe2", "#173a2a"),
-    "series0": ("#0063ad", "#62b5f6"),
-    "series1": ("#90959d", "#8c929b"),
-    "series2": ("#a1428f", "#dd8dd0"),
-    "series3": ("#00805f", "#45cf9f"),
-    "series4": ("#bf5f00", "#f2a345"),
-    "series5": ("#a8261f", "#ff8f84"),
-}
-SERIES = tuple(light for name, (light, _) in THEME.items() if name.startswith("series"))
-MARKERS = "osvD^P"
-INK, MUTED, GRID, PAGE, GOOD = (THEME[name][0] for name in ("ink", "muted", "grid", "page", "good"))
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.7,
-    "figure.facecolor": PAGE,
-    "savefig.facecolor": "auto",
-    "svg.fonttype": "none",
-}
 
-
-def theme_css() -> str:
-    """The CSS variables that the SVG figures and the page around them use."""
-    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in THEME.items()) for i in (0, 1))
-    return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
-
-
-def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]) -> None:
+def training_curves(
+    metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]
+) -> None:
     """Draw the evaluations of a metrics.jsonl (its lines of kind "val"), one panel a title.
 
-    curves: {title: metric keys}; the keys of a title share its panel and legend, which also gives their last
-    values. A key that was not logged stands for those that start with it. What follows the last comma of a title
-    is the unit of its axis. A metric that was never measured is said to be so.
+    curves: {title: metric keys}; the keys of a title share its panel and legend, which also gives their
+    last values. A key that was not logged stands for those that start with it. What follows the last comma
+    of a title is the unit of its axis. A panel without any value says so.
     """
     rows = [row for row in read_metrics(metrics_path) if row.get("kind") == "val"]
     names = list(dict.fromkeys(key for row in rows for key in row))
     steps = np.array([row["step"] for row in rows], float)
     columns = min(3, len(curves))
-    with _figure(columns, math.ceil(len(curves) / columns), (3.5, 2.5)) as (figure, axes):
+    with new_figure(columns, math.ceil(len(curves) / columns), (3.3, 2.4)) as (figure, axes):
         for axis, (title, keys) in zip(axes, curves.items(), strict=False):
             heading, _, unit = title.rpartition(", ")
             axis.set_title(heading or unit)
@@ -98,46 +46,66 @@ def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapp
                 axis.legend(handlelength=1.4, labelspacing=0.3, borderaxespad=0.2)
             else:
                 axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=MUTED)
-        _save_png(figure, png_path)
+        save_png(figure, png_path)
 
 
 def horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) -> None:
-    """Draw open-loop error at model steps 1..K ahead: errors["predicted"] beside errors["copy"] (the last frame).
+    """Draw open-loop error at model steps 1..K ahead: `predicted` beside `copy`, that of the last seen frame.
 
     The right panel is their ratio: below 1 the dynamics know more than that nothing moves.
     """
     predicted, copy = (np.array(errors[name], float) for name in ("predicted", "copy"))
     assert len(predicted) == len(copy) > 0, (len(predicted), len(copy))
     ahead = np.arange(1, len(predicted) + 1)
-    with _figure(2, 1, (3.9, 2.8)) as (figure, (left, right)):
-        for number, (label, values) in enumerate([("copying the last frame", copy), ("predicted", predicted)]):
-            left.plot(ahead, values, "--o" if number == 0 else "-o", color=SERIES[1 - number], ms=4, label=label)
-        left.set(title="Open-loop error", ylabel="mean squared error, normalised units", ylim=(0, None))
+    with new_figure(2, 1, (3.9, 2.8)) as (figure, (left, right)):
+        for number, (label, values) in enumerate(
+            [("copying the last frame", copy), ("predicted", predicted)]
+        ):
+            left.plot(
+                ahead, values, "--o" if number == 0 else "-o", color=SERIES[1 - number], ms=4, label=label
+            )
+        left.set(title="Open-loop error", ylabel="mean squared error, no unit", ylim=(0, None))
         left.legend()
         ratio = predicted / np.maximum(copy, 1e-12)
         right.plot(ahead, ratio, "-o", color=SERIES[0], ms=4)
         right.axhline(1, color=MUTED, linewidth=1, linestyle="--")
         for place in dict.fromkeys((0, len(ratio) - 1)):
-            right.annotate(f"{ratio[place]:.2g}", (ahead[place], ratio[place]), (0, 7), textcoords="offset points",
-                           ha="center")  # fmt: skip
-        right.set(title="Error over that of copying", ylabel="ratio, no unit", ylim=(0, max(1.1, 1.15 * ratio.max())))
+            right.annotate(
+                f"{ratio[place]:.2f}",
+                (ahead[place], ratio[place]),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+            )
+        right.set(
+            title="Error over that of copying",
+            ylabel="ratio, no unit",
+            ylim=(0, max(1.1, 1.15 * ratio.max())),
+        )
         for axis in (left, right):
             axis.set_xlabel("model steps ahead")
             axis.set_xticks(ahead if len(ahead) <= 12 else ahead[:: math.ceil(len(ahead) / 12)])
-        _save_png(figure, png_path)
+        save_png(figure, png_path)
 
 
 def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
     """Success of every method with 95 % intervals, one panel a threshold: at any time filled, held hollow."""
     held_s = task.held_steps * task.control_step_s
-    with _figure(len(task.thresholds), 1, (3.1, 0.75 + 0.5 * len(methods)), sharey=True) as (figure, axes):
+    with new_figure(len(task.thresholds), 1, (3.3, 0.75 + 0.5 * len(methods)), sharey=True) as (figure, axes):
         for axis, threshold in zip(axes, task.thresholds, strict=True):
             for row, numbers in enumerate(methods.values()):
                 for kind, shift, fill in (("any", -0.13, True), ("held", 0.17, False)):
                     rate, (low, high) = numbers[kind][str(threshold)], numbers[f"{kind}_ci95"][str(threshold)]
-                    axis.plot([100 * low, 100 * high], [row + shift] * 2, color=_colour(row), linewidth=1.6)
-                    axis.plot(100 * rate, row + shift, _marker(row), color=_colour(row), ms=6, markeredgewidth=1.4,
-                              markerfacecolor=_colour(row) if fill else PAGE)  # fmt: skip
+                    axis.plot([100 * low, 100 * high], [row + shift] * 2, color=colour(row), linewidth=1.6)
+                    axis.plot(
+                        100 * rate,
+                        row + shift,
+                        marker(row),
+                        color=colour(row),
+                        ms=6,
+                        markeredgewidth=1.4,
+                        markerfacecolor=colour(row) if fill else PAGE,
+                    )
             axis.set_title(f"within {threshold} {task.distance_unit}")
             axis.set(xlim=(-3, 103), ylim=(len(methods) - 0.5, -0.5), xlabel="success, % of episodes")
             axis.set_yticks(range(len(methods)), list(methods))
@@ -145,7 +113,9 @@ def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str
             axis.grid(axis="y", visible=False)
         for axis in axes[1:]:
             axis.tick_params(labelleft=False)
-        return _svg(figure, f"Success by method with 95 % intervals: at any time, and held for {held_s:g} s")
+        return to_svg(
+            figure, f"Success by method with 95 % intervals: at any time, and held for {held_s:g} s"
+        )
 
 
 def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
@@ -155,20 +125,32 @@ def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     threshold can be read; distances below a fifth of it are drawn there.
     """
     floor, top = task.thresholds[-1] / 5, 1.3 * max(float(run.distances.max()) for run in runs.values())
-    quartiles = {name: np.maximum(np.quantile(run.distances, (0.25, 0.5, 0.75), axis=0), floor)
-                 for name, run in runs.items()}  # fmt: skip
+    quartiles = {
+        name: np.maximum(np.quantile(run.distances, (0.25, 0.5, 0.75), axis=0), floor)
+        for name, run in runs.items()
+    }
     (first, reference), columns = next(iter(quartiles.items())), min(3, len(runs))
-    with _figure(columns, math.ceil(len(runs) / columns), (3.1, 2.3), sharex=True, sharey=True) as (figure, axes):
-        for number, (axis, (name, (low, middle, high))) in enumerate(zip(axes, quartiles.items(), strict=False)):
+    with new_figure(columns, math.ceil(len(runs) / columns), (3.3, 2.4), sharex=True, sharey=True) as (
+        figure,
+        axes,
+    ):
+        for number, (axis, (name, (low, middle, high))) in enumerate(
+            zip(axes, quartiles.items(), strict=False)
+        ):
             times_s = np.arange(len(middle)) * task.control_step_s
             axis.axhspan(floor / 2, task.thresholds[0], color=GOOD, linewidth=0)
             for threshold in task.thresholds[1:]:
                 axis.axhline(threshold, color=MUTED, linewidth=0.7, linestyle=":")
             if number:
-                axis.plot(np.arange(reference.shape[1]) * task.control_step_s, reference[1], color=SERIES[0],
-                          linewidth=1.1, linestyle="--")  # fmt: skip
-            axis.fill_between(times_s, low, high, color=_colour(number), alpha=0.25, linewidth=0)
-            axis.plot(times_s, middle, color=_colour(number))
+                axis.plot(
+                    np.arange(reference.shape[1]) * task.control_step_s,
+                    reference[1],
+                    color=SERIES[0],
+                    linewidth=1.1,
+                    linestyle="--",
+                )
+            axis.fill_between(times_s, low, high, color=colour(number), alpha=0.25, linewidth=0)
+            axis.plot(times_s, middle, color=colour(number))
             axis.set_title(f"{name} ({runs[name].distances.shape[0]} episodes)")
             axis.set(yscale="log", ylim=(floor, top), xlim=(0, None))
             ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0) if floor <= t <= top]
@@ -178,36 +160,54 @@ def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
             axis.tick_params(labelbottom=True)
         for axis in axes[::columns]:
             axis.set_ylabel(f"distance to goal, {task.distance_unit}")
-        return _svg(figure, f"Distance to the goal over time, median and quartiles; dashed: median of {first}")
+        return to_svg(
+            figure, f"Distance to the goal over time, median and quartiles; dashed: median of {first}"
+        )
 
 
 def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
     """Success within the first threshold by bins of the start's distance, with 95 % intervals and counts."""
     bins = next(iter(methods.values()))["by_distance"]
-    with _figure(1, 1, (9.3, 3.1)) as (figure, (axis,)):
+    with new_figure(1, 1, (9.9, 3.2)) as (figure, (axis,)):
         for number, (name, numbers) in enumerate(methods.items()):
             shift = 0.11 * (number - (len(methods) - 1) / 2)
-            counted = [(i, b["successes"], b["episodes"]) for i, b in enumerate(numbers["by_distance"]) if b["episodes"]]
+            counted = [
+                (i, b["successes"], b["episodes"])
+                for i, b in enumerate(numbers["by_distance"])
+                if b["episodes"]
+            ]
             if not counted:
                 continue
             place, successes, episodes = np.array(counted, float).T
             rates = successes / episodes
             low, high = np.array([wilson(int(s), int(n)) for _, s, n in counted]).T
             spread = 100 * np.maximum([rates - low, high - rates], 0)
-            axis.errorbar(place + shift, 100 * rates, spread, fmt=_marker(number), color=_colour(number), ms=5.5,
-                          elinewidth=1.5, label=name)  # fmt: skip
-        axis.set_xticks(range(len(bins)), [f"{b['from']:g} to {b['to']:g}\nn = {b['episodes']}" for b in bins])
+            axis.errorbar(
+                place + shift,
+                100 * rates,
+                spread,
+                fmt=marker(number),
+                color=colour(number),
+                ms=5.5,
+                elinewidth=1.5,
+                label=name,
+            )
+        axis.set_xticks(
+            range(len(bins)), [f"{b['from']:g} to {b['to']:g}\nn = {b['episodes']}" for b in bins]
+        )
         axis.set(ylim=(-4, 104), xlim=(-0.5, len(bins) - 0.5))
         axis.set_ylabel(f"within {task.thresholds[0]} {task.distance_unit}\nat any time, % of episodes")
         axis.set_xlabel(f"distance from start to goal, {task.distance_unit}")
         axis.grid(axis="x", visible=False)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure, "Success by distance from start to goal")
+        return to_svg(figure, "Success by distance from start to goal")
 
 
 def _expand(keys: Sequence[str], names: Sequence[str]) -> list[str]:
     """The logged names of the wanted keys: each itself, else those that start with it."""
-    found = [name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])]
+    found = [
+        name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -217,59 +217,12 @@ def _curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], values:
     if not known.any():
         return
     constant = known.sum() > 1 and np.ptp(values[known]) == 0
-    axis.plot(steps[known], values[known], "--" if constant else "-", color=_colour(number),
-              marker="" if constant else "o", ms=3, label=f"{key.replace('_', ' ')}: {values[known][-1]:.3g}")  # fmt: skip
-
-
-def _colour(number: int) -> str:
-    return SERIES[number % len(SERIES)]
-
-
-def _marker(number: int) -> str:
-    return MARKERS[number % len(MARKERS)]
-
-
-@contextmanager
-def _figure(columns: int, rows: int, panel_inches: tuple[float, float], **shared: bool) -> Iterator[tuple[Any, Any]]:
-    """A figure of equal panels in our style, and its axes in reading order; surplus ones are hidden by use."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(columns * panel_inches[0], rows * panel_inches[1]), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
-        yield figure, axes
-
-
-def _hide_unused(figure: Any) -> None:
-    for axis in figure.axes:
-        if not axis.has_data() and not axis.texts:
-            axis.set_visible(False)
-
-
-def _save_png(figure: Any, path: Path | str) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    _hide_unused(figure)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_atomic(path, buffer.getvalue())
-
-
-def _svg(figure: Any, label: str) -> str:
-    """The figure as an <svg> element without outside references, its colours as CSS variables."""
-    import matplotlib
-
-    _hide_unused(figure)
-    buffer = io.StringIO()
-    nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.hashsalt": label}):  # ids that differ between the figures of a page
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"| id="\w+?_\d+"', "", text[text.index("<svg") :])
-    for name, (light, _) in THEME.items():
-        text = text.replace(light, f"var(--{name})")
-    size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', text)
-    assert size is not None, text[:200]
-    return text.replace(size[0], f'role="img" aria-label="{label}" style="max-width:{float(size[1]) * 4 / 3:.0f}px"', 1)
+    axis.plot(
+        steps[known],
+        values[known],
+        "--" if constant else "-",
+        color=colour(number),
+        marker="" if constant else "o",
+        ms=3,
+        label=f"{key.replace('_', ' ')}: {values[known][-1]:.3g}",
+    )

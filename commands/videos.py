@@ -19,18 +19,23 @@ from envs.tasks import TaskSpec
 
 Frame = NDArray[np.uint8]
 PANE_PX = 256  # wanted size of a pane; frames are enlarged by whole factors, 64 px by 4
-MARGIN_PX, HEADER_PX, BAR_PX = 8, 24, 8
+MARGIN_PX, HEADER_PX, BAR_PX, TEXT_PX = 8, 30, 10, 19
 LAST_FRAME_S = 0.8  # the last frame stays, so that a loop shows where it ends
 BACKGROUND, TEXT, FUTURE, OUTSIDE, WITHIN = (
-    (24, 26, 29), (232, 230, 227), (52, 56, 62), (128, 134, 142), (64, 200, 140))  # fmt: skip
+    (24, 26, 29),
+    (232, 230, 227),
+    (52, 56, 62),
+    (128, 134, 142),
+    (64, 200, 140),
+)
 
 
 def write_videos(rollouts: Rollouts, cases: Cases, task: TaskSpec, folder: Path | str) -> list[Path]:
     """Write a video of every recorded episode (rollouts.frames, [n, T+1, H, W, 3] uint8) in real time.
 
-    Left the episode with its time and distance, right the goal image; below, a bar that fills with time and is
-    green where the distance is within the first threshold, as is the frame around the episode. Returns the paths,
-    in the order of the cases; none if no frames were recorded.
+    Left the episode with its time and distance, right the goal image; below, a bar that fills with time and
+    is green where the distance is within the first threshold, as is the frame around the episode. Returns the
+    paths in the order of the cases, none if no frames were recorded.
     """
     if rollouts.frames is None or rollouts.goal_frames is None:
         return []
@@ -44,17 +49,19 @@ def write_videos(rollouts: Rollouts, cases: Cases, task: TaskSpec, folder: Path 
     return paths
 
 
-def compose(frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64], task: TaskSpec) -> list[Frame]:
+def compose(
+    frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64], task: TaskSpec
+) -> list[Frame]:
     """The pictures of one video, uint8 [height, width, 3] of even size, one an observed step."""
     assert len(frames_THWC) == len(distances_T), (len(frames_THWC), len(distances_T))
     within = distances_T <= task.thresholds[0]
     goal = _enlarged(goal_HWC)
     height, width = goal.shape[:2]
-    total = np.array([HEADER_PX + height + 2 * MARGIN_PX + BAR_PX + MARGIN_PX, 3 * MARGIN_PX + 2 * width])
-    total += total % 2  # H.264 with halved chroma wants even sizes
-    edges = MARGIN_PX + np.linspace(0, 2 * width + MARGIN_PX, len(frames_THWC) + 1).round().astype(int)
     top, right = HEADER_PX + MARGIN_PX // 2, 2 * MARGIN_PX + width
     bar = slice(top + height + MARGIN_PX, top + height + MARGIN_PX + BAR_PX)
+    total = np.array([bar.stop + MARGIN_PX, right + width + MARGIN_PX])
+    total += total % 2  # H.264 with halved chroma wants even sizes
+    edges = np.linspace(MARGIN_PX, right + width, len(frames_THWC) + 1).round().astype(int)
     pictures = []
     for step, frame in enumerate(frames_THWC):
         picture = np.full((*total, 3), BACKGROUND, np.uint8)
@@ -65,9 +72,12 @@ def compose(frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64
         picture[bar, edges[0] : edges[-1]] = FUTURE
         for past in range(step + 1):
             picture[bar, edges[past] : edges[past + 1]] = WITHIN if within[past] else OUTSIDE
-        state = f"{step * task.control_step_s:.1f} s   {distances_T[step]:.2f} {task.distance_unit} to goal"
-        pictures.append(_labelled(picture, [(MARGIN_PX, state, WITHIN if within[step] else TEXT),
-                                            (right, "goal image", TEXT)]))  # fmt: skip
+        state = f"{step * task.control_step_s:.1f} s   {distances_T[step]:.2f} {task.distance_unit}"
+        pictures.append(
+            _labelled(
+                picture, [(MARGIN_PX, state, WITHIN if within[step] else TEXT), (right, "goal image", TEXT)]
+            )
+        )
     return pictures
 
 
@@ -82,9 +92,9 @@ def _labelled(picture: Frame, labels: Sequence[tuple[int, str, tuple[int, int, i
 
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(14)
+    font = ImageFont.load_default(TEXT_PX)
     for left, text, colour in labels:
-        draw.text((left, HEADER_PX // 2 + 1), text, colour, font, anchor="lm")
+        draw.text((left, HEADER_PX // 2), text, colour, font, anchor="lm")
     return np.asarray(image)
 
 
@@ -104,8 +114,15 @@ def _write_mp4(pictures: Sequence[Frame], frames_per_s: float, path: Path) -> Pa
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         writer = imageio_ffmpeg.write_frames(
-            str(temporary), (width, height), fps=frames_per_s, codec="libx264", quality=None, macro_block_size=2,
-            ffmpeg_log_level="error", output_params=["-crf", "18", "-movflags", "+faststart"])  # fmt: skip
+            str(temporary),
+            (width, height),
+            fps=frames_per_s,
+            codec="libx264",
+            quality=None,
+            macro_block_size=2,
+            ffmpeg_log_level="error",
+            output_params=["-crf", "18", "-movflags", "+faststart"],
+        )
         writer.send(None)
         for picture in pictures:
             writer.send(np.ascontiguousarray(picture))
@@ -123,6 +140,8 @@ def _write_gif(pictures: Sequence[Frame], frames_per_s: float, path: Path) -> Pa
 
     first, *rest = [Image.fromarray(picture) for picture in pictures]
     buffer = io.BytesIO()
-    first.save(buffer, "gif", save_all=True, append_images=rest, duration=max(20, round(1000 / frames_per_s)), loop=0)
+    first.save(
+        buffer, "gif", save_all=True, append_images=rest, duration=max(20, round(1000 / frames_per_s)), loop=0
+    )
     write_atomic(path, buffer.getvalue())
     return path

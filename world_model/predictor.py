@@ -78,6 +78,31 @@ class PastCache:
         return PastCache([k[rows] for k in self.keys], [v[rows] for v in self.values], self.valid_BL[rows], self.frames)
 
 
+class OwnCache:
+    """Keys and values of the candidates' imagined frames in one layer, each [B, S, heads, tokens so far, d].
+
+    Without gradients they are written into one buffer of full length; with gradients, which such writes would cut, they
+    are concatenated.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self.stored: tuple[Tensor, ...] = ()
+
+    def append(self, *new: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values [B, S, heads, n, d]; all of them so far."""
+        if torch.is_grad_enabled():
+            old = self.stored or tuple(x[:, :, :, :0] for x in new)
+            self.stored = tuple(torch.cat(pair, 3) for pair in zip(old, new, strict=True))
+            return self.stored[0], self.stored[1]
+        if not self.stored:
+            self.stored = tuple(x.new_empty(*x.shape[:3], self.capacity, x.shape[4]) for x in new)
+        start, self.length = self.length, self.length + new[0].shape[3]
+        for store, x in zip(self.stored, new, strict=True):
+            store[:, :, :, start: self.length] = x
+        return self.stored[0][:, :, :, : self.length], self.stored[1][:, :, :, : self.length]
+
+
 class ActionPredictor(nn.Module):
     """Features of frames 0..t and the actions leaving them -> features of frames 1..t+1, block-causal over frames."""
 
@@ -165,7 +190,7 @@ class ActionPredictor(nn.Module):
         steps = actions_BSKA.shape[2] if actions_BSKA is not None else steps
         features = last_BNF[:, None].expand(-1, num_candidates, -1, -1)
         table = self.positions(past.frames + steps, last_BNF.device)
-        own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.predictor_blocks]
+        own = [OwnCache(steps * self.block_tokens) for _ in self.predictor_blocks]
         path = []
         for k in range(steps):
             start = (past.frames + k) * self.block_tokens
@@ -176,15 +201,14 @@ class ActionPredictor(nn.Module):
             path.append(features)
         return torch.stack(path, 2)
 
-    def _step(self, x_BSnD: Tensor, positions: Rotary, past: PastCache, own: list[list[tuple[Tensor, Tensor]]]) -> Tensor:
+    def _step(self, x_BSnD: Tensor, positions: Rotary, past: PastCache, own: list[OwnCache]) -> Tensor:
         """One frame block of every candidate through all layers, appending its keys and values to `own`."""
         batch = x_BSnD.shape[0]
         for layer, block in enumerate(self.predictor_blocks):
             q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch)
                        for y in block.attn.project(block.norm1(x_BSnD).flatten(0, 1), positions))
-            own[layer].append((k, v))
-            keys, values = (torch.cat(parts, 3) for parts in zip(*own[layer], strict=True))
-            y = shared_prefix_attention(q, (past.keys[layer], past.values[layer]), (keys, values), past.valid_BL)
+            keys_values = own[layer].append(k, v)
+            y = shared_prefix_attention(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
             x_BSnD = x_BSnD + block.attn.merge(y.flatten(0, 1)).unflatten(0, (batch, -1))
             x_BSnD = x_BSnD + block.mlp(block.norm2(x_BSnD))
         return x_BSnD

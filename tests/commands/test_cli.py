@@ -12,12 +12,14 @@ import types
 from pathlib import Path
 
 import pytest
+import yaml
 
 from commands import cli, errors
 from commands.config import flatten, for_help
-from commands.help import details, key_comments, title
+from commands.help import details, file_comments, key_comments, title
 
 HOME = Path(cli.__file__).resolve().parent.parent
+CONFIGS = HOME / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +29,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def body(monkeypatch):
-    """Give a command another body: body("collect", run=..., check=...) -> list of the configs it was run with."""
+    """Give a command another body: body("collect", run=..., check=...) -> list of the configs it ran with."""
 
     def replace(name, run=None, check=None):
         seen = []
@@ -74,26 +76,33 @@ def test_help_names_every_command_with_its_line(capsys):
 def test_help_imports_nothing_heavy():
     script = (
         "import sys; from commands import cli; assert cli.main(['--help']) == 0; "
-        "heavy = {'torch', 'numpy', 'hydra', 'mujoco', 'rich', 'yaml'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'numpy', 'hydra', 'mujoco', 'rich', 'yaml'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOME)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_of_a_command_explains_every_group_choice_and_key(name):
+def test_help_of_a_command_shows_every_group_choice_and_key(name):
     composed, options = for_help(name, [])
     page = details(cli.COMMANDS[name], [])
+    comments = key_comments(name, composed.choices)
     for group, choices in options.items():
-        for choice in choices:
-            line = title(f"{group.partition('@')[0]}/{choice}")
-            assert line and f"{choice}" in page and line in page, (group, choice)
-            words = [f"{group}={choice}"]
-            chosen, _ = for_help(name, words)
-            comments = key_comments(name, chosen.choices)
-            silent = [key for key in flatten(chosen.config) if not comments.get(key)]
-            assert not silent, (words, silent)
-    assert all(f"  {key}=" in page for key in flatten(composed.config))
+        assert f"  {group}=" in page and f"* {composed.choices[group]}" in page, group
+        lines = [title(f"{group.partition('@')[0]}/{choice}") for choice in choices]
+        assert all(line and line in page for line in lines), (group, lines)
+    for key in flatten(composed.config):
+        assert f"  {key}=" in page and comments.get(key) and comments[key] in page, key
+
+
+@pytest.mark.parametrize("file", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
+def test_every_key_of_every_file_has_its_line_of_help(file):
+    content = yaml.safe_load((CONFIGS / file).read_text())
+    content.pop("defaults", None)
+    comments = file_comments(file.removesuffix(".yaml"))
+    assert title(file.removesuffix(".yaml")), file
+    assert not [key for key in flatten(content) if not comments.get(key)], file
 
 
 def test_a_command_without_words_and_an_unknown_one_are_wrong_usage(capsys):
@@ -188,7 +197,11 @@ def test_another_configuration_in_the_same_folder_is_refused_and_nothing_changes
         (errors.UsageError("no such thing"), 2, "no such thing"),
         (errors.RunError("cannot go on"), 1, "cannot go on"),
         (ValueError("size=3: must be even"), 1, "size=3: must be even"),
-        (OSError(errno.ENOSPC, "No space left on device", "big.h5"), 1, "the disk is full while writing big.h5"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "big.h5"),
+            1,
+            "the disk is full while writing big.h5",
+        ),
         (RuntimeError("write failed: No space left on device"), 1, "the disk is full"),
         (RuntimeError("Found no NVIDIA driver on your system"), 1, "device=cpu"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x.h5"), 1, "No such file or directory: x.h5"),

@@ -59,6 +59,19 @@ def test_the_target_is_gone_and_the_arm_is_seen(reacher: GoalEnv) -> None:
     assert (folded != frame).any(axis=-1).sum() >= 3, "0.05 rad of the wrist must be seen"
 
 
+def test_the_scripted_arm_takes_the_pose_it_wants_within_two_thirds_of_the_budget(reacher: GoalEnv) -> None:
+    rng, task = np.random.default_rng(0), reacher.task
+    for seed in range(20):
+        reacher.reset(seed=seed)
+        goal = reacher.truth(reacher.goal_state())
+        memory = {"pose": goal[:2], "steps_left": task.budget}
+        nearest = np.inf
+        for _ in range(2 * task.budget // 3):
+            reacher._physics.step(reacher.scripted_action(rng, memory))
+            nearest = min(nearest, float(task.distance(reacher.truth(), goal)))
+        assert nearest < task.thresholds[0], (seed, nearest)
+
+
 def test_starts_cover_the_joints_ranges(reacher: GoalEnv) -> None:
     reacher.reset(seed=0)
     truths = [reacher.truth(reacher._sample_state(np.zeros(0))) for _ in range(200)]

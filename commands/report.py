@@ -1,0 +1,333 @@
+"""The report of a planning evaluation: one HTML file that says what was reached, beside floors and oracle.
+
+It shows the protocol of commands/evaluation.py whole: every method at every threshold with intervals, the
+distance over time, success by distance, planning time, what was left out, and videos that were not picked.
+Figures come from commands/plots.py, videos from commands/videos.py, pieces of the page from commands/page.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from commands import page
+from commands.config import flatten
+from commands.console import duration
+from commands.evaluation import Cases, Rollouts, reached
+from commands.figure import SERIES
+from commands.plots import bins_svg, distance_svg, horizon_curves, success_svg, training_curves
+from commands.runs import plain, write_atomic
+from commands.videos import write_videos
+from envs.tasks import TaskSpec
+
+__all__ = ["horizon_curves", "planning_report", "training_curves", "write_videos"]
+
+# What the rows of commands/plan.py mean; another row speaks for itself.
+MEANING = {
+    "model": "the method under test: plans with the learned dynamics to the goal image, from images alone.",
+    "random": "uniform actions within the bounds: the first floor.",
+    "zero action": "no action, or the nearest that the bounds allow: the second floor.",
+    "oracle": "the same planner with the true simulator as dynamics and the true distance as cost: what this "
+    "planner can reach at all.",
+    "oracle, model's cost": "the true simulator as dynamics and the model's own cost, with a smaller search: "
+    "if it fails where the oracle succeeds, the cost is to blame and not the dynamics.",
+}
+
+
+def planning_report(
+    results: Mapping[str, Any],
+    runs: Mapping[str, Rollouts],
+    cases: Cases,
+    task: TaskSpec,
+    videos: Sequence[Path],
+    path: Path | str,
+    extra: Sequence[tuple[str, str | Path]] | None = None,
+) -> None:
+    """Write the page of one evaluation to `path`; it opens without a network.
+
+    results: those of commands.plan.collect_results; the first of its methods is the one under test, and
+    `videos` show its first episodes. extra: further sections, (title, html) or (title, path of an image).
+    """
+    methods, title = results["methods"], f"{task.name}: goals reached from images"
+    tested = runs[next(iter(methods))]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        page.paragraph(task.description, "note"),
+        page.paragraph(headline_text(results, task), "headline"),
+        _tiles(results, task),
+        page.section("Methods", *_methods(results, task)),
+        page.section("Distance over time", _distances(runs, task)),
+        page.section("Success by distance of the goal", *_bins(methods, task)),
+        page.section("Planning time", page.facts(_times(results))),
+        page.section("Episodes on video", *_videos(videos, tested, cases, task)),
+        *(page.section(heading, _extra(heading, content)) for heading, content in extra or ()),
+        page.section("Protocol", page.facts(_protocol(results, task)), *_settings(results)),
+    ]
+    write_atomic(path, page.document(title, parts))
+
+
+def headline_text(results: Mapping[str, Any], task: TaskSpec) -> str:
+    """The result in words: rate, counts and interval; then floors, oracle and the normalised figure."""
+    rate, floors, oracle = results["success_rate"], results["floors"], results["oracle"]
+    text = (
+        f"Within {task.thresholds[0]} {task.distance_unit} of the goal in "
+        f"{round(rate * results['episodes'])} of {results['episodes']} held-out episodes: "
+        f"{percent(rate)} (95% interval {interval(results['success_rate_ci95'])}); held for "
+        f"{task.held_steps} steps in {percent(results['held_rate'])}. Random actions "
+        f"reach {percent(floors['random'])}, no action {percent(floors['zero'])}"
+    )
+    if oracle is None:
+        return f"{text}; the oracle was not run."
+    text = f"{text}, the same planner with the true simulator {percent(oracle)}"
+    if oracle <= floors["random"]:
+        return f"{text}."
+    share = (rate - floors["random"]) / (oracle - floors["random"])
+    return f"{text}; (success − random) / (oracle − random) = {share:.2f}."
+
+
+def percent(rate: float | None) -> str:
+    """A rate as a percentage, whole unless that would say 0% or 100% of something short of it."""
+    if rate is None or not math.isfinite(rate):
+        return "not measured"
+    close = 0.0005 <= rate < 0.005 or 0.995 <= rate < 0.9995
+    return f"{rate:.1%}" if close else f"{rate:.0%}"
+
+
+def interval(ci95: Sequence[float]) -> str:
+    """The two ends of an interval of a rate."""
+    return f"{percent(ci95[0]).removesuffix('%')}–{percent(ci95[1])}"
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A number to three digits with its unit, or that it was not measured."""
+    if value is None or not math.isfinite(value):
+        return "not measured"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{text} {unit}".rstrip()
+
+
+def _tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
+    """The numbers a reader looks for first."""
+    first, floors, plan = next(iter(results["methods"].values())), results["floors"], results["plan"]
+    key = str(task.thresholds[0])
+    rows = [
+        (
+            f"{kind}, ≤ {key} {task.distance_unit}",
+            percent(first[name][key]),
+            f"95% interval {interval(ci95[key])}",
+        )
+        for kind, name, ci95 in (("any time", "any", first["any_ci95"]), ("held", "held", first["held_ci95"]))
+    ]
+    rows.append(
+        ("floors, any time", f"{percent(floors['random'])} / {percent(floors['zero'])}", "random / no action")
+    )
+    rows.append(("oracle, any time", percent(results["oracle"]), "true simulator and distance"))
+    rows.append(
+        ("planning, median", number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once")
+    )
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in rows
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
+    """All rates as a table and as a figure, and what the rows mean."""
+    methods, unit = results["methods"], escape(task.distance_unit)
+    limits = [str(threshold) for threshold in task.thresholds]
+    held = f"held {task.held_steps} steps"
+    groups = [
+        ("", 1),
+        ("success at any time", len(limits)),
+        (held, len(limits)),
+        (f"mean distance, {unit}", 2),
+    ]
+    rows = []
+    for place, (name, row) in enumerate(methods.items()):
+        rates = [_rate(row, kind, limit) for kind in ("any", "held") for limit in limits]
+        about = f"{row['episodes']} episodes, {number(results['seconds'].get(name), 's')}"
+        rows.append(
+            [
+                _name(place, name, about),
+                *rates,
+                *(number(row[k]) for k in ("final_distance", "least_distance")),
+            ]
+        )
+    note = (
+        "Share of episodes, 95% Wilson intervals beneath. At any time: at one step or more after the start. "
+        f"Held: for {task.held_steps} consecutive steps ({task.held_steps * task.control_step_s:g} s). "
+        "Distances are means over episodes. Beneath the names: wall time of simulation and planning, all "
+        "episodes together."
+    )
+    return [
+        page.table(
+            ["method", *[f"&le; {limit} {unit}" for limit in limits] * 2, "final", "least"], rows, "", groups
+        ),
+        page.paragraph(note, "note"),
+        page.drawing(
+            success_svg(methods, task), "Filled: at any time. Hollow: held. Lines: 95% Wilson intervals."
+        ),
+        page.facts((name, MEANING[name]) for name in methods if name in MEANING),
+    ]
+
+
+def _rate(row: Mapping[str, Any], kind: str, limit: str) -> str:
+    """A rate and its interval as a table cell."""
+    return f'{percent(row[kind][limit])}<span class="ci">{interval(row[f"{kind}_ci95"][limit])}</span>'
+
+
+def _name(place: int, name: str, about: str = "") -> str:
+    """A method's name as a table cell, with the colour it has in the figures."""
+    colour = f'<span class="swatch" style="background:var(--series{place % len(SERIES)})"></span>'
+    return f'{colour}{escape(name)}<span class="ci">{escape(about)}</span>'
+
+
+def _distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
+    text = (
+        "Median (line) and quartiles (band) over episodes, logarithmic scale. Shaded: within "
+        f"{task.thresholds[0]} {task.distance_unit}; dotted: the other thresholds; dashed: the median of "
+        f"{next(iter(runs))}, repeated."
+    )
+    return page.drawing(distance_svg(runs, task), text)
+
+
+def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]:
+    """The plot, and the counts behind it."""
+    first, tested = next(iter(methods.items()))
+    bins, unit = tested["by_distance"], escape(task.distance_unit)
+    text = (
+        f"Success at any time within {task.thresholds[0]} {task.distance_unit} by the distance from start "
+        f"to goal, with 95% Wilson intervals. n: episodes in the bin ({first})."
+    )
+    rows = [
+        [_name(place, name), *(_count(counts) for counts in row["by_distance"])]
+        for place, (name, row) in enumerate(methods.items())
+    ]
+    head = ["method", *(f"{b['from']:g} to {b['to']:g} {unit}" for b in bins)]
+    shown = [
+        page.drawing(bins_svg(methods, task), text),
+        page.table(head, rows, "Successes, of episodes in the bin"),
+    ]
+    outside = tested["episodes"] - sum(b["episodes"] for b in bins)
+    return (
+        [*shown, page.paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
+    )
+
+
+def _count(counts: Mapping[str, int]) -> str:
+    if not counts["episodes"]:
+        return '<span class="ci">no episode</span>'
+    return f"{counts['successes']} of {counts['episodes']}"
+
+
+def _times(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How long a plan takes, on what, and how long the evaluation took."""
+    plan, seconds = results["plan"], results["seconds"]
+    alone = None if plan["ms_p50"] is None else plan["ms_p50"] / plan["environments"]
+    middle, high = number(plan["ms_p50"], "ms"), number(plan["ms_p95"], "ms")
+    together = f"for {plan['environments']} episodes planned at once ({number(alone, 'ms')} an episode)"
+    rows = [
+        ("one plan", f"{middle} median, {high} 95th percentile, {together}"),
+        ("control step", f"{number(1000 * results['control_step_s'], 'ms')} of simulated time, one action"),
+        ("device", f"{plan['device']}, {plan['precision']}"),
+        ("peak memory", f"{number(plan['peak_mib'], 'MiB')} resident, of the whole process"),
+    ]
+    if plan.get("flops") is not None:
+        rows.append(("arithmetic", f"{number(plan['flops'] / 1e9, 'GFLOP')} a plan"))
+    played = sum(seconds[name] for name in results["methods"] if name in seconds)
+    return [*rows, ("all methods", f"{duration(played)} wall time")]
+
+
+def _videos(videos: Sequence[Path], run: Rollouts, cases: Cases, task: TaskSpec) -> list[str]:
+    if not videos:
+        return [page.paragraph("No videos were recorded.", "note")]
+    text = (
+        f"The first {len(videos)} of {len(run.distances)} episodes, not picked, in real time. Left the "
+        "episode, right the goal image, the only thing the model is told. The bar fills with time and is "
+        "green where the distance is "
+        f"within {task.thresholds[0]} {task.distance_unit}."
+    )
+    shown = [page.video(path, _caption(place, run, cases, task)) for place, path in enumerate(videos)]
+    return [page.paragraph(text, "note"), f'<div class="videos">{"".join(shown)}</div>']
+
+
+def _caption(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
+    """Where an episode came from and how it ended."""
+    distances, unit, limit = run.distances[place], task.distance_unit, task.thresholds[0]
+    inside = (distances[1:] <= limit).nonzero()[0]
+    ended = "not reached"
+    if len(inside):
+        held = reached(distances[None], limit, task.held_steps)[0]
+        ended = (
+            f"reached after {(inside[0] + 1) * task.control_step_s:.1f} s, {'held' if held else 'not held'}"
+        )
+    return (
+        f"Episode {cases.episodes[place]} from step {cases.starts[place]}: {distances[0]:.2f} {unit} away, "
+        f"{ended}; {distances[-1]:.2f} {unit} at the end."
+    )
+
+
+def _extra(title: str, content: str | Path) -> str:
+    """An image by its path, else html as it is."""
+    if isinstance(content, Path) or ("<" not in content and Path(content).suffix in page.MEDIA):
+        return page.picture(content, title)
+    return content
+
+
+def _protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str]]:
+    """How it was judged and what was left out, in words."""
+    protocol, out, unit, step_s = (
+        results["protocol"],
+        results["left_out"],
+        task.distance_unit,
+        task.control_step_s,
+    )
+    offset, budget = protocol["goal_offset"], protocol["budget"]
+    limits = ", ".join(str(threshold) for threshold in task.thresholds)
+    methods, whole = results["methods"], results["episodes"]
+    fewer = "".join(
+        f"; {name}: the first {row['episodes']} episodes alone, since it is slow"
+        for name, row in methods.items()
+        if row["episodes"] < whole
+    )
+    return [
+        (
+            "starts and goals",
+            f"two moments of one held-out episode (split {protocol['split']}, seed "
+            f"{protocol['seed']}), {offset} environment steps ({offset * step_s:g} s) apart and at least "
+            f"{protocol['min_goal_distance']:g} {unit} apart",
+        ),
+        (
+            "left out",
+            f"{out['solved_at_start']} candidate starts that satisfy the goal already, and "
+            f"{out['nearer_than_least_distance']} that are nearer to their goal than the least distance",
+        ),
+        ("budget", f"{budget} environment steps of {step_s:g} s ({budget * step_s:g} s)"),
+        (
+            "success",
+            f"a true distance of at most {limits} {unit}, at any time after the start, and held for "
+            f"{task.held_steps} consecutive steps; an episode always lasts its whole budget",
+        ),
+        ("what methods see", "the current image and the goal image; the oracles alone see the true state"),
+        ("comparison", f"same starts, goals and seeds for every method{fewer}"),
+    ]
+
+
+def _settings(results: Mapping[str, Any]) -> list[str]:
+    """Planner, model and data, folded away."""
+    shown = []
+    for title in ("planner", "model", "data"):
+        if title in results:
+            rows = [(key, _said(value)) for key, value in flatten(plain(results[title])).items()]
+            shown.append(f"<details><summary>{title.capitalize()}</summary>{page.facts(rows)}</details>")
+    return shown
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_said(item) for item in value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,118 @@
+"""`jepa doctor`: finds what is broken, says what mends it, and fails only for what is needed."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from commands import cli, doctor
+from commands.console import Console
+from commands.doctor import Finding
+
+CONFIG = {"runs": "runs", "device": "cpu", "disk_gib": 0.001, "render_timeout_s": 120.0}
+
+
+def report(monkeypatch, *findings):
+    monkeypatch.setattr(doctor, "checks", lambda settings: [lambda: list(findings)])
+    out, err = io.StringIO(), io.StringIO()
+    code = doctor.run(CONFIG, None, Console(out, err))
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_something_needed_that_is_broken_fails_and_says_what_mends_it(monkeypatch):
+    good, bad = (
+        Finding("python", "ok", "3.12"),
+        Finding("renderer", "broken", "no EGL", "apt-get install libegl1"),
+    )
+    code, out, err = report(monkeypatch, good, bad)
+    assert code == 1 and "broken: renderer" in err
+    assert "to mend:\n    apt-get install libegl1" in out and "no EGL" in out
+
+
+def test_something_optional_that_is_missing_does_not_fail(monkeypatch):
+    code, out, _ = report(monkeypatch, Finding("[dev]", "optional", "not installed: pytest", "pip install x"))
+    assert code == 0 and "pip install x" in out and "everything that is needed works" in out
+
+
+def test_the_renderer_is_tried_for_real_and_named():
+    (finding,) = doctor.check_renderer(120.0)
+    assert finding.status == "ok", finding
+    assert "MUJOCO_GL=" in finding.detail and len(finding.detail.split("(MUJOCO_GL")[0]) > 3, finding
+
+
+def test_a_renderer_that_cannot_work_is_broken_with_the_install_command(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    (finding,) = doctor.check_renderer(120.0)
+    assert finding.status == "broken" and "nonsense" in finding.detail, finding
+    assert "unset MUJOCO_GL" in finding.mend and "install" in finding.mend
+
+
+def test_a_renderer_that_hangs_is_broken(monkeypatch):
+    def hang(*_, **words):
+        raise subprocess.TimeoutExpired("python", words["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    (finding,) = doctor.check_renderer(3.0)
+    assert finding.status == "broken" and "within 3 s" in finding.detail
+
+
+def test_torch_is_tried_on_the_device_asked_for(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert doctor.check_torch("cpu")[0].status == "ok"
+    finding = doctor.check_torch("cuda")[0]
+    assert finding.status == "broken" and "device=auto" in finding.mend, finding
+
+
+def test_a_torchvision_that_does_not_fit_is_broken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    finding = doctor.check_torch("cpu")[0]
+    assert finding.status == "broken" and "torchvision" in finding.mend
+
+
+def test_packages_are_compared_with_what_is_required(monkeypatch):
+    assert doctor.check_packages()[0].status == "ok", doctor.check_packages()
+    monkeypatch.setattr(doctor, "_requirements", lambda extra: ["mujoco<1", "no-such-package>=2", "numpy"])
+    (finding,) = doctor.check_packages()
+    assert finding.status == "broken"
+    assert "mujoco<1 (found 3." in finding.detail and "no-such-package>=2 (found none)" in finding.detail
+    assert "install 'mujoco<1' 'no-such-package>=2'" in finding.mend and "numpy" not in finding.mend
+
+
+def test_each_extra_is_reported(monkeypatch):
+    monkeypatch.setattr(doctor, "_extras", lambda: ["more"])
+    monkeypatch.setattr(doctor, "_requirements", lambda extra: ["no-such-package; extra == 'more'"])
+    (finding,) = doctor.check_extras()
+    assert finding.status == "optional" and "no-such-package" in finding.detail and "[more]" in finding.mend
+
+
+def test_a_full_or_read_only_disk_is_broken(tmp_path):
+    assert doctor.check_disk(str(tmp_path / "not" / "there"), 0.001)[0].status == "ok"
+    assert "wanted" in doctor.check_disk(str(tmp_path), 1e9)[0].detail
+    assert doctor.check_disk(str(tmp_path), 1e9)[0].status == "broken"
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        assert "cannot be written" in doctor.check_disk(str(tmp_path), 0.0)[0].detail
+
+
+def test_folders_named_like_our_packages_are_mentioned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doctor.check_names()[0].status == "ok"
+    (tmp_path / "data").mkdir()
+    (finding,) = doctor.check_names()
+    assert finding.status == "optional" and str(tmp_path) in finding.detail
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["disk_gib=1e9"], 1), (["disk=3"], 2)])
+def test_the_command_as_a_user_types_it(words, code, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    quick = [doctor.check_python, lambda: doctor.check_disk("runs", 1e9 if words else 0.001)]
+    monkeypatch.setattr(doctor, "checks", lambda settings: quick)
+    assert cli.main(["doctor", *words]) == code
+    assert not list(tmp_path.iterdir()), "doctor writes nothing"
+    capsys.readouterr()

@@ -1,0 +1,152 @@
+"""The rules of the house that concern whole packages: who imports whom, how fast, with what side effects."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from commands.errors import PACKAGES
+
+HOME = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())
+# What importing a package may add to torch's own import, seconds.
+LIMIT_S = 1.0
+
+
+def modules():
+    """Return every module of ours by its dotted name."""
+    files = [path for name in PACKAGES for path in (HOME / name).rglob("*.py")]
+    names = [".".join(path.relative_to(HOME).with_suffix("").parts) for path in files]
+    return sorted(name.removesuffix(".__init__") for name in names if not name.endswith("__main__"))
+
+
+def test_the_import_contracts_hold():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as main; main()",
+            "--no-cache",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=HOME,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Contracts: {len(PROJECT['tool']['importlinter']['contracts'])} kept, 0 broken." in done.stdout
+
+
+def test_every_package_and_its_data_are_listed_for_installation():
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    on_disk = {
+        ".".join(path.parent.relative_to(HOME).parts)
+        for name in PACKAGES
+        for path in (HOME / name).rglob("__init__.py")
+    }
+    assert set(listed) == on_disk
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    for name in PACKAGES:
+        held = {path for pattern in patterns.get(name, []) for path in (HOME / name).glob(pattern)}
+        wanted = {
+            p for p in (HOME / name).rglob("*.*") if p.suffix in (".yaml", ".xml", ".json", ".css", ".html")
+        }
+        assert wanted <= held, f"{name}: not in package-data: {sorted(wanted - held)}"
+    assert resources.files("configs").joinpath("base.yaml").is_file()
+
+
+def test_importing_a_package_with_all_its_modules_adds_less_than_a_second_to_torch():
+    """Processor time is compared, so that a busy machine does not fail it."""
+    script = """
+import importlib, json, sys, time
+import torch
+spent_s = {}
+for name in json.loads(sys.argv[1]):
+    began_s = time.process_time()
+    importlib.import_module(name)
+    package = name.partition(".")[0]
+    spent_s[package] = spent_s.get(package, 0.0) + time.process_time() - began_s
+print(json.dumps(spent_s))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(modules())], capture_output=True, text=True, cwd=HOME
+    )
+    assert done.returncode == 0, done.stderr
+    slow = {name: spent for name, spent in json.loads(done.stdout).items() if spent >= LIMIT_S}
+    assert not slow, f"seconds beside torch's own import: {slow}"
+
+
+def test_importing_any_module_only_defines():
+    """No variable of the environment, no folder, no output, no seed, no thread count changes; no GL is
+    chosen."""
+    script = """
+import importlib, json, os, random, sys
+import numpy, torch
+before = dict(os.environ), sorted(os.listdir()), torch.get_num_threads(), torch.get_default_dtype()
+random.seed(1); numpy.random.seed(1); torch.manual_seed(1)
+drawn = random.random(), numpy.random.rand(), torch.rand(1).item()
+random.seed(1); numpy.random.seed(1); torch.manual_seed(1)
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+after = dict(os.environ), sorted(os.listdir()), torch.get_num_threads(), torch.get_default_dtype()
+again = random.random(), numpy.random.rand(), torch.rand(1).item()
+changed = {key for key in before[0].keys() | after[0].keys() if before[0].get(key) != after[0].get(key)}
+# OpenCV-like libraries and matplotlib may set names of their own; ours, and the renderer's, must stay.
+assert not changed & {"MUJOCO_GL", "PYOPENGL_PLATFORM", "OMP_NUM_THREADS", "LP_NUM_THREADS"}, changed
+assert before[1:] == after[1:] and drawn == again, (before[1:], after[1:], drawn, again)
+print(json.dumps(sorted({"mujoco", "dm_control"} & set(sys.modules))))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(modules())],
+        capture_output=True,
+        text=True,
+        cwd=HOME,
+        env={**environment, "PYTHONPATH": str(HOME)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1, f"a module prints while it is imported: {done.stdout}"
+
+
+@pytest.mark.parametrize("name", ["envs", "envs.tasks", "data", "planners", "world_model", "commands.cli"])
+def test_these_import_without_a_simulator(name):
+    script = (
+        f"import sys, {name}; found = {{'mujoco', 'dm_control'}} & set(sys.modules); assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOME)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_constraints_are_plain_and_leave_torch_free():
+    """A pinned torch would forbid the oldest or the newest that must work; torchvision follows torch."""
+    lines = (HOME / "constraints.txt").read_text().splitlines()
+    pins = {}
+    for line in lines:
+        match = re.fullmatch(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)", line)
+        assert match, line
+        pins[match[1]] = match[2]
+    assert lines == sorted(lines) and len(pins) == len(lines)
+    follow_torch = [
+        name for name in pins if name.startswith(("torch", "triton", "nvidia", "cuda", "setuptools"))
+    ]
+    assert not follow_torch, follow_torch
+    project = PROJECT["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[^A-Za-z0-9-]", text)[0].lower() for text in wanted} - {"torch", "torchvision"}
+    assert not names - pins.keys(), sorted(names - pins.keys())
+
+
+def test_ignored_files_are_named_from_the_top():
+    """A bare `data/` in .gitignore would hide a package of ours."""
+    for line in (HOME / ".gitignore").read_text().splitlines():
+        folder = line.rstrip("/").split("/")[-1]
+        assert line.startswith("/") or folder in ("__pycache__", "*.pyc", ".DS_Store"), line
+        assert folder not in PACKAGES and folder not in ("tests", "docs"), line

@@ -1,0 +1,102 @@
+"""LatentDynamics: frozen encoder, normalisation, views, losses of stage 2."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from world_model.dynamics import LatentDynamics
+from world_model.posttrain import PosttrainConfig, PosttrainModel
+from world_model.training import TrainerConfig, make_optimizer, train_step
+from tests.world_model.small import dynamics, frames
+
+ALL = [("pooled", "features"), ("tokens", "features"), ("pooled", "pixels"), ("tokens", "pixels")]
+
+
+def batch_for(model: LatentDynamics, size: int = 4) -> dict[str, torch.Tensor]:
+    clip = frames(size, 7)
+    actions = torch.rand(size, 6, len(model.spec.action_low), generator=torch.Generator().manual_seed(0))
+    return {"pixels": clip, "features": model.encode(clip), "action": actions}
+
+
+def observed(model: LatentDynamics, size: int = 2):
+    valid = torch.ones(size, 3, dtype=torch.bool)
+    return model.observe(frames(size, 3), torch.zeros(size, 2, len(model.spec.action_low)), valid)
+
+
+@pytest.mark.parametrize(("space", "target"), ALL)
+def test_training_moves_the_predictor_and_leaves_the_encoder_frozen(space, target):
+    model = dynamics(space, target)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    stage = PosttrainModel(model, PosttrainConfig(rollout_steps=4))
+    config, batch = TrainerConfig(steps=20, lr=3e-3, warmup=1, schedule="constant"), batch_for(model)
+    optimizer = make_optimizer(stage, config)
+    losses = [train_step(stage, batch, optimizer, config, step)[0].item() for step in range(12)]
+    assert losses[-1] < losses[0]
+    assert not model.encoder.training and not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(("space", "target"), ALL)
+def test_every_view_on_offer_has_the_axes_of_the_protocol(space, target):
+    model = dynamics(space, target)
+    shapes = {"pooled": (12,), "tokens": (16, 24), "pixels": (64, 64, 3)}
+    imagined = model.imagine(observed(model), torch.zeros(2, 5, 4, 2))
+    goal = model.encode_goal(frames(2))
+    for name in model.spec.views:
+        assert imagined.view(name).shape == (2, 5, 4, *shapes[name]), name
+        assert goal.view(name).shape == (2, *shapes[name]), name
+        assert goal.select(slice(1, 2)).view(name).shape == (1, *shapes[name])
+        assert model.as_goal(model.imagine(observed(model), torch.zeros(2, 1, 4, 2)), 2).view(name).shape == (2, *shapes[name])
+    assert model.imagine(observed(model), torch.zeros(2, 5, 4, 2), keep="last").view("pooled").shape == (2, 5, 1, 12)
+    with pytest.raises(ValueError, match="not offered"):
+        goal.view("sound")
+
+
+def test_a_goal_seen_and_a_frame_observed_lie_in_one_space():
+    model = dynamics()
+    context = model.observe(frames(2, 3), torch.zeros(2, 2, 2), torch.ones(2, 3, dtype=torch.bool))
+    torch.testing.assert_close(model.encode_goal(frames(2, 3)[:, -1]).view("pooled"), context.last_BNF[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_actions_are_normalised_by_their_bounds():
+    model = dynamics()
+    torch.testing.assert_close(model.normalise_actions(torch.tensor([[1.0, 4.0], [-1.0, 0.0], [0.0, 2.0]])),
+                               torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]))
+    assert dynamics(frame_skip=3).spec.action_low == (-1.0, 0.0) * 3
+
+
+def test_one_common_scale_keeps_the_order_of_distances():
+    model = dynamics()
+    features = torch.randn(100, 1, 12) * torch.linspace(0.1, 3, 12) + 5
+    model.set_feature_statistics(features)
+    normalised = model.normalise_features(features)[:, 0]
+    torch.testing.assert_close(normalised.mean(0), torch.zeros(12), atol=1e-4, rtol=0)
+    ratio = torch.pdist(normalised) / torch.pdist(features[:, 0])
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), atol=1e-4, rtol=1e-3)
+
+
+def test_predicted_pixels_reach_the_encoder_for_a_feature_cost():
+    model = dynamics(target="pixels")
+    imagined = model.imagine(observed(model), torch.zeros(2, 1, 4, 2))
+    pixels = imagined.view("pixels")
+    assert pixels.min() >= 0 and pixels.max() <= 255
+    torch.testing.assert_close(imagined.view("pooled")[1, 0, 3], model.encode_goal(pixels[1, 0, 3][None]).view("pooled")[0],
+                               atol=1e-4, rtol=1e-4)
+
+
+def test_the_rollout_loss_trains_every_length_of_history():
+    model = dynamics()
+    stage, batch = PosttrainModel(model, PosttrainConfig(teacher_forcing=0, rollout_steps=2)), batch_for(model)
+    losses = [stage.loss(batch, step)[0].item() for step in range(4)]
+    assert len({round(value, 6) for value in losses[:3]}) == 3 and losses[3] == losses[0]
+
+
+def test_errors_by_horizon_stand_beside_copying_the_last_frame():
+    model = dynamics()
+    stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
+    errors = stage.error_by_horizon(batch)
+    features = model.normalise_features(batch["features"])
+    expected = [(features[:, 2] - features[:, 3 + k]).square().mean().item() for k in range(4)]
+    assert errors["copy"] == pytest.approx(expected, rel=1e-5)
+    assert len(errors["predicted"]) == 4

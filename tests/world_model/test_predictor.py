@@ -1,0 +1,90 @@
+"""Masked and action-conditioned predictors: causality, caches, padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from world_model.predictor import ActionPredictor, MaskedPredictor
+from tests.world_model.small import PREDICTOR, shake
+
+
+def predictor(grid: tuple[int, int], action_dim: int = 2) -> ActionPredictor:
+    torch.manual_seed(0)
+    model = ActionPredictor(12, grid, action_dim, PREDICTOR)
+    shake(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
+def test_later_frames_do_not_change_earlier_predictions(grid):
+    model, tokens = predictor(grid), grid[0] * grid[1]
+    features, actions = torch.randn(2, 5, tokens, 12), torch.randn(2, 5, 2)
+    torch.testing.assert_close(model(features, actions)[:, :3], model(features[:, :3], actions[:, :3]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("history", [1, 3])
+def test_a_cached_rollout_equals_recomputing_everything(grid, history):
+    model, tokens = predictor(grid), grid[0] * grid[1]
+    features, past_actions = torch.randn(2, history, tokens, 12), torch.randn(2, history - 1, 2)
+    plans = torch.randn(2, 3, 4, 2)
+    with torch.no_grad():
+        past = model.prefill(features[:, :-1], past_actions, torch.ones(2, history - 1, dtype=torch.bool))
+        cached = model.rollout(past, features[:, -1], plans)
+        for candidate in range(3):
+            seen = features
+            for step in range(4):
+                actions = torch.cat((past_actions, plans[:, candidate, : step + 1]), 1)
+                seen = torch.cat((seen, model(seen, actions)[:, -1:]), 1)
+            torch.testing.assert_close(cached[:, candidate], seen[:, history:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_rollout_with_gradients_equals_one_without():
+    model = predictor((2, 2))
+    features, plans = torch.randn(1, 2, 4, 12), torch.randn(1, 2, 3, 2, requires_grad=True)
+    valid = torch.ones(1, 1, dtype=torch.bool)
+    past = model.prefill(features[:, :1], torch.zeros(1, 1, 2), valid)
+    found = model.rollout(past, features[:, 1], plans)
+    found.square().sum().backward()
+    assert plans.grad is not None and plans.grad.abs().amin() > 0
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.rollout(past, features[:, 1], plans))
+
+
+def test_padding_before_a_short_history_changes_nothing():
+    model = predictor((1, 1))
+    features, actions, plans = torch.randn(1, 2, 1, 12), torch.randn(1, 1, 2), torch.randn(1, 2, 3, 2)
+    short = model.rollout(model.prefill(features[:, :1], actions, torch.ones(1, 1, dtype=torch.bool)), features[:, 1], plans)
+    padded = torch.cat((torch.full((1, 2, 1, 12), 9.0), features), 1)
+    padded_actions = torch.cat((torch.full((1, 2, 2), 9.0), actions), 1)
+    valid = torch.tensor([[False, False, True]])
+    long = model.rollout(model.prefill(padded[:, :3], padded_actions, valid), padded[:, 3], plans)
+    torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-5)
+
+
+def test_actions_matter_and_are_needed():
+    model = predictor((1, 1))
+    features = torch.randn(1, 2, 1, 12)
+    assert not torch.allclose(model(features, torch.zeros(1, 2, 2)), model(features, torch.ones(1, 2, 2)))
+    with pytest.raises(AssertionError):
+        model(features, None)
+
+
+def test_without_actions_it_predicts_the_future_alone():
+    model = predictor((1, 1), action_dim=0)
+    assert model(torch.randn(3, 2, 1, 12)).shape == (3, 2, 1, 12)
+    assert not any("action" in name for name in model.state_dict())
+
+
+def test_masked_predictions_depend_on_their_place_not_on_the_order_of_the_context():
+    torch.manual_seed(0)
+    model = MaskedPredictor(12, (4, 4), PREDICTOR).eval()
+    shake(model)
+    context, target = torch.tensor([[0, 5, 9, 20]]), torch.tensor([[3, 30]])
+    tokens = torch.randn(1, 4, 12)
+    found = model(tokens, context, target, steps=2)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(found, model(tokens[:, order], context[:, order], target, steps=2), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found[:, 0], found[:, 1])
+    assert not torch.allclose(found, model(tokens, context, target, steps=2, mask_token=1))
