@@ -85,7 +85,7 @@ def compose(command: str, words: list[str]) -> Composed:
         known = _seen(command, chosen) if chosen else usual
         for override in values:
             _check_value(command, override, known.config, usual.choices)
-        config = _composed(command, chosen + [_as_word(override, known.config) for override in values])
+        config = _composed(command, chosen + [_as_word(item.input_line, known.config) for item in values])
         return Composed(command, resolved(command, config), known.choices)
 
 
@@ -108,10 +108,10 @@ def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[s
 
 
 def expand(command: str, words: list[str]) -> list[str]:
-    """Return the words as Hydra can take them: see ASIDE."""
+    """Return the words of a sweep as Hydra itself can take them: see ASIDE."""
     usual = standard(command)
     with hydra_loader() as loader:
-        return _expanded(usual, words, loader)
+        return [_as_word(word, usual.config) for word in _expanded(usual, words, loader)]
 
 
 def _expanded(usual: Composed, words: list[str], loader: Any) -> list[str]:
@@ -145,8 +145,7 @@ def _seen(command: str, chosen: list[str]) -> Composed:
 
 
 def runtime_choices(config: Any) -> dict[str, str]:
-    """Return {"env": "reacher", ...} of a configuration composed with Hydra's own node, in the YAML's
-    order."""
+    """Return {"env": "reacher", ...} of a configuration with Hydra's own node, in the YAML's order."""
     chosen = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
     return {key: chosen[key] for key in reversed(chosen) if not key.startswith("hydra/")}
 
@@ -245,11 +244,11 @@ def _after_equals(override: Any) -> str:
     return str(override.input_line).partition("=")[2]
 
 
-def _as_word(override: Any, known: dict[str, Any]) -> str:
-    """Return the override as Hydra wants it: "++" where it adds to an open (empty) mapping."""
-    word = str(override.input_line).lstrip("+")
-    found, default = _find(known, _key(override))
-    return word if found and default != {} else f"++{word}"
+def _as_word(word: str, known: dict[str, Any]) -> str:
+    """Return the word as Hydra wants it: with "++" where it adds to an open (empty) mapping."""
+    word = word.lstrip("+")
+    found, default = _find(known, word.partition("=")[0])
+    return f"++{word}" if default == {} or not found and word.startswith(f"{ASIDE}.") else word
 
 
 def _find(tree: dict[str, Any], key: str) -> tuple[bool, Any]:

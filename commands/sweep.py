@@ -49,8 +49,7 @@ def jobs(command: str, words: list[str]) -> list[list[str]]:
 
 
 def multirun(command: Any, words: list[str], show: bool) -> int:
-    """Check all runs, then let Hydra run them. A run that fails does not stop the others; returns the worst
-    code."""
+    """Check all runs, let Hydra run them all, also after one that fails, and return the worst exit code."""
     usual = standard(command.name)
     steering = [word for word in words if word.startswith(("hydra.", "hydra/"))]
     swept = expand(command.name, [word for word in words if word not in steering])

@@ -78,6 +78,12 @@ class PoolHead(nn.Module):
         self.reduce = nn.Linear(config.width, config.pool_channels)
         self.out = nn.Linear(config.num_patches * config.pool_channels, config.pooled_dim)
 
+    def init_weights(self) -> None:
+        """Normal, std 1 / sqrt(fan in): embeddings of unit size, where the transformer's 0.02 would start them so
+        small that a variance term has to grow them first."""
+        for layer in (self.reduce, self.out):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
     def forward(self, tokens_BND: Tensor) -> Tensor:
         return self.out(F.gelu(self.reduce(tokens_BND)).flatten(1))
 
@@ -99,6 +105,8 @@ class VideoEncoder(nn.Module):
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 127.5))
         init_transformer(self, self.blocks)
+        if self.pool is not None:
+            self.pool.init_weights()
 
     def set_pixel_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Channel means and standard deviations of the train split, in 0..255."""

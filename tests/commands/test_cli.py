@@ -301,10 +301,13 @@ def test_multirun_runs_each_value_in_its_own_folder(body, capfd):
     capfd.readouterr()
 
 
-def test_multirun_sweeps_over_files(body, capfd):
+def test_multirun_sweeps_over_files_and_open_mappings(body, capfd):
     seen = body("pretrain")
-    assert cli.main(["pretrain", "-m", "data=a.h5,b.h5", "device=cpu"]) == 0
+    assert cli.main(["pretrain", "-m", "data=a.h5,b.h5"]) == 0
     assert [config["data"] for config in seen] == ["a.h5", "b.h5"]
+    seen = body("collect")
+    assert cli.main(["collect", "-m", "env.kwargs.size=32,48"]) == 0
+    assert [config["env"]["kwargs"] for config in seen] == [{"size": 32}, {"size": 48}]
     capfd.readouterr()
 
 
