@@ -20,15 +20,14 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of one set of token positions, each [..., N, head_dim]; built once, used by every layer."""
+    """Angles of one set of token positions as cosines and signed sines [..., N, head_dim]; built once for all layers."""
 
     cos: Tensor
-    sin: Tensor
+    sin: Tensor  # with the sign of the rotation: minus for the first channel of a pair
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate adjacent channel pairs of x [..., heads, N, head_dim] by the tokens' angles."""
-        even, odd = x[..., 0::2], x[..., 1::2]
-        swapped = torch.stack((-odd, even), dim=-1).flatten(-2)
+        swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         return torch.addcmul(x * self.cos, swapped, self.sin)
 
     def at(self, start: int, stop: int) -> Rotary:
@@ -48,11 +47,11 @@ def rotary(positions_N3: Tensor, head_dim: int) -> Rotary:
     pairs = width // 2
     frequency = ROPE_BASE ** (-torch.arange(pairs, dtype=torch.float32, device=positions_N3.device) / pairs)
     angle = positions_N3.float().unsqueeze(-1) * frequency  # [..., N, 3, pairs]
-    angle = angle.flatten(-2).repeat_interleave(2, dim=-1)
-    angle = F.pad(angle, (0, head_dim - 3 * width))
+    angle = F.pad(angle.flatten(-2), (0, head_dim // 2 - 3 * pairs))
     if angle.dim() > 2:
         angle = angle.unsqueeze(-3)
-    return Rotary(angle.cos(), angle.sin())
+    cos, sin = angle.cos(), angle.sin()
+    return Rotary(cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2))
 
 
 def grid_positions(steps: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -73,8 +72,9 @@ class Attention(nn.Module):
 
     def project(self, x_BND: Tensor, positions: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, each [B, heads, N, head_dim]."""
-        q, k, v = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return positions.rotate(q).to(v.dtype), positions.rotate(k).to(v.dtype), v
+        qkv = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k = positions.rotate(qkv[:2]).to(qkv.dtype)
+        return q, k, qkv[2]
 
     def merge(self, x_BHND: Tensor) -> Tensor:
         """Heads [B, heads, N, head_dim] back to [B, N, width], projected."""
@@ -92,19 +92,31 @@ def shared_prefix_attention(q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple
 
     q [B, S, h, n, d]; prefix keys and values [B, h, L, d] are computed once and never copied per candidate: for them
     the candidates are simply more query rows. Own keys and values [B, S, h, m, d]. prefix_mask_BL is False where a
-    prefix token is padding. Returns [B, S, h, n, d].
+    prefix token is padding (None: nowhere). Returns [B, S, h, n, d].
     """
+    if q.shape[1] == 1:  # nothing to share: one fused call instead
+        return _joined_attention(q, prefix, own, prefix_mask_BL)
     scale = 1.0 / math.sqrt(q.shape[-1])
-    own_scores = torch.einsum("bshnd,bshmd->bshnm", q, own[0]) * scale
+    own_scores = q @ own[0].transpose(-1, -2) * scale
     num_prefix = prefix[0].shape[2]
     if num_prefix == 0:
-        return torch.einsum("bshnm,bshmd->bshnd", own_scores.softmax(-1), own[1])
+        return own_scores.softmax(-1) @ own[1]
     prefix_scores = torch.einsum("bshnd,bhld->bshnl", q, prefix[0]) * scale
     if prefix_mask_BL is not None:
         prefix_scores = prefix_scores.masked_fill(~prefix_mask_BL[:, None, None, None, :], float("-inf"))
     weights = torch.cat((prefix_scores, own_scores), dim=-1).softmax(-1)
     shared = torch.einsum("bshnl,bhld->bshnd", weights[..., :num_prefix], prefix[1])
-    return shared + torch.einsum("bshnm,bshmd->bshnd", weights[..., num_prefix:], own[1])
+    return shared + weights[..., num_prefix:] @ own[1]
+
+
+def _joined_attention(q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor],
+                      prefix_mask_BL: Tensor | None) -> Tensor:
+    """The same for one candidate an environment."""
+    keys, values = (torch.cat((shared, mine[:, 0]), 2) for shared, mine in zip(prefix, own, strict=True))
+    mask = None
+    if prefix_mask_BL is not None:
+        mask = F.pad(prefix_mask_BL, (0, own[0].shape[3]), value=True)[:, None, None, :]
+    return F.scaled_dot_product_attention(q[:, 0], keys, values, attn_mask=mask)[:, None]
 
 
 class MLP(nn.Module):

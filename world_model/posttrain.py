@@ -63,8 +63,7 @@ class PosttrainModel(nn.Module):
 
     def imagine(self, features: Tensor, actions: Tensor, history: int, steps: int) -> Tensor:
         """Normalised features [B, steps, N, F] imagined from the first `history` frames with the recorded actions."""
-        valid = torch.ones(len(features), history - 1, dtype=torch.bool, device=features.device)
-        past = self.dynamics.predictor.prefill(features[:, : history - 1], actions[:, : history - 1], valid)
+        past = self.dynamics.predictor.prefill(features[:, : history - 1], actions[:, : history - 1])
         chosen = actions[:, None, history - 1: history - 1 + steps]
         return self.dynamics.predictor.rollout(past, features[:, history - 1], chosen)[:, 0]
 

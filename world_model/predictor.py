@@ -70,12 +70,13 @@ class PastCache:
 
     keys: list[Tensor]
     values: list[Tensor]
-    valid_BL: Tensor
+    valid_BL: Tensor | None  # None: all of them
     frames: int
 
     def select(self, rows: slice | Tensor) -> PastCache:
         """Those environments only."""
-        return PastCache([k[rows] for k in self.keys], [v[rows] for v in self.values], self.valid_BL[rows], self.frames)
+        valid = None if self.valid_BL is None else self.valid_BL[rows]
+        return PastCache([k[rows] for k in self.keys], [v[rows] for v in self.values], valid, self.frames)
 
 
 class OwnCache:
@@ -165,10 +166,14 @@ class ActionPredictor(nn.Module):
             x = block(x, positions, mask)
         return self.read(x, features_BTNF)
 
-    def prefill(self, features_BTNF: Tensor, actions_BTA: Tensor | None, valid_BT: Tensor) -> PastCache:
-        """Keys and values of T past frames whose actions are known (T may be 0), once a replan."""
+    def prefill(self, features_BTNF: Tensor, actions_BTA: Tensor | None, valid_BT: Tensor | None = None) -> PastCache:
+        """Keys and values of T past frames whose actions are known (T may be 0), once a replan.
+
+        valid_BT is False where a frame is padding; None means that all are real.
+        """
         frames = features_BTNF.shape[1]
-        cache = PastCache([], [], valid_BT.repeat_interleave(self.block_tokens, 1), frames)
+        valid = None if valid_BT is None else valid_BT.repeat_interleave(self.block_tokens, 1)
+        cache = PastCache([], [], valid, frames)
         x = self.embed(features_BTNF, actions_BTA)
         positions, mask = self.positions(frames, x.device), self.causal_mask(frames, valid_BT, x.device)
         for block in self.predictor_blocks:

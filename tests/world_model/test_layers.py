@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -44,8 +45,9 @@ def test_positions_with_a_batch_axis_equal_each_row_alone():
         torch.testing.assert_close(both[row], rotary(places[row], 16).rotate(x[row]))
 
 
-def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it():
-    B, S, h, n, L, m, d = 2, 3, 2, 4, 5, 6, 8
+@pytest.mark.parametrize("S", [1, 3])
+def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it(S):
+    B, h, n, L, m, d = 2, 2, 4, 5, 6, 8
     q, own_k, own_v = torch.randn(B, S, h, n, d), torch.randn(B, S, h, m, d), torch.randn(B, S, h, m, d)
     prefix_k, prefix_v = torch.randn(B, h, L, d), torch.randn(B, h, L, d)
     valid = torch.tensor([[True] * 5, [False, False, True, True, True]])

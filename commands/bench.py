@@ -1,0 +1,173 @@
+"""`jepa bench render | load | pretrain | posttrain | plan`: speed, with the limit beside it, as a table and JSON.
+
+Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
+is a large matrix product measured in the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import envs
+from commands import posttrain, pretrain, registry
+from commands.console import Console, table
+from commands.errors import UsageError, listed, nearest
+from commands.plan import planner_parts
+from commands.runs import RunFolder, write_json
+from envs.rendering import bench_render
+from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.encoder import VideoEncoder
+from world_model.posttrain import PosttrainModel
+from world_model.pretrain import PretrainModel
+from world_model.training import keep_freed_memory, make_optimizer, train_step
+
+NUM_ENVIRONMENTS = 50
+Row = dict[str, Any]
+
+
+def check(config: dict[str, Any]) -> None:
+    """The name of what is to be measured."""
+    if config["what"] not in (*BENCHES, "all"):
+        raise UsageError(f"what={config['what']}: nothing to measure{nearest(config['what'], BENCHES)} "
+                         f"(choices: all, {listed(BENCHES)})")
+
+
+def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+    """Measure, print a table, write bench.json."""
+    keep_freed_memory()
+    names = list(BENCHES) if config["what"] == "all" else [config["what"]]
+    rows = []
+    for name in names:
+        for row in BENCHES[name](config):
+            rows.append({"bench": name, **row})
+    console.say(table([[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows],
+                      ["bench", "what", "value", "unit", "limit"]))
+    write_json(folder.path / "bench.json", rows)
+    folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
+
+
+def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
+    """Median seconds of a call within a time budget, after one warm-up."""
+    call(0)
+    times, began = [], time.perf_counter()
+    while time.perf_counter() - began < budget_s or len(times) < 3:
+        start = time.perf_counter()
+        call(len(times) + 1)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def flops_of(call: Callable[[], Any]) -> float:
+    """Floating-point operations of matrix products and attention in a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def peak_flops(device: torch.device, budget_s: float) -> float:
+    """Measured FLOP/s of a large fp32 matrix product."""
+    size = 4096 if device.type == "cuda" else 1536
+    a = torch.randn(size, size, device=device)
+    return 2 * size**3 / seconds_per_call(lambda _: a @ a, min(1.0, budget_s))
+
+
+def render(config: dict[str, Any]) -> list[Row]:
+    """Our renderer against dm_control's own, in one run."""
+    found = bench_render(config["seconds"])
+    return [{"what": f"frames, {found['renderer']}", "value": found["ours_fps"], "unit": "frames/s",
+             "limit": f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}", **found}]
+
+
+def load(config: dict[str, Any]) -> list[Row]:
+    """Random windows out of a memory map of frames."""
+    rng, size = np.random.default_rng(0), (20_000, *_frame(config))
+    frames = rng.integers(0, 256, size, np.uint8)
+    starts = rng.integers(0, 19_990, (1000, 48))
+    seconds = seconds_per_call(lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config["seconds"])
+    copy = seconds_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
+    return [{"what": "windows of 5 frames", "value": 48 / seconds, "unit": "windows/s",
+             "limit": f"{48 / copy:.0f} (plain copy)"}]
+
+
+def stage1(config: dict[str, Any]) -> list[Row]:
+    """A step of stage 1."""
+    device = torch.device(registry.device(config["device"]))
+    encoder, objective, trainer = pretrain.configs(config)
+    model = PretrainModel(VideoEncoder(encoder), objective, trainer.steps).to(device)
+    batch = {"pixels": torch.randint(0, 256, (trainer.batch_size, objective.frames, *_frame(config)),
+                                     dtype=torch.uint8, device=device)}
+    return _training_rows(model, batch, trainer, device, config["seconds"])
+
+
+def stage2(config: dict[str, Any]) -> list[Row]:
+    """A step of stage 2 on cached features."""
+    device = torch.device(registry.device(config["device"]))
+    _, losses, trainer = posttrain.configs({**config, "trainer": config["posttrainer"]})
+    model = PosttrainModel(_dynamics(config, device), losses)
+    dynamics, size = model.dynamics, trainer.batch_size
+    batch = {"features": torch.randn(size, model.window, dynamics.grid[0] * dynamics.grid[1],
+                                     len(dynamics.feature_mean), device=device),
+             "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device)}
+    if dynamics.pixel_head is not None:
+        batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
+    return _training_rows(model, batch, trainer, device, config["seconds"])
+
+
+def plan(config: dict[str, Any]) -> list[Row]:
+    """One batched plan for many environments."""
+    device = torch.device(registry.device(config["device"]))
+    dynamics, (planner, cost, _) = _dynamics(config, device), planner_parts(config["planner"])
+    frames = torch.randint(0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *_frame(config)), dtype=torch.uint8,
+                           device=device)
+    past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
+    valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
+
+    def once(number: int) -> Any:
+        with torch.no_grad():
+            context, goal = dynamics.observe(frames, past, valid), dynamics.encode_goal(frames[:, 0])
+        return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
+
+    seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))
+    return [{"what": f"plan, {NUM_ENVIRONMENTS} environments together", "value": 1e3 * seconds / NUM_ENVIRONMENTS,
+             "unit": "ms an environment", "limit": _share(flops / seconds, device, config["seconds"])}]
+
+
+BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+    "render": render, "load": load, "pretrain": stage1, "posttrain": stage2, "plan": plan}
+
+
+def _training_rows(model: Any, batch: dict[str, torch.Tensor], trainer: Any, device: torch.device, budget_s: float) -> list[Row]:
+    optimizer = make_optimizer(model, trainer)
+
+    def step(number: int) -> None:
+        train_step(model, batch, optimizer, trainer, number)
+
+    seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
+    return [{"what": f"training step, batch {trainer.batch_size}", "value": 1 / seconds, "unit": "steps/s",
+             "limit": _share(flops / seconds, device, budget_s)}]
+
+
+def _share(achieved: float, device: torch.device, budget_s: float) -> str:
+    peak = peak_flops(device, budget_s)
+    return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
+
+
+def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
+    encoder, _, _ = pretrain.configs(config)
+    task = envs.TASKS[config["env"]["name"]]
+    shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]})
+    actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"])
+    return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)
+
+
+def _frame(config: dict[str, Any]) -> tuple[int, int, int]:
+    height, width = config["encoder"]["image_px"]
+    return height, width, 3
