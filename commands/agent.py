@@ -17,11 +17,13 @@ from planners.mpc import MPC
 class Agent:
     """Plans towards a goal image from camera frames, one action a call.
 
-    folder: a run folder of `jepa posttrain` (or the `model` folder in it). overrides: planner settings as on the command
-    line, for example ("planner.samples=400",). device: auto, cpu, cuda or mps. Everything is deterministic given `seed`.
+    folder: a run folder of `jepa posttrain` (or the `model` folder in it). overrides: planner settings as on the
+    command line, for example ("planner.samples=400",). device: auto, cpu, cuda or mps. Same seed, same actions.
     """
 
-    def __init__(self, folder: str | Path, device: str = "auto", overrides: tuple[str, ...] = (), seed: int = 0) -> None:
+    def __init__(
+        self, folder: str | Path, device: str = "auto", overrides: tuple[str, ...] = (), seed: int = 0
+    ) -> None:
         self.dynamics, self.about = load_dynamics(folder, registry.device(device))
         config = compose("plan", ["model=-", "data=-", *overrides]).config["planner"]
         self.mpc = MPC(self.dynamics, *planner_parts(config))

@@ -34,8 +34,10 @@ Row = dict[str, Any]
 def check(config: dict[str, Any]) -> None:
     """The name of what is to be measured."""
     if config["what"] not in (*BENCHES, "all"):
-        raise UsageError(f"what={config['what']}: nothing to measure{nearest(config['what'], BENCHES)} "
-                         f"(choices: all, {listed(BENCHES)})")
+        raise UsageError(
+            f"what={config['what']}: nothing to measure{nearest(config['what'], BENCHES)} "
+            f"(choices: all, {listed(BENCHES)})"
+        )
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -46,8 +48,12 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     for name in names:
         for row in BENCHES[name](config):
             rows.append({"bench": name, **row})
-    console.say(table([[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows],
-                      ["bench", "what", "value", "unit", "limit"]))
+    console.say(
+        table(
+            [[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows],
+            ["bench", "what", "value", "unit", "limit"],
+        )
+    )
     write_json(folder.path / "bench.json", rows)
     folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
 
@@ -55,7 +61,8 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
     """Median seconds of a call within a time budget, after one warm-up."""
     call(0)
-    times, began = [], time.perf_counter()
+    times: list[float] = []
+    began = time.perf_counter()
     while time.perf_counter() - began < budget_s or len(times) < 3:
         start = time.perf_counter()
         call(len(times) + 1)
@@ -82,8 +89,15 @@ def peak_flops(device: torch.device, budget_s: float) -> float:
 def render(config: dict[str, Any]) -> list[Row]:
     """Our renderer against dm_control's own, in one run."""
     found = bench_render(config["seconds"])
-    return [{"what": f"frames, {found['renderer']}", "value": found["ours_fps"], "unit": "frames/s",
-             "limit": f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}", **found}]
+    return [
+        {
+            "what": f"frames, {found['renderer']}",
+            "value": found["ours_fps"],
+            "unit": "frames/s",
+            "limit": f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}",
+            **found,
+        }
+    ]
 
 
 def load(config: dict[str, Any]) -> list[Row]:
@@ -91,10 +105,18 @@ def load(config: dict[str, Any]) -> list[Row]:
     rng, size = np.random.default_rng(0), (20_000, *_frame(config))
     frames = rng.integers(0, 256, size, np.uint8)
     starts = rng.integers(0, 19_990, (1000, 48))
-    seconds = seconds_per_call(lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config["seconds"])
+    seconds = seconds_per_call(
+        lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config["seconds"]
+    )
     copy = seconds_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
-    return [{"what": "windows of 5 frames", "value": 48 / seconds, "unit": "windows/s",
-             "limit": f"{48 / copy:.0f} (plain copy)"}]
+    return [
+        {
+            "what": "windows of 5 frames",
+            "value": 48 / seconds,
+            "unit": "windows/s",
+            "limit": f"{48 / copy:.0f} (plain copy)",
+        }
+    ]
 
 
 def stage1(config: dict[str, Any]) -> list[Row]:
@@ -102,8 +124,11 @@ def stage1(config: dict[str, Any]) -> list[Row]:
     device = torch.device(registry.device(config["device"]))
     encoder, objective, trainer = pretrain.configs(config)
     model = PretrainModel(VideoEncoder(encoder), objective, trainer.steps).to(device)
-    batch = {"pixels": torch.randint(0, 256, (trainer.batch_size, objective.frames, *_frame(config)),
-                                     dtype=torch.uint8, device=device)}
+    batch = {
+        "pixels": torch.randint(
+            0, 256, (trainer.batch_size, objective.frames, *_frame(config)), dtype=torch.uint8, device=device
+        )
+    }
     return _training_rows(model, batch, trainer, device, config["seconds"])
 
 
@@ -113,9 +138,12 @@ def stage2(config: dict[str, Any]) -> list[Row]:
     _, losses, trainer = posttrain.configs({**config, "trainer": config["posttrainer"]})
     model = PosttrainModel(_dynamics(config, device), losses)
     dynamics, size = model.dynamics, trainer.batch_size
-    batch = {"features": torch.randn(size, model.window, dynamics.grid[0] * dynamics.grid[1],
-                                     len(dynamics.feature_mean), device=device),
-             "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device)}
+    batch = {
+        "features": torch.randn(
+            size, model.window, dynamics.grid[0] * dynamics.grid[1], len(dynamics.feature_mean), device=device
+        ),
+        "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device),
+    }
     if dynamics.pixel_head is not None:
         batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
     return _training_rows(model, batch, trainer, device, config["seconds"])
@@ -125,8 +153,9 @@ def plan(config: dict[str, Any]) -> list[Row]:
     """One batched plan for many environments."""
     device = torch.device(registry.device(config["device"]))
     dynamics, (planner, cost, _) = _dynamics(config, device), planner_parts(config["planner"])
-    frames = torch.randint(0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *_frame(config)), dtype=torch.uint8,
-                           device=device)
+    frames = torch.randint(
+        0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *_frame(config)), dtype=torch.uint8, device=device
+    )
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
     valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
 
@@ -136,23 +165,42 @@ def plan(config: dict[str, Any]) -> list[Row]:
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
     seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))
-    return [{"what": f"plan, {NUM_ENVIRONMENTS} environments together", "value": 1e3 * seconds / NUM_ENVIRONMENTS,
-             "unit": "ms an environment", "limit": _share(flops / seconds, device, config["seconds"])}]
+    return [
+        {
+            "what": f"plan, {NUM_ENVIRONMENTS} environments together",
+            "value": 1e3 * seconds / NUM_ENVIRONMENTS,
+            "unit": "ms an environment",
+            "limit": _share(flops / seconds, device, config["seconds"]),
+        }
+    ]
 
 
 BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
-    "render": render, "load": load, "pretrain": stage1, "posttrain": stage2, "plan": plan}
+    "render": render,
+    "load": load,
+    "pretrain": stage1,
+    "posttrain": stage2,
+    "plan": plan,
+}
 
 
-def _training_rows(model: Any, batch: dict[str, torch.Tensor], trainer: Any, device: torch.device, budget_s: float) -> list[Row]:
+def _training_rows(
+    model: Any, batch: dict[str, torch.Tensor], trainer: Any, device: torch.device, budget_s: float
+) -> list[Row]:
     optimizer = make_optimizer(model, trainer)
 
     def step(number: int) -> None:
         train_step(model, batch, optimizer, trainer, number)
 
     seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
-    return [{"what": f"training step, batch {trainer.batch_size}", "value": 1 / seconds, "unit": "steps/s",
-             "limit": _share(flops / seconds, device, budget_s)}]
+    return [
+        {
+            "what": f"training step, batch {trainer.batch_size}",
+            "value": 1 / seconds,
+            "unit": "steps/s",
+            "limit": _share(flops / seconds, device, budget_s),
+        }
+    ]
 
 
 def _share(achieved: float, device: torch.device, budget_s: float) -> str:

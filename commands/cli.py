@@ -58,9 +58,7 @@ COMMANDS = {
         Command("doctor", folder=False),
         Command("collect", free=("workers", "device")),
         Command("pretrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
-        Command(
-            "posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")
-        ),
+        Command("posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
         Command("plan", free=("workers", "videos")),
         Command("bench", word="what"),
         Command("demo", free=("workers", "videos")),

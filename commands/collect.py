@@ -22,8 +22,14 @@ def collect_config(config: dict[str, Any]) -> CollectConfig:
     """What to collect, from the configuration of a command with the groups env and data."""
     data, env = config["data"], config["env"]
     return CollectConfig(
-        episodes=data["episodes"], frames=data["frames"], seed=config["seed"], workers=config["workers"],
-        policy=build(PolicyConfig, data["policy"], "data.policy"), env_id=env["name"], env_kwargs=env["kwargs"])
+        episodes=data["episodes"],
+        frames=data["frames"],
+        seed=config["seed"],
+        workers=config["workers"],
+        policy=build(PolicyConfig, data["policy"], "data.policy"),
+        env_id=env["name"],
+        env_kwargs=env["kwargs"],
+    )
 
 
 def check(config: dict[str, Any]) -> None:

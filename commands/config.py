@@ -100,9 +100,7 @@ def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[s
     """Return the configuration with the words' choices, nothing resolved, and the choices each group has."""
     usual = standard(command)
     with hydra_loader() as loader:
-        chosen, _ = _split(
-            command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader
-        )
+        chosen, _ = _split(command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
         options = {group: _options(loader, group) for group in usual.choices}
         return _seen(command, chosen) if chosen else usual, options
 
@@ -205,9 +203,7 @@ def _options(loader: Any, group: str) -> list[str]:
     return sorted(loader.get_group_options(group.partition("@")[0]))
 
 
-def _split(
-    command: str, overrides: list[Any], standard: dict[str, str], loader: Any
-) -> tuple[list[str], list[Any]]:
+def _split(command: str, overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
     """Separate checked group choices (as words) from overrides of values (as Override objects)."""
     chosen, values = [], []
     for override in overrides:
@@ -288,9 +284,7 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
             )
         for name, inner in value.items():
             if default and name not in default:
-                raise UsageError(
-                    f"'{key}.{name}' is no key{nearest(name, default)} (keys: {listed(default)})"
-                )
+                raise UsageError(f"'{key}.{name}' is no key{nearest(name, default)} (keys: {listed(default)})")
             if default:
                 _check_kind(f"{key}.{name}", inner, default[name])
         return

@@ -155,9 +155,7 @@ class BarProgress(Progress):
 class Console:
     """Where a command speaks. `interactive=None` looks whether stderr is a terminal."""
 
-    def __init__(
-        self, out: TextIO | None = None, err: TextIO | None = None, interactive: bool | None = None
-    ) -> None:
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None, interactive: bool | None = None) -> None:
         self.out = out if out is not None else sys.stdout
         self.err = err if err is not None else sys.stderr
         self.interactive = self.err.isatty() if interactive is None else interactive
@@ -172,9 +170,7 @@ class Console:
         """Print a line to stderr."""
         print(text, file=self.err, flush=True)
 
-    def progress(
-        self, what: str, total: int, unit: str = "steps", start: int = 0, every_s: float = 5.0
-    ) -> Progress:
+    def progress(self, what: str, total: int, unit: str = "steps", start: int = 0, every_s: float = 5.0) -> Progress:
         """Return a context manager that counts `total` units: a bar on a terminal, plain lines elsewhere."""
         kind: Callable[..., Progress] = BarProgress if self.interactive else PlainProgress
         self._progress = kind(self.err, what, total, unit, start=start, every_s=every_s)

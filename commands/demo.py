@@ -59,17 +59,29 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         return result
 
     phase("collect", lambda: _collect(paths["collect"] / FILE, config, console))
-    phase("pretrain", lambda: pretrain_command.pretrain(stage(config, "pretrain"), data, paths["pretrain"], console))
-    phase("posttrain", lambda: posttrain_command.posttrain(
-        stage(config, "posttrain"), data, str(paths["pretrain"]), paths["posttrain"], console))
-    results = phase("plan", lambda: plan_command.plan(
-        config, data, str(paths["posttrain"]), paths["plan"], console, _sections(paths, seconds)))
+    phase(
+        "pretrain",
+        lambda: pretrain_command.pretrain(stage(config, "pretrain"), data, paths["pretrain"], console),
+    )
+    phase(
+        "posttrain",
+        lambda: posttrain_command.posttrain(
+            stage(config, "posttrain"), data, str(paths["pretrain"]), paths["posttrain"], console
+        ),
+    )
+    results = phase(
+        "plan",
+        lambda: plan_command.plan(
+            config, data, str(paths["posttrain"]), paths["plan"], console, _sections(paths, seconds)
+        ),
+    )
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     write_json(base / "results.json", results)
     total = duration(sum(seconds.values()))
     console.say(f"report: {paths['plan'] / 'report.html'}")
-    folder.finish(f"{plan_command.headline(results)}; {total} in all, peak memory "
-                  f"{results['plan']['peak_mib'] / 1024:.1f} GiB")
+    folder.finish(
+        f"{plan_command.headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB"
+    )
     console.say(f"all phases: {total}, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB")
 
 
@@ -82,6 +94,8 @@ def _collect(path: Any, config: dict[str, Any], console: Console) -> str:
 def _sections(paths: dict[str, Any], seconds: dict[str, float]) -> list[tuple[str, Any]]:
     """What the report shows of the phases before planning."""
     rows = "".join(f"<tr><td>{name}</td><td>{value:.1f} s</td></tr>" for name, value in seconds.items())
-    return [("Seconds per phase before planning", f"<table>{rows}</table>"),
-            ("Stage 1 on held-out video", paths["pretrain"] / "curves.png"),
-            ("Stage 2: open-loop error by horizon", paths["posttrain"] / "open_loop.png")]
+    return [
+        ("Seconds per phase before planning", f"<table>{rows}</table>"),
+        ("Stage 1 on held-out video", paths["pretrain"] / "curves.png"),
+        ("Stage 2: open-loop error by horizon", paths["posttrain"] / "open_loop.png"),
+    ]

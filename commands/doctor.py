@@ -105,9 +105,7 @@ def check_packages() -> list[Finding]:
     if wrong:
         names = ", ".join(f"{_wanted(text)} (found {_found(text)})" for text in wrong)
         quoted = " ".join(f"'{_wanted(text)}'" for text in wrong)
-        findings.append(
-            Finding("packages", "broken", f"not as required: {names}", f"{_pip()} install {quoted}")
-        )
+        findings.append(Finding("packages", "broken", f"not as required: {names}", f"{_pip()} install {quoted}"))
     return findings or [Finding("packages", "ok", f"{len(needed)} dependencies as required")]
 
 
@@ -129,9 +127,7 @@ def check_torch(wanted: str) -> list[Finding]:
         return [Finding("torch", "broken", one_line(error), "jepa doctor device=auto")]
     except Exception as error:
         return [Finding("torch", "broken", f"{wanted}: {one_line(error)}", "use device=cpu")]
-    what = (
-        torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    )
+    what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
     detail = f"{torch.__version__}, torchvision {torchvision.__version__}, device {name} ({what})"
     findings = [Finding("torch", "ok", detail)]
     if name == "cpu" and shutil.which("nvidia-smi"):
@@ -203,14 +199,10 @@ def check_disk(runs: str, wanted_gib: float) -> list[Finding]:
     free_gib = shutil.disk_usage(place).free / GIB
     detail = f"{free_gib:.1f} GiB free at {place}"
     if not place.is_dir() or not os.access(place, os.W_OK):
-        return [
-            Finding("disk", "broken", f"{place} cannot be written", "choose another folder with runs=FOLDER")
-        ]
+        return [Finding("disk", "broken", f"{place} cannot be written", "choose another folder with runs=FOLDER")]
     if free_gib < wanted_gib:
         detail += f", {wanted_gib:g} wanted"
-        return [
-            Finding("disk", "broken", detail, "free some space, or choose another folder with runs=FOLDER")
-        ]
+        return [Finding("disk", "broken", detail, "free some space, or choose another folder with runs=FOLDER")]
     return [Finding("disk", "ok", detail)]
 
 

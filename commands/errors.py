@@ -47,15 +47,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     scores: dict[str, float] = {}
     for name in set(known):
         parts = [name] if "." in word else [name, name.rpartition(".")[2]]
-        scores[name] = max(
-            difflib.SequenceMatcher(None, word.lower(), part.lower()).ratio() for part in parts
-        )
+        scores[name] = max(difflib.SequenceMatcher(None, word.lower(), part.lower()).ratio() for part in parts)
     best = max(scores.values(), default=0.0)
     if best < LEAST_ALIKE:
         return ""
-    found = sorted(
-        (name for name in scores if scores[name] > best - 0.1), key=lambda name: (-scores[name], name)
-    )
+    found = sorted((name for name in scores if scores[name] > best - 0.1), key=lambda name: (-scores[name], name))
     return f"; did you mean {' or '.join(found[:3])}?"
 
 

@@ -60,16 +60,30 @@ class Cases:
 
     def first(self, count: int) -> Cases:
         """The first `count` of them."""
-        return Cases(self.start_states[:count], self.goal_states[:count], self.episodes[:count], self.starts[:count],
-                     self.distances[:count], self.seeds[:count], self.solved_starts, self.too_near)
+        return Cases(
+            self.start_states[:count],
+            self.goal_states[:count],
+            self.episodes[:count],
+            self.starts[:count],
+            self.distances[:count],
+            self.seeds[:count],
+            self.solved_starts,
+            self.too_near,
+        )
 
 
 def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     """The protocol with the task's own numbers where none were given."""
-    return ProtocolConfig(protocol.episodes, protocol.split, protocol.seed, protocol.budget or task.budget,
-                          protocol.goal_offset or task.goal_offset,
-                          task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance,
-                          protocol.oracle, protocol.oracle_cost_episodes)
+    return ProtocolConfig(
+        protocol.episodes,
+        protocol.split,
+        protocol.seed,
+        protocol.budget or task.budget,
+        protocol.goal_offset or task.goal_offset,
+        task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance,
+        protocol.oracle,
+        protocol.oracle_cost_episodes,
+    )
 
 
 def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
@@ -96,12 +110,21 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         raise ValueError(
             f"split {protocol.split} serves {len(found)} starts with goals {protocol.goal_offset} steps ahead and at "
             f"least {protocol.min_goal_distance} {task.distance_unit} away, not {protocol.episodes}: ask for fewer "
-            "episodes, a smaller protocol.goal_offset, or collect more or longer episodes")
+            "episodes, a smaller protocol.goal_offset, or collect more or longer episodes"
+        )
     distances, episodes, starts_ = (np.array(column) for column in zip(*found, strict=True))
     states = [reader.column("state", int(e))[[s, s + protocol.goal_offset]] for _, e, s in found]
     seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(found)))
-    return Cases(np.stack([s[0] for s in states]), np.stack([s[1] for s in states]), episodes, starts_, distances,
-                 seeds, solved, near)
+    return Cases(
+        np.stack([s[0] for s in states]),
+        np.stack([s[1] for s in states]),
+        episodes,
+        starts_,
+        distances,
+        seeds,
+        solved,
+        near,
+    )
 
 
 class Policy(Protocol):
@@ -128,8 +151,14 @@ class Rollouts:
     goal_frames: NDArray[np.uint8] | None = None
 
 
-def run_episodes(policy: Policy, make_vector: Callable[[int], Any], cases: Cases, budget: int, num_videos: int = 0,
-                 progress: Callable[[int], None] = lambda step: None) -> Rollouts:
+def run_episodes(
+    policy: Policy,
+    make_vector: Callable[[int], Any],
+    cases: Cases,
+    budget: int,
+    num_videos: int = 0,
+    progress: Callable[[int], None] = lambda step: None,
+) -> Rollouts:
     """Play all cases side by side for `budget` environment steps.
 
     A policy with an attribute `sees_states` (an oracle) is handed the simulator's states before every act.
@@ -141,7 +170,11 @@ def run_episodes(policy: Policy, make_vector: Callable[[int], Any], cases: Cases
         observation, info = batch.reset(seed=list(cases.seeds), options=options)
         policy.reset(observation["goal_pixels"], cases.seeds)
         oracle = getattr(policy, "sees_states", None)
-        distances, actions, frames = [info["distance"].copy()], [], [observation["pixels"][:num_videos].copy()]
+        distances, actions, frames = (
+            [info["distance"].copy()],
+            [],
+            [observation["pixels"][:num_videos].copy()],
+        )
         for step in range(budget):
             if oracle is not None:
                 oracle(batch.get_states(), cases.goal_states)
@@ -151,9 +184,13 @@ def run_episodes(policy: Policy, make_vector: Callable[[int], Any], cases: Cases
             actions.append(np.array(action))
             frames.append(observation["pixels"][:num_videos].copy())
             progress(step + 1)
-        return Rollouts(np.stack(distances, 1), np.stack(actions, 1), list(getattr(policy, "plan_ms", [])),
-                        np.stack(frames, 1) if num_videos else None,
-                        observation["goal_pixels"][:num_videos].copy() if num_videos else None)
+        return Rollouts(
+            np.stack(distances, 1),
+            np.stack(actions, 1),
+            list(getattr(policy, "plan_ms", [])),
+            np.stack(frames, 1) if num_videos else None,
+            observation["goal_pixels"][:num_videos].copy() if num_videos else None,
+        )
     finally:
         batch.close()
 
@@ -163,7 +200,8 @@ def reached(distances: NDArray[np.float64], threshold: float, steps: int = 1) ->
     within = distances[:, 1:] <= threshold
     if within.shape[1] < steps:
         return np.zeros(len(within), bool)
-    return np.lib.stride_tricks.sliding_window_view(within, steps, axis=1).all(-1).any(1)
+    runs = np.lib.stride_tricks.sliding_window_view(within, steps, axis=1)  # [n, windows, steps]
+    return np.any(np.all(runs, axis=2), axis=1)
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
@@ -183,8 +221,10 @@ def summarise(distances: NDArray[np.float64], start_distances: NDArray[np.float6
 
     def rates(steps: int) -> dict[str, Any]:
         hits = {threshold: int(reached(distances, threshold, steps).sum()) for threshold in task.thresholds}
-        return {"rate": {str(t): n / count for t, n in hits.items()},
-                "ci95": {str(t): wilson(n, count) for t, n in hits.items()}}
+        return {
+            "rate": {str(t): n / count for t, n in hits.items()},
+            "ci95": {str(t): wilson(n, count) for t, n in hits.items()},
+        }
 
     any_time, held = rates(1), rates(task.held_steps)
     success = reached(distances, task.thresholds[0])
@@ -192,9 +232,16 @@ def summarise(distances: NDArray[np.float64], start_distances: NDArray[np.float6
     for low, high in zip(task.distance_bins[:-1], task.distance_bins[1:], strict=True):
         inside = (start_distances >= low) & (start_distances < high)
         bins.append({"from": low, "to": high, "episodes": int(inside.sum()), "successes": int(success[inside].sum())})
-    return {"episodes": count, "any": any_time["rate"], "any_ci95": any_time["ci95"], "held": held["rate"],
-            "held_ci95": held["ci95"], "final_distance": float(distances[:, -1].mean()),
-            "least_distance": float(distances[:, 1:].min(1).mean()), "by_distance": bins}
+    return {
+        "episodes": count,
+        "any": any_time["rate"],
+        "any_ci95": any_time["ci95"],
+        "held": held["rate"],
+        "held_ci95": held["ci95"],
+        "final_distance": float(distances[:, -1].mean()),
+        "least_distance": float(distances[:, 1:].min(1).mean()),
+        "by_distance": bins,
+    }
 
 
 class RandomPolicy:

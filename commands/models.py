@@ -38,18 +38,28 @@ def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
 
 def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any]) -> None:
     """Write a dynamics folder, encoder included."""
-    save_model(folder, dynamics, "dynamics", {
-        "encoder": config_dict(dynamics.encoder.config), "dynamics": config_dict(dynamics.config),
-        "actions": config_dict(dynamics.actions), "about": about})
+    save_model(
+        folder,
+        dynamics,
+        "dynamics",
+        {
+            "encoder": config_dict(dynamics.encoder.config),
+            "dynamics": config_dict(dynamics.config),
+            "actions": config_dict(dynamics.actions),
+            "about": about,
+        },
+    )
 
 
 def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
     """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
     with."""
     config, tensors = load_model_folder(model_folder(folder), "dynamics")
-    dynamics = LatentDynamics(build(DynamicsConfig, config["dynamics"]),
-                              VideoEncoder(build(EncoderConfig, config["encoder"])),
-                              build(ActionSpec, config["actions"]))
+    dynamics = LatentDynamics(
+        build(DynamicsConfig, config["dynamics"]),
+        VideoEncoder(build(EncoderConfig, config["encoder"])),
+        build(ActionSpec, config["actions"]),
+    )
     load_weights(dynamics, tensors, str(folder))
     return dynamics.to(device).eval(), config["about"]
 
@@ -69,15 +79,19 @@ def check_frames(encoder: VideoEncoder, info: StoreInfo, source: str) -> None:
     """The data's frames must have the size the encoder was built for."""
     wanted, found = encoder.config.image_px, tuple(info.frame_hwc[:2])
     if wanted != found:
-        raise UsageError(f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "
-                         f"{wanted[0]}x{wanted[1]}: collect with env.kwargs.size={wanted[0]}, or train on this file")
+        raise UsageError(
+            f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "
+            f"{wanted[0]}x{wanted[1]}: collect with env.kwargs.size={wanted[0]}, or train on this file"
+        )
 
 
 def check_actions(actions: ActionSpec, info: StoreInfo, source: str) -> None:
     """The data's actions must be those the model was trained on."""
     if len(actions.low) != info.action_size:
-        raise UsageError(f"{source} has actions of size {info.action_size} and the model was trained with "
-                         f"{len(actions.low)}: give data of the environment the model knows")
+        raise UsageError(
+            f"{source} has actions of size {info.action_size} and the model was trained with "
+            f"{len(actions.low)}: give data of the environment the model knows"
+        )
 
 
 def open_reader(data: Any, on_damaged: str = "error") -> Any:

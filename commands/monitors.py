@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from envs.tasks import TaskSpec
 from data.loader import Loader
+from envs.tasks import TaskSpec
 from world_model import probes
 from world_model.encoder import VideoEncoder
 from world_model.objectives import constant_predictor_loss, regression
@@ -28,7 +28,9 @@ PAIR_CHUNK = 128
 class PretrainMonitor:
     """Call with a step: the numbers of that moment, by name."""
 
-    def __init__(self, model: PretrainModel, reader: Any, task: TaskSpec, batches: Loader, device: torch.device) -> None:
+    def __init__(
+        self, model: PretrainModel, reader: Any, task: TaskSpec, batches: Loader, device: torch.device
+    ) -> None:
         self.model, self.task, self.batches, self.device = model, task, batches, device
         episodes = reader.episodes("val")
         per_episode = max(1, NUM_FRAMES // max(1, len(episodes)))
@@ -50,7 +52,12 @@ class PretrainMonitor:
         batches."""
         self.model.eval()
         features = self._features(self.model.trained_encoder)
-        return {**self._losses(step), **probes.spread(features), **self._judge(features, ""), **self.references}
+        return {
+            **self._losses(step),
+            **probes.spread(features),
+            **self._judge(features, ""),
+            **self.references,
+        }
 
     @torch.no_grad()
     def _features(self, encoder: VideoEncoder) -> Tensor:
@@ -64,9 +71,12 @@ class PretrainMonitor:
         return F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).float().cpu()
 
     def _judge(self, features: Tensor, suffix: str) -> dict[str, float]:
-        return {f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
-                f"near_rank{suffix}": probes.near_rank(features, self.truth, self._distance,
-                                                       NEAR * self.task.min_goal_distance)}
+        return {
+            f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
+            f"near_rank{suffix}": probes.near_rank(
+                features, self.truth, self._distance, NEAR * self.task.min_goal_distance
+            ),
+        }
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(self.task.distance(a.numpy(), b.numpy())))

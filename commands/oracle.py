@@ -22,6 +22,7 @@ from envs.goal_env import GoalEnv
 from planners.mpc import MPC, MPCConfig
 from planners.protocol import Cost, Dynamics, DynamicsSpec, Keep, Planner, Views
 
+
 @dataclass
 class States:
     """A context of true states [B, S]."""
@@ -52,8 +53,9 @@ class OracleDynamics:
         """True states and goals [B, S] of this moment."""
         self.states, self.goal_states = np.array(states), np.array(goal_states)
 
-    def observe(self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor,
-                proprio: Tensor | None = None) -> States:
+    def observe(
+        self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
+    ) -> States:
         """The true states: the frames are not looked at."""
         return States(self.states)
 
@@ -87,7 +89,7 @@ class OracleDynamics:
         start = np.repeat(state[None, :size], len(plans_SKA), 0)
         path, _ = self.rollout.rollout(self.env.physics_model, self.data, start, plans_SKA.repeat(substeps, 1))
         full = np.broadcast_to(state, (*plans_SKA.shape[:2], len(state))).copy()
-        full[..., :size] = path[:, substeps - 1:: substeps]
+        full[..., :size] = path[:, substeps - 1 :: substeps]
         return full
 
     def _truth(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -122,7 +124,7 @@ class OraclePolicy:
         if not self.started:
             self.mpc.reset(*self.pending)  # the goal's truth is known only once the states have been handed in
             self.started = True
-        return self.mpc.act(frames)
+        return np.asarray(self.mpc.act(frames))
 
     @property
     def plan_ms(self) -> list[float]:

@@ -109,8 +109,7 @@ def table(
     top = (f'<tr class="group">{over}</tr>' if groups else "") + "<tr>"
     top += "".join(f'<th scope="col">{cell}</th>' for cell in head) + "</tr>"
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
     )
     above = f"<caption>{escape(text)}</caption>" if text else ""
     return f'<div class="scroll"><table>{above}<thead>{top}</thead><tbody>{body}</tbody></table></div>'

@@ -32,7 +32,12 @@ from world_model.training import keep_freed_memory
 
 SCHEMA = 1
 MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
-    "model", "random", "zero action", "oracle", "oracle, model's cost")
+    "model",
+    "random",
+    "zero action",
+    "oracle",
+    "oracle, model's cost",
+)
 
 
 def check(config: dict[str, Any]) -> None:
@@ -44,8 +49,11 @@ def check(config: dict[str, Any]) -> None:
 def planner_parts(config: dict[str, Any]) -> tuple[Any, GoalCost, MPCConfig]:
     """Planner, cost and receding-horizon settings of the planner group."""
     rest = {key: value for key, value in config.items() if key not in ("cost", "mpc")}
-    return (registry.made("planner", rest), build(GoalCost, config["cost"], "planner.cost"),
-            build(MPCConfig, config["mpc"], "planner.mpc"))
+    return (
+        registry.made("planner", rest),
+        build(GoalCost, config["cost"], "planner.cost"),
+        build(MPCConfig, config["mpc"], "planner.mpc"),
+    )
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -54,8 +62,14 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     folder.finish(headline(results))
 
 
-def plan(config: dict[str, Any], data: Any, model_folder: Any, folder: Path, console: Console,
-         extra: list[tuple[str, Any]] | None = None) -> dict[str, Any]:
+def plan(
+    config: dict[str, Any],
+    data: Any,
+    model_folder: Any,
+    folder: Path,
+    console: Console,
+    extra: list[tuple[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`."""
     keep_freed_memory()
     device = torch.device(registry.device(config["device"]))
@@ -86,8 +100,15 @@ def plan(config: dict[str, Any], data: Any, model_folder: Any, folder: Path, con
     return results
 
 
-def methods(config: dict[str, Any], model: Any, task: TaskSpec, about: dict[str, Any], protocol: ProtocolConfig,
-            cases: Cases, console: Console) -> dict[str, Any]:
+def methods(
+    config: dict[str, Any],
+    model: Any,
+    task: TaskSpec,
+    about: dict[str, Any],
+    protocol: ProtocolConfig,
+    cases: Cases,
+    console: Console,
+) -> dict[str, Any]:
     """Every row of the protocol, as a function that plays it."""
     planner, cost, mpc = planner_parts(config["planner"])
     kwargs = about["env_kwargs"]
@@ -107,15 +128,19 @@ def methods(config: dict[str, Any], model: Any, task: TaskSpec, about: dict[str,
         if own_cost:
             small = replace(mpc, receding_steps=min(2, planner.horizon))
             search = type(planner)(replace(planner.config, samples=48, elites=8, iterations=3))
-            return play(OraclePolicy(dynamics, search, cost, small), ORACLE_COST_ROW,
-                        cases.first(protocol.oracle_cost_episodes))
+            return play(
+                OraclePolicy(dynamics, search, cost, small),
+                ORACLE_COST_ROW,
+                cases.first(protocol.oracle_cost_episodes),
+            )
         true_cost = replace(cost, view="truth", distance=truth_distance(task))
         return play(OraclePolicy(dynamics, planner, true_cost, mpc), ORACLE_ROW)
 
     rows: dict[str, Any] = {
         MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=config["videos"]),
         RANDOM_ROW: lambda: play(RandomPolicy(task), RANDOM_ROW),
-        ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW)}
+        ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW),
+    }
     if protocol.oracle:
         rows[ORACLE_ROW] = lambda: oracle(own_cost=False)
     if protocol.oracle_cost_episodes:
@@ -125,30 +150,55 @@ def methods(config: dict[str, Any], model: Any, task: TaskSpec, about: dict[str,
 
 def truth_distance(task: TaskSpec) -> Any:
     """The task's true distance as a cost on the `truth` view."""
+
     def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(np.asarray(task.distance(imagined.cpu().numpy(), goal.cpu().numpy())))
+
     return distance
 
 
-def collect_results(runs: dict[str, Rollouts], cases: Cases, task: TaskSpec, protocol: ProtocolConfig,
-                    config: dict[str, Any], seconds: dict[str, float], device: torch.device) -> dict[str, Any]:
+def collect_results(
+    runs: dict[str, Rollouts],
+    cases: Cases,
+    task: TaskSpec,
+    protocol: ProtocolConfig,
+    config: dict[str, Any],
+    seconds: dict[str, float],
+    device: torch.device,
+) -> dict[str, Any]:
     """results.json, schema 1 (DESIGN 4.1)."""
-    rows = {name: evaluation.summarise(run.distances, cases.distances[: len(run.distances)], task)
-            for name, run in runs.items()}
+    rows = {
+        name: evaluation.summarise(run.distances, cases.distances[: len(run.distances)], task)
+        for name, run in runs.items()
+    }
     first = str(task.thresholds[0])
     times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
     return {
-        "schema": SCHEMA, "task": task.name, "unit": task.distance_unit, "thresholds": list(task.thresholds),
-        "success_rate": rows[MODEL_ROW]["any"][first], "success_rate_ci95": rows[MODEL_ROW]["any_ci95"][first],
-        "held_rate": rows[MODEL_ROW]["held"][first], "episodes": len(cases.seeds),
+        "schema": SCHEMA,
+        "task": task.name,
+        "unit": task.distance_unit,
+        "thresholds": list(task.thresholds),
+        "success_rate": rows[MODEL_ROW]["any"][first],
+        "success_rate_ci95": rows[MODEL_ROW]["any_ci95"][first],
+        "held_rate": rows[MODEL_ROW]["held"][first],
+        "episodes": len(cases.seeds),
         "floors": {"random": rows[RANDOM_ROW]["any"][first], "zero": rows[ZERO_ROW]["any"][first]},
         "oracle": rows[ORACLE_ROW]["any"][first] if ORACLE_ROW in rows else None,
-        "seconds": seconds, "methods": rows, "protocol": asdict(protocol), "planner": config["planner"],
+        "seconds": seconds,
+        "methods": rows,
+        "protocol": asdict(protocol),
+        "planner": config["planner"],
         "control_step_s": task.control_step_s,
-        "plan": {"ms_p50": float(np.median(times)), "ms_p95": float(np.quantile(times, 0.95)),
-                 "environments": len(cases.seeds), "device": str(device), "peak_mib": peak_mib(),
-                 "precision": "fp32"},
-        "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near}}
+        "plan": {
+            "ms_p50": float(np.median(times)),
+            "ms_p95": float(np.quantile(times, 0.95)),
+            "environments": len(cases.seeds),
+            "device": str(device),
+            "peak_mib": peak_mib(),
+            "precision": "fp32",
+        },
+        "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
+    }
 
 
 def peak_mib() -> float:
@@ -165,10 +215,20 @@ def episode_lines(runs: dict[str, Rollouts], cases: Cases) -> str:
     lines = []
     for name, run in runs.items():
         for number, distances in enumerate(run.distances):
-            lines.append(json.dumps(plain({
-                "method": name, "number": number, "episode": int(cases.episodes[number]),
-                "start": int(cases.starts[number]), "seed": cases.seeds[number],
-                "distances": [round(float(d), 4) for d in distances]})))
+            lines.append(
+                json.dumps(
+                    plain(
+                        {
+                            "method": name,
+                            "number": number,
+                            "episode": int(cases.episodes[number]),
+                            "start": int(cases.starts[number]),
+                            "seed": cases.seeds[number],
+                            "distances": [round(float(d), 4) for d in distances],
+                        }
+                    )
+                )
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -177,9 +237,11 @@ def headline(results: dict[str, Any]) -> str:
     low, high = results["success_rate_ci95"]
     threshold, unit = results["thresholds"][0], results["unit"]
     oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
-    return (f"{results['task']}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} to "
-            f"{high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
-            f"{results['floors']['zero']:.0%}{oracle}; {results['episodes']} episodes")
+    return (
+        f"{results['task']}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} to "
+        f"{high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
+        f"{results['floors']['zero']:.0%}{oracle}; {results['episodes']} episodes"
+    )
 
 
 def _rates(run: Rollouts, task: TaskSpec) -> str:

@@ -19,9 +19,7 @@ from commands.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figur
 from envs.tasks import TaskSpec
 
 
-def training_curves(
-    metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]
-) -> None:
+def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]) -> None:
     """Draw the evaluations of a metrics.jsonl (its lines of kind "val"), one panel a title.
 
     curves: {title: metric keys}; the keys of a title share its panel and legend, which also gives their
@@ -58,12 +56,8 @@ def horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) 
     assert len(predicted) == len(copy) > 0, (len(predicted), len(copy))
     ahead = np.arange(1, len(predicted) + 1)
     with new_figure(2, 1, (3.9, 2.8)) as (figure, (left, right)):
-        for number, (label, values) in enumerate(
-            [("copying the last frame", copy), ("predicted", predicted)]
-        ):
-            left.plot(
-                ahead, values, "--o" if number == 0 else "-o", color=SERIES[1 - number], ms=4, label=label
-            )
+        for number, (label, values) in enumerate([("copying the last frame", copy), ("predicted", predicted)]):
+            left.plot(ahead, values, "--o" if number == 0 else "-o", color=SERIES[1 - number], ms=4, label=label)
         left.set(title="Open-loop error", ylabel="mean squared error, no unit", ylim=(0, None))
         left.legend()
         ratio = predicted / np.maximum(copy, 1e-12)
@@ -113,9 +107,7 @@ def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str
             axis.grid(axis="y", visible=False)
         for axis in axes[1:]:
             axis.tick_params(labelleft=False)
-        return to_svg(
-            figure, f"Success by method with 95 % intervals: at any time, and held for {held_s:g} s"
-        )
+        return to_svg(figure, f"Success by method with 95 % intervals: at any time, and held for {held_s:g} s")
 
 
 def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
@@ -126,17 +118,14 @@ def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     """
     floor, top = task.thresholds[-1] / 5, 1.3 * max(float(run.distances.max()) for run in runs.values())
     quartiles = {
-        name: np.maximum(np.quantile(run.distances, (0.25, 0.5, 0.75), axis=0), floor)
-        for name, run in runs.items()
+        name: np.maximum(np.quantile(run.distances, (0.25, 0.5, 0.75), axis=0), floor) for name, run in runs.items()
     }
     (first, reference), columns = next(iter(quartiles.items())), min(3, len(runs))
     with new_figure(columns, math.ceil(len(runs) / columns), (3.3, 2.4), sharex=True, sharey=True) as (
         figure,
         axes,
     ):
-        for number, (axis, (name, (low, middle, high))) in enumerate(
-            zip(axes, quartiles.items(), strict=False)
-        ):
+        for number, (axis, (name, (low, middle, high))) in enumerate(zip(axes, quartiles.items(), strict=False)):
             times_s = np.arange(len(middle)) * task.control_step_s
             axis.axhspan(floor / 2, task.thresholds[0], color=GOOD, linewidth=0)
             for threshold in task.thresholds[1:]:
@@ -160,9 +149,7 @@ def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
             axis.tick_params(labelbottom=True)
         for axis in axes[::columns]:
             axis.set_ylabel(f"distance to goal, {task.distance_unit}")
-        return to_svg(
-            figure, f"Distance to the goal over time, median and quartiles; dashed: median of {first}"
-        )
+        return to_svg(figure, f"Distance to the goal over time, median and quartiles; dashed: median of {first}")
 
 
 def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
@@ -172,9 +159,7 @@ def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
         for number, (name, numbers) in enumerate(methods.items()):
             shift = 0.11 * (number - (len(methods) - 1) / 2)
             counted = [
-                (i, b["successes"], b["episodes"])
-                for i, b in enumerate(numbers["by_distance"])
-                if b["episodes"]
+                (i, b["successes"], b["episodes"]) for i, b in enumerate(numbers["by_distance"]) if b["episodes"]
             ]
             if not counted:
                 continue
@@ -192,9 +177,7 @@ def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
                 elinewidth=1.5,
                 label=name,
             )
-        axis.set_xticks(
-            range(len(bins)), [f"{b['from']:g} to {b['to']:g}\nn = {b['episodes']}" for b in bins]
-        )
+        axis.set_xticks(range(len(bins)), [f"{b['from']:g} to {b['to']:g}\nn = {b['episodes']}" for b in bins])
         axis.set(ylim=(-4, 104), xlim=(-0.5, len(bins) - 0.5))
         axis.set_ylabel(f"within {task.thresholds[0]} {task.distance_unit}\nat any time, % of episodes")
         axis.set_xlabel(f"distance from start to goal, {task.distance_unit}")
@@ -205,9 +188,7 @@ def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
 
 def _expand(keys: Sequence[str], names: Sequence[str]) -> list[str]:
     """The logged names of the wanted keys: each itself, else those that start with it."""
-    found = [
-        name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])
-    ]
+    found = [name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])]
     return list(dict.fromkeys(found))
 
 

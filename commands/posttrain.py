@@ -36,8 +36,9 @@ def configs(config: dict[str, Any]) -> tuple[DynamicsConfig, PosttrainConfig, Tr
     dynamics.pop("frame_skip")
     shape = build(DynamicsConfig, dynamics, "dynamics")
     if losses.rollout_steps > shape.horizon:
-        raise ValueError(f"dynamics.losses.rollout_steps={losses.rollout_steps} is more than "
-                         f"dynamics.horizon={shape.horizon}")
+        raise ValueError(
+            f"dynamics.losses.rollout_steps={losses.rollout_steps} is more than dynamics.horizon={shape.horizon}"
+        )
     return shape, losses, build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
 
 
@@ -60,25 +61,47 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     encoder, about = load_encoder(encoder_folder)
     check_frames(encoder, reader.info, str(data))
     torch.manual_seed(config["seed"])
-    actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high),
-                         config["dynamics"]["frame_skip"])
+    actions = ActionSpec(
+        tuple(reader.info.action_low), tuple(reader.info.action_high), config["dynamics"]["frame_skip"]
+    )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     features = cached_features(dynamics, reader, console)
     dynamics.set_feature_statistics(train_features(features, reader, device))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
-    windows = {split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features})
-               for split in ("train", "val")}
+    windows = {
+        split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features})
+        for split in ("train", "val")
+    }
     monitor = OpenLoopMonitor(model, windows["val"], device)
-    last = fit(model, Loader(windows["train"], trainer.batch_size, config["seed"]), trainer, folder, monitor,
-               console, device, "posttrain")
+    last = fit(
+        model,
+        Loader(windows["train"], trainer.batch_size, config["seed"]),
+        trainer,
+        folder,
+        monitor,
+        console,
+        device,
+        "posttrain",
+    )
     errors = monitor.errors()
     write_json(folder / "open_loop.json", errors)
     horizon_curves(errors, folder / "open_loop.png")
-    save_dynamics(folder / MODEL, dynamics, {**about, "env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs,
-                                             "losses": config_dict(losses), "data": reader.file_checksum})
-    return (f"open-loop error over copying the last frame: {last['over_copy_1']:.3f} one step, "
-            f"{last['over_copy_last']:.3f} {losses.rollout_steps} steps ahead")
+    save_dynamics(
+        folder / MODEL,
+        dynamics,
+        {
+            **about,
+            "env": reader.info.env_id,
+            "env_kwargs": reader.info.env_kwargs,
+            "losses": config_dict(losses),
+            "data": reader.file_checksum,
+        },
+    )
+    return (
+        f"open-loop error over copying the last frame: {last['over_copy_1']:.3f} one step, "
+        f"{last['over_copy_last']:.3f} {losses.rollout_steps} steps ahead"
+    )
 
 
 class OpenLoopMonitor:
@@ -97,8 +120,12 @@ class OpenLoopMonitor:
         """Error over copying, at the first and at the last step; and both errors there."""
         errors = self.errors()
         ratios = [made / max(copy, 1e-12) for made, copy in zip(errors["predicted"], errors["copy"], strict=True)]
-        return {"over_copy_1": ratios[0], "over_copy_last": ratios[-1], "error_1": errors["predicted"][0],
-                "error_last": errors["predicted"][-1]}
+        return {
+            "over_copy_1": ratios[0],
+            "over_copy_last": ratios[-1],
+            "error_1": errors["predicted"][0],
+            "error_last": errors["predicted"][-1],
+        }
 
 
 @torch.no_grad()
@@ -112,13 +139,18 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     device = dynamics.action_mid.device
     example = dynamics.encode(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
     episodes = reader.episodes()
-    with console.progress("encode", len(episodes), "episodes") as progress, \
-            cache.write(key, dynamics.config.space, tuple(example.shape[2:])) as rows:
+    with (
+        console.progress("encode", len(episodes), "episodes") as progress,
+        cache.write(key, dynamics.config.space, tuple(example.shape[2:])) as rows,
+    ):
         for episode in episodes:
-            first, frames = int(reader.first_row(episode)), torch.from_numpy(reader.column("pixels", int(episode)))
+            first, frames = (
+                int(reader.first_row(episode)),
+                torch.from_numpy(reader.column("pixels", int(episode))),
+            )
             for start in range(0, len(frames), ENCODE_CHUNK):
-                made = dynamics.encode(frames[start: start + ENCODE_CHUNK][None].to(device))[0]
-                rows[first + start: first + start + len(made)] = bits(made)
+                made = dynamics.encode(frames[start : start + ENCODE_CHUNK][None].to(device))[0]
+                rows[first + start : first + start + len(made)] = bits(made)
             progress.advance()
     stored = cache.read(key, dynamics.config.space)
     assert stored is not None, cache.path(key, dynamics.config.space)
@@ -132,8 +164,12 @@ def bits(values: Tensor) -> np.ndarray:
 
 def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
     """A spread of raw features [n, N, D] of the train split, for their statistics."""
-    rows = np.concatenate([np.arange(reader.first_row(e), reader.first_row(e) + reader.num_frames(int(e)))
-                           for e in reader.episodes("train")])
+    rows = np.concatenate(
+        [
+            np.arange(reader.first_row(e), reader.first_row(e) + reader.num_frames(int(e)))
+            for e in reader.episodes("train")
+        ]
+    )
     chosen = np.ascontiguousarray(features[rows[:: max(1, len(rows) // most)]])
     return torch.from_numpy(chosen.view(np.int16)).view(torch.bfloat16).float().to(device)
 

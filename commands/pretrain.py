@@ -23,16 +23,23 @@ from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
-CURVES = {"prediction loss on val": ("prediction", "constant"), "spread": ("feature_std",),
-          "effective rank": ("effective_rank",), "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
-          "near rank": ("near_rank", "near_rank_pixels", "near_rank_random")}
+CURVES = {
+    "prediction loss on val": ("prediction", "constant"),
+    "spread": ("feature_std",),
+    "effective rank": ("effective_rank",),
+    "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
+    "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
+}
 
 
 def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, TrainerConfig]:
     """The typed parts of the configuration."""
     trainer = build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
-    return (build(EncoderConfig, config["encoder"], "encoder"),
-            build(ObjectiveConfig, config["objective"], "objective"), trainer)
+    return (
+        build(EncoderConfig, config["encoder"], "encoder"),
+        build(ObjectiveConfig, config["objective"], "objective"),
+        trainer,
+    )
 
 
 def check(config: dict[str, Any]) -> None:
@@ -57,21 +64,40 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
     mean, std = statistics(reader, "pixels")
     encoder.set_pixel_statistics(torch.from_numpy(mean), torch.from_numpy(std))
     model = PretrainModel(encoder, objective, trainer.steps, config["seed"]).to(device)
-    windows = {split: Windows(reader, split, objective.frames, objective.frame_gap, ("pixels",))
-               for split in ("train", "val")}
+    windows = {
+        split: Windows(reader, split, objective.frames, objective.frame_gap, ("pixels",)) for split in ("train", "val")
+    }
     loader = Loader(windows["train"], trainer.batch_size, config["seed"])
-    monitor = PretrainMonitor(model, reader, envs.TASKS[reader.info.env_id],
-                              Loader(windows["val"], trainer.batch_size, config["seed"]), device)
+    monitor = PretrainMonitor(
+        model,
+        reader,
+        envs.TASKS[reader.info.env_id],
+        Loader(windows["val"], trainer.batch_size, config["seed"]),
+        device,
+    )
     last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
     training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)
-    save_encoder(folder / MODEL, model.trained_encoder, {
-        "objective": config_dict(objective), "env": reader.info.env_id, "data": reader.file_checksum})
-    return (f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
-            f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}")
+    save_encoder(
+        folder / MODEL,
+        model.trained_encoder,
+        {"objective": config_dict(objective), "env": reader.info.env_id, "data": reader.file_checksum},
+    )
+    return (
+        f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
+        f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
+    )
 
 
-def fit(model: Any, loader: Loader, trainer: TrainerConfig, folder: Any, monitor: Any, console: Console,
-        device: torch.device, what: str) -> dict[str, float]:
+def fit(
+    model: Any,
+    loader: Loader,
+    trainer: TrainerConfig,
+    folder: Any,
+    monitor: Any,
+    console: Console,
+    device: torch.device,
+    what: str,
+) -> dict[str, float]:
     """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation."""
     optimizer = make_optimizer(model, trainer)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -82,9 +108,21 @@ def fit(model: Any, loader: Loader, trainer: TrainerConfig, folder: Any, monitor
         evaluations.append(monitor(step))
         return evaluations[-1]
 
-    with Metrics(folder / "metrics.jsonl", keep_to=start) as metrics, \
-            console.progress(what, trainer.steps, "steps", start=start) as progress:
-        train(model, loader.batch, optimizer, trainer, checkpoints, Hooks(
-            log=metrics.write, evaluate=evaluate,
-            progress=lambda step, values: progress.update(step, loss=values["loss"])), device)
+    with (
+        Metrics(folder / "metrics.jsonl", keep_to=start) as metrics,
+        console.progress(what, trainer.steps, "steps", start=start) as progress,
+    ):
+        train(
+            model,
+            loader.batch,
+            optimizer,
+            trainer,
+            checkpoints,
+            Hooks(
+                log=metrics.write,
+                evaluate=evaluate,
+                progress=lambda step, values: progress.update(step, loss=values["loss"]),
+            ),
+            device,
+        )
     return evaluations[-1]

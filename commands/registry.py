@@ -38,9 +38,7 @@ def entry(group: str, mapping: Mapping[str, Any]) -> Entry:
     none."""
     known, name = ENTRIES[group], str(mapping.get("name"))
     if name not in known:
-        raise UsageError(
-            f"{group}.name={name}: no such {group}{nearest(name, known)} (choices: {listed(known)})"
-        )
+        raise UsageError(f"{group}.name={name}: no such {group}{nearest(name, known)} (choices: {listed(known)})")
     return known[name]
 
 
@@ -70,9 +68,7 @@ def device(name: str) -> str:
 
     kind, _, index = name.partition(":")
     if kind not in DEVICES or index and not index.isdigit():
-        raise UsageError(
-            f"device={name} is no device{nearest(name, DEVICES)} (choices: {listed(DEVICES)}, cuda:1)"
-        )
+        raise UsageError(f"device={name} is no device{nearest(name, DEVICES)} (choices: {listed(DEVICES)}, cuda:1)")
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "cuda" and torch.cuda.device_count() <= int(index or 0):
@@ -81,7 +77,5 @@ def device(name: str) -> str:
             "use device=auto or device=cpu (jepa doctor says more)"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise RunError(
-            "device=mps: this machine has no Apple GPU that torch can use; use device=auto or device=cpu"
-        )
+        raise RunError("device=mps: this machine has no Apple GPU that torch can use; use device=auto or device=cpu")
     return name

@@ -121,13 +121,9 @@ def _tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
         )
         for kind, name, ci95 in (("any time", "any", first["any_ci95"]), ("held", "held", first["held_ci95"]))
     ]
-    rows.append(
-        ("floors, any time", f"{percent(floors['random'])} / {percent(floors['zero'])}", "random / no action")
-    )
+    rows.append(("floors, any time", f"{percent(floors['random'])} / {percent(floors['zero'])}", "random / no action"))
     rows.append(("oracle, any time", percent(results["oracle"]), "true simulator and distance"))
-    rows.append(
-        ("planning, median", number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once")
-    )
+    rows.append(("planning, median", number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once"))
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in rows
@@ -164,13 +160,9 @@ def _methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
         "episodes together."
     )
     return [
-        page.table(
-            ["method", *[f"&le; {limit} {unit}" for limit in limits] * 2, "final", "least"], rows, "", groups
-        ),
+        page.table(["method", *[f"&le; {limit} {unit}" for limit in limits] * 2, "final", "least"], rows, "", groups),
         page.paragraph(note, "note"),
-        page.drawing(
-            success_svg(methods, task), "Filled: at any time. Hollow: held. Lines: 95% Wilson intervals."
-        ),
+        page.drawing(success_svg(methods, task), "Filled: at any time. Hollow: held. Lines: 95% Wilson intervals."),
         page.facts((name, MEANING[name]) for name in methods if name in MEANING),
     ]
 
@@ -213,9 +205,7 @@ def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]
         page.table(head, rows, "Successes, of episodes in the bin"),
     ]
     outside = tested["episodes"] - sum(b["episodes"] for b in bins)
-    return (
-        [*shown, page.paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
-    )
+    return [*shown, page.paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
 
 
 def _count(counts: Mapping[str, int]) -> str:
@@ -262,9 +252,7 @@ def _caption(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
     ended = "not reached"
     if len(inside):
         held = reached(distances[None], limit, task.held_steps)[0]
-        ended = (
-            f"reached after {(inside[0] + 1) * task.control_step_s:.1f} s, {'held' if held else 'not held'}"
-        )
+        ended = f"reached after {(inside[0] + 1) * task.control_step_s:.1f} s, {'held' if held else 'not held'}"
     return (
         f"Episode {cases.episodes[place]} from step {cases.starts[place]}: {distances[0]:.2f} {unit} away, "
         f"{ended}; {distances[-1]:.2f} {unit} at the end."

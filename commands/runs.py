@@ -154,9 +154,7 @@ class RunFolder:
         if not stored.exists():
             strange = [item.name for item in self.path.glob("[!.]*")] if self.path.is_dir() else []
             if strange:
-                raise RunError(
-                    f"{self.path} holds files and no run ({listed(sorted(strange), 3)}): give another name="
-                )
+                raise RunError(f"{self.path} holds files and no run ({listed(sorted(strange), 3)}): give another name=")
             return
         there, here = identity(read_json(stored), self.apart), identity(self.config, self.apart)
         differ = [key for key in sorted({*there, *here}) if there.get(key, "-") != here.get(key, "-")]
@@ -209,9 +207,7 @@ class RunFolder:
         except BlockingIOError:
             owner = path.read_text().strip() or "unknown"
             self._release()
-            raise RunError(
-                f"{self.path} is in use by process {owner}: wait for it, or give another name="
-            ) from None
+            raise RunError(f"{self.path} is in use by process {owner}: wait for it, or give another name=") from None
         except OSError:
             return  # a file system without locks (some network mounts): go on without one
         os.ftruncate(self._lock, 0)
@@ -224,9 +220,7 @@ class RunFolder:
 
     def _record_start(self) -> None:
         path = self.path / "run.json"
-        record = (
-            read_json(path) if path.exists() else {"command": self.command, "seed": self.seed, "starts": []}
-        )
+        record = read_json(path) if path.exists() else {"command": self.command, "seed": self.seed, "starts": []}
         start = {"commit": commit(), "versions": versions(), "argv": sys.argv[1:]}
         if start not in record["starts"]:
             record["starts"].append(start)

@@ -55,9 +55,7 @@ def multirun(command: Any, words: list[str], show: bool) -> int:
     swept = expand(command.name, [word for word in words if word not in steering])
     if not any(word.startswith("hydra/sweeper") for word in steering):
         _check_all(command, jobs(command.name, swept), usual)
-    runs = next(
-        (word.partition("=")[2] for word in swept if word.startswith("runs=")), usual.config.get("runs")
-    )
+    runs = next((word.partition("=")[2] for word in swept if word.startswith("runs=")), usual.config.get("runs"))
     where = SWEEP_DIR.format(runs=runs or "runs", command=command.name)
     codes: list[int] = []
     home = os.getpid()

@@ -32,9 +32,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     names = _names(cls)
     for key in mapping:
         if key not in names:
-            raise UsageError(
-                f"'{_at(where, key)}' is no key{nearest(str(key), names)} (keys: {listed(names, 30)})"
-            )
+            raise UsageError(f"'{_at(where, key)}' is no key{nearest(str(key), names)} (keys: {listed(names, 30)})")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):

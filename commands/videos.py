@@ -49,9 +49,7 @@ def write_videos(rollouts: Rollouts, cases: Cases, task: TaskSpec, folder: Path 
     return paths
 
 
-def compose(
-    frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64], task: TaskSpec
-) -> list[Frame]:
+def compose(frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64], task: TaskSpec) -> list[Frame]:
     """The pictures of one video, uint8 [height, width, 3] of even size, one an observed step."""
     assert len(frames_THWC) == len(distances_T), (len(frames_THWC), len(distances_T))
     within = distances_T <= task.thresholds[0]
@@ -74,9 +72,7 @@ def compose(
             picture[bar, edges[past] : edges[past + 1]] = WITHIN if within[past] else OUTSIDE
         state = f"{step * task.control_step_s:.1f} s   {distances_T[step]:.2f} {task.distance_unit}"
         pictures.append(
-            _labelled(
-                picture, [(MARGIN_PX, state, WITHIN if within[step] else TEXT), (right, "goal image", TEXT)]
-            )
+            _labelled(picture, [(MARGIN_PX, state, WITHIN if within[step] else TEXT), (right, "goal image", TEXT)])
         )
     return pictures
 
@@ -140,8 +136,6 @@ def _write_gif(pictures: Sequence[Frame], frames_per_s: float, path: Path) -> Pa
 
     first, *rest = [Image.fromarray(picture) for picture in pictures]
     buffer = io.BytesIO()
-    first.save(
-        buffer, "gif", save_all=True, append_images=rest, duration=max(20, round(1000 / frames_per_s)), loop=0
-    )
+    first.save(buffer, "gif", save_all=True, append_images=rest, duration=max(20, round(1000 / frames_per_s)), loop=0)
     write_atomic(path, buffer.getvalue())
     return path

@@ -76,9 +76,7 @@ class Collected:
     seconds: float
 
 
-def collect(
-    path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: Progress | None = None
-) -> Collected:
+def collect(path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: Progress | None = None) -> Collected:
     """Brings the file at `path` to `config.episodes` complete episodes; `progress(done, total)` after each.
 
     A file that is there is gone on with, if it was begun with the same configuration (workers aside), else
@@ -105,9 +103,7 @@ def collect(
 # --- one episode
 
 
-def record_episode(
-    env: Any, policy: Policy, seed: int, frames: int
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def record_episode(env: Any, policy: Policy, seed: int, frames: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Plays an episode: columns [frames,...] (`action` [frames-1,A]) and the factors of its model."""
     observation, info = env.reset(seed=seed)
     policy.reset(np.random.default_rng(np.random.SeedSequence([seed, 1])))

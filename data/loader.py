@@ -33,9 +33,7 @@ class Loader:
 
     def __init__(self, windows: Windows, batch_size: int, seed: int, workers: int = 1) -> None:
         if batch_size < 1 or seed < 0 or workers < 0:
-            raise ValueError(
-                f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0"
-            )
+            raise ValueError(f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0")
         self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
         self._order = lru_cache(maxsize=2)(self._draw_order)
 

@@ -87,9 +87,7 @@ class MappedFile:
         for name, (offset, shape, dtype) in places.items():
             end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if end > size:
-                raise StoreError(
-                    f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again"
-                )
+                raise StoreError(f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again")
         raw = _map(path, mode)
         arrays = {name: _over(raw, *place) for name, place in places.items()}
         self.columns = {column.name: arrays[column.name] for column in self.info.columns}
@@ -149,9 +147,7 @@ def _open(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
         if "truncated" in str(error):
-            raise StoreError(
-                f"{path} is cut short ({path.stat().st_size} bytes are there): copy it again"
-            ) from error
+            raise StoreError(f"{path} is cut short ({path.stat().st_size} bytes are there): copy it again") from error
         if isinstance(error, PermissionError) or "ermission" in str(error):
             raise StoreError(f"{path} may not be read by this user") from error
         raise StoreError(f"{path} is not an HDF5 file, or its head is damaged: copy it again") from error
@@ -188,9 +184,7 @@ def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...]
         raise StoreError(f"{path} has no {name}: it is no complete schema {SCHEMA} file")
     dataset = file[name]
     if dataset.chunks is not None:
-        raise StoreError(
-            f"{path} stores {name} in chunks, which cannot be mapped: rewrite it with h5repack -l CONTI"
-        )
+        raise StoreError(f"{path} stores {name} in chunks, which cannot be mapped: rewrite it with h5repack -l CONTI")
     offset = dataset.id.get_offset()
     if offset is None and dataset.size:
         raise StoreError(f"{path} has no bytes for {name}: it was not laid out by this program")

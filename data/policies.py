@@ -54,9 +54,7 @@ class PolicyConfig:
         if self.hold < 1:
             raise ValueError(f"policy hold={self.hold}: hold each action for at least 1 step")
         if self.time_constant_s <= 0 or self.std <= 0:
-            raise ValueError(
-                f"policy time_constant_s={self.time_constant_s} std={self.std}: both must be positive"
-            )
+            raise ValueError(f"policy time_constant_s={self.time_constant_s} std={self.std}: both must be positive")
         _shares(self.name)
 
 
@@ -157,16 +155,13 @@ def _shares(text: str) -> dict[str, float]:
             near = difflib.get_close_matches(name, NAMES, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"policy {name!r} is unknown{hint}: choose from {', '.join(NAMES)}, "
-                f"or mix as smooth:0.5,scripted:0.5"
+                f"policy {name!r} is unknown{hint}: choose from {', '.join(NAMES)}, or mix as smooth:0.5,scripted:0.5"
             )
         try:
             weight = float(share) if share else 1.0
         except ValueError:
             weight = math.nan
         if name in shares or not weight > 0 or math.isinf(weight):
-            raise ValueError(
-                f"policy {text!r}: each name once, with a positive share, as smooth:0.5,scripted:0.5"
-            )
+            raise ValueError(f"policy {text!r}: each name once, with a positive share, as smooth:0.5,scripted:0.5")
         shares[name] = weight
     return shares

@@ -167,18 +167,14 @@ class Plan:
 def plan_episodes(episodes: int, frames: int, seed: int) -> Plan:
     """A plan of equally long episodes, their seeds and splits drawn from `seed`."""
     if episodes < 1 or frames < 2:
-        raise ValueError(
-            f"episodes={episodes} and frames={frames} make no data: give at least episodes=1 frames=2"
-        )
+        raise ValueError(f"episodes={episodes} and frames={frames} make no data: give at least episodes=1 frames=2")
     lengths = np.full(episodes, frames, np.int64)
     return Plan(lengths, episode_seeds(seed, episodes), draw_splits(seed, episodes))
 
 
 def episode_seeds(seed: int, episodes: int) -> NDArray[np.int64]:
     """Seeds [E] of a file's episodes: functions of (seed, index), below 2**53 so that JSON is exact."""
-    words = [
-        np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] for index in range(episodes)
-    ]
+    words = [np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] for index in range(episodes)]
     return (np.array(words, np.uint64) >> np.uint64(11)).astype(np.int64)
 
 

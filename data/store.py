@@ -84,9 +84,7 @@ class Writer:
         """The frames an episode has room for."""
         return int(self._room[index])
 
-    def write(
-        self, index: int, columns: Mapping[str, Array], factors: Mapping[str, Any] | None = None
-    ) -> None:
+    def write(self, index: int, columns: Mapping[str, Array], factors: Mapping[str, Any] | None = None) -> None:
         """Writes an episode of L rows: every column [L,...], `action` [L-1,A]; its length goes in last.
 
         A second episode at the same index replaces the first. ValueError names a column that is missing or
@@ -107,9 +105,7 @@ class Writer:
         self._file.episode["length"][index] = length
 
 
-def _check_episode(
-    info: StoreInfo, columns: Mapping[str, Array], factors: Mapping[str, Any], length: int
-) -> None:
+def _check_episode(info: StoreInfo, columns: Mapping[str, Array], factors: Mapping[str, Any], length: int) -> None:
     """ValueError unless the columns and factors are those the file declares."""
     want = {column.name: (length, *column.shape) for column in info.columns}
     want["action"] = (length - 1, info.action_size)
@@ -135,9 +131,7 @@ class Reader:
     left out and listed in `damaged`. Pickling a Reader pickles the paths: each process maps the files itself.
     """
 
-    def __init__(
-        self, paths: PathLike | Sequence[PathLike], on_damaged: str = "error", verify: bool = True
-    ) -> None:
+    def __init__(self, paths: PathLike | Sequence[PathLike], on_damaged: str = "error", verify: bool = True) -> None:
         if on_damaged not in ("error", "skip"):
             raise ValueError(f"on_damaged={on_damaged!r} is unknown: choose error or skip")
         self.paths = expand(paths)
@@ -150,8 +144,7 @@ class Reader:
         self._start = np.concatenate([f.episode["start"] + first for f, first in shift])
         # Copies, so that a collector at work on the file does not change what this Reader offers.
         self._length, self._seed, self._split, self._crc32 = (
-            np.concatenate([f.episode[name] for f in self._files])
-            for name in ("length", "seed", "split", "crc32")
+            np.concatenate([f.episode[name] for f in self._files]) for name in ("length", "seed", "split", "crc32")
         )
         self._check_seeds()
         self.damaged: tuple[int, ...] = ()

@@ -80,9 +80,7 @@ class Windows:
         """Episode and first frame of windows: [B] -> ([B], [B])."""
         indices = np.asarray(indices, np.int64)
         if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
-            raise IndexError(
-                f"windows {indices.min()} to {indices.max()} were asked for, there are {len(self)}"
-            )
+            raise IndexError(f"windows {indices.min()} to {indices.max()} were asked for, there are {len(self)}")
         which = np.searchsorted(self._ends, indices, side="right")
         return self._episodes[which], indices - self._begins[which]
 

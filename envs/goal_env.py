@@ -52,9 +52,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     camera: ClassVar[str]
     factor_names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, size: int | None = None, proprio: bool = False, render_mode: str = "rgb_array"
-    ) -> None:
+    def __init__(self, size: int | None = None, proprio: bool = False, render_mode: str = "rgb_array") -> None:
         """Frames are `size` x `size` pixels (default: the task's); `proprio` adds what the body feels.
 
         Raises `ValueError` for a bad argument and `RuntimeError` where OpenGL does not work.
@@ -111,9 +109,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     # Gymnasium's interface
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, Info]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """A start and a goal: `options["state"]` and `options["goal_state"]`, both `[S]`, else drawn.
 
         What is drawn shares the factors of what is given, and a drawn goal lies at least the task's
@@ -314,6 +310,4 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             goal = self._sample_state(factors)
             if self.task.distance(self.truth(start), self.truth(goal)) >= self.task.min_goal_distance:
                 return goal
-        raise AssertionError(
-            f"no goal {self.task.min_goal_distance} {self.task.distance_unit} away was drawn"
-        )
+        raise AssertionError(f"no goal {self.task.min_goal_distance} {self.task.distance_unit} away was drawn")

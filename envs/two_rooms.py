@@ -59,9 +59,7 @@ class TwoRooms(GoalEnv):
 
     def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 5]`; see the class."""
-        return np.concatenate([np.asarray(part) for part in (qpos, qvel, factors)], axis=-1).astype(
-            np.float32
-        )
+        return np.concatenate([np.asarray(part) for part in (qpos, qvel, factors)], axis=-1).astype(np.float32)
 
     def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Forces `[2]` that take the ball to one random place after another, through the door, with noise."""
@@ -85,9 +83,7 @@ def _random_place(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([x, rng.uniform(-outer, outer)])
 
 
-def next_waypoint(
-    place: NDArray[np.float64], target: NDArray[np.float64], door_y: float
-) -> NDArray[np.float64]:
+def next_waypoint(place: NDArray[np.float64], target: NDArray[np.float64], door_y: float) -> NDArray[np.float64]:
     """Where a ball at `place` `[2]` heads to reach `target` `[2]`: there, or before or behind the door."""
     side = 1.0 if target[0] > 0 else -1.0
     clear = WALL_HALF_THICKNESS_M + BALL_RADIUS_M

@@ -42,9 +42,7 @@ class Multiplexer:
         """The observation and action space of one environment."""
         return self.env.observation_space, self.env.action_space
 
-    def reset(
-        self, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
-    ) -> tuple[Batch, Batch]:
+    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]) -> tuple[Batch, Batch]:
         """Stacked observations and infos of new episodes."""
         results = []
         for index, (seed, option) in enumerate(zip(seeds, options, strict=True)):
@@ -124,9 +122,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
     def __init__(self, name: str, num_envs: int, num_workers: int = 0, **kwargs: Any) -> None:
         """`kwargs` go to `envs.make`. Raises `ValueError` for a number below 1, or an unknown task."""
         if num_envs < 1 or num_workers < 0:
-            raise ValueError(
-                f"num_envs={num_envs}, num_workers={num_workers}: at least 1 environment and 0 workers"
-            )
+            raise ValueError(f"num_envs={num_envs}, num_workers={num_workers}: at least 1 environment and 0 workers")
         if name not in envs.TASKS:
             envs.make(name)  # raises, with the nearest names
         self.num_envs = num_envs
@@ -185,9 +181,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
             code = self._workers[index].exitcode
             return None, RuntimeError(f"environment worker {index} died with exit code {code}")
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: Options = None
-    ) -> tuple[Batch, Batch]:
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: Options = None) -> tuple[Batch, Batch]:
         """New episodes: observations `[n, ...]`, and infos `distance` `[n]`, `truth`, `goal_truth` `[n, L]`.
 
         A single seed gives environment i `seed + i`. `options` is one dict for all or a list with one each.

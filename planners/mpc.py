@@ -53,16 +53,13 @@ class MPC:
     and the copy to the host that ends it).
     """
 
-    def __init__(
-        self, dynamics: Dynamics, planner: Planner, cost: Cost, config: MPCConfig | None = None
-    ) -> None:
+    def __init__(self, dynamics: Dynamics, planner: Planner, cost: Cost, config: MPCConfig | None = None) -> None:
         self.dynamics, self.planner, self.cost = dynamics, planner, cost
         self.config = config or MPCConfig()
         self.spec = dynamics.spec
         if self.config.receding_steps > planner.horizon:
             raise ValueError(
-                f"planner receding_steps is {self.config.receding_steps}; "
-                f"choose 1 to horizon = {planner.horizon}"
+                f"planner receding_steps is {self.config.receding_steps}; choose 1 to horizon = {planner.horizon}"
             )
         self.last_plan: Plan | None = None
         self.plan_ms: list[float] = []

@@ -84,6 +84,33 @@ class DynamicsSpec:
         return len(self.action_low) // self.frame_skip
 
 
+class Spec(Protocol):
+    """The facts themselves, whoever states them: a world model may bring a class of its own (see DynamicsSpec)."""
+
+    @property
+    def action_low(self) -> tuple[float, ...]: ...
+    @property
+    def action_high(self) -> tuple[float, ...]: ...
+    @property
+    def frame_hw(self) -> tuple[int, int]: ...
+    @property
+    def max_horizon(self) -> int: ...
+    @property
+    def views(self) -> tuple[str, ...]: ...
+    @property
+    def frame_skip(self) -> int: ...
+    @property
+    def history(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def step_bytes(self) -> int: ...
+    @property
+    def block_dim(self) -> int: ...
+    @property
+    def action_dim(self) -> int: ...
+
+
 class Context(Protocol):
     """What `observe` made of the past: encoded frames, cached keys and values. Opaque to planners."""
 
@@ -137,7 +164,7 @@ class Dynamics(Protocol):
     """A world model as a planner sees it. All methods are batched and keep tensors on `spec.device`."""
 
     @property
-    def spec(self) -> DynamicsSpec:
+    def spec(self) -> Spec:
         """Bounds, sizes and views."""
         ...
 

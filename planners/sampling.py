@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Noise, Plan, Rows
+from planners.protocol import Context, Cost, Dynamics, Goal, Noise, Plan, Rows, Spec
 
 Tail = Literal["repeat", "zero"]
 
@@ -96,7 +96,7 @@ def candidate_noise(draws: Draws, shape_SKA: tuple[int, int, int], colour: Tenso
     return (colour @ steps_first).view_as(white)
 
 
-def bounds(spec: DynamicsSpec) -> tuple[Tensor, Tensor]:
+def bounds(spec: Spec) -> tuple[Tensor, Tensor]:
     """low_A, high_A on the dynamics' device."""
     low, high = upload(torch.tensor([spec.action_low, spec.action_high]), spec.device)
     return low, high
@@ -110,7 +110,7 @@ def shift_plan(actions_BKA: Tensor, steps: int, tail: Tail = "repeat") -> Tensor
     return torch.cat((actions_BKA[:, steps:], last.expand(-1, steps, -1)), dim=1)
 
 
-def chunk_size(spec: DynamicsSpec) -> int:
+def chunk_size(spec: Spec) -> int:
     """How many imagined candidate steps (B x S x K) fit into memory at once; 0: no limit known."""
     if spec.step_bytes == 0:
         return 0
@@ -277,7 +277,7 @@ def search(
     return Plan(mean, mean_cost[:, 0], history)
 
 
-def check_fit(spec: DynamicsSpec, cost: Cost, horizon: int) -> None:
+def check_fit(spec: Spec, cost: Cost, horizon: int) -> None:
     """Raise ValueError where the model cannot serve this cost or horizon."""
     if cost.view not in spec.views:
         raise ValueError(f"cost view is {cost.view!r}, but this model offers {', '.join(spec.views)}")

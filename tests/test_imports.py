@@ -56,9 +56,7 @@ def test_every_package_and_its_data_are_listed_for_installation():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]
     for name in PACKAGES:
         held = {path for pattern in patterns.get(name, []) for path in (HOME / name).glob(pattern)}
-        wanted = {
-            p for p in (HOME / name).rglob("*.*") if p.suffix in (".yaml", ".xml", ".json", ".css", ".html")
-        }
+        wanted = {p for p in (HOME / name).rglob("*.*") if p.suffix in (".yaml", ".xml", ".json", ".css", ".html")}
         assert wanted <= held, f"{name}: not in package-data: {sorted(wanted - held)}"
     assert resources.files("configs").joinpath("base.yaml").is_file()
 
@@ -118,9 +116,7 @@ print(json.dumps(sorted({"mujoco", "dm_control"} & set(sys.modules))))
 
 @pytest.mark.parametrize("name", ["envs", "envs.tasks", "data", "planners", "world_model", "commands.cli"])
 def test_these_import_without_a_simulator(name):
-    script = (
-        f"import sys, {name}; found = {{'mujoco', 'dm_control'}} & set(sys.modules); assert not found, found"
-    )
+    script = f"import sys, {name}; found = {{'mujoco', 'dm_control'}} & set(sys.modules); assert not found, found"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOME)
     assert done.returncode == 0, done.stderr
 
@@ -134,9 +130,7 @@ def test_the_constraints_are_plain_and_leave_torch_free():
         assert match, line
         pins[match[1]] = match[2]
     assert lines == sorted(lines) and len(pins) == len(lines)
-    follow_torch = [
-        name for name in pins if name.startswith(("torch", "triton", "nvidia", "cuda", "setuptools"))
-    ]
+    follow_torch = [name for name in pins if name.startswith(("torch", "triton", "nvidia", "cuda", "setuptools"))]
     assert not follow_torch, follow_torch
     project = PROJECT["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]

@@ -53,8 +53,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get("json", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a complete checkpoint ({error}); delete it to go on from the one "
-                              "before it, or run the training command again") from error
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint ({error}); delete it to go on from the one "
+            "before it, or run the training command again"
+        ) from error
 
 
 def tensors_hash(tensors: dict[str, Tensor]) -> str:
@@ -96,11 +98,17 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> N
     ours = model.state_dict()
     problems = [f"missing {name}" for name in ours if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in ours]
-    problems += [f"{name} is {tuple(tensors[name].shape)}, not {tuple(ours[name].shape)}"
-                 for name in ours if name in tensors and tensors[name].shape != ours[name].shape]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(ours[name].shape)}"
+        for name in ours
+        if name in tensors and tensors[name].shape != ours[name].shape
+    ]
     if problems:
-        raise CheckpointError(f"{source} does not fit this model: " + "; ".join(problems[:6])
-                              + (f"; and {len(problems) - 6} more" if len(problems) > 6 else ""))
+        raise CheckpointError(
+            f"{source} does not fit this model: "
+            + "; ".join(problems[:6])
+            + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        )
     model.load_state_dict(tensors)
 
 

@@ -29,5 +29,11 @@ class PixelHead(nn.Module):
         if self.pooled:
             hidden = hidden.squeeze(-2).unflatten(-1, (self.encoder.num_patches, -1))
         (height, width), patch = self.encoder.grid, self.encoder.patch_px
-        return rearrange(self.paint(F.gelu(hidden)), "... (h w) (p q c) -> ... (h p) (w q) c",
-                         h=height, w=width, p=patch, q=patch)
+        return rearrange(
+            self.paint(F.gelu(hidden)),
+            "... (h w) (p q c) -> ... (h p) (w q) c",
+            h=height,
+            w=width,
+            p=patch,
+            q=patch,
+        )

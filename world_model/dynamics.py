@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -94,7 +95,10 @@ class FrameViews:
 
     def select(self, rows: slice | Tensor) -> FrameViews:
         """Those environments only."""
-        return FrameViews({name: (lambda name=name: self.view(name)[rows]) for name in self.views}, self.keep)
+        return FrameViews({name: partial(self._rows, name, rows) for name in self.views}, self.keep)
+
+    def _rows(self, name: str, rows: slice | Tensor) -> Tensor:
+        return self.view(name)[rows]
 
 
 @dataclass
@@ -122,8 +126,10 @@ class LatentDynamics(nn.Module):
         self.config, self.actions, self.encoder = config, actions, encoder
         pooled = config.space == "pooled"
         if pooled and encoder.pool is None:
-            raise ValueError("dynamics.space=pooled needs an encoder with a pool head; pretrain with objective=future "
-                             "or set dynamics.space=tokens")
+            raise ValueError(
+                "dynamics.space=pooled needs an encoder with a pool head; pretrain with objective=future "
+                "or set dynamics.space=tokens"
+            )
         self.grid = (1, 1) if pooled else encoder.config.grid
         feature_dim = encoder.config.pooled_dim if pooled else encoder.config.width
         block_dim = len(actions.low) * actions.frame_skip
@@ -170,20 +176,35 @@ class LatentDynamics(nn.Module):
     @property
     def spec(self) -> ModelSpec:
         """The facts a planner needs."""
-        views = ("pixels", "pooled") if self.pixel_head is not None else (
-            ("pooled",) if self.config.space == "pooled" else ("tokens", "pooled"))
+        views = (
+            ("pixels", "pooled")
+            if self.pixel_head is not None
+            else (("pooled",) if self.config.space == "pooled" else ("tokens", "pooled"))
+        )
         tokens = self.predictor.block_tokens
         per_step = 4 * tokens * self.config.predictor.width * (4 + 2 * self.config.predictor.depth)
         if self.pixel_head is not None:
             per_step += 16 * 3 * self.encoder.config.image_px[0] * self.encoder.config.image_px[1]
-        return ModelSpec(self.actions.block_low, self.actions.block_high, self.encoder.config.image_px,
-                         self.actions.frame_skip, self.config.history, self.config.horizon, views,
-                         self.action_mid.device, per_step)
+        return ModelSpec(
+            self.actions.block_low,
+            self.actions.block_high,
+            self.encoder.config.image_px,
+            self.actions.frame_skip,
+            self.config.history,
+            self.config.horizon,
+            views,
+            self.action_mid.device,
+            per_step,
+        )
 
-    def observe(self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor,
-                proprio: Tensor | None = None) -> LatentContext:
+    def observe(
+        self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
+    ) -> LatentContext:
         """Encode the past once a replan and fill the caches of all frames but the last."""
-        assert past_actions_BtA.shape[1] == frames_BTHWC.shape[1] - 1, (past_actions_BtA.shape, frames_BTHWC.shape)
+        assert past_actions_BtA.shape[1] == frames_BTHWC.shape[1] - 1, (
+            past_actions_BtA.shape,
+            frames_BTHWC.shape,
+        )
         features = self.normalise_features(self.encode(frames_BTHWC))
         past = self.predictor.prefill(features[:, :-1], self.normalise_actions(past_actions_BtA), valid_BT[:, :-1])
         return LatentContext(past, features[:, -1])
@@ -197,10 +218,15 @@ class LatentDynamics(nn.Module):
 
     def as_goal(self, imagined: FrameViews, step: int) -> FrameViews:
         """Step `step` of an imagined path of one candidate, as a goal."""
-        return FrameViews({name: (lambda name=name: imagined.view(name)[:, 0, step]) for name in imagined.views})
+        return FrameViews({name: imagined.view(name)[:, 0, step] for name in imagined.views})
 
-    def imagine(self, context: LatentContext, actions_BSKA: Tensor, generator: Any = None,
-                keep: Literal["path", "last"] = "path") -> FrameViews:
+    def imagine(
+        self,
+        context: LatentContext,
+        actions_BSKA: Tensor,
+        generator: Any = None,
+        keep: Literal["path", "last"] = "path",
+    ) -> FrameViews:
         """Futures of all candidates. Deterministic: the generator is not used."""
         assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
         path = self.predictor.rollout(context.past, context.last_BNF, self.normalise_actions(actions_BSKA))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.layers import NORM_EPS, Block, Rotary, grid_positions, init_transformer, rotary
+from world_model.layers import NORM_EPS, Blocks, Rotary, grid_positions, init_transformer, rotary
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ class VideoEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.blocks = Blocks(config.depth, config.width, config.heads, config.mlp_ratio)
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.pool = PoolHead(config) if config.pooled_dim else None
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))

@@ -7,6 +7,7 @@ Follows the V-JEPA 2 transformer (arXiv 2506.09985): pre-norm blocks, joint qkv 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Rotary:
-    """Angles of one set of token positions as cosines and signed sines [..., N, head_dim]; built once for all layers."""
+    """Angles of a set of token positions as cosines and signed sines [..., N, head_dim]; built once for all layers."""
 
     cos: Tensor
     sin: Tensor  # with the sign of the rotation: minus for the first channel of a pair
@@ -86,8 +87,9 @@ class Attention(nn.Module):
         return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
-def shared_prefix_attention(q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor],
-                            prefix_mask_BL: Tensor | None) -> Tensor:
+def shared_prefix_attention(
+    q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], prefix_mask_BL: Tensor | None
+) -> Tensor:
     """Attention of many candidates' queries to keys they share and to keys of their own, as one exact softmax.
 
     q [B, S, h, n, d]; prefix keys and values [B, h, L, d] are computed once and never copied per candidate: for them
@@ -109,8 +111,9 @@ def shared_prefix_attention(q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple
     return shared + weights[..., num_prefix:] @ own[1]
 
 
-def _joined_attention(q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor],
-                      prefix_mask_BL: Tensor | None) -> Tensor:
+def _joined_attention(
+    q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], prefix_mask_BL: Tensor | None
+) -> Tensor:
     """The same for one candidate an environment."""
     keys, values = (torch.cat((shared, mine[:, 0]), 2) for shared, mine in zip(prefix, own, strict=True))
     mask = None
@@ -146,7 +149,17 @@ class Block(nn.Module):
         return x_BND + self.mlp(self.norm2(x_BND))
 
 
-def init_transformer(model: nn.Module, blocks: nn.ModuleList) -> None:
+class Blocks(nn.ModuleList):
+    """A stack of blocks (a ModuleList that says what it holds)."""
+
+    def __init__(self, depth: int, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
+
+    def __iter__(self) -> Iterator[Block]:
+        return super().__iter__()  # type: ignore[return-value]
+
+
+def init_transformer(model: nn.Module, blocks: Blocks) -> None:
     """Initialise as V-JEPA 2 does.
 
     =====================================  ===========================================

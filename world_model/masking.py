@@ -31,24 +31,29 @@ def block_size(config: MaskConfig, grid: tuple[int, int, int], rng: np.random.Ge
     steps, height, width = grid
     area = int(height * width * config.area)
     ratio = rng.uniform(*config.aspect)
-    return (max(1, int(steps * config.time)),
-            min(height, max(1, round(math.sqrt(area * ratio)))),
-            min(width, max(1, round(math.sqrt(area / ratio)))))
+    return (
+        max(1, int(steps * config.time)),
+        min(height, max(1, round(math.sqrt(area * ratio)))),
+        min(width, max(1, round(math.sqrt(area / ratio)))),
+    )
 
 
-def hidden_tokens(config: MaskConfig, grid: tuple[int, int, int], size: tuple[int, int, int],
-                  rng: np.random.Generator) -> np.ndarray:
+def hidden_tokens(
+    config: MaskConfig, grid: tuple[int, int, int], size: tuple[int, int, int], rng: np.random.Generator
+) -> np.ndarray:
     """Boolean [steps, height, width], True where hidden: the union of the blocks. At least one token stays visible."""
     while True:
         hidden = np.zeros(grid, bool)
         for _ in range(config.blocks):
             t, h, w = (rng.integers(0, n - s + 1) for n, s in zip(grid, size, strict=True))
-            hidden[t: t + size[0], h: h + size[1], w: w + size[2]] = True
+            hidden[t : t + size[0], h : h + size[1], w : w + size[2]] = True
         if not hidden.all():
             return hidden
 
 
-def multi_block(config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def multi_block(
+    config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
     """Context and target indices [batch, M] and [batch, P] into the raster of the grid; ascending, int64."""
     rng = np.random.default_rng(seed)
     size = block_size(config, grid, rng)

@@ -63,8 +63,10 @@ class ObjectiveConfig:
         if self.context == "masked" and not self.masks:
             raise ValueError("objective.context=masked needs objective.masks, for example those of objective=vjepa2")
         if self.context == "future" and self.frames <= self.context_frames:
-            raise ValueError(f"objective.frames={self.frames} leaves nothing to predict after "
-                             f"objective.context_frames={self.context_frames}")
+            raise ValueError(
+                f"objective.frames={self.frames} leaves nothing to predict after "
+                f"objective.context_frames={self.context_frames}"
+            )
 
 
 def regression(prediction: Tensor, target: Tensor, loss: str) -> Tensor:
@@ -90,8 +92,13 @@ def covariance(features_ND: Tensor) -> Tensor:
     return (cov.square().sum() - cov.diagonal().square().sum()) / features_ND.shape[1]
 
 
-def sigreg(features_ND: Tensor, generator: torch.Generator, num_directions: int = 256, num_knots: int = 17,
-           max_knot: float = 3.0) -> Tensor:
+def sigreg(
+    features_ND: Tensor,
+    generator: torch.Generator,
+    num_directions: int = 256,
+    num_knots: int = 17,
+    max_knot: float = 3.0,
+) -> Tensor:
     """SIGReg: how far random 1-D projections are from a standard normal (LeJEPA 2511.08544, LeWM 2603.19312).
 
     Epps-Pulley statistic by the trapezoid rule over knots on [0, max_knot], weighted by the normal's characteristic

@@ -55,7 +55,7 @@ class PosttrainModel(nn.Module):
         if self.config.rollout:
             history = 1 + step % dynamics.config.history
             path = self.imagine(features, actions, history, self.config.rollout_steps)
-            terms["rollout"] = self.config.rollout * self._error(path, target[:, history: history + path.shape[1]])
+            terms["rollout"] = self.config.rollout * self._error(path, target[:, history : history + path.shape[1]])
         return torch.stack(list(terms.values())).sum(), terms
 
     def after_step(self, step: int) -> None:
@@ -64,7 +64,7 @@ class PosttrainModel(nn.Module):
     def imagine(self, features: Tensor, actions: Tensor, history: int, steps: int) -> Tensor:
         """Normalised features [B, steps, N, F] imagined from the first `history` frames with the recorded actions."""
         past = self.dynamics.predictor.prefill(features[:, : history - 1], actions[:, : history - 1])
-        chosen = actions[:, None, history - 1: history - 1 + steps]
+        chosen = actions[:, None, history - 1 : history - 1 + steps]
         return self.dynamics.predictor.rollout(past, features[:, history - 1], chosen)[:, 0]
 
     def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -90,8 +90,10 @@ class PosttrainModel(nn.Module):
         path = self.imagine(features, dynamics.normalise_actions(batch["action"]), history, steps)
         target = self._target(features, batch)
         made = path if dynamics.pixel_head is None else dynamics.pixel_head(path)
-        future = target[:, history: history + steps]
-        copy = target[:, history - 1: history].expand_as(future)
+        future = target[:, history : history + steps]
+        copy = target[:, history - 1 : history].expand_as(future)
         axes = [0, *range(2, future.ndim)]
-        return {"predicted": (made - future).square().mean(axes).tolist(),
-                "copy": (copy - future).square().mean(axes).tolist()}
+        return {
+            "predicted": (made - future).square().mean(axes).tolist(),
+            "copy": (copy - future).square().mean(axes).tolist(),
+        }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from world_model.layers import (
     NORM_EPS,
-    Block,
+    Blocks,
     Rotary,
     grid_positions,
     init_transformer,
@@ -39,21 +39,28 @@ class PredictorConfig:
 class MaskedPredictor(nn.Module):
     """Visible tokens [B, M, D] and places -> predictions [B, P, D] at hidden places (V-JEPA 2, section 2.1)."""
 
-    def __init__(self, feature_dim: int, grid: tuple[int, int], config: PredictorConfig, num_mask_tokens: int = 2,
-                 out_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        feature_dim: int,
+        grid: tuple[int, int],
+        config: PredictorConfig,
+        num_mask_tokens: int = 2,
+        out_dim: int | None = None,
+    ) -> None:
         super().__init__()
         self.grid, self.heads, self.width = grid, config.heads, config.width
         self.predictor_embed = nn.Linear(feature_dim, config.width)
         self.mask_tokens = nn.ParameterList(
-            nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(num_mask_tokens))
-        self.predictor_blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+            nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(num_mask_tokens)
+        )
+        self.predictor_blocks = Blocks(config.depth, config.width, config.heads, config.mlp_ratio)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, out_dim or feature_dim)
         init_transformer(self, self.predictor_blocks)
 
-    def forward(self, context_BMD: Tensor, context_BM: Tensor, target_BP: Tensor, steps: int,
-                mask_token: int = 0) -> Tensor:
+    def forward(
+        self, context_BMD: Tensor, context_BM: Tensor, target_BP: Tensor, steps: int, mask_token: int = 0
+    ) -> Tensor:
         """Predict at target_BP from context_BMD at context_BM: raster indices into steps x grid places."""
         places = grid_positions(steps, *self.grid, context_BMD.device)
         positions = rotary(places[torch.cat((context_BM, target_BP), 1)], self.width // self.heads)
@@ -61,7 +68,7 @@ class MaskedPredictor(nn.Module):
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
         for block in self.predictor_blocks:
             x = block(x, positions)
-        return self.predictor_proj(self.predictor_norm(x[:, context_BM.shape[1]:]))
+        return self.predictor_proj(self.predictor_norm(x[:, context_BM.shape[1] :]))
 
 
 @dataclass
@@ -100,22 +107,27 @@ class OwnCache:
             self.stored = tuple(x.new_empty(*x.shape[:3], self.capacity, x.shape[4]) for x in new)
         start, self.length = self.length, self.length + new[0].shape[3]
         for store, x in zip(self.stored, new, strict=True):
-            store[:, :, :, start: self.length] = x
+            store[:, :, :, start : self.length] = x
         return self.stored[0][:, :, :, : self.length], self.stored[1][:, :, :, : self.length]
 
 
 class ActionPredictor(nn.Module):
     """Features of frames 0..t and the actions leaving them -> features of frames 1..t+1, block-causal over frames."""
 
-    def __init__(self, feature_dim: int, grid: tuple[int, int], action_dim: int, config: PredictorConfig,
-                 residual: bool = True) -> None:
+    def __init__(
+        self,
+        feature_dim: int,
+        grid: tuple[int, int],
+        action_dim: int,
+        config: PredictorConfig,
+        residual: bool = True,
+    ) -> None:
         super().__init__()
         self.grid, self.heads, self.width, self.residual = grid, config.heads, config.width, residual
         self.action_dim = action_dim
         self.predictor_embed = nn.Linear(feature_dim, config.width)
         self.action_encoder = nn.Linear(action_dim, config.width) if action_dim else None
-        self.predictor_blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.predictor_blocks = Blocks(config.depth, config.width, config.heads, config.mlp_ratio)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, feature_dim)
         init_transformer(self, self.predictor_blocks)
@@ -142,7 +154,7 @@ class ActionPredictor(nn.Module):
 
     def read(self, x: Tensor, features: Tensor) -> Tensor:
         """Sequence [..., T * block_tokens, width] -> next frames' features [..., T, N, F]."""
-        x = x.unflatten(-2, (-1, self.block_tokens))[..., 1 if self.action_dim else 0:, :]
+        x = x.unflatten(-2, (-1, self.block_tokens))[..., 1 if self.action_dim else 0 :, :]
         change = self.predictor_proj(self.predictor_norm(x))
         return features + change if self.residual else change
 
@@ -156,7 +168,9 @@ class ActionPredictor(nn.Module):
         own = (frame[:, None] == frame[None, :])[None, None]  # padding sees itself, so that no row is empty
         return mask & (valid | own)
 
-    def forward(self, features_BTNF: Tensor, actions_BTA: Tensor | None = None, valid_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, features_BTNF: Tensor, actions_BTA: Tensor | None = None, valid_BT: Tensor | None = None
+    ) -> Tensor:
         """Teacher forcing: predictions [B, T, N, F] of frames 1..T, each from the true frames before it."""
         x = self.embed(features_BTNF, actions_BTA)
         frames = features_BTNF.shape[1]
@@ -199,10 +213,11 @@ class ActionPredictor(nn.Module):
         path = []
         for k in range(steps):
             start = (past.frames + k) * self.block_tokens
-            action = actions_BSKA[:, :, k: k + 1] if actions_BSKA is not None else None
+            action = actions_BSKA[:, :, k : k + 1] if actions_BSKA is not None else None
             x = self.embed(features.unsqueeze(2), action)
-            features = self.read(self._step(x, table.at(start, start + self.block_tokens), past, own),
-                                 features.unsqueeze(2)).squeeze(2)
+            features = self.read(
+                self._step(x, table.at(start, start + self.block_tokens), past, own), features.unsqueeze(2)
+            ).squeeze(2)
             path.append(features)
         return torch.stack(path, 2)
 
@@ -210,8 +225,10 @@ class ActionPredictor(nn.Module):
         """One frame block of every candidate through all layers, appending its keys and values to `own`."""
         batch = x_BSnD.shape[0]
         for layer, block in enumerate(self.predictor_blocks):
-            q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch)
-                       for y in block.attn.project(block.norm1(x_BSnD).flatten(0, 1), positions))
+            q, k, v = (
+                rearrange(y, "(b s) h n d -> b s h n d", b=batch)
+                for y in block.attn.project(block.norm1(x_BSnD).flatten(0, 1), positions)
+            )
             keys_values = own[layer].append(k, v)
             y = shared_prefix_attention(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
             x_BSnD = x_BSnD + block.attn.merge(y.flatten(0, 1)).unflatten(0, (batch, -1))

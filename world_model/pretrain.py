@@ -55,8 +55,9 @@ class PretrainModel(nn.Module):
             self.pixel_head = PixelHead(config.pooled_dim, config, pooled=True) if pixels else None
         else:
             out_dim = 3 * config.tubelet * config.patch_px**2 if pixels else config.width
-            self.predictor = MaskedPredictor(config.width, config.grid, objective.predictor,
-                                             max(1, len(objective.masks)), out_dim)
+            self.predictor = MaskedPredictor(
+                config.width, config.grid, objective.predictor, max(1, len(objective.masks)), out_dim
+            )
             self.pixel_head = None
 
     @property
@@ -68,8 +69,10 @@ class PretrainModel(nn.Module):
         """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C]."""
         made = self.predict(batch["pixels"], step)
         pairs = list(zip(made.predicted, made.targets, strict=True))
-        terms = {"prediction": self.objective.prediction * torch.stack(
-            [regression(p.float(), t, self.objective.loss) for p, t in pairs]).mean()}
+        terms = {
+            "prediction": self.objective.prediction
+            * torch.stack([regression(p.float(), t, self.objective.loss) for p, t in pairs]).mean()
+        }
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
         terms |= anti_collapse(made.regularised, self.objective.terms, generator)
         loss = torch.stack(list(terms.values())).sum()
@@ -79,8 +82,11 @@ class PretrainModel(nn.Module):
 
     def predict(self, frames_BTHWC: Tensor, step: int) -> Prediction:
         """Run the objective's two axes."""
-        return self._predict_pooled(frames_BTHWC) if self.objective.space == "pooled" \
+        return (
+            self._predict_pooled(frames_BTHWC)
+            if self.objective.space == "pooled"
             else self._predict_tokens(frames_BTHWC, step)
+        )
 
     def after_step(self, step: int) -> None:
         """Move the teacher."""
@@ -100,7 +106,7 @@ class PretrainModel(nn.Module):
         else:
             target, predicted = self._pooled_target(embedded, frames_BTHWC), paths
         first = objective.context_frames
-        targets = [target[:, first + k:] for k in range(objective.rollout)]
+        targets = [target[:, first + k :] for k in range(objective.rollout)]
         return Prediction(predicted, targets, embedded.flatten(0, 1))
 
     def _pooled_target(self, embedded: Tensor, frames_BTHWC: Tensor) -> Tensor:
@@ -141,8 +147,10 @@ class PretrainModel(nn.Module):
         grid = (steps, *self.encoder.config.grid)
         if self.objective.context == "future":
             return [masking.future(batch, grid, self.objective.context_frames // self.encoder.config.tubelet)]
-        return [masking.multi_block(mask, batch, grid, (self.seed, step, number))
-                for number, mask in enumerate(self.objective.masks)]
+        return [
+            masking.multi_block(mask, batch, grid, (self.seed, step, number))
+            for number, mask in enumerate(self.objective.masks)
+        ]
 
     def _token_target(self, clip_BCTHW: Tensor) -> Tensor:
         if self.objective.target == "pixels":

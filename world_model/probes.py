@@ -22,8 +22,11 @@ def spread(features_ND: Tensor) -> dict[str, float]:
     power = torch.linalg.svdvals(centred).square()
     share = power / power.sum().clamp_min(1e-30)
     entropy = -(share * share.clamp_min(1e-30).log()).sum()
-    return {"feature_std": std.mean().item(), "feature_std_min": std.min().item(),
-            "effective_rank": entropy.exp().item()}
+    return {
+        "feature_std": std.mean().item(),
+        "feature_std_min": std.min().item(),
+        "effective_rank": entropy.exp().item(),
+    }
 
 
 def _ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
@@ -70,8 +73,14 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     return torch.corrcoef(torch.stack((ranks(a), ranks(b))))[0, 1].item()
 
 
-def near_rank(features_ND: Tensor, truth_NL: Tensor, distance: TruthDistance, near: float, num_pairs: int = 40_000,
-              seed: int = 0) -> float:
+def near_rank(
+    features_ND: Tensor,
+    truth_NL: Tensor,
+    distance: TruthDistance,
+    near: float,
+    num_pairs: int = 40_000,
+    seed: int = 0,
+) -> float:
     """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`."""
     generator = torch.Generator().manual_seed(seed)
     first, second = torch.randint(len(features_ND), (2, num_pairs), generator=generator)

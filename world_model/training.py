@@ -104,7 +104,11 @@ def keep_freed_memory() -> None:
         return
     try:
         libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option, value in (
+            (-4, 0),
+            (-1, 2**31 - 1),
+            (-2, 64 << 20),
+        ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
             libc.mallopt(option, value)
     except (OSError, AttributeError):
         return
@@ -113,8 +117,10 @@ def keep_freed_memory() -> None:
 def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
     """AdamW on what requires a gradient; biases and other 1-D parameters are not decayed (V-JEPA 2)."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-              {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
 
 
@@ -171,8 +177,15 @@ class Hooks:
     progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
 
 
-def train(model: Any, batch_at: Callable[[int], Batch], optimizer: torch.optim.Optimizer, config: TrainerConfig,
-          checkpoints: Checkpoints | None, hooks: Hooks, device: torch.device) -> int:
+def train(
+    model: Any,
+    batch_at: Callable[[int], Batch],
+    optimizer: torch.optim.Optimizer,
+    config: TrainerConfig,
+    checkpoints: Checkpoints | None,
+    hooks: Hooks,
+    device: torch.device,
+) -> int:
     """Train from the newest checkpoint to config.steps; returns the step it began at.
 
     `batch_at(step)` gives the batch of a step; its "source" entry, if any, names the data in error messages.
@@ -186,8 +199,15 @@ def train(model: Any, batch_at: Callable[[int], Batch], optimizer: torch.optim.O
         loss, terms = train_step(model, batch, optimizer, config, step, checkpoints)
         if (step + 1) % config.log_every == 0 or step == start:
             metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
-            hooks.log({"step": step + 1, "kind": "train", **metrics, "lr": learning_rate(config, step),
-                       "seconds": round(time.perf_counter() - began, 3)})
+            hooks.log(
+                {
+                    "step": step + 1,
+                    "kind": "train",
+                    **metrics,
+                    "lr": learning_rate(config, step),
+                    "seconds": round(time.perf_counter() - began, 3),
+                }
+            )
             hooks.progress(step + 1, metrics)
         if checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
             checkpoints.save(step + 1, model, optimizer, {})
@@ -196,8 +216,14 @@ def train(model: Any, batch_at: Callable[[int], Batch], optimizer: torch.optim.O
     return start
 
 
-def train_step(model: Any, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainerConfig, step: int,
-               checkpoints: Checkpoints | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def train_step(
+    model: Any,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    config: TrainerConfig,
+    step: int,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One optimiser step; the loss and its terms, detached. Raises TrainingError on a loss that is not finite."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
@@ -221,5 +247,7 @@ def _not_finite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: 
     source = ", ".join(f"{name} {batch[name].tolist()[:8]}" for name in ("episode", "start") if name in batch)
     paths = checkpoints.paths() if checkpoints else []
     last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
-    return (f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "
-            "Try a lower trainer.lr or trainer.precision=fp32")
+    return (
+        f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "
+        "Try a lower trainer.lr or trainer.precision=fp32"
+    )

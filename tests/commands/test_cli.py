@@ -273,9 +273,7 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
     words = [sys.executable, "-c", script, str(tmp_path / "runs")]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None and child.stderr is not None
         while child.stdout.readline().strip() != "at work":
             assert child.poll() is None, child.stderr.read()

@@ -90,9 +90,7 @@ class Reader(HTMLParser):
         self.open, self.words, self.addresses = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        self.addresses += [
-            value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "poster")
-        ]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "poster")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -168,9 +166,7 @@ def test_videos_stand_in_the_page_byte_for_byte_with_their_episodes(page):
         kind = {".mp4": "video/mp4", ".gif": "image/gif"}[path.suffix]
         assert f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}" in addresses
     assert "Episode 30 from step 37: 1.10 rad away, reached after 1.0 s, held; 0.01 rad at the end." in text
-    assert (
-        "Episode 31 from step 38: 1.20 rad away, reached after 1.2 s, not held; 0.15 rad at the end." in text
-    )
+    assert "Episode 31 from step 38: 1.20 rad away, reached after 1.2 s, not held; 0.15 rad at the end." in text
     assert "first 2 of 6 episodes, not picked" in text
 
 
@@ -211,9 +207,7 @@ def test_a_page_without_oracle_videos_or_plan_times_says_so(runs, cases, tmp_pat
 
 
 def test_the_page_follows_the_task(runs, cases, tmp_path):
-    report.planning_report(
-        results_of(runs, cases, TWO_ROOMS), runs, cases, TWO_ROOMS, [], tmp_path / "r.html"
-    )
+    report.planning_report(results_of(runs, cases, TWO_ROOMS), runs, cases, TWO_ROOMS, [], tmp_path / "r.html")
     text, _ = read((tmp_path / "r.html").read_text())
     assert "two_rooms" in text and "≤ 0.15 m" in text and " rad" not in text
 
@@ -310,8 +304,7 @@ def val_rows(last=0.9):
     fixed = {"kind": "val", "constant": 1.0, "probe_pixels": 0.4}
     changing = [(0, 0.1), (10, None), (20, last)]
     return [
-        {"step": s, "prediction": 1 / (1 + s), "probe": probe, "rank_mean": 3.0 + s, **fixed}
-        for s, probe in changing
+        {"step": s, "prediction": 1 / (1 + s), "probe": probe, "rank_mean": 3.0 + s, **fixed} for s, probe in changing
     ]
 
 
@@ -343,7 +336,5 @@ def test_horizon_curves_are_a_readable_picture_of_both_errors(tmp_path):
 
 
 def test_importing_the_report_imports_no_plotting():
-    code = (
-        "import sys, commands.report; assert not {'matplotlib', 'imageio_ffmpeg', 'PIL'} & set(sys.modules)"
-    )
+    code = "import sys, commands.report; assert not {'matplotlib', 'imageio_ffmpeg', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

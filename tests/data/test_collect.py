@@ -28,9 +28,7 @@ def contents(path):
     found = {}
     with h5py.File(path) as file:
         found["/"] = repr(sorted((key, str(value)) for key, value in file.attrs.items()))
-        file.visititems(
-            lambda n, o: found.update({n: o[()].tobytes()}) if isinstance(o, h5py.Dataset) else None
-        )
+        file.visititems(lambda n, o: found.update({n: o[()].tobytes()}) if isinstance(o, h5py.Dataset) else None)
     return found
 
 
@@ -146,9 +144,7 @@ def start(path):
     """A collector in a session of its own."""
     script = path.with_suffix(".py")
     script.write_text(SCRIPT.format(paths=[str(ROOT), str(Path(__file__).parent)], path=str(path)))
-    return subprocess.Popen(
-        [sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(path, episodes, process):
@@ -162,9 +158,7 @@ def wait_for(path, episodes, process):
 
 
 def children_of(process):
-    listing = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
+    listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
     lines = [line.split(maxsplit=1) for line in listing.stdout.splitlines()]
     return [int(pid) for pid, args in lines if "spawn_main" in args]
 

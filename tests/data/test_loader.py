@@ -62,9 +62,7 @@ def test_iterate_goes_on_until_it_is_left(windows):
 
 
 def test_batches_are_tensors_of_the_documented_kinds(windows):
-    windows.extra["tokens"] = (
-        torch.randn(windows.reader.total_frames, 4).bfloat16().view(torch.uint16).numpy()
-    )
+    windows.extra["tokens"] = torch.randn(windows.reader.total_frames, 4).bfloat16().view(torch.uint16).numpy()
     batch = Loader(windows, 6, seed=0).batch(0)
     assert {name: (tuple(t.shape), t.dtype) for name, t in batch.items()} == {
         "pixels": ((6, 3, 16, 16, 3), torch.uint8),

@@ -148,9 +148,7 @@ def test_a_half_written_episode_is_not_there(path):
     assert Reader(path).episodes().tolist() == [0, 2]
 
 
-@pytest.mark.parametrize(
-    "dataset", ["pixels", "action", "state", "extrinsics", "episode/factors/door", "episode/seed"]
-)
+@pytest.mark.parametrize("dataset", ["pixels", "action", "state", "extrinsics", "episode/factors/door", "episode/seed"])
 def test_a_flipped_bit_anywhere_in_an_episode_is_found_and_named(path, dataset):
     with h5py.File(path) as file:
         data = file[dataset]

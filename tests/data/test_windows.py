@@ -56,10 +56,7 @@ def test_windows_over_several_files_are_those_of_each(make_file):
 
 def test_no_split_shares_a_window_with_another(make_file):
     reader = Reader(make_file())
-    rows = [
-        set(Windows(reader, split, 1).rows(np.arange(5)).ravel().tolist())
-        for split in ("train", "val", "eval")
-    ]
+    rows = [set(Windows(reader, split, 1).rows(np.arange(5)).ravel().tolist()) for split in ("train", "val", "eval")]
     assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
 
 
@@ -90,9 +87,7 @@ def test_unfinished_and_short_episodes_give_no_windows(make_file):
 
 def test_what_cannot_be_is_said_with_the_numbers(make_file):
     reader = Reader(make_file(episodes=2))
-    with pytest.raises(
-        ValueError, match=r"frames=6 with frame_skip=2 needs episodes of 11 frames.*have 9 to 9"
-    ):
+    with pytest.raises(ValueError, match=r"frames=6 with frame_skip=2 needs episodes of 11 frames.*have 9 to 9"):
         Windows(reader, "train", 6, 2)
     with pytest.raises(ValueError, match="split eval has no complete episode"):
         Windows(reader, "eval", 2)

@@ -31,9 +31,7 @@ def test_without_a_wish_the_first_backend_that_works_is_chosen(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("value", "message"), [("off", "unset it"), ("vulkan", "choices: egl, osmesa")])
-def test_a_backend_that_cannot_draw_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, value: str, message: str
-) -> None:
+def test_a_backend_that_cannot_draw_is_one_sentence(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
     monkeypatch.setenv("MUJOCO_GL", value)
     with pytest.raises(RuntimeError, match=message) as caught:
         envs.make("reacher")

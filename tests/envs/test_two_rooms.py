@@ -109,9 +109,7 @@ def test_a_plain_controller_reaches_every_far_corner_within_seven_tenths_of_the_
     two_rooms: GoalEnv,
 ) -> None:
     task = two_rooms.task
-    for door_y, start_y, goal_y in itertools.product(
-        (-DOOR_RANGE_M, 0.0, DOOR_RANGE_M), *[(-FAR_M, FAR_M)] * 2
-    ):
+    for door_y, start_y, goal_y in itertools.product((-DOOR_RANGE_M, 0.0, DOOR_RANGE_M), *[(-FAR_M, FAR_M)] * 2):
         goal = two_rooms.truth(_state(two_rooms, FAR_M, goal_y, door_y))
         two_rooms.set_state(_state(two_rooms, -FAR_M, start_y, door_y))
         steps = 0

@@ -13,8 +13,17 @@ from world_model.predictor import PredictorConfig
 SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pooled_dim=12)
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)
 FUTURE = ObjectiveConfig(predictor=PREDICTOR, terms=TermsConfig(variance=1.0, covariance=0.1))
-VJEPA2 = ObjectiveConfig(context="masked", space="tokens", loss="l1", teacher="ema", ema=0.9, ema_end=0.9, frames=8,
-                         masks=(MaskConfig(8, 0.15), MaskConfig(2, 0.7)), predictor=PREDICTOR)
+VJEPA2 = ObjectiveConfig(
+    context="masked",
+    space="tokens",
+    loss="l1",
+    teacher="ema",
+    ema=0.9,
+    ema_end=0.9,
+    frames=8,
+    masks=(MaskConfig(8, 0.15), MaskConfig(2, 0.7)),
+    predictor=PREDICTOR,
+)
 PIXELS = ObjectiveConfig(target="pixels", predictor=PREDICTOR)
 
 
@@ -52,5 +61,5 @@ def moving_squares(batch: int, steps: int) -> torch.Tensor:
     for row in range(batch):
         for step in range(steps):
             left, top = (7 * row + 4 * step) % 52, (13 * row + 2 * step) % 52
-            clip[row, step, top: top + 12, left: left + 12] = 220
+            clip[row, step, top : top + 12, left : left + 12] = 220
     return clip

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from tests.world_model.small import encoder
 from world_model.checkpoint import (
     CheckpointError,
     load_model_folder,
@@ -16,7 +17,6 @@ from world_model.checkpoint import (
     save_tensors,
     tensors_hash,
 )
-from tests.world_model.small import encoder
 
 
 def test_a_model_folder_comes_back_as_it_was(tmp_path):
@@ -44,8 +44,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert metadata == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"schema": 99}, "schema 99"), ({"kind": "dynamics"}, "'encoder' model is needed")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"schema": 99}, "schema 99"), ({"kind": "dynamics"}, "'encoder' model is needed")],
+)
 def test_another_schema_or_kind_is_refused(tmp_path, change, message):
     save_model(tmp_path, encoder(), "encoder", {})
     description = json.loads((tmp_path / "model.json").read_text())
@@ -59,7 +61,9 @@ def test_weights_that_do_not_fit_are_listed():
     tensors = dict(model.state_dict())
     tensors["extra"] = tensors.pop("norm.weight")
     tensors["norm.bias"] = torch.zeros(3)
-    with pytest.raises(CheckpointError, match=r"missing norm.weight; unexpected extra; norm.bias is \(3,\), not \(24,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"missing norm.weight; unexpected extra; norm.bias is \(3,\), not \(24,\)"
+    ):
         load_weights(model, tensors, "file")
 
 

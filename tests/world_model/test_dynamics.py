@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.world_model.small import dynamics, frames
 from world_model.dynamics import LatentDynamics
 from world_model.posttrain import PosttrainConfig, PosttrainModel
 from world_model.training import TrainerConfig, make_optimizer, train_step
-from tests.world_model.small import dynamics, frames
 
 ALL = [("pooled", "features"), ("tokens", "features"), ("pooled", "pixels"), ("tokens", "pixels")]
 
@@ -47,8 +47,16 @@ def test_every_view_on_offer_has_the_axes_of_the_protocol(space, target):
         assert imagined.view(name).shape == (2, 5, 4, *shapes[name]), name
         assert goal.view(name).shape == (2, *shapes[name]), name
         assert goal.select(slice(1, 2)).view(name).shape == (1, *shapes[name])
-        assert model.as_goal(model.imagine(observed(model), torch.zeros(2, 1, 4, 2)), 2).view(name).shape == (2, *shapes[name])
-    assert model.imagine(observed(model), torch.zeros(2, 5, 4, 2), keep="last").view("pooled").shape == (2, 5, 1, 12)
+        assert model.as_goal(model.imagine(observed(model), torch.zeros(2, 1, 4, 2)), 2).view(name).shape == (
+            2,
+            *shapes[name],
+        )
+    assert model.imagine(observed(model), torch.zeros(2, 5, 4, 2), keep="last").view("pooled").shape == (
+        2,
+        5,
+        1,
+        12,
+    )
     with pytest.raises(ValueError, match="not offered"):
         goal.view("sound")
 
@@ -56,13 +64,17 @@ def test_every_view_on_offer_has_the_axes_of_the_protocol(space, target):
 def test_a_goal_seen_and_a_frame_observed_lie_in_one_space():
     model = dynamics()
     context = model.observe(frames(2, 3), torch.zeros(2, 2, 2), torch.ones(2, 3, dtype=torch.bool))
-    torch.testing.assert_close(model.encode_goal(frames(2, 3)[:, -1]).view("pooled"), context.last_BNF[:, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.encode_goal(frames(2, 3)[:, -1]).view("pooled"), context.last_BNF[:, 0], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_actions_are_normalised_by_their_bounds():
     model = dynamics()
-    torch.testing.assert_close(model.normalise_actions(torch.tensor([[1.0, 4.0], [-1.0, 0.0], [0.0, 2.0]])),
-                               torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]))
+    torch.testing.assert_close(
+        model.normalise_actions(torch.tensor([[1.0, 4.0], [-1.0, 0.0], [0.0, 2.0]])),
+        torch.tensor([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]),
+    )
     assert dynamics(frame_skip=3).spec.action_low == (-1.0, 0.0) * 3
 
 
@@ -81,13 +93,20 @@ def test_predicted_pixels_reach_the_encoder_for_a_feature_cost():
     imagined = model.imagine(observed(model), torch.zeros(2, 1, 4, 2))
     pixels = imagined.view("pixels")
     assert pixels.min() >= 0 and pixels.max() <= 255
-    torch.testing.assert_close(imagined.view("pooled")[1, 0, 3], model.encode_goal(pixels[1, 0, 3][None]).view("pooled")[0],
-                               atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        imagined.view("pooled")[1, 0, 3],
+        model.encode_goal(pixels[1, 0, 3][None]).view("pooled")[0],
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 def test_the_rollout_loss_trains_every_length_of_history():
     model = dynamics()
-    stage, batch = PosttrainModel(model, PosttrainConfig(teacher_forcing=0, rollout_steps=2)), batch_for(model)
+    stage, batch = (
+        PosttrainModel(model, PosttrainConfig(teacher_forcing=0, rollout_steps=2)),
+        batch_for(model),
+    )
     losses = [stage.loss(batch, step)[0].item() for step in range(4)]
     assert len({round(value, 6) for value in losses[:3]}) == 3 and losses[3] == losses[0]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from einops import repeat
 
-from world_model.encoder import EncoderConfig
 from tests.world_model.small import SIZES, encoder, frames
+from world_model.encoder import EncoderConfig
 
 
 def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
@@ -19,7 +19,9 @@ def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
 
 def test_frames_are_encoded_independently_of_their_neighbours():
     model, clip = encoder(), frames(1, 3)
-    torch.testing.assert_close(model.encode_frames(clip)[:, 1:2], model.encode_frames(clip[:, 1:2]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.encode_frames(clip)[:, 1:2], model.encode_frames(clip[:, 1:2]), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_tokens_of_a_clip_come_in_raster_order_time_slowest():
@@ -39,7 +41,9 @@ def test_listed_tokens_know_their_places():
     torch.testing.assert_close(model(normalised, everything), model(normalised), atol=1e-5, rtol=1e-5)
     shuffled = everything[:, torch.randperm(32, generator=torch.Generator().manual_seed(0))]
     found = model(normalised, shuffled)
-    torch.testing.assert_close(found, model(normalised).gather(1, shuffled[..., None].expand(-1, -1, 24)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found, model(normalised).gather(1, shuffled[..., None].expand(-1, -1, 24)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_pixels_are_normalised_by_the_buffers():

@@ -6,9 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from world_model.layers import Attention, Rotary, grid_positions, init_transformer, rotary, shared_prefix_attention
-from world_model.encoder import VideoEncoder
 from tests.world_model.small import SIZES
+from world_model.encoder import VideoEncoder
+from world_model.layers import (
+    Attention,
+    Rotary,
+    grid_positions,
+    init_transformer,
+    rotary,
+    shared_prefix_attention,
+)
 
 
 def test_rotary_keeps_norms_and_leaves_idle_channels_alone():
@@ -23,8 +30,8 @@ def test_scores_depend_on_position_differences_alone():
     q, k = torch.randn(2, 1, 1, 1, 32)
     scores = []
     for shift in (torch.tensor([0, 0, 0]), torch.tensor([5, 2, 7])):
-        at = lambda place: rotary((torch.tensor(place) + shift)[None], 32)  # noqa: E731
-        scores.append((at([1, 3, 0]).rotate(q) * at([4, 1, 2]).rotate(k)).sum())
+        at_q, at_k = (rotary((torch.tensor(place) + shift)[None], 32) for place in ([1, 3, 0], [4, 1, 2]))
+        scores.append((at_q.rotate(q) * at_k.rotate(k)).sum())
     torch.testing.assert_close(scores[0], scores[1])
 
 

@@ -34,9 +34,17 @@ def test_covariance_is_the_sum_of_squared_off_diagonal_entries():
 def test_sigreg_is_least_for_a_standard_normal():
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(2000, 8, generator=generator)
-    values = {name: sigreg(x, torch.Generator().manual_seed(1)).item() for name, x in {
-        "normal": normal, "narrow": 0.5 * normal, "wide": 2 * normal, "constant": torch.zeros(2000, 8),
-        "shifted": normal + 1, "line": normal[:, :1].expand(-1, 8)}.items()}
+    values = {
+        name: sigreg(x, torch.Generator().manual_seed(1)).item()
+        for name, x in {
+            "normal": normal,
+            "narrow": 0.5 * normal,
+            "wide": 2 * normal,
+            "constant": torch.zeros(2000, 8),
+            "shifted": normal + 1,
+            "line": normal[:, :1].expand(-1, 8),
+        }.items()
+    }
     assert all(values[name] > 5 * values["normal"] for name in values if name != "normal"), values
 
 
@@ -74,8 +82,14 @@ def test_targets_are_layer_normed_without_parameters():
     torch.testing.assert_close(target.var(-1, unbiased=False), torch.ones(2, 7), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("wrong", [{"context": "masked", "space": "pooled"}, {"context": "masked", "space": "tokens"},
-                                   {"frames": 2, "context_frames": 2}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"context": "masked", "space": "pooled"},
+        {"context": "masked", "space": "tokens"},
+        {"frames": 2, "context_frames": 2},
+    ],
+)
 def test_objectives_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="objective"):
         ObjectiveConfig(**wrong)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.predictor import ActionPredictor, MaskedPredictor
 from tests.world_model.small import PREDICTOR, shake
+from world_model.predictor import ActionPredictor, MaskedPredictor
 
 
 def predictor(grid: tuple[int, int], action_dim: int = 2) -> ActionPredictor:
@@ -20,7 +20,9 @@ def predictor(grid: tuple[int, int], action_dim: int = 2) -> ActionPredictor:
 def test_later_frames_do_not_change_earlier_predictions(grid):
     model, tokens = predictor(grid), grid[0] * grid[1]
     features, actions = torch.randn(2, 5, tokens, 12), torch.randn(2, 5, 2)
-    torch.testing.assert_close(model(features, actions)[:, :3], model(features[:, :3], actions[:, :3]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model(features, actions)[:, :3], model(features[:, :3], actions[:, :3]), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
@@ -55,7 +57,9 @@ def test_a_rollout_with_gradients_equals_one_without():
 def test_padding_before_a_short_history_changes_nothing():
     model = predictor((1, 1))
     features, actions, plans = torch.randn(1, 2, 1, 12), torch.randn(1, 1, 2), torch.randn(1, 2, 3, 2)
-    short = model.rollout(model.prefill(features[:, :1], actions, torch.ones(1, 1, dtype=torch.bool)), features[:, 1], plans)
+    short = model.rollout(
+        model.prefill(features[:, :1], actions, torch.ones(1, 1, dtype=torch.bool)), features[:, 1], plans
+    )
     padded = torch.cat((torch.full((1, 2, 1, 12), 9.0), features), 1)
     padded_actions = torch.cat((torch.full((1, 2, 2), 9.0), actions), 1)
     valid = torch.tensor([[False, False, True]])

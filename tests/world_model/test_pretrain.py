@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.world_model.small import FUTURE, PIXELS, SIZES, VJEPA2, encoder, frames, moving_squares
 from world_model.encoder import VideoEncoder
 from world_model.objectives import TermsConfig, normalised_target
 from world_model.pretrain import PretrainModel, embed_frames
 from world_model.training import TrainerConfig, make_optimizer, train_step
-from tests.world_model.small import FUTURE, PIXELS, SIZES, VJEPA2, encoder, frames, moving_squares
 
 OBJECTIVES = {
     "future": FUTURE,

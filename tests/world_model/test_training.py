@@ -13,10 +13,18 @@ import pytest
 import torch
 from torch import nn
 
+from tests.world_model.small import VJEPA2, encoder, frames
 from world_model.checkpoint import CheckpointError
 from world_model.pretrain import PretrainModel
-from world_model.training import Checkpoints, Hooks, TrainerConfig, TrainingError, learning_rate, make_optimizer, train
-from tests.world_model.small import VJEPA2, encoder, frames
+from world_model.training import (
+    Checkpoints,
+    Hooks,
+    TrainerConfig,
+    TrainingError,
+    learning_rate,
+    make_optimizer,
+    train,
+)
 
 CONFIG = TrainerConfig(steps=10, batch_size=2, warmup=3, checkpoint_every=5, evaluate_every=4, log_every=1)
 CPU = torch.device("cpu")
@@ -30,7 +38,15 @@ def run(folder: Path, config: TrainerConfig = CONFIG, batches=batch_at) -> tuple
     """Train (or go on training) a masked model with an EMA teacher in `folder`."""
     model = PretrainModel(encoder(seed=3), VJEPA2, steps=10)
     lines: list[dict] = []
-    train(model, batches, make_optimizer(model, config), config, Checkpoints(folder), Hooks(log=lines.append), CPU)
+    train(
+        model,
+        batches,
+        make_optimizer(model, config),
+        config,
+        Checkpoints(folder),
+        Hooks(log=lines.append),
+        CPU,
+    )
     return model, lines
 
 
@@ -109,7 +125,9 @@ def test_schedules_are_pure_functions_of_the_step():
     config = TrainerConfig(steps=100, warmup=10, lr=1.0, lr_end=0.1, schedule="wsd", decay_share=0.2)
     rates = [learning_rate(config, step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == 1.0 and rates[79] == 1.0
-    assert rates[80] == 1.0 and 0.1 < rates[99] < 0.2 and all(a >= b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert (
+        rates[80] == 1.0 and 0.1 < rates[99] < 0.2 and all(a >= b for a, b in zip(rates[80:], rates[81:], strict=False))
+    )
     cosine = replace(config, schedule="cosine")
     assert learning_rate(cosine, 55) == pytest.approx(0.55) and learning_rate(cosine, 100) == pytest.approx(0.1)
     assert learning_rate(replace(config, schedule="constant"), 99) == 1.0
