@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import envs
 from commands import posttrain, pretrain, registry
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
-from commands.plan import planner_parts
+from commands.plan import flops_of, planner_parts
 from commands.runs import RunFolder, write_json
 from envs.rendering import bench_render
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -70,13 +69,6 @@ def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return float(np.median(times))
-
-
-def flops_of(call: Callable[[], Any]) -> float:
-    """Floating-point operations of matrix products and attention in a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops())
 
 
 def peak_flops(device: torch.device, budget_s: float) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,12 +23,22 @@ WILSON_Z = 1.959964
 
 
 @dataclass(frozen=True)
+class OracleCostConfig:
+    """The row that plans with the true simulator and the model's own cost: it renders and encodes every candidate's
+    future, minutes an episode on a CPU at the model's own search, so it plays few episodes with a smaller search."""
+
+    episodes: int = 4
+    samples: int = 48
+    elites: int = 8
+    iterations: int = 3
+    receding_steps: int = 2
+
+
+@dataclass(frozen=True)
 class ProtocolConfig:
     """What is evaluated. episodes: starts and goals wanted. split: `val` to choose, `eval` to report.
 
-    budget, goal_offset (environment steps) and min_goal_distance (the task's unit): 0 or null means the
-    task's own. oracle_cost_episodes: how many of the episodes the oracle with the model's own cost plays (it
-    renders and encodes every candidate's future, which takes minutes an episode on a CPU at the full search).
+    budget, goal_offset (environment steps) and min_goal_distance (the task's unit): null means the task's own.
     """
 
     episodes: int = 50
@@ -38,7 +48,7 @@ class ProtocolConfig:
     goal_offset: int | None = None
     min_goal_distance: float | None = None
     oracle: bool = True
-    oracle_cost_episodes: int = 4
+    oracle_cost: OracleCostConfig = field(default_factory=OracleCostConfig)
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -54,6 +64,7 @@ class Cases:
     episodes: NDArray[np.int64]
     starts: NDArray[np.int64]
     distances: NDArray[np.float64]
+    kinds: NDArray[np.str_] | None  # the task's kinds of goals, where it has some
     seeds: tuple[int, ...]
     solved_starts: int  # candidates left out since they satisfied the goal at the start
     too_near: int  # candidates left out since start and goal were nearer than the least distance
@@ -66,6 +77,7 @@ class Cases:
             self.episodes[:count],
             self.starts[:count],
             self.distances[:count],
+            None if self.kinds is None else self.kinds[:count],
             self.seeds[:count],
             self.solved_starts,
             self.too_near,
@@ -74,16 +86,8 @@ class Cases:
 
 def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     """The protocol with the task's own numbers where none were given."""
-    return ProtocolConfig(
-        protocol.episodes,
-        protocol.split,
-        protocol.seed,
-        protocol.budget or task.budget,
-        protocol.goal_offset or task.goal_offset,
-        task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance,
-        protocol.oracle,
-        protocol.oracle_cost_episodes,
-    )
+    own = {"budget": task.budget, "goal_offset": task.goal_offset, "min_goal_distance": task.min_goal_distance}
+    return replace(protocol, **{key: value for key, value in own.items() if getattr(protocol, key) is None})
 
 
 def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
@@ -114,6 +118,10 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         )
     distances, episodes, starts_ = (np.array(column) for column in zip(*found, strict=True))
     states = [reader.column("state", int(e))[[s, s + protocol.goal_offset]] for _, e, s in found]
+    truths = [reader.column("truth", int(e))[[s, s + protocol.goal_offset]] for _, e, s in found]
+    kinds = None
+    if task.goal_kind is not None:
+        kinds = task.goal_kind(np.stack([t[0] for t in truths]), np.stack([t[1] for t in truths]))
     seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(found)))
     return Cases(
         np.stack([s[0] for s in states]),
@@ -121,6 +129,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         episodes,
         starts_,
         distances,
+        kinds,
         seeds,
         solved,
         near,
@@ -214,10 +223,10 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def summarise(distances: NDArray[np.float64], start_distances: NDArray[np.float64], task: TaskSpec) -> dict[str, Any]:
-    """One method's numbers: success any time and held, with intervals, by threshold and by bins of goal
-    distance."""
+def summarise(distances: NDArray[np.float64], cases: Cases, task: TaskSpec) -> dict[str, Any]:
+    """One method's numbers: success any time and held with intervals, by goal distance and by kind of goal."""
     count = len(distances)
+    cases = cases.first(count)
 
     def rates(steps: int) -> dict[str, Any]:
         hits = {threshold: int(reached(distances, threshold, steps).sum()) for threshold in task.thresholds}
@@ -230,7 +239,7 @@ def summarise(distances: NDArray[np.float64], start_distances: NDArray[np.float6
     success = reached(distances, task.thresholds[0])
     bins = []
     for low, high in zip(task.distance_bins[:-1], task.distance_bins[1:], strict=True):
-        inside = (start_distances >= low) & (start_distances < high)
+        inside = (cases.distances >= low) & (cases.distances < high)
         bins.append({"from": low, "to": high, "episodes": int(inside.sum()), "successes": int(success[inside].sum())})
     return {
         "episodes": count,
@@ -241,6 +250,11 @@ def summarise(distances: NDArray[np.float64], start_distances: NDArray[np.float6
         "final_distance": float(distances[:, -1].mean()),
         "least_distance": float(distances[:, 1:].min(1).mean()),
         "by_distance": bins,
+        "by_kind": [
+            {"kind": str(kind), "episodes": int(here.sum()), "successes": int(success[here].sum())}
+            for kind in (() if cases.kinds is None else np.unique(cases.kinds))
+            for here in (cases.kinds == kind,)
+        ],
     }
 
 

@@ -6,6 +6,7 @@ one.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,15 @@ class PretrainMonitor:
         return F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).float().cpu()
 
     def _judge(self, features: Tensor, suffix: str) -> dict[str, float]:
+        """Probe, near rank, and the same rank correlation over pairs at every distance."""
+
+        def rank(near: float) -> float:
+            return probes.near_rank(features, self.truth, self._distance, near)
+
         return {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
-            f"near_rank{suffix}": probes.near_rank(
-                features, self.truth, self._distance, NEAR * self.task.min_goal_distance
-            ),
+            f"near_rank{suffix}": rank(NEAR * self.task.min_goal_distance),
+            f"rank{suffix}": rank(math.inf),
         }
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import envs
 from commands import evaluation, registry
@@ -28,6 +30,7 @@ from envs.tasks import TaskSpec
 from envs.vector import VectorGoalEnv
 from planners.costs import GoalCost
 from planners.mpc import MPC, MPCConfig
+from world_model.dynamics import LatentDynamics
 from world_model.training import keep_freed_memory
 
 SCHEMA = 1
@@ -89,6 +92,8 @@ def plan(
         seconds[name] = round(time.perf_counter() - began, 2)
         console.say(f"{name:22s} {_rates(runs[name], task)}, {seconds[name]} s")
     results = collect_results(runs, cases, task, protocol, config, seconds, device)
+    planner, cost, _ = planner_parts(config["planner"])
+    results["plan"]["flops"] = plan_flops(model, planner, cost)
     results["model"] = {"folder": str(model_folder), **about}
     results["data"] = {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum}
     write_json(folder / "results.json", results)
@@ -126,13 +131,12 @@ def methods(
         env = envs.make(task.name, **kwargs)
         dynamics = OracleDynamics(env, with_model, planner.horizon, workers)
         if own_cost:
-            small = replace(mpc, receding_steps=min(2, planner.horizon))
-            search = type(planner)(replace(planner.config, samples=48, elites=8, iterations=3))
-            return play(
-                OraclePolicy(dynamics, search, cost, small),
-                ORACLE_COST_ROW,
-                cases.first(protocol.oracle_cost_episodes),
+            small = protocol.oracle_cost
+            search = replace(planner.config, samples=small.samples, elites=small.elites, iterations=small.iterations)
+            policy = OraclePolicy(
+                dynamics, type(planner)(search), cost, replace(mpc, receding_steps=small.receding_steps)
             )
+            return play(policy, ORACLE_COST_ROW, cases.first(small.episodes))
         true_cost = replace(cost, view="truth", distance=truth_distance(task))
         return play(OraclePolicy(dynamics, planner, true_cost, mpc), ORACLE_ROW)
 
@@ -143,7 +147,7 @@ def methods(
     }
     if protocol.oracle:
         rows[ORACLE_ROW] = lambda: oracle(own_cost=False)
-    if protocol.oracle_cost_episodes:
+    if protocol.oracle_cost.episodes:
         rows[ORACLE_COST_ROW] = lambda: oracle(own_cost=True)
     return rows
 
@@ -157,6 +161,27 @@ def truth_distance(task: TaskSpec) -> Any:
     return distance
 
 
+def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
+    """Floating-point operations of one plan of one environment: matrix products and attention."""
+    spec = model.spec
+    frames = torch.zeros(1, spec.history, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
+    past = torch.zeros(1, spec.history - 1, spec.block_dim, device=spec.device)
+
+    def once() -> Any:
+        with torch.no_grad():
+            context = model.observe(frames, past, torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device))
+            return planner.plan(model, context, model.encode_goal(frames[:, 0]), cost, seeds=[0])
+
+    return flops_of(once)
+
+
+def flops_of(call: Callable[[], Any]) -> float:
+    """Floating-point operations of matrix products and attention in a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
 def collect_results(
     runs: dict[str, Rollouts],
     cases: Cases,
@@ -167,10 +192,7 @@ def collect_results(
     device: torch.device,
 ) -> dict[str, Any]:
     """results.json, schema 1 (DESIGN 4.1)."""
-    rows = {
-        name: evaluation.summarise(run.distances, cases.distances[: len(run.distances)], task)
-        for name, run in runs.items()
-    }
+    rows = {name: evaluation.summarise(run.distances, cases, task) for name, run in runs.items()}
     first = str(task.thresholds[0])
     times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
     return {

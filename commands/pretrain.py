@@ -29,6 +29,7 @@ CURVES = {
     "effective rank": ("effective_rank",),
     "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
     "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
+    "rank over all distances": ("rank", "rank_pixels", "rank_random"),
 }
 
 

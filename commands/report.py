@@ -204,6 +204,13 @@ def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]
         page.drawing(bins_svg(methods, task), text),
         page.table(head, rows, "Successes, of episodes in the bin"),
     ]
+    if tested["by_kind"]:
+        kinds = [
+            [_name(place, name), *(_count(counts) for counts in row["by_kind"])]
+            for place, (name, row) in enumerate(methods.items())
+        ]
+        head = ["method", *(escape(counts["kind"]) for counts in tested["by_kind"])]
+        shown.append(page.table(head, kinds, "The same by kind of goal"))
     outside = tested["episodes"] - sum(b["episodes"] for b in bins)
     return [*shown, page.paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
 

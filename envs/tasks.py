@@ -49,6 +49,8 @@ class TaskSpec:
     distance: Distance = field(repr=False)
     probe_targets: Targets = field(repr=False)
     frame_size: int = 64
+    # (start truth [n, L], goal truth [n, L]) -> names [n] of kinds of goals that a table shows apart
+    goal_kind: Callable[[ArrayLike, ArrayLike], NDArray[np.str_]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sizes = len(self.action_low), len(self.action_high), len(self.action_names)
@@ -109,6 +111,12 @@ def two_rooms_probe_targets(truth: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(truth, np.float64)[..., [0, 1, 4]]
 
 
+def two_rooms_goal_kind(start: ArrayLike, goal: ArrayLike) -> NDArray[np.str_]:
+    """Whether the goal lies in the room of the start, for truth arrays `[n, 5]`."""
+    a, b = np.asarray(start), np.asarray(goal)
+    return np.where((a[..., 0] < 0) == (b[..., 0] < 0), "same room", "other room")
+
+
 REACHER = TaskSpec(
     name="reacher",
     description="Two-joint planar arm of the dm_control suite; the goal is an arm pose, shown as an image.",
@@ -149,6 +157,7 @@ TWO_ROOMS = TaskSpec(
     proprio_names=("ball x", "ball y", "ball velocity x", "ball velocity y"),
     distance=two_rooms_distance,
     probe_targets=two_rooms_probe_targets,
+    goal_kind=two_rooms_goal_kind,
 )
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (REACHER, TWO_ROOMS)}

@@ -42,7 +42,7 @@ def rollouts(finals, plan_ms=(), num_videos=0):
 def cases():
     count = len(STARTS)
     places, nothing = np.arange(count), np.zeros((count, 4))
-    return Cases(nothing, nothing, 30 + places, 37 + places, STARTS, tuple(range(count)), 311, 1204)
+    return Cases(nothing, nothing, 30 + places, 37 + places, STARTS, None, tuple(range(count)), 311, 1204)
 
 
 def floors_and_model():

@@ -1,0 +1,154 @@
+"""The whole way, as a user types it: collect -> pretrain -> posttrain -> plan, at the smallest size, and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HOME = Path(__file__).resolve().parent.parent
+TINY = ("trainer=debug", "seed=1")
+SEARCH = ("planner.samples=12", "planner.elites=4", "planner.iterations=2")
+
+
+def jepa(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own and check its exit code."""
+    env = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-m", "commands", *words], cwd=cwd, env=env, text=True, capture_output=True)
+    assert done.returncode == code, (words, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    return done
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder with a small data file, an encoder and dynamics."""
+    folder = tmp_path_factory.mktemp("work")
+    jepa("collect", "data.episodes=12", "data.frames=30", "name=data", cwd=folder)
+    jepa("pretrain", "data=runs/collect/data", "encoder=tiny", *TINY, "name=encoder", cwd=folder)
+    jepa("posttrain", "data=runs/collect/data", "encoder=runs/pretrain/encoder", *TINY, "name=model", cwd=folder)
+    return folder
+
+
+def test_planning_leaves_results_episodes_videos_and_a_page(work):
+    done = jepa(
+        "plan",
+        "model=runs/posttrain/model",
+        "data=runs/collect/data",
+        "protocol.episodes=2",
+        "videos=1",
+        "protocol.oracle_cost.episodes=1",
+        *SEARCH,
+        "name=p",
+        cwd=work,
+    )
+    folder = work / "runs/plan/p"
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["methods"]) == {"model", "random", "zero action", "oracle", "oracle, model's cost"}
+    assert results["schema"] == 1 and results["episodes"] == 2 and 0 <= results["success_rate"] <= 1
+    assert results["protocol"]["split"] == "eval" and results["plan"]["ms_p50"] > 0
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    assert len(lines) == 9 and all(len(line["distances"]) == results["protocol"]["budget"] + 1 for line in lines)
+    assert (folder / "report.html").stat().st_size > 10_000 and list((folder / "videos").iterdir())
+    assert "within 0.2 rad" in done.stdout
+
+
+def test_a_finished_run_says_so_and_is_not_done_again(work):
+    before = (work / "runs/pretrain/encoder/model/model.safetensors").stat().st_mtime_ns
+    done = jepa("pretrain", "data=runs/collect/data", "encoder=tiny", *TINY, "name=encoder", cwd=work)
+    assert "finished" in done.stdout
+    assert (work / "runs/pretrain/encoder/model/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_same_command_makes_the_same_weights(work):
+    jepa("posttrain", "data=runs/collect/data", "encoder=runs/pretrain/encoder", *TINY, "name=again", cwd=work)
+    first, again = (work / f"runs/posttrain/{name}/model/model.safetensors" for name in ("model", "again"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("objective", "dynamics", "view"),
+    [("vjepa2", "tokens", "tokens"), ("pixels", "pixels", "pixels"), ("pixels", "pixels", "pooled")],
+)
+def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, view):
+    name = f"{objective}-{dynamics}"
+    jepa(
+        "pretrain", "data=runs/collect/data", "encoder=tiny", f"objective={objective}", *TINY, f"name={name}", cwd=work
+    )
+    jepa(
+        "posttrain",
+        "data=runs/collect/data",
+        f"encoder=runs/pretrain/{name}",
+        f"dynamics={dynamics}",
+        "dynamics.horizon=2",
+        "dynamics.losses.rollout_steps=2",
+        *TINY,
+        f"name={name}",
+        cwd=work,
+    )
+    jepa(
+        "plan",
+        f"model=runs/posttrain/{name}",
+        "data=runs/collect/data",
+        "protocol.episodes=1",
+        "protocol.budget=3",
+        "protocol.oracle=false",
+        "protocol.oracle_cost.episodes=0",
+        "planner.horizon=2",
+        f"planner.cost.view={view}",
+        "videos=0",
+        *SEARCH,
+        f"name={name}-{view}",
+        cwd=work,
+    )
+    assert (work / f"runs/plan/{name}-{view}/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 1, "there is no folder"),
+        (("plan", "model=runs/posttrain/model", "data=nothing.h5"), 1, "nothing.h5"),
+        (("plan", "model=runs/pretrain/encoder", "data=runs/collect/data"), 1, "'dynamics' model is needed"),
+        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "planner.horizon=9"), 1, "horizon"),
+        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
+        (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
+        (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
+        (("collect", "env=reachr"), 2, "reacher"),
+        (("pretrain", "data=runs/collect/data", "device=cuda", "encoder=tiny"), 1, "CUDA"),
+        (("pretrain", "data=runs/collect/data", "encoder=tiny", "trainer=debug", "seed=2", "name=encoder"), 1, "seed"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_the_right_exit_code(work, words, code, says):
+    if "device=cuda" in words:
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("this machine has CUDA")
+    done = jepa(*words, "runs=runs", cwd=work, code=code)
+    assert says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_python_lines_of_the_readme_run_as_written(work, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (HOME / "README.md").read_text(), re.DOTALL).group(1)
+    monkeypatch.chdir(work)
+    model = work / "runs/posttrain/model"
+    code = code.replace('"runs/posttrain/wm"', repr(str(model)))
+    assert str(model) in code, "the README names another model folder"
+    scope: dict = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    action = scope["action"]
+    assert action.shape == (2,) and action.dtype == np.float32 and (np.abs(action) <= 1).all()
+
+
+def test_a_goal_image_of_another_size_is_refused(work):
+    from commands.agent import Agent
+
+    agent = Agent(work / "runs/posttrain/model", device="cpu", overrides=("planner.samples=8", "planner.elites=2"))
+    with pytest.raises(ValueError, match=r"\(1, 32, 32, 3\)"):
+        agent.act(np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8))
