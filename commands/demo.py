@@ -44,17 +44,19 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         path.mkdir(exist_ok=True)
     data = str(paths["collect"] / FILE)
     seconds: dict[str, float] = {}
+    peaks: dict[str, int] = {}
 
     def phase(name: str, work: Callable[[], Any]) -> Any:
         done = paths[name] / "done.json"
         if done.exists():
             kept = read_json(done)
-            seconds[name] = kept["seconds"]
+            seconds[name], peaks[name] = kept["seconds"], kept["peak_mib"]
             return kept["result"]
         began = time.perf_counter()
         result = work()
         seconds[name] = round(time.perf_counter() - began, 2)
-        write_json(done, {"seconds": seconds[name], "result": result})
+        peaks[name] = round(plan_command.peak_mib())
+        write_json(done, {"seconds": seconds[name], "peak_mib": peaks[name], "result": result})
         console.say(f"{name}: {result if isinstance(result, str) else 'done'} [{duration(seconds[name])}]")
         return result
 
@@ -75,6 +77,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
             config, data, str(paths["posttrain"]), paths["plan"], console, _sections(paths, seconds)
         ),
     )
+    results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     write_json(base / "results.json", results)
     total = duration(sum(seconds.values()))

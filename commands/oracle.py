@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class States:
 class OracleDynamics:
     """The simulator as a world model. `set_states` must be called before every plan."""
 
-    def __init__(self, env: GoalEnv, model: Dynamics | None, horizon: int, threads: int) -> None:
+    def __init__(self, env: GoalEnv, model: Dynamics | None, horizon: int, threads: int, frame_skip: int = 1) -> None:
         import mujoco
         from mujoco.rollout import Rollout
 
@@ -47,7 +48,8 @@ class OracleDynamics:
         self.physics_size = mujoco.mj_stateSize(env.physics_model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         task = env.task
         views = ("truth",) + (model.spec.views if model is not None else ())
-        self.spec = DynamicsSpec(task.action_low, task.action_high, (env.size, env.size), horizon, views)
+        low, high = task.action_low * frame_skip, task.action_high * frame_skip
+        self.spec = DynamicsSpec(low, high, (env.size, env.size), horizon, views, frame_skip)
 
     def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
         """True states and goals [B, S] of this moment."""
@@ -83,13 +85,15 @@ class OracleDynamics:
         return Views(views, keep)
 
     def _simulate(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Full states [S, K, state] after every environment step of every plan from one state."""
+        """Full states [S, K, state] after every model step of every plan from one state."""
         substeps, size = self.env.substeps, self.physics_size
+        steps = rearrange(plans_SKA, "s k (f a) -> s (k f) a", f=self.spec.frame_skip).repeat(substeps, 1)
+        stride = substeps * self.spec.frame_skip
         self.env.apply_factors(state)
         start = np.repeat(state[None, :size], len(plans_SKA), 0)
-        path, _ = self.rollout.rollout(self.env.physics_model, self.data, start, plans_SKA.repeat(substeps, 1))
+        path, _ = self.rollout.rollout(self.env.physics_model, self.data, start, steps)
         full = np.broadcast_to(state, (*plans_SKA.shape[:2], len(state))).copy()
-        full[..., :size] = path[:, substeps - 1 :: substeps]
+        full[..., :size] = path[:, stride - 1 :: stride]
         return full
 
     def _truth(self, states: NDArray[np.float64]) -> NDArray[np.float32]:

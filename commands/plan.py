@@ -129,7 +129,7 @@ def methods(
     def oracle(own_cost: bool) -> Rollouts:
         with_model = model if own_cost else None
         env = envs.make(task.name, **kwargs)
-        dynamics = OracleDynamics(env, with_model, planner.horizon, workers)
+        dynamics = OracleDynamics(env, with_model, planner.horizon, workers, model.spec.frame_skip)
         if own_cost:
             small = protocol.oracle_cost
             search = replace(planner.config, samples=small.samples, elites=small.elites, iterations=small.iterations)

@@ -146,7 +146,7 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
         for episode in episodes:
             first, frames = (
                 int(reader.first_row(episode)),
-                torch.from_numpy(reader.column("pixels", int(episode))),
+                torch.from_numpy(np.array(reader.column("pixels", int(episode)))),
             )
             for start in range(0, len(frames), ENCODE_CHUNK):
                 made = dynamics.encode(frames[start : start + ENCODE_CHUNK][None].to(device))[0]
