@@ -86,8 +86,13 @@ class Cases:
 
 def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     """The protocol with the task's own numbers where none were given."""
-    own = {"budget": task.budget, "goal_offset": task.goal_offset, "min_goal_distance": task.min_goal_distance}
-    return replace(protocol, **{key: value for key, value in own.items() if getattr(protocol, key) is None})
+    nearest = task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance
+    return replace(
+        protocol,
+        budget=protocol.budget or task.budget,
+        goal_offset=protocol.goal_offset or task.goal_offset,
+        min_goal_distance=nearest,
+    )
 
 
 def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
