@@ -115,7 +115,7 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
         (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 1, "there is no folder"),
         (("plan", "model=runs/posttrain/model", "data=nothing.h5"), 1, "nothing.h5"),
         (("plan", "model=runs/pretrain/encoder", "data=runs/collect/data"), 1, "'dynamics' model is needed"),
-        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "planner.horizon=9"), 1, "horizon"),
+        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "planner.horizon=9", "protocol.episodes=2"), 1, "horizon"),
         (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
         (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
