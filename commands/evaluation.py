@@ -84,6 +84,18 @@ class Cases:
         )
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a model is evaluated in: itself, the held-out data, and the starts and goals drawn from that."""
+
+    model: Any  # world_model.dynamics.LatentDynamics
+    about: dict[str, Any]  # what its folder says: env, env_kwargs, objective, ...
+    reader: Any  # data.store.Reader
+    task: TaskSpec
+    protocol: ProtocolConfig  # resolved: no null is left
+    cases: Cases
+
+
 def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     """The protocol with the task's own numbers where none were given."""
     nearest = task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance

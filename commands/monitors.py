@@ -23,7 +23,13 @@ from world_model.pretrain import PretrainModel, embed_frames
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
 NUM_FRAMES = 768
-PAIR_CHUNK = 128
+METRIC_EPISODES = 128  # episodes of train that the metric is fitted on while training goes on
+ENCODE_CHUNK = 128  # frames encoded at once
+
+
+def whole_episodes(reader: Any, episodes: Any) -> list[Tensor]:
+    """All frames [T, H, W, C] of each episode."""
+    return [torch.from_numpy(np.array(reader.column("pixels", int(episode)))) for episode in episodes]
 
 
 class PretrainMonitor:
@@ -42,6 +48,8 @@ class PretrainMonitor:
             frames.append(reader.column("pixels", int(episode))[rows])
             truth.append(reader.column("truth", int(episode))[rows])
             groups.append(np.full(len(rows), episode))
+        chosen = reader.episodes("train")[:METRIC_EPISODES]
+        self.clips = whole_episodes(reader, chosen)
         self.frames = torch.from_numpy(np.concatenate(frames))
         self.truth = torch.from_numpy(np.concatenate(truth))
         self.groups = torch.from_numpy(np.concatenate(groups))
@@ -49,14 +57,16 @@ class PretrainMonitor:
         self.references = self._references()
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Spread, effective rank, probe and near rank of the kept encoder's features; losses on val
-        batches."""
+        """Spread and effective rank of the kept encoder's features as trained; probe and near rank of them under
+        the objective's metric; losses on val batches."""
         self.model.eval()
         features = self._features(self.model.trained_encoder)
+        metric = self.model.metric([clip.to(self.device) for clip in self.clips])
+        measured = features if metric is None else (features - metric[0].float()) @ metric[1].float()
         return {
             **self._losses(step),
             **probes.spread(features),
-            **self._judge(features, ""),
+            **self._judge(measured, ""),
             **self.references,
         }
 
@@ -67,7 +77,7 @@ class PretrainMonitor:
         frames = self.frames.to(self.device)
         if self.model.objective.space == "pooled":
             return embed_frames(encoder, frames[None])[0].float().cpu()
-        parts = [encoder.encode_frames(chunk[None])[0] for chunk in frames.split(PAIR_CHUNK)]
+        parts = [encoder.encode_frames(chunk[None])[0] for chunk in frames.split(ENCODE_CHUNK)]
         tokens = torch.cat(parts)
         return F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).float().cpu()
 

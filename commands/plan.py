@@ -17,11 +17,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import envs
-from commands import evaluation, registry
+from commands import evaluation, photo, registry
 from commands.config import build
 from commands.console import Console
 from commands.errors import UsageError
-from commands.evaluation import Cases, ProtocolConfig, RandomPolicy, Rollouts, ZeroPolicy
+from commands.evaluation import Cases, ProtocolConfig, RandomPolicy, Rollouts, Setting, ZeroPolicy
 from commands.models import check_actions, check_frames, load_dynamics, open_reader
 from commands.oracle import OracleDynamics, OraclePolicy
 from commands.report import planning_report, write_videos
@@ -60,9 +60,29 @@ def planner_parts(config: dict[str, Any]) -> tuple[Any, GoalCost, MPCConfig]:
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
-    """Evaluate the model in its run folder."""
-    results = plan(config, config["data"], config["model"], folder.path, console)
-    folder.finish(headline(results))
+    """Evaluate the model in its run folder, or go for the picture `goal`."""
+    if config["goal"] is None:
+        folder.finish(headline(plan(config, config["data"], config["model"], folder.path, console)))
+        return
+    setting = opened(config, config["data"], config["model"])
+    policy = MPC(setting.model, *planner_parts(config["planner"]))
+    line = photo.reach(config, setting, policy, folder.path, console)
+    console.say(f"{line}\nreport: {folder.path / 'report.html'}")
+    folder.finish(line)
+
+
+def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
+    """Model and data, checked against each other, with task, protocol and the starts and goals it draws."""
+    keep_freed_memory()
+    model, about = load_dynamics(model_folder, registry.device(config["device"]))
+    reader = open_reader(data, config["on_damaged"])
+    check_frames(model.encoder, reader.info, str(data))
+    check_actions(model.actions, reader.info, str(data))
+    if reader.info.env_id != about["env"]:
+        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
+    task = envs.TASKS[about["env"]]
+    protocol = evaluation.resolve(build(ProtocolConfig, config["protocol"], "protocol"), task)
+    return Setting(model, about, reader, task, protocol, evaluation.draw_cases(reader, task, protocol))
 
 
 def plan(
@@ -74,28 +94,19 @@ def plan(
     extra: list[tuple[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`."""
-    keep_freed_memory()
-    device = torch.device(registry.device(config["device"]))
-    model, about = load_dynamics(model_folder, device)
-    reader = open_reader(data, config["on_damaged"])
-    check_frames(model.encoder, reader.info, str(data))
-    check_actions(model.actions, reader.info, str(data))
-    if reader.info.env_id != about["env"]:
-        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
-    task = envs.TASKS[about["env"]]
-    protocol = evaluation.resolve(build(ProtocolConfig, config["protocol"], "protocol"), task)
-    cases = evaluation.draw_cases(reader, task, protocol)
+    setting = opened(config, data, model_folder)
+    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
     runs, seconds = {}, {}
-    for name, play in methods(config, model, task, about, protocol, cases, console).items():
+    for name, play in methods(config, setting, console).items():
         began = time.perf_counter()
         runs[name] = play()
         seconds[name] = round(time.perf_counter() - began, 2)
         console.say(f"{name:22s} {_rates(runs[name], task)}, {seconds[name]} s")
-    results = collect_results(runs, cases, task, protocol, config, seconds, device)
+    results = collect_results(runs, cases, task, protocol, config, seconds, model.spec.device)
     planner, cost, _ = planner_parts(config["planner"])
     results["plan"]["flops"] = plan_flops(model, planner, cost)
-    results["model"] = {"folder": str(model_folder), **about}
-    results["data"] = {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum}
+    results["model"] = {"folder": str(model_folder), **setting.about}
+    results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
     write_json(folder / "results.json", results)
     write_atomic(folder / "episodes.jsonl", episode_lines(runs, cases))
     videos = write_videos(runs[MODEL_ROW], cases, task, folder / "videos")
@@ -105,18 +116,11 @@ def plan(
     return results
 
 
-def methods(
-    config: dict[str, Any],
-    model: Any,
-    task: TaskSpec,
-    about: dict[str, Any],
-    protocol: ProtocolConfig,
-    cases: Cases,
-    console: Console,
-) -> dict[str, Any]:
+def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[str, Any]:
     """Every row of the protocol, as a function that plays it."""
     planner, cost, mpc = planner_parts(config["planner"])
-    kwargs = about["env_kwargs"]
+    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
+    kwargs = setting.about["env_kwargs"]
     workers = config["workers"] or os.cpu_count() or 1
     in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
     budget = protocol.budget

@@ -10,7 +10,7 @@ import envs
 from commands.config import build
 from commands.console import Console, Metrics
 from commands.models import MODEL, check_frames, open_reader, save_encoder
-from commands.monitors import PretrainMonitor
+from commands.monitors import PretrainMonitor, whole_episodes
 from commands.registry import device as torch_device
 from commands.report import training_curves
 from commands.runs import RunFolder
@@ -77,10 +77,14 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
         device,
     )
     last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
+    metric = model.metric([clip.to(device) for clip in whole_episodes(reader, reader.episodes("train"))])
+    kept = model.trained_encoder
+    if metric is not None and kept.pool is not None:
+        kept.pool.fold(*metric)
     training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)
     save_encoder(
         folder / MODEL,
-        model.trained_encoder,
+        kept,
         {"objective": config_dict(objective), "env": reader.info.env_id, "data": reader.file_checksum},
     )
     return (

@@ -58,6 +58,30 @@ def test_planning_leaves_results_episodes_videos_and_a_page(work):
     assert "within 0.2 rad" in done.stdout
 
 
+def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
+    from PIL import Image
+
+    from data.store import Reader
+
+    frame = Reader(work / "runs/collect/data/trajectories.h5").column("pixels", 0)[7]
+    Image.fromarray(frame).save(work / "photo.png")
+    Image.fromarray(frame[:32]).save(work / "half.png")
+    (work / "words.png").write_text("no picture")
+    words = ("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.episodes=2", *SEARCH, "videos=1")
+    done = jepa(*words, "goal=photo.png", "name=photo", cwd=work)
+    folder = work / "runs/plan/photo"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["methods"]["model"]["start"] > 0 and "success_rate" not in results
+    assert "feature distance" in done.stdout and len(list((folder / "videos").iterdir())) == 1
+    for goal, code, says in (
+        ("half.png", 2, "32x64"),
+        ("words.png", 1, "as an image"),
+        ("none.png", 1, "no such file"),
+    ):
+        wrong = jepa(*words, f"goal={goal}", cwd=work, code=code)
+        assert says in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1, wrong.stderr
+
+
 def test_a_finished_run_says_so_and_is_not_done_again(work):
     before = (work / "runs/pretrain/encoder/model/model.safetensors").stat().st_mtime_ns
     done = jepa("pretrain", "data=runs/collect/data", "encoder=tiny", *TINY, "name=encoder", cwd=work)
@@ -115,7 +139,17 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
         (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 1, "there is no folder"),
         (("plan", "model=runs/posttrain/model", "data=nothing.h5"), 1, "nothing.h5"),
         (("plan", "model=runs/pretrain/encoder", "data=runs/collect/data"), 1, "'dynamics' model is needed"),
-        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "planner.horizon=9", "protocol.episodes=2"), 1, "horizon"),
+        (
+            (
+                "plan",
+                "model=runs/posttrain/model",
+                "data=runs/collect/data",
+                "planner.horizon=9",
+                "protocol.episodes=2",
+            ),
+            1,
+            "horizon",
+        ),
         (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
         (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),

@@ -19,8 +19,13 @@ class PixelHead(nn.Module):
     def __init__(self, feature_dim: int, encoder: EncoderConfig, pooled: bool) -> None:
         super().__init__()
         self.encoder, self.pooled = encoder, pooled
-        num_places = encoder.num_patches if pooled else 1
-        self.expand = nn.Linear(feature_dim, num_places * encoder.pool_channels)
+        channels, hidden = encoder.pool_channels, encoder.pool_hidden
+        self.expand: nn.Module
+        if pooled:
+            spread = nn.Linear(hidden, encoder.num_patches * channels)
+            self.expand = nn.Sequential(nn.Linear(feature_dim, hidden), nn.GELU(), spread)
+        else:
+            self.expand = nn.Linear(feature_dim, channels)
         self.paint = nn.Linear(encoder.pool_channels, 3 * encoder.patch_px**2)
 
     def forward(self, features: Tensor) -> Tensor:

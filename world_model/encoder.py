@@ -30,6 +30,7 @@ class EncoderConfig:
     mlp_ratio: float = 4.0
     pooled_dim: int = 32
     pool_channels: int = 16
+    pool_hidden: int = 128
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
@@ -69,23 +70,32 @@ class PatchEmbed(nn.Module):
 class PoolHead(nn.Module):
     """Tokens of one frame [B, N, D] -> one embedding [B, pooled_dim], aware of place.
 
-    Every token is reduced to a few channels, then one linear map reads all of them with a weight for each place: where
+    Every token is reduced to a few channels, then a hidden layer reads all of them with a weight for each place: where
     things are is what a controller needs, and a mean over tokens would hide it.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.reduce = nn.Linear(config.width, config.pool_channels)
-        self.out = nn.Linear(config.num_patches * config.pool_channels, config.pooled_dim)
+        self.hidden = nn.Linear(config.num_patches * config.pool_channels, config.pool_hidden)
+        self.out = nn.Linear(config.pool_hidden, config.pooled_dim)
 
     def init_weights(self) -> None:
         """Normal, std 1 / sqrt(fan in): embeddings of unit size, where the transformer's 0.02 would start them so
         small that a variance term has to grow them first."""
-        for layer in (self.reduce, self.out):
+        for layer in (self.reduce, self.hidden, self.out):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        return self.out(F.gelu(self.reduce(tokens_BND)).flatten(1))
+        return self.out(F.gelu(self.hidden(F.gelu(self.reduce(tokens_BND)).flatten(1))))
+
+    @torch.no_grad()
+    def fold(self, mean_D: Tensor, matrix_DD: Tensor) -> None:
+        """Follow the last linear map by x -> (x - mean) @ matrix, for good."""
+        weight, bias = self.out.weight.cpu().double(), self.out.bias.cpu().double()
+        matrix = matrix_DD.cpu().double()
+        self.out.weight.copy_(matrix.T @ weight)
+        self.out.bias.copy_((bias - mean_D.cpu().double()) @ matrix)
 
 
 class VideoEncoder(nn.Module):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.masking import MaskConfig
+from world_model.metric import MetricConfig
 from world_model.predictor import PredictorConfig
 
 TARGET_NORM_EPS = 1e-5
@@ -38,7 +39,8 @@ class ObjectiveConfig:
     teacher: `ema` (targets from an exponential moving average of the encoder), `stop` (from the encoder itself, no
     gradient), `shared` (from the encoder itself, gradient on both sides; needs anti-collapse terms).
     frames: frames of a clip. context_frames: with context=future, how many of them the predictor sees before each
-    predicted one. rollout: with context=future and space=pooled, steps predicted in a row.
+    predicted one. rollout: with context=future and space=pooled, steps predicted in a row. metric: what the pooled
+    embedding's distance is made to mean once it is trained.
     """
 
     context: Literal["masked", "future"] = "future"
@@ -54,6 +56,7 @@ class ObjectiveConfig:
     frame_gap: int = 1
     prediction: float = 1.0
     terms: TermsConfig = field(default_factory=TermsConfig)
+    metric: MetricConfig = field(default_factory=MetricConfig)
     masks: tuple[MaskConfig, ...] = ()
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
 
@@ -62,6 +65,8 @@ class ObjectiveConfig:
             raise ValueError("objective.context=masked predicts hidden tokens: set objective.space=tokens")
         if self.context == "masked" and not self.masks:
             raise ValueError("objective.context=masked needs objective.masks, for example those of objective=vjepa2")
+        if self.space == "tokens" and self.metric.kind != "none":
+            raise ValueError("objective.metric weighs the pooled embedding: set objective.space=pooled, or kind=none")
         if self.context == "future" and self.frames <= self.context_frames:
             raise ValueError(
                 f"objective.frames={self.frames} leaves nothing to predict after "

@@ -6,6 +6,7 @@ a pooled, regularised embedding is another; pixels as target make the generative
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from world_model import masking
 from world_model.decoder import PixelHead
 from world_model.encoder import VideoEncoder
+from world_model.metric import metric_map, slow_modes
 from world_model.objectives import (
     ObjectiveConfig,
     anti_collapse,
@@ -64,6 +66,17 @@ class PretrainModel(nn.Module):
     def trained_encoder(self) -> VideoEncoder:
         """The encoder to keep: the teacher's where there is one, as V-JEPA 2 evaluates."""
         return self.teacher if self.teacher is not None else self.encoder  # type: ignore[return-value]
+
+    def metric(self, episodes: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Mean [D] and matrix [D, D] of the objective's metric, fitted on consecutive frames [T, H, W, C] of whole
+        episodes; None where the objective has none."""
+        config = self.objective.metric
+        if config.kind == "none":
+            return None
+        encoder = self.trained_encoder.eval()
+        with torch.no_grad():
+            modes = slow_modes([embed_frames(encoder, frames[None])[0] for frames in episodes], config.lag)
+        return modes.mean_D, metric_map(modes, config)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C]."""

@@ -158,7 +158,8 @@ def wait_for(path, episodes, process):
 
 
 def children_of(process):
-    listing = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
+    listing = subprocess.run(command, capture_output=True, text=True)
     lines = [line.split(maxsplit=1) for line in listing.stdout.splitlines()]
     return [int(pid) for pid, args in lines if "spawn_main" in args]
 

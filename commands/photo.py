@@ -1,0 +1,152 @@
+"""`jepa plan goal=photo.png`: reach what a picture shows, from held-out starts, where no true distance is known.
+
+What comes out is judged in the model's own features (RMS over the cost's view, as the planner's `metric=l2`)
+and by eye on videos; success rates need goals whose state is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from commands import page
+from commands.console import Console
+from commands.errors import RunError, UsageError
+from commands.evaluation import Policy, RandomPolicy, Rollouts, Setting, run_episodes
+from commands.runs import write_atomic, write_json
+from commands.videos import write_videos
+from envs.vector import VectorGoalEnv
+from planners.costs import feature_distance
+from world_model.dynamics import LatentDynamics
+
+SCHEMA = 1
+UNIT = "apart in features"
+
+
+class TowardsPhoto:
+    """A policy that is told the same picture, uint8 [H, W, 3], whatever the goals of its episodes are."""
+
+    def __init__(self, policy: Policy, photo: NDArray[np.uint8]) -> None:
+        self.policy, self.photo = policy, photo
+        self.act = policy.act
+
+    def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
+        self.policy.reset(np.repeat(self.photo[None], len(seeds), 0), seeds)
+
+
+def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image file as uint8 [H, W, 3]. RunError if it cannot be read, UsageError for another size than the model's."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise RunError(f"goal={path}: there is no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise RunError(f"goal={path} cannot be read as an image ({error})") from error
+    if pixels.shape[:2] != tuple(frame_hw):
+        raise UsageError(
+            f"goal={path} has {pixels.shape[0]}x{pixels.shape[1]} pixels and the model needs "
+            f"{frame_hw[0]}x{frame_hw[1]}: crop and scale it"
+        )
+    return pixels
+
+
+def reach(config: dict[str, Any], setting: Setting, policy: Policy, folder: Path, console: Console) -> str:
+    """Play the setting's starts towards the picture config["goal"]; writes results.json, videos and report.html into
+    `folder` and returns the headline."""
+    model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
+    assert budget is not None
+    photo = read_photo(config["goal"], model.spec.frame_hw)
+    make = partial(VectorGoalEnv, task.name, num_workers=0, **setting.about["env_kwargs"])
+    view = config["planner"]["cost"]["view"]
+    apart: dict[str, NDArray[np.float64]] = {}
+    shown: Rollouts | None = None
+    for name, method in (("model", policy), ("random", RandomPolicy(task))):
+        with console.progress(name, budget, "environment steps") as progress:
+            run = run_episodes(
+                TowardsPhoto(method, photo), make, cases, budget, len(cases.seeds), lambda done: progress.update(done)
+            )
+        assert run.frames is not None
+        apart[name] = distances(model, view, run.frames, photo)
+        shown = shown or run
+    assert shown is not None and shown.frames is not None
+    count = config["videos"]
+    film = replace(
+        shown,
+        distances=apart["model"][:count],
+        frames=shown.frames[:count],
+        goal_frames=np.repeat(photo[None], min(count, len(cases.seeds)), 0),
+    )
+    unjudged = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
+    videos = write_videos(film, cases, unjudged, folder / "videos") if count else []
+    methods = {name: _summary(d) for name, d in apart.items()}
+    headline = (
+        f"{task.name}: towards {config['goal']} from {len(cases.seeds)} starts, feature distance "
+        f"{methods['model']['start']:.2f} at the start, {methods['model']['least']:.2f} at the nearest, "
+        f"{methods['model']['final']:.2f} at the end; random actions {methods['random']['least']:.2f} at the nearest"
+    )
+    write_json(
+        folder / "results.json",
+        {
+            "schema": SCHEMA,
+            "task": task.name,
+            "goal": str(config["goal"]),
+            "unit": f"{UNIT} ({view})",
+            "episodes": len(cases.seeds),
+            "methods": methods,
+        },
+    )
+    _report(headline, methods, videos, folder / "report.html")
+    return headline
+
+
+@torch.no_grad()
+def distances(
+    model: LatentDynamics, view: str, frames: NDArray[np.uint8], photo: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """RMS distance [n, T] of frames [n, T, H, W, 3] from the picture, in a view of the model."""
+    device = model.spec.device
+    goal = model.encode_goal(torch.from_numpy(photo[None].copy()).to(device)).view(view)
+    rows = []
+    for episode in frames:
+        seen = model.encode_goal(torch.from_numpy(episode).to(device)).view(view)
+        rows.append(feature_distance(seen[None, None], goal, "l2", goal.ndim - 1)[0, 0].double().cpu().numpy())
+    return np.stack(rows)
+
+
+def _summary(distances_nT: NDArray[np.float64]) -> dict[str, float]:
+    """Medians over episodes of the distance at the start, at the nearest moment after it, and at the end."""
+    return {
+        "start": float(np.median(distances_nT[:, 0])),
+        "least": float(np.median(distances_nT[:, 1:].min(1))),
+        "final": float(np.median(distances_nT[:, -1])),
+    }
+
+
+def _report(headline: str, methods: dict[str, dict[str, float]], videos: Sequence[Path], path: Path) -> None:
+    moments = ("start", "least", "final")
+    rows = [[escape(name), *(f"{row[moment]:.3g}" for moment in moments)] for name, row in methods.items()]
+    text = (
+        "Left the episode, right the picture. Numbers are the root mean square distance from the picture in the "
+        "features the planner compares, medians over starts; no true distance is known for a picture."
+    )
+    shown = "".join(page.video(video, f"start {number}") for number, video in enumerate(videos))
+    title = "Towards a picture"
+    parts = [
+        f"<h1>{title}</h1>",
+        page.paragraph(headline, "headline"),
+        page.paragraph(text, "note"),
+        page.table(["method", "start", "nearest", "end"], rows),
+        page.section("Episodes on video", f'<div class="videos">{shown}</div>'),
+    ]
+    write_atomic(path, page.document(title, parts))

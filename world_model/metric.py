@@ -1,0 +1,91 @@
+"""The metric of an embedding: linear weights that make Euclidean distance tell how far apart in time two pictures are.
+
+A regularised embedding holds what can be foretold, but weighs a slow quantity no more than a fast one, so its distance
+says little beyond near pairs. Its slow modes are the directions of greatest autocorrelation over a time lag (tICA:
+Molgedey & Schuster 1994; Perez-Hernandez et al., J. Chem. Phys. 139, 2013): with whitened values psi_i, correlations
+rho_i and timescales t_i = -lag / ln rho_i, they approximate the eigenfunctions of the process, and known distances of
+a process are sums over them:
+
+    kinetic      sum_i rho_i^2 (psi_i(x) - psi_i(y))^2     Noe & Clementi, J. Chem. Theory Comput. 11, 2015
+    commute      sum_i t_i / 2 (...)^2                     Noe, Banisch & Clementi, J. Chem. Theory Comput. 12, 2016
+    biharmonic   sum_i t_i^2 (...)^2                       Lipman, Rustamov & Funkhouser, ACM Trans. Graph. 29, 2010
+
+Fitted on training video alone, without actions, states or gradients, and folded into the pool head's last linear map:
+an encoder with a metric is an encoder like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LEAST_POWER = 1e-4  # directions with less than this share of the strongest one's variance are left out
+LEAST_RHO = 1e-3  # autocorrelations below are noise
+
+Kind = Literal["none", "kinetic", "commute", "biharmonic"]
+
+
+@dataclass(frozen=True)
+class MetricConfig:
+    """kind: see the table above; `none` leaves the embedding as trained. lag: environment steps between the two
+    moments whose correlation is taken."""
+
+    kind: Kind = "none"
+    lag: int = 2
+
+    def __post_init__(self) -> None:
+        if self.lag < 1:
+            raise ValueError(f"objective.metric.lag={self.lag}: give at least one environment step")
+
+
+@dataclass(frozen=True)
+class SlowModes:
+    """Modes of an embedding of D values, slowest first: psi = (x - mean_D) @ directions_DK has unit variance and no
+    correlation between modes; rho_K is each one's autocorrelation over the lag.
+
+    No timescale is longer than the longest episode: beyond, data cannot tell slow from still (a door that stands
+    elsewhere in every episode, and never moves in one).
+    """
+
+    mean_D: Tensor
+    directions_DK: Tensor
+    rho_K: Tensor
+
+
+def slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
+    """Slow modes of embeddings [T, D] of whole episodes, as of a reversible process (both directions of time count).
+
+    ValueError if no episode is longer than the lag. Float64, on the CPU.
+    """
+    pairs = [(e[:-lag].double().cpu(), e[lag:].double().cpu()) for e in episodes if len(e) > lag]
+    if not pairs:
+        raise ValueError(f"objective.metric.lag={lag}: no training episode is longer than that")
+    early, late = (torch.cat(part) for part in zip(*pairs, strict=True))
+    mean = (early.mean(0) + late.mean(0)) / 2
+    early, late = early - mean, late - mean
+    power, axes = torch.linalg.eigh((early.T @ early + late.T @ late) / (2 * len(early)))
+    kept = power > LEAST_POWER * power.max().clamp_min(1e-30)
+    whiten = axes[:, kept] / power[kept].sqrt()
+    early, late = early @ whiten, late @ whiten
+    across = early.T @ late / len(early)
+    rho, rotation = torch.linalg.eigh((across + across.T) / 2)
+    most = math.exp(-lag / (max(map(len, episodes)) - 1))
+    return SlowModes(mean, (whiten @ rotation).flip(1), rho.flip(0).clamp(LEAST_RHO, most))
+
+
+def metric_map(modes: SlowModes, config: MetricConfig) -> Tensor:
+    """Matrix [D, D] that takes centred embeddings to coordinates whose Euclidean distance is the metric's.
+
+    Coordinates are slowest first and of unit mean square; those of directions left out are zero.
+    """
+    rho, time = modes.rho_K, -config.lag / modes.rho_K.log()
+    weights = {"kinetic": rho, "commute": (time / 2).sqrt(), "biharmonic": time}[config.kind]
+    size, kept = modes.directions_DK.shape
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix[:, :kept] = modes.directions_DK * weights / weights.square().sum().div(size).sqrt()
+    return matrix
