@@ -204,7 +204,7 @@ def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
     encoder, _, _ = pretrain.configs(config)
     task = envs.TASKS[config["env"]["name"]]
     shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]})
-    actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"])
+    actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"] or task.frame_skip)
     return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)
 
 

@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ METRIC_EPISODES = 128  # episodes of train that the metric is fitted on while tr
 ENCODE_CHUNK = 128  # frames encoded at once
 
 
-def whole_episodes(reader: Any, episodes: Any) -> list[Tensor]:
-    """All frames [T, H, W, C] of each episode."""
-    return [torch.from_numpy(np.array(reader.column("pixels", int(episode)))) for episode in episodes]
+def whole_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
+    """All frames [T, H, W, C] of one episode after another."""
+    for episode in episodes:
+        yield torch.from_numpy(np.array(reader.column("pixels", int(episode))))
 
 
 class PretrainMonitor:
@@ -49,10 +51,11 @@ class PretrainMonitor:
             truth.append(reader.column("truth", int(episode))[rows])
             groups.append(np.full(len(rows), episode))
         chosen = reader.episodes("train")[:METRIC_EPISODES]
-        self.clips = whole_episodes(reader, chosen)
+        self.clips = list(whole_episodes(reader, chosen))
         self.frames = torch.from_numpy(np.concatenate(frames))
         self.truth = torch.from_numpy(np.concatenate(truth))
         self.groups = torch.from_numpy(np.concatenate(groups))
+        self.scenes = self.groups if reader.info.factors else torch.zeros_like(self.groups)
         self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
         self.references = self._references()
 
@@ -61,7 +64,7 @@ class PretrainMonitor:
         the objective's metric; losses on val batches."""
         self.model.eval()
         features = self._features(self.model.trained_encoder)
-        metric = self.model.metric([clip.to(self.device) for clip in self.clips])
+        metric = self.model.metric(clip.to(self.device) for clip in self.clips)
         measured = features if metric is None else (features - metric[0].float()) @ metric[1].float()
         return {
             **self._losses(step),
@@ -85,7 +88,7 @@ class PretrainMonitor:
         """Probe, near rank, and the same rank correlation over pairs at every distance."""
 
         def rank(near: float) -> float:
-            return probes.near_rank(features, self.truth, self._distance, near)
+            return probes.near_rank(features, self.truth, self._distance, near, self.scenes)
 
         return {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),

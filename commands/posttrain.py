@@ -62,7 +62,9 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     check_frames(encoder, reader.info, str(data))
     torch.manual_seed(config["seed"])
     actions = ActionSpec(
-        tuple(reader.info.action_low), tuple(reader.info.action_high), config["dynamics"]["frame_skip"]
+        tuple(reader.info.action_low),
+        tuple(reader.info.action_high),
+        config["dynamics"]["frame_skip"] or envs.TASKS[reader.info.env_id].frame_skip,
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     features = cached_features(dynamics, reader, console)
@@ -172,8 +174,3 @@ def train_features(features: np.ndarray, reader: Any, device: torch.device, most
     )
     chosen = np.ascontiguousarray(features[rows[:: max(1, len(rows) // most)]])
     return torch.from_numpy(chosen.view(np.int16)).view(torch.bfloat16).float().to(device)
-
-
-def task_of(about: dict[str, Any]) -> envs.TaskSpec:
-    """The task a model was trained on."""
-    return envs.TASKS[about["env"]]

@@ -40,6 +40,7 @@ class TaskSpec:
     min_goal_distance: float
     distance_bins: tuple[float, ...]
     control_step_s: float
+    frame_skip: int  # environment steps in a model step, where a model is not told otherwise
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     action_names: tuple[str, ...]
@@ -128,6 +129,7 @@ REACHER = TaskSpec(
     min_goal_distance=1.0,
     distance_bins=(1.0, 1.5, 2.0, 2.5, 3.2, 6.0),
     control_step_s=0.1,
+    frame_skip=2,
     action_low=(-1.0, -1.0),
     action_high=(1.0, 1.0),
     action_names=("shoulder torque", "wrist torque"),
@@ -149,6 +151,7 @@ TWO_ROOMS = TaskSpec(
     min_goal_distance=1.0,
     distance_bins=(1.0, 1.25, 1.5, 2.0, 4.0),
     control_step_s=0.1,
+    frame_skip=4,
     action_low=(-1.0, -1.0),
     action_high=(1.0, 1.0),
     action_names=("force x", "force y"),

@@ -16,7 +16,6 @@ an encoder with a metric is an encoder like any other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 LEAST_POWER = 1e-4  # directions with less than this share of the strongest one's variance are left out
-LEAST_RHO = 1e-3  # autocorrelations below are noise
+RHO_RANGE = (1e-3, 0.999)  # autocorrelations beyond are noise, or a standstill
 
 Kind = Literal["none", "kinetic", "commute", "biharmonic"]
 
@@ -45,11 +44,8 @@ class MetricConfig:
 
 @dataclass(frozen=True)
 class SlowModes:
-    """Modes of an embedding of D values, slowest first: psi = (x - mean_D) @ directions_DK has unit variance and no
-    correlation between modes; rho_K is each one's autocorrelation over the lag.
-
-    No timescale is longer than the longest episode: beyond, data cannot tell slow from still (a door that stands
-    elsewhere in every episode, and never moves in one).
+    """Modes of an embedding of D values, slowest first: within episodes, psi = (x - mean_D) @ directions_DK has unit
+    variance and no correlation between modes; rho_K is each one's autocorrelation over the lag.
     """
 
     mean_D: Tensor
@@ -60,28 +56,28 @@ class SlowModes:
 def slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
     """Slow modes of embeddings [T, D] of whole episodes, as of a reversible process (both directions of time count).
 
-    ValueError if no episode is longer than the lag. Float64, on the CPU.
+    Each episode is centred first: what only differs between episodes (a door that stands elsewhere, and never moves)
+    separates no two moments of one. ValueError if no episode is longer than the lag. Float64, on the CPU.
     """
-    pairs = [(e[:-lag].double().cpu(), e[lag:].double().cpu()) for e in episodes if len(e) > lag]
-    if not pairs:
+    long = [episode.double().cpu() for episode in episodes if len(episode) > lag]
+    if not long:
         raise ValueError(f"objective.metric.lag={lag}: no training episode is longer than that")
-    early, late = (torch.cat(part) for part in zip(*pairs, strict=True))
-    mean = (early.mean(0) + late.mean(0)) / 2
-    early, late = early - mean, late - mean
+    mean = torch.cat(long).mean(0)
+    centred = [episode - episode.mean(0) for episode in long]
+    early, late = torch.cat([e[:-lag] for e in centred]), torch.cat([e[lag:] for e in centred])
     power, axes = torch.linalg.eigh((early.T @ early + late.T @ late) / (2 * len(early)))
     kept = power > LEAST_POWER * power.max().clamp_min(1e-30)
     whiten = axes[:, kept] / power[kept].sqrt()
     early, late = early @ whiten, late @ whiten
     across = early.T @ late / len(early)
     rho, rotation = torch.linalg.eigh((across + across.T) / 2)
-    most = math.exp(-lag / (max(map(len, episodes)) - 1))
-    return SlowModes(mean, (whiten @ rotation).flip(1), rho.flip(0).clamp(LEAST_RHO, most))
+    return SlowModes(mean, (whiten @ rotation).flip(1), rho.flip(0).clamp(*RHO_RANGE))
 
 
 def metric_map(modes: SlowModes, config: MetricConfig) -> Tensor:
     """Matrix [D, D] that takes centred embeddings to coordinates whose Euclidean distance is the metric's.
 
-    Coordinates are slowest first and of unit mean square; those of directions left out are zero.
+    Coordinates are slowest first and of unit mean square within episodes; those of directions left out are zero.
     """
     rho, time = modes.rho_K, -config.lag / modes.rho_K.log()
     weights = {"kinetic": rho, "commute": (time / 2).sqrt(), "biharmonic": time}[config.kind]

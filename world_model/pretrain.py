@@ -6,7 +6,7 @@ a pooled, regularised embedding is another; pixels as target make the generative
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ class PretrainModel(nn.Module):
         """The encoder to keep: the teacher's where there is one, as V-JEPA 2 evaluates."""
         return self.teacher if self.teacher is not None else self.encoder  # type: ignore[return-value]
 
-    def metric(self, episodes: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    def metric(self, episodes: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
         """Mean [D] and matrix [D, D] of the objective's metric, fitted on consecutive frames [T, H, W, C] of whole
         episodes; None where the objective has none."""
         config = self.objective.metric

@@ -79,12 +79,22 @@ def near_rank(
     truth_NL: Tensor,
     distance: TruthDistance,
     near: float,
+    scenes_N: Tensor | None = None,
     num_pairs: int = 40_000,
     seed: int = 0,
 ) -> float:
-    """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`."""
+    """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`.
+
+    scenes_N: pairs are drawn within a scene; distance says nothing between scenes with doors in other places.
+    """
     generator = torch.Generator().manual_seed(seed)
-    first, second = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
+    first, draw = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
+    if scenes_N is None:
+        second = draw
+    else:
+        _, scene, sizes = scenes_N.unique(return_inverse=True, return_counts=True)
+        begins, mine = sizes.cumsum(0) - sizes, scene[first]
+        second = scene.argsort(stable=True)[begins[mine] + draw % sizes[mine]]
     true = distance(truth_NL[first], truth_NL[second])
     close = (true < near) & (first != second)
     if int(close.sum()) < 10:

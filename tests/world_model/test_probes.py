@@ -54,3 +54,10 @@ def test_near_rank_is_one_for_an_isometry_and_about_zero_for_noise():
     assert near_rank(5 * TRUTH + 3, TRUTH, distance, near=1.0) > 0.999
     assert abs(near_rank(torch.randn(400, 2, generator=GENERATOR), TRUTH, distance, near=1.0)) < 0.1
     assert math.isnan(near_rank(TRUTH, TRUTH, distance, near=0.0))
+
+
+def test_near_rank_compares_only_within_a_scene():
+    scenes = torch.arange(len(TRUTH)) % 7
+    shifted = TRUTH + 100 * scenes[:, None]  # each scene lies elsewhere: between scenes distance means nothing
+    assert near_rank(shifted, TRUTH, distance, near=1.0, scenes_N=scenes) > 0.999
+    assert near_rank(shifted, TRUTH, distance, near=1.0) < 0.9
