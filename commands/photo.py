@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from commands import page
 from commands.console import Console
 from commands.errors import RunError, UsageError
-from commands.evaluation import Policy, RandomPolicy, Rollouts, Setting, run_episodes
+from commands.evaluation import RandomPolicy, Rollouts, Setting, run_episodes
 from commands.runs import write_atomic, write_json
 from commands.videos import write_videos
 from envs.vector import VectorGoalEnv
@@ -34,7 +34,7 @@ UNIT = "apart in features"
 class TowardsPhoto:
     """A policy that is told the same picture, uint8 [H, W, 3], whatever the goals of its episodes are."""
 
-    def __init__(self, policy: Policy, photo: NDArray[np.uint8]) -> None:
+    def __init__(self, policy: Any, photo: NDArray[np.uint8]) -> None:
         self.policy, self.photo = policy, photo
         self.act = policy.act
 
@@ -61,7 +61,7 @@ def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]
     return pixels
 
 
-def reach(config: dict[str, Any], setting: Setting, policy: Policy, folder: Path, console: Console) -> str:
+def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, console: Console) -> str:
     """Play the setting's starts towards the picture config["goal"]; writes results.json, videos and report.html into
     `folder` and returns the headline."""
     model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from planners.protocol import Context, Cost, Dynamics, Goal, Plan, Planner
-from planners.sampling import Tail, shift_plan
+from planners.sampling import Tail, check_fit, shift_plan
 
 Frames = Tensor | np.ndarray
 
@@ -61,6 +61,7 @@ class MPC:
             raise ValueError(
                 f"planner receding_steps is {self.config.receding_steps}; choose 1 to horizon = {planner.horizon}"
             )
+        check_fit(self.spec, cost, planner.horizon)
         self.last_plan: Plan | None = None
         self.plan_ms: list[float] = []
         self._goal: Goal | None = None

@@ -14,6 +14,7 @@ import pytest
 
 HOME = Path(__file__).resolve().parent.parent
 TINY = ("trainer=debug", "seed=1")
+PLANNED = ("model=runs/posttrain/model", "data=runs/collect/data", "protocol.episodes=2")
 SEARCH = ("planner.samples=12", "planner.elites=4", "planner.iterations=2")
 
 
@@ -139,17 +140,8 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
         (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 1, "there is no folder"),
         (("plan", "model=runs/posttrain/model", "data=nothing.h5"), 1, "nothing.h5"),
         (("plan", "model=runs/pretrain/encoder", "data=runs/collect/data"), 1, "'dynamics' model is needed"),
-        (
-            (
-                "plan",
-                "model=runs/posttrain/model",
-                "data=runs/collect/data",
-                "planner.horizon=9",
-                "protocol.episodes=2",
-            ),
-            1,
-            "horizon",
-        ),
+        (("plan", *PLANNED, "planner.horizon=9"), 1, "horizon"),
+        (("plan", *PLANNED, "planner.cost.view=tokens"), 1, "pooled"),
         (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
         (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
