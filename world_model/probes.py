@@ -13,7 +13,7 @@ from torch import Tensor
 
 TruthDistance = Callable[[Tensor, Tensor], Tensor]
 RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-PAIR_CHUNK = 1024  # pairs compared at once: 40,000 pairs of 64x64 pictures would take 6 GiB
+PAIR_CHUNK = 1024  # pairs compared at once
 
 
 def spread(features_ND: Tensor) -> dict[str, float]:
@@ -30,6 +30,16 @@ def spread(features_ND: Tensor) -> dict[str, float]:
     }
 
 
+def compact(features_ND: Tensor) -> Tensor:
+    """The features, centred and in double; wider than N, rotated into the N directions they vary in (distances and
+    ridges are the same in any rotation)."""
+    x = (features_ND - features_ND.mean(0)).double()
+    if x.shape[1] <= len(x):
+        return x
+    power, directions = torch.linalg.eigh(x @ x.T)
+    return directions * power.clamp_min(0).sqrt()
+
+
 def _ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
     """Weights [D + 1, P] of a ridge regression; strength is relative to the mean feature power."""
     gram = features.T @ features
@@ -44,10 +54,7 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
     """
     _, index = groups_N.unique(return_inverse=True)
     part = index % 4
-    x = (features_ND - features_ND.mean(0)).double()
-    if x.shape[1] > len(x):  # a ridge is the same in any rotation: keep the at most N directions that vary
-        power, directions = torch.linalg.eigh(x @ x.T)
-        x = directions * power.clamp_min(0).sqrt()
+    x = compact(features_ND)
     x = torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype) * x.square().mean().sqrt().clamp_min(1e-12)), 1)
     y = targets_NP.double()
     fit, choose, report = part < 2, part == 2, part == 3
@@ -99,6 +106,7 @@ def near_rank(
     close = (true < near) & (first != second)
     if int(close.sum()) < 10:
         return float("nan")
+    x = compact(features_ND)
     chunks = zip(first[close].split(PAIR_CHUNK), second[close].split(PAIR_CHUNK), strict=True)
-    apart = torch.cat([(features_ND[a] - features_ND[b]).norm(dim=-1) for a, b in chunks])
+    apart = torch.cat([(x[a] - x[b]).norm(dim=-1) for a, b in chunks])
     return rank_correlation(apart, true[close])
