@@ -86,6 +86,7 @@ class PretrainMonitor:
 
     def _judge(self, features: Tensor, suffix: str) -> dict[str, float]:
         """Probe, near rank, and the same rank correlation over pairs at every distance."""
+        features = probes.compact(features)  # once for all three
 
         def rank(near: float) -> float:
             return probes.near_rank(features, self.truth, self._distance, near, self.scenes)

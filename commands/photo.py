@@ -69,22 +69,19 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
     photo = read_photo(config["goal"], model.spec.frame_hw)
     make = partial(VectorGoalEnv, task.name, num_workers=0, **setting.about["env_kwargs"])
     view = config["planner"]["cost"]["view"]
-    apart: dict[str, NDArray[np.float64]] = {}
-    shown: Rollouts | None = None
+    runs: dict[str, Rollouts] = {}
     for name, method in (("model", policy), ("random", RandomPolicy(task))):
         with console.progress(name, budget, "environment steps") as progress:
-            run = run_episodes(
+            runs[name] = run_episodes(
                 TowardsPhoto(method, photo), make, cases, budget, len(cases.seeds), lambda done: progress.update(done)
             )
-        assert run.frames is not None
-        apart[name] = distances(model, view, run.frames, photo)
-        shown = shown or run
-    assert shown is not None and shown.frames is not None
+    frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
+    apart = {name: distances(model, view, seen, photo) for name, seen in frames.items()}
     count = config["videos"]
     film = replace(
-        shown,
+        runs["model"],
         distances=apart["model"][:count],
-        frames=shown.frames[:count],
+        frames=frames["model"][:count],
         goal_frames=np.repeat(photo[None], min(count, len(cases.seeds)), 0),
     )
     unjudged = replace(task, thresholds=(-1.0,), distance_unit=UNIT)

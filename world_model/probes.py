@@ -96,12 +96,10 @@ def near_rank(
     """
     generator = torch.Generator().manual_seed(seed)
     first, draw = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
-    if scenes_N is None:
-        second = draw
-    else:
-        _, scene, sizes = scenes_N.unique(return_inverse=True, return_counts=True)
-        begins, mine = sizes.cumsum(0) - sizes, scene[first]
-        second = scene.argsort(stable=True)[begins[mine] + draw % sizes[mine]]
+    scenes = torch.zeros(len(features_ND)) if scenes_N is None else scenes_N
+    _, scene, sizes = scenes.unique(return_inverse=True, return_counts=True)
+    begins, mine = sizes.cumsum(0) - sizes, scene[first]
+    second = scene.argsort(stable=True)[begins[mine] + draw % sizes[mine]]
     true = distance(truth_NL[first], truth_NL[second])
     close = (true < near) & (first != second)
     if int(close.sum()) < 10:
