@@ -19,7 +19,7 @@ from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
 from commands.plan import flops_of, planner_parts
 from commands.runs import RunFolder, write_json
-from envs.rendering import bench_render
+from envs.render_bench import bench_render
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.posttrain import PosttrainModel

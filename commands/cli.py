@@ -27,6 +27,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -188,6 +189,16 @@ def fail(error: BaseException, label: str, show: bool) -> int:
     return code
 
 
+def _run_or_fail(command: Command, show: bool, composed: Any, standard: Any) -> int:
+    """One run of a sweep: its failure is told and stops no other."""
+    from commands.console import Console
+
+    try:
+        return run_once(command, composed, standard, Console())
+    except Exception as error:
+        return fail(error, f"jepa {command.name}", show)
+
+
 def _dispatch(line: Line) -> int:
     if line.version:
         print(f"jepa {_version()}")
@@ -207,7 +218,7 @@ def _dispatch(line: Line) -> int:
     if line.multirun:
         from commands.sweep import multirun
 
-        return multirun(command, line.words, line.traceback)
+        return multirun(command, line.words, partial(_run_or_fail, command, line.traceback))
     from commands.config import compose, standard
     from commands.console import Console
 

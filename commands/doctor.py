@@ -175,7 +175,7 @@ def draw() -> None:
     frame = renderer.render(data)
     if frame[16, 16, 0] <= frame[0, 0, 0]:
         raise RunError(f"the renderer draws an empty picture (MUJOCO_GL={backend})")
-    name = rendering.renderer_string()
+    name = renderer.gl_string()
     renderer.close()
     print(json.dumps({"backend": backend, "renderer": name}))
 

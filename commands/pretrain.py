@@ -77,7 +77,8 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
         device,
     )
     last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
-    metric = model.metric(clip.to(device) for clip in whole_episodes(reader, reader.episodes("train")))
+    chosen = reader.episodes("train")[: objective.metric.episodes]
+    metric = model.metric(clip.to(device) for clip in whole_episodes(reader, chosen))
     kept = model.trained_encoder
     if metric is not None and kept.pool is not None:
         kept.pool.fold(*metric)

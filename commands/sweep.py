@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from commands.config import (
@@ -22,7 +24,9 @@ from commands.config import (
     runtime_choices,
     standard,
 )
+from commands.console import Console
 from commands.errors import RunError, UsageError, one_line
+from commands.pool import report
 from commands.runs import RunFolder
 
 # Where Hydra keeps its own record of a sweep, beside the run folders; nothing of ours is read from there.
@@ -48,20 +52,27 @@ def jobs(command: str, words: list[str]) -> list[list[str]]:
             raise UsageError(one_line(error)) from error
 
 
-def multirun(command: Any, words: list[str], show: bool) -> int:
-    """Check all runs, let Hydra run them all, also after one that fails, and return the worst exit code."""
+def multirun(command: Any, words: list[str], run: Callable[[Composed, Composed], int]) -> int:
+    """Check all runs, let Hydra run them all, also after one that fails, pool those that differ in their seed alone,
+    and return the worst exit code. `run` takes a run's configuration and the standard one, and returns an exit code.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
     usual = standard(command.name)
     steering = [word for word in words if word.startswith(("hydra.", "hydra/"))]
     swept = expand(command.name, [word for word in words if word not in steering])
+    folders: dict[Path, Composed] = {}
     if not any(word.startswith("hydra/sweeper") for word in steering):
-        _check_all(command, jobs(command.name, swept), usual)
+        folders = _check_all(command, jobs(command.name, swept), usual)
     runs = next((word.partition("=")[2] for word in swept if word.startswith("runs=")), usual.config.get("runs"))
     where = SWEEP_DIR.format(runs=runs or "runs", command=command.name)
     codes: list[int] = []
     home = os.getpid()
 
     def job(config: Any) -> int:
-        code = _job(command, config, usual, show)
+        full = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
+        code = run(Composed(command.name, resolved(command.name, full), runtime_choices(full)), usual)
         codes.append(code)
         if code and os.getpid() != home:
             # In another process (a launcher plugin) only an exception finds its way back to the sweeper.
@@ -69,12 +80,14 @@ def multirun(command: Any, words: list[str], show: bool) -> int:
         return code
 
     _hydra_main(job, command.name, [where, *QUIET, *steering, *swept])
+    report(folders, command.free, Console())
     return max(codes, default=0)
 
 
-def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> None:
-    """Compose each run, and refuse two that would share a folder."""
-    folders: dict[Any, list[str]] = {}
+def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> dict[Path, Composed]:
+    """Compose each run, and refuse two that would share a folder; returns the runs by folder."""
+    folders: dict[Path, Composed] = {}
+    words: dict[Path, str] = {}
     for line in lines:
         composed = compose(command.name, line)
         if not command.folder:
@@ -82,25 +95,11 @@ def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> None:
         path = RunFolder(composed, usual, command.grows, command.free).path
         if path in folders:
             raise UsageError(
-                f"'{' '.join(folders[path])}' and '{' '.join(line)}' would share the folder {path}: "
+                f"'{words[path]}' and '{' '.join(line)}' would share the folder {path}: "
                 "leave name= out, so that each run finds its own"
             )
-        folders[path] = line
-
-
-def _job(command: Any, config: Any, usual: Composed, show: bool) -> int:
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from commands.cli import fail, run_once
-    from commands.console import Console
-
-    full = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
-    composed = Composed(command.name, resolved(command.name, full), runtime_choices(full))
-    try:
-        return run_once(command, composed, usual, Console())
-    except Exception as error:
-        return fail(error, f"jepa {command.name}", show)
+        folders[path], words[path] = composed, " ".join(line)
+    return folders
 
 
 def _hydra_main(job: Any, command: str, words: list[str]) -> None:

@@ -5,9 +5,10 @@ The schema and the reasons are at the top of `data/store.py`.
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -78,7 +79,7 @@ def _make_room(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
 class MappedFile:
     """One file, checked and mapped: `columns`, `episode` and `factors` are arrays over its bytes."""
 
-    def __init__(self, path: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: Literal["r", "r+"]) -> None:
         self.path = path
         with _open(path) as file:
             self.info = _read_info(path, file)
@@ -88,7 +89,7 @@ class MappedFile:
             end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if end > size:
                 raise StoreError(f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again")
-        raw = _map(path, mode)
+        self._pages, raw = _map(path, mode)
         arrays = {name: _over(raw, *place) for name, place in places.items()}
         self.columns = {column.name: arrays[column.name] for column in self.info.columns}
         self.episode = {name: arrays[f"episode/{name}"] for name, _ in EPISODE_COLUMNS}
@@ -126,16 +127,22 @@ class MappedFile:
         return crc
 
     def damaged(self) -> list[int]:
-        """Complete episodes whose rows do not give the checksum written with them."""
+        """Complete episodes whose rows do not give the checksum written with them; reads the whole file once."""
         complete = np.flatnonzero(self.episode["length"])
-        return [int(i) for i in complete if self.checksum(int(i)) != int(self.episode["crc32"][i])]
+        found = [int(i) for i in complete if self.checksum(int(i)) != int(self.episode["crc32"][i])]
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED)  # read pages stay in the system's cache, not in our resident memory
+        return found
 
 
-def _map(path: Path, mode: str) -> Array:
+def _map(path: Path, mode: Literal["r", "r+"]) -> tuple[mmap.mmap, Array]:
+    """The file's pages, and an array over all of its bytes."""
     try:
-        return np.memmap(path, np.uint8, mode=mode).view(np.ndarray)  # type: ignore[call-overload]
+        with path.open("rb" if mode == "r" else "r+b") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ if mode == "r" else mmap.ACCESS_WRITE)
     except OSError as error:
         raise StoreError(f"{path} cannot be mapped ({error.strerror or error})") from error
+    return pages, np.frombuffer(pages, np.uint8)
 
 
 def _open(path: Path) -> h5py.File:

@@ -1,8 +1,8 @@
-"""Off-screen rendering: which OpenGL, one fast renderer, and the measurement against dm_control's own.
+"""Off-screen rendering: which OpenGL, and one fast renderer.
 
 MuJoCo draws small pictures slowly by default because of shadows, reflections and multisampling; at 64x64
 they show next to nothing. All of it is off here, and the picture is fixed: the same for data, goals and
-evaluation. Pictures of different OpenGL implementations differ, so a data file notes `renderer_string()`.
+evaluation. Pictures of different OpenGL implementations differ, so a data file notes `Renderer.gl_string()`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import ctypes
 import functools
 import os
 import shutil
-import subprocess
 import sys
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -40,20 +38,6 @@ _EGL_WANTED = (
     *(_EGL_RENDERABLE_TYPE, _EGL_OPENGL_BIT, _EGL_SURFACE_TYPE, _EGL_PBUFFER_BIT),
     *(_EGL_DEPTH_SIZE, 24, _EGL_NONE),
 )
-
-_DM_CONTROL_BENCH = """
-import sys, time
-from dm_control import suite
-seconds, size = float(sys.argv[1]), int(sys.argv[2])
-physics = suite.load("reacher", "hard").physics
-physics.render(size, size, camera_id="fixed")
-start, frames = time.perf_counter(), 0
-while time.perf_counter() - start < seconds:
-    physics.render(size, size, camera_id="fixed")
-    frames += 1
-print("frames_per_s", frames / (time.perf_counter() - start))
-physics.free()
-"""
 
 
 def install_hint() -> str:
@@ -228,66 +212,3 @@ def _close_if_alive(reference: weakref.ref[Renderer]) -> None:
     renderer = reference()
     if renderer is not None:
         renderer.close()
-
-
-def _small_scene(size: int) -> tuple[Renderer, Any]:
-    """The reacher's renderer, and its data in the reference pose."""
-    choose_backend()
-    import mujoco
-
-    from envs.reacher import load_model
-
-    model = load_model()
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    return Renderer(model, size, size, "fixed"), data
-
-
-def renderer_string() -> str:
-    """GL_RENDERER of the backend in use, after drawing a frame. Raises `RuntimeError` as `Renderer` does."""
-    renderer, data = _small_scene(64)
-    try:
-        assert renderer.render(data).any(), "the renderer drew black"
-        return renderer.gl_string()
-    finally:
-        renderer.close()
-
-
-def bench_render(seconds: float, size: int = 64) -> dict[str, Any]:
-    """Frames a second of the reacher at `size` x `size`: ours, and dm_control's `physics.render` as it comes.
-
-    dm_control runs in a process of its own for `seconds`, between two halves of ours, on the same backend and
-    with its own default settings, Mesa's threads included. Raises `RuntimeError` where either cannot render.
-    """
-    environment = dict(os.environ, MUJOCO_GL=choose_backend())
-    if environment.get("LP_NUM_THREADS") == "0":
-        del environment["LP_NUM_THREADS"]
-    renderer, data = _small_scene(size)
-    try:
-        before = _frames_per_s(renderer, data, seconds / 2)
-        command = [sys.executable, "-c", _DM_CONTROL_BENCH, str(seconds), str(size)]
-        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        found = [line.split()[1] for line in child.stdout.splitlines() if line.startswith("frames_per_s")]
-        if not found:
-            said = child.stderr.strip().splitlines()
-            raise RuntimeError(f"dm_control could not render: {said[-1] if said else child.returncode}")
-        ours = (before + _frames_per_s(renderer, data, seconds / 2)) / 2
-        result = {
-            "size": size,
-            "seconds": seconds,
-            "backend": choose_backend(),
-            "renderer": renderer.gl_string(),
-        }
-        theirs = float(found[0])
-        return result | {"ours_fps": ours, "dm_control_fps": theirs, "ratio": ours / theirs}
-    finally:
-        renderer.close()
-
-
-def _frames_per_s(renderer: Renderer, data: mujoco.MjData, seconds: float) -> float:
-    renderer.render(data)
-    start, frames = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        renderer.render(data)
-        frames += 1
-    return frames / (time.perf_counter() - start)

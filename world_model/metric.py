@@ -32,14 +32,18 @@ Kind = Literal["none", "kinetic", "commute", "biharmonic"]
 @dataclass(frozen=True)
 class MetricConfig:
     """kind: see the table above; `none` leaves the embedding as trained. lag: environment steps between the two
-    moments whose correlation is taken."""
+    moments whose correlation is taken. episodes: most training episodes it is fitted on."""
 
     kind: Kind = "none"
     lag: int = 2
+    episodes: int = 400
 
     def __post_init__(self) -> None:
-        if self.lag < 1:
-            raise ValueError(f"objective.metric.lag={self.lag}: give at least one environment step")
+        if self.lag < 1 or self.episodes < 1:
+            raise ValueError(
+                f"objective.metric.lag={self.lag} objective.metric.episodes={self.episodes}: give at least one "
+                "environment step, and one episode"
+            )
 
 
 @dataclass(frozen=True)
