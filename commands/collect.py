@@ -26,6 +26,7 @@ def collect_config(config: dict[str, Any]) -> CollectConfig:
         frames=data["frames"],
         seed=config["seed"],
         workers=config["workers"],
+        compression=data["compression"],
         policy=build(PolicyConfig, data["policy"], "data.policy"),
         env_id=env["name"],
         env_kwargs=env["kwargs"],

@@ -13,6 +13,7 @@ import envs
 from commands.config import build
 from commands.console import Console
 from commands.models import MODEL, check_frames, load_encoder, open_reader, save_dynamics
+from commands.monitors import whole_episodes
 from commands.pretrain import fit
 from commands.registry import device as torch_device
 from commands.report import horizon_curves
@@ -145,14 +146,11 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
         console.progress("encode", len(episodes), "episodes") as progress,
         cache.write(key, dynamics.config.space, tuple(example.shape[2:])) as rows,
     ):
-        for episode in episodes:
-            first, frames = (
-                int(reader.first_row(episode)),
-                torch.from_numpy(np.array(reader.column("pixels", int(episode)))),
-            )
-            for start in range(0, len(frames), ENCODE_CHUNK):
-                made = dynamics.encode(frames[start : start + ENCODE_CHUNK][None].to(device))[0]
-                rows[first + start : first + start + len(made)] = bits(made)
+        for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
+            row = int(reader.first_row(episode))
+            for chunk in frames.split(ENCODE_CHUNK):
+                rows[row : row + len(chunk)] = bits(dynamics.encode(chunk[None].to(device))[0])
+                row += len(chunk)
             progress.advance()
     stored = cache.read(key, dynamics.config.space)
     assert stored is not None, cache.path(key, dynamics.config.space)

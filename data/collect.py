@@ -20,11 +20,12 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.packed import pack
 from data.policies import Policy, PolicyConfig, make_policy
 from data.store import Column, PathLike, Reader, StoreError, StoreInfo, Writer, create, plan_episodes
 
@@ -37,7 +38,8 @@ _GOAL_KEYS = ("pixels", "goal_pixels")
 class CollectConfig:
     """What to collect: `episodes` of `frames` frames each (`frames` - 1 environment steps), and how.
 
-    `workers` processes share the work (0: one a core; 1: in this process). `env_id` and `env_kwargs` are
+    `workers` processes share the work (0: one a core; 1: in this process). `compression` of the pictures (none or gzip)
+    is done once all episodes are there, and changes nothing that is read. `env_id` and `env_kwargs` are
     written into the file and compared with it; `env_id` defaults to the name of the environment's task.
     """
 
@@ -46,6 +48,7 @@ class CollectConfig:
     seed: int = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     workers: int = 0
+    compression: Literal["none", "gzip"] = "none"
     env_id: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,6 +57,8 @@ class CollectConfig:
         for key, least in (("episodes", 1), ("frames", 2), ("seed", 0), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)}: give at least {key}={least}")
+        if self.compression not in ("none", "gzip"):
+            raise ValueError(f"compression={self.compression}: choose none or gzip")
 
     @property
     def source(self) -> dict[str, Any]:
@@ -97,6 +102,8 @@ def collect(path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: 
             for done, _ in enumerate(written, config.episodes - missing.size + 1):
                 if progress is not None:
                     progress(done, config.episodes)
+    if config.compression == "gzip":
+        pack(path)
     return Collected(config.episodes, missing.size, damaged, time.monotonic() - begun)
 
 

@@ -18,6 +18,7 @@ from data.disk import PathLike, ask_disk, reserve, temporary_beside
 from data.schema import SCHEMA, SPLITS, Column, Plan, StoreError, StoreInfo
 
 Array = NDArray[Any]
+PACKED = "pixels"  # the column that may be compressed
 EPISODE_COLUMNS = (
     ("start", "int64"),
     ("length", "int64"),
@@ -37,12 +38,15 @@ def create(path: PathLike, info: StoreInfo, plan: Plan) -> None:
         raise StoreError(f"{path} exists and is never overwritten: give another name, or remove it first")
     ask_disk(path, plan.capacity * info.frame_bytes)
     with temporary_beside(path) as temporary:
-        _lay_out(temporary, info, plan)
+        lay_out(temporary, info, plan)
         reserve(temporary, temporary.stat().st_size)
 
 
-def _lay_out(path: Path, info: StoreInfo, plan: Plan) -> None:
-    """Writes the HDF5 structure: everything small for real, the columns over frames as room alone."""
+def lay_out(path: Path, info: StoreInfo, plan: Plan, gzip_level: int | None = None) -> None:
+    """Writes the HDF5 structure: everything small for real, the columns over frames as room alone.
+
+    With `gzip_level` pictures are compressed chunks of one frame.
+    """
     episodes = {"start": plan.starts, "seed": plan.seeds, "split": plan.splits}
     # Aligned so that the maps' arrays are, too: numpy and torch are slow, or refuse, where they are not.
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=64) as file:
@@ -50,7 +54,11 @@ def _lay_out(path: Path, info: StoreInfo, plan: Plan) -> None:
         file.attrs["info"] = info.to_json()
         file.attrs["splits"] = list(SPLITS)
         for column in info.columns:
-            _make_room(file, column, plan.capacity)
+            if column.name == PACKED and gzip_level is not None:
+                shape, chunk = (plan.capacity, *column.shape), (1, *column.shape)
+                file.create_dataset(column.name, shape, column.dtype, chunks=chunk, compression=gzip_level)
+            else:
+                _make_room(file, column, plan.capacity)
         count = len(plan.lengths)
         for name, dtype in EPISODE_COLUMNS:
             dataset = _make_room(file.require_group("episode"), Column(name, (), dtype), count)
@@ -76,21 +84,53 @@ def _make_room(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
 # --- opening one
 
 
+class Chunks:
+    """A compressed column, row by row a chunk: what readers use of an array, without one. Read by HDF5, which lets one
+    thread in at a time."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._dataset = _open(path)[name]
+        self.shape, self.dtype = self._dataset.shape, self._dataset.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Consecutive rows."""
+        return np.asarray(self._dataset[rows])
+
+    def take(self, rows: Array, axis: int = 0) -> Array:
+        """Rows [...] -> [..., *row]; each is decompressed once, however often it is asked for."""
+        assert axis == 0, axis
+        wanted, places = np.unique(rows, return_inverse=True)
+        found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        for number, row in enumerate(wanted):
+            self._dataset.read_direct(found, np.s_[int(row)], np.s_[number])
+        return found[places.reshape(np.shape(rows))]
+
+
 class MappedFile:
-    """One file, checked and mapped: `columns`, `episode` and `factors` are arrays over its bytes."""
+    """One file, checked and mapped: `columns`, `episode` and `factors` are arrays over its bytes; a compressed column
+    is `Chunks`."""
 
     def __init__(self, path: Path, mode: Literal["r", "r+"]) -> None:
         self.path = path
         with _open(path) as file:
             self.info = _read_info(path, file)
-            places = {name: _place(path, file, name) for name in _names(self.info)}
+            names = _names(self.info)
+            self.packed = PACKED in file and file[PACKED].chunks is not None
+            places = {name: _place(path, file, name) for name in names if name != PACKED or not self.packed}
+        if self.packed and mode == "r+":
+            raise StoreError(f"{path} is packed and no longer written to: collect into another file")
         size = path.stat().st_size
         for name, (offset, shape, dtype) in places.items():
             end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if end > size:
                 raise StoreError(f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again")
         self._pages, raw = _map(path, mode)
-        arrays = {name: _over(raw, *place) for name, place in places.items()}
+        arrays: dict[str, Any] = {name: _over(raw, *place) for name, place in places.items()}
+        if self.packed:
+            arrays[PACKED] = Chunks(path, PACKED)
         self.columns = {column.name: arrays[column.name] for column in self.info.columns}
         self.episode = {name: arrays[f"episode/{name}"] for name, _ in EPISODE_COLUMNS}
         self.factors = {column.name: arrays[f"episode/factors/{column.name}"] for column in self.info.factors}
@@ -126,10 +166,16 @@ class MappedFile:
                 crc = zlib.crc32(rows.reshape(-1).view(np.uint8).data, crc)
         return crc
 
+    def _intact(self, index: int) -> bool:
+        try:
+            return self.checksum(index) == int(self.episode["crc32"][index])
+        except OSError:  # of HDF5: a chunk that cannot be decompressed
+            return False
+
     def damaged(self) -> list[int]:
         """Complete episodes whose rows do not give the checksum written with them; reads the whole file once."""
         complete = np.flatnonzero(self.episode["length"])
-        found = [int(i) for i in complete if self.checksum(int(i)) != int(self.episode["crc32"][i])]
+        found = [int(i) for i in complete if not self._intact(int(i))]
         if hasattr(mmap, "MADV_DONTNEED"):
             self._pages.madvise(mmap.MADV_DONTNEED)  # read pages stay in the system's cache, not in our resident memory
         return found
@@ -191,7 +237,7 @@ def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...]
         raise StoreError(f"{path} has no {name}: it is no complete schema {SCHEMA} file")
     dataset = file[name]
     if dataset.chunks is not None:
-        raise StoreError(f"{path} stores {name} in chunks, which cannot be mapped: rewrite it with h5repack -l CONTI")
+        raise StoreError(f"{path} stores {name} in chunks, which only {PACKED} may be: collect it again")
     offset = dataset.id.get_offset()
     if offset is None and dataset.size:
         raise StoreError(f"{path} has no bytes for {name}: it was not laid out by this program")

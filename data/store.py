@@ -1,16 +1,20 @@
 """The trajectory file: one HDF5 file of flat columns over frames, written and read through memory maps.
 
-Schema 1, F frames of room in E episodes, H W C a frame, A an action, S the simulator's state, L truth
-quantities:
+Schema 1. F frames of room in E episodes; H W C a frame, A an action, S the simulator's state, L truth quantities:
 
-    /pixels   [F,H,W,C] uint8      frame t                        attributes: schema = 1 /action   [F,A]
-    float32    leaves frame t                             info   = JSON of StoreInfo /time_s   [F]
-    float64    since the episode's start                  splits = ["train", "val", "eval"] /state    [F,S]
-    float64    to set a moment up again /truth    [F,L]     float32    to judge and probe; no model reads it
-    /...                           further declared columns (StoreInfo.extra) /episode/start  [E] int64
-    first row                      /episode/crc32 [E] uint32  of all its rows /episode/length [E] int64      0
-    until it is complete         /episode/split [E] uint8   index into `splits` /episode/seed   [E] int64
-    it was drawn from (-1: none)   /episode/factors/NAME [E,...] float64
+    /pixels            [F,H,W,C] uint8    frame t
+    /action            [F,A] float32      leaves frame t
+    /time_s            [F] float64        since the episode's start
+    /state             [F,S] float64      to set a moment up again
+    /truth             [F,L] float32      to judge and to probe; no model reads it
+    /...                                  further declared columns (StoreInfo.extra)
+    /episode/start     [E] int64          first row
+    /episode/length    [E] int64          0 until it is complete
+    /episode/seed      [E] int64          it was drawn from (-1: none)
+    /episode/split     [E] uint8          index into `splits`
+    /episode/crc32     [E] uint32         of all its rows
+    /episode/factors/NAME  [E,...] float64
+    attributes         schema = 1, info = JSON of StoreInfo, splits = ["train", "val", "eval"]
 
 Frames and actions interleave, and a window of T frames has T-1 actions:
 
@@ -24,6 +28,9 @@ it exists whole or not at all. From then on HDF5 never writes to it: a Writer ma
 belong, then their checksum, then the episode's length. A process that dies in an episode leaves length 0
 there and harms no other. A machine that loses power may write pages in another order; that is what the
 checksum is for.
+
+A complete file may be packed (`data.packed`): its pictures are then compressed chunks that HDF5 reads, all else stays
+mapped, and its checksums stay what they were.
 """
 
 from __future__ import annotations
@@ -122,7 +129,7 @@ def _check_episode(info: StoreInfo, columns: Mapping[str, Array], factors: Mappi
 
 
 class Reader:
-    """Reads one or several files as one index space of episodes and frames, through memory maps.
+    """Reads one or several files as one index space of episodes and frames, through memory maps (packed: HDF5).
 
     `paths` is a file, a glob, or a list of both; several files must be of one environment and camera size and
     of different seeds. Episode numbers run over all planned episodes of all files in the order given, so a
@@ -210,9 +217,7 @@ class Reader:
     # -- rows
 
     def column(self, name: str, episode: int, start: int = 0, stop: int | None = None) -> Array:
-        """Rows [start, stop) of an episode's column as a read-only view; `action` has one row less than the
-        others.
-        """
+        """Rows [start, stop) of an episode's column, read-only; `action` has one row less than the others."""
         file, index = self._find(episode)
         rows = self.num_frames(episode) - (name == "action")
         stop = rows if stop is None else stop
@@ -244,7 +249,12 @@ class Reader:
         number = int(np.searchsorted(self._first_episode, episode, side="right")) - 1
         return self._files[number], episode - int(self._first_episode[number])
 
-    def _array(self, file: MappedFile, name: str) -> Array:
+    @property
+    def packed(self) -> bool:
+        """Whether pictures of any of the files are compressed."""
+        return any(file.packed for file in self._files)
+
+    def _array(self, file: MappedFile, name: str) -> Any:
         if name not in file.columns:
             raise ValueError(f"column {name!r} is not in {file.path}: it has {', '.join(file.columns)}")
         return file.columns[name]

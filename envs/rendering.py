@@ -50,7 +50,7 @@ def install_hint() -> str:
             return f"{sudo}dnf install -y mesa-libEGL mesa-libGL mesa-dri-drivers libglvnd-opengl"
         if shutil.which("pacman"):
             return f"{sudo}pacman -S --noconfirm mesa libglvnd"
-    return f"{sudo}apt-get install -y libegl1 libgl1 libopengl0 libgl1-mesa-dri"
+    return f"{sudo}apt-get update && {sudo}apt-get install -y libegl1 libgl1 libopengl0 libgl1-mesa-dri"
 
 
 def choose_backend() -> str:

@@ -67,7 +67,7 @@ check_opengl() {
     hint="$("$python" -c 'from envs.rendering import install_hint; print(install_hint())')"
     if may_install; then
         say "installing OpenGL: $hint"
-        apt-get update -qq && sh -c "$hint" || say "that failed"
+        sh -c "$hint" || say "that failed"
     fi
     can_draw || fail "rendering does not work here (.venv/bin/jepa doctor says why); install OpenGL with: $hint"
 }

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -222,3 +223,16 @@ def test_the_real_reacher_is_collected_alike_by_one_process_and_by_two(tmp_path)
     env.set_state(reader.column("state", 2)[3])
     np.testing.assert_array_equal(env.render(), reader.column("pixels", 2)[3])
     env.close()
+
+
+def test_compressed_collecting_holds_the_same_and_goes_on_where_packing_was_missed(tmp_path, make_file):
+    plain = make_file(episodes=4)
+    config = CollectConfig(episodes=4, frames=9, workers=1)
+    packed = tmp_path / "packed.h5"
+    collect(packed, FakeEnv, config)
+    collect(packed, FakeEnv, replace(config, compression="gzip"))
+    reader = Reader(packed)
+    assert reader.packed and reader.episodes().tolist() == [0, 1, 2, 3]
+    for episode in range(4):
+        np.testing.assert_array_equal(reader.column("pixels", episode), Reader(plain).column("pixels", episode))
+    assert collect(packed, FakeEnv, replace(config, compression="gzip")).added == 0
