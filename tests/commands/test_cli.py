@@ -183,11 +183,11 @@ def test_more_steps_go_on_in_the_same_folder_and_fewer_are_finished(body):
 
 def test_another_configuration_in_the_same_folder_is_refused_and_nothing_changes(body, capsys):
     seen = body("collect")
-    assert cli.main(["collect", "name=mine"]) == 0
+    assert cli.main(["collect", "name=mine", "data.episodes=11"]) == 0
     before = Path("runs/collect/mine/config.json").read_bytes()
     assert cli.main(["collect", "name=mine", "data.episodes=9"]) == 1
     message = capsys.readouterr().err
-    assert "data.episodes is 500 there and 9 here" in message and message.count("\n") == 1
+    assert "data.episodes is 11 there and 9 here" in message and message.count("\n") == 1
     assert Path("runs/collect/mine/config.json").read_bytes() == before and len(seen) == 1
 
 
