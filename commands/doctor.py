@@ -1,5 +1,6 @@
 """`jepa doctor`: is everything here that the other commands need, and which command mends what is not.
 
+With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/golden.py).
 Each check is a function that returns a `Finding`. The renderer is tried in a process of its own, because
 OpenGL libraries that do not fit can end a process, and because the backend must be chosen before MuJoCo is
 imported.
@@ -37,6 +38,7 @@ class DoctorConfig:
     device: str
     disk_gib: float
     render_timeout_s: float
+    golden: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Finding:
 def run(config: dict[str, Any], folder: None, console: Console) -> int:
     """Print one line a check and the commands that mend; 1 if something needed is broken."""
     settings = build(DoctorConfig, config)
+    if settings.golden is not None:
+        from commands.golden import check_golden
+        from commands.registry import device
+
+        return check_golden(settings.golden, device(settings.device), console)
     findings = []
     for check in checks(settings):
         for finding in check():

@@ -7,17 +7,27 @@ the README.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from commands.config import build
+from commands.console import Console
 from commands.errors import RunError, UsageError
 from data.store import StoreInfo
-from world_model.checkpoint import CheckpointError, config_dict, load_model_folder, load_weights, save_model
+from world_model.checkpoint import (
+    CheckpointError,
+    config_dict,
+    load_model_folder,
+    load_weights,
+    model_kind,
+    save_model,
+)
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.pretrained import load, make_encoder, timm_encoder
 
 MODEL = "model"
 
@@ -29,11 +39,41 @@ def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> 
 
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     """The frozen encoder of a run folder of `jepa pretrain` (or of its model folder), and what is known about
-    it."""
+    it. That of latent dynamics, where the folder holds those (an objective with actions)."""
+    if model_kind(model_folder(folder)) == "dynamics":
+        dynamics, about = load_dynamics(folder)
+        return dynamics.encoder, about
     config, tensors = load_model_folder(model_folder(folder), "encoder")
-    encoder = VideoEncoder(build(EncoderConfig, config["encoder"]))
+    encoder = make_encoder(build(EncoderConfig, config["encoder"]))
     load_weights(encoder, tensors, str(folder))
     return encoder.eval(), config["about"]
+
+
+def frozen_encoder(
+    config: dict[str, Any], encoder: str | Path, frame_hw: tuple[int, int], console: Console
+) -> tuple[VideoEncoder, dict[str, Any]]:
+    """The encoder of stage 2: of a run folder, or made elsewhere (`encoder=pretrained`, `encoder=timm`), where frames
+    of `frame_hw` are resized to what it was trained on."""
+    if encoder == "pretrained":
+        if config["path"] is None:
+            raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
+        options = config["pretrained"]
+        found = load(Path(config["path"]), options["key"], options["image_px"], options["heads"])
+        console.say(found.said)
+        return resized_frames(found.encoder, frame_hw), {"pretrained": str(config["path"])}
+    if encoder == "timm":
+        options = config["timm"]
+        side = options["image_px"]
+        made = timm_encoder(options["model"], options["weights"], (side, side))
+        return resized_frames(made, frame_hw), {"timm": options["model"], "weights": options["weights"]}
+    return load_encoder(encoder)
+
+
+def resized_frames(encoder: VideoEncoder, frame_hw: tuple[int, int]) -> VideoEncoder:
+    """The encoder, made to take frames of another size than it was trained on."""
+    if frame_hw != encoder.config.image_px:
+        encoder.config = replace(encoder.config, frame_px=frame_hw)
+    return encoder.eval()
 
 
 def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any]) -> None:
@@ -57,7 +97,7 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
     config, tensors = load_model_folder(model_folder(folder), "dynamics")
     dynamics = LatentDynamics(
         build(DynamicsConfig, config["dynamics"]),
-        VideoEncoder(build(EncoderConfig, config["encoder"])),
+        make_encoder(build(EncoderConfig, config["encoder"])),
         build(ActionSpec, config["actions"]),
     )
     load_weights(dynamics, tensors, str(folder))
@@ -77,7 +117,7 @@ def model_folder(folder: str | Path) -> Path:
 
 def check_frames(encoder: VideoEncoder, info: StoreInfo, source: str) -> None:
     """The data's frames must have the size the encoder was built for."""
-    wanted, found = encoder.config.image_px, tuple(info.frame_hwc[:2])
+    wanted, found = encoder.config.frame_hw, tuple(info.frame_hwc[:2])
     if wanted != found:
         raise UsageError(
             f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "

@@ -73,6 +73,10 @@ class PretrainMonitor:
             **self.references,
         }
 
+    def warning(self, evaluations: list[dict[str, float]]) -> str | None:
+        """What the numbers so far warn of."""
+        return probes.collapse_warning(evaluations)
+
     @torch.no_grad()
     def _features(self, encoder: VideoEncoder) -> Tensor:
         """Features [N, D] in the space the objective predicts in: pooled embeddings, or layer-normed
@@ -113,7 +117,7 @@ class PretrainMonitor:
     @torch.no_grad()
     def _losses(self, step: int) -> dict[str, float]:
         batch = self.batches.batch(0)
-        made = self.model.predict(batch["pixels"].to(self.device), step)
+        made = self.model.predict({name: value.to(self.device) for name, value in batch.items()}, step)
         loss = self.model.objective.loss
         pairs = list(zip(made.predicted, made.targets, strict=True))
         predicted = torch.stack([regression(p.float(), t.float(), loss) for p, t in pairs]).mean()

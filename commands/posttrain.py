@@ -12,7 +12,7 @@ from torch import Tensor
 import envs
 from commands.config import build
 from commands.console import Console
-from commands.models import MODEL, check_frames, load_encoder, open_reader, save_dynamics
+from commands.models import MODEL, check_frames, frozen_encoder, open_reader, save_dynamics
 from commands.monitors import whole_episodes
 from commands.pretrain import fit
 from commands.registry import device as torch_device
@@ -59,7 +59,8 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
     reader = open_reader(data, config["on_damaged"])
-    encoder, about = load_encoder(encoder_folder)
+    height, width = reader.info.frame_hwc[:2]
+    encoder, about = frozen_encoder(config, encoder_folder, (height, width), console)
     check_frames(encoder, reader.info, str(data))
     torch.manual_seed(config["seed"])
     actions = ActionSpec(
@@ -129,6 +130,9 @@ class OpenLoopMonitor:
             "error_1": errors["predicted"][0],
             "error_last": errors["predicted"][-1],
         }
+
+    def warning(self, evaluations: list[dict[str, float]]) -> None:
+        """Frozen features cannot collapse."""
 
 
 @torch.no_grad()

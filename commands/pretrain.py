@@ -1,4 +1,4 @@
-"""`jepa pretrain`: stage 1, video -> encoder. Actions are not read."""
+"""`jepa pretrain`: stage 1, video -> encoder. Actions are read by end-to-end objectives alone (objective.actions)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import envs
 from commands.config import build
 from commands.console import Console, Metrics
-from commands.models import MODEL, check_frames, open_reader, save_encoder
+from commands.models import MODEL, check_frames, open_reader, save_dynamics, save_encoder
 from commands.monitors import PretrainMonitor, whole_episodes
 from commands.registry import device as torch_device
 from commands.report import training_curves
@@ -18,9 +18,10 @@ from data.loader import Loader
 from data.statistics import statistics
 from data.windows import Windows
 from world_model.checkpoint import config_dict
+from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
-from world_model.pretrain import PretrainModel
+from world_model.pretrain import PretrainModel, fitted
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
 CURVES = {
@@ -36,11 +37,8 @@ CURVES = {
 def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, TrainerConfig]:
     """The typed parts of the configuration."""
     trainer = build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
-    return (
-        build(EncoderConfig, config["encoder"], "encoder"),
-        build(ObjectiveConfig, config["objective"], "objective"),
-        trainer,
-    )
+    objective = build(ObjectiveConfig, config["objective"], "objective")
+    return fitted(build(EncoderConfig, config["encoder"], "encoder"), objective), objective, trainer
 
 
 def check(config: dict[str, Any]) -> None:
@@ -64,10 +62,13 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
     check_frames(encoder, reader.info, str(data))
     mean, std = statistics(reader, "pixels")
     encoder.set_pixel_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-    model = PretrainModel(encoder, objective, trainer.steps, config["seed"]).to(device)
-    windows = {
-        split: Windows(reader, split, objective.frames, objective.frame_gap, ("pixels",)) for split in ("train", "val")
-    }
+    gap = objective.frame_gap or envs.TASKS[reader.info.env_id].frame_skip
+    actions, columns = None, ["pixels"]
+    if objective.actions:
+        actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high), gap)
+        columns.append("action")
+    model = PretrainModel(encoder, objective, trainer.steps, config["seed"], actions).to(device)
+    windows = {split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")}
     loader = Loader(windows["train"], trainer.batch_size, config["seed"])
     monitor = PretrainMonitor(
         model,
@@ -83,11 +84,16 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
     if metric is not None and kept.pool is not None:
         kept.pool.fold(*metric)
     training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)
-    save_encoder(
-        folder / MODEL,
-        kept,
-        {"objective": config_dict(objective), "env": reader.info.env_id, "data": reader.file_checksum},
-    )
+    about = {
+        "objective": config_dict(objective),
+        "env": reader.info.env_id,
+        "env_kwargs": reader.info.env_kwargs,
+        "data": reader.file_checksum,
+    }
+    if objective.actions:
+        save_dynamics(folder / MODEL, model.dynamics(), about)
+    else:
+        save_encoder(folder / MODEL, kept, about)
     return (
         f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
         f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
@@ -112,6 +118,9 @@ def fit(
 
     def evaluate(step: int) -> dict[str, float]:
         evaluations.append(monitor(step))
+        warning = monitor.warning(evaluations)
+        if warning is not None:
+            console.warn(f"jepa {what}: step {step}: {warning}")
         return evaluations[-1]
 
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -96,19 +97,20 @@ def test_the_same_command_makes_the_same_weights(work):
     assert first.read_bytes() == again.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("objective", "dynamics", "view"),
-    [("vjepa2", "tokens", "tokens"), ("pixels", "pixels", "pixels"), ("pixels", "pixels", "pooled")],
-)
-def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, view):
-    name = f"{objective}-{dynamics}"
-    jepa(
-        "pretrain", "data=runs/collect/data", "encoder=tiny", f"objective={objective}", *TINY, f"name={name}", cwd=work
-    )
-    jepa(
+def inside(*words: str, cwd: Path) -> None:
+    """The same in this process, which is spared the imports."""
+    from commands import cli
+
+    with contextlib.chdir(cwd):
+        assert cli.main(list(words)) == 0, words
+
+
+def posttrain_and_plan(work: Path, name: str, dynamics: str, view: str, *encoder: str) -> None:
+    """Stage 2 and one episode, two model steps ahead."""
+    inside(
         "posttrain",
         "data=runs/collect/data",
-        f"encoder=runs/pretrain/{name}",
+        *encoder,
         f"dynamics={dynamics}",
         "dynamics.horizon=2",
         "dynamics.losses.rollout_steps=2",
@@ -116,7 +118,7 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
         f"name={name}",
         cwd=work,
     )
-    jepa(
+    inside(
         "plan",
         f"model=runs/posttrain/{name}",
         "data=runs/collect/data",
@@ -135,6 +137,54 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
 
 
 @pytest.mark.parametrize(
+    ("objective", "dynamics", "view"),
+    [
+        ("vjepa2", "tokens", "tokens"),
+        ("pixels", "pixels", "pixels"),
+        ("pixels", "pixels", "pooled"),
+        ("vjepa21", "tokens", "tokens"),
+        ("vjepa", "tokens", "pooled"),
+        ("ijepa", "tokens", "tokens"),
+        ("data2vec", "tokens", "tokens"),
+        ("videomae", "tokens", "tokens"),
+        ("nepa", "tokens", "tokens"),
+    ],
+)
+def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, view):
+    name = f"{objective}-{dynamics}"
+    words = ("pretrain", "data=runs/collect/data", "encoder=tiny", f"objective={objective}", *TINY, f"name={name}")
+    levels = ("objective.levels=2",) if objective == "vjepa21" else ()  # the tiny encoder has two blocks
+    inside(*words, *levels, cwd=work)
+    posttrain_and_plan(work, name, dynamics, view, f"encoder=runs/pretrain/{name}")
+
+
+@pytest.mark.parametrize("objective", ["lewm", "pldm"])
+def test_an_end_to_end_model_plans_by_itself_and_its_encoder_posttrains(work, objective):
+    words = ("data=runs/collect/data", "encoder=tiny", f"objective={objective}", *TINY, f"name={objective}")
+    inside("pretrain", *words, cwd=work)
+    plan = ("protocol.episodes=1", "protocol.budget=3", "protocol.oracle=false", "protocol.oracle_cost.episodes=0")
+    found = (f"model=runs/pretrain/{objective}", "data=runs/collect/data", "videos=0", f"name={objective}")
+    inside("plan", *found, *plan, *SEARCH, cwd=work)
+    assert (work / f"runs/plan/{objective}/results.json").exists()
+    posttrain_and_plan(work, f"{objective}-frozen", "pooled", "pooled", f"encoder=runs/pretrain/{objective}")
+
+
+def test_a_timm_encoder_posttrains_and_plans(work):
+    words = ("encoder=timm", "timm.model=test_vit", "timm.weights=random", "timm.image_px=96")
+    posttrain_and_plan(work, "timm", "tokens", "tokens", *words)
+
+
+def test_weights_made_elsewhere_posttrain_and_plan(work):
+    from world_model.encoder import EncoderConfig, VideoEncoder
+    from world_model.pretrained import export_official
+
+    sizes = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pooled_dim=0, rope="tiled")
+    export_official(work / "official.pt", VideoEncoder(sizes), None)
+    words = ("encoder=pretrained", "path=official.pt", "pretrained.image_px=32", "pretrained.heads=3")
+    posttrain_and_plan(work, "elsewhere", "tokens", "tokens", *words)
+
+
+@pytest.mark.parametrize(
     ("words", "code", "says"),
     [
         (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 1, "there is no folder"),
@@ -145,6 +195,11 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
         (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
         (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
+        (("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa21"), 2, "objective.levels=4"),
+        (("posttrain", "data=runs/collect/data", "encoder=pretrained"), 2, "path="),
+        (("posttrain", "data=runs/collect/data", "encoder=pretrained", "path=no.pt"), 1, "there is no file no.pt"),
+        (("posttrain", "data=runs/collect/data", "encoder=timm", "timm.model=resnet18"), 1, "no vision transformer"),
+        (("doctor", "golden=nothing"), 1, "no golden vectors"),
         (("collect", "env=reachr"), 2, "reacher"),
         (("pretrain", "data=runs/collect/data", "device=cuda", "encoder=tiny"), 1, "CUDA"),
         (("pretrain", "data=runs/collect/data", "encoder=tiny", "trainer=debug", "seed=2", "name=encoder"), 1, "seed"),

@@ -77,6 +77,14 @@ def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]
     write_atomic(folder / "model.json", lambda temporary: temporary.write_text(text + "\n"))
 
 
+def model_kind(folder: Path) -> str | None:
+    """Kind of the model in a folder; None where there is none that can be read."""
+    try:
+        return json.loads((folder / "model.json").read_text()).get("kind")
+    except (OSError, ValueError):
+        return None
+
+
 def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and weights of a model folder of that kind; CheckpointError with one sentence otherwise."""
     path = folder / "model.json"

@@ -7,6 +7,7 @@ raw actions outside, normalised inside by buffers. What it predicts is data: poo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -184,11 +185,11 @@ class LatentDynamics(nn.Module):
         tokens = self.predictor.block_tokens
         per_step = 4 * tokens * self.config.predictor.width * (4 + 2 * self.config.predictor.depth)
         if self.pixel_head is not None:
-            per_step += 16 * 3 * self.encoder.config.image_px[0] * self.encoder.config.image_px[1]
+            per_step += 16 * 3 * math.prod(self.encoder.config.image_px)
         return ModelSpec(
             self.actions.block_low,
             self.actions.block_high,
-            self.encoder.config.image_px,
+            self.encoder.config.frame_hw,
             self.actions.frame_skip,
             self.config.history,
             self.config.horizon,

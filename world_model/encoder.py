@@ -7,6 +7,7 @@ embedding (`PoolHead`) is where objectives with `space=pooled` predict and where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,36 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.layers import NORM_EPS, Blocks, Rotary, grid_positions, init_transformer, rotary
+from world_model.layers import (
+    NORM_EPS,
+    BlockConfig,
+    Blocks,
+    Checkpointing,
+    Feedforward,
+    Rope,
+    Rotary,
+    grid_positions,
+    init_transformer,
+    rotary,
+)
+
+MODALITY_STD = 1e-6  # of the embeddings that tell images from videos, at the start (V-JEPA 2.1)
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of a VideoEncoder. image_px is the frame's height and width; pooled_dim 0 means no pool head."""
+    """Sizes and variants of a VideoEncoder.
+
+    image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
+    pooled_dim: 0 means no pool head. rope, feedforward, checkpointing: see `world_model.layers`. interpolate: whether
+    frames of another size are seen at the positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2).
+    levels: blocks (from 0) whose outputs are read, each through a norm of its own (V-JEPA 2.1); empty: the last one
+    alone. image_path: whether a single frame has a patch embedding of its own, of one frame, and images and videos a
+    learned embedding that tells them apart (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token
+    sees only itself and those before it in raster order (NEPA). frame_px: size of the frames that come in, where they
+    are resized to image_px first; None: they have that size. timm: a timm model of these sizes instead of our own
+    transformer (`world_model.pretrained.TimmEncoder`); empty: our own.
+    """
 
     image_px: tuple[int, int] = (64, 64)
     patch_px: int = 8
@@ -31,10 +56,30 @@ class EncoderConfig:
     pooled_dim: int = 32
     pool_channels: int = 16
     pool_hidden: int = 128
+    rope: Rope = "interleaved"
+    interpolate: bool = False
+    feedforward: Feedforward = "gelu"
+    checkpointing: Checkpointing = "none"
+    levels: tuple[int, ...] = ()
+    image_path: bool = False
+    causal: bool = False
+    frame_px: tuple[int, int] | None = None
+    timm: str = ""
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
             raise ValueError(f"patch_px={self.patch_px} does not divide the frame size {self.image_px}")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(
+                f"heads={self.heads} does not part width={self.width} into an even number of channels a head"
+            )
+        if any(not 0 <= level < self.depth for level in self.levels) or list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels={list(self.levels)} are not ascending blocks of 0..{self.depth - 1}")
+
+    @property
+    def frame_hw(self) -> tuple[int, int]:
+        """Height and width of the frames that come in."""
+        return self.frame_px or self.image_px
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -49,9 +94,9 @@ class EncoderConfig:
 class PatchEmbed(nn.Module):
     """Tubelets of tubelet x patch x patch pixels -> tokens, in raster order (time, height, width)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, tubelet: int) -> None:
         super().__init__()
-        size = (config.tubelet, config.patch_px, config.patch_px)
+        size = (tubelet, config.patch_px, config.patch_px)
         self.proj = nn.Conv3d(3, config.width, kernel_size=size, stride=size)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
@@ -107,13 +152,26 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbed(config)
-        self.blocks = Blocks(config.depth, config.width, config.heads, config.mlp_ratio)
-        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.patch_embed = PatchEmbed(config, config.tubelet)
+        if config.image_path:
+            self.patch_embed_img = PatchEmbed(config, 1)
+            self.img_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
+            self.video_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
+        block = BlockConfig(
+            config.width, config.heads, config.mlp_ratio, config.feedforward, checkpointing=config.checkpointing
+        )
+        self.blocks = Blocks(config.depth, block)
+        if config.levels:
+            self.norms_block = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
+        else:
+            self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.pool = PoolHead(config) if config.pooled_dim else None
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 127.5))
         init_transformer(self, self.blocks)
+        if config.image_path:
+            nn.init.normal_(self.img_mod_embed, std=MODALITY_STD)
+            nn.init.normal_(self.video_mod_embed, std=MODALITY_STD)
         if self.pool is not None:
             self.pool.init_weights()
 
@@ -123,35 +181,92 @@ class VideoEncoder(nn.Module):
         self.pixel_std.copy_(std_C.clamp_min(1.0))
 
     def normalise(self, frames_BTHWC: Tensor) -> Tensor:
-        """uint8 (or 0..255 float) frames [B, T, H, W, C] -> normalised clip [B, C, T, H, W]."""
+        """uint8 (or 0..255 float) frames [B, T, H, W, C] -> normalised clip [B, C, T, H, W], resized where the encoder
+        was made for another size."""
         frames = (frames_BTHWC.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
-        return rearrange(frames, "b t h w c -> b c t h w")
+        clip = rearrange(frames, "b t h w c -> b c t h w")
+        return clip if self.config.frame_px is None else _resized(clip, self.config.image_px)
 
-    def positions(self, steps: int, device: torch.device) -> Rotary:
-        """Rotary table of a full clip of `steps` tubelets."""
-        height, width = self.config.grid
-        return rotary(grid_positions(steps, height, width, device), self.config.width // self.config.heads)
+    @property
+    def num_levels(self) -> int:
+        """Outputs that `levels` joins: one, or those of config.levels."""
+        return max(1, len(self.config.levels))
+
+    def places(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        """Positions [N, 3] of a token grid (steps, height, width), as this encoder was trained to see them."""
+        return grid_positions(*grid, device, self.config.grid if self.config.interpolate else None)
+
+    def rotary(self, places_N3: Tensor) -> Rotary:
+        """Rotary table of tokens at these places."""
+        return rotary(places_N3, self.config.width // self.config.heads, self.config.rope)
+
+    def clip_grid(self, clip_BCTHW: Tensor) -> tuple[int, int, int]:
+        """Steps, height and width of a clip's token grid. Raises ValueError where its size does not part evenly."""
+        steps, height, width = clip_BCTHW.shape[2:]
+        alone = self.config.image_path and steps == 1
+        tubelet, patch = 1 if alone else self.config.tubelet, self.config.patch_px
+        if steps % tubelet or height % patch or width % patch:
+            raise ValueError(
+                f"a clip of {steps} frames of {height}x{width} pixels does not part into tubelets of "
+                f"{tubelet} x {patch} x {patch}"
+            )
+        return steps // tubelet, height // patch, width // patch
 
     def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
-        """Tokens of a normalised clip, of all tubelets or only of those listed by raster index."""
-        tokens = self.patch_embed(clip_BCTHW)
-        steps = clip_BCTHW.shape[2] // self.config.tubelet
-        if indices_BM is None:
-            return self.transform(tokens, self.positions(steps, tokens.device))
-        grid = grid_positions(steps, *self.config.grid, tokens.device)
-        tokens = tokens.gather(1, indices_BM[..., None].expand(-1, -1, tokens.shape[-1]))
-        return self.transform(tokens, rotary(grid[indices_BM], self.config.width // self.config.heads))
+        """Tokens [B, N, D] of a normalised clip, of all tubelets or only of those listed by raster index.
 
-    def transform(self, tokens_BND: Tensor, positions: Rotary) -> Tensor:
-        """The transformer proper, with the final norm."""
-        for block in self.blocks:
-            tokens_BND = block(tokens_BND, positions)
-        return self.norm(tokens_BND)
+        The clip may have any number of frames and any size that parts evenly. With `image_path`, a clip of one frame
+        takes the image's way.
+        """
+        return self.outputs(clip_BCTHW, indices_BM)[-1]
+
+    def levels(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
+        """Tokens of all levels side by side [B, N, levels * D] (V-JEPA 2.1's training output)."""
+        return torch.cat(self.outputs(clip_BCTHW, indices_BM), -1)
+
+    def outputs(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()) -> list[Tensor]:
+        """Normed tokens of every level; with `blocks` (from 0), those blocks' outputs, all through the final norm."""
+        places = self.places(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
+        tokens = self.embed(clip_BCTHW)
+        if indices_BM is not None:
+            tokens = tokens.gather(1, indices_BM[..., None].expand(-1, -1, tokens.shape[-1]))
+            places = places[indices_BM]
+        return self.transform(tokens, self.rotary(places), blocks)
+
+    def embed(self, clip_BCTHW: Tensor) -> Tensor:
+        """Tokens before the transformer."""
+        if not self.config.image_path:
+            return self.patch_embed(clip_BCTHW)
+        if clip_BCTHW.shape[2] == 1:
+            return self.patch_embed_img(clip_BCTHW) + self.img_mod_embed
+        return self.patch_embed(clip_BCTHW) + self.video_mod_embed
+
+    def transform(self, tokens_BND: Tensor, positions: Rotary, blocks: Sequence[int] = ()) -> list[Tensor]:
+        """The transformer proper: normed outputs of the levels, or of the given blocks."""
+        wanted = tuple(blocks) or self.config.levels or (self.config.depth - 1,)
+        norms: Sequence[nn.Module]
+        if self.config.levels and not blocks:
+            norms = list(self.norms_block)
+        else:
+            norms = [self.norms_block[-1] if self.config.levels else self.norm] * len(wanted)
+        mask, found = None, {}
+        if self.config.causal:
+            count = tokens_BND.shape[1]
+            mask = torch.ones(count, count, dtype=torch.bool, device=tokens_BND.device).tril()
+        for number, block in enumerate(self.blocks):
+            tokens_BND = self.blocks.step(block, tokens_BND, positions, mask)
+            if number in wanted:
+                found[number] = tokens_BND
+        return [norm(found[number]) for norm, number in zip(norms, wanted, strict=True)]
 
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
-        """Tokens [B, T, N, D] of frames in 0..255, each encoded alone as one tubelet."""
+        """Tokens [B, T, N, D] of frames in 0..255, each encoded alone: as an image, or as one tubelet."""
         clip = rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
-        tokens = self.transform(self.patch_embed.frame(clip), self.positions(1, clip.device))
+        if self.config.image_path:
+            tokens = self(clip.unsqueeze(2))
+        else:
+            grid = self.clip_grid(clip.unsqueeze(2).expand(-1, -1, self.config.tubelet, -1, -1))
+            tokens = self.transform(self.patch_embed.frame(clip), self.rotary(self.places(grid, clip.device)))[-1]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
     def pooled(self, tokens_BTND: Tensor) -> Tensor:
@@ -159,3 +274,11 @@ class VideoEncoder(nn.Module):
         if self.pool is None:
             return tokens_BTND.mean(2)
         return rearrange(self.pool(tokens_BTND.flatten(0, 1)), "(b t) d -> b t d", t=tokens_BTND.shape[1])
+
+
+def _resized(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """The clip's frames at another size, bilinear, smoothed where they shrink."""
+    steps = clip_BCTHW.shape[2]
+    flat = rearrange(clip_BCTHW, "b c t h w -> (b t) c h w")
+    flat = F.interpolate(flat, size=size, mode="bilinear", antialias=True)
+    return rearrange(flat, "(b t) c h w -> b c t h w", t=steps)

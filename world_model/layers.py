@@ -9,14 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
+
+Rope = Literal["interleaved", "tiled"]
+Feedforward = Literal["gelu", "swiglu"]
+Checkpointing = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -36,28 +43,49 @@ class Rotary:
         return Rotary(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
-def rotary(positions_N3: Tensor, head_dim: int) -> Rotary:
+def rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved") -> Rotary:
     """3-D rotary table for integer or float positions [..., N, 3] in (time, height, width).
 
     The head's channels are split into time | height | width | idle with 2 * floor(floor(head_dim / 3) / 2) channels an
-    axis; idle channels are not rotated. Interleaved frequencies: both members of a pair turn by the same angle, so
-    that q.k depends on position differences alone (the V-JEPA 2.1 form). A leading batch axis of the positions is kept
-    and a heads axis inserted after it.
+    axis; idle channels are not rotated. A leading batch axis of the positions is kept and a heads axis inserted after
+    it.
+
+    interleaved: both members of an adjacent pair turn by the same angle, a true rotation, so that q.k depends on
+    position differences alone (V-JEPA 2.1, and everything trained here). tiled: an axis's angles are laid out twice in
+    a row while channels are still paired with their neighbours, so that the two of a pair turn by different angles;
+    all released V-JEPA 2 and 2-AC weights were trained so and need it.
     """
     width = 2 * (head_dim // 3 // 2)
     pairs = width // 2
     frequency = ROPE_BASE ** (-torch.arange(pairs, dtype=torch.float32, device=positions_N3.device) / pairs)
     angle = positions_N3.float().unsqueeze(-1) * frequency  # [..., N, 3, pairs]
-    angle = F.pad(angle.flatten(-2), (0, head_dim // 2 - 3 * pairs))
+    angle = torch.cat((angle, angle), -1) if rope == "tiled" else angle.repeat_interleave(2, -1)
+    angle = F.pad(angle.flatten(-2), (0, head_dim - 3 * width))
     if angle.dim() > 2:
         angle = angle.unsqueeze(-3)
-    cos, sin = angle.cos(), angle.sin()
-    return Rotary(cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2))
+    sign = torch.tensor((-1.0, 1.0), device=angle.device).repeat(head_dim // 2)
+    return Rotary(angle.cos(), angle.sin() * sign)
 
 
-def grid_positions(steps: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Positions [steps * height * width, 3] of a token grid in raster order (time slowest, width fastest)."""
+def grid_positions(
+    steps: int,
+    height: int,
+    width: int,
+    device: torch.device | None = None,
+    trained_hw: tuple[int, int] | None = None,
+) -> Tensor:
+    """Positions [steps * height * width, 3] of a token grid in raster order (time slowest, width fastest).
+
+    trained_hw: the grid whose extent the places are stretched or shrunk to, corner on corner, so that another
+    resolution is seen at familiar positions (V-JEPA 2.1's interpolation); None: plain integers, which run on.
+    """
     axes = [torch.arange(n, device=device) for n in (steps, height, width)]
+    if trained_hw is not None and trained_hw != (height, width):
+        scales = (
+            1.0,
+            *((extent - 1) / max(found - 1, 1) for extent, found in zip(trained_hw, (height, width), strict=True)),
+        )
+        axes = [axis * scale for axis, scale in zip(axes, scales, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
@@ -71,17 +99,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def project(self, x_BND: Tensor, positions: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values, each [B, heads, N, head_dim]."""
+    def project(self, x_BND: Tensor, positions: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated where there are positions, and values, each [B, heads, N, head_dim]."""
         qkv = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        q, k = positions.rotate(qkv[:2]).to(qkv.dtype)
+        q, k = qkv[:2] if positions is None else positions.rotate(qkv[:2]).to(qkv.dtype)
         return q, k, qkv[2]
 
     def merge(self, x_BHND: Tensor) -> Tensor:
         """Heads [B, heads, N, head_dim] back to [B, N, width], projected."""
         return self.proj(rearrange(x_BHND, "b h n d -> b n (h d)"))
 
-    def forward(self, x_BND: Tensor, positions: Rotary, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, positions: Rotary | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention is allowed."""
         q, k, v = self.project(x_BND, positions)
         return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
@@ -130,33 +158,176 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
+    @property
+    def out(self) -> nn.Linear:
+        """The layer that writes into the residual stream."""
+        return self.fc2
+
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
+class SwiGLU(nn.Module):
+    """silu(fc1 x) * fc2 x, then fc3; two thirds of the hidden width, rounded up to 8, so that sizes compare."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.mlp = MLP(width, int(width * mlp_ratio))
+        hidden = -(-int(2 * hidden / 3) // 8) * 8
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(width, hidden)
+        self.fc3 = nn.Linear(hidden, width)
 
-    def forward(self, x_BND: Tensor, positions: Rotary, mask: Tensor | None = None) -> Tensor:
-        x_BND = x_BND + self.attn(self.norm1(x_BND), positions, mask)
-        return x_BND + self.mlp(self.norm2(x_BND))
+    @property
+    def out(self) -> nn.Linear:
+        """The layer that writes into the residual stream."""
+        return self.fc3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(F.silu(self.fc1(x)) * self.fc2(x))
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Sizes and variants of the blocks of one transformer.
+
+    feedforward: `gelu` (all releases) or `swiglu`. condition_dim: width of the vector that modulates every block
+    (AdaLN, arXiv 2212.09748, section 3.2); 0: none. checkpointing: which activations are kept for the backward pass:
+    all (`none`), matrix products and attention alone (`selective`), or only the blocks' inputs (`full`).
+    """
+
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    feedforward: Feedforward = "gelu"
+    condition_dim: int = 0
+    checkpointing: Checkpointing = "none"
+    eps: float = NORM_EPS
+    dropout: float = 0.0
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of a block's attention and of its MLP, each broadcastable to [B, N, D]."""
+
+    shift1: Tensor
+    scale1: Tensor
+    gate1: Tensor
+    shift2: Tensor
+    scale2: Tensor
+    gate2: Tensor
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x)).
+
+    With a condition, both branches are modulated (AdaLN-Zero): a block starts as the identity. `project` and `add` are
+    the two halves around the attention itself, for callers who keep keys and values.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        self.norm1 = nn.LayerNorm(width, eps=config.eps)
+        self.attn = Attention(width, config.heads)
+        self.norm2 = nn.LayerNorm(width, eps=config.eps)
+        self.mlp = MLP(width, hidden) if config.feedforward == "gelu" else SwiGLU(width, hidden)
+        self.dropout = config.dropout
+        self.modulation = nn.Linear(config.condition_dim, 6 * width) if config.condition_dim else None
+
+    def modulate(self, condition: Tensor | None) -> Modulation | None:
+        """What a condition [..., condition_dim] makes of this block; None where it has none."""
+        if self.modulation is None:
+            return None
+        assert condition is not None
+        return Modulation(*self.modulation(F.silu(condition)).chunk(6, -1))
+
+    def project(
+        self, x_BND: Tensor, positions: Rotary | None, by: Modulation | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated where there are positions, and values, each [B, heads, N, head_dim]."""
+        x_BND = self.norm1(x_BND)
+        if by is not None:
+            x_BND = x_BND * (1 + by.scale1) + by.shift1
+        return self.attn.project(x_BND, positions)
+
+    def add(self, x_BND: Tensor, attended_BHND: Tensor, by: Modulation | None = None) -> Tensor:
+        """The residual stream after what attention found, and after the MLP."""
+        change = self._dropped(self.attn.merge(attended_BHND))
+        x_BND = x_BND + (change if by is None else by.gate1 * change)
+        if by is None:
+            return x_BND + self._dropped(self.mlp(self.norm2(x_BND)))
+        return x_BND + by.gate2 * self._dropped(self.mlp(self.norm2(x_BND) * (1 + by.scale2) + by.shift2))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        positions: Rotary | None = None,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, N, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention is allowed."""
+        by = self.modulate(condition)
+        q, k, v = self.project(x_BND, positions, by)
+        return self.add(x_BND, F.scaled_dot_product_attention(q, k, v, attn_mask=mask), by)
+
+
+# What selective checkpointing keeps: results that take long to compute and little room.
+_KEPT = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "addmm",
+        "mm",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+)
+
+
+def _keep_products(context: object, operation: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class Blocks(nn.ModuleList):
-    """A stack of blocks (a ModuleList that says what it holds)."""
+    """A stack of blocks, with a choice of what the backward pass keeps."""
 
-    def __init__(self, depth: int, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
+    def __init__(self, depth: int, config: BlockConfig) -> None:
+        super().__init__(Block(config) for _ in range(depth))
+        self.checkpointing = config.checkpointing
 
     def __iter__(self) -> Iterator[Block]:
         return super().__iter__()  # type: ignore[return-value]
+
+    def step(
+        self,
+        block: Block,
+        x_BND: Tensor,
+        positions: Rotary | None = None,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """The residual stream [B, N, D] after one of the blocks."""
+        if self.checkpointing == "none" or not torch.is_grad_enabled():
+            return block(x_BND, positions, mask, condition)
+        if self.checkpointing == "full":
+            return checkpoint(block, x_BND, positions, mask, condition, use_reentrant=False)
+        keep = partial(create_selective_checkpoint_contexts, _keep_products)
+        return checkpoint(block, x_BND, positions, mask, condition, use_reentrant=False, context_fn=keep)
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        positions: Rotary | None = None,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """The residual stream [B, N, D] after the last block."""
+        for block in self:
+            x_BND = self.step(block, x_BND, positions, mask, condition)
+        return x_BND
 
 
 def init_transformer(model: nn.Module, blocks: Blocks) -> None:
@@ -165,7 +336,9 @@ def init_transformer(model: nn.Module, blocks: Blocks) -> None:
     =====================================  ===========================================
     linear and convolution weights         normal, std 0.02; biases 0
     LayerNorm                              weight 1, bias 0
-    block l (from 1): attn.proj, mlp.fc2   weights divided by sqrt(2 l)
+    block l (from 1): attn.proj, the       weights divided by sqrt(2 l)
+    last layer of the MLP
+    modulation (AdaLN-Zero)                0
     =====================================  ===========================================
     """
     for module in model.modules():
@@ -175,5 +348,7 @@ def init_transformer(model: nn.Module, blocks: Blocks) -> None:
                 nn.init.zeros_(module.bias)
     with torch.no_grad():
         for depth, block in enumerate(blocks, start=1):
-            for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
+            for weight in (block.attn.proj.weight, block.mlp.out.weight):
                 weight.div_(math.sqrt(2 * depth))
+            if block.modulation is not None:
+                block.modulation.weight.zero_()

@@ -1,9 +1,14 @@
 """Masks over a token grid: which tokens an encoder sees and which a predictor must fill in. Pure functions.
 
-Multi-block masks as V-JEPA 2 (arXiv 2506.09985; block sizes as in its released configurations): a few spatial blocks,
-extended over time; the context is what they leave, the target their union. Draws come from a generator keyed by step,
-so a run does not depend on workers. To make a batch rectangular, tokens are dropped at random, not from the end, which
-would starve the late frames.
+One sampler for the family: blocks extended over time (V-JEPA, V-JEPA 2: arXiv 2404.08471, 2506.09985; block sizes as in
+the released configurations), separate target blocks inside a context block (I-JEPA, arXiv 2301.08243), random tokens
+(MAE, data2vec) and random tubes (VideoMAE). Draws are keyed by seed, step and sample, so that a run depends neither on
+workers nor on how a batch is parted among processes.
+
+A batch must be rectangular, and samples hide different numbers of tokens. Cutting every row to the shortest, as the
+reference does, leaves a quarter of all tokens unused; cutting its end starves the late frames. Here every sample draws
+many candidates and keeps the one that leaves as many tokens visible as the batch's median, or nearly; the few that are
+still too many are dropped at random.
 """
 
 from __future__ import annotations
@@ -15,61 +20,143 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CANDIDATES = 48  # masks a sample draws
+
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """One mask generator: `blocks` blocks, each of `area` (share of the frame) and `time` (share of the steps)."""
+    """One mask generator.
+
+    blocks: how many blocks are hidden, each of an `area` drawn from this range (shares of the frame), an `aspect` drawn
+    from that one, and `time` (share of the steps). separate: whether every block is predicted by itself (I-JEPA), or
+    their union. context: area of the block that is visible, less what is hidden; 0: all that is left.
+    random: share of the tokens hidden at random instead of blocks; tube: the same places at every step.
+    """
 
     blocks: int = 8
-    area: float = 0.15
+    area: tuple[float, float] = (0.15, 0.15)
     time: float = 1.0
     aspect: tuple[float, float] = (0.75, 1.5)
+    separate: bool = False
+    context: tuple[float, float] = (0.0, 0.0)
+    random: float = 0.0
+    tube: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.random < 1 or not 0 < self.time <= 1:
+            raise ValueError(f"masks: random={self.random} and time={self.time} are shares, below and up to 1")
+        if not self.random and self.blocks < 1:
+            raise ValueError(f"masks: blocks={self.blocks} hides nothing; give blocks, or a share at random=")
+        for name, (low, high) in (("area", self.area), ("context", self.context), ("aspect", self.aspect)):
+            if not 0 <= low <= high or name != "aspect" and high > 1:
+                raise ValueError(f"masks: {name}=[{low}, {high}] is no ascending range of shares")
+        if self.separate and self.random:
+            raise ValueError("masks: separate=true is about blocks, and random= hides none")
 
 
-def block_size(config: MaskConfig, grid: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, int, int]:
-    """Steps, height and width of the blocks of one batch, for a token grid (steps, height, width)."""
+@dataclass(frozen=True)
+class Masks:
+    """Raster indices, ascending, int64: of the visible tokens [B, M], and of each group of hidden ones [B, P].
+
+    unused: share of the tokens meant to be seen or predicted that were dropped to make the batch rectangular.
+    """
+
+    context_BM: Tensor
+    targets_BP: tuple[Tensor, ...]
+    unused: float
+
+    def rows(self, rows: slice) -> Masks:
+        """The masks of these samples."""
+        return Masks(self.context_BM[rows], tuple(target[rows] for target in self.targets_BP), self.unused)
+
+
+def sample(config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]) -> Masks:
+    """Masks of one batch over a token grid (steps, height, width).
+
+    Block sizes are drawn once a batch, places once a sample. Raises ValueError where a sample would see nothing.
+    """
+    rng = np.random.default_rng(seed)
+    if config.random:
+        shape = (1, *grid[1:]) if config.tube else grid
+        draws = np.stack([np.random.default_rng((*seed, row)).random(math.prod(shape)) for row in range(batch)])
+        hidden = draws.argsort(1).argsort(1) < round(config.random * math.prod(shape))
+        hidden = np.broadcast_to(hidden.reshape(batch, *shape), (batch, *grid)).reshape(batch, -1)
+        return _rectangular(~hidden, [hidden], rng, config)
+    sizes = [_block(config.area, config.aspect, config.time, grid, rng)] * config.blocks
+    if config.context[1]:
+        sizes.append(_block(config.context, (1.0, 1.0), 1.0, grid, rng))
+    draws = np.stack([np.random.default_rng((*seed, row)).random((CANDIDATES, len(sizes), 3)) for row in range(batch)])
+    visible = _visible(config, draws, sizes, grid).reshape(batch, CANDIDATES, -1).sum(2)
+    aim = int(np.median(visible[visible > 0])) if visible.any() else 0
+    chosen = np.where(visible > 0, np.abs(visible - aim), math.prod(grid)).argmin(1)
+    draws = draws[np.arange(batch), chosen]
+    context = _visible(config, draws[:, None], sizes, grid)[:, 0]
+    context = np.broadcast_to(context, (batch, *grid)).reshape(batch, -1)
+    blocks = [_placed(draws[:, k], sizes[k], grid) for k in range(config.blocks)]
+    groups = blocks if config.separate else [np.logical_or.reduce(blocks)]
+    return _rectangular(context, [group.reshape(batch, -1) for group in groups], rng, config)
+
+
+def future(batch: int, grid: tuple[int, int, int], context_steps: int) -> Masks:
+    """The first `context_steps` steps are visible, all later ones hidden."""
+    tokens = torch.arange(math.prod(grid)).expand(batch, -1)
+    split = context_steps * grid[1] * grid[2]
+    return Masks(tokens[:, :split], (tokens[:, split:],), 0.0)
+
+
+def _block(
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    time: float,
+    grid: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> tuple[int, int, int]:
+    """Steps, height and width of a batch's blocks."""
     steps, height, width = grid
-    area = int(height * width * config.area)
-    ratio = rng.uniform(*config.aspect)
+    places, ratio = int(height * width * rng.uniform(*area)), rng.uniform(*aspect)
     return (
-        max(1, int(steps * config.time)),
-        min(height, max(1, round(math.sqrt(area * ratio)))),
-        min(width, max(1, round(math.sqrt(area / ratio)))),
+        max(1, int(steps * time)),
+        min(height, max(1, round(math.sqrt(places * ratio)))),
+        min(width, max(1, round(math.sqrt(places / ratio)))),
     )
 
 
-def hidden_tokens(
-    config: MaskConfig, grid: tuple[int, int, int], size: tuple[int, int, int], rng: np.random.Generator
+def _placed(draws_3: np.ndarray, size: tuple[int, int, int], grid: tuple[int, int, int]) -> np.ndarray:
+    """Boolean [..., steps, height, width], True in a block whose place draws [..., 3] in 0..1 decide."""
+    inside = []
+    for axis, (extent, length) in enumerate(zip(grid, size, strict=True)):
+        first = (draws_3[..., axis, None] * (extent - length + 1)).astype(int)
+        place = np.arange(extent)
+        inside.append((place >= first) & (place < first + length))
+    t, h, w = inside
+    return t[..., :, None, None] & h[..., None, :, None] & w[..., None, None, :]
+
+
+def _visible(
+    config: MaskConfig, draws: np.ndarray, sizes: list[tuple[int, int, int]], grid: tuple[int, int, int]
 ) -> np.ndarray:
-    """Boolean [steps, height, width], True where hidden: the union of the blocks. At least one token stays visible."""
-    while True:
-        hidden = np.zeros(grid, bool)
-        for _ in range(config.blocks):
-            t, h, w = (rng.integers(0, n - s + 1) for n, s in zip(grid, size, strict=True))
-            hidden[t : t + size[0], h : h + size[1], w : w + size[2]] = True
-        if not hidden.all():
-            return hidden
+    """Boolean [B, C, steps, height, width] for draws [B, C, blocks, 3]: what the hidden blocks leave. Where they last
+    all of the time, one step stands for all."""
+    all_time = config.time == 1.0
+    shape = (1, *grid[1:]) if all_time else grid
+    sizes = [(1, *size[1:]) for size in sizes] if all_time else sizes
+    out = np.ones((*draws.shape[:2], *shape), bool)
+    for k in range(config.blocks):
+        out &= ~_placed(draws[..., k, :], sizes[k], shape)
+    if config.context[1]:
+        out &= _placed(draws[..., -1, :], sizes[-1], shape)
+    return out
 
 
-def multi_block(
-    config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Context and target indices [batch, M] and [batch, P] into the raster of the grid; ascending, int64."""
-    rng = np.random.default_rng(seed)
-    size = block_size(config, grid, rng)
-    hidden = np.stack([hidden_tokens(config, grid, size, rng).ravel() for _ in range(batch)])
-    return _rectangular(~hidden, rng), _rectangular(hidden, rng)
-
-
-def future(batch: int, grid: tuple[int, int, int], context_steps: int) -> tuple[Tensor, Tensor]:
-    """Indices of the first `context_steps` steps, and of all later ones."""
-    tokens = torch.arange(math.prod(grid)).expand(batch, -1)
-    split = context_steps * grid[1] * grid[2]
-    return tokens[:, :split], tokens[:, split:]
-
-
-def _rectangular(chosen_BN: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Indices of the True places of every row, cut to the shortest row by dropping random ones."""
-    keep = int(chosen_BN.sum(1).min())
-    rank = np.where(chosen_BN, rng.random(chosen_BN.shape), 2.0).argsort(1)[:, :keep]
-    return torch.from_numpy(np.sort(rank, 1))
+def _rectangular(
+    visible_BN: np.ndarray, groups_BN: list[np.ndarray], rng: np.random.Generator, config: MaskConfig
+) -> Masks:
+    """Indices of the True places, every kind cut to its shortest row by dropping random ones."""
+    if not visible_BN.any(1).all():
+        raise ValueError(f"masks leave a sample without context: hide less than {config}")
+    wanted = sum(int(part.sum()) for part in (visible_BN, *groups_BN))
+    parts = []
+    for part in (visible_BN, *groups_BN):
+        rank = np.where(part, rng.random(part.shape), 2.0).argsort(1)[:, : int(part.sum(1).min())]
+        parts.append(torch.from_numpy(np.sort(rank, 1)))
+    return Masks(parts[0], tuple(parts[1:]), 1.0 - sum(part.numel() for part in parts) / wanted)

@@ -19,17 +19,28 @@ from world_model.metric import MetricConfig
 from world_model.predictor import PredictorConfig
 
 TARGET_NORM_EPS = 1e-5
+PATCH_EPS = 1e-6
+
+Loss = Literal["l1", "l2", "smooth_l1", "cosine"]
 
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """Weights of the anti-collapse terms; a weight of 0 leaves the term out. `on`: the features they look at."""
+    """Weights of the anti-collapse terms; a weight of 0 leaves the term out. `on`: the features they look at. `infonce`
+    compares predictions with their own and the other samples' targets, at `temperature`. Of PLDM, on embeddings of
+    consecutive frames: `variance_time`, the variance hinge over time; `smoothness`, how far they are apart; `inverse`,
+    the error of the action that a small network reads from two of them (needs objective.actions)."""
 
     on: Literal["pooled", "tokens"] = "pooled"
     variance: float = 0.0
     covariance: float = 0.0
     sigreg: float = 0.0
     sigreg_directions: int = 256
+    infonce: float = 0.0
+    temperature: float = 0.1
+    variance_time: float = 0.0
+    smoothness: float = 0.0
+    inverse: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,20 @@ class ObjectiveConfig:
     frames: frames of a clip. context_frames: with context=future, how many of them the predictor sees before each
     predicted one. rollout: with context=future and space=pooled, steps predicted in a row. metric: what the pooled
     embedding's distance is made to mean once it is trained.
+    context=causal: every token's next one is predicted by the encoder itself, which then sees the past alone (NEPA).
+    levels: outputs of the encoder that are predicted together (V-JEPA 2.1: 4). average_blocks: the target is the mean
+    of the last so many blocks, each layer-normed (data2vec). context_loss: weight of the same loss at visible tokens,
+    less the farther they are from a hidden one; it grows from 0 between the two steps of context_warmup (V-JEPA 2.1).
+    normalise_patches: pixels are predicted in units of their own patch's mean and deviation (MAE, VideoMAE).
+    actions: whether the predictor is given the recorded actions, so that encoder and dynamics are learned end to end
+    (LeWM, PLDM); frames are then one model step apart (frame_gap 0: the task's own), and predicted either each from
+    the true ones before it (rollout 1), or in a row from the first context_frames.
     """
 
-    context: Literal["masked", "future"] = "future"
+    context: Literal["masked", "future", "causal"] = "future"
     target: Literal["features", "pixels"] = "features"
     space: Literal["pooled", "tokens"] = "pooled"
-    loss: Literal["l1", "l2"] = "l2"
+    loss: Loss = "l2"
     teacher: Literal["ema", "stop", "shared"] = "shared"
     ema: float = 0.99925
     ema_end: float = 0.99925
@@ -55,6 +74,12 @@ class ObjectiveConfig:
     rollout: int = 1
     frame_gap: int = 1
     prediction: float = 1.0
+    levels: int = 1
+    average_blocks: int = 0
+    context_loss: float = 0.0
+    context_warmup: tuple[int, int] = (0, 0)
+    normalise_patches: bool = False
+    actions: bool = False
     terms: TermsConfig = field(default_factory=TermsConfig)
     metric: MetricConfig = field(default_factory=MetricConfig)
     masks: tuple[MaskConfig, ...] = ()
@@ -67,6 +92,24 @@ class ObjectiveConfig:
             raise ValueError("objective.context=masked needs objective.masks, for example those of objective=vjepa2")
         if self.space == "tokens" and self.metric.kind != "none":
             raise ValueError("objective.metric weighs the pooled embedding: set objective.space=pooled, or kind=none")
+        if self.space == "pooled" and (self.levels > 1 or self.average_blocks or self.context_loss):
+            raise ValueError("objective.levels, average_blocks and context_loss are about tokens: set space=tokens")
+        if self.target == "pixels" and (self.levels > 1 or self.average_blocks or self.context == "causal"):
+            raise ValueError("objective.levels, average_blocks and context=causal are about features: target=features")
+        if self.levels > 1 and self.average_blocks:
+            raise ValueError("objective.levels and objective.average_blocks are two ways to read many blocks: give one")
+        if self.actions and (self.context, self.target, self.space) != ("future", "features", "pooled"):
+            raise ValueError("objective.actions needs context=future, target=features and space=pooled")
+        if self.actions and self.rollout > 1 and self.frames < self.context_frames + self.rollout:
+            raise ValueError(
+                f"objective.rollout={self.rollout} needs at least {self.context_frames + self.rollout} frames"
+            )
+        if self.frame_gap < 1 and not self.actions:
+            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1 (0 goes with actions alone)")
+        if self.terms.inverse and not self.actions:
+            raise ValueError("objective.terms.inverse reads actions: it goes with objective.actions=true")
+        if self.terms.infonce and self.terms.temperature <= 0:
+            raise ValueError(f"objective.terms.temperature={self.terms.temperature} must be above 0")
         if self.context == "future" and self.frames <= self.context_frames:
             raise ValueError(
                 f"objective.frames={self.frames} leaves nothing to predict after "
@@ -74,15 +117,61 @@ class ObjectiveConfig:
             )
 
 
-def regression(prediction: Tensor, target: Tensor, loss: str) -> Tensor:
-    """Mean absolute (l1) or mean squared (l2) error. V-JEPA 2 uses l1 on layer-normed targets (eq. 1)."""
+def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | None = None) -> Tensor:
+    """Mean error. V-JEPA 2 uses l1 on layer-normed targets (eq. 1), I-JEPA l2, data2vec smooth_l1, NEPA cosine.
+
+    cosine: 1 - cos over the last axis. weight: of every vector [...], before the mean.
+    """
     assert prediction.shape == target.shape, (prediction.shape, target.shape)
-    return F.l1_loss(prediction, target) if loss == "l1" else F.mse_loss(prediction, target)
+    if loss == "cosine":
+        error = 1 - F.cosine_similarity(prediction, target, dim=-1)
+    elif weight is None:
+        return {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[loss](prediction, target)
+    else:
+        kind = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[loss]
+        error = kind(prediction, target, reduction="none").mean(-1)
+    return error.mean() if weight is None else (error * weight).mean()
 
 
 def normalised_target(features: Tensor) -> Tensor:
     """Teacher features after a LayerNorm without parameters, eps 1e-5 (V-JEPA 2, on top of the encoder's own norm)."""
     return F.layer_norm(features.float(), features.shape[-1:], eps=TARGET_NORM_EPS)
+
+
+def level_targets(outputs: list[Tensor]) -> Tensor:
+    """Outputs of several levels, each layer-normed by itself, side by side (V-JEPA 2.1)."""
+    return torch.cat([normalised_target(output) for output in outputs], -1)
+
+
+def averaged_target(outputs: list[Tensor]) -> Tensor:
+    """Mean of layer-normed outputs of several blocks (data2vec, arXiv 2202.03555, section 3.3)."""
+    return torch.stack([normalised_target(output) for output in outputs]).mean(0)
+
+
+def normalised_patches(patches_BNP: Tensor) -> Tensor:
+    """Pixels of every patch less their mean, over their standard deviation (MAE, arXiv 2111.06377, section 4.1)."""
+    mean = patches_BNP.mean(-1, keepdim=True)
+    return (patches_BNP - mean) / (patches_BNP.var(-1, keepdim=True) + PATCH_EPS).sqrt()
+
+
+def context_weights(context_BM: Tensor, target_BP: Tensor, places_N3: Tensor) -> Tensor:
+    """Weights [B, M] of visible tokens: 1 / sqrt(distance to the nearest hidden one), in tokens over time, height and
+    width (V-JEPA 2.1)."""
+    places = places_N3.float()
+    nearest = [torch.cdist(places[m], places[p]).amin(1) for m, p in zip(context_BM, target_BP, strict=True)]
+    return torch.stack(nearest).rsqrt()
+
+
+def ramp(step: int, start: int, end: int) -> float:
+    """0 until `start`, 1 from `end` on, linear between."""
+    return 1.0 if step >= end else max(0.0, (step - start) / max(1, end - start))
+
+
+def infonce(predicted_ND: Tensor, target_ND: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding each prediction's own target among all targets, by cosine (CPC, arXiv 1807.03748, eq.
+    4; temperature as in arXiv 2002.05709)."""
+    scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(target_ND, dim=-1).T / temperature
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
 def variance_hinge(features_ND: Tensor, std: float = 1.0) -> Tensor:
@@ -121,6 +210,17 @@ def sigreg(
     return len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
 
 
+def over_time(embedded_BTD: Tensor, config: TermsConfig) -> dict[str, Tensor]:
+    """PLDM's weighted terms on embeddings of consecutive frames that are switched on (arXiv 2502.14819, appendix)."""
+    terms = {}
+    if config.variance_time:
+        std = (embedded_BTD.float().var(1) + 1e-4).sqrt()
+        terms["variance_time"] = config.variance_time * F.relu(1 - std).mean()
+    if config.smoothness:
+        terms["smoothness"] = config.smoothness * embedded_BTD.float().diff(dim=1).square().mean()
+    return terms
+
+
 def anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Generator) -> dict[str, Tensor]:
     """The weighted anti-collapse terms that are switched on, by name."""
     terms = {}
@@ -134,8 +234,10 @@ def anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Gen
     return terms
 
 
-def constant_predictor_loss(target: Tensor, loss: str) -> Tensor:
+def constant_predictor_loss(target: Tensor, loss: Loss) -> Tensor:
     """The loss of always predicting the batch's best constant vector: what a collapsed predictor would reach."""
     flat = target.flatten(0, -2)
-    best = flat.median(0).values if loss == "l1" else flat.mean(0)
+    if loss == "cosine":
+        flat = F.normalize(flat, dim=-1)
+    best = flat.median(0).values if loss in ("l1", "smooth_l1") else flat.mean(0)
     return regression(best.expand_as(flat), flat, loss)

@@ -9,6 +9,7 @@ frames (arXiv 2506.09985, section 3). One token a frame (a pooled embedding) and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,11 @@ from torch import Tensor, nn
 
 from world_model.layers import (
     NORM_EPS,
+    BlockConfig,
     Blocks,
+    Checkpointing,
+    Feedforward,
+    Rope,
     Rotary,
     grid_positions,
     init_transformer,
@@ -28,16 +33,45 @@ from world_model.layers import (
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Sizes of a predictor's transformer."""
+    """Sizes and variants of a predictor's transformer; rope, feedforward and checkpointing as in `world_model.layers`.
+
+    conditioning: how actions (and states) enter an ActionPredictor: as `tokens` of their frame (V-JEPA 2-AC), or as
+    `adaln`, modulating every block (jepa-wms, LeWM). dropout: while training; LeWM needs 0.1 (its appendix).
+    """
 
     width: int = 96
     depth: int = 3
     heads: int = 4
     mlp_ratio: float = 4.0
+    rope: Rope = "interleaved"
+    feedforward: Feedforward = "gelu"
+    checkpointing: Checkpointing = "none"
+    conditioning: Literal["tokens", "adaln"] = "tokens"
+    dropout: float = 0.0
+
+    def blocks(self, condition_dim: int = 0) -> Blocks:
+        """The transformer of these sizes."""
+        return Blocks(
+            self.depth,
+            BlockConfig(
+                self.width,
+                self.heads,
+                self.mlp_ratio,
+                self.feedforward,
+                condition_dim,
+                self.checkpointing,
+                dropout=self.dropout,
+            ),
+        )
 
 
 class MaskedPredictor(nn.Module):
-    """Visible tokens [B, M, D] and places -> predictions [B, P, D] at hidden places (V-JEPA 2, section 2.1)."""
+    """Visible tokens [B, M, D] and places -> predictions [B, P, D] at hidden places (V-JEPA 2, section 2.1).
+
+    levels: outputs of the encoder that come side by side [B, M, levels * D]; several are first brought to D by a
+    layer of their own (V-JEPA 2.1). context_dim: size of what is predicted at the visible places, too, by a head of
+    its own (V-JEPA 2.1's context loss); 0: nothing. out_dim: size of a prediction; 0: levels * D.
+    """
 
     def __init__(
         self,
@@ -45,30 +79,46 @@ class MaskedPredictor(nn.Module):
         grid: tuple[int, int],
         config: PredictorConfig,
         num_mask_tokens: int = 2,
-        out_dim: int | None = None,
+        out_dim: int = 0,
+        levels: int = 1,
+        context_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.grid, self.heads, self.width = grid, config.heads, config.width
-        self.predictor_embed = nn.Linear(feature_dim, config.width)
+        self.grid, self.heads, self.width, self.rope = grid, config.heads, config.width, config.rope
+        self.predictor_embed: nn.Module
+        if levels == 1:
+            self.predictor_embed = nn.Linear(feature_dim, config.width)
+        else:
+            first = nn.Linear(levels * feature_dim, feature_dim)
+            self.predictor_embed = nn.Sequential(first, nn.GELU(), nn.Linear(feature_dim, config.width))
         self.mask_tokens = nn.ParameterList(
             nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(num_mask_tokens)
         )
-        self.predictor_blocks = Blocks(config.depth, config.width, config.heads, config.mlp_ratio)
+        self.predictor_blocks = config.blocks()
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.predictor_proj = nn.Linear(config.width, out_dim or feature_dim)
+        self.predictor_proj = nn.Linear(config.width, out_dim or levels * feature_dim)
+        self.predictor_proj_context = nn.Linear(config.width, context_dim) if context_dim else None
         init_transformer(self, self.predictor_blocks)
 
     def forward(
         self, context_BMD: Tensor, context_BM: Tensor, target_BP: Tensor, steps: int, mask_token: int = 0
     ) -> Tensor:
         """Predict at target_BP from context_BMD at context_BM: raster indices into steps x grid places."""
+        return self.both(context_BMD, context_BM, target_BP, steps, mask_token)[0]
+
+    def both(
+        self, context_BMD: Tensor, context_BM: Tensor, target_BP: Tensor, steps: int, mask_token: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predictions at the hidden places, and at the visible ones where there is a head for them."""
         places = grid_positions(steps, *self.grid, context_BMD.device)
-        positions = rotary(places[torch.cat((context_BM, target_BP), 1)], self.width // self.heads)
+        both = places[torch.cat((context_BM, target_BP), 1)]
+        positions = rotary(both, self.width // self.heads, self.rope)
         hidden = self.mask_tokens[mask_token].expand(*target_BP.shape, -1)
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
-        for block in self.predictor_blocks:
-            x = block(x, positions)
-        return self.predictor_proj(self.predictor_norm(x[:, context_BM.shape[1] :]))
+        x = self.predictor_norm(self.predictor_blocks(x, positions))
+        seen = context_BM.shape[1]
+        visible = None if self.predictor_proj_context is None else self.predictor_proj_context(x[:, :seen])
+        return self.predictor_proj(x[:, seen:]), visible
 
 
 @dataclass
@@ -112,7 +162,13 @@ class OwnCache:
 
 
 class ActionPredictor(nn.Module):
-    """Features of frames 0..t and the actions leaving them -> features of frames 1..t+1, block-causal over frames."""
+    """Features of frames 0..t and what happens in them -> features of frames 1..t+1, block-causal over frames.
+
+    What happens in a frame is one row: the action leaving it, then, where the model has them, the robot's state and
+    the camera's extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each enters by a linear map of its own, as a
+    token of its frame in this order, or together as the condition that modulates the frame's tokens.
+    residual: whether the network's output is a change of the features, or the next features themselves (V-JEPA 2-AC).
+    """
 
     def __init__(
         self,
@@ -121,40 +177,60 @@ class ActionPredictor(nn.Module):
         action_dim: int,
         config: PredictorConfig,
         residual: bool = True,
+        state_dim: int = 0,
+        extrinsics_dim: int = 0,
     ) -> None:
         super().__init__()
         self.grid, self.heads, self.width, self.residual = grid, config.heads, config.width, residual
-        self.action_dim = action_dim
+        self.rope, self.action_dim = config.rope, action_dim
+        named = {"action": action_dim, "state": state_dim, "extrinsics": extrinsics_dim}
+        self.inputs = {name: size for name, size in named.items() if size}
+        adaln = config.conditioning == "adaln" and bool(self.inputs)
+        self.num_conditions = 0 if adaln else len(self.inputs)
         self.predictor_embed = nn.Linear(feature_dim, config.width)
-        self.action_encoder = nn.Linear(action_dim, config.width) if action_dim else None
-        self.predictor_blocks = Blocks(config.depth, config.width, config.heads, config.mlp_ratio)
+        for name, size in self.inputs.items():
+            self.add_module(f"{name}_encoder", nn.Linear(size, config.width))
+        self.predictor_blocks = config.blocks(config.width if adaln else 0)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, feature_dim)
         init_transformer(self, self.predictor_blocks)
 
     @property
+    def frame_tokens(self) -> int:
+        """Feature tokens of one frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
     def block_tokens(self) -> int:
-        """Tokens of one frame in the sequence: its action, if any, and its feature tokens."""
-        return (1 if self.action_dim else 0) + self.grid[0] * self.grid[1]
+        """Tokens of one frame in the sequence: those of its conditions, and its feature tokens."""
+        return self.num_conditions + self.frame_tokens
 
     def positions(self, frames: int, device: torch.device) -> Rotary:
         """Rotary table of `frames` frames; a conditioning token turns with time alone, as in V-JEPA 2-AC."""
-        places = grid_positions(frames, *self.grid, device).reshape(frames, self.grid[0] * self.grid[1], 3)
-        if self.action_dim:
-            places = torch.cat((places[:, :1] * torch.tensor([1, 0, 0], device=device), places), 1)
-        return rotary(places.flatten(0, 1), self.width // self.heads)
+        places = grid_positions(frames, *self.grid, device).reshape(frames, self.frame_tokens, 3)
+        if self.num_conditions:
+            alone = places[:, :1] * torch.tensor([1, 0, 0], device=device)
+            places = torch.cat((alone.expand(-1, self.num_conditions, -1), places), 1)
+        return rotary(places.flatten(0, 1), self.width // self.heads, self.rope)
 
-    def embed(self, features: Tensor, actions: Tensor | None) -> Tensor:
-        """Features [..., T, N, F] and actions [..., T, A] -> sequence [..., T * block_tokens, width]."""
+    def embed(self, features: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features [..., T, N, F] and rows [..., T, A] -> sequence [..., T * block_tokens, width], and the condition of
+        every token where they modulate."""
         x = self.predictor_embed(features)
-        if self.action_encoder is not None:
-            assert actions is not None and actions.shape[-1] == self.action_dim, (self.action_dim, actions)
-            x = torch.cat((self.action_encoder(actions).unsqueeze(-2), x), -2)
-        return x.flatten(-3, -2)
+        if not self.inputs:
+            return x.flatten(-3, -2), None
+        sizes = list(self.inputs.values())
+        assert rows is not None and rows.shape[-1] == sum(sizes), (self.inputs, rows)
+        parts = rows.split(sizes, -1)
+        embedded = [self.get_submodule(f"{name}_encoder")(y) for name, y in zip(self.inputs, parts, strict=True)]
+        if self.num_conditions:
+            return torch.cat((torch.stack(embedded, -2), x), -2).flatten(-3, -2), None
+        condition = torch.stack(embedded).sum(0).repeat_interleave(self.frame_tokens, -2)
+        return x.flatten(-3, -2), condition
 
     def read(self, x: Tensor, features: Tensor) -> Tensor:
         """Sequence [..., T * block_tokens, width] -> next frames' features [..., T, N, F]."""
-        x = x.unflatten(-2, (-1, self.block_tokens))[..., 1 if self.action_dim else 0 :, :]
+        x = x.unflatten(-2, (-1, self.block_tokens))[..., self.num_conditions :, :]
         change = self.predictor_proj(self.predictor_norm(x))
         return features + change if self.residual else change
 
@@ -168,19 +244,15 @@ class ActionPredictor(nn.Module):
         own = (frame[:, None] == frame[None, :])[None, None]  # padding sees itself, so that no row is empty
         return mask & (valid | own)
 
-    def forward(
-        self, features_BTNF: Tensor, actions_BTA: Tensor | None = None, valid_BT: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, features_BTNF: Tensor, rows_BTA: Tensor | None = None, valid_BT: Tensor | None = None) -> Tensor:
         """Teacher forcing: predictions [B, T, N, F] of frames 1..T, each from the true frames before it."""
-        x = self.embed(features_BTNF, actions_BTA)
+        x, condition = self.embed(features_BTNF, rows_BTA)
         frames = features_BTNF.shape[1]
-        positions = self.positions(frames, x.device)
         mask = self.causal_mask(frames, valid_BT, x.device) if frames > 1 else None
-        for block in self.predictor_blocks:
-            x = block(x, positions, mask)
+        x = self.predictor_blocks(x, self.positions(frames, x.device), mask, condition)
         return self.read(x, features_BTNF)
 
-    def prefill(self, features_BTNF: Tensor, actions_BTA: Tensor | None, valid_BT: Tensor | None = None) -> PastCache:
+    def prefill(self, features_BTNF: Tensor, rows_BTA: Tensor | None, valid_BT: Tensor | None = None) -> PastCache:
         """Keys and values of T past frames whose actions are known (T may be 0), once a replan.
 
         valid_BT is False where a frame is padding; None means that all are real.
@@ -188,49 +260,48 @@ class ActionPredictor(nn.Module):
         frames = features_BTNF.shape[1]
         valid = None if valid_BT is None else valid_BT.repeat_interleave(self.block_tokens, 1)
         cache = PastCache([], [], valid, frames)
-        x = self.embed(features_BTNF, actions_BTA)
+        x, condition = self.embed(features_BTNF, rows_BTA)
         positions, mask = self.positions(frames, x.device), self.causal_mask(frames, valid_BT, x.device)
         for block in self.predictor_blocks:
-            q, k, v = block.attn.project(block.norm1(x), positions)
+            by = block.modulate(condition)
+            q, k, v = block.project(x, positions, by)
             cache.keys.append(k)
             cache.values.append(v)
-            x = x + block.attn.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-            x = x + block.mlp(block.norm2(x))
+            x = block.add(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask), by)
         return cache
 
-    def rollout(self, past: PastCache, last_BNF: Tensor, actions_BSKA: Tensor | None, steps: int = 0) -> Tensor:
+    def rollout(self, past: PastCache, last_BNF: Tensor, rows_BSKA: Tensor | None, steps: int = 0) -> Tensor:
         """Imagine K steps for S candidates: features [B, S, K, N, F], each step fed back as the next input.
 
         The past's keys and values are shared by all candidates; a candidate's own are cached as it goes. Nothing is
         masked: a new frame sees every cached token. The first block holds the last observed frame together with the
         candidate's first action, since within a block the frame's tokens attend to the action.
         """
-        num_candidates = actions_BSKA.shape[1] if actions_BSKA is not None else 1
-        steps = actions_BSKA.shape[2] if actions_BSKA is not None else steps
+        num_candidates = rows_BSKA.shape[1] if rows_BSKA is not None else 1
+        steps = rows_BSKA.shape[2] if rows_BSKA is not None else steps
         features = last_BNF[:, None].expand(-1, num_candidates, -1, -1)
         table = self.positions(past.frames + steps, last_BNF.device)
         own = [OwnCache(steps * self.block_tokens) for _ in self.predictor_blocks]
         path = []
         for k in range(steps):
             start = (past.frames + k) * self.block_tokens
-            action = actions_BSKA[:, :, k : k + 1] if actions_BSKA is not None else None
-            x = self.embed(features.unsqueeze(2), action)
-            features = self.read(
-                self._step(x, table.at(start, start + self.block_tokens), past, own), features.unsqueeze(2)
-            ).squeeze(2)
+            rows = rows_BSKA[:, :, k : k + 1] if rows_BSKA is not None else None
+            x, condition = self.embed(features.unsqueeze(2), rows)
+            x = self._step(x, condition, table.at(start, start + self.block_tokens), past, own)
+            features = self.read(x, features.unsqueeze(2)).squeeze(2)
             path.append(features)
         return torch.stack(path, 2)
 
-    def _step(self, x_BSnD: Tensor, positions: Rotary, past: PastCache, own: list[OwnCache]) -> Tensor:
+    def _step(
+        self, x_BSnD: Tensor, condition_BSnD: Tensor | None, positions: Rotary, past: PastCache, own: list[OwnCache]
+    ) -> Tensor:
         """One frame block of every candidate through all layers, appending its keys and values to `own`."""
         batch = x_BSnD.shape[0]
+        x, condition = x_BSnD.flatten(0, 1), None if condition_BSnD is None else condition_BSnD.flatten(0, 1)
         for layer, block in enumerate(self.predictor_blocks):
-            q, k, v = (
-                rearrange(y, "(b s) h n d -> b s h n d", b=batch)
-                for y in block.attn.project(block.norm1(x_BSnD).flatten(0, 1), positions)
-            )
+            by = block.modulate(condition)
+            q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch) for y in block.project(x, positions, by))
             keys_values = own[layer].append(k, v)
             y = shared_prefix_attention(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
-            x_BSnD = x_BSnD + block.attn.merge(y.flatten(0, 1)).unflatten(0, (batch, -1))
-            x_BSnD = x_BSnD + block.mlp(block.norm2(x_BSnD))
-        return x_BSnD
+            x = block.add(x, y.flatten(0, 1), by)
+        return x.unflatten(0, (batch, -1))

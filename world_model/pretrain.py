@@ -1,66 +1,134 @@
 """Stage 1, action-free: clips -> prediction of what is hidden, in features or in pixels.
 
 The V-JEPA 2 objective (masked context, EMA teacher, layer-normed targets, L1) is one choice; predicting the future of
-a pooled, regularised embedding is another; pixels as target make the generative twin. No action is ever read.
+a pooled, regularised embedding is another; pixels as target make the generative twin. No action is ever read, unless an
+objective asks for it to learn encoder and dynamics end to end (LeWM, PLDM).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from world_model import masking
 from world_model.decoder import PixelHead
-from world_model.encoder import VideoEncoder
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.masking import Masks
 from world_model.metric import metric_map, slow_modes
 from world_model.objectives import (
     ObjectiveConfig,
     anti_collapse,
+    averaged_target,
     constant_predictor_loss,
+    context_weights,
+    infonce,
+    level_targets,
+    normalised_patches,
     normalised_target,
+    over_time,
+    ramp,
     regression,
 )
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.teacher import make_teacher, momentum, update_teacher
 
+INVERSE_HIDDEN = 512  # width of the network that reads an action from two embeddings (PLDM's released configuration)
 FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
 
 
 @dataclass
 class Prediction:
-    """What an objective compares: predictions and their targets, and the features the anti-collapse terms look at."""
+    """What an objective compares: predictions and their targets, and the features the anti-collapse terms look at.
+
+    terms: further weighted losses. unused: share of tokens that masks dropped to make the batch rectangular.
+    """
 
     predicted: list[Tensor]
     targets: list[Tensor]
     regularised: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    unused: float = 0.0
+
+
+def fitted(encoder: EncoderConfig, objective: ObjectiveConfig) -> EncoderConfig:
+    """The encoder's sizes with what the objective asks of it: levels at the ends of equal parts (where none are
+    given), and causal attention."""
+    levels = encoder.levels
+    if objective.levels > 1 and not levels:
+        if encoder.depth < objective.levels:
+            raise ValueError(f"objective.levels={objective.levels} needs an encoder of at least as many blocks")
+        levels = tuple((k + 1) * encoder.depth // objective.levels - 1 for k in range(objective.levels))
+    return replace(encoder, levels=levels, causal=encoder.causal or objective.context == "causal")
 
 
 class PretrainModel(nn.Module):
-    """An encoder with everything stage 1 trains around it; only the encoder (the teacher's, if any) is kept."""
+    """An encoder with everything stage 1 trains around it; only the encoder (the teacher's, if any) is kept.
 
-    def __init__(self, encoder: VideoEncoder, objective: ObjectiveConfig, steps: int, seed: int = 0) -> None:
+    With `actions` the predictor is conditioned on them, and `dynamics` joins both into what a planner talks to.
+    """
+
+    action_mid: Tensor
+    action_half: Tensor
+
+    def __init__(
+        self,
+        encoder: VideoEncoder,
+        objective: ObjectiveConfig,
+        steps: int,
+        seed: int = 0,
+        actions: ActionSpec | None = None,
+    ) -> None:
         super().__init__()
+        assert (actions is not None) == objective.actions, (actions, objective.actions)
         self.objective, self.steps, self.seed = objective, steps, seed
         self.encoder = encoder
         self.teacher = make_teacher(encoder) if objective.teacher == "ema" else None
         config, pixels = encoder.config, objective.target == "pixels"
         self.predictor: nn.Module
-        if objective.space == "pooled":
+        if objective.context == "causal":
+            self.predictor, self.pixel_head = nn.Identity(), None  # the encoder's outputs are the predictions
+        elif objective.space == "pooled":
             if encoder.pool is None:
                 raise ValueError("objective.space=pooled needs encoder.pooled_dim > 0")
-            self.predictor = ActionPredictor(config.pooled_dim, (1, 1), 0, objective.predictor)
+            block_dim = len(actions.block_low) if actions else 0
+            self.predictor = ActionPredictor(config.pooled_dim, (1, 1), block_dim, objective.predictor)
             self.pixel_head = PixelHead(config.pooled_dim, config, pooled=True) if pixels else None
         else:
-            out_dim = 3 * config.tubelet * config.patch_px**2 if pixels else config.width
+            patch_dim = 3 * config.tubelet * config.patch_px**2
+            levels = encoder.num_levels if objective.levels > 1 else 1
             self.predictor = MaskedPredictor(
-                config.width, config.grid, objective.predictor, max(1, len(objective.masks)), out_dim
+                config.width,
+                config.grid,
+                objective.predictor,
+                max(1, len(objective.masks)),
+                patch_dim if pixels else 0,
+                levels,
+                levels * config.width if objective.context_loss else 0,
             )
             self.pixel_head = None
+        self.actions = actions
+        if actions is not None:
+            low, high = torch.tensor(actions.block_low), torch.tensor(actions.block_high)
+            self.register_buffer("action_mid", (high + low) / 2)
+            self.register_buffer("action_half", (high - low) / 2)
+            self.inverse = nn.Sequential(
+                nn.Linear(2 * config.pooled_dim, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(low))
+            )
+
+    def dynamics(self) -> LatentDynamics:
+        """What was learned with actions, as a planner needs it: as long paths as a training clip holds."""
+        objective = self.objective
+        assert self.actions is not None and isinstance(self.predictor, ActionPredictor)
+        horizon = objective.frames - objective.context_frames
+        config = DynamicsConfig("pooled", "features", objective.context_frames, horizon, objective.predictor)
+        made = LatentDynamics(config, self.trained_encoder, self.actions)
+        made.predictor.load_state_dict(self.predictor.state_dict())
+        return made.to(self.action_mid.device).eval()
 
     @property
     def trained_encoder(self) -> VideoEncoder:
@@ -79,27 +147,37 @@ class PretrainModel(nn.Module):
         return modes.mean_D, metric_map(modes, config)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C]."""
-        made = self.predict(batch["pixels"], step)
+        """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where it is asked for."""
+        made = self.predict(batch, step)
         pairs = list(zip(made.predicted, made.targets, strict=True))
         terms = {
             "prediction": self.objective.prediction
             * torch.stack([regression(p.float(), t, self.objective.loss) for p, t in pairs]).mean()
         }
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        terms |= anti_collapse(made.regularised, self.objective.terms, generator)
+        terms |= made.terms | anti_collapse(made.regularised, self.objective.terms, generator)
+        if self.objective.terms.infonce:
+            flat = [torch.cat([x.flatten(0, -2) for x in side]) for side in (made.predicted, made.targets)]
+            terms["infonce"] = self.objective.terms.infonce * infonce(
+                flat[0].float(), flat[1], self.objective.terms.temperature
+            )
         loss = torch.stack(list(terms.values())).sum()
         with torch.no_grad():
             terms["constant"] = constant_predictor_loss(made.targets[0].float(), self.objective.loss)
+            if self.objective.masks:
+                terms["unused"] = loss.new_tensor(made.unused)
         return loss, terms
 
-    def predict(self, frames_BTHWC: Tensor, step: int) -> Prediction:
+    def predict(self, batch: dict[str, Tensor], step: int) -> Prediction:
         """Run the objective's two axes."""
-        return (
-            self._predict_pooled(frames_BTHWC)
-            if self.objective.space == "pooled"
-            else self._predict_tokens(frames_BTHWC, step)
-        )
+        frames = batch["pixels"]
+        if self.actions is not None:
+            return self._predict_with_actions(frames, (batch["action"] - self.action_mid) / self.action_half)
+        if self.objective.context == "causal":
+            return self._predict_next(frames)
+        if self.objective.space == "pooled":
+            return self._predict_pooled(frames)
+        return self._predict_tokens(frames, step)
 
     def after_step(self, step: int) -> None:
         """Move the teacher."""
@@ -140,39 +218,95 @@ class PretrainModel(nn.Module):
             window = torch.cat((window[:, :, 1:], following.unsqueeze(2)), 2)[:, :-1]
         return paths
 
+    def _predict_with_actions(self, frames_BTHWC: Tensor, rows_BTA: Tensor) -> Prediction:
+        """Every frame from the true ones before it, or a path from the first ones; the terms of PLDM."""
+        objective, predictor = self.objective, self.predictor
+        assert isinstance(predictor, ActionPredictor)
+        embedded = embed_frames(self.encoder, frames_BTHWC)
+        target, first = self._pooled_target(embedded, frames_BTHWC), objective.context_frames
+        if objective.rollout == 1:
+            predicted, wanted = predictor(embedded[:, :-1, None], rows_BTA).squeeze(2), target[:, 1:]
+        else:
+            past = predictor.prefill(embedded[:, : first - 1, None], rows_BTA[:, : first - 1])
+            plans = rows_BTA[:, None, first - 1 : first - 1 + objective.rollout]
+            predicted = predictor.rollout(past, embedded[:, first - 1, None], plans)[:, 0].squeeze(2)
+            wanted = target[:, first : first + objective.rollout]
+        terms = over_time(embedded, objective.terms)
+        if objective.terms.inverse:
+            read = self.inverse(torch.cat((embedded[:, :-1], embedded[:, 1:]), -1))
+            terms["inverse"] = objective.terms.inverse * regression(read.float(), rows_BTA, "l2")
+        return Prediction([predicted], [wanted], embedded.flatten(0, 1), terms)
+
     # -- hidden tokens -------------------------------------------------------------------------------------------
 
     def _predict_tokens(self, frames_BTHWC: Tensor, step: int) -> Prediction:
-        clip = self.encoder.normalise(frames_BTHWC)
-        steps = clip.shape[2] // self.encoder.config.tubelet
+        objective, clip = self.objective, self._clip(frames_BTHWC)
         target = self._token_target(clip)
-        predicted, targets, visible = [], [], []
-        for number, (context, hidden) in enumerate(self._masks(len(clip), steps, step)):
-            context, hidden = context.to(clip.device), hidden.to(clip.device)
-            tokens = self.encoder(clip, context)
-            predicted.append(self.predictor(tokens, context, hidden, steps, number))
-            targets.append(target.gather(1, hidden[..., None].expand(-1, -1, target.shape[-1])))
-            visible.append(tokens)
-        regularised = visible[0].mean(1) if self.objective.terms.on == "pooled" else visible[0].flatten(0, 1)
-        return Prediction(predicted, targets, regularised)
+        grid = self.encoder.clip_grid(clip)
+        predicted, targets, at_context, pooled = [], [], [], []
+        masks = self._masks(len(clip), grid, step)
+        weight = objective.context_loss * ramp(step, *objective.context_warmup)
+        for number, mask in enumerate(masks):
+            context = mask.context_BM.to(clip.device)
+            tokens = self.encoder.levels(clip, context) if objective.levels > 1 else self.encoder(clip, context)
+            pooled.append(tokens)
+            for hidden in mask.targets_BP:
+                hidden = hidden.to(clip.device)
+                made, seen = self.predictor.both(tokens, context, hidden, grid[0], number)  # type: ignore[operator]
+                predicted.append(made)
+                targets.append(_gathered(target, hidden))
+                if seen is not None:
+                    near = context_weights(context, hidden, self.encoder.places(grid, clip.device))
+                    at_context.append(regression(seen.float(), _gathered(target, context), objective.loss, near))
+        terms = {"context": weight * torch.stack(at_context).mean()} if at_context else {}
+        regularised = pooled[0].mean(1) if objective.terms.on == "pooled" else pooled[0].flatten(0, 1)
+        return Prediction(predicted, targets, regularised, terms, sum(m.unused for m in masks) / len(masks))
 
-    def _masks(self, batch: int, steps: int, step: int) -> list[tuple[Tensor, Tensor]]:
-        grid = (steps, *self.encoder.config.grid)
+    def _clip(self, frames_BTHWC: Tensor) -> Tensor:
+        """Normalised clip; a single frame is repeated to one tubelet, unless the encoder has its own way for it."""
+        clip = self.encoder.normalise(frames_BTHWC)
+        if clip.shape[2] == 1 and (not self.encoder.config.image_path or self.objective.target == "pixels"):
+            clip = clip.expand(-1, -1, self.encoder.config.tubelet, -1, -1)
+        return clip
+
+    def _masks(self, batch: int, grid: tuple[int, int, int], step: int) -> list[Masks]:
         if self.objective.context == "future":
             return [masking.future(batch, grid, self.objective.context_frames // self.encoder.config.tubelet)]
         return [
-            masking.multi_block(mask, batch, grid, (self.seed, step, number))
+            masking.sample(mask, batch, grid, (self.seed, step, number))
             for number, mask in enumerate(self.objective.masks)
         ]
 
     def _token_target(self, clip_BCTHW: Tensor) -> Tensor:
-        if self.objective.target == "pixels":
-            t, p = self.encoder.config.tubelet, self.encoder.config.patch_px
-            return rearrange(clip_BCTHW, "b c (T t) (H p) (W q) -> b (T H W) (c t p q)", t=t, p=p, q=p)
-        if self.objective.teacher == "shared":
-            return F.layer_norm(self.encoder(clip_BCTHW).float(), (self.encoder.config.width,))
-        with torch.no_grad():
-            return normalised_target((self.teacher or self.encoder)(clip_BCTHW))
+        objective, config = self.objective, self.encoder.config
+        if objective.target == "pixels":
+            t, p = config.tubelet, config.patch_px
+            patches = rearrange(clip_BCTHW, "b c (T t) (H p) (W q) -> b (T H W) (c t p q)", t=t, p=p, q=p)
+            return normalised_patches(patches) if objective.normalise_patches else patches
+        teacher = self.encoder if self.teacher is None else self.teacher
+        with torch.set_grad_enabled(objective.teacher == "shared" and torch.is_grad_enabled()):
+            if objective.levels > 1:
+                return level_targets(teacher.outputs(clip_BCTHW))  # type: ignore[operator]
+            if objective.average_blocks:
+                last = range(max(0, config.depth - objective.average_blocks), config.depth)
+                return averaged_target(teacher.outputs(clip_BCTHW, blocks=list(last)))  # type: ignore[operator]
+            return normalised_target(teacher(clip_BCTHW))
+
+    # -- the next token ------------------------------------------------------------------------------------------
+
+    def _predict_next(self, frames_BTHWC: Tensor) -> Prediction:
+        """Each output of the causal encoder against the next token as it comes in, which gets no gradient (NEPA)."""
+        clip = self._clip(frames_BTHWC)
+        tokens = self.encoder.embed(clip)
+        places = self.encoder.places(self.encoder.clip_grid(clip), clip.device)
+        made = self.encoder.transform(tokens, self.encoder.rotary(places))[-1]
+        regularised = made.mean(1) if self.objective.terms.on == "pooled" else made.flatten(0, 1)
+        return Prediction([made[:, :-1]], [tokens[:, 1:].detach()], regularised)
+
+
+def _gathered(tokens_BND: Tensor, indices_BP: Tensor) -> Tensor:
+    """The tokens [B, P, D] at these raster indices."""
+    return tokens_BND.gather(1, indices_BP[..., None].expand(-1, -1, tokens_BND.shape[-1]))
 
 
 def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:

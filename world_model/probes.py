@@ -6,7 +6,7 @@ with the task's true distance over pairs that are close. These numbers may choos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,37 @@ def spread(features_ND: Tensor) -> dict[str, float]:
         "feature_std_min": std.min().item(),
         "effective_rank": entropy.exp().item(),
     }
+
+
+COLLAPSED = 0.05  # spread, as a share of the first, below which features say nothing
+NARROWED = 0.4  # effective rank, as a share of its best while training, that is warned of
+
+
+def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
+    """One sentence where features collapse, wholly or in part; None where they do not.
+
+    evaluations: the numbers of `spread` with the loss `prediction`, oldest first, the first from before training. Loss
+    alone does not tell: it falls while features collapse. Wholly: all samples look alike. In part: the effective rank
+    falls well below its best since training began while the loss falls, too.
+    """
+    if len(evaluations) < 2:
+        return None
+    first, last, trained = evaluations[0], evaluations[-1], evaluations[1:]
+    if last["feature_std"] < COLLAPSED * first["feature_std"]:
+        return (
+            f"the features have collapsed: their spread is {last['feature_std']:.2g}, at the start it was "
+            f"{first['feature_std']:.2g}; give objective.teacher=ema, or anti-collapse terms "
+            "(objective.terms.variance=1 objective.terms.covariance=1), or a lower trainer.lr"
+        )
+    best = max(trained, key=lambda numbers: numbers["effective_rank"])
+    narrowed = last["effective_rank"] < NARROWED * best["effective_rank"]
+    if narrowed and last["prediction"] < best["prediction"]:
+        return (
+            f"the features are collapsing in part: effective rank {last['effective_rank']:.1f}, at its best "
+            f"{best['effective_rank']:.1f}, while the loss falls; try objective.terms.covariance=1, a slower teacher "
+            "(objective.ema nearer to 1) or a lower trainer.lr"
+        )
+    return None
 
 
 def compact(features_ND: Tensor) -> Tensor:

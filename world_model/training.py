@@ -32,18 +32,21 @@ class TrainingError(RuntimeError):
 class TrainerConfig:
     """How long and how a stage is trained.
 
-    schedule: after a linear warm-up, `constant`, `cosine` to lr_end, or `wsd` (constant, then linear to lr_end over
-    the last `decay_share` of the steps). precision: `auto` is bf16 autocast where the device's matrix units have it.
+    schedule: after a linear warm-up from lr_start, `constant`, `cosine` or `linear` to lr_end, or `wsd` (constant, then
+    linear to lr_end over the last `decay_share` of the steps). weight_decay_end: where a cosine takes the weight decay;
+    None: it stays. precision: `auto` is bf16 autocast where the device's matrix units have it.
     """
 
     steps: int = 500
     batch_size: int = 48
     lr: float = 1e-3
+    lr_start: float = 0.0
     lr_end: float = 1e-5
     warmup: int = 30
-    schedule: Literal["constant", "cosine", "wsd"] = "wsd"
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
     decay_share: float = 0.3
     weight_decay: float = 0.04
+    weight_decay_end: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -68,15 +71,28 @@ class TrainingModel(Protocol):
 def learning_rate(config: TrainerConfig, step: int) -> float:
     """Learning rate of 0-based `step`; pure."""
     if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
+        return config.lr_start + (config.lr - config.lr_start) * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.lr
+    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
     if config.schedule == "cosine":
-        done = (step - config.warmup) / max(1, config.steps - config.warmup)
-        return config.lr_end + (config.lr - config.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return _cosine(config.lr, config.lr_end, done)
+    if config.schedule == "linear":
+        return config.lr + (config.lr_end - config.lr) * done
     decay_steps = max(1, round(config.steps * config.decay_share))
     left = min(1.0, (config.steps - step) / decay_steps)
     return config.lr_end + (config.lr - config.lr_end) * left
+
+
+def weight_decay(config: TrainerConfig, step: int) -> float:
+    """Weight decay of 0-based `step`; pure. V-JEPA takes it from 0.04 to 0.4 by a cosine."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    return _cosine(config.weight_decay, config.weight_decay_end, min(1.0, step / max(1, config.steps)))
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def autocast(device: torch.device, precision: str) -> Any:
@@ -227,6 +243,7 @@ def train_step(
     """One optimiser step; the loss and its terms, detached. Raises TrainingError on a loss that is not finite."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
+    optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
     model.train()
     device = next(iter(batch.values())).device
     with autocast(device, config.precision):

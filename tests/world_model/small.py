@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
@@ -21,7 +23,27 @@ VJEPA2 = ObjectiveConfig(
     ema=0.9,
     ema_end=0.9,
     frames=8,
-    masks=(MaskConfig(8, 0.15), MaskConfig(2, 0.7)),
+    masks=(MaskConfig(8, (0.15, 0.15)), MaskConfig(2, (0.7, 0.7))),
+    predictor=PREDICTOR,
+)
+VJEPA21 = replace(VJEPA2, levels=2, context_loss=0.5)
+IJEPA = replace(VJEPA2, frames=1, loss="l2", masks=(MaskConfig(4, (0.15, 0.2), separate=True, context=(0.85, 1.0)),))
+DATA2VEC = replace(VJEPA2, loss="smooth_l1", average_blocks=2, masks=(MaskConfig(random=0.6),))
+VIDEOMAE = replace(VJEPA2, target="pixels", teacher="stop", loss="l2", normalise_patches=True)
+NEPA = replace(VJEPA2, context="causal", loss="cosine", teacher="stop", masks=())
+LEWM = ObjectiveConfig(
+    actions=True,
+    frames=6,
+    context_frames=3,
+    terms=TermsConfig(sigreg=0.09),
+    predictor=replace(PREDICTOR, conditioning="adaln", dropout=0.1),
+)
+PLDM = ObjectiveConfig(
+    actions=True,
+    frames=6,
+    context_frames=1,
+    rollout=5,
+    terms=TermsConfig(variance=4.0, covariance=7.0, variance_time=0.2, smoothness=0.7, inverse=1.0),
     predictor=PREDICTOR,
 )
 PIXELS = ObjectiveConfig(target="pixels", predictor=PREDICTOR)
@@ -56,8 +78,10 @@ def frames(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def moving_squares(batch: int, steps: int) -> torch.Tensor:
-    """Clips uint8 [batch, steps, 64, 64, 3] of a bright square that moves by 4 pixels a frame: something to predict."""
-    clip = torch.full((batch, steps, 64, 64, 3), 30, dtype=torch.uint8)
+    """Clips uint8 [batch, steps, 64, 64, 3] of a bright square that moves by 4 pixels a frame over a ramp: something to
+    predict."""
+    ground = torch.arange(64, dtype=torch.uint8)[:, None, None].expand(64, 64, 3)
+    clip = ground.repeat(batch, steps, 1, 1, 1)
     for row in range(batch):
         for step in range(steps):
             left, top = (7 * row + 4 * step) % 52, (13 * row + 2 * step) % 52

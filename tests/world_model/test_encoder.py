@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from einops import repeat
@@ -64,3 +66,68 @@ def test_without_a_pool_head_the_embedding_is_the_mean_token():
 def test_a_patch_that_does_not_divide_the_frame_is_refused():
     with pytest.raises(ValueError, match="patch_px=12"):
         EncoderConfig(patch_px=12)
+
+
+VARIANTS = {
+    "swiglu": {"feedforward": "swiglu"},
+    "levels": {"levels": (0, 1)},
+    "an image path": {"image_path": True},
+    "causal": {"causal": True},
+    "tiled": {"rope": "tiled"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_changes_the_tokens_and_takes_clips_of_other_sizes(name):
+    plain, varied = encoder(), encoder(config=replace(SIZES, **VARIANTS[name]))
+    clip = plain.normalise(frames(1, 4))
+    assert not torch.allclose(varied(clip), plain(clip), atol=1e-3)
+    assert varied(torch.randn(2, 3, 6, 48, 32)).shape == (2, 3 * 3 * 2, 24)
+    assert varied.encode_frames(frames(2, 3)).shape == (2, 3, 16, 24)
+    with pytest.raises(ValueError, match="does not part"):
+        varied(torch.randn(1, 3, 3, 64, 64))
+
+
+def test_another_resolution_is_seen_within_the_trained_extent():
+    model = encoder(config=replace(SIZES, interpolate=True))
+    places = model.places((1, 8, 8), torch.device("cpu"))
+    assert places[:, 1:].max() == 3 and places[9].tolist() == pytest.approx([0, 3 / 7, 3 / 7])
+    clip = torch.randn(1, 3, 2, 128, 128)
+    assert not torch.allclose(model(clip), encoder()(clip), atol=1e-3)
+    at_home = torch.randn(1, 3, 2, 64, 64)
+    torch.testing.assert_close(model(at_home), encoder()(at_home))
+
+
+def test_levels_are_normed_each_by_itself_and_blocks_by_the_last_norm():
+    model = encoder(config=replace(SIZES, levels=(0, 1)))
+    clip = torch.randn(1, 3, 4, 64, 64)
+    first, last = model.outputs(clip)
+    torch.testing.assert_close(model.levels(clip), torch.cat((first, last), -1))
+    torch.testing.assert_close(model(clip), last)
+    chosen = model.outputs(clip, blocks=(0, 1))
+    torch.testing.assert_close(chosen[1], last)
+    assert not torch.allclose(chosen[0], first)
+
+
+def test_frames_of_another_size_are_resized():
+    model = encoder(config=replace(SIZES, frame_px=(96, 96)))
+    large = torch.full((1, 1, 96, 96, 3), 200, dtype=torch.uint8)
+    small = torch.full((1, 1, 64, 64, 3), 200, dtype=torch.uint8)
+    torch.testing.assert_close(model.encode_frames(large), encoder().encode_frames(small), atol=1e-5, rtol=1e-5)
+    assert model.config.frame_hw == (96, 96)
+
+
+@pytest.mark.parametrize("choice", ["selective", "full"])
+def test_checkpointing_gives_the_same_gradients(choice):
+    plain, saving = encoder(), encoder(config=replace(SIZES, checkpointing=choice))
+    clip = torch.randn(2, 3, 4, 64, 64)
+    for model in (plain, saving):
+        model(clip).square().mean().backward()
+    for ours, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_levels_beyond_the_depth_and_uneven_heads_are_refused():
+    for wrong, said in (({"levels": (1, 5)}, "ascending blocks of 0..1"), ({"heads": 5}, "heads=5")):
+        with pytest.raises(ValueError, match=said):
+            replace(SIZES, **wrong)

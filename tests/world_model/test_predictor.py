@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,9 +11,10 @@ from tests.world_model.small import PREDICTOR, shake
 from world_model.predictor import ActionPredictor, MaskedPredictor
 
 
-def predictor(grid: tuple[int, int], action_dim: int = 2) -> ActionPredictor:
+def predictor(grid: tuple[int, int], action_dim: int = 2, conditioning: str = "tokens") -> ActionPredictor:
     torch.manual_seed(0)
-    model = ActionPredictor(12, grid, action_dim, PREDICTOR)
+    config = replace(PREDICTOR, conditioning=conditioning)
+    model = ActionPredictor(12, grid, action_dim, config)
     shake(model)
     return model.eval()
 
@@ -27,8 +30,9 @@ def test_later_frames_do_not_change_earlier_predictions(grid):
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("history", [1, 3])
-def test_a_cached_rollout_equals_recomputing_everything(grid, history):
-    model, tokens = predictor(grid), grid[0] * grid[1]
+@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+def test_a_cached_rollout_equals_recomputing_everything(grid, history, conditioning):
+    model, tokens = predictor(grid, conditioning=conditioning), grid[0] * grid[1]
     features, past_actions = torch.randn(2, history, tokens, 12), torch.randn(2, history - 1, 2)
     plans = torch.randn(2, 3, 4, 2)
     with torch.no_grad():
@@ -67,8 +71,9 @@ def test_padding_before_a_short_history_changes_nothing():
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-5)
 
 
-def test_actions_matter_and_are_needed():
-    model = predictor((1, 1))
+@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+def test_actions_matter_and_are_needed(conditioning):
+    model = predictor((1, 1), conditioning=conditioning)
     features = torch.randn(1, 2, 1, 12)
     assert not torch.allclose(model(features, torch.zeros(1, 2, 2)), model(features, torch.ones(1, 2, 2)))
     with pytest.raises(AssertionError):
@@ -92,3 +97,28 @@ def test_masked_predictions_depend_on_their_place_not_on_the_order_of_the_contex
     torch.testing.assert_close(found, model(tokens[:, order], context[:, order], target, steps=2), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found[:, 0], found[:, 1])
     assert not torch.allclose(found, model(tokens, context, target, steps=2, mask_token=1))
+
+
+def test_states_and_extrinsics_are_further_tokens_of_their_frame():
+    torch.manual_seed(0)
+    model = ActionPredictor(12, (2, 2), 2, PREDICTOR, False, state_dim=3, extrinsics_dim=6)
+    shake(model)
+    assert model.block_tokens == 7 and model.num_conditions == 3
+    features, rows = torch.randn(1, 3, 4, 12), torch.randn(1, 3, 11)
+    found = model(features, rows)
+    for part in (slice(0, 2), slice(2, 5), slice(5, 11)):
+        changed = rows.clone()
+        changed[:, 1, part] += 1
+        other = model(features, changed)
+        torch.testing.assert_close(found[:, 0], other[:, 0])
+        assert not torch.allclose(found[:, 1], other[:, 1])
+
+
+def test_dropout_acts_while_training_alone():
+    torch.manual_seed(0)
+    model = ActionPredictor(12, (1, 1), 2, replace(PREDICTOR, dropout=0.5))
+    shake(model)
+    features, rows = torch.randn(1, 3, 1, 12), torch.randn(1, 3, 2)
+    assert not torch.allclose(model(features, rows), model(features, rows))
+    model.eval()
+    torch.testing.assert_close(model(features, rows), model(features, rows))

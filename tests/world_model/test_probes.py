@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from world_model.probes import near_rank, probe_r2, rank_correlation, spread
+from world_model.probes import collapse_warning, near_rank, probe_r2, rank_correlation, spread
 
 GENERATOR = torch.Generator().manual_seed(0)
 TRUTH = torch.randn(400, 2, generator=GENERATOR)
@@ -61,3 +61,17 @@ def test_near_rank_compares_only_within_a_scene():
     shifted = TRUTH + 100 * scenes[:, None]  # each scene lies elsewhere: between scenes distance means nothing
     assert near_rank(shifted, TRUTH, distance, near=1.0, scenes_N=scenes) > 0.999
     assert near_rank(shifted, TRUTH, distance, near=1.0) < 0.9
+
+
+def numbers(feature_std: float, effective_rank: float, prediction: float) -> dict[str, float]:
+    return {"feature_std": feature_std, "effective_rank": effective_rank, "prediction": prediction}
+
+
+def test_collapse_is_warned_of_and_health_is_not():
+    start = numbers(1.0, 30.0, 2.0)
+    assert collapse_warning([start]) is None
+    # A trained embedding has fewer dimensions than a random one: no reason to warn.
+    assert collapse_warning([start, numbers(2.0, 8.0, 1.0), numbers(2.0, 9.0, 0.5)]) is None
+    assert "have collapsed" in collapse_warning([start, numbers(0.01, 3.0, 0.1)])
+    assert "in part" in collapse_warning([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 0.5)])
+    assert collapse_warning([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 1.5)]) is None
