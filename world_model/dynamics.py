@@ -54,6 +54,11 @@ class ActionSpec:
     def block_high(self) -> tuple[float, ...]:
         return self.high * self.frame_skip
 
+    def block_mid_half(self) -> tuple[Tensor, Tensor]:
+        """Middle and half range of every number of an action block, by which models normalise."""
+        low, high = torch.tensor(self.block_low), torch.tensor(self.block_high)
+        return (high + low) / 2, (high - low) / 2
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -136,9 +141,9 @@ class LatentDynamics(nn.Module):
         block_dim = len(actions.low) * actions.frame_skip
         self.predictor = ActionPredictor(feature_dim, self.grid, block_dim, config.predictor)
         self.pixel_head = PixelHead(feature_dim, encoder.config, pooled) if config.target == "pixels" else None
-        low, high = torch.tensor(actions.block_low), torch.tensor(actions.block_high)
-        self.register_buffer("action_mid", (high + low) / 2)
-        self.register_buffer("action_half", (high - low) / 2)
+        mid, half = actions.block_mid_half()
+        self.register_buffer("action_mid", mid)
+        self.register_buffer("action_half", half)
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(()))
         freeze(self.encoder)

@@ -23,6 +23,7 @@ from world_model.layers import (
     Feedforward,
     Rope,
     Rotary,
+    gather_tokens,
     grid_positions,
     init_transformer,
     rotary,
@@ -89,6 +90,11 @@ class EncoderConfig:
     @property
     def num_patches(self) -> int:
         return self.grid[0] * self.grid[1]
+
+
+def even_levels(depth: int, count: int) -> tuple[int, ...]:
+    """Blocks at the ends of `count` equal parts of the depth: those that V-JEPA 2.1 reads."""
+    return tuple((k + 1) * depth // count - 1 for k in range(count))
 
 
 class PatchEmbed(nn.Module):
@@ -229,7 +235,7 @@ class VideoEncoder(nn.Module):
         places = self.places(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
         tokens = self.embed(clip_BCTHW)
         if indices_BM is not None:
-            tokens = tokens.gather(1, indices_BM[..., None].expand(-1, -1, tokens.shape[-1]))
+            tokens = gather_tokens(tokens, indices_BM)
             places = places[indices_BM]
         return self.transform(tokens, self.rotary(places), blocks)
 

@@ -22,6 +22,7 @@ from world_model import poses
 from world_model.attentive import AttentiveProbe, AttentiveProbeConfig
 from world_model.checkpoint import CheckpointError, load_weights
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.layers import gather_tokens
 from world_model.objectives import normalised_target, regression
 from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
 
@@ -119,8 +120,7 @@ def _masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors
         for k in range(config["num_mask_tokens"])
     }
     teacher = normalised_target(vectors["teacher_tokens_BND"])
-    wanted = teacher.gather(1, target[..., None].expand(-1, -1, teacher.shape[-1]))
-    loss = regression(found["predicted_mask_token_0_BPD"], wanted, "l1")
+    loss = regression(found["predicted_mask_token_0_BPD"], gather_tokens(teacher, target), "l1")
     return {**found, "l1_loss": loss.unsqueeze(0)}
 
 

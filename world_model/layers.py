@@ -89,6 +89,11 @@ def grid_positions(
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
+def gather_tokens(tokens_BND: Tensor, indices_BM: Tensor) -> Tensor:
+    """The tokens [B, M, D] at these raster indices."""
+    return tokens_BND.gather(1, indices_BM[..., None].expand(-1, -1, tokens_BND.shape[-1]))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions (qkv rows are Q, K, V in thirds, as released)."""
 
@@ -193,6 +198,7 @@ class BlockConfig:
     feedforward: `gelu` (all releases) or `swiglu`. condition_dim: width of the vector that modulates every block
     (AdaLN, arXiv 2212.09748, section 3.2); 0: none. checkpointing: which activations are kept for the backward pass:
     all (`none`), matrix products and attention alone (`selective`), or only the blocks' inputs (`full`).
+    eps: of the norms. dropout: of both branches' outputs, while training.
     """
 
     width: int

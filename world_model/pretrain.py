@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from world_model import masking
 from world_model.decoder import PixelHead
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
+from world_model.layers import gather_tokens
 from world_model.masking import Masks
 from world_model.metric import metric_map, slow_modes
 from world_model.objectives import (
@@ -62,7 +63,7 @@ def fitted(encoder: EncoderConfig, objective: ObjectiveConfig) -> EncoderConfig:
     if objective.levels > 1 and not levels:
         if encoder.depth < objective.levels:
             raise ValueError(f"objective.levels={objective.levels} needs an encoder of at least as many blocks")
-        levels = tuple((k + 1) * encoder.depth // objective.levels - 1 for k in range(objective.levels))
+        levels = even_levels(encoder.depth, objective.levels)
     return replace(encoder, levels=levels, causal=encoder.causal or objective.context == "causal")
 
 
@@ -113,11 +114,11 @@ class PretrainModel(nn.Module):
             self.pixel_head = None
         self.actions = actions
         if actions is not None:
-            low, high = torch.tensor(actions.block_low), torch.tensor(actions.block_high)
-            self.register_buffer("action_mid", (high + low) / 2)
-            self.register_buffer("action_half", (high - low) / 2)
+            mid, half = actions.block_mid_half()
+            self.register_buffer("action_mid", mid)
+            self.register_buffer("action_half", half)
             self.inverse = nn.Sequential(
-                nn.Linear(2 * config.pooled_dim, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(low))
+                nn.Linear(2 * config.pooled_dim, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(mid))
             )
 
     def dynamics(self) -> LatentDynamics:
@@ -254,10 +255,10 @@ class PretrainModel(nn.Module):
                 hidden = hidden.to(clip.device)
                 made, seen = self.predictor.both(tokens, context, hidden, grid[0], number)  # type: ignore[operator]
                 predicted.append(made)
-                targets.append(_gathered(target, hidden))
+                targets.append(gather_tokens(target, hidden))
                 if seen is not None:
                     near = context_weights(context, hidden, self.encoder.places(grid, clip.device))
-                    at_context.append(regression(seen.float(), _gathered(target, context), objective.loss, near))
+                    at_context.append(regression(seen.float(), gather_tokens(target, context), objective.loss, near))
         terms = {"context": weight * torch.stack(at_context).mean()} if at_context else {}
         regularised = pooled[0].mean(1) if objective.terms.on == "pooled" else pooled[0].flatten(0, 1)
         return Prediction(predicted, targets, regularised, terms, sum(m.unused for m in masks) / len(masks))
@@ -302,11 +303,6 @@ class PretrainModel(nn.Module):
         made = self.encoder.transform(tokens, self.encoder.rotary(places))[-1]
         regularised = made.mean(1) if self.objective.terms.on == "pooled" else made.flatten(0, 1)
         return Prediction([made[:, :-1]], [tokens[:, 1:].detach()], regularised)
-
-
-def _gathered(tokens_BND: Tensor, indices_BP: Tensor) -> Tensor:
-    """The tokens [B, P, D] at these raster indices."""
-    return tokens_BND.gather(1, indices_BP[..., None].expand(-1, -1, tokens_BND.shape[-1]))
 
 
 def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from world_model.checkpoint import CheckpointError, load_weights, write_atomic
-from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
 
 Weights = dict[str, Tensor]
@@ -35,8 +35,6 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 PREDICTOR_HEADS = {384: 12, 1024: 16}
 ENCODER_KEYS = ("target_encoder", "ema_encoder", "encoder")
-# Width of the conditioning inputs that a file names, in the order of a frame's tokens.
-CONDITIONS = ("action", "state", "extrinsics")
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def encoder_config(
         pooled_dim=0,
         rope="interleaved" if modern else "tiled",
         interpolate=modern,
-        levels=_levels(depth, _depth(weights, "norms_block")) if modern else (),
+        levels=even_levels(depth, _depth(weights, "norms_block")) if modern else (),
         image_path="patch_embed_img.proj.weight" in weights,
     )
 
@@ -166,10 +164,9 @@ def predictor_of(
     if "action_encoder.weight" in weights:
         # The released files always hold the map of the extrinsics, and were trained without them.
         weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder.")}
-        dims = [_inputs(weights, f"{name}_encoder.weight") for name in CONDITIONS]
-        made = ActionPredictor(
-            encoder.width, encoder.grid, dims[0], sizes, residual=False, state_dim=dims[1], extrinsics_dim=dims[2]
-        )
+        action_dim = weights["action_encoder.weight"].shape[1]
+        state_dim = weights["state_encoder.weight"].shape[1] if "state_encoder.weight" in weights else 0
+        made = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, residual=False, state_dim=state_dim)
     else:
         made = MaskedPredictor(encoder.width, encoder.grid, sizes, _depth(weights, "mask_tokens"))
     load_weights(made, weights, f"{source} (predictor)")
@@ -197,10 +194,10 @@ class TimmEncoder(VideoEncoder):
     statistics are its own. It has no clips: stage 1 does not train it.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, model: Any = None) -> None:
         torch.nn.Module.__init__(self)
         self.config, self.pool = config, None
-        self.model = _timm_model(config.timm, config.image_px)
+        self.model = _timm_model(config.timm, config.image_px) if model is None else model
         mean, std = (torch.tensor(self.model.pretrained_cfg[key]) * 255 for key in ("mean", "std"))
         self.register_buffer("pixel_mean", mean)
         self.register_buffer("pixel_std", std)
@@ -222,7 +219,7 @@ def timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEnco
     weights: `hub` (downloaded by timm), `random`, or a local safetensors file or state dict of timm's names. Raises
     CheckpointError for a name that is no vision transformer of timm, or weights that cannot be had.
     """
-    model = _timm_model(name, image_px)
+    model = _timm_model(name, image_px, weights)
     config = EncoderConfig(
         image_px=image_px,
         patch_px=model.patch_embed.patch_size[0],
@@ -233,23 +230,10 @@ def timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEnco
         pooled_dim=0,
         timm=name,
     )
-    encoder = TimmEncoder(config)
-    if weights == "random":
-        return encoder
-    import timm
-
-    overlay = {} if weights == "hub" else {"file": weights}
-    try:
-        made = timm.create_model(
-            name, pretrained=True, num_classes=0, img_size=image_px, pretrained_cfg_overlay=overlay
-        )
-    except Exception as error:
-        raise CheckpointError(f"no weights of {name} from {weights}: {_first_line(error)}") from error
-    encoder.model.load_state_dict(made.state_dict())
-    return encoder
+    return TimmEncoder(config, model)
 
 
-def _timm_model(name: str, image_px: tuple[int, int]) -> Any:
+def _timm_model(name: str, image_px: tuple[int, int], weights: str = "random") -> Any:
     import timm
 
     try:
@@ -258,7 +242,15 @@ def _timm_model(name: str, image_px: tuple[int, int]) -> Any:
         raise CheckpointError(f"timm has no vision transformer {name} for {image_px}: {_first_line(error)}") from error
     if not all(hasattr(model, part) for part in ("patch_embed", "blocks", "num_prefix_tokens", "embed_dim")):
         raise CheckpointError(f"{name} is no vision transformer: give one of timm's vit_... models")
-    return model
+    if weights == "random":
+        return model
+    overlay = {} if weights == "hub" else {"file": weights}
+    try:
+        return timm.create_model(
+            name, pretrained=True, num_classes=0, img_size=image_px, pretrained_cfg_overlay=overlay
+        )
+    except Exception as error:
+        raise CheckpointError(f"no weights of {name} from {weights}: {_first_line(error)}") from error
 
 
 # -- Hugging Face ------------------------------------------------------------------------------------------------
@@ -476,15 +468,6 @@ def _numbered(weights: Weights, stem: str) -> list[str]:
 def _depth(weights: Weights, stem: str) -> int:
     """How many numbers follow `stem.` in the names."""
     return len({name.split(".")[1] for name in weights if name.startswith(f"{stem}.")})
-
-
-def _levels(depth: int, count: int) -> tuple[int, ...]:
-    """Blocks that V-JEPA 2.1 taps: the ends of `count` equal parts."""
-    return tuple((k + 1) * depth // count - 1 for k in range(count))
-
-
-def _inputs(weights: Weights, name: str) -> int:
-    return weights[name].shape[1] if name in weights else 0
 
 
 def _some(names: Iterable[str]) -> str:
