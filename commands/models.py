@@ -27,7 +27,8 @@ from world_model.checkpoint import (
 )
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.pretrained import load, make_encoder, timm_encoder
+from world_model.pretrained import load
+from world_model.timm_encoder import make_encoder, timm_encoder
 
 MODEL = "model"
 

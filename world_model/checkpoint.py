@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ SCHEMA = 1
 
 class CheckpointError(ValueError):
     """A checkpoint or model folder that cannot be used; the message says which and why."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def some_names(names: Iterable[str]) -> str:
+    """The first few of them, for a message."""
+    return ", ".join(list(map(str, names))[:4]) or "none"
 
 
 def write_atomic(path: Path, write: Any) -> None:

@@ -44,7 +44,7 @@ class EncoderConfig:
     learned embedding that tells them apart (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token
     sees only itself and those before it in raster order (NEPA). frame_px: size of the frames that come in, where they
     are resized to image_px first; None: they have that size. timm: a timm model of these sizes instead of our own
-    transformer (`world_model.pretrained.TimmEncoder`); empty: our own.
+    transformer (`world_model.timm_encoder.TimmEncoder`); empty: our own.
     """
 
     image_px: tuple[int, int] = (64, 64)

@@ -65,10 +65,6 @@ class Masks:
     targets_BP: tuple[Tensor, ...]
     unused: float
 
-    def rows(self, rows: slice) -> Masks:
-        """The masks of these samples."""
-        return Masks(self.context_BM[rows], tuple(target[rows] for target in self.targets_BP), self.unused)
-
 
 def sample(config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]) -> Masks:
     """Masks of one batch over a token grid (steps, height, width).
