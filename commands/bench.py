@@ -111,16 +111,28 @@ def load(config: dict[str, Any]) -> list[Row]:
     ]
 
 
-def stage1(config: dict[str, Any]) -> list[Row]:
-    """A step of stage 1."""
-    device = torch.device(registry.device(config["device"]))
+def pretraining(config: dict[str, Any], device: torch.device) -> tuple[PretrainModel, dict[str, torch.Tensor], Any]:
+    """Model, a random batch and trainer settings of stage 1 as configured, for the task `env.name`."""
     encoder, objective, trainer = pretrain.configs(config)
-    model = PretrainModel(VideoEncoder(encoder), objective, trainer.steps).to(device)
+    task = envs.TASKS[config["env"]["name"]]
     batch = {
         "pixels": torch.randint(
             0, 256, (trainer.batch_size, objective.frames, *_frame(config)), dtype=torch.uint8, device=device
         )
     }
+    actions = None
+    if objective.actions:
+        actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
+        size = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
+        batch["action"] = torch.zeros(size, device=device)
+    model = PretrainModel(VideoEncoder(encoder), objective, trainer.steps, config["seed"], actions)
+    return model.to(device), batch, trainer
+
+
+def stage1(config: dict[str, Any]) -> list[Row]:
+    """A step of stage 1."""
+    device = torch.device(registry.device(config["device"]))
+    model, batch, trainer = pretraining(config, device)
     return _training_rows(model, batch, trainer, device, config["seconds"])
 
 

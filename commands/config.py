@@ -17,7 +17,7 @@ from typing import Any
 from commands.errors import UsageError, listed, nearest, one_line
 from commands.typed import build
 
-__all__ = ["CONFIGS", "HYDRA_VERSION", "Composed", "build", "compose", "flatten", "parse", "standard"]
+__all__ = ["CONFIGS", "HYDRA_VERSION", "Composed", "build", "choices", "compose", "flatten", "parse", "standard"]
 
 CONFIGS = "configs"
 HYDRA_VERSION = "1.3"
@@ -103,6 +103,12 @@ def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[s
         chosen, _ = _split(command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
         options = {group: _options(loader, group) for group in usual.choices}
         return _seen(command, chosen) if chosen else usual, options
+
+
+def choices(group: str) -> list[str]:
+    """Return the names that `group=` may be given."""
+    with hydra_loader() as loader:
+        return _options(loader, group)
 
 
 def expand(command: str, words: list[str]) -> list[str]:

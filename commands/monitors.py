@@ -20,7 +20,7 @@ from envs.tasks import TaskSpec
 from world_model import probes
 from world_model.encoder import VideoEncoder
 from world_model.objectives import constant_predictor_loss, regression
-from world_model.pretrain import PretrainModel, embed_frames
+from world_model.pretrain import PretrainModel, embed_frames, fit_summary
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
 NUM_FRAMES = 768
@@ -60,16 +60,19 @@ class PretrainMonitor:
         self.references = self._references()
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Spread and effective rank of the kept encoder's features as trained; probe and near rank of them under
-        the objective's metric; losses on val batches."""
+        """Spread and effective rank of the kept encoder's features as trained; probe of them, near rank of the pooled
+        embedding under the objective's metric; losses on val batches."""
         self.model.eval()
-        features = self._features(self.model.trained_encoder)
+        encoder = self.model.trained_encoder
+        fit_summary(encoder, self.clips)
         metric = self.model.metric(clip.to(self.device) for clip in self.clips)
-        measured = features if metric is None else (features - metric[0].float()) @ metric[1].float()
+        features, embedded = self._features(encoder), self._embedded(encoder)
+        if metric is not None:
+            embedded = (embedded - metric[0].float()) @ metric[1].float()
         return {
             **self._losses(step),
             **probes.spread(features),
-            **self._judge(measured, ""),
+            **self._judge(features, embedded, ""),
             **self.references,
         }
 
@@ -81,19 +84,24 @@ class PretrainMonitor:
     def _features(self, encoder: VideoEncoder) -> Tensor:
         """Features [N, D] in the space the objective predicts in: pooled embeddings, or layer-normed
         tokens."""
-        frames = self.frames.to(self.device)
         if self.model.objective.space == "pooled":
-            return embed_frames(encoder, frames[None])[0].float().cpu()
-        parts = [encoder.encode_frames(chunk[None])[0] for chunk in frames.split(ENCODE_CHUNK)]
+            return self._embedded(encoder)
+        parts = [encoder.encode_frames(chunk[None])[0] for chunk in self.frames.to(self.device).split(ENCODE_CHUNK)]
         tokens = torch.cat(parts)
         return F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).float().cpu()
 
-    def _judge(self, features: Tensor, suffix: str) -> dict[str, float]:
-        """Probe, near rank, and the same rank correlation over pairs at every distance."""
-        features = probes.compact(features)  # once for all three
+    @torch.no_grad()
+    def _embedded(self, encoder: VideoEncoder) -> Tensor:
+        """Pooled embeddings [N, D]: where plans measure distance."""
+        return embed_frames(encoder, self.frames[None].to(self.device))[0].float().cpu()
+
+    def _judge(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
+        """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every
+        distance."""
+        embedded = probes.compact(embedded)  # once for both ranks
 
         def rank(near: float) -> float:
-            return probes.near_rank(features, self.truth, self._distance, near, self.scenes)
+            return probes.near_rank(embedded, self.truth, self._distance, near, self.scenes)
 
         return {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
@@ -110,9 +118,13 @@ class PretrainMonitor:
             torch.manual_seed(self.model.seed + 1)
             untrained = VideoEncoder(self.model.encoder.config)
         untrained.set_pixel_statistics(self.model.encoder.pixel_mean.cpu(), self.model.encoder.pixel_std.cpu())
-        features = self._features(untrained.to(self.device).eval())
+        untrained.to(self.device).eval()
+        fit_summary(untrained, self.clips)
         pixels = self.frames.flatten(1).float() / 255
-        return {**self._judge(pixels, "_pixels"), **self._judge(features, "_random")}
+        return {
+            **self._judge(pixels, pixels, "_pixels"),
+            **self._judge(self._features(untrained), self._embedded(untrained), "_random"),
+        }
 
     @torch.no_grad()
     def _losses(self, step: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from world_model.checkpoint import config_dict
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
-from world_model.pretrain import PretrainModel, fitted
+from world_model.pretrain import PretrainModel, fit_summary, fitted
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
 CURVES = {
@@ -78,9 +78,10 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
         device,
     )
     last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
+    kept = model.trained_encoder.eval()
+    fit_summary(kept, monitor.clips)
     chosen = reader.episodes("train")[: objective.metric.episodes]
     metric = model.metric(clip.to(device) for clip in whole_episodes(reader, chosen))
-    kept = model.trained_encoder
     if metric is not None and kept.pool is not None:
         kept.pool.fold(*metric)
     training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)

@@ -2,13 +2,14 @@
 
 A vision transformer over tubelets with 3-D rotary positions (V-JEPA 2, arXiv 2506.09985). A frame that is observed or
 is a goal is encoded alone, duplicated to one tubelet, so that contexts and goals live in one space. The pooled
-embedding (`PoolHead`) is where objectives with `space=pooled` predict and where the planner then measures distance.
+embedding (`Pool`) is where objectives with `space=pooled` predict and where the planner then measures distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,14 +38,16 @@ class EncoderConfig:
     """Sizes and variants of a VideoEncoder.
 
     image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
-    pooled_dim: 0 means no pool head. rope, feedforward, checkpointing: see `world_model.layers`. interpolate: whether
-    frames of another size are seen at the positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2).
-    levels: blocks (from 0) whose outputs are read, each through a norm of its own (V-JEPA 2.1); empty: the last one
-    alone. image_path: whether a single frame has a patch embedding of its own, of one frame, and images and videos a
-    learned embedding that tells them apart (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token
-    sees only itself and those before it in raster order (NEPA). frame_px: size of the frames that come in, where they
-    are resized to image_px first; None: they have that size. timm: a timm model of these sizes instead of our own
-    transformer (`world_model.timm_encoder.TimmEncoder`); empty: our own.
+    pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder) or `principal`
+    (principal components of the tokens, fitted when training is over: for objectives that predict tokens). rope,
+    feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at the
+    positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). levels: blocks (from 0) whose outputs are
+    read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path: whether a single frame
+    has a patch embedding of its own, of one frame, and images and videos a learned embedding that tells them apart
+    (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and those before it in
+    raster order (NEPA). frame_px: size of the frames that come in, where they are resized to image_px first; None:
+    they have that size. timm: a timm model of these sizes instead of our own transformer
+    (`world_model.timm_encoder.TimmEncoder`); empty: our own.
     """
 
     image_px: tuple[int, int] = (64, 64)
@@ -57,6 +60,7 @@ class EncoderConfig:
     pooled_dim: int = 32
     pool_channels: int = 16
     pool_hidden: int = 128
+    pool: Literal["learned", "principal"] = "learned"
     rope: Rope = "interleaved"
     interpolate: bool = False
     feedforward: Feedforward = "gelu"
@@ -118,27 +122,20 @@ class PatchEmbed(nn.Module):
         return F.linear(cut, self.proj.weight.sum(2).flatten(1), self.proj.bias)
 
 
-class PoolHead(nn.Module):
-    """Tokens of one frame [B, N, D] -> one embedding [B, pooled_dim], aware of place.
+class Pool(nn.Module):
+    """Tokens of one frame [B, N, D] -> one embedding [B, pooled_dim], aware of place, ending in the linear map `out`.
 
-    Every token is reduced to a few channels, then a hidden layer reads all of them with a weight for each place: where
-    things are is what a controller needs, and a mean over tokens would hide it.
+    Where things are is what a controller needs, and a mean over tokens would hide it.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(config.width, config.pool_channels)
-        self.hidden = nn.Linear(config.num_patches * config.pool_channels, config.pool_hidden)
-        self.out = nn.Linear(config.pool_hidden, config.pooled_dim)
+    out: nn.Linear
 
     def init_weights(self) -> None:
         """Normal, std 1 / sqrt(fan in): embeddings of unit size, where the transformer's 0.02 would start them so
         small that a variance term has to grow them first."""
-        for layer in (self.reduce, self.hidden, self.out):
+        for layer in self.children():
+            assert isinstance(layer, nn.Linear), layer
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        return self.out(F.gelu(self.hidden(F.gelu(self.reduce(tokens_BND)).flatten(1))))
 
     @torch.no_grad()
     def fold(self, mean_D: Tensor, matrix_DD: Tensor) -> None:
@@ -147,6 +144,54 @@ class PoolHead(nn.Module):
         matrix = matrix_DD.cpu().double()
         self.out.weight.copy_(matrix.T @ weight)
         self.out.bias.copy_((bias - mean_D.cpu().double()) @ matrix)
+
+
+class PoolHead(Pool):
+    """Learned: every token is reduced to a few channels, then a hidden layer reads all of them with a weight for each
+    place."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(config.width, config.pool_channels)
+        self.hidden = nn.Linear(config.num_patches * config.pool_channels, config.pool_hidden)
+        self.out = nn.Linear(config.pool_hidden, config.pooled_dim)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return self.out(F.gelu(self.hidden(F.gelu(self.reduce(tokens_BND)).flatten(1))))
+
+
+class PrincipalPool(Pool):
+    """Fitted: the first principal components of all layer-normed tokens side by side. Distances between embeddings are
+    then those between tokens, but for what the components leave out. No gradient trains it."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.out = nn.Linear(config.num_patches * config.width, config.pooled_dim)
+        self.requires_grad_(False)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return self.out(_normed(tokens_BND))
+
+    @torch.no_grad()
+    def fit(self, tokens_FND: Tensor) -> None:
+        """Take the components of these frames' tokens; with fewer frames than components the rest are zero."""
+        x = _normed(tokens_FND).cpu().double()
+        mean = x.mean(0)
+        x = x - mean
+        power, sides = torch.linalg.eigh(x @ x.T)  # of frames by frames: they are fewer than numbers a frame
+        count = min(self.out.out_features, len(x) - 1)
+        power, sides = power.flip(0)[:count], sides.flip(1)[:, :count]
+        weight = torch.zeros(self.out.weight.shape, dtype=torch.float64)
+        weight[:count] = (sides / power.clamp_min(1e-12).sqrt()).T @ x
+        self.out.weight.copy_(weight)
+        self.out.bias.copy_(-weight @ mean)
+
+
+def _normed(tokens_BND: Tensor) -> Tensor:
+    return F.layer_norm(tokens_BND, tokens_BND.shape[-1:]).flatten(1)
+
+
+POOLS = {"learned": PoolHead, "principal": PrincipalPool}
 
 
 class VideoEncoder(nn.Module):
@@ -171,7 +216,7 @@ class VideoEncoder(nn.Module):
             self.norms_block = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
         else:
             self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.pool = PoolHead(config) if config.pooled_dim else None
+        self.pool: Pool | None = POOLS[config.pool](config) if config.pooled_dim else None
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 127.5))
         init_transformer(self, self.blocks)
@@ -276,7 +321,7 @@ class VideoEncoder(nn.Module):
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
     def pooled(self, tokens_BTND: Tensor) -> Tensor:
-        """Pooled embeddings [B, T, D]: the pool head's, or the mean over tokens where there is none."""
+        """Pooled embeddings [B, T, D]: the pool's, or the mean over tokens where there is none."""
         if self.pool is None:
             return tokens_BTND.mean(2)
         return rearrange(self.pool(tokens_BTND.flatten(0, 1)), "(b t) d -> b t d", t=tokens_BTND.shape[1])

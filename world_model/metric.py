@@ -10,8 +10,8 @@ a process are sums over them:
     commute      sum_i t_i / 2 (...)^2                     Noe, Banisch & Clementi, J. Chem. Theory Comput. 12, 2016
     biharmonic   sum_i t_i^2 (...)^2                       Lipman, Rustamov & Funkhouser, ACM Trans. Graph. 29, 2010
 
-Fitted on training video alone, without actions, states or gradients, and folded into the pool head's last linear map:
-an encoder with a metric is an encoder like any other.
+Fitted on training video alone, without actions, states or gradients, and folded into the last linear map of the pooled
+embedding: an encoder with a metric is an encoder like any other.
 """
 
 from __future__ import annotations

@@ -90,8 +90,6 @@ class ObjectiveConfig:
             raise ValueError("objective.context=masked predicts hidden tokens: set objective.space=tokens")
         if self.context == "masked" and not self.masks:
             raise ValueError("objective.context=masked needs objective.masks, for example those of objective=vjepa2")
-        if self.space == "tokens" and self.metric.kind != "none":
-            raise ValueError("objective.metric weighs the pooled embedding: set objective.space=pooled, or kind=none")
         if self.space == "pooled" and (self.levels > 1 or self.average_blocks or self.context_loss):
             raise ValueError("objective.levels, average_blocks and context_loss are about tokens: set space=tokens")
         if self.target == "pixels" and (self.levels > 1 or self.average_blocks or self.context == "causal"):
@@ -100,6 +98,8 @@ class ObjectiveConfig:
             raise ValueError("objective.levels and objective.average_blocks are two ways to read many blocks: give one")
         if self.actions and (self.context, self.target, self.space) != ("future", "features", "pooled"):
             raise ValueError("objective.actions needs context=future, target=features and space=pooled")
+        if self.actions and self.metric.kind != "none":
+            raise ValueError("objective.metric would change the embedding under its own dynamics: set kind=none")
         if self.actions and self.rollout > 1 and self.frames < self.context_frames + self.rollout:
             raise ValueError(
                 f"objective.rollout={self.rollout} needs at least {self.context_frames + self.rollout} frames"

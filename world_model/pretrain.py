@@ -7,7 +7,7 @@ objective asks for it to learn encoder and dynamics end to end (LeWM, PLDM).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from world_model import masking
 from world_model.decoder import PixelHead
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
+from world_model.encoder import EncoderConfig, PrincipalPool, VideoEncoder, even_levels
 from world_model.layers import gather_tokens
 from world_model.masking import Masks
 from world_model.metric import metric_map, slow_modes
@@ -39,6 +39,7 @@ from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.teacher import make_teacher, momentum, update_teacher
 
 INVERSE_HIDDEN = 512  # width of the network that reads an action from two embeddings (PLDM's released configuration)
+SUMMARY_FRAMES = 1024  # frames that principal components of tokens are fitted on
 FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
 
 
@@ -58,13 +59,14 @@ class Prediction:
 
 def fitted(encoder: EncoderConfig, objective: ObjectiveConfig) -> EncoderConfig:
     """The encoder's sizes with what the objective asks of it: levels at the ends of equal parts (where none are
-    given), and causal attention."""
+    given), causal attention, and a pooled embedding that is fitted where tokens are predicted."""
     levels = encoder.levels
     if objective.levels > 1 and not levels:
         if encoder.depth < objective.levels:
             raise ValueError(f"objective.levels={objective.levels} needs an encoder of at least as many blocks")
         levels = even_levels(encoder.depth, objective.levels)
-    return replace(encoder, levels=levels, causal=encoder.causal or objective.context == "causal")
+    pool = "principal" if objective.space == "tokens" else encoder.pool
+    return replace(encoder, levels=levels, causal=encoder.causal or objective.context == "causal", pool=pool)
 
 
 class PretrainModel(nn.Module):
@@ -86,6 +88,8 @@ class PretrainModel(nn.Module):
     ) -> None:
         super().__init__()
         assert (actions is not None) == objective.actions, (actions, objective.actions)
+        if objective.metric.kind != "none" and not encoder.config.pooled_dim:
+            raise ValueError("objective.metric weighs the pooled embedding: set encoder.pooled_dim, or kind=none")
         self.objective, self.steps, self.seed = objective, steps, seed
         self.encoder = encoder
         self.teacher = make_teacher(encoder) if objective.teacher == "ema" else None
@@ -303,6 +307,16 @@ class PretrainModel(nn.Module):
         made = self.encoder.transform(tokens, self.encoder.rotary(places))[-1]
         regularised = made.mean(1) if self.objective.terms.on == "pooled" else made.flatten(0, 1)
         return Prediction([made[:, :-1]], [tokens[:, 1:].detach()], regularised)
+
+
+@torch.no_grad()
+def fit_summary(encoder: VideoEncoder, episodes: Sequence[Tensor]) -> None:
+    """Fit the encoder's pooled embedding on frames [T, H, W, C] of episodes, where it is one that is fitted."""
+    if not isinstance(encoder.pool, PrincipalPool):
+        return
+    frames, device = torch.cat(list(episodes)), encoder.pixel_mean.device
+    chunks = frames[:: -(-len(frames) // SUMMARY_FRAMES)].split(FRAMES_PER_CHUNK)
+    encoder.pool.fit(torch.cat([encoder.encode_frames(chunk[None].to(device))[0] for chunk in chunks]))
 
 
 def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:

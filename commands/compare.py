@@ -1,0 +1,222 @@
+"""`jepa compare`: several objectives on the same data with the same planner, as one table.
+
+A cell is one objective with one budget of stage 1 and one seed: pretrain, posttrain, plan. What it is, is a
+configuration, and its hash names the JSON file that a finished cell leaves in `cells`; the command skips cells that are
+there, so a table grows over days and machines. All rows have the same encoder, data, dynamics, planner and, in the
+embedding that is planned in, the same metric; objectives that learn dynamics themselves (lewm, pldm) keep the embedding
+these were learned in, and are planned with them, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands import collect as collect_command
+from commands import comparison
+from commands import plan as plan_command
+from commands import posttrain as posttrain_command
+from commands import pretrain as pretrain_command
+from commands.bench import pretraining
+from commands.collect import FILE, collect_into
+from commands.config import choices, compose
+from commands.console import Console, duration
+from commands.errors import UsageError, listed
+from commands.models import MODEL, load_encoder, model_kind, open_reader
+from commands.plan import MODEL_ROW, RANDOM_ROW, flops_of
+from commands.runs import RunFolder, commit, identity, read_json, versions, write_json
+from data.features import FeatureCache
+from world_model.checkpoint import tensors_hash
+from world_model.training import make_optimizer, train_step
+
+UNTRAINED = "untrained"  # a row of its own: the encoder of UNTRAINED_AS before its first step
+UNTRAINED_AS = "vjepa2"
+BUDGETS = ("steps", "flops")
+OWN = ("objectives", "budgets", "seeds", "cells", "small", "metric")  # keys of this command alone
+# Keys that change no number of a cell.
+NO_PART = (
+    "device",
+    "workers",
+    "videos",
+    *(f"{stage}.{key}_every" for stage in ("pretrain", "posttrain") for key in ("evaluate", "checkpoint", "log")),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table with one seed: what is run, and the file it leaves."""
+
+    objective: str
+    budget: str
+    seed: int
+    config: dict[str, Any]  # as of `jepa demo`
+    flops_per_step: float
+
+    @property
+    def key(self) -> str:
+        """Hash of the configuration."""
+        text = json.dumps(identity(self.config, NO_PART), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        return f"{self.config['env']['name']}-{self.objective}-{self.budget}-seed{self.seed}-{self.key}"
+
+
+def check(config: dict[str, Any]) -> None:
+    """Names, numbers, and every cell's own configuration, before the first is run."""
+    for budget in config["budgets"]:
+        if budget not in BUDGETS:
+            raise UsageError(f"budgets: {budget} is none (choices: {listed(BUDGETS)})")
+    if not config["objectives"] or not config["budgets"] or config["seeds"] < 1:
+        raise UsageError("objectives and budgets must each hold at least one, and seeds be at least 1")
+    strange = [name for name in config["small"] if name not in choices("objective")]
+    if strange:
+        raise UsageError(
+            f"small.{strange[0]}: there is no such objective (choices: {listed(choices('objective'), 30)})"
+        )
+    for name in config["objectives"]:
+        cell = cell_config(config, name, config["seed"])
+        collect_command.check(cell)
+        pretrain_command.check({**cell, "trainer": cell["pretrain"]})
+        posttrain_command.check({**cell, "trainer": cell["posttrain"]})
+        plan_command.check(cell)
+
+
+def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+    """Every cell that is not there yet, then the table."""
+    kept = Path(config["cells"])
+    kept.mkdir(parents=True, exist_ok=True)
+    cells = all_cells(config)
+    missing = [cell for cell in cells if not (kept / f"{cell.name}.json").exists()]
+    console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {kept}")
+    for number, cell in enumerate(missing):
+        console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
+        data = folder.path / f"data-seed{cell.seed}" / FILE
+        data.parent.mkdir(exist_ok=True)
+        collect_into(data, cell.config, console)
+        work = folder.path / cell.name
+        record = finished(cell, str(data), work, console)
+        write_json(kept / f"{cell.name}.json", record)
+        shutil.rmtree(work)
+    records = [read_json(kept / f"{cell.name}.json") for cell in cells]
+    lines = comparison.page(records, config["budgets"])
+    (kept / f"{config['env']['name']}.md").write_text(lines, encoding="utf-8")
+    console.say(lines)
+    folder.finish(f"{len(cells)} cells, table in {kept / (config['env']['name'] + '.md')}")
+
+
+def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, Any]:
+    """The configuration of `jepa demo` that a cell is."""
+    known = choices("objective")
+    if objective not in (UNTRAINED, *known):
+        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {listed(known, 30)})")
+    name = UNTRAINED_AS if objective == UNTRAINED else objective
+    cell = {key: value for key, value in config.items() if key not in OWN}
+    cell |= {"objective": compose("demo", [f"objective={name}"]).config["objective"], "seed": seed, "videos": 0}
+    cell["planner"] = merged(cell["planner"], {"cost": {"view": config["dynamics"]["space"]}}, "planner")
+    if not cell["objective"]["actions"]:
+        cell["objective"] = merged(cell["objective"], {"metric": config["metric"]}, "metric")
+    cell = merged(cell, config["small"].get(name, {}), f"small.{name}")
+    if objective == UNTRAINED:
+        cell["pretrain"] = {**cell["pretrain"], "steps": 0}
+    return cell
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`base` with the values of `over` in their places, which must exist."""
+    made = dict(base)
+    for key, value in over.items():
+        if key not in made:
+            raise UsageError(f"'{where}.{key}' is no key (keys: {listed(made, 30)})")
+        made[key] = merged(made[key], value, f"{where}.{key}") if isinstance(value, Mapping) else value
+    return made
+
+
+def all_cells(config: dict[str, Any]) -> list[Cell]:
+    """All cells, steps of the equal-arithmetic budget worked out; the first trained objective sets that budget."""
+    flops = {name: step_flops(cell_config(config, name, 0)) for name in config["objectives"] if name != UNTRAINED}
+    reference = next(iter(flops.values()), 0.0)
+    cells = []
+    for seed in range(config["seed"], config["seed"] + config["seeds"]):
+        for name in config["objectives"]:
+            base = cell_config(config, name, seed)
+            per_step = flops.get(name, 0.0)
+            for budget in config["budgets"]:
+                same = name == UNTRAINED or per_step == reference
+                if same and budget != config["budgets"][0]:
+                    continue  # the same cell under both budgets
+                cell = base
+                if budget == "flops" and not same:
+                    steps = max(1, round(base["pretrain"]["steps"] * reference / per_step))
+                    cell = merged(base, {"pretrain": {"steps": steps}}, "pretrain")
+                cells.append(Cell(name, "both" if same else budget, seed, cell, per_step))
+    return cells
+
+
+def step_flops(config: dict[str, Any]) -> float:
+    """Floating-point operations of one training step of stage 1: matrix products and attention, forward and back."""
+    model, batch, trainer = pretraining({**config, "trainer": config["pretrain"]}, torch.device("cpu"))
+    optimizer = make_optimizer(model, trainer)
+    return flops_of(lambda: train_step(model, batch, optimizer, trainer, 0))
+
+
+def finished(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
+    """Run a cell in the folder `work`, going on where it stopped; returns its record."""
+    config, seconds = cell.config, {}
+    paths = {name: work / name for name in ("pretrain", "posttrain", "plan", "plan_own")}
+    for path in paths.values():
+        path.mkdir(parents=True, exist_ok=True)
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        made = call()
+        seconds[name] = round(time.perf_counter() - began, 1)
+        console.say(f"{name} [{duration(seconds[name])}]")
+        return made
+
+    stages = {name: {**config, "trainer": config[name]} for name in ("pretrain", "posttrain")}
+    timed("pretrain", lambda: pretrain_command.pretrain(stages["pretrain"], data, paths["pretrain"], console))
+    encoder = str(paths["pretrain"])
+    timed(
+        "posttrain",
+        lambda: posttrain_command.posttrain(stages["posttrain"], data, encoder, paths["posttrain"], console),
+    )
+    plan = timed("plan", lambda: plan_command.plan(config, data, str(paths["posttrain"]), paths["plan"], console))
+    record = {
+        "objective": cell.objective,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "task": config["env"]["name"],
+        "steps": config["pretrain"]["steps"],
+        "flops_per_step": cell.flops_per_step,
+        "space": config["dynamics"]["space"],
+        "pretrain": last_evaluation(paths["pretrain"]),
+        "posttrain": last_evaluation(paths["posttrain"]),
+        "plan": plan["methods"][MODEL_ROW],
+        "random": plan["methods"][RANDOM_ROW],
+        "thresholds": plan["thresholds"],
+        "unit": plan["unit"],
+    }
+    if model_kind(paths["pretrain"] / MODEL) == "dynamics":
+        own = timed("plan_own", lambda: plan_command.plan(config, data, encoder, paths["plan_own"], console))
+        record["plan_own"] = own["methods"][MODEL_ROW]
+    features = FeatureCache(open_reader(data, config["on_damaged"]))
+    features.path(tensors_hash(load_encoder(encoder)[0].state_dict()), config["dynamics"]["space"]).unlink()
+    record |= {"seconds": seconds, "commit": commit(), "versions": versions()}
+    return {**record, "key": cell.key, "config": identity(config, NO_PART)}
+
+
+def last_evaluation(folder: Path) -> dict[str, Any]:
+    """The numbers of the last evaluation on val in metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records: Sequence[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [record for record in records if record["kind"] == "val"][-1]
