@@ -61,6 +61,7 @@ COMMANDS = {
         Command("pretrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
         Command("posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
         Command("plan", free=("workers", "videos")),
+        Command("probe"),
         Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),
         Command("bench", word="what"),
         Command("demo", free=("workers", "videos")),

@@ -82,6 +82,35 @@ def horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) 
         save_png(figure, png_path)
 
 
+def landscape_png(
+    energy_XY: NDArray[np.floating[Any]],
+    offsets: NDArray[np.floating[Any]],
+    names: Sequence[str],
+    found: Mapping[str, Any],
+    png_path: Path | str,
+) -> None:
+    """Draw mean energy over offsets from the taken action, each moment's scaled to 0..1; the taken one is the cross.
+
+    names: of the two numbers of the action, x first; the same twice draws a curve.
+    """
+    with new_figure(1, 1, (5.2, 4.2)) as (figure, (axis,)):
+        steps = f"{found['steps']} model step{'s' if found['steps'] > 1 else ''} ahead"
+        axis.set_title(f"Energy around the taken action, {steps}")
+        axis.set_xlabel(f"{names[0]}, offset in half ranges")
+        if names[0] == names[1]:
+            axis.plot(offsets, energy_XY[:, 0], color=SERIES[0])
+            axis.axvline(0, color=MUTED, linewidth=1, linestyle="--")
+            axis.set_ylabel("energy, scaled to 0..1")
+        else:
+            image = axis.pcolormesh(offsets, offsets, energy_XY.T, shading="nearest", cmap="viridis")
+            axis.set_aspect("equal")
+            axis.plot(0, 0, "+", color=PAGE, ms=11, markeredgewidth=1.8)
+            axis.set_ylabel(f"{names[1]}, offset in half ranges")
+            axis.grid(visible=False)
+            figure.colorbar(image, ax=axis, label="energy, scaled to 0..1")
+        save_png(figure, png_path)
+
+
 def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
     """Success of every method with 95 % intervals, one panel a threshold: at any time filled, held hollow."""
     held_s = task.held_steps * task.control_step_s

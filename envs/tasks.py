@@ -52,6 +52,8 @@ class TaskSpec:
     frame_size: int = 64
     # (start truth [n, L], goal truth [n, L]) -> names [n] of kinds of goals that a table shows apart
     goal_kind: Callable[[ArrayLike, ArrayLike], NDArray[np.str_]] | None = field(default=None, repr=False)
+    # (truth [..., L], truth [..., L]) -> whether something solid [...] stands on the straight way between them
+    blocked: Callable[[ArrayLike, ArrayLike], NDArray[np.bool_]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sizes = len(self.action_low), len(self.action_high), len(self.action_names)
@@ -89,16 +91,28 @@ def two_rooms_distance(truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.flo
     straight line, clipped to the gap; and the distance is continuous in the doorway. Both arrays belong to
     one episode; the door is read from the first.
     """
-    a, b = np.broadcast_arrays(np.asarray(truth_a, np.float64), np.asarray(truth_b, np.float64))
+    a, b, crossing, other_room = _crossing(truth_a, truth_b)
     straight = np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1])
-    reach_a, reach_b = np.abs(a[..., 0]), np.abs(b[..., 0])
-    share = reach_a / np.maximum(reach_a + reach_b, 1e-12)
-    crossing = a[..., 1] + share * (b[..., 1] - a[..., 1])
     half_gap = DOOR_HALF_WIDTH_M - BALL_RADIUS_M
     crossing = np.clip(crossing, a[..., 4] - half_gap, a[..., 4] + half_gap)
-    through = np.hypot(reach_a, a[..., 1] - crossing) + np.hypot(reach_b, b[..., 1] - crossing)
-    other_room = (a[..., 0] < 0) != (b[..., 0] < 0)
+    through = np.hypot(a[..., 0], a[..., 1] - crossing) + np.hypot(b[..., 0], b[..., 1] - crossing)
     return np.where(other_room, through, straight)
+
+
+def two_rooms_blocked(truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.bool_]:
+    """Whether the straight way between two ball positions meets the wall, for truth arrays `[..., 5]`."""
+    a, _, crossing, other_room = _crossing(truth_a, truth_b)
+    return other_room & (np.abs(crossing - a[..., 4]) > DOOR_HALF_WIDTH_M - BALL_RADIUS_M)
+
+
+def _crossing(
+    truth_a: ArrayLike, truth_b: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Both places, where the straight line between them meets the wall (y, metres), and whether it does at all."""
+    a, b = np.broadcast_arrays(np.asarray(truth_a, np.float64), np.asarray(truth_b, np.float64))
+    reach_a, reach_b = np.abs(a[..., 0]), np.abs(b[..., 0])
+    share = reach_a / np.maximum(reach_a + reach_b, 1e-12)
+    return a, b, a[..., 1] + share * (b[..., 1] - a[..., 1]), (a[..., 0] < 0) != (b[..., 0] < 0)
 
 
 def reacher_probe_targets(truth: ArrayLike) -> NDArray[np.float64]:
@@ -161,6 +175,7 @@ TWO_ROOMS = TaskSpec(
     distance=two_rooms_distance,
     probe_targets=two_rooms_probe_targets,
     goal_kind=two_rooms_goal_kind,
+    blocked=two_rooms_blocked,
 )
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (REACHER, TWO_ROOMS)}

@@ -233,3 +233,54 @@ def test_a_goal_image_of_another_size_is_refused(work):
     agent = Agent(work / "runs/posttrain/model", device="cpu", overrides=("planner.samples=8", "planner.elites=2"))
     with pytest.raises(ValueError, match=r"\(1, 32, 32, 3\)"):
         agent.act(np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8))
+
+
+def test_probe_says_what_features_hold_and_what_the_dynamics_know(work):
+    words = (
+        "data=runs/collect/data",
+        "windows=40",
+        "readout.steps=3",
+        "readout.depth=2",
+        "landscape.cells=5",
+        "episodes=2",
+    )
+    inside("probe", "model=runs/posttrain/model", *words, "name=model", cwd=work)
+    results = json.loads((work / "runs/probe/model/results.json").read_text())
+    assert {"tokens, ridge", "tokens, linear", "tokens, attentive", "untrained tokens, ridge"} <= set(results["probes"])
+    assert set(results["probes"]["tokens, ridge"]["r2"]) == {"pose", "velocity"}
+    assert results["open_loop"]["copy"][0] > 0 and results["landscape"]["moments"] > 0
+    assert "jump" in results["surprise"]["told"] and results["surprise"]["shuffled_over_true"] > 0
+    assert (work / "runs/probe/model/landscape.png").stat().st_size > 5000
+    inside("probe", "model=runs/pretrain/encoder", *words, "readout.kinds=[ridge]", "name=encoder", cwd=work)
+    assert "surprise" not in json.loads((work / "runs/probe/encoder/results.json").read_text())
+
+
+def test_compare_fills_a_table_and_does_no_cell_twice(work):
+    small = (
+        "trainer@pretrain=debug",
+        "trainer@posttrain=debug",
+        "pretrain.steps=2",
+        "posttrain.steps=2",
+        "encoder=tiny",
+    )
+    data = ("data=debug", "data.frames=30", "data.episodes=12", "protocol.episodes=1", *SEARCH)
+    words = ("compare", *small, *data, "cells=cells", "name=table")
+    inside(*words, "objectives=[future]", "budgets=[steps]", cwd=work)
+    cells = list((work / "cells").glob("*.json"))
+    assert len(cells) == 1
+    before = cells[0].read_bytes()
+    inside(*words, "objectives=[future,untrained,lewm]", "budgets=[steps,flops]", cwd=work)
+    names = {path.name.rsplit("-", 1)[0] for path in (work / "cells").glob("*.json")}
+    assert names == {
+        "reacher-future-both-seed0",
+        "reacher-untrained-both-seed0",
+        "reacher-lewm-steps-seed0",
+        "reacher-lewm-flops-seed0",
+    }
+    assert cells[0].read_bytes() == before
+    page = (work / "cells/reacher.md").read_text()
+    assert page.count("`future`") == page.count("`lewm`") == page.count("`untrained`") == 2
+    lewm = {b: json.loads(next((work / "cells").glob(f"*lewm-{b}*")).read_text()) for b in ("steps", "flops")}
+    future = json.loads(cells[0].read_text())
+    assert lewm["steps"]["steps"] == future["steps"] == 2 and "plan_own" in lewm["steps"]
+    assert lewm["flops"]["steps"] == max(1, round(2 * future["flops_per_step"] / lewm["flops"]["flops_per_step"]))

@@ -71,7 +71,7 @@ def compact(features_ND: Tensor) -> Tensor:
     return directions * power.clamp_min(0).sqrt()
 
 
-def _ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
+def ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
     """Weights [D + 1, P] of a ridge regression; strength is relative to the mean feature power."""
     gram = features.T @ features
     ridge = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
@@ -96,7 +96,7 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
         error = (x[rows] @ weights - y[rows]).square().mean(0)
         return (1 - error / y[rows].var(0, unbiased=False).clamp_min(1e-12)).mean().item()
 
-    candidates = [_ridge(x[fit], y[fit], strength) for strength in RIDGE_STRENGTHS]
+    candidates = [ridge(x[fit], y[fit], strength) for strength in RIDGE_STRENGTHS]
     return r2(max(candidates, key=lambda weights: r2(weights, choose)), report)
 
 

@@ -10,6 +10,7 @@ from envs.tasks import (
     DOOR_HALF_WIDTH_M,
     TASKS,
     reacher_distance,
+    two_rooms_blocked,
     two_rooms_distance,
     wrap_angle,
 )
@@ -77,3 +78,13 @@ def test_a_specification_is_consistent(name: str) -> None:
     assert task.distance_bins[0] == task.min_goal_distance
     assert list(task.distance_bins) == sorted(task.distance_bins)
     assert [task.truth_names[i] for i in task.proprio_index] == list(task.proprio_names)
+
+
+def test_a_way_is_blocked_where_the_path_is_longer_than_the_straight_line():
+    rng = np.random.default_rng(5)
+    a, b = rng.uniform(-0.9, 0.9, (2, 2000, 5))
+    b[:, 4] = a[:, 4]
+    straight = np.hypot(a[:, 0] - b[:, 0], a[:, 1] - b[:, 1])
+    blocked = two_rooms_blocked(a, b)
+    np.testing.assert_array_equal(blocked, two_rooms_distance(a, b) > straight + 1e-9)
+    assert 0.05 < blocked.mean() < 0.95

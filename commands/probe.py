@@ -1,0 +1,210 @@
+"""`jepa probe`: what the frozen features of a model hold, and what its dynamics know.
+
+Probes read the true state from features: fitted on `train`, chosen on `val`, reported on `eval`. With dynamics, also
+the open-loop error by horizon, the energy landscape around recorded actions, and how far the model tells what happened
+from what could not have. Nothing here trains or renders.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import envs
+from commands import moments as recorded
+from commands.config import build
+from commands.console import Console, table
+from commands.errors import UsageError
+from commands.models import check_actions, check_frames, load_dynamics, load_encoder, model_folder, open_reader
+from commands.moments import EnergyConfig
+from commands.plots import horizon_curves, landscape_png
+from commands.registry import device as torch_device
+from commands.runs import RunFolder, write_json
+from data.windows import Windows
+from world_model.checkpoint import model_kind
+from world_model.dynamics import LatentDynamics
+from world_model.encoder import VideoEncoder
+from world_model.readout import ReadoutConfig, Samples, read
+
+ENCODE_CHUNK = 64  # windows encoded at once
+SPLITS = {"train": "train", "val": "val", "test": "eval"}
+
+
+def check(config: dict[str, Any]) -> None:
+    """What can be known before a folder is made."""
+    build(ReadoutConfig, config["readout"], "readout")
+    build(EnergyConfig, config["landscape"], "landscape")
+    if config["frames"] < 1 or config["windows"] < 4 or config["episodes"] < 2:
+        raise UsageError("frames must be at least 1, windows at least 4 and episodes at least 2")
+
+
+def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+    """Ask everything the model can answer; results.json and plots."""
+    device = torch.device(torch_device(config["device"]))
+    reader = open_reader(config["data"], config["on_damaged"])
+    dynamics: LatentDynamics | None = None
+    if model_kind(model_folder(config["model"])) == "dynamics":
+        dynamics, about = load_dynamics(config["model"], device)
+        encoder = dynamics.encoder
+        check_actions(dynamics.actions, reader.info, str(config["data"]))
+    else:
+        encoder, about = load_encoder(config["model"])
+        encoder.to(device)
+    check_frames(encoder, reader.info, str(config["data"]))
+    results: dict[str, Any] = {
+        "model": {"folder": str(config["model"]), **about},
+        "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
+        "probes": probes(config, encoder, reader, console),
+    }
+    if dynamics is not None:
+        results |= knowledge(config, dynamics, reader, folder.path)
+        console.say(_knowledge_table(results))
+    write_json(folder / "results.json", results)
+    folder.finish(_headline(results))
+    console.say(f"results: {folder / 'results.json'}")
+
+
+# -- what features hold --------------------------------------------------------------------------------------------
+
+
+def probes(config: dict[str, Any], encoder: VideoEncoder, reader: Any, console: Console) -> dict[str, Any]:
+    """R2 of every group of true quantities: from tokens by every kind of readout, and by ridge from the pooled
+    embedding and from an untrained encoder's tokens."""
+    readout = build(ReadoutConfig, config["readout"], "readout")
+    device = encoder.pixel_mean.device
+    windows = {part: _windows(config, reader, split, part) for part, split in SPLITS.items()}
+    values = {part: _targets(reader, batch) for part, batch in windows.items()}
+    groups = next(iter(values.values()))[0]
+
+    def samples(encode: Any) -> dict[str, Samples]:
+        return {
+            part: Samples(_encoded(encode, batch["pixels"], device), values[part][1]) for part, batch in windows.items()
+        }
+
+    def ask(name: str, encode: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
+        with console.progress(f"probe {name}", 1, "feature sets") as progress:
+            found = read(samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config["seed"], device)
+            progress.advance()
+        return found
+
+    found = {"tokens": ask("tokens", partial(_tokens, encoder), readout.kinds)}
+    if encoder.pool is not None:
+        found["embedding"] = ask("embedding", partial(_embedding, encoder), ("ridge",))
+    if not encoder.config.timm:
+        found["untrained tokens"] = ask("untrained tokens", partial(_tokens, _untrained(encoder)), ("ridge",))
+    rows = {}
+    for features, kinds in found.items():
+        for kind, made in kinds.items():
+            r2 = {group: float(np.mean([made["r2"][i] for i in places])) for group, places in groups.items()}
+            rows[f"{features}, {kind}"] = {"r2": r2, "val": made["val"], "chosen": made["chosen"]}
+    head = ["R2 on eval", *groups]
+    console.say(table([[name, *(f"{v:.3f}" for v in row["r2"].values())] for name, row in rows.items()], head))
+    return rows
+
+
+def _windows(config: dict[str, Any], reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
+    """Random windows of a split: `pixels` [n, T, H, W, C], `truth` [n, T, L] and their `episode` [n]."""
+    skip = recorded.frame_skip(reader)
+    windows = Windows(reader, split, config["frames"], skip, ("pixels", "truth"))
+    count = min(len(windows), config["windows"] if part == "train" else math.ceil(config["windows"] / 4))
+    rng = np.random.default_rng([config["seed"], list(SPLITS).index(part)])
+    return windows.gather(np.sort(rng.choice(len(windows), count, replace=False)))
+
+
+def _targets(reader: Any, batch: dict[str, np.ndarray]) -> tuple[dict[str, list[int]], Tensor]:
+    """Groups of places among the values, and the values [n, P] at each window's last frame: the pose as the task has it
+    read (or all that is true, where the task is unknown), velocities, and what differs between episodes."""
+    truth, info, task = batch["truth"][:, -1], reader.info, envs.TASKS.get(reader.info.env_id)
+    parts = {"pose": truth if task is None else task.probe_targets(truth)}
+    rates = [i for i, unit in enumerate(info.truth_units) if unit.endswith("/s")]
+    if rates and task is not None:
+        parts["velocity"] = truth[:, rates]
+    factors = [reader.factors(int(episode)) for episode in batch["episode"]]
+    for column in info.factors:
+        parts[column.name] = np.stack([np.ravel(one[column.name]) for one in factors])
+    ends = np.cumsum([part.shape[1] for part in parts.values()])
+    places = {
+        name: list(range(end - part.shape[1], end)) for (name, part), end in zip(parts.items(), ends, strict=True)
+    }
+    return places, torch.from_numpy(np.concatenate(list(parts.values()), 1)).float()
+
+
+@torch.no_grad()
+def _encoded(encode: Any, frames: np.ndarray, device: torch.device) -> Tensor:
+    """Features [n, T, N, D] of windows, bfloat16 on the CPU."""
+    chunks = torch.from_numpy(frames).split(ENCODE_CHUNK)
+    return torch.cat([encode(chunk.to(device)).bfloat16().cpu() for chunk in chunks])
+
+
+def _tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
+    tokens = encoder.encode_frames(frames_BTHWC)
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
+def _embedding(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
+    return encoder.pooled(encoder.encode_frames(frames_BTHWC)).unsqueeze(2)
+
+
+def _untrained(encoder: VideoEncoder) -> VideoEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = VideoEncoder(encoder.config)
+    made.set_pixel_statistics(encoder.pixel_mean.cpu(), encoder.pixel_std.cpu())
+    return made.to(encoder.pixel_mean.device).eval()
+
+
+# -- what dynamics know --------------------------------------------------------------------------------------------
+
+
+def knowledge(config: dict[str, Any], dynamics: LatentDynamics, reader: Any, folder: Path) -> dict[str, Any]:
+    """Open-loop errors, the energy landscape, and what the model tells apart, all on eval; plots into `folder`."""
+    episodes = reader.episodes("eval")[: config["episodes"]]
+    options = build(EnergyConfig, config["landscape"], "landscape")
+    errors = recorded.open_loop(dynamics, reader, episodes)
+    horizon_curves(errors, folder / "open_loop.png")
+    found, mean_energy, offsets = recorded.landscape(dynamics, reader, episodes, options)
+    landscape_png(
+        mean_energy, offsets, [reader.info.action_names[axis] for axis in options.axes], found, folder / "landscape.png"
+    )
+    return {
+        "open_loop": errors,
+        "landscape": found,
+        "surprise": recorded.surprise(dynamics, reader, episodes, config["seed"]),
+    }
+
+
+def _knowledge_table(results: dict[str, Any]) -> str:
+    errors, found, surprise = results["open_loop"], results["landscape"], results["surprise"]
+    ratio = [made / max(copy, 1e-12) for made, copy in zip(errors["predicted"], errors["copy"], strict=True)]
+    rows = [
+        ["open-loop error over copying, 1 step", f"{ratio[0]:.3f}", "1"],
+        [f"the same, {len(ratio)} steps", f"{ratio[-1]:.3f}", "1"],
+        [
+            "landscape: least energy is off the taken action by",
+            f"{found['argmin_error']:.3f}",
+            f"{found['chance']:.3f}",
+        ],
+        ["energy under shuffled actions, over the taken ones", f"{surprise['shuffled_over_true']:.2f}", "1"],
+    ]
+    rows += [
+        [f"told from what happened: {name}", f"{one['share']:.1%}", "50.0%"] for name, one in surprise["told"].items()
+    ]
+    return table(rows, ["on eval", "", "chance"])
+
+
+def _headline(results: dict[str, Any]) -> str:
+    line = ", ".join(
+        f"{group} {value:.2f}"
+        for group, value in max(
+            (row["r2"] for row in results["probes"].values()), key=lambda r2: sum(r2.values())
+        ).items()
+    )
+    return f"best probe R2 on eval: {line}"
