@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,18 @@ import torch
 
 import envs
 from commands import posttrain, pretrain, registry
+from commands.bench_official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
 from commands.plan import flops_of, planner_parts
 from commands.runs import RunFolder, write_json
 from envs.render_bench import bench_render
+from world_model import masking
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.posttrain import PosttrainModel
 from world_model.pretrain import PretrainModel
-from world_model.training import keep_freed_memory, make_optimizer, train_step
+from world_model.training import keep_freed_memory, make_optimizer, resolved_precision, train_step
 
 NUM_ENVIRONMENTS = 50
 Row = dict[str, Any]
@@ -71,10 +74,10 @@ def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
     return float(np.median(times))
 
 
-def peak_flops(device: torch.device, budget_s: float) -> float:
-    """Measured FLOP/s of a large fp32 matrix product."""
+def peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> float:
+    """Measured FLOP/s of a large matrix product."""
     size = 4096 if device.type == "cuda" else 1536
-    a = torch.randn(size, size, device=device)
+    a = torch.randn(size, size, device=device).to(dtype)
     return 2 * size**3 / seconds_per_call(lambda _: a @ a, min(1.0, budget_s))
 
 
@@ -130,10 +133,42 @@ def pretraining(config: dict[str, Any], device: torch.device) -> tuple[PretrainM
 
 
 def stage1(config: dict[str, Any]) -> list[Row]:
-    """A step of stage 1."""
+    """A step of stage 1; with `official`, beside that of the official code."""
     device = torch.device(registry.device(config["device"]))
     model, batch, trainer = pretraining(config, device)
-    return _training_rows(model, batch, trainer, device, config["seconds"])
+    rows = _training_rows(model, batch, trainer, device, config["seconds"])
+    return rows if config["official"] is None else rows + _beside_official(config, model, batch, trainer)
+
+
+def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
+    objective, encoder = model.objective, model.encoder
+    if objective.context != "masked" or objective.space != "tokens" or objective.target != "features":
+        raise UsageError("official= measures V-JEPA 2's step: give objective=vjepa2")
+    official = OfficialStep(
+        Path(config["official"]), encoder.config, objective, trainer, encoder.normalise(batch["pixels"])
+    )
+    optimizer, clips = make_optimizer(model, trainer), len(batch["pixels"])
+    grid = encoder.clip_grid(encoder.normalise(batch["pixels"]))
+
+    def ours(number: int) -> int:
+        loss, _ = train_step(model, batch, optimizer, trainer, number)
+        loss.item()
+        masks = [
+            masking.sample(mask, clips, grid, (config["seed"], number, i)) for i, mask in enumerate(objective.masks)
+        ]
+        return clips * sum(m.context_BM.shape[1] + sum(t.shape[1] for t in m.targets_BP) for m in masks)
+
+    found = side_by_side(official, ours, clips, 5 * config["seconds"])
+    ratio = found["ours"]["tokens_s"] / found["official"]["tokens_s"]
+    return [
+        {
+            "what": f"trained tokens, {name}",
+            "value": one["tokens_s"],
+            "unit": "tokens/s",
+            "limit": f"{one['clips_s']:.2f} clips/s" + (f", ratio {ratio:.2f}" if name == "ours" else ""),
+        }
+        for name, one in found.items()
+    ]
 
 
 def stage2(config: dict[str, Any]) -> list[Row]:
@@ -197,18 +232,19 @@ def _training_rows(
         train_step(model, batch, optimizer, trainer, number)
 
     seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
+    precision = resolved_precision(device, trainer.precision)
     return [
         {
-            "what": f"training step, batch {trainer.batch_size}",
-            "value": 1 / seconds,
-            "unit": "steps/s",
-            "limit": _share(flops / seconds, device, budget_s),
+            "what": f"training step, batch {trainer.batch_size}, {precision}",
+            "value": trainer.batch_size / seconds,
+            "unit": "clips/s",
+            "limit": _share(flops / seconds, device, budget_s, precision),
         }
     ]
 
 
-def _share(achieved: float, device: torch.device, budget_s: float) -> str:
-    peak = peak_flops(device, budget_s)
+def _share(achieved: float, device: torch.device, budget_s: float, precision: str = "fp32") -> str:
+    peak = peak_flops(device, budget_s, torch.bfloat16 if precision == "bf16" else torch.float32)
     return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
 
 

@@ -20,7 +20,7 @@ from envs.tasks import TaskSpec
 from world_model import probes
 from world_model.encoder import VideoEncoder
 from world_model.objectives import constant_predictor_loss, regression
-from world_model.pretrain import PretrainModel, embed_frames, fit_summary
+from world_model.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
 NUM_FRAMES = 768
@@ -64,11 +64,7 @@ class PretrainMonitor:
         embedding under the objective's metric; losses on val batches."""
         self.model.eval()
         encoder = self.model.trained_encoder
-        fit_summary(encoder, self.clips)
-        metric = self.model.metric(clip.to(self.device) for clip in self.clips)
-        features, embedded = self._features(encoder), self._embedded(encoder)
-        if metric is not None:
-            embedded = (embedded - metric[0].float()) @ metric[1].float()
+        features, embedded = self._features(encoder), self._measured(encoder)
         return {
             **self._losses(step),
             **probes.spread(features),
@@ -92,8 +88,15 @@ class PretrainMonitor:
 
     @torch.no_grad()
     def _embedded(self, encoder: VideoEncoder) -> Tensor:
-        """Pooled embeddings [N, D]: where plans measure distance."""
+        """Pooled embeddings [N, D]."""
         return embed_frames(encoder, self.frames[None].to(self.device))[0].float().cpu()
+
+    def _measured(self, encoder: VideoEncoder) -> Tensor:
+        """Pooled embeddings [N, D] under the objective's metric: where plans measure distance."""
+        fit_summary(encoder, self.clips)
+        metric = fit_metric(encoder, self.model.objective.metric, (clip.to(self.device) for clip in self.clips))
+        embedded = self._embedded(encoder)
+        return embedded if metric is None else (embedded - metric[0].float()) @ metric[1].float()
 
     def _judge(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
         """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every
@@ -113,17 +116,16 @@ class PretrainMonitor:
         return torch.from_numpy(np.asarray(self.task.distance(a.numpy(), b.numpy())))
 
     def _references(self) -> dict[str, float]:
-        """The same probe and near rank for raw pixels and for an encoder that was never trained."""
+        """The same for raw pixels and for an encoder that was never trained, under a metric of its own."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.model.seed + 1)
             untrained = VideoEncoder(self.model.encoder.config)
         untrained.set_pixel_statistics(self.model.encoder.pixel_mean.cpu(), self.model.encoder.pixel_std.cpu())
         untrained.to(self.device).eval()
-        fit_summary(untrained, self.clips)
         pixels = self.frames.flatten(1).float() / 255
         return {
             **self._judge(pixels, pixels, "_pixels"),
-            **self._judge(self._features(untrained), self._embedded(untrained), "_random"),
+            **self._judge(self._features(untrained), self._measured(untrained), "_random"),
         }
 
     @torch.no_grad()

@@ -263,7 +263,7 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
         "posttrain.steps=2",
         "encoder=tiny",
     )
-    data = ("data=debug", "data.frames=30", "data.episodes=12", "protocol.episodes=1", *SEARCH)
+    data = ("data=debug", "data.frames=30", "data.episodes=12", "protocol.episodes=1", "protocol.budget=3", *SEARCH)
     words = ("compare", *small, *data, "cells=cells", "name=table")
     inside(*words, "objectives=[future]", "budgets=[steps]", cwd=work)
     cells = list((work / "cells").glob("*.json"))

@@ -20,7 +20,7 @@ from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, PrincipalPool, VideoEncoder, even_levels
 from world_model.layers import gather_tokens
 from world_model.masking import Masks
-from world_model.metric import metric_map, slow_modes
+from world_model.metric import MetricConfig, metric_map, slow_modes
 from world_model.objectives import (
     ObjectiveConfig,
     anti_collapse,
@@ -141,15 +141,8 @@ class PretrainModel(nn.Module):
         return self.teacher if self.teacher is not None else self.encoder  # type: ignore[return-value]
 
     def metric(self, episodes: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Mean [D] and matrix [D, D] of the objective's metric, fitted on consecutive frames [T, H, W, C] of whole
-        episodes; None where the objective has none."""
-        config = self.objective.metric
-        if config.kind == "none":
-            return None
-        encoder = self.trained_encoder.eval()
-        with torch.no_grad():
-            modes = slow_modes([embed_frames(encoder, frames[None])[0] for frames in episodes], config.lag)
-        return modes.mean_D, metric_map(modes, config)
+        """The objective's metric of the encoder to keep: see `fit_metric`."""
+        return fit_metric(self.trained_encoder, self.objective.metric, episodes)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where it is asked for."""
@@ -307,6 +300,17 @@ class PretrainModel(nn.Module):
         made = self.encoder.transform(tokens, self.encoder.rotary(places))[-1]
         regularised = made.mean(1) if self.objective.terms.on == "pooled" else made.flatten(0, 1)
         return Prediction([made[:, :-1]], [tokens[:, 1:].detach()], regularised)
+
+
+@torch.no_grad()
+def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Mean [D] and matrix [D, D] of a metric of the pooled embedding, fitted on consecutive frames [T, H, W, C] of whole
+    episodes; None for kind `none`."""
+    if config.kind == "none":
+        return None
+    encoder.eval()
+    modes = slow_modes([embed_frames(encoder, frames[None])[0] for frames in episodes], config.lag)
+    return modes.mean_D, metric_map(modes, config)
 
 
 @torch.no_grad()

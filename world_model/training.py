@@ -96,10 +96,16 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """The autocast context of a precision; `auto` means bf16 on CUDA and on CPUs with bf16 matrix instructions."""
+    """The autocast context of a precision."""
+    in_bf16 = resolved_precision(device, precision) == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if in_bf16 else nullcontext()
+
+
+def resolved_precision(device: torch.device, precision: str) -> str:
+    """fp32 or bf16; `auto` means bf16 on CUDA and on CPUs with bf16 matrix instructions."""
     if precision == "auto":
-        precision = "bf16" if _gains_by_bf16(device) else "fp32"
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+        return "bf16" if _gains_by_bf16(device) else "fp32"
+    return precision
 
 
 def _gains_by_bf16(device: torch.device) -> bool:

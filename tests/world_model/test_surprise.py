@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.world_model.small import dynamics, frames
 
+from tests.world_model.small import dynamics, frames
 from world_model.surprise import Moments, energies, landscape, told_apart
 
 
