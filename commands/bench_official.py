@@ -26,6 +26,14 @@ from world_model.encoder import EncoderConfig
 from world_model.objectives import ObjectiveConfig
 from world_model.training import TrainerConfig, autocast
 
+MODULES = (
+    "models.vision_transformer",
+    "models.predictor",
+    "masks.utils",
+    "masks.multiseq_multiblock3d",
+    "utils.wrappers",
+)
+
 
 class OfficialStep:
     """Encoder, predictor, EMA teacher, masks and optimiser of the clone at `folder`; call with a step's number."""
@@ -122,16 +130,9 @@ def official_modules(folder: Path) -> dict[str, Any]:
     """The modules of the clone that a training step needs; UsageError where it is no clone of that code."""
     if not (folder / "src" / "models" / "vision_transformer.py").exists():
         raise UsageError(f"official={folder} is no clone of github.com/facebookresearch/vjepa2 (no src/models there)")
-    names = (
-        "models.vision_transformer",
-        "models.predictor",
-        "masks.utils",
-        "masks.multiseq_multiblock3d",
-        "utils.wrappers",
-    )
     sys.path.insert(0, str(folder))
     try:
-        return {name: importlib.import_module(f"src.{name}") for name in (*models, *masks, "utils.wrappers")}
+        return {name: importlib.import_module(f"src.{name}") for name in MODULES}
     finally:
         sys.path.remove(str(folder))
 

@@ -304,8 +304,8 @@ class PretrainModel(nn.Module):
 
 @torch.no_grad()
 def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Mean [D] and matrix [D, D] of a metric of the pooled embedding, fitted on consecutive frames [T, H, W, C] of whole
-    episodes; None for kind `none`."""
+    """Mean [D] and matrix [D, D] of a metric of the pooled embedding, fitted on consecutive frames [T, H, W, C] of
+    whole episodes; None for kind `none`."""
     if config.kind == "none":
         return None
     encoder.eval()
