@@ -47,6 +47,29 @@ def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapp
         save_png(figure, png_path)
 
 
+def sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: Mapping[str, str]) -> None:
+    """Draw evaluations of several metrics.jsonl over each other, one panel a title, one line a run.
+
+    runs: {label: metrics.jsonl}; curves: {title: metric key}. Spread and rank differ by powers of ten where features
+    collapse, so panels of values above zero are logarithmic.
+    """
+    found = {label: [row for row in read_metrics(path) if row.get("kind") == "val"] for label, path in runs.items()}
+    with new_figure(len(curves), 1, (3.4, 2.7)) as (figure, axes):
+        for axis, (title, key) in zip(axes, curves.items(), strict=True):
+            for number, (label, rows) in enumerate(found.items()):
+                known = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+                if known:
+                    steps, values = np.array(known, float).T
+                    axis.plot(steps, values, "-", color=colour(number), marker=marker(number), ms=3.5, label=label)
+            axis.set_title(title)
+            axis.set_xlabel("training steps")
+            drawn = np.concatenate([line.get_ydata() for line in axis.lines] or [np.zeros(1)])
+            if (drawn > 0).all():
+                axis.set_yscale("log")
+        axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=max(1, len(runs)))
+        save_png(figure, png_path)
+
+
 def horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) -> None:
     """Draw open-loop error at model steps 1..K ahead: `predicted` beside `copy`, that of the last seen frame.
 

@@ -1,5 +1,6 @@
-"""Runs that differ in their seed alone, as one result: successes and episodes of all of them added up.
+"""What a sweep says when all its runs are done: evaluations pooled over seeds, trainings drawn over each other.
 
+Evaluations that differ in their seed alone become one result, successes and episodes of all of them added up.
 A rate over the pool of n training seeds x m episodes carries the interval of n * m episodes (Wilson); what the seeds
 give one by one stands beside it, since the pool's interval does not show how far training runs differ.
 """
@@ -15,26 +16,48 @@ from typing import Any
 from commands.config import Composed
 from commands.console import Console, table
 from commands.evaluation import wilson
+from commands.plots import sweep_curves
 from commands.runs import identity, read_json, write_json
 
 RESULTS = "results.json"
+METRICS = "metrics.jsonl"
+CURVES = {
+    "prediction loss on val": "prediction",
+    "spread of features": "feature_std",
+    "effective rank": "effective_rank",
+    "near rank": "near_rank",
+}
 
 
 def report(folders: Mapping[Path, Composed], free: Sequence[str], console: Console) -> None:
-    """Pool the finished runs of a sweep that differ in `seed` alone, if they are evaluations: prints a table, and
-    writes `pool-HASH.json` beside their folders, HASH that of what they share."""
+    """Pool what can be pooled (tables, and `pool-HASH.json` beside the folders), and draw training curves of several
+    runs into one `sweep-HASH.png`; HASH is that of what is joined."""
+    _pool_seeds(folders, free, console)
+    trained = [path for path in folders if (path / METRICS).exists()]
+    if len(trained) > 1:
+        target = trained[0].parent / f"sweep-{_hash(sorted(path.name for path in trained))}.png"
+        sweep_curves({path.name: path / METRICS for path in trained}, target, CURVES)
+        console.say(f"training curves of {len(trained)} runs: {target}")
+
+
+def _pool_seeds(folders: Mapping[Path, Composed], free: Sequence[str], console: Console) -> None:
+    """Pool the finished evaluations that differ in `seed` alone."""
     alike: dict[str, list[Path]] = {}
     for path, composed in folders.items():
-        shared = json.dumps(identity(composed.config, (*free, "seed")), sort_keys=True)
         if (path / RESULTS).exists():
-            alike.setdefault(hashlib.sha256(shared.encode()).hexdigest()[:8], []).append(path)
+            alike.setdefault(_hash(identity(composed.config, (*free, "seed"))), []).append(path)
     for key, paths in alike.items():
-        if len(paths) < 2:
+        results = [read_json(path / RESULTS) for path in paths]
+        if len(paths) < 2 or any("methods" not in result for result in results):
             continue
-        pooled = {"runs": [path.name for path in paths], **pool([read_json(path / RESULTS) for path in paths])}
+        pooled = {"runs": [path.name for path in paths], **pool(results)}
         target = paths[0].parent / f"pool-{key}.json"
         write_json(target, pooled)
         console.say(f"{pooled['task']}: {len(paths)} runs pooled, in {target}\n{_table(pooled)}")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def pool(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

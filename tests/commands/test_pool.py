@@ -63,3 +63,17 @@ def test_only_finished_runs_that_differ_in_seed_alone_are_pooled(tmp_path: Path)
     assert pooled["runs"] == ["seed=0", "seed=1"]
     assert pooled["methods"]["model"]["episodes"] == 8
     assert "25.0%" in out.getvalue()
+
+
+def test_training_curves_of_a_sweep_are_drawn_over_each_other(tmp_path: Path):
+    folders = {}
+    for word, spread in (("objective=collapse", 1e-3), ("objective=vjepa2", 0.9)):
+        path = tmp_path / word.partition("=")[2]
+        path.mkdir()
+        rows = [{"kind": "val", "step": step, "feature_std": spread, "prediction": 0.1} for step in (0, 10)]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        folders[path] = compose("pretrain", [word, "data=x"])
+    out = io.StringIO()
+    report(folders, (), Console(out))
+    (drawn,) = tmp_path.glob("sweep-*.png")
+    assert drawn.stat().st_size > 5000 and drawn.name in out.getvalue()
