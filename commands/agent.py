@@ -34,8 +34,11 @@ class Agent:
         """Forget past frames and the plan: call it when the robot was moved by hand or an episode ends."""
         self._goal = None
 
-    def act(self, frame: NDArray[np.uint8], goal_image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The next action [A] in environment units, for the camera's frame and the goal, both uint8 [H, W, 3].
+    def act(
+        self, frame: NDArray[np.uint8], goal_image: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """The next action [A] in environment units, for the camera's frame and the goal, both uint8 [H, W, 3], and the
+        robot's state [Q] where the model was trained with it.
 
         Past frames and actions since the last reset are remembered; another goal image starts afresh. ValueError for an
         image of another size or type than the model was trained on.
@@ -44,4 +47,5 @@ class Agent:
         if self._goal is None or not np.array_equal(self._goal, goal):
             self.mpc.reset(goal[None], [self.seed])
             self._goal = goal.copy()
-        return np.asarray(self.mpc.act(np.asarray(frame)[None])[0])
+        felt = None if proprio is None else np.asarray(proprio)[None]
+        return np.asarray(self.mpc.act(np.asarray(frame)[None], felt)[0])

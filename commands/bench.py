@@ -182,6 +182,7 @@ def stage2(config: dict[str, Any]) -> list[Row]:
             size, model.window, dynamics.grid[0] * dynamics.grid[1], len(dynamics.feature_mean), device=device
         ),
         "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device),
+        "proprio": torch.zeros(size, model.window, dynamics.config.proprio_dim, device=device),
     }
     if dynamics.pixel_head is not None:
         batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
@@ -197,10 +198,11 @@ def plan(config: dict[str, Any]) -> list[Row]:
     )
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
     valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
+    felt = torch.zeros(*frames.shape[:2], dynamics.config.proprio_dim, device=device)
 
     def once(number: int) -> Any:
         with torch.no_grad():
-            context, goal = dynamics.observe(frames, past, valid), dynamics.encode_goal(frames[:, 0])
+            context, goal = dynamics.observe(frames, past, valid, felt), dynamics.encode_goal(frames[:, 0])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
     seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))
@@ -251,7 +253,7 @@ def _share(achieved: float, device: torch.device, budget_s: float, precision: st
 def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
     encoder, _, _ = pretrain.configs(config)
     task = envs.TASKS[config["env"]["name"]]
-    shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]})
+    shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]}, len(task.proprio_names))
     actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"] or task.frame_skip)
     return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)
 

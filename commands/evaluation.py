@@ -160,8 +160,8 @@ class Policy(Protocol):
         """Begin one episode in every environment."""
         ...
 
-    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Actions [B, A] for the current frames [B, H, W, C]."""
+    def act(self, frames: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Actions [B, A] for the current frames [B, H, W, C], and what the body feels [B, Q] where that is shown."""
         ...
 
 
@@ -204,7 +204,7 @@ def run_episodes(
         for step in range(budget):
             if oracle is not None:
                 oracle(batch.get_states(), cases.goal_states)
-            action = policy.act(observation["pixels"])
+            action = policy.act(observation["pixels"], observation.get("proprio"))
             observation, _, _, _, info = batch.step(action)
             distances.append(info["distance"].copy())
             actions.append(np.array(action))
@@ -284,7 +284,7 @@ class RandomPolicy:
     def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
         self.rngs = [np.random.default_rng([seed, 3]) for seed in seeds]
 
-    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def act(self, frames: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         return np.stack([rng.uniform(self.low, self.high) for rng in self.rngs]).astype(np.float32)
 
 
@@ -297,5 +297,5 @@ class ZeroPolicy:
     def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
         self.count = len(seeds)
 
-    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def act(self, frames: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         return np.repeat(self.action[None], self.count, 0)

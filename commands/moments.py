@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import envs
+from commands.posttrain import recorded_proprio
 from envs.tasks import TaskSpec
 from world_model import surprise as energy
 from world_model.dynamics import LatentDynamics
@@ -95,6 +96,7 @@ def moments(dynamics: LatentDynamics, reader: Any, where: Place) -> Moments:
         blocks(past[:, 0], history - 1),
         blocks(row, steps // skip),
         frames(reader, where.episode, where.after).to(device),
+        None if dynamics.states is None else torch.from_numpy(recorded_proprio(reader)[past]).to(device),
     )
 
 
@@ -110,6 +112,7 @@ def open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int]) ->
     where = places(dynamics, reader, episodes, dynamics.config.horizon)
     ahead = np.arange(1 - history, 1 + model.config.rollout_steps) * skip
     rows = (reader.first_row(where.episode) + where.last)[:, None] + ahead
+    felt = None if dynamics.states is None else recorded_proprio(reader)
     sums: dict[str, np.ndarray] = {}
     for chunk in np.array_split(rows, -(-len(rows) // energy.MOMENTS_PER_CHUNK)):
         pixels = torch.from_numpy(reader.gather("pixels", chunk)).to(dynamics.action_mid.device)
@@ -119,6 +122,8 @@ def open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int]) ->
             "features": dynamics.encode(pixels),
             "action": torch.from_numpy(actions.reshape(len(chunk), model.window - 1, -1)).to(pixels.device),
         }
+        if felt is not None:
+            batch["proprio"] = torch.from_numpy(felt[chunk]).to(pixels.device)
         for name, values in model.error_by_horizon(batch).items():
             sums[name] = sums.get(name, np.zeros(len(values))) + len(chunk) * np.array(values)
     return {name: (total / len(rows)).tolist() for name, total in sums.items()}

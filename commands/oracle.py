@@ -124,7 +124,7 @@ class OraclePolicy:
         self.pending = (goal_frames, seeds)
         self.started = False
 
-    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def act(self, frames: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         if not self.started:
             self.mpc.reset(*self.pending)  # the goal's truth is known only once the states have been handed in
             self.started = True

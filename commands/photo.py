@@ -67,7 +67,8 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
     model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
     assert budget is not None
     photo = read_photo(config["goal"], model.spec.frame_hw)
-    make = partial(VectorGoalEnv, task.name, num_workers=0, **setting.about["env_kwargs"])
+    felt = {} if model.spec.proprio == "none" else {"proprio": True}
+    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **felt})
     view = config["planner"]["cost"]["view"]
     runs: dict[str, Rollouts] = {}
     for name, method in (("model", policy), ("random", RandomPolicy(task))):

@@ -104,6 +104,7 @@ def plan(
         console.say(f"{name:22s} {_rates(runs[name], task)}, {seconds[name]} s")
     results = collect_results(runs, cases, task, protocol, config, seconds, model.spec.device)
     planner, cost, _ = planner_parts(config["planner"])
+    results["proprio"] = model.spec.proprio
     results["plan"]["flops"] = plan_flops(model, planner, cost)
     results["model"] = {"folder": str(model_folder), **setting.about}
     results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
@@ -120,7 +121,7 @@ def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[
     """Every row of the protocol, as a function that plays it."""
     planner, cost, mpc = planner_parts(config["planner"])
     model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    kwargs = setting.about["env_kwargs"]
+    kwargs = setting.about["env_kwargs"] | ({} if model.spec.proprio == "none" else {"proprio": True})
     workers = config["workers"] or os.cpu_count() or 1
     in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
     budget = protocol.budget
@@ -173,7 +174,8 @@ def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
 
     def once() -> Any:
         with torch.no_grad():
-            context = model.observe(frames, past, torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device))
+            valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
+            context = model.observe(frames, past, valid, torch.zeros(1, spec.history, model.config.proprio_dim))
             return planner.plan(model, context, model.encode_goal(frames[:, 0]), cost, seeds=[0])
 
     return flops_of(once)
@@ -263,9 +265,10 @@ def headline(results: dict[str, Any]) -> str:
     low, high = results["success_rate_ci95"]
     threshold, unit = results["thresholds"][0], results["unit"]
     oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
+    known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
     return (
-        f"{results['task']}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} to "
-        f"{high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
+        f"{results['task']}{known}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
+        f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
         f"{results['floors']['zero']:.0%}{oracle}; {results['episodes']} episodes"
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 import envs
 from commands.config import build
 from commands.console import Console
+from commands.errors import UsageError
 from commands.models import MODEL, check_frames, frozen_encoder, open_reader, save_dynamics
 from commands.monitors import whole_episodes
 from commands.pretrain import fit
@@ -30,12 +31,14 @@ ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
 
 
-def configs(config: dict[str, Any]) -> tuple[DynamicsConfig, PosttrainConfig, TrainerConfig]:
-    """The typed parts of the configuration."""
+def configs(config: dict[str, Any], proprio_dim: int = 1) -> tuple[DynamicsConfig, PosttrainConfig, TrainerConfig]:
+    """The typed parts of the configuration; proprio_dim: numbers of the robot's state, if dynamics.proprio_model asks
+    for it."""
     dynamics = dict(config["dynamics"])
     losses = build(PosttrainConfig, dynamics.pop("losses"), "dynamics.losses")
     dynamics.pop("frame_skip")
-    shape = build(DynamicsConfig, dynamics, "dynamics")
+    size = {"proprio_dim": 0 if dynamics["proprio_model"] == "none" else proprio_dim}
+    shape = build(DynamicsConfig, {**dynamics, **size}, "dynamics")
     if losses.rollout_steps > shape.horizon:
         raise ValueError(
             f"dynamics.losses.rollout_steps={losses.rollout_steps} is more than dynamics.horizon={shape.horizon}"
@@ -55,10 +58,11 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 
 def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
     """Stage 2 into `folder`; returns one line of what came out."""
-    shape, losses, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
     reader = open_reader(data, config["on_damaged"])
+    proprio = {} if config["dynamics"]["proprio_model"] == "none" else {"proprio": recorded_proprio(reader)}
+    shape, losses, trainer = configs(config, *(column.shape[1] for column in proprio.values()))
     height, width = reader.info.frame_hwc[:2]
     encoder, about = frozen_encoder(config, encoder_folder, (height, width), console)
     check_frames(encoder, reader.info, str(data))
@@ -71,10 +75,12 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     features = cached_features(dynamics, reader, console)
     dynamics.set_feature_statistics(train_features(features, reader, device))
+    if dynamics.states is not None:
+        dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][train_rows(reader)]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
     windows = {
-        split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features})
+        split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features, **proprio})
         for split in ("train", "val")
     }
     monitor = OpenLoopMonitor(model, windows["val"], device)
@@ -168,11 +174,31 @@ def bits(values: Tensor) -> np.ndarray:
 
 def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
     """A spread of raw features [n, N, D] of the train split, for their statistics."""
-    rows = np.concatenate(
-        [
-            np.arange(reader.first_row(e), reader.first_row(e) + reader.num_frames(int(e)))
-            for e in reader.episodes("train")
-        ]
-    )
+    rows = train_rows(reader)
     chosen = np.ascontiguousarray(features[rows[:: max(1, len(rows) // most)]])
     return torch.from_numpy(chosen.view(np.int16)).view(torch.bfloat16).float().to(device)
+
+
+def train_rows(reader: Any) -> np.ndarray:
+    """Rows of all frames of the train split."""
+    firsts = [(reader.first_row(episode), reader.num_frames(int(episode))) for episode in reader.episodes("train")]
+    return np.concatenate([np.arange(first, first + count) for first, count in firsts])
+
+
+def recorded_proprio(reader: Any) -> np.ndarray:
+    """The robot's state [F, Q] at every frame of the file: its column `proprio`, or those true quantities that the
+    file's task counts as felt. UsageError where it has neither."""
+    task = envs.TASKS.get(reader.info.env_id)
+    if any(column.name == "proprio" for column in reader.info.columns):
+        name, chosen = "proprio", slice(None)
+    elif task is not None:
+        name, chosen = "truth", list(task.proprio_index)  # type: ignore[assignment]
+    else:
+        raise UsageError("dynamics.proprio_model: this file has no column proprio, and its environment is unknown")
+    episodes = reader.episodes()
+    example = reader.column(name, int(episodes[0]))[:, chosen]
+    found = np.zeros((reader.total_frames, example.shape[1]), np.float32)
+    for episode in episodes:
+        first = int(reader.first_row(episode))
+        found[first : first + reader.num_frames(int(episode))] = reader.column(name, int(episode))[:, chosen]
+    return found

@@ -74,6 +74,7 @@ class MPC:
             self._goal = self.dynamics.encode_goal(goal_frames)
         self._seeds = tuple(int(seed) for seed in seeds)
         self._frames_seen: deque[Tensor] = deque(maxlen=self.spec.history)
+        self._felt: deque[Tensor] = deque(maxlen=self.spec.history)
         self._blocks_done: deque[Tensor] = deque(maxlen=self.spec.history - 1)
         self._queue: deque[Tensor] = deque()  # environment actions [B, a] on the host
         self._blocks_to_do: deque[Tensor] = deque()  # the same as action blocks [B, A] on the device
@@ -81,8 +82,9 @@ class MPC:
         self.plan_ms = []
         self._step = 0
 
-    def act(self, frames_BHWC: Frames) -> Frames:
-        """actions_BA for one environment step (environment units, float32), given the current frames (uint8).
+    def act(self, frames_BHWC: Frames, proprio_BQ: Frames | None = None) -> Frames:
+        """actions_BA for one environment step (environment units, float32), given the current frames (uint8), and the
+        robot's state where the model knows it (`spec.proprio`); else that is not looked at.
 
         Returns numpy for numpy frames, else a tensor on the frames' device. Plans when the last plan is
         used up.
@@ -92,6 +94,8 @@ class MPC:
             frames = self._frames(frames_BHWC, "frame")
             assert len(frames) == len(self._seeds), (frames.shape, len(self._seeds))
             self._frames_seen.append(frames)
+            if self.spec.proprio != "none":
+                self._felt.append(self._state(proprio_BQ))
             if not self._queue:
                 self._plan(self._goal)
             self._blocks_done.append(self._blocks_to_do.popleft())
@@ -134,7 +138,15 @@ class MPC:
         blocks = [zero] * missing + list(self._blocks_done)
         actions = torch.stack(blocks, dim=1) if blocks else zero[:, None][:, :0]
         valid = torch.arange(self.spec.history, device=self.spec.device) >= missing
-        return self.dynamics.observe(frames, actions, valid.expand(len(first), -1))
+        felt = torch.stack([self._felt[0]] * missing + list(self._felt), dim=1) if self._felt else None
+        return self.dynamics.observe(frames, actions, valid.expand(len(first), -1), felt)
+
+    def _state(self, proprio_BQ: Frames | None) -> Tensor:
+        if proprio_BQ is None:
+            raise ValueError(f"this model knows the robot's state (proprio={self.spec.proprio}): give it beside frames")
+        return torch.as_tensor(np.array(proprio_BQ) if isinstance(proprio_BQ, np.ndarray) else proprio_BQ).to(
+            self.spec.device, torch.float32
+        )
 
     def _frames(self, frames: Frames, what: str) -> Tensor:
         """Frames as a uint8 tensor on the dynamics' device. Raises ValueError for another size or type."""

@@ -284,3 +284,29 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     future = json.loads(cells[0].read_text())
     assert lewm["steps"]["steps"] == future["steps"] == 2 and "plan_own" in lewm["steps"]
     assert lewm["flops"]["steps"] == max(1, round(2 * future["flops_per_step"] / lewm["flops"]["flops_per_step"]))
+
+
+def test_a_model_that_knows_the_robots_state_plans_and_says_so(work):
+    inside(
+        "posttrain",
+        "data=runs/collect/data",
+        "encoder=runs/pretrain/encoder",
+        "dynamics.proprio_model=predicted",
+        *TINY,
+        "name=felt",
+        cwd=work,
+    )
+    words = ("data=runs/collect/data", "model=runs/posttrain/felt", "protocol.episodes=1", "protocol.budget=4")
+    inside(
+        "plan",
+        *words,
+        "protocol.oracle=false",
+        "protocol.oracle_cost.episodes=0",
+        "videos=0",
+        *SEARCH,
+        "name=felt",
+        cwd=work,
+    )
+    results = json.loads((work / "runs/plan/felt/results.json").read_text())
+    assert results["proprio"] == "predicted"
+    assert "robot state known" in json.loads((work / "runs/plan/felt/finished.json").read_text())["summary"]

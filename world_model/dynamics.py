@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from world_model.decoder import PixelHead
 from world_model.encoder import VideoEncoder
 from world_model.predictor import ActionPredictor, PastCache, PredictorConfig
+from world_model.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
 
 Space = Literal["pooled", "tokens"]
 
@@ -29,6 +30,8 @@ class DynamicsConfig:
     """Shape of a LatentDynamics.
 
     history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
+    proprio_model: whether the robot's state is an input beside the action, and how it goes on in an imagined path
+    (`world_model.states`); proprio_dim: numbers of that state.
     """
 
     space: Space = "pooled"
@@ -36,6 +39,15 @@ class DynamicsConfig:
     history: int = 3
     horizon: int = 6
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    proprio_model: ProprioModel = "none"
+    proprio_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.proprio_model == "none") != (self.proprio_dim == 0):
+            raise ValueError(
+                f"dynamics.proprio_model={self.proprio_model} and dynamics.proprio_dim={self.proprio_dim}: a state "
+                "needs both, and none neither"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class ModelSpec:
     views: tuple[str, ...]
     device: torch.device
     step_bytes: int
-    proprio: Literal["none"] = "none"
+    proprio: ProprioModel = "none"
 
     @property
     def action_dim(self) -> int:
@@ -109,14 +121,17 @@ class FrameViews:
 
 @dataclass
 class LatentContext:
-    """The past: cached keys and values of all frames but the last, and the last frame's features [B, N, F]."""
+    """The past: cached keys and values of all frames but the last, the last frame's features [B, N, F], and the
+    robot's normalised state [B, Q] there, of a model that knows it."""
 
     past: PastCache
     last_BNF: Tensor
+    state_BQ: Tensor | None = None
 
     def select(self, rows: slice | Tensor) -> LatentContext:
         """Those environments only."""
-        return LatentContext(self.past.select(rows), self.last_BNF[rows])
+        state = None if self.state_BQ is None else self.state_BQ[rows]
+        return LatentContext(self.past.select(rows), self.last_BNF[rows], state)
 
 
 class LatentDynamics(nn.Module):
@@ -139,9 +154,16 @@ class LatentDynamics(nn.Module):
         self.grid = (1, 1) if pooled else encoder.config.grid
         feature_dim = encoder.config.pooled_dim if pooled else encoder.config.width
         block_dim = len(actions.low) * actions.frame_skip
-        self.predictor = ActionPredictor(feature_dim, self.grid, block_dim, config.predictor)
+        self.predictor = ActionPredictor(
+            feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim
+        )
         self.pixel_head = PixelHead(feature_dim, encoder.config, pooled) if config.target == "pixels" else None
         mid, half = actions.block_mid_half()
+        self.states: StatePath | None = None
+        if config.proprio_model == "integrate":
+            self.states = PoseIntegration(config.proprio_dim, len(actions.low))
+        elif config.proprio_model == "predicted":
+            self.states = StatePredictor(config.proprio_dim, mid, half)
         self.register_buffer("action_mid", mid)
         self.register_buffer("action_half", half)
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
@@ -170,6 +192,20 @@ class LatentDynamics(nn.Module):
     def normalise_actions(self, actions: Tensor) -> Tensor:
         """Actions in environment units -> [-1, 1] at the bounds."""
         return (actions - self.action_mid) / self.action_half
+
+    def rows(self, actions_TA: Tensor, states_TQ: Tensor | None) -> Tensor:
+        """What happens in each frame, as the predictor takes it: normalised actions [..., T, A] from those in
+        environment units, beside normalised states [..., T, Q] where the model knows them."""
+        actions = self.normalise_actions(actions_TA)
+        return actions if states_TQ is None else torch.cat((actions, states_TQ), -1)
+
+    def rollout(self, past: PastCache, last_BNF: Tensor, state_BQ: Tensor | None, actions_BSKA: Tensor) -> Tensor:
+        """Normalised features [B, S, K, N, F] after candidates' action blocks in environment units."""
+        path = None
+        if self.states is not None:
+            assert state_BQ is not None, "this model needs the robot's state"
+            path = self.states(state_BQ, actions_BSKA)
+        return self.predictor.rollout(past, last_BNF, self.rows(actions_BSKA, path))
 
     def set_feature_statistics(self, features_FNF: Tensor) -> None:
         """Mean and common standard deviation of raw features [frames, N, F] of the train split."""
@@ -201,6 +237,7 @@ class LatentDynamics(nn.Module):
             views,
             self.action_mid.device,
             per_step,
+            self.config.proprio_model,
         )
 
     def observe(
@@ -212,8 +249,20 @@ class LatentDynamics(nn.Module):
             frames_BTHWC.shape,
         )
         features = self.normalise_features(self.encode(frames_BTHWC))
-        past = self.predictor.prefill(features[:, :-1], self.normalise_actions(past_actions_BtA), valid_BT[:, :-1])
-        return LatentContext(past, features[:, -1])
+        states = self._states(proprio)
+        before = None if states is None else states[:, :-1]
+        past = self.predictor.prefill(features[:, :-1], self.rows(past_actions_BtA, before), valid_BT[:, :-1])
+        return LatentContext(past, features[:, -1], None if states is None else states[:, -1])
+
+    def _states(self, proprio: Tensor | None) -> Tensor | None:
+        if self.states is None:
+            return None
+        if proprio is None:
+            raise ValueError(
+                f"this model was trained with the robot's state (proprio_model={self.config.proprio_model}): give it "
+                "beside the frames"
+            )
+        return self.states.normalise(proprio)
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> FrameViews:
         """Views of goal images [B, H, W, C], once an episode."""
@@ -235,7 +284,7 @@ class LatentDynamics(nn.Module):
     ) -> FrameViews:
         """Futures of all candidates. Deterministic: the generator is not used."""
         assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
-        path = self.predictor.rollout(context.past, context.last_BNF, self.normalise_actions(actions_BSKA))
+        path = self.rollout(context.past, context.last_BNF, context.state_BQ, actions_BSKA)
         if keep == "last":
             path = path[:, :, -1:]
         if self.pixel_head is not None:

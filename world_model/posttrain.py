@@ -31,7 +31,8 @@ class PosttrainConfig:
 
 
 class PosttrainModel(nn.Module):
-    """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A]."""
+    """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A],
+    and `proprio` [B, T, Q] for a model that knows the robot's state."""
 
     def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
         super().__init__()
@@ -46,26 +47,39 @@ class PosttrainModel(nn.Module):
         """Weighted sum of the two losses. The history of the rollout takes turns between 1 and dynamics.history."""
         dynamics = self.dynamics
         features = dynamics.normalise_features(batch["features"].float())
-        actions = dynamics.normalise_actions(batch["action"])
+        actions, states = batch["action"], self._states(batch)
         target = self._target(features, batch)
-        terms = {}
+        terms: dict[str, Tensor] = {}
+        if states is not None and dynamics.states is not None:
+            learned = dynamics.states.loss(states, actions)
+            terms |= {} if learned is None else {"state": learned}
         if self.config.teacher_forcing:
-            predicted = dynamics.predictor(features[:, :-1], actions)
+            known = None if states is None else states[:, :-1]
+            predicted = dynamics.predictor(features[:, :-1], dynamics.rows(actions, known))
             terms["teacher_forcing"] = self.config.teacher_forcing * self._error(predicted, target[:, 1:])
         if self.config.rollout:
             history = 1 + step % dynamics.config.history
-            path = self.imagine(features, actions, history, self.config.rollout_steps)
+            path = self.imagine(features, actions, states, history)
             terms["rollout"] = self.config.rollout * self._error(path, target[:, history : history + path.shape[1]])
         return torch.stack(list(terms.values())).sum(), terms
 
     def after_step(self, step: int) -> None:
         """Nothing moves but the predictor."""
 
-    def imagine(self, features: Tensor, actions: Tensor, history: int, steps: int) -> Tensor:
-        """Normalised features [B, steps, N, F] imagined from the first `history` frames with the recorded actions."""
-        past = self.dynamics.predictor.prefill(features[:, : history - 1], actions[:, : history - 1])
-        chosen = actions[:, None, history - 1 : history - 1 + steps]
-        return self.dynamics.predictor.rollout(past, features[:, history - 1], chosen)[:, 0]
+    def imagine(self, features: Tensor, actions: Tensor, states: Tensor | None, history: int) -> Tensor:
+        """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with the recorded
+        actions; of the robot's states [B, T, Q] those of the history alone are used, as in planning."""
+        before, last = history - 1, None
+        known = None
+        if states is not None:
+            known, last = states[:, :before], states[:, before]
+        past = self.dynamics.predictor.prefill(features[:, :before], self.dynamics.rows(actions[:, :before], known))
+        chosen = actions[:, None, before : before + self.config.rollout_steps]
+        return self.dynamics.rollout(past, features[:, before], last, chosen)[:, 0]
+
+    def _states(self, batch: dict[str, Tensor]) -> Tensor | None:
+        states = self.dynamics.states
+        return None if states is None else states.normalise(batch["proprio"].float())
 
     def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.dynamics.pixel_head is None:
@@ -87,7 +101,7 @@ class PosttrainModel(nn.Module):
         dynamics = self.dynamics
         features = dynamics.normalise_features(batch["features"].float())
         history, steps = dynamics.config.history, self.config.rollout_steps
-        path = self.imagine(features, dynamics.normalise_actions(batch["action"]), history, steps)
+        path = self.imagine(features, batch["action"], self._states(batch), history)
         target = self._target(features, batch)
         made = path if dynamics.pixel_head is None else dynamics.pixel_head(path)
         future = target[:, history : history + steps]

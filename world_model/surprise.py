@@ -21,16 +21,19 @@ MOMENTS_PER_CHUNK = 16  # moments asked about at once
 @dataclass(frozen=True)
 class Moments:
     """Recorded stretches: T past frames uint8 [B, T, H, W, C], the action blocks [B, T-1, A] between them, the K blocks
-    [B, K, A] that were taken next, and the frame [B, H, W, C] after those."""
+    [B, K, A] that were taken next, and the frame [B, H, W, C] after those; for a model that knows it, the robot's state
+    [B, T, Q] at the past frames."""
 
     past_BTHWC: Tensor
     actions_BtA: Tensor
     taken_BKA: Tensor
     after_BHWC: Tensor
+    proprio_BTQ: Tensor | None = None
 
     def rows(self, rows: slice) -> Moments:
         """Those moments only."""
-        return Moments(self.past_BTHWC[rows], self.actions_BtA[rows], self.taken_BKA[rows], self.after_BHWC[rows])
+        parts = (self.past_BTHWC, self.actions_BtA, self.taken_BKA, self.after_BHWC, self.proprio_BTQ)
+        return Moments(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -41,7 +44,7 @@ def energies(dynamics: LatentDynamics, moments: Moments, actions_BSKA: Tensor, a
         rows = slice(begin, begin + MOMENTS_PER_CHUNK)
         part = moments.rows(rows)
         valid = torch.ones(part.past_BTHWC.shape[:2], dtype=torch.bool, device=part.past_BTHWC.device)
-        context = dynamics.observe(part.past_BTHWC, part.actions_BtA, valid)
+        context = dynamics.observe(part.past_BTHWC, part.actions_BtA, valid, part.proprio_BTQ)
         view = dynamics.spec.views[0]
         made = dynamics.imagine(context, actions_BSKA[rows], keep="last").view(view)[:, :, 0]
         given = dynamics.encode_goal(after_BHWC[rows]).view(view)[:, None]

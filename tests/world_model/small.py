@@ -64,10 +64,13 @@ def shake(module: torch.nn.Module, std: float = 0.1) -> None:
             parameter.add_(std * torch.randn_like(parameter))
 
 
-def dynamics(space: str = "pooled", target: str = "features", frame_skip: int = 1) -> LatentDynamics:
-    """Random latent dynamics with a history of 3 and a horizon of 4."""
-    config = DynamicsConfig(space=space, target=target, history=3, horizon=4, predictor=PREDICTOR)  # type: ignore[arg-type]
-    made = LatentDynamics(config, encoder(), ActionSpec((-1.0, 0.0), (1.0, 4.0), frame_skip))
+def dynamics(
+    space: str = "pooled", target: str = "features", frame_skip: int = 1, proprio: str = "none", proprio_dim: int = 0
+) -> LatentDynamics:
+    """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
+    config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim)  # type: ignore[arg-type]
+    low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
+    made = LatentDynamics(config, encoder(), ActionSpec(low, high, frame_skip))
     shake(made.predictor)
     return made.eval()
 
