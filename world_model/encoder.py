@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.layers import (
+    MODALITY_STD,
     NORM_EPS,
     BlockConfig,
     Blocks,
@@ -29,8 +30,6 @@ from world_model.layers import (
     init_transformer,
     rotary,
 )
-
-MODALITY_STD = 1e-6  # of the embeddings that tell images from videos, at the start (V-JEPA 2.1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
+MODALITY_STD = 1e-6  # of the embeddings that tell images from videos, at the start (V-JEPA 2.1)
 
 Rope = Literal["interleaved", "tiled"]
 Feedforward = Literal["gelu", "swiglu"]

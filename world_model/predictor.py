@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.layers import (
+    MODALITY_STD,
     NORM_EPS,
     BlockConfig,
     Blocks,
@@ -70,7 +71,8 @@ class MaskedPredictor(nn.Module):
 
     levels: outputs of the encoder that come side by side [B, M, levels * D]; several are first brought to D by a
     layer of their own (V-JEPA 2.1). context_dim: size of what is predicted at the visible places, too, by a head of
-    its own (V-JEPA 2.1's context loss); 0: nothing. out_dim: size of a prediction; 0: levels * D.
+    its own (V-JEPA 2.1's context loss); 0: nothing. out_dim: size of a prediction; 0: levels * D. modalities: whether a
+    learned embedding tells images from videos, as in an encoder with `image_path` (V-JEPA 2.1).
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class MaskedPredictor(nn.Module):
         out_dim: int = 0,
         levels: int = 1,
         context_dim: int = 0,
+        modalities: bool = False,
     ) -> None:
         super().__init__()
         self.grid, self.heads, self.width, self.rope = grid, config.heads, config.width, config.rope
@@ -98,23 +101,42 @@ class MaskedPredictor(nn.Module):
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, out_dim or levels * feature_dim)
         self.predictor_proj_context = nn.Linear(config.width, context_dim) if context_dim else None
+        self.modalities = modalities
         init_transformer(self, self.predictor_blocks)
+        if modalities:
+            self.img_mod_embed = nn.Parameter(MODALITY_STD * torch.randn(1, 1, config.width))
+            self.video_mod_embed = nn.Parameter(MODALITY_STD * torch.randn(1, 1, config.width))
 
     def forward(
-        self, context_BMD: Tensor, context_BM: Tensor, target_BP: Tensor, steps: int, mask_token: int = 0
+        self,
+        context_BMD: Tensor,
+        context_BM: Tensor,
+        target_BP: Tensor,
+        steps: int,
+        mask_token: int = 0,
+        image: bool = False,
     ) -> Tensor:
         """Predict at target_BP from context_BMD at context_BM: raster indices into steps x grid places."""
-        return self.both(context_BMD, context_BM, target_BP, steps, mask_token)[0]
+        return self.both(context_BMD, context_BM, target_BP, steps, mask_token, image)[0]
 
     def both(
-        self, context_BMD: Tensor, context_BM: Tensor, target_BP: Tensor, steps: int, mask_token: int = 0
+        self,
+        context_BMD: Tensor,
+        context_BM: Tensor,
+        target_BP: Tensor,
+        steps: int,
+        mask_token: int = 0,
+        image: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Predictions at the hidden places, and at the visible ones where there is a head for them."""
+        """Predictions at the hidden places, and at the visible ones where there is a head for them. image: whether the
+        tokens are those of a single image."""
         places = grid_positions(steps, *self.grid, context_BMD.device)
         both = places[torch.cat((context_BM, target_BP), 1)]
         positions = rotary(both, self.width // self.heads, self.rope)
         hidden = self.mask_tokens[mask_token].expand(*target_BP.shape, -1)
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
+        if self.modalities:
+            x = x + (self.img_mod_embed if image else self.video_mod_embed)
         x = self.predictor_norm(self.predictor_blocks(x, positions))
         seen = context_BM.shape[1]
         visible = None if self.predictor_proj_context is None else self.predictor_proj_context(x[:, :seen])

@@ -114,6 +114,7 @@ class PretrainModel(nn.Module):
                 patch_dim if pixels else 0,
                 levels,
                 levels * config.width if objective.context_loss else 0,
+                config.image_path,
             )
             self.pixel_head = None
         self.actions = actions
@@ -240,7 +241,7 @@ class PretrainModel(nn.Module):
     def _predict_tokens(self, frames_BTHWC: Tensor, step: int) -> Prediction:
         objective, clip = self.objective, self._clip(frames_BTHWC)
         target = self._token_target(clip)
-        grid = self.encoder.clip_grid(clip)
+        grid, image = self.encoder.clip_grid(clip), clip.shape[2] == 1
         predicted, targets, at_context, pooled = [], [], [], []
         masks = self._masks(len(clip), grid, step)
         weight = objective.context_loss * ramp(step, *objective.context_warmup)
@@ -250,7 +251,7 @@ class PretrainModel(nn.Module):
             pooled.append(tokens)
             for hidden in mask.targets_BP:
                 hidden = hidden.to(clip.device)
-                made, seen = self.predictor.both(tokens, context, hidden, grid[0], number)  # type: ignore[operator]
+                made, seen = self.predictor.both(tokens, context, hidden, grid[0], number, image)  # type: ignore[operator]
                 predicted.append(made)
                 targets.append(gather_tokens(target, hidden))
                 if seen is not None:

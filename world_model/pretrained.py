@@ -162,7 +162,17 @@ def predictor_of(
         state_dim = weights["state_encoder.weight"].shape[1] if "state_encoder.weight" in weights else 0
         made = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, residual=False, state_dim=state_dim)
     else:
-        made = MaskedPredictor(encoder.width, encoder.grid, sizes, _depth(weights, "mask_tokens"))
+        context = weights.get("predictor_proj_context.weight")  # V-JEPA 2.1, as several levels and the modalities
+        made = MaskedPredictor(
+            encoder.width,
+            encoder.grid,
+            sizes,
+            _depth(weights, "mask_tokens"),
+            len(weights["predictor_proj.weight"]),
+            max(1, len(encoder.levels)) if "predictor_embed.0.weight" in weights else 1,
+            0 if context is None else len(context),
+            "img_mod_embed" in weights,
+        )
     load_weights(made, weights, f"{source} (predictor)")
     return made.eval()
 

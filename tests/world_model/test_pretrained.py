@@ -186,3 +186,20 @@ def test_a_directory_of_another_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae"}))
     with pytest.raises(CheckpointError, match="'videomae'"):
         load(tmp_path)
+
+
+def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_path):
+    sizes = EncoderConfig(
+        (32, 32), 8, 2, 48, 4, 3, pooled_dim=0, interpolate=True, levels=(0, 1, 2, 3), image_path=True
+    )
+    predictor = MaskedPredictor(48, (4, 4), PredictorConfig(36, 2, 3), 8, 192, 4, 192, modalities=True).eval()
+    encoder = VideoEncoder(sizes).eval()
+    shake(encoder)
+    shake(predictor)
+    official_file(tmp_path / "new.pt", encoder, predictor)
+    found = load(tmp_path / "new.pt", **HEADS).predictor
+    assert same(found, predictor)
+    tokens, places = torch.randn(1, 6, 192), torch.arange(8)[None]
+    image = found(tokens, places[:, :6], places[:, 6:], 1, image=True)
+    video = found(tokens, places[:, :6], places[:, 6:], 1)
+    assert image.shape == (1, 2, 192) and not torch.allclose(image, video)
