@@ -40,6 +40,10 @@ def configs(config: dict[str, Any]) -> tuple[DynamicsConfig, PosttrainConfig, Tr
         raise ValueError(
             f"dynamics.losses.rollout_steps={losses.rollout_steps} is more than dynamics.horizon={shape.horizon}"
         )
+    if losses.rollout_history > shape.history:
+        raise ValueError(
+            f"dynamics.losses.rollout_history={losses.rollout_history} is more than dynamics.history={shape.history}"
+        )
     return shape, losses, build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
 
 
@@ -85,7 +89,6 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         folder,
         monitor,
         console,
-        device,
         "posttrain",
     )
     errors = monitor.errors()

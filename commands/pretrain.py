@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import envs
 from commands.config import build
 from commands.console import Console, Metrics
+from commands.errors import UsageError
 from commands.models import MODEL, check_frames, open_reader, save_dynamics, save_encoder
 from commands.monitors import PretrainMonitor, whole_episodes
 from commands.registry import device as torch_device
@@ -24,6 +26,8 @@ from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
+REQUIRED = "required"  # start= of a recipe that needs one
+CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 CURVES = {
     "prediction loss on val": ("prediction", "constant"),
     "spread": ("feature_std",),
@@ -44,15 +48,30 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
     configs(config)
+    begin(config)
+
+
+def begin(config: dict[str, Any]) -> Path | None:
+    """The checkpoints of the run that this one begins with, `start=`; UsageError where that folder holds none."""
+    if config["start"] is None:
+        return None
+    if config["start"] == REQUIRED:
+        raise UsageError("this recipe goes on from another run: give start=runs/pretrain/NAME")
+    folder = Path(str(config["start"])) / CHECKPOINTS
+    if not Checkpoints(folder).paths():
+        raise UsageError(
+            f"start={config['start']} holds no {CHECKPOINTS}/step-*.safetensors: give a run folder of jepa pretrain"
+        )
+    return folder
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     """Train, and keep the last encoder."""
-    folder.finish(pretrain(config, config["data"], folder.path, console))
+    folder.finish(pretrain(config, config["data"], folder.path, console, begin(config)))
 
 
-def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -> str:
-    """Stage 1 into `folder`; returns one line of what came out."""
+def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, begin: Path | None = None) -> str:
+    """Stage 1 into `folder`, from the checkpoints `begin` if any; returns one line of what came out."""
     encoder_config, objective, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
@@ -77,7 +96,7 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
         Loader(windows["val"], trainer.batch_size, config["seed"]),
         device,
     )
-    last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
+    last = fit(model, loader, trainer, folder, monitor, console, "pretrain", begin)
     kept = model.trained_encoder.eval()
     fit_summary(kept, monitor.clips)
     chosen = reader.episodes("train")[: objective.metric.episodes]
@@ -108,12 +127,15 @@ def fit(
     folder: Any,
     monitor: Any,
     console: Console,
-    device: torch.device,
     what: str,
+    begin: Path | None = None,
 ) -> dict[str, float]:
-    """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation."""
+    """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation.
+
+    begin: checkpoints of another run, whose newest gives weights and optimiser state at step 0.
+    """
     optimizer = make_optimizer(model, trainer)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.newest_step()
     evaluations: list[dict[str, float]] = []
 
@@ -139,6 +161,6 @@ def fit(
                 evaluate=evaluate,
                 progress=lambda step, values: progress.update(step, loss=values["loss"]),
             ),
-            device,
+            next(model.parameters()).device,
         )
     return evaluations[-1]

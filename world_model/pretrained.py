@@ -25,6 +25,9 @@ from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorCon
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+# V-JEPA 2.1: what its positions reach to, whatever the pictures; and what its ViT-G reads, not quite ends of quarters.
+MODERN_PX = (256, 256)
+GIGANTIC_LEVELS = (11, 23, 37, 47)
 # Width of a released transformer -> its heads. The 1408-wide ViT-g was released with 22; 2.1's 1664-wide one with 26.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 PREDICTOR_HEADS = {384: 12, 1024: 16}
@@ -135,9 +138,15 @@ def encoder_config(
         pooled_dim=0,
         rope="interleaved" if modern else "tiled",
         interpolate=modern,
-        levels=even_levels(depth, _depth(weights, "norms_block")) if modern else (),
+        levels=_levels(depth, _depth(weights, "norms_block")),
         image_path="patch_embed_img.proj.weight" in weights,
+        positions_px=MODERN_PX if modern else None,
     )
+
+
+def _levels(depth: int, count: int) -> tuple[int, ...]:
+    """Blocks that a released encoder of this depth reads through `count` norms of their own."""
+    return GIGANTIC_LEVELS if (depth, count) == (48, 4) else even_levels(depth, count) if count else ()
 
 
 def predictor_of(
