@@ -62,6 +62,7 @@ COMMANDS = {
         Command("posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
         Command("plan", free=("workers", "videos")),
         Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),
+        Command("export", folder=False),
         Command("bench", word="what"),
         Command("demo", free=("workers", "videos")),
     )

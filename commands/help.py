@@ -69,7 +69,8 @@ def title(file: str) -> str:
 def key_comments(command: str, choices: Mapping[str, str]) -> dict[str, str]:
     """Return {"a.b": comment} for every key of a command with these choices; what a recipe says of its value comes in
     brackets behind what the key means."""
-    found, sources = file_comments(command), {}
+    found = file_comments(command)
+    sources: dict[str, str] = {}
     for group, choice in choices.items():
         folder, _, package = group.partition("@")
         inner = file_comments(f"{folder}/{choice}")

@@ -1,4 +1,4 @@
-"""Recipes: files of configs/recipe, each a published run, which set groups and keys of `jepa pretrain` or `posttrain`."""
+"""Recipes: files of configs/recipe, each a published run of `jepa pretrain` or `posttrain`: groups and keys at once."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ class EncoderConfig:
     pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder) or `principal`
     (principal components of the tokens, fitted when training is over: for objectives that predict tokens). rope,
     feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at the
-    positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, the size whose
-    positions those are, where it is not image_px (V-JEPA 2.1: 256, whatever the size). levels: blocks (from 0) whose outputs are
+    positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another size
+    whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
     read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path: whether a single frame
     has a patch embedding of its own, of one frame, and images and videos a learned embedding that tells them apart
     (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and those before it in

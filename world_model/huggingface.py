@@ -32,6 +32,7 @@ _HF_PREDICTOR = (
     (r"predictor\.proj\.", "predictor_proj."),
 )
 _HF_MASK_TOKENS = "predictor.embeddings.mask_tokens"
+PREPROCESSOR = "video_preprocessor_config.json"
 _THIRDS = ("query", "key", "value")
 
 
@@ -45,6 +46,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("model_type") != "vjepa2":
         raise CheckpointError(f"{folder} holds a {config.get('model_type')!r} model, a 'vjepa2' one is needed")
     return config
+
+
+def pixel_statistics(folder: Path) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel in 0..255 by which pixels are normalised; None where the directory does not
+    say. Raises CheckpointError for a file of them that cannot be read."""
+    path = folder / PREPROCESSOR
+    if not path.exists():
+        return None
+    try:
+        said = json.loads(path.read_text())
+        mean, std = ([float(value) * 255 for value in said[key]] for key in ("image_mean", "image_std"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say image_mean and image_std: {first_line(error)}") from error
+    return mean, std
 
 
 def read_weights(folder: Path) -> Weights:

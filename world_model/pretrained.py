@@ -1,25 +1,24 @@
-"""Weights made elsewhere, read and written without executing anything from a file.
+"""Weights made elsewhere, read without executing anything from a file.
 
 Official V-JEPA 2, 2-AC and 2.1 checkpoints (`.pt`: one dictionary of state dicts) and Hugging Face VJEPA2 directories
-become state dicts under our names, which are the official ones without their prefixes, and back. Sizes are read from
-shapes; what shapes do not tell (heads, picture size) comes from the published table, from config.json, or from the
-caller.
+become state dicts under our names, which are the official ones without their prefixes; `world_model.export` is the way
+back. Sizes are read from shapes; what shapes do not tell (heads, picture size) comes from the published table, from
+config.json, or from the caller.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from world_model.checkpoint import CheckpointError, first_line, load_weights, some_names, write_atomic
+from world_model.checkpoint import CheckpointError, first_line, load_weights, some_names
 from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
-from world_model.huggingface import Weights, from_huggingface, read_config, read_weights, to_huggingface
+from world_model.huggingface import Weights, from_huggingface, pixel_statistics, read_config, read_weights
 from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
 
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
@@ -75,7 +74,9 @@ def load(
     said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
     said += "".join(f"; left out {name}" for name in dropped)
     made = None
-    if isinstance(file.get("predictor"), dict):
+    if encoder.config.levels and "predictor" in file:
+        said += "; left out its predictor (V-JEPA 2.1's has parts that are not here)"
+    elif isinstance(file.get("predictor"), dict):
         made = predictor_of(strip(file["predictor"]), encoder.config, path, predictor_heads)
         said += f"; with its {'action-conditioned' if isinstance(made, ActionPredictor) else 'masked'} predictor"
     return Pretrained(encoder.eval(), made, said)
@@ -138,13 +139,13 @@ def encoder_config(
         pooled_dim=0,
         rope="interleaved" if modern else "tiled",
         interpolate=modern,
-        levels=_levels(depth, _depth(weights, "norms_block")),
+        levels=encoder_levels(depth, _depth(weights, "norms_block")),
         image_path="patch_embed_img.proj.weight" in weights,
         positions_px=MODERN_PX if modern else None,
     )
 
 
-def _levels(depth: int, count: int) -> tuple[int, ...]:
+def encoder_levels(depth: int, count: int) -> tuple[int, ...]:
     """Blocks that a released encoder of this depth reads through `count` norms of their own."""
     return GIGANTIC_LEVELS if (depth, count) == (48, 4) else even_levels(depth, count) if count else ()
 
@@ -176,9 +177,14 @@ def predictor_of(
     return made.eval()
 
 
-def _fill(encoder: VideoEncoder, weights: Weights, source: str) -> None:
-    """Load strictly; pixel statistics are ImageNet's."""
-    statistics = {"pixel_mean": torch.tensor(IMAGENET_MEAN), "pixel_std": torch.tensor(IMAGENET_STD)}
+def _fill(
+    encoder: VideoEncoder,
+    weights: Weights,
+    source: str,
+    pixels: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
+) -> None:
+    """Load strictly. pixels: mean and deviation of each channel in 0..255, ImageNet's unless the source says others."""
+    statistics = {"pixel_mean": torch.tensor(pixels[0]), "pixel_std": torch.tensor(pixels[1])}
     load_weights(encoder, {**weights, **statistics}, source)
 
 
@@ -198,78 +204,11 @@ def _from_huggingface(folder: Path) -> Pretrained:
             rope="tiled",
         )
     )
-    _fill(encoder, encoder_weights, str(folder))
+    _fill(encoder, encoder_weights, str(folder), pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD))
     made = None
     if predictor_weights:
         made = predictor_of(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
     return Pretrained(encoder.eval(), made, f"{folder}: a Hugging Face VJEPA2 directory")
-
-
-# -- export ------------------------------------------------------------------------------------------------------
-
-
-def export_official(path: Path, encoder: VideoEncoder, predictor: MaskedPredictor | ActionPredictor | None) -> None:
-    """One `.pt` file of plain tensors under the official names, the encoder as `encoder` and as `target_encoder`."""
-    weights = _own(encoder)
-    file: dict[str, Any] = {"encoder": weights, "target_encoder": weights}
-    if predictor is not None:
-        file["predictor"] = _own(predictor)
-    write_atomic(path, lambda temporary: torch.save(file, temporary))
-
-
-def export_huggingface(
-    folder: Path, encoder: VideoEncoder, predictor: MaskedPredictor, frames_per_clip: int = 64
-) -> None:
-    """A directory (config.json, model.safetensors) that `transformers.VJEPA2Model.from_pretrained` loads.
-
-    Raises ValueError for an encoder that this format cannot hold: one with true rotary positions, SwiGLU, several
-    levels, an image path, or pictures that are not square.
-    """
-    sizes = encoder.config
-    beyond = {
-        "rope=interleaved": sizes.rope != "tiled",
-        "feedforward=swiglu": sizes.feedforward != "gelu",
-        "levels": bool(sizes.levels),
-        "image_path": sizes.image_path,
-        "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
-    }
-    if any(beyond.values()):
-        raise ValueError(
-            "the Hugging Face VJEPA2 format cannot hold this encoder: " + ", ".join(k for k, v in beyond.items() if v)
-        )
-    config = {
-        "model_type": "vjepa2",
-        "architectures": ["VJEPA2Model"],
-        "crop_size": sizes.image_px[0],
-        "patch_size": sizes.patch_px,
-        "tubelet_size": sizes.tubelet,
-        "frames_per_clip": frames_per_clip,
-        "hidden_size": sizes.width,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "mlp_ratio": sizes.mlp_ratio,
-        "pred_hidden_size": predictor.width,
-        "pred_num_hidden_layers": len(predictor.predictor_blocks),
-        "pred_num_attention_heads": predictor.heads,
-        "pred_num_mask_tokens": len(predictor.mask_tokens),
-        "pred_mlp_ratio": predictor.state_dict()["predictor_blocks.0.mlp.fc1.bias"].shape[0] / predictor.width,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: value.contiguous().clone() for name, value in to_huggingface(_own(encoder), _own(predictor)).items()
-    }
-    write_atomic(folder / "model.safetensors", lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
-    text = json.dumps(config, indent=2) + "\n"
-    write_atomic(folder / "config.json", lambda temporary: temporary.write_text(text))
-
-
-def _own(module: torch.nn.Module) -> Weights:
-    """State dict of what is trained: no buffers of ours, no pool head, on the CPU."""
-    kept = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    return {name: value for name, value in kept.items() if not name.startswith(("pixel_", "pool."))}
 
 
 # -- shapes and names --------------------------------------------------------------------------------------------

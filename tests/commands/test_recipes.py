@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from commands import pretrain, posttrain
+from commands import posttrain, pretrain
 from commands.cli import COMMANDS, main
 from commands.config import CONFIGS, Composed, choices, compose, for_help, standard
 from commands.help import details
@@ -26,8 +26,8 @@ from world_model.training import TrainerConfig, learning_rate, make_optimizer, t
 
 FOLDER = Path(posttrain.__file__).resolve().parent.parent / CONFIGS / "recipe"
 PRETRAIN = [name for name in choices("recipe") if name != "none" and "2ac" not in name]
-# Parameters in millions of encoder and predictor, of the reference's own modules (V-JEPA 2's predictor has eight spare mask
-# tokens there); None: not published.
+# Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
+# tokens); None: not published.
 PARAMETERS = {
     "vjepa2_vitl": (303.9, 22.1),
     "vjepa2_vith": (631.6, None),
@@ -110,7 +110,7 @@ def test_the_action_conditioned_recipe_builds_the_published_predictor():
     giant, _, _ = pretrain.configs(recipe("vjepa2_vitg").config)
     with torch.device("meta"):
         made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
-    # 305.2 M of the reference hold maps of the robot's state (7) and of the camera's extrinsics (6), which are not here.
+    # The reference's 305.2 M hold maps of the robot's state (7) and of the camera's extrinsics (6), which are not here.
     assert millions(made.predictor) == pytest.approx(305.2 - 2 * 1.024e-3 - 13 * 1.024e-3, abs=0.05)
 
 
@@ -161,7 +161,9 @@ def tiny(name: str) -> dict:
     return {**config, "encoder": encoder, "objective": objective, "trainer": {**config["trainer"], "batch_size": 2}}
 
 
-@pytest.mark.parametrize("name", [name for name in PRETRAIN if not re.search("vit(h|gigantic)_|vitg_cool|2_vit[hg]$", name)])
+@pytest.mark.parametrize(
+    "name", [name for name in PRETRAIN if not re.search("vit(h|gigantic)_|vitg_cool|2_vit[hg]$", name)]
+)
 def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
     sizes, objective, settings = pretrain.configs(tiny(name))
     assert isinstance(objective, ObjectiveConfig)

@@ -10,13 +10,9 @@ import torch
 from tests.world_model.small import shake
 from world_model.checkpoint import CheckpointError
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.export import export_huggingface, export_official
 from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
-from world_model.pretrained import (
-    IMAGENET_MEAN,
-    export_huggingface,
-    export_official,
-    load,
-)
+from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0, rope="tiled")
 PREDICTOR = PredictorConfig(36, 2, 3, rope="tiled")
@@ -29,6 +25,7 @@ def models():
     encoder, predictor = VideoEncoder(SIZES).eval(), MaskedPredictor(48, (4, 4), PREDICTOR, 2).eval()
     shake(encoder)
     shake(predictor)
+    encoder.set_pixel_statistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
     return encoder, predictor
 
 
@@ -109,7 +106,17 @@ def test_what_the_format_cannot_hold_is_not_exported(tmp_path, models):
 
 def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
     config = EncoderConfig(
-        (32, 32), 8, 2, 48, 4, 3, pooled_dim=0, interpolate=True, levels=(0, 1, 2, 3), image_path=True
+        (32, 32),
+        8,
+        2,
+        48,
+        4,
+        3,
+        pooled_dim=0,
+        interpolate=True,
+        levels=(0, 1, 2, 3),
+        image_path=True,
+        positions_px=(256, 256),
     )
     torch.manual_seed(0)
     encoder = VideoEncoder(config)
