@@ -29,9 +29,7 @@ class Format:
 def official(parts: Parts, path: Path) -> str:
     """V-JEPA 2's `.pt` file."""
     export_official(path, parts.encoder, parts.predictor, parts.student)
-    sizes = parts.encoder.config
-    told = f"pretrained.image_px={sizes.image_px[0]} pretrained.heads={sizes.heads}"
-    return f"jepa posttrain encoder=pretrained path={path} {told} reads it"
+    return f"jepa posttrain encoder=pretrained path={path} reads it"
 
 
 def huggingface(parts: Parts, path: Path) -> str:

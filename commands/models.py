@@ -133,6 +133,10 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
 def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
     """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
     with."""
+    if model_kind(model_folder(folder)) == "encoder":
+        raise CheckpointError(
+            f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
+        )
     config, tensors = load_model_folder(model_folder(folder), "dynamics")
     dynamics = LatentDynamics(
         build(DynamicsConfig, config["dynamics"]),
@@ -146,6 +150,8 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
 def model_folder(folder: str | Path) -> Path:
     """The folder with model.json: the one given, or its subfolder `model`."""
     path = Path(folder)
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; weights made elsewhere are read with encoder=pretrained path={path}")
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}; give a run folder of jepa pretrain or jepa posttrain")
     inside = path / MODEL

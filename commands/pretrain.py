@@ -19,6 +19,7 @@ from commands.runs import RunFolder
 from data.loader import Loader
 from data.statistics import statistics
 from data.windows import Windows
+from world_model import masking
 from world_model.checkpoint import config_dict
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -26,6 +27,7 @@ from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
+TRIED = 8  # samples that masks are tried on
 REQUIRED = "required"  # start= of a recipe that needs one
 CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 CURVES = {
@@ -47,8 +49,11 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
-    configs(config)
+    sizes, objective, trainer = configs(config)
     begin(config)
+    grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
+    for mask in objective.masks:
+        masking.sample(mask, min(TRIED, trainer.batch_size), grid, (trainer.seed,))
 
 
 def begin(config: dict[str, Any]) -> Path | None:

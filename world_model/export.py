@@ -19,7 +19,7 @@ from world_model.checkpoint import write_atomic
 from world_model.encoder import VideoEncoder
 from world_model.huggingface import PREPROCESSOR, Weights, to_huggingface
 from world_model.predictor import ActionPredictor, MaskedPredictor
-from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, MODERN_PX, encoder_levels
+from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, MODERN_PX, SIZES, encoder_levels
 
 
 def export_official(
@@ -37,8 +37,10 @@ def export_official(
     _refuse("official V-JEPA 2", _modern_gaps(encoder) if modern else _gaps(encoder), predictor, modern)
     file: dict[str, Any] = {"target_encoder": _for_imagenet(encoder)}
     file["encoder"] = file["target_encoder"] if student is None else _for_imagenet(student)
+    file[SIZES] = {"image_px": encoder.config.image_px[0], "heads": encoder.config.heads}
     if predictor is not None:
         file["predictor"] = _own(predictor)
+        file[SIZES]["predictor_heads"] = predictor.heads
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: torch.save(file, temporary))
 

@@ -33,6 +33,15 @@ _HF_PREDICTOR = (
 )
 _HF_MASK_TOKENS = "predictor.embeddings.mask_tokens"
 PREPROCESSOR = "video_preprocessor_config.json"
+SIZE_KEYS = (
+    "crop_size",
+    "patch_size",
+    "tubelet_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+)
 _THIRDS = ("query", "key", "value")
 
 
@@ -43,8 +52,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is no Hugging Face directory: config.json: {first_line(error)}") from error
-    if config.get("model_type") != "vjepa2":
-        raise CheckpointError(f"{folder} holds a {config.get('model_type')!r} model, a 'vjepa2' one is needed")
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CheckpointError(
+            f"{folder} is no Hugging Face directory (config.json has no model_type); a run folder of jepa pretrain is "
+            f"given as encoder={folder}"
+        )
+    if config["model_type"] != "vjepa2":
+        raise CheckpointError(f"{folder} holds a {config['model_type']!r} model, a 'vjepa2' one is needed")
+    missing = [name for name in SIZE_KEYS if name not in config]
+    if missing:
+        raise CheckpointError(f"{path} does not say {', '.join(missing)}")
     return config
 
 
@@ -67,7 +84,10 @@ def read_weights(folder: Path) -> Weights:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{index} is damaged: {first_line(error)}") from error
     out: Weights = {}
     for name in names:
         try:

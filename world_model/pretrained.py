@@ -9,6 +9,7 @@ config.json, or from the caller.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ GIGANTIC_LEVELS = (11, 23, 37, 47)
 # Width of a released transformer -> its heads. The 1408-wide ViT-g was released with 22; 2.1's 1664-wide one with 26.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 PREDICTOR_HEADS = {384: 12, 1024: 16}
+# Entry of our `.pt` files that says what shapes do not: image_px, heads, predictor_heads. Others do not look at it.
+SIZES = "sizes"
+PICKLE = b"\x80"  # first byte of a pickle
+HIDDEN, PREDICTOR_HIDDEN = "blocks.0.mlp.fc1.weight", "predictor_blocks.0.mlp.fc1.weight"
 ENCODER_KEYS = ("target_encoder", "ema_encoder", "encoder")
 
 
@@ -53,22 +58,21 @@ def load(
 
     key: which encoder of a `.pt` file; None takes the EMA teacher's (`target_encoder`, else `ema_encoder`, else
     `encoder`), as V-JEPA 2's evaluations do. image_px: side of the pictures it was trained on, where the file does not
-    say (default 256). heads: where the width is none of the released ones. Raises CheckpointError with one sentence
-    for a file that is missing, cut short, of another kind, or that would have to execute code.
+    say (default 256). heads: where the width is none of the released ones, and the file does not say. Raises
+    CheckpointError with one sentence for a file that is missing, cut short, of another kind, or that would have to
+    execute code.
     """
     if path.is_dir():
         return _from_huggingface(path)
-    file = read_torch_file(path)
-    if not isinstance(file, dict):
-        raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dictionary of state dicts")
-    if "classifiers" in file:
-        raise CheckpointError(f"{path} holds probes of a frozen encoder, not an encoder; give the encoder's own file")
+    file = _state_dicts(path)
     found = [name for name in ENCODER_KEYS if name in file]
     if key is not None and key not in file or not found:
         looked = key or ", ".join(ENCODER_KEYS)
-        raise CheckpointError(f"{path} has no {looked}, only {', '.join(map(str, list(file)[:8]))}")
+        raise CheckpointError(f"{path} has no {looked}, only {some_names(file)}")
     key = key or found[0]
     weights, dropped = _encoder_weights(file[key], path)
+    sizes = file[SIZES] if isinstance(file.get(SIZES), dict) else {}
+    image_px, heads = image_px or sizes.get("image_px"), heads or sizes.get("heads")
     encoder = VideoEncoder(encoder_config(weights, path, image_px, heads))
     _fill(encoder, weights, f"{path} ({key})")
     said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
@@ -76,18 +80,43 @@ def load(
     made = None
     if encoder.config.levels and "predictor" in file:
         said += "; left out its predictor (V-JEPA 2.1's has parts that are not here)"
-    elif isinstance(file.get("predictor"), dict):
-        made = predictor_of(strip(file["predictor"]), encoder.config, path, predictor_heads)
+    elif "predictor" in file:
+        predictor_heads = predictor_heads or sizes.get("predictor_heads")
+        made = predictor_of(strip(file["predictor"], path), encoder.config, path, predictor_heads)
+    if made is None and "predictor" in file and not encoder.config.levels:
+        said += "; left out its predictor (its width is not published, so its heads are not known)"
+    elif made is not None:
         said += f"; with its {'action-conditioned' if isinstance(made, ActionPredictor) else 'masked'} predictor"
     return Pretrained(encoder.eval(), made, said)
+
+
+def _state_dicts(path: Path) -> dict[str, Any]:
+    """The dictionary of state dicts in a file; a video encoder's state dict alone counts as `encoder`."""
+    file = read_torch_file(path)
+    if not isinstance(file, dict):
+        raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dictionary of state dicts")
+    if "classifiers" in file:
+        raise CheckpointError(f"{path} holds probes of a frozen encoder, not an encoder; give the encoder's own file")
+    if not set(ENCODER_KEYS) & file.keys() and any(isinstance(value, torch.Tensor) for value in file.values()):
+        return {"encoder": {name: value for name, value in file.items() if isinstance(value, torch.Tensor)}}
+    return file
 
 
 def read_torch_file(path: Path) -> Any:
     """What a file of torch.save holds, tensors and plain containers alone."""
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} is a safetensors file: give the directory that holds it and its config.json, as Hugging Face does"
+        )
+    archive = zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        old = file.read(1) == PICKLE  # as torch.save wrote before 1.6, which cannot be mapped into memory
+    if not archive and not old:
+        raise CheckpointError(f"{path} is no complete file of torch.save (a web page, or a download cut short?)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} needs code to be executed to be read, which is refused: ask its makers for a file of plain "
@@ -99,8 +128,10 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def strip(state: Any) -> Weights:
+def strip(state: Any, source: Path) -> Weights:
     """Names without what wrappers put before them (`module.`, `backbone.`), tensors as fp32."""
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
     out = {}
     for name, value in state.items():
         parts = [part for part in str(name).split(".") if part not in ("module", "backbone")]
@@ -110,11 +141,14 @@ def strip(state: Any) -> Weights:
 
 def _encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
     """State dict of an encoder, and the names that were left out since no rotary model needs them."""
-    weights = strip(state)
+    weights = strip(state, path)
     first = weights.get("patch_embed.proj.weight")
     if first is None or first.dim() != 5:
         kind = "an image model" if first is not None or "cls_token" in weights else "another kind of model"
-        raise CheckpointError(f"{path} holds {kind}, not a video encoder (its first names: {some_names(weights)})")
+        raise CheckpointError(
+            f"{path} holds {kind}, not a video encoder (its first names: {some_names(weights)}); image models of "
+            "timm are read with encoder=timm timm.weights=FILE"
+        )
     dropped = [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
     return weights, dropped
 
@@ -123,11 +157,14 @@ def encoder_config(
     weights: Weights, source: Path, image_px: int | None = None, heads: int | None = None
 ) -> EncoderConfig:
     """Sizes of an encoder from the shapes of its weights. V-JEPA 2.1 is known by its norms of several levels."""
+    _need(weights, source, "patch_embed.proj.weight", HIDDEN)
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = _depth(weights, "blocks")
     modern = any(name.startswith("norms_block.") for name in weights)
     if heads is None and width not in ENCODER_HEADS:
-        raise CheckpointError(f"{source}: no released encoder is {width} wide, so its heads are not known: give heads=")
+        raise CheckpointError(
+            f"{source}: no released encoder is {width} wide, so its heads are not known: give heads= (pretrained.heads)"
+        )
     return EncoderConfig(
         image_px=(image_px or 256,) * 2,
         patch_px=patch,
@@ -135,7 +172,7 @@ def encoder_config(
         width=width,
         depth=depth,
         heads=heads or ENCODER_HEADS[width],
-        mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=weights[HIDDEN].shape[0] / width,
         pooled_dim=0,
         rope="interleaved" if modern else "tiled",
         interpolate=modern,
@@ -152,16 +189,18 @@ def encoder_levels(depth: int, count: int) -> tuple[int, ...]:
 
 def predictor_of(
     weights: Weights, encoder: EncoderConfig, source: Path, heads: int | None = None
-) -> MaskedPredictor | ActionPredictor:
-    """The masked or the action-conditioned predictor that a state dict belongs to, with its weights."""
+) -> MaskedPredictor | ActionPredictor | None:
+    """The masked or the action-conditioned predictor that a state dict belongs to, with its weights; None where its
+    heads are neither given nor published for its width."""
+    _need(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
     width = weights["predictor_norm.weight"].shape[0]
     if heads is None and width not in PREDICTOR_HEADS:
-        raise CheckpointError(f"{source}: no released predictor is {width} wide: give predictor_heads=")
+        return None
     sizes = PredictorConfig(
         width,
         _depth(weights, "predictor_blocks"),
         heads or PREDICTOR_HEADS[width],
-        weights["predictor_blocks.0.mlp.fc1.weight"].shape[0] / width,
+        weights[PREDICTOR_HIDDEN].shape[0] / width,
         rope=encoder.rope,
     )
     made: MaskedPredictor | ActionPredictor
@@ -186,6 +225,13 @@ def _fill(
     """Load strictly. pixels: mean and deviation of each channel in 0..255, ImageNet's unless the source says others."""
     statistics = {"pixel_mean": torch.tensor(pixels[0]), "pixel_std": torch.tensor(pixels[1])}
     load_weights(encoder, {**weights, **statistics}, source)
+
+
+def _need(weights: Weights, source: Path, *names: str) -> None:
+    """Raise CheckpointError for a state dict without a name that its sizes are read from."""
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({some_names(weights)})")
 
 
 def _from_huggingface(folder: Path) -> Pretrained:
