@@ -144,7 +144,7 @@ def _refuse(what: str, gaps: list[str], predictor: MaskedPredictor | ActionPredi
     if gaps:
         raise ValueError(
             f"the {what} format cannot hold this encoder: {', '.join(gaps)}; what recipe=vjepa2_vitl trains fits, "
-            "or any encoder with encoder.rope=tiled objective.predictor.rope=tiled"
+            "or another encoder with encoder.rope=tiled"
         )
 
 

@@ -20,7 +20,7 @@ from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
 from world_model.training import Checkpoints, TrainerConfig, make_optimizer
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=4, pool="principal", rope="tiled")
-OBJECTIVE = replace(VJEPA2, predictor=PredictorConfig(36, 2, 3, rope="tiled"))
+OBJECTIVE = replace(VJEPA2, predictor=PredictorConfig(36, 2, 3))
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from world_model.encoder import VideoEncoder
 from world_model.masking import sample
 from world_model.objectives import ObjectiveConfig
 from world_model.posttrain import PosttrainConfig, PosttrainModel
+from world_model.predictor import MaskedPredictor
 from world_model.pretrain import PretrainModel
 from world_model.training import TrainerConfig, learning_rate, make_optimizer, train_step, weight_decay
 
@@ -102,6 +103,7 @@ def test_a_recipe_builds_the_published_sizes(name):
         model = PretrainModel(VideoEncoder(sizes), objective, 1)
     encoder, predictor = PARAMETERS[name]
     assert millions(model.encoder) == pytest.approx(encoder, rel=0.004)
+    assert isinstance(model.predictor, MaskedPredictor) and model.predictor.rope == sizes.rope
     assert predictor is None or millions(model.predictor) == pytest.approx(predictor, rel=0.004)
 
 
