@@ -63,6 +63,7 @@ COMMANDS = {
         Command("plan", free=("workers", "videos")),
         Command("probe"),
         Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),
+        Command("export", folder=False),
         Command("bench", word="what"),
         Command("demo", free=("workers", "videos")),
     )

@@ -86,7 +86,7 @@ def check(config: dict[str, Any]) -> None:
     for name in config["objectives"]:
         cell = cell_config(config, name, config["seed"])
         collect_command.check(cell)
-        pretrain_command.check({**cell, "trainer": cell["pretrain"]})
+        pretrain_command.configs({**cell, "trainer": cell["pretrain"]})
         posttrain_command.check({**cell, "trainer": cell["posttrain"]})
         plan_command.check(cell)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from typing import Any
 
 from commands.errors import UsageError, listed, nearest, one_line
@@ -82,7 +83,7 @@ def compose(command: str, words: list[str]) -> Composed:
     with hydra_loader() as loader:
         overrides = parse(command, _expanded(usual, words, loader), loader)
         chosen, values = _split(command, overrides, usual.choices, loader)
-        known = _seen(command, chosen) if chosen else usual
+        known = with_choices(command, chosen) if chosen else usual
         for override in values:
             _check_value(command, override, known.config, usual.choices)
         config = _composed(command, chosen + [_as_word(item.input_line, known.config) for item in values])
@@ -93,7 +94,7 @@ def compose(command: str, words: list[str]) -> Composed:
 def standard(command: str) -> Composed:
     """Return the command's configuration without any words, unresolved; what must be given is still '???'."""
     with hydra_loader():
-        return _seen(command, [])
+        return with_choices(command, [])
 
 
 def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[str]]]:
@@ -101,8 +102,8 @@ def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[s
     usual = standard(command)
     with hydra_loader() as loader:
         chosen, _ = _split(command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
-        options = {group: _options(loader, group) for group in usual.choices}
-        return _seen(command, chosen) if chosen else usual, options
+        options = {group: _offered(loader, group, usual.choices) for group in usual.choices}
+        return with_choices(command, chosen) if chosen else usual, options
 
 
 def choices(group: str) -> list[str]:
@@ -142,7 +143,7 @@ def _quoted(word: str, loader: Any) -> str:
         return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if equals else word
 
 
-def _seen(command: str, chosen: list[str]) -> Composed:
+def with_choices(command: str, chosen: list[str]) -> Composed:
     """Return the configuration with these choices, unresolved."""
     config = _composed(command, chosen)
     return Composed(command, _plain(config), runtime_choices(config))
@@ -209,6 +210,30 @@ def _options(loader: Any, group: str) -> list[str]:
     return sorted(loader.get_group_options(group.partition("@")[0]))
 
 
+def _offered(loader: Any, group: str, groups: dict[str, str]) -> list[str]:
+    """Return the choices of a group that a command with these groups has: a recipe that sets another group is for
+    another command."""
+    folder = group.partition("@")[0]
+    return [name for name in _options(loader, group) if _overridden(f"{folder}/{name}") <= groups.keys()]
+
+
+@cache
+def _overridden(file: str) -> frozenset[str]:
+    """Return the groups that a file, or a file it takes in whole, chooses itself ("override /GROUP: choice")."""
+    import yaml
+
+    text = resources.files(CONFIGS).joinpath(f"{file}.yaml").read_text(encoding="utf-8")
+    if "defaults:" not in text:
+        return frozenset()
+    found: set[str] = set()
+    for item in yaml.safe_load(text)["defaults"]:
+        if isinstance(item, dict):
+            found |= {str(key).removeprefix("override /") for key in item if str(key).startswith("override /")}
+        elif item != "_self_":
+            found |= _overridden(f"{file.rpartition('/')[0]}/{item}")
+    return frozenset(found)
+
+
 def _split(command: str, overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
     """Separate checked group choices (as words) from overrides of values (as Override objects)."""
     chosen, values = [], []
@@ -227,7 +252,7 @@ def _split(command: str, overrides: list[Any], standard: dict[str, str], loader:
         if key not in standard:
             values.append(override)
             continue
-        choice, options = str(override.value()), _options(loader, key)
+        choice, options = str(override.value()), _offered(loader, key, standard)
         if choice not in options:
             raise UsageError(
                 f"{key}={choice}: there is no such {key.partition('@')[0]}{nearest(choice, options)} "

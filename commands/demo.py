@@ -25,7 +25,7 @@ PHASES = ("collect", "pretrain", "posttrain", "plan")
 def check(config: dict[str, Any]) -> None:
     """Everything that can be known at once, of all phases, before the first begins."""
     collect_command.check(config)
-    pretrain_command.check(stage(config, "pretrain"))
+    pretrain_command.configs(stage(config, "pretrain"))
     posttrain_command.check(stage(config, "posttrain"))
     plan_command.check(config)
 

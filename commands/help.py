@@ -13,6 +13,8 @@ from typing import Any
 
 from commands.config import CONFIGS, flatten, for_help
 
+# Header of a file whose keys stand at the top, not under its group's name (recipes).
+PACKAGE = "# @package"
 USAGE = "jepa COMMAND [group=choice] [key=value ...] [--multirun] [--traceback] [--help]"
 
 
@@ -60,18 +62,23 @@ def details(command: Any, words: list[str]) -> str:
 
 def title(file: str) -> str:
     """Return the first line of a file ("plan" or "env/reacher") without its comment sign."""
-    first = _text(file).partition("\n")[0]
+    first = next((line for line in _text(file).splitlines() if not line.startswith(PACKAGE)), "")
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
 def key_comments(command: str, choices: Mapping[str, str]) -> dict[str, str]:
-    """Return {"a.b": comment} for every key of a command with these choices."""
+    """Return {"a.b": comment} for every key of a command with these choices; what a recipe says of its value comes in
+    brackets behind what the key means."""
     found = file_comments(command)
+    sources: dict[str, str] = {}
     for group, choice in choices.items():
         folder, _, package = group.partition("@")
         inner = file_comments(f"{folder}/{choice}")
-        found |= {f"{package or folder}.{key}": text for key, text in inner.items()}
-    return found
+        if _text(f"{folder}/{choice}").startswith(PACKAGE):
+            sources |= inner
+        else:
+            found |= {f"{package or folder}.{key}": text for key, text in inner.items()}
+    return found | {key: f"{found[key]} [{text}]" if key in found else text for key, text in sources.items()}
 
 
 @cache

@@ -7,7 +7,8 @@ the README.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,19 @@ from world_model.checkpoint import (
     CheckpointError,
     config_dict,
     load_model_folder,
+    load_tensors,
     load_weights,
     model_kind,
     save_model,
 )
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives import ObjectiveConfig
+from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.pretrain import PretrainModel
 from world_model.pretrained import load
 from world_model.timm_encoder import make_encoder, timm_encoder
+from world_model.training import Checkpoints
 
 MODEL = "model"
 
@@ -36,6 +42,38 @@ MODEL = "model"
 def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> None:
     """Write an encoder folder; `about` is kept beside the sizes (objective, environment)."""
     save_model(folder, encoder, "encoder", {"encoder": config_dict(encoder.config), "about": about})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of that others can read. student: the encoder that a kept EMA teacher followed; None: it
+    followed none, or that is not known. said: a line of what was found."""
+
+    encoder: VideoEncoder
+    predictor: MaskedPredictor | ActionPredictor | None
+    student: VideoEncoder | None
+    said: str
+
+
+def model_parts(model: str | Path) -> Parts:
+    """Encoder, and where there are any its student and predictor, of a run folder or of weights made elsewhere (a `.pt`
+    file, a Hugging Face directory)."""
+    path = Path(model)
+    if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
+        found = load(path)
+        return Parts(found.encoder, found.predictor, None, found.said)
+    encoder, about = load_encoder(path)
+    checkpoints = Checkpoints(path / "checkpoints").paths()
+    masked = model_kind(model_folder(path)) == "encoder" and about["objective"]["context"] == "masked"
+    if not masked or about["objective"]["target"] != "features" or not checkpoints:
+        return Parts(encoder, None, None, "the encoder alone")
+    trained = PretrainModel(copy.deepcopy(encoder), build(ObjectiveConfig, about["objective"]), 1)
+    tensors, _ = load_tensors(checkpoints[-1], "model/")
+    load_weights(trained, tensors, str(checkpoints[-1]))
+    student = trained.encoder if trained.teacher is not None else None
+    if encoder.config.levels:
+        return Parts(encoder, None, student, "the encoder; its predictor, of several levels, is left out")
+    return Parts(encoder, trained.predictor, student, "the encoder with its masked predictor")  # type: ignore[arg-type]
 
 
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
@@ -95,6 +133,10 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
 def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
     """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
     with."""
+    if model_kind(model_folder(folder)) == "encoder":
+        raise CheckpointError(
+            f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
+        )
     config, tensors = load_model_folder(model_folder(folder), "dynamics")
     dynamics = LatentDynamics(
         build(DynamicsConfig, config["dynamics"]),
@@ -108,6 +150,8 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
 def model_folder(folder: str | Path) -> Path:
     """The folder with model.json: the one given, or its subfolder `model`."""
     path = Path(folder)
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; weights made elsewhere are read with encoder=pretrained path={path}")
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}; give a run folder of jepa pretrain or jepa posttrain")
     inside = path / MODEL

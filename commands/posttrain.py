@@ -43,6 +43,10 @@ def configs(config: dict[str, Any], proprio_dim: int = 1) -> tuple[DynamicsConfi
         raise ValueError(
             f"dynamics.losses.rollout_steps={losses.rollout_steps} is more than dynamics.horizon={shape.horizon}"
         )
+    if losses.rollout_history > shape.history:
+        raise ValueError(
+            f"dynamics.losses.rollout_history={losses.rollout_history} is more than dynamics.history={shape.history}"
+        )
     return shape, losses, build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
 
 
@@ -91,7 +95,6 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         folder,
         monitor,
         console,
-        device,
         "posttrain",
     )
     errors = monitor.errors()

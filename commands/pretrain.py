@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import envs
 from commands.config import build
 from commands.console import Console, Metrics
+from commands.errors import UsageError
 from commands.models import MODEL, check_frames, open_reader, save_dynamics, save_encoder
 from commands.monitors import PretrainMonitor, whole_episodes
 from commands.registry import device as torch_device
@@ -17,6 +19,7 @@ from commands.runs import RunFolder
 from data.loader import Loader
 from data.statistics import statistics
 from data.windows import Windows
+from world_model import masking
 from world_model.checkpoint import config_dict
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -24,6 +27,9 @@ from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
+TRIED = 8  # samples that masks are tried on
+REQUIRED = "required"  # start= of a recipe that needs one
+CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 CURVES = {
     "prediction loss on val": ("prediction", "constant"),
     "spread": ("feature_std",),
@@ -43,16 +49,34 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
-    configs(config)
+    sizes, objective, trainer = configs(config)
+    begin(config)
+    grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
+    for mask in objective.masks:
+        masking.sample(mask, min(TRIED, trainer.batch_size), grid, (trainer.seed,))
+
+
+def begin(config: dict[str, Any]) -> Path | None:
+    """The checkpoints of the run that this one begins with, `start=`; UsageError where that folder holds none."""
+    if config["start"] is None:
+        return None
+    if config["start"] == REQUIRED:
+        raise UsageError("this recipe goes on from another run: give start=runs/pretrain/NAME")
+    folder = Path(str(config["start"])) / CHECKPOINTS
+    if not Checkpoints(folder).paths():
+        raise UsageError(
+            f"start={config['start']} holds no {CHECKPOINTS}/step-*.safetensors: give a run folder of jepa pretrain"
+        )
+    return folder
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     """Train, and keep the last encoder."""
-    folder.finish(pretrain(config, config["data"], folder.path, console))
+    folder.finish(pretrain(config, config["data"], folder.path, console, begin(config)))
 
 
-def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -> str:
-    """Stage 1 into `folder`; returns one line of what came out."""
+def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, begin: Path | None = None) -> str:
+    """Stage 1 into `folder`, from the checkpoints `begin` if any; returns one line of what came out."""
     encoder_config, objective, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
@@ -77,7 +101,7 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
         Loader(windows["val"], trainer.batch_size, config["seed"]),
         device,
     )
-    last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
+    last = fit(model, loader, trainer, folder, monitor, console, "pretrain", begin)
     kept = model.trained_encoder.eval()
     fit_summary(kept, monitor.clips)
     chosen = reader.episodes("train")[: objective.metric.episodes]
@@ -108,12 +132,15 @@ def fit(
     folder: Any,
     monitor: Any,
     console: Console,
-    device: torch.device,
     what: str,
+    begin: Path | None = None,
 ) -> dict[str, float]:
-    """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation."""
+    """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation.
+
+    begin: checkpoints of another run, whose newest gives weights and optimiser state at step 0.
+    """
     optimizer = make_optimizer(model, trainer)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.newest_step()
     evaluations: list[dict[str, float]] = []
 
@@ -139,6 +166,6 @@ def fit(
                 evaluate=evaluate,
                 progress=lambda step, values: progress.update(step, loss=values["loss"]),
             ),
-            device,
+            next(model.parameters()).device,
         )
     return evaluations[-1]

@@ -30,6 +30,7 @@ from typing import Any
 
 from commands.config import Composed, flatten
 from commands.errors import RunError, UsageError, listed
+from commands.recipes import baseline
 
 VERSIONS = (
     "jepa",
@@ -108,8 +109,10 @@ def identity(config: Mapping[str, Any], apart: Sequence[str] = ()) -> dict[str, 
 def run_name(composed: Composed, standard: Composed, apart: Sequence[str] = ()) -> str:
     """Return `name=`, or choices and top-level values that differ from the standard ones plus a hash.
 
-    `standard` is the same command without any words. Example: "two_rooms-seed1-3fa9c2d1".
+    `standard` is the same command without any words. Example: "two_rooms-seed1-3fa9c2d1". A recipe stands for all that
+    it sets.
     """
+    standard = baseline(composed, standard)
     given = composed.config.get("name")
     if given is not None:
         if not NAME.match(str(given)):

@@ -55,14 +55,18 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     write_atomic(path, lambda temporary: save_file(contiguous, temporary, {"json": json.dumps(metadata)}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file of `save_tensors`. Raises CheckpointError where it is missing or cut short."""
+def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors whose names begin with `stem`, without it, and metadata of a file of `save_tensors`.
+
+    Raises CheckpointError where it is missing or cut short.
+    """
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("json", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+            names = [name for name in file.keys() if name.startswith(stem)]
+            return {name.removeprefix(stem): file.get_tensor(name) for name in names}, metadata
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a complete checkpoint ({error}); delete it to go on from the one "

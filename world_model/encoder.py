@@ -40,7 +40,8 @@ class EncoderConfig:
     pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder) or `principal`
     (principal components of the tokens, fitted when training is over: for objectives that predict tokens). rope,
     feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at the
-    positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). levels: blocks (from 0) whose outputs are
+    positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another size
+    whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
     read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path: whether a single frame
     has a patch embedding of its own, of one frame, and images and videos a learned embedding that tells them apart
     (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and those before it in
@@ -69,6 +70,7 @@ class EncoderConfig:
     causal: bool = False
     frame_px: tuple[int, int] | None = None
     timm: str = ""
+    positions_px: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
@@ -89,6 +91,14 @@ class EncoderConfig:
     def grid(self) -> tuple[int, int]:
         """Patches in a column and in a row."""
         return self.image_px[0] // self.patch_px, self.image_px[1] // self.patch_px
+
+    @property
+    def familiar_grid(self) -> tuple[int, int] | None:
+        """Patches whose positions pictures of every size are seen at; None: at their own."""
+        if not self.interpolate:
+            return None
+        height, width = self.positions_px or self.image_px
+        return height // self.patch_px, width // self.patch_px
 
     @property
     def num_patches(self) -> int:
@@ -244,7 +254,7 @@ class VideoEncoder(nn.Module):
 
     def places(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         """Positions [N, 3] of a token grid (steps, height, width), as this encoder was trained to see them."""
-        return grid_positions(*grid, device, self.config.grid if self.config.interpolate else None)
+        return grid_positions(*grid, device, self.config.familiar_grid)
 
     def rotary(self, places_N3: Tensor) -> Rotary:
         """Rotary table of tokens at these places."""

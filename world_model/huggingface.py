@@ -32,6 +32,16 @@ _HF_PREDICTOR = (
     (r"predictor\.proj\.", "predictor_proj."),
 )
 _HF_MASK_TOKENS = "predictor.embeddings.mask_tokens"
+PREPROCESSOR = "video_preprocessor_config.json"
+SIZE_KEYS = (
+    "crop_size",
+    "patch_size",
+    "tubelet_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+)
 _THIRDS = ("query", "key", "value")
 
 
@@ -42,9 +52,31 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is no Hugging Face directory: config.json: {first_line(error)}") from error
-    if config.get("model_type") != "vjepa2":
-        raise CheckpointError(f"{folder} holds a {config.get('model_type')!r} model, a 'vjepa2' one is needed")
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CheckpointError(
+            f"{folder} is no Hugging Face directory (config.json has no model_type); a run folder of jepa pretrain is "
+            f"given as encoder={folder}"
+        )
+    if config["model_type"] != "vjepa2":
+        raise CheckpointError(f"{folder} holds a {config['model_type']!r} model, a 'vjepa2' one is needed")
+    missing = [name for name in SIZE_KEYS if name not in config]
+    if missing:
+        raise CheckpointError(f"{path} does not say {', '.join(missing)}")
     return config
+
+
+def pixel_statistics(folder: Path) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel in 0..255 by which pixels are normalised; None where the directory does not
+    say. Raises CheckpointError for a file of them that cannot be read."""
+    path = folder / PREPROCESSOR
+    if not path.exists():
+        return None
+    try:
+        said = json.loads(path.read_text())
+        mean, std = ([float(value) * 255 for value in said[key]] for key in ("image_mean", "image_std"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say image_mean and image_std: {first_line(error)}") from error
+    return mean, std
 
 
 def read_weights(folder: Path) -> Weights:
@@ -52,7 +84,10 @@ def read_weights(folder: Path) -> Weights:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{index} is damaged: {first_line(error)}") from error
     out: Weights = {}
     for name in names:
         try:

@@ -149,7 +149,8 @@ def _rectangular(
 ) -> Masks:
     """Indices of the True places, every kind cut to its shortest row by dropping random ones."""
     if not visible_BN.any(1).all():
-        raise ValueError(f"masks leave a sample without context: hide less than {config}")
+        what = f"random={config.random}" if config.random else f"blocks={config.blocks} of area={list(config.area)}"
+        raise ValueError(f"masks: {what} leave a sample without a visible token (no context): hide less")
     wanted = sum(int(part.sum()) for part in (visible_BN, *groups_BN))
     parts = []
     for part in (visible_BN, *groups_BN):

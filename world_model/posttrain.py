@@ -18,12 +18,14 @@ from world_model.objectives import regression
 
 @dataclass(frozen=True)
 class PosttrainConfig:
-    """Losses of stage 2. rollout_steps: imagined steps trained; at most dynamics.horizon."""
+    """Losses of stage 2. rollout_steps: imagined steps trained; at most dynamics.horizon. rollout_history: frames seen
+    before them; 0: by turns 1 to dynamics.history (V-JEPA 2-AC: 1)."""
 
     loss: Literal["l1", "l2"] = "l2"
     teacher_forcing: float = 1.0
     rollout: float = 1.0
     rollout_steps: int = 6
+    rollout_history: int = 0
 
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:
@@ -44,7 +46,7 @@ class PosttrainModel(nn.Module):
         return self.dynamics.config.history + self.config.rollout_steps
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the two losses. The history of the rollout takes turns between 1 and dynamics.history."""
+        """Weighted sum of the two losses."""
         dynamics = self.dynamics
         features = dynamics.normalise_features(batch["features"].float())
         actions, states = batch["action"], self._states(batch)
@@ -58,7 +60,7 @@ class PosttrainModel(nn.Module):
             predicted = dynamics.predictor(features[:, :-1], dynamics.rows(actions, known))
             terms["teacher_forcing"] = self.config.teacher_forcing * self._error(predicted, target[:, 1:])
         if self.config.rollout:
-            history = 1 + step % dynamics.config.history
+            history = self.config.rollout_history or 1 + step % dynamics.config.history
             path = self.imagine(features, actions, states, history)
             terms["rollout"] = self.config.rollout * self._error(path, target[:, history : history + path.shape[1]])
         return torch.stack(list(terms.values())).sum(), terms

@@ -109,7 +109,7 @@ class PretrainModel(nn.Module):
             self.predictor = MaskedPredictor(
                 config.width,
                 config.grid,
-                objective.predictor,
+                replace(objective.predictor, rope=config.rope),  # one rotary code for both, as the reference
                 max(1, len(objective.masks)),
                 patch_dim if pixels else 0,
                 levels,

@@ -1,33 +1,40 @@
-"""Weights made elsewhere, read and written without executing anything from a file.
+"""Weights made elsewhere, read without executing anything from a file.
 
 Official V-JEPA 2, 2-AC and 2.1 checkpoints (`.pt`: one dictionary of state dicts) and Hugging Face VJEPA2 directories
-become state dicts under our names, which are the official ones without their prefixes, and back. Sizes are read from
-shapes; what shapes do not tell (heads, picture size) comes from the published table, from config.json, or from the
-caller.
+become state dicts under our names, which are the official ones without their prefixes; `world_model.export` is the way
+back. Sizes are read from shapes; what shapes do not tell (heads, picture size) comes from the published table, from
+config.json, or from the caller.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from world_model.checkpoint import CheckpointError, first_line, load_weights, some_names, write_atomic
+from world_model.checkpoint import CheckpointError, first_line, load_weights, some_names
 from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
-from world_model.huggingface import Weights, from_huggingface, read_config, read_weights, to_huggingface
+from world_model.huggingface import Weights, from_huggingface, pixel_statistics, read_config, read_weights
 from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
 
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+# V-JEPA 2.1: what its positions reach to, whatever the pictures; and what its ViT-G reads, not quite ends of quarters.
+MODERN_PX = (256, 256)
+GIGANTIC_LEVELS = (11, 23, 37, 47)
 # Width of a released transformer -> its heads. The 1408-wide ViT-g was released with 22; 2.1's 1664-wide one with 26.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 PREDICTOR_HEADS = {384: 12, 1024: 16}
+# Entry of our `.pt` files that says what shapes do not: image_px, heads, predictor_heads. Others do not look at it.
+SIZES = "sizes"
+PICKLE = b"\x80"  # first byte of a pickle
+HIDDEN, PREDICTOR_HIDDEN = "blocks.0.mlp.fc1.weight", "predictor_blocks.0.mlp.fc1.weight"
 ENCODER_KEYS = ("target_encoder", "ema_encoder", "encoder")
 
 
@@ -51,39 +58,65 @@ def load(
 
     key: which encoder of a `.pt` file; None takes the EMA teacher's (`target_encoder`, else `ema_encoder`, else
     `encoder`), as V-JEPA 2's evaluations do. image_px: side of the pictures it was trained on, where the file does not
-    say (default 256). heads: where the width is none of the released ones. Raises CheckpointError with one sentence
-    for a file that is missing, cut short, of another kind, or that would have to execute code.
+    say (default 256). heads: where the width is none of the released ones, and the file does not say. Raises
+    CheckpointError with one sentence for a file that is missing, cut short, of another kind, or that would have to
+    execute code.
     """
     if path.is_dir():
         return _from_huggingface(path)
-    file = read_torch_file(path)
-    if not isinstance(file, dict):
-        raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dictionary of state dicts")
-    if "classifiers" in file:
-        raise CheckpointError(f"{path} holds probes of a frozen encoder, not an encoder; give the encoder's own file")
+    file = _state_dicts(path)
     found = [name for name in ENCODER_KEYS if name in file]
     if key is not None and key not in file or not found:
         looked = key or ", ".join(ENCODER_KEYS)
-        raise CheckpointError(f"{path} has no {looked}, only {', '.join(map(str, list(file)[:8]))}")
+        raise CheckpointError(f"{path} has no {looked}, only {some_names(file)}")
     key = key or found[0]
     weights, dropped = _encoder_weights(file[key], path)
+    sizes = file[SIZES] if isinstance(file.get(SIZES), dict) else {}
+    image_px, heads = image_px or sizes.get("image_px"), heads or sizes.get("heads")
     encoder = VideoEncoder(encoder_config(weights, path, image_px, heads))
     _fill(encoder, weights, f"{path} ({key})")
     said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
     said += "".join(f"; left out {name}" for name in dropped)
     made = None
-    if isinstance(file.get("predictor"), dict):
-        made = predictor_of(strip(file["predictor"]), encoder.config, path, predictor_heads)
+    if encoder.config.levels and "predictor" in file:
+        said += "; left out its predictor (V-JEPA 2.1's has parts that are not here)"
+    elif "predictor" in file:
+        predictor_heads = predictor_heads or sizes.get("predictor_heads")
+        made = predictor_of(strip(file["predictor"], path), encoder.config, path, predictor_heads)
+    if made is None and "predictor" in file and not encoder.config.levels:
+        said += "; left out its predictor (its width is not published, so its heads are not known)"
+    elif made is not None:
         said += f"; with its {'action-conditioned' if isinstance(made, ActionPredictor) else 'masked'} predictor"
     return Pretrained(encoder.eval(), made, said)
+
+
+def _state_dicts(path: Path) -> dict[str, Any]:
+    """The dictionary of state dicts in a file; a video encoder's state dict alone counts as `encoder`."""
+    file = read_torch_file(path)
+    if not isinstance(file, dict):
+        raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dictionary of state dicts")
+    if "classifiers" in file:
+        raise CheckpointError(f"{path} holds probes of a frozen encoder, not an encoder; give the encoder's own file")
+    if not set(ENCODER_KEYS) & file.keys() and any(isinstance(value, torch.Tensor) for value in file.values()):
+        return {"encoder": {name: value for name, value in file.items() if isinstance(value, torch.Tensor)}}
+    return file
 
 
 def read_torch_file(path: Path) -> Any:
     """What a file of torch.save holds, tensors and plain containers alone."""
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} is a safetensors file: give the directory that holds it and its config.json, as Hugging Face does"
+        )
+    archive = zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        old = file.read(1) == PICKLE  # as torch.save wrote before 1.6, which cannot be mapped into memory
+    if not archive and not old:
+        raise CheckpointError(f"{path} is no complete file of torch.save (a web page, or a download cut short?)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} needs code to be executed to be read, which is refused: ask its makers for a file of plain "
@@ -95,8 +128,10 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def strip(state: Any) -> Weights:
+def strip(state: Any, source: Path) -> Weights:
     """Names without what wrappers put before them (`module.`, `backbone.`), tensors as fp32."""
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
     out = {}
     for name, value in state.items():
         parts = [part for part in str(name).split(".") if part not in ("module", "backbone")]
@@ -106,11 +141,14 @@ def strip(state: Any) -> Weights:
 
 def _encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
     """State dict of an encoder, and the names that were left out since no rotary model needs them."""
-    weights = strip(state)
+    weights = strip(state, path)
     first = weights.get("patch_embed.proj.weight")
     if first is None or first.dim() != 5:
         kind = "an image model" if first is not None or "cls_token" in weights else "another kind of model"
-        raise CheckpointError(f"{path} holds {kind}, not a video encoder (its first names: {some_names(weights)})")
+        raise CheckpointError(
+            f"{path} holds {kind}, not a video encoder (its first names: {some_names(weights)}); image models of "
+            "timm are read with encoder=timm timm.weights=FILE"
+        )
     dropped = [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
     return weights, dropped
 
@@ -119,11 +157,14 @@ def encoder_config(
     weights: Weights, source: Path, image_px: int | None = None, heads: int | None = None
 ) -> EncoderConfig:
     """Sizes of an encoder from the shapes of its weights. V-JEPA 2.1 is known by its norms of several levels."""
+    _need(weights, source, "patch_embed.proj.weight", HIDDEN)
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = _depth(weights, "blocks")
     modern = any(name.startswith("norms_block.") for name in weights)
     if heads is None and width not in ENCODER_HEADS:
-        raise CheckpointError(f"{source}: no released encoder is {width} wide, so its heads are not known: give heads=")
+        raise CheckpointError(
+            f"{source}: no released encoder is {width} wide, so its heads are not known: give heads= (pretrained.heads)"
+        )
     return EncoderConfig(
         image_px=(image_px or 256,) * 2,
         patch_px=patch,
@@ -131,27 +172,35 @@ def encoder_config(
         width=width,
         depth=depth,
         heads=heads or ENCODER_HEADS[width],
-        mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=weights[HIDDEN].shape[0] / width,
         pooled_dim=0,
         rope="interleaved" if modern else "tiled",
         interpolate=modern,
-        levels=even_levels(depth, _depth(weights, "norms_block")) if modern else (),
+        levels=encoder_levels(depth, _depth(weights, "norms_block")),
         image_path="patch_embed_img.proj.weight" in weights,
+        positions_px=MODERN_PX if modern else None,
     )
+
+
+def encoder_levels(depth: int, count: int) -> tuple[int, ...]:
+    """Blocks that a released encoder of this depth reads through `count` norms of their own."""
+    return GIGANTIC_LEVELS if (depth, count) == (48, 4) else even_levels(depth, count) if count else ()
 
 
 def predictor_of(
     weights: Weights, encoder: EncoderConfig, source: Path, heads: int | None = None
-) -> MaskedPredictor | ActionPredictor:
-    """The masked or the action-conditioned predictor that a state dict belongs to, with its weights."""
+) -> MaskedPredictor | ActionPredictor | None:
+    """The masked or the action-conditioned predictor that a state dict belongs to, with its weights; None where its
+    heads are neither given nor published for its width."""
+    _need(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
     width = weights["predictor_norm.weight"].shape[0]
     if heads is None and width not in PREDICTOR_HEADS:
-        raise CheckpointError(f"{source}: no released predictor is {width} wide: give predictor_heads=")
+        return None
     sizes = PredictorConfig(
         width,
         _depth(weights, "predictor_blocks"),
         heads or PREDICTOR_HEADS[width],
-        weights["predictor_blocks.0.mlp.fc1.weight"].shape[0] / width,
+        weights[PREDICTOR_HIDDEN].shape[0] / width,
         rope=encoder.rope,
     )
     made: MaskedPredictor | ActionPredictor
@@ -177,10 +226,22 @@ def predictor_of(
     return made.eval()
 
 
-def _fill(encoder: VideoEncoder, weights: Weights, source: str) -> None:
-    """Load strictly; pixel statistics are ImageNet's."""
-    statistics = {"pixel_mean": torch.tensor(IMAGENET_MEAN), "pixel_std": torch.tensor(IMAGENET_STD)}
+def _fill(
+    encoder: VideoEncoder,
+    weights: Weights,
+    source: str,
+    pixels: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
+) -> None:
+    """Load strictly. pixels: mean and deviation of each channel in 0..255, ImageNet's unless the source says others."""
+    statistics = {"pixel_mean": torch.tensor(pixels[0]), "pixel_std": torch.tensor(pixels[1])}
     load_weights(encoder, {**weights, **statistics}, source)
+
+
+def _need(weights: Weights, source: Path, *names: str) -> None:
+    """Raise CheckpointError for a state dict without a name that its sizes are read from."""
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({some_names(weights)})")
 
 
 def _from_huggingface(folder: Path) -> Pretrained:
@@ -199,78 +260,11 @@ def _from_huggingface(folder: Path) -> Pretrained:
             rope="tiled",
         )
     )
-    _fill(encoder, encoder_weights, str(folder))
+    _fill(encoder, encoder_weights, str(folder), pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD))
     made = None
     if predictor_weights:
         made = predictor_of(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
     return Pretrained(encoder.eval(), made, f"{folder}: a Hugging Face VJEPA2 directory")
-
-
-# -- export ------------------------------------------------------------------------------------------------------
-
-
-def export_official(path: Path, encoder: VideoEncoder, predictor: MaskedPredictor | ActionPredictor | None) -> None:
-    """One `.pt` file of plain tensors under the official names, the encoder as `encoder` and as `target_encoder`."""
-    weights = _own(encoder)
-    file: dict[str, Any] = {"encoder": weights, "target_encoder": weights}
-    if predictor is not None:
-        file["predictor"] = _own(predictor)
-    write_atomic(path, lambda temporary: torch.save(file, temporary))
-
-
-def export_huggingface(
-    folder: Path, encoder: VideoEncoder, predictor: MaskedPredictor, frames_per_clip: int = 64
-) -> None:
-    """A directory (config.json, model.safetensors) that `transformers.VJEPA2Model.from_pretrained` loads.
-
-    Raises ValueError for an encoder that this format cannot hold: one with true rotary positions, SwiGLU, several
-    levels, an image path, or pictures that are not square.
-    """
-    sizes = encoder.config
-    beyond = {
-        "rope=interleaved": sizes.rope != "tiled",
-        "feedforward=swiglu": sizes.feedforward != "gelu",
-        "levels": bool(sizes.levels),
-        "image_path": sizes.image_path,
-        "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
-    }
-    if any(beyond.values()):
-        raise ValueError(
-            "the Hugging Face VJEPA2 format cannot hold this encoder: " + ", ".join(k for k, v in beyond.items() if v)
-        )
-    config = {
-        "model_type": "vjepa2",
-        "architectures": ["VJEPA2Model"],
-        "crop_size": sizes.image_px[0],
-        "patch_size": sizes.patch_px,
-        "tubelet_size": sizes.tubelet,
-        "frames_per_clip": frames_per_clip,
-        "hidden_size": sizes.width,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "mlp_ratio": sizes.mlp_ratio,
-        "pred_hidden_size": predictor.width,
-        "pred_num_hidden_layers": len(predictor.predictor_blocks),
-        "pred_num_attention_heads": predictor.heads,
-        "pred_num_mask_tokens": len(predictor.mask_tokens),
-        "pred_mlp_ratio": predictor.state_dict()["predictor_blocks.0.mlp.fc1.bias"].shape[0] / predictor.width,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: value.contiguous().clone() for name, value in to_huggingface(_own(encoder), _own(predictor)).items()
-    }
-    write_atomic(folder / "model.safetensors", lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
-    text = json.dumps(config, indent=2) + "\n"
-    write_atomic(folder / "config.json", lambda temporary: temporary.write_text(text))
-
-
-def _own(module: torch.nn.Module) -> Weights:
-    """State dict of what is trained: no buffers of ours, no pool head, on the CPU."""
-    kept = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    return {name: value for name, value in kept.items() if not name.startswith(("pixel_", "pool."))}
 
 
 # -- shapes and names --------------------------------------------------------------------------------------------

@@ -147,10 +147,13 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW
 
 
 class Checkpoints:
-    """The checkpoints of one run, step-N.safetensors; the newest two are kept."""
+    """The checkpoints of one run, step-N.safetensors; the newest two are kept.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    begin: folder of another run's checkpoints, with whose newest a run begins that has none itself (a cooldown).
+    """
+
+    def __init__(self, folder: Path, begin: Path | None = None) -> None:
+        self.folder, self.begin = folder, begin
 
     def paths(self) -> list[Path]:
         """Oldest first."""
@@ -172,9 +175,14 @@ class Checkpoints:
             old.unlink()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Load the newest checkpoint and return its step; 0 where there is none. CheckpointError if it is damaged."""
+        """Load the newest checkpoint and return its step; 0 where there is none, or where it is that of `begin`.
+
+        CheckpointError if it is damaged, or of another model.
+        """
         paths = self.paths()
         if not paths:
+            if self.begin is not None:
+                Checkpoints(self.begin).restore(model, optimizer)
             return 0
         tensors, metadata = load_tensors(paths[-1])
         weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}

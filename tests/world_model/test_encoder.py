@@ -9,7 +9,7 @@ import torch
 from einops import repeat
 
 from tests.world_model.small import SIZES, encoder, frames
-from world_model.encoder import EncoderConfig
+from world_model.encoder import EncoderConfig, VideoEncoder
 
 
 def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
@@ -131,3 +131,11 @@ def test_levels_beyond_the_depth_and_uneven_heads_are_refused():
     for wrong, said in (({"levels": (1, 5)}, "ascending blocks of 0..1"), ({"heads": 5}, "heads=5")):
         with pytest.raises(ValueError, match=said):
             replace(SIZES, **wrong)
+
+
+def test_positions_reach_as_far_as_those_of_another_size_where_one_is_given():
+    config = EncoderConfig((64, 64), 8, 2, 24, 2, 2, pooled_dim=0, interpolate=True, positions_px=(32, 32))
+    places = VideoEncoder(config).places((2, 8, 8), torch.device("cpu"))
+    assert places.amax(0).tolist() == [1, 3, 3] and places[1].tolist() == pytest.approx([0, 0, 3 / 7])
+    plain = VideoEncoder(replace(config, positions_px=None)).places((2, 8, 8), torch.device("cpu"))
+    assert plain.amax(0).tolist() == [1, 7, 7]

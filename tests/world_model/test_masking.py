@@ -65,7 +65,7 @@ def test_future_hides_all_later_steps():
 
 
 def test_masks_that_leave_no_context_are_refused():
-    with pytest.raises(ValueError, match="leave a sample without context"):
+    with pytest.raises(ValueError, match=r"blocks=.* of area=.* leave a sample without a visible token"):
         sample(MaskConfig(1, (1.0, 1.0), aspect=(1.0, 1.0)), 2, GRID, (0,))
     for wrong, said in (({"random": 1.5}, "random=1.5"), ({"blocks": 0}, "blocks=0"), ({"area": (0.5, 0.2)}, "area")):
         with pytest.raises(ValueError, match=said):

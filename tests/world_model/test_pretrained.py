@@ -10,13 +10,9 @@ import torch
 from tests.world_model.small import shake
 from world_model.checkpoint import CheckpointError
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.export import export_huggingface, export_official
 from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
-from world_model.pretrained import (
-    IMAGENET_MEAN,
-    export_huggingface,
-    export_official,
-    load,
-)
+from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0, rope="tiled")
 PREDICTOR = PredictorConfig(36, 2, 3, rope="tiled")
@@ -29,6 +25,7 @@ def models():
     encoder, predictor = VideoEncoder(SIZES).eval(), MaskedPredictor(48, (4, 4), PREDICTOR, 2).eval()
     shake(encoder)
     shake(predictor)
+    encoder.set_pixel_statistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
     return encoder, predictor
 
 
@@ -109,7 +106,17 @@ def test_what_the_format_cannot_hold_is_not_exported(tmp_path, models):
 
 def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
     config = EncoderConfig(
-        (32, 32), 8, 2, 48, 4, 3, pooled_dim=0, interpolate=True, levels=(0, 1, 2, 3), image_path=True
+        (32, 32),
+        8,
+        2,
+        48,
+        4,
+        3,
+        pooled_dim=0,
+        interpolate=True,
+        levels=(0, 1, 2, 3),
+        image_path=True,
+        positions_px=(256, 256),
     )
     torch.manual_seed(0)
     encoder = VideoEncoder(config)
@@ -127,7 +134,7 @@ class Code:
     ("write", "said"),
     [
         (lambda path, models: None, "there is no file"),
-        (lambda path, models: path.write_bytes(b"<html>not found</html>"), "code to be executed|no complete file"),
+        (lambda path, models: path.write_bytes(b"<html>not found</html>"), "no complete file of torch.save"),
         (lambda path, models: torch.save({"encoder": Code()}, path), "needs code to be executed"),
         (lambda path, models: torch.save([1], path), "holds a list"),
         (lambda path, models: torch.save({"classifiers": []}, path), "holds probes"),
@@ -176,10 +183,20 @@ def test_a_half_downloaded_file_is_refused(tmp_path, models):
         load(tmp_path / "half.pt", **HEADS)
 
 
+def test_a_file_of_the_old_format_and_a_bare_state_dict_are_read(tmp_path, models):
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"encoder": weights}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(weights, tmp_path / "bare.pt")
+    for name in ("old.pt", "bare.pt"):
+        assert same(load(tmp_path / name, **HEADS).encoder, models[0]), name
+
+
 def test_a_width_that_no_release_has_asks_for_heads(tmp_path, models):
-    export_official(tmp_path / "ours.pt", *models)
+    official_file(tmp_path / "odd.pt", *models)
     with pytest.raises(CheckpointError, match="48 wide.*give heads="):
-        load(tmp_path / "ours.pt", image_px=32)
+        load(tmp_path / "odd.pt", image_px=32)
+    found = load(tmp_path / "odd.pt", image_px=32, heads=3)
+    assert found.predictor is None and "left out its predictor" in found.said
 
 
 def test_a_directory_of_another_model_is_refused(tmp_path):

@@ -89,6 +89,24 @@ def test_more_steps_go_on_from_the_last(tmp_path):
     assert_equal(weights_of(whole), weights_of(longer))
 
 
+def test_a_run_begins_with_weights_teacher_and_optimiser_of_another_and_counts_from_zero(tmp_path):
+    five = replace(CONFIG, steps=5)
+    before, _ = run(tmp_path / "a", five)
+    model = PretrainModel(encoder(seed=4), VJEPA2, steps=10)
+    optimizer = make_optimizer(model, CONFIG)
+    checkpoints = Checkpoints(tmp_path / "b", begin=tmp_path / "a")
+    assert checkpoints.restore(model, optimizer) == 0 and checkpoints.newest_step() == 0
+    assert_equal(weights_of(before), weights_of(model))
+    state = optimizer.state_dict()["state"]
+    assert len(state) and all(one["step"] == 5 and one["exp_avg_sq"].any() for one in state.values())
+    lines: list[dict] = []
+    train(model, batch_at, optimizer, five, checkpoints, Hooks(log=lines.append), CPU)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5]
+    after = weights_of(model)
+    assert checkpoints.restore(model, optimizer) == 5, "its own checkpoint comes before that of the other run"
+    assert_equal(after, weights_of(model))
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_path):
     class Bad(nn.Module):
         def __init__(self) -> None:
