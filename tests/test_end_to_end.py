@@ -169,13 +169,18 @@ def test_an_end_to_end_model_plans_by_itself_and_its_encoder_posttrains(work, ob
     posttrain_and_plan(work, f"{objective}-frozen", "pooled", "pooled", f"encoder=runs/pretrain/{objective}")
 
 
-def test_a_cooldown_goes_on_from_another_run_with_other_clips(work):
+def test_a_cooldown_goes_on_from_another_run_with_other_clips_and_the_same_sizes(work, capsys):
+    from commands import cli
+
     words = ("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa2", *TINY)
     inside(*words, "name=primary", cwd=work)
     cooldown = ("objective.frames=12", "trainer.schedule=linear", "trainer.warmup=0", "name=cooldown")
     inside(*words, *cooldown, "start=runs/pretrain/primary", cwd=work)
     lines = [json.loads(line) for line in (work / "runs/pretrain/cooldown/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5]
+    with contextlib.chdir(work):
+        assert cli.main([*words, "encoder.width=48", "start=runs/pretrain/primary", "name=wider"]) == 1
+    assert "does not fit this model: " in capsys.readouterr().err
 
 
 def test_a_timm_encoder_posttrains_and_plans(work):
@@ -209,7 +214,6 @@ def test_weights_made_elsewhere_posttrain_and_plan(work):
         (("posttrain", "data=runs/collect/data", "encoder=pretrained", "path=no.pt"), 1, "there is no file no.pt"),
         (("posttrain", "data=runs/collect/data", "encoder=timm", "timm.model=resnet18"), 1, "no vision transformer"),
         (("pretrain", "data=runs/collect/data", "start=runs/none"), 2, "give a run folder of jepa pretrain"),
-        (("pretrain", "data=runs/collect/data", "start=runs/pretrain/encoder"), 1, "does not fit this model"),
         (("doctor", "golden=nothing"), 1, "no golden vectors"),
         (("collect", "env=reachr"), 2, "reacher"),
         (("pretrain", "data=runs/collect/data", "device=cuda", "encoder=tiny"), 1, "CUDA"),
