@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from commands import posttrain as posttrain_command
 from commands import pretrain as pretrain_command
 from commands.bench import pretraining
 from commands.collect import FILE, collect_into
-from commands.config import choices, compose
+from commands.config import choices, compose, nested
 from commands.console import Console, duration
 from commands.errors import UsageError, listed
 from commands.models import MODEL, load_encoder, model_kind, open_reader
@@ -50,6 +51,11 @@ NO_PART = (
 )
 
 
+# Keys that are younger than the first finished cells, with the value that leaves everything as it was before them: a
+# cell that has it keeps its hash.
+ADDED = {"dynamics.proprio_model": "none"}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One row of the table with one seed: what is run, and the file it leaves."""
@@ -63,7 +69,9 @@ class Cell:
     @property
     def key(self) -> str:
         """Hash of the configuration."""
-        text = json.dumps(identity(self.config, NO_PART), sort_keys=True, separators=(",", ":"))
+        values = identity(self.config, NO_PART)
+        kept = {key: value for key, value in values.items() if key not in ADDED or value != ADDED[key]}
+        text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -121,14 +129,20 @@ def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, 
         raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {listed(known, 30)})")
     name = UNTRAINED_AS if objective == UNTRAINED else objective
     cell = {key: value for key, value in config.items() if key not in OWN}
-    cell |= {"objective": compose("demo", [f"objective={name}"]).config["objective"], "seed": seed, "videos": 0}
-    cell["planner"] = merged(cell["planner"], {"cost": {"view": config["dynamics"]["space"]}}, "planner")
+    cell |= {"objective": _published(name), "seed": seed, "videos": 0}
+    cell["planner"] = merged(cell["planner"], {"cost": {"view": config["dynamics"]["space"]}}, "planner.")
     if not cell["objective"]["actions"]:
-        cell["objective"] = merged(cell["objective"], {"metric": config["metric"]}, "metric")
-    cell = merged(cell, config["small"].get(name, {}), f"small.{name}")
+        cell["objective"] = merged(cell["objective"], {"metric": {"kind": config["metric"]}}, "objective.")
+    if name in config["small"]:
+        cell = merged(cell, nested(config["small"][name]), f"small.{name}: ")
     if objective == UNTRAINED:
         cell["pretrain"] = {**cell["pretrain"], "steps": 0}
     return cell
+
+
+@cache
+def _published(objective: str) -> dict[str, Any]:
+    return dict(compose("demo", [f"objective={objective}"]).config["objective"])
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -136,8 +150,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict
     made = dict(base)
     for key, value in over.items():
         if key not in made:
-            raise UsageError(f"'{where}.{key}' is no key (keys: {listed(made, 30)})")
-        made[key] = merged(made[key], value, f"{where}.{key}") if isinstance(value, Mapping) else value
+            raise UsageError(f"'{where}{key}' is no key (keys: {listed(made, 30)})")
+        made[key] = merged(made[key], value, f"{where}{key}.") if isinstance(value, Mapping) else value
     return made
 
 
@@ -157,7 +171,7 @@ def all_cells(config: dict[str, Any]) -> list[Cell]:
                 cell = base
                 if budget == "flops" and not same:
                     steps = max(1, round(base["pretrain"]["steps"] * reference / per_step))
-                    cell = merged(base, {"pretrain": {"steps": steps}}, "pretrain")
+                    cell = merged(base, {"pretrain": {"steps": steps}}, "")
                 cells.append(Cell(name, "both" if same else budget, seed, cell, per_step))
     return cells
 

@@ -18,7 +18,18 @@ from typing import Any
 from commands.errors import UsageError, listed, nearest, one_line
 from commands.typed import build
 
-__all__ = ["CONFIGS", "HYDRA_VERSION", "Composed", "build", "choices", "compose", "flatten", "parse", "standard"]
+__all__ = [
+    "CONFIGS",
+    "HYDRA_VERSION",
+    "Composed",
+    "build",
+    "choices",
+    "compose",
+    "flatten",
+    "nested",
+    "parse",
+    "standard",
+]
 
 CONFIGS = "configs"
 HYDRA_VERSION = "1.3"
@@ -110,6 +121,16 @@ def choices(group: str) -> list[str]:
     """Return the names that `group=` may be given."""
     with hydra_loader() as loader:
         return _options(loader, group)
+
+
+def nested(words: list[str]) -> dict[str, Any]:
+    """["a.b=1", "a.c=[2,3]"] as {"a": {"b": 1, "c": [2, 3]}}; UsageError for a word that is not key=value."""
+    from omegaconf import OmegaConf
+
+    strange = [word for word in words if "=" not in word]
+    if strange:
+        raise UsageError(f"'{strange[0]}' is not key=value")
+    return _plain(OmegaConf.from_dotlist(words))
 
 
 def expand(command: str, words: list[str]) -> list[str]:

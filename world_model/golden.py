@@ -24,7 +24,7 @@ from world_model.checkpoint import CheckpointError, load_weights
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.layers import gather_tokens
 from world_model.objectives import normalised_target, regression
-from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 
 WEIGHTS = "weights."
 TOLERANCE = 1e-4
@@ -112,7 +112,7 @@ def _predictor_sizes(config: dict[str, Any]) -> tuple[PredictorConfig, tuple[int
 
 def _masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
     sizes, grid, steps = _predictor_sizes(config)
-    model = MaskedPredictor(config["embed_dim"], grid, sizes, config["num_mask_tokens"])
+    model = MaskedPredictor(MaskedSizes(config["embed_dim"], grid, config["num_mask_tokens"]), sizes)
     context, target, tokens = vectors["context_BM"], vectors["target_BP"], vectors["tokens_context_BMD"]
     model = _loaded(model, weights, source, tokens.device)
     found = {

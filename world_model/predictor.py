@@ -66,44 +66,48 @@ class PredictorConfig:
         )
 
 
-class MaskedPredictor(nn.Module):
-    """Visible tokens [B, M, D] and places -> predictions [B, P, D] at hidden places (V-JEPA 2, section 2.1).
+@dataclass(frozen=True)
+class MaskedSizes:
+    """What a MaskedPredictor takes and gives, beside the sizes of its transformer.
 
-    levels: outputs of the encoder that come side by side [B, M, levels * D]; several are first brought to D by a
-    layer of their own (V-JEPA 2.1). context_dim: size of what is predicted at the visible places, too, by a head of
-    its own (V-JEPA 2.1's context loss); 0: nothing. out_dim: size of a prediction; 0: levels * D. modalities: whether a
-    learned embedding tells images from videos, as in an encoder with `image_path` (V-JEPA 2.1).
+    levels: outputs of the encoder that come side by side [B, M, levels * feature_dim]; several are first brought to
+    feature_dim by a layer of their own (V-JEPA 2.1). out_dim: size of a prediction; 0: levels * feature_dim.
+    context_dim: size of what is predicted at the visible places, too, by a head of its own (V-JEPA 2.1's context loss);
+    0: nothing. modalities: whether a learned embedding tells images from videos, as in an encoder with `image_path`.
+    familiar_grid: patches whose positions pictures of every size are seen at, as in an encoder with `interpolate`;
+    None: at their own.
     """
 
-    def __init__(
-        self,
-        feature_dim: int,
-        grid: tuple[int, int],
-        config: PredictorConfig,
-        num_mask_tokens: int = 2,
-        out_dim: int = 0,
-        levels: int = 1,
-        context_dim: int = 0,
-        modalities: bool = False,
-    ) -> None:
+    feature_dim: int
+    grid: tuple[int, int]
+    num_mask_tokens: int = 2
+    out_dim: int = 0
+    levels: int = 1
+    context_dim: int = 0
+    modalities: bool = False
+    familiar_grid: tuple[int, int] | None = None
+
+
+class MaskedPredictor(nn.Module):
+    """Visible tokens [B, M, D] and places -> predictions [B, P, D] at hidden places (V-JEPA 2, section 2.1)."""
+
+    def __init__(self, sizes: MaskedSizes, config: PredictorConfig) -> None:
         super().__init__()
-        self.grid, self.heads, self.width, self.rope = grid, config.heads, config.width, config.rope
-        self.predictor_embed: nn.Module
-        if levels == 1:
-            self.predictor_embed = nn.Linear(feature_dim, config.width)
-        else:
-            first = nn.Linear(levels * feature_dim, feature_dim)
-            self.predictor_embed = nn.Sequential(first, nn.GELU(), nn.Linear(feature_dim, config.width))
+        self.sizes, self.heads, self.width, self.rope = sizes, config.heads, config.width, config.rope
+        joined = sizes.levels * sizes.feature_dim
+        self.predictor_embed: nn.Module = nn.Linear(sizes.feature_dim, config.width)
+        if sizes.levels > 1:
+            first = nn.Linear(joined, sizes.feature_dim)
+            self.predictor_embed = nn.Sequential(first, nn.GELU(), self.predictor_embed)
         self.mask_tokens = nn.ParameterList(
-            nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(num_mask_tokens)
+            nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(sizes.num_mask_tokens)
         )
         self.predictor_blocks = config.blocks()
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.predictor_proj = nn.Linear(config.width, out_dim or levels * feature_dim)
-        self.predictor_proj_context = nn.Linear(config.width, context_dim) if context_dim else None
-        self.modalities = modalities
+        self.predictor_proj = nn.Linear(config.width, sizes.out_dim or joined)
+        self.predictor_proj_context = nn.Linear(config.width, sizes.context_dim) if sizes.context_dim else None
         init_transformer(self, self.predictor_blocks)
-        if modalities:
+        if sizes.modalities:
             self.img_mod_embed = nn.Parameter(MODALITY_STD * torch.randn(1, 1, config.width))
             self.video_mod_embed = nn.Parameter(MODALITY_STD * torch.randn(1, 1, config.width))
 
@@ -130,12 +134,12 @@ class MaskedPredictor(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Predictions at the hidden places, and at the visible ones where there is a head for them. image: whether the
         tokens are those of a single image."""
-        places = grid_positions(steps, *self.grid, context_BMD.device)
+        places = grid_positions(steps, *self.sizes.grid, context_BMD.device, self.sizes.familiar_grid)
         both = places[torch.cat((context_BM, target_BP), 1)]
         positions = rotary(both, self.width // self.heads, self.rope)
         hidden = self.mask_tokens[mask_token].expand(*target_BP.shape, -1)
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
-        if self.modalities:
+        if self.sizes.modalities:
             x = x + (self.img_mod_embed if image else self.video_mod_embed)
         x = self.predictor_norm(self.predictor_blocks(x, positions))
         seen = context_BM.shape[1]

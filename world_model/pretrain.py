@@ -35,7 +35,7 @@ from world_model.objectives import (
     ramp,
     regression,
 )
-from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes
 from world_model.teacher import make_teacher, momentum, update_teacher
 
 INVERSE_HIDDEN = 512  # width of the network that reads an action from two embeddings (PLDM's released configuration)
@@ -106,16 +106,18 @@ class PretrainModel(nn.Module):
         else:
             patch_dim = 3 * config.tubelet * config.patch_px**2
             levels = encoder.num_levels if objective.levels > 1 else 1
-            self.predictor = MaskedPredictor(
+            sizes = MaskedSizes(
                 config.width,
                 config.grid,
-                replace(objective.predictor, rope=config.rope),  # one rotary code for both, as the reference
                 max(1, len(objective.masks)),
                 patch_dim if pixels else 0,
                 levels,
                 levels * config.width if objective.context_loss else 0,
                 config.image_path,
+                config.familiar_grid,
             )
+            # One rotary code for both, as the reference.
+            self.predictor = MaskedPredictor(sizes, replace(objective.predictor, rope=config.rope))
             self.pixel_head = None
         self.actions = actions
         if actions is not None:

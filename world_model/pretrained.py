@@ -20,7 +20,7 @@ import torch
 from world_model.checkpoint import CheckpointError, first_line, load_weights, some_names
 from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.huggingface import Weights, from_huggingface, pixel_statistics, read_config, read_weights
-from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -78,12 +78,10 @@ def load(
     said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
     said += "".join(f"; left out {name}" for name in dropped)
     made = None
-    if encoder.config.levels and "predictor" in file:
-        said += "; left out its predictor (V-JEPA 2.1's has parts that are not here)"
-    elif "predictor" in file:
+    if "predictor" in file:
         predictor_heads = predictor_heads or sizes.get("predictor_heads")
         made = predictor_of(strip(file["predictor"], path), encoder.config, path, predictor_heads)
-    if made is None and "predictor" in file and not encoder.config.levels:
+    if made is None and "predictor" in file:
         said += "; left out its predictor (its width is not published, so its heads are not known)"
     elif made is not None:
         said += f"; with its {'action-conditioned' if isinstance(made, ActionPredictor) else 'masked'} predictor"
@@ -212,16 +210,17 @@ def predictor_of(
         made = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, residual=False, state_dim=state_dim)
     else:
         context = weights.get("predictor_proj_context.weight")  # V-JEPA 2.1, as several levels and the modalities
-        made = MaskedPredictor(
+        what = MaskedSizes(
             encoder.width,
             encoder.grid,
-            sizes,
             _depth(weights, "mask_tokens"),
             len(weights["predictor_proj.weight"]),
             max(1, len(encoder.levels)) if "predictor_embed.0.weight" in weights else 1,
             0 if context is None else len(context),
             "img_mod_embed" in weights,
+            encoder.familiar_grid,
         )
+        made = MaskedPredictor(what, sizes)
     load_weights(made, weights, f"{source} (predictor)")
     return made.eval()
 

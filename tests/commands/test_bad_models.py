@@ -15,7 +15,7 @@ from commands.models import save_dynamics, save_encoder
 from tests.world_model.small import dynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.export import export_huggingface, export_official
-from world_model.predictor import MaskedPredictor, PredictorConfig
+from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pooled_dim=0, rope="tiled")
 
@@ -26,7 +26,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def made() -> tuple[VideoEncoder, MaskedPredictor]:
-    return VideoEncoder(SIZES), MaskedPredictor(48, (4, 4), PredictorConfig(36, 2, 3, rope="tiled"))
+    return VideoEncoder(SIZES), MaskedPredictor(MaskedSizes(48, (4, 4)), PredictorConfig(36, 2, 3, rope="tiled"))
 
 
 def weights() -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.world_model.small import PREDICTOR, shake
-from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes
 
 
 def predictor(grid: tuple[int, int], action_dim: int = 2, conditioning: str = "tokens") -> ActionPredictor:
@@ -88,7 +88,7 @@ def test_without_actions_it_predicts_the_future_alone():
 
 def test_masked_predictions_depend_on_their_place_not_on_the_order_of_the_context():
     torch.manual_seed(0)
-    model = MaskedPredictor(12, (4, 4), PREDICTOR).eval()
+    model = MaskedPredictor(MaskedSizes(12, (4, 4)), PREDICTOR).eval()
     shake(model)
     context, target = torch.tensor([[0, 5, 9, 20]]), torch.tensor([[3, 30]])
     tokens = torch.randn(1, 4, 12)

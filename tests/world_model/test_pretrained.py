@@ -11,7 +11,7 @@ from tests.world_model.small import shake
 from world_model.checkpoint import CheckpointError
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.export import export_huggingface, export_official
-from world_model.predictor import ActionPredictor, MaskedPredictor, PredictorConfig
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0, rope="tiled")
@@ -22,7 +22,7 @@ HEADS = {"image_px": 32, "heads": 3, "predictor_heads": 3}
 @pytest.fixture
 def models():
     torch.manual_seed(0)
-    encoder, predictor = VideoEncoder(SIZES).eval(), MaskedPredictor(48, (4, 4), PREDICTOR, 2).eval()
+    encoder, predictor = VideoEncoder(SIZES).eval(), MaskedPredictor(MaskedSizes(48, (4, 4)), PREDICTOR).eval()
     shake(encoder)
     shake(predictor)
     encoder.set_pixel_statistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
@@ -206,17 +206,17 @@ def test_a_directory_of_another_model_is_refused(tmp_path):
 
 
 def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_path):
-    sizes = EncoderConfig(
-        (32, 32), 8, 2, 48, 4, 3, pooled_dim=0, interpolate=True, levels=(0, 1, 2, 3), image_path=True
-    )
-    predictor = MaskedPredictor(48, (4, 4), PredictorConfig(36, 2, 3), 8, 192, 4, 192, modalities=True).eval()
+    sizes = EncoderConfig((32, 32), 8, 2, 48, 4, 3, pooled_dim=0, levels=(0, 1, 2, 3), image_path=True)
+    whole = MaskedSizes(48, (4, 4), 8, 192, 4, 192, modalities=True, familiar_grid=(32, 32))
+    predictor = MaskedPredictor(whole, PredictorConfig(36, 2, 3)).eval()
     encoder = VideoEncoder(sizes).eval()
     shake(encoder)
     shake(predictor)
     official_file(tmp_path / "new.pt", encoder, predictor)
     found = load(tmp_path / "new.pt", **HEADS).predictor
-    assert same(found, predictor)
+    assert same(found, predictor)  # whose positions are those of 256 px, as the encoder's
     tokens, places = torch.randn(1, 6, 192), torch.arange(8)[None]
     image = found(tokens, places[:, :6], places[:, 6:], 1, image=True)
     video = found(tokens, places[:, :6], places[:, 6:], 1)
     assert image.shape == (1, 2, 192) and not torch.allclose(image, video)
+    torch.testing.assert_close(image, predictor(tokens, places[:, :6], places[:, 6:], 1, image=True))
