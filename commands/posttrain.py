@@ -22,6 +22,7 @@ from data.features import FeatureCache
 from data.loader import Loader
 from data.windows import Windows
 from world_model.checkpoint import config_dict, tensors_hash
+from world_model.distributed import first_alone, is_first, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.posttrain import PosttrainConfig, PosttrainModel
 from world_model.training import TrainerConfig, keep_freed_memory
@@ -45,7 +46,7 @@ def configs(config: dict[str, Any]) -> tuple[DynamicsConfig, PosttrainConfig, Tr
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
-    configs(config)
+    place().rows(configs(config)[-1].batch_size)
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -54,7 +55,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 
 
 def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
-    """Stage 2 into `folder`; returns one line of what came out."""
+    """Stage 2 into `folder`; returns one line of what came out, in the first process."""
     shape, losses, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
@@ -69,7 +70,8 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         config["dynamics"]["frame_skip"] or envs.TASKS[reader.info.env_id].frame_skip,
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
-    features = cached_features(dynamics, reader, console)
+    with first_alone():
+        features = cached_features(dynamics, reader, console)
     dynamics.set_feature_statistics(train_features(features, reader, device))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
@@ -77,10 +79,10 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features})
         for split in ("train", "val")
     }
-    monitor = OpenLoopMonitor(model, windows["val"], device)
+    monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
     last = fit(
         model,
-        Loader(windows["train"], trainer.batch_size, config["seed"]),
+        Loader(windows["train"], trainer.batch_size, config["seed"], **place()._asdict()),
         trainer,
         folder,
         monitor,
@@ -88,6 +90,8 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         device,
         "posttrain",
     )
+    if monitor is None:
+        return ""
     errors = monitor.errors()
     write_json(folder / "open_loop.json", errors)
     horizon_curves(errors, folder / "open_loop.png")

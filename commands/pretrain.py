@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -18,11 +19,20 @@ from data.loader import Loader
 from data.statistics import statistics
 from data.windows import Windows
 from world_model.checkpoint import config_dict
+from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
-from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
+from world_model.training import (
+    Checkpoints,
+    Hooks,
+    TrainerConfig,
+    keep_freed_memory,
+    make_optimizer,
+    train,
+    uses_bf16,
+)
 
 CURVES = {
     "prediction loss on val": ("prediction", "constant"),
@@ -43,7 +53,7 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
-    configs(config)
+    place().rows(configs(config)[-1].batch_size)
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -52,7 +62,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 
 
 def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -> str:
-    """Stage 1 into `folder`; returns one line of what came out."""
+    """Stage 1 into `folder`; returns one line of what came out, in the first process."""
     encoder_config, objective, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
@@ -69,15 +79,12 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
         columns.append("action")
     model = PretrainModel(encoder, objective, trainer.steps, config["seed"], actions).to(device)
     windows = {split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")}
-    loader = Loader(windows["train"], trainer.batch_size, config["seed"])
-    monitor = PretrainMonitor(
-        model,
-        reader,
-        envs.TASKS[reader.info.env_id],
-        Loader(windows["val"], trainer.batch_size, config["seed"]),
-        device,
-    )
+    loader = Loader(windows["train"], trainer.batch_size, config["seed"], **place()._asdict())
+    task, val = envs.TASKS[reader.info.env_id], Loader(windows["val"], trainer.batch_size, config["seed"])
+    monitor = PretrainMonitor(model, reader, task, val, device) if is_first() else None
     last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
+    if monitor is None:
+        return ""
     kept = model.trained_encoder.eval()
     fit_summary(kept, monitor.clips)
     chosen = reader.episodes("train")[: objective.metric.episodes]
@@ -111,25 +118,33 @@ def fit(
     device: torch.device,
     what: str,
 ) -> dict[str, float]:
-    """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation."""
-    optimizer = make_optimizer(model, trainer)
+    """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation.
+
+    Of several processes the first one alone has a monitor, writes and speaks; the others wait in the next step.
+    """
+    trained = spread(model, trainer.parallel, device, uses_bf16(device, trainer.precision))
+    optimizer = make_optimizer(trained, trainer)
     checkpoints = Checkpoints(folder / "checkpoints")
     start = checkpoints.newest_step()
     evaluations: list[dict[str, float]] = []
 
     def evaluate(step: int) -> dict[str, float]:
+        copy_whole(trained, model)
+        if monitor is None:
+            return {}
         evaluations.append(monitor(step))
         warning = monitor.warning(evaluations)
         if warning is not None:
             console.warn(f"jepa {what}: step {step}: {warning}")
         return evaluations[-1]
 
+    written = folder / "metrics.jsonl" if monitor is not None else os.devnull
     with (
-        Metrics(folder / "metrics.jsonl", keep_to=start) as metrics,
+        Metrics(written, keep_to=start) as metrics,
         console.progress(what, trainer.steps, "steps", start=start) as progress,
     ):
         train(
-            model,
+            trained,
             loader.batch,
             optimizer,
             trainer,
@@ -141,4 +156,4 @@ def fit(
             ),
             device,
         )
-    return evaluations[-1]
+    return evaluations[-1] if evaluations else {}

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: who they are, what they tell one another, and how a model is spread over them.
+"""Several processes, started by torchrun: who they are, what they tell one another, how a model is spread over them.
 
 In one process every function here hands back what it was given. With several, N processes do what one does: a batch is
 parted by rows, statistics of a batch are taken over all of it, and gradients are averaged. The rule that makes the
@@ -45,15 +45,14 @@ class Launch:
     world: int
 
 
-def launched() -> Launch | None:
-    """This process's place among those of torchrun; None where there is one process alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return None
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+def launched() -> Launch:
+    """This process's place among those of torchrun, by its environment."""
+    needed = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
     if missing:
-        raise ValueError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']} asks for several processes and {missing[0]} is not set: start them "
-            "with torchrun (docs/clusters.md), or unset WORLD_SIZE"
+        raise DistributedError(
+            f"{missing[0]} is not set, which several processes need: start them with torchrun (docs/clusters.md), or "
+            "unset WORLD_SIZE for one"
         )
     return Launch(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
@@ -62,10 +61,11 @@ def launched() -> Launch | None:
 def together(launch: Launch, device: torch.device) -> Iterator[None]:
     """Join the other processes: NCCL between GPUs, gloo between CPUs. DistributedError where another one has failed."""
     if device.type == "cuda":
-        if launch.local_rank >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        if launch.local_rank >= gpus:
             raise DistributedError(
-                f"process {launch.local_rank} of this machine has no GPU of its own ({torch.cuda.device_count()} here): "
-                f"torchrun --nproc-per-node {torch.cuda.device_count()}, or device=cpu"
+                f"process {launch.local_rank} of this machine has no GPU of its own ({gpus} here): "
+                f"torchrun --nproc-per-node {gpus}, or device=cpu"
             )
         torch.cuda.set_device(launch.local_rank)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -231,7 +231,7 @@ def spread(model: nn.Module, parallel: Parallel, device: torch.device, bf16: boo
 
 
 def _shard(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
-    """FSDP2, block by block. A block is gathered when it is called. An ActionPredictor's blocks are not called but taken
+    """FSDP2, block by block: a block is gathered when called. An ActionPredictor's blocks are not called but taken
     apart, step by step (prefill, rollout): with all the rest they are gathered once a step, and only their gradients
     and the optimiser's state stay sharded."""
     # Imported here: these modules cost a second, which a single process should not pay.
