@@ -1,4 +1,4 @@
-"""Two processes equal one: losses, weights, gradients of what is gathered, resuming, and what happens when one fails."""
+"""Two processes equal one: losses, weights, gradients of what is gathered, resuming; and none waits for the dead."""
 
 from __future__ import annotations
 

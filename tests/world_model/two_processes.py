@@ -1,7 +1,7 @@
 """What test_distributed.py runs: trainings of small models, in one process when imported, in two as a program.
 
-`python -m tests.world_model.two_processes FOLDER`, once a process with torchrun's environment, leaves what the first one
-saw in FOLDER.
+`python -m tests.world_model.two_processes FOLDER`, once a process with torchrun's environment, leaves what the first
+one saw in FOLDER.
 """
 
 from __future__ import annotations
