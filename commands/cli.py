@@ -33,6 +33,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from commands import processes
 from commands.errors import PACKAGES, RunError, UsageError, explain, listed, nearest
 
 OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
@@ -43,7 +44,8 @@ class Command:
     """A command: whether it keeps a run folder, and which keys are no part of what identifies its run.
 
     `grows`: keys that say how far to go; more of them goes on in the same folder. `free`: keys that change no
-    result. `word`: the key that a bare word sets (`jepa bench render` is `jepa bench what=render`).
+    result. `word`: the key that a bare word sets (`jepa bench render` is `jepa bench what=render`). `together`: whether
+    the processes of torchrun work on it together; else the first one runs alone.
     """
 
     name: str
@@ -51,15 +53,17 @@ class Command:
     grows: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
     word: str | None = None
+    together: bool = False
 
 
+TRAINING_FREE = ("device", "workers", "trainer.checkpoint_every", "trainer.parallel")
 COMMANDS = {
     command.name: command
     for command in (
         Command("doctor", folder=False),
         Command("collect", free=("workers", "device")),
-        Command("pretrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
-        Command("posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
+        Command("pretrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
+        Command("posttrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
         Command("plan", free=("workers", "videos")),
         Command("probe"),
         Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),
@@ -136,6 +140,7 @@ def run_once(command: Command, composed: Any, standard: Any, console: Any) -> in
 
     folder = RunFolder(composed, standard, command.grows, command.free) if command.folder else None
     if folder is not None:
+        folder.writes = processes.rank() == 0
         folder.check()
         summary = folder.finished()
         if summary is not None:
@@ -171,9 +176,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         line = read_line(argv)
         label = f"jepa {line.command}" if line.command else "jepa"
+        if processes.idle(line, COMMANDS):
+            return 0
         return _dispatch(line)
     except KeyboardInterrupt:
-        print(f"{label}: stopped; the same command goes on from what is saved", file=sys.stderr)
+        if processes.rank() == 0:
+            print(f"{label}: stopped; the same command goes on from what is saved", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader of our output (head, less) left; closing stdout again at exit would complain.
@@ -186,6 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fail(error: BaseException, label: str, show: bool) -> int:
     """Print the one sentence for an exception (the traceback before it where asked); return the exit code."""
     code, sentence = explain(error)
+    if processes.rank():
+        if code == UsageError.exit_code:  # the first process says the same
+            return code
+        label = f"{label}, process {processes.rank()}"
     if show:
         traceback.print_exception(error)
     print(f"{label}: {sentence}", file=sys.stderr)
@@ -219,13 +231,17 @@ def _dispatch(line: Line) -> int:
         print(details(command, line.words))
         return 0
     if line.multirun:
+        if processes.several() and command.together:
+            raise UsageError("--multirun starts runs of one process: without torchrun, or one torchrun a configuration")
         from commands.sweep import multirun
 
         return multirun(command, line.words, partial(_run_or_fail, command, line.traceback))
     from commands.config import compose, standard
-    from commands.console import Console
+    from commands.console import Console, silent
 
-    return run_once(command, compose(command.name, line.words), standard(command.name), Console())
+    composed = compose(command.name, line.words)
+    with processes.joined(command, composed.config) as speaks:
+        return run_once(command, composed, standard(command.name), Console() if speaks else silent())
 
 
 def _version() -> str:

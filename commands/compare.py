@@ -47,7 +47,11 @@ NO_PART = (
     "device",
     "workers",
     "videos",
-    *(f"{stage}.{key}_every" for stage in ("pretrain", "posttrain") for key in ("evaluate", "checkpoint", "log")),
+    *(
+        f"{stage}.{key}"
+        for stage in ("pretrain", "posttrain")
+        for key in ("evaluate_every", "checkpoint_every", "log_every", "parallel")
+    ),
 )
 
 

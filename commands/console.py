@@ -7,6 +7,7 @@ Lines and results go to stdout, progress to stderr, so that a result can be pipe
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -175,6 +176,12 @@ class Console:
         kind: Callable[..., Progress] = BarProgress if self.interactive else PlainProgress
         self._progress = kind(self.err, what, total, unit, start=start, every_s=every_s)
         return self._progress
+
+
+def silent() -> Console:
+    """A console that nobody hears: of the processes that train beside the first one."""
+    nowhere = open(os.devnull, "w")
+    return Console(nowhere, nowhere, interactive=False)
 
 
 class Metrics:

@@ -23,6 +23,7 @@ from data.features import FeatureCache
 from data.loader import Loader
 from data.windows import Windows
 from world_model.checkpoint import config_dict, tensors_hash
+from world_model.distributed import first_alone, is_first, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.posttrain import PosttrainConfig, PosttrainModel
 from world_model.training import TrainerConfig, keep_freed_memory
@@ -52,7 +53,7 @@ def configs(config: dict[str, Any], proprio_dim: int = 1) -> tuple[DynamicsConfi
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
-    configs(config)
+    place().rows(configs(config)[-1].batch_size)
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -61,7 +62,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 
 
 def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
-    """Stage 2 into `folder`; returns one line of what came out."""
+    """Stage 2 into `folder`; returns one line of what came out, in the first process."""
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
     reader = open_reader(data, config["on_damaged"])
@@ -77,7 +78,8 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         config["dynamics"]["frame_skip"] or envs.TASKS[reader.info.env_id].frame_skip,
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
-    features = cached_features(dynamics, reader, console)
+    with first_alone():
+        features = cached_features(dynamics, reader, console)
     dynamics.set_feature_statistics(train_features(features, reader, device))
     if dynamics.states is not None:
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][train_rows(reader)]))
@@ -87,16 +89,18 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features, **proprio})
         for split in ("train", "val")
     }
-    monitor = OpenLoopMonitor(model, windows["val"], device)
+    monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
     last = fit(
         model,
-        Loader(windows["train"], trainer.batch_size, config["seed"]),
+        Loader(windows["train"], trainer.batch_size, config["seed"], **place()._asdict()),
         trainer,
         folder,
         monitor,
         console,
         "posttrain",
     )
+    if monitor is None:
+        return ""
     errors = monitor.errors()
     write_json(folder / "open_loop.json", errors)
     horizon_curves(errors, folder / "open_loop.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,20 @@ from data.statistics import statistics
 from data.windows import Windows
 from world_model import masking
 from world_model.checkpoint import config_dict
+from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
-from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
+from world_model.training import (
+    Checkpoints,
+    Hooks,
+    TrainerConfig,
+    keep_freed_memory,
+    make_optimizer,
+    resolved_precision,
+    train,
+)
 
 TRIED = 8  # samples that masks are tried on
 REQUIRED = "required"  # start= of a recipe that needs one
@@ -50,6 +60,7 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
     sizes, objective, trainer = configs(config)
+    place().rows(trainer.batch_size)
     begin(config)
     grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
     for mask in objective.masks:
@@ -76,7 +87,8 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 
 
 def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, begin: Path | None = None) -> str:
-    """Stage 1 into `folder`, from the checkpoints `begin` if any; returns one line of what came out."""
+    """Stage 1 into `folder`, from the checkpoints `begin` if any; returns one line of what came out, in the first
+    process."""
     encoder_config, objective, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
@@ -93,15 +105,12 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, b
         columns.append("action")
     model = PretrainModel(encoder, objective, trainer.steps, config["seed"], actions).to(device)
     windows = {split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")}
-    loader = Loader(windows["train"], trainer.batch_size, config["seed"])
-    monitor = PretrainMonitor(
-        model,
-        reader,
-        envs.TASKS[reader.info.env_id],
-        Loader(windows["val"], trainer.batch_size, config["seed"]),
-        device,
-    )
+    loader = Loader(windows["train"], trainer.batch_size, config["seed"], **place()._asdict())
+    task, val = envs.TASKS[reader.info.env_id], Loader(windows["val"], trainer.batch_size, config["seed"])
+    monitor = PretrainMonitor(model, reader, task, val, device) if is_first() else None
     last = fit(model, loader, trainer, folder, monitor, console, "pretrain", begin)
+    if monitor is None:
+        return ""
     kept = model.trained_encoder.eval()
     fit_summary(kept, monitor.clips)
     chosen = reader.episodes("train")[: objective.metric.episodes]
@@ -137,26 +146,33 @@ def fit(
 ) -> dict[str, float]:
     """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation.
 
-    begin: checkpoints of another run, whose newest gives weights and optimiser state at step 0.
+    begin: checkpoints of another run, whose newest gives weights and optimiser state at step 0. Of several processes
+    the first one alone has a monitor, writes and speaks; the others wait in the next step.
     """
-    optimizer = make_optimizer(model, trainer)
+    device = next(model.parameters()).device
+    trained = spread(model, trainer.parallel, device, resolved_precision(device, trainer.precision) == "bf16")
+    optimizer = make_optimizer(trained, trainer)
     checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.newest_step()
     evaluations: list[dict[str, float]] = []
 
     def evaluate(step: int) -> dict[str, float]:
+        copy_whole(trained, model)
+        if monitor is None:
+            return {}
         evaluations.append(monitor(step))
         warning = monitor.warning(evaluations)
         if warning is not None:
             console.warn(f"jepa {what}: step {step}: {warning}")
         return evaluations[-1]
 
+    written = folder / "metrics.jsonl" if monitor is not None else os.devnull
     with (
-        Metrics(folder / "metrics.jsonl", keep_to=start) as metrics,
+        Metrics(written, keep_to=start) as metrics,
         console.progress(what, trainer.steps, "steps", start=start) as progress,
     ):
         train(
-            model,
+            trained,
             loader.batch,
             optimizer,
             trainer,
@@ -166,6 +182,6 @@ def fit(
                 evaluate=evaluate,
                 progress=lambda step, values: progress.update(step, loss=values["loss"]),
             ),
-            next(model.parameters()).device,
+            device,
         )
-    return evaluations[-1]
+    return evaluations[-1] if evaluations else {}

@@ -131,7 +131,8 @@ class RunFolder:
     """One folder of one run. `with folder:` makes it, locks it and writes what belongs in it; the rest only
     reads.
 
-    Attributes: path, config (resolved), seed; inside `with`, resumed: whether an earlier start left files.
+    Attributes: path, config (resolved), seed; writes: False in a process that works beside the one that holds the
+    lock and writes; inside `with`, resumed: whether an earlier start left files.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class RunFolder:
         name = run_name(composed, standard, self.apart)
         runs = Path(str(composed.config.get("runs", "runs"))).expanduser()
         self.path = runs / composed.command / name
-        self.resumed = False
+        self.resumed, self.writes = False, True
         self._lock: int | None = None
 
     def __truediv__(self, name: str) -> Path:
@@ -179,9 +180,12 @@ class RunFolder:
 
     def finish(self, summary: str = "") -> None:
         """Mark the run as finished as far as the configuration asks; the last thing a command does."""
-        write_json(self.path / "finished.json", {"summary": summary, "extent": self._extent()})
+        if self.writes:
+            write_json(self.path / "finished.json", {"summary": summary, "extent": self._extent()})
 
     def __enter__(self) -> RunFolder:
+        if not self.writes:
+            return self
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         self._acquire()

@@ -6,6 +6,7 @@ elsewhere (`hydra/launcher=submitit_slurm`); the default one runs them one after
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -60,6 +61,7 @@ def multirun(command: Any, words: list[str], run: Callable[[Composed, Composed],
     from omegaconf import OmegaConf
 
     usual = standard(command.name)
+    _check_launcher(words)
     steering = [word for word in words if word.startswith(("hydra.", "hydra/"))]
     swept = expand(command.name, [word for word in words if word not in steering])
     folders: dict[Path, Composed] = {}
@@ -67,6 +69,7 @@ def multirun(command: Any, words: list[str], run: Callable[[Composed, Composed],
         folders = _check_all(command, jobs(command.name, swept), usual)
     runs = next((word.partition("=")[2] for word in swept if word.startswith("runs=")), usual.config.get("runs"))
     where = SWEEP_DIR.format(runs=runs or "runs", command=command.name)
+    logs = Path(where.partition("=")[2]) / ".submitit"
     codes: list[int] = []
     home = os.getpid()
 
@@ -76,12 +79,24 @@ def multirun(command: Any, words: list[str], run: Callable[[Composed, Composed],
         codes.append(code)
         if code and os.getpid() != home:
             # In another process (a launcher plugin) only an exception finds its way back to the sweeper.
-            raise RunError(f"jepa {command.name} failed with exit code {code}")
+            raise RunError(f"a run failed with exit code {code}: what it said is in the files of {logs}")
         return code
 
     _hydra_main(job, command.name, [where, *QUIET, *steering, *swept])
     report(folders, command.free, Console())
     return max(codes, default=0)
+
+
+def _check_launcher(words: list[str]) -> None:
+    """UsageError for a launcher whose package is not there."""
+    if not any(word.startswith("hydra/launcher=submitit") for word in words):
+        return
+    try:
+        importlib.import_module("hydra_plugins.hydra_submitit_launcher")
+    except ImportError:
+        raise UsageError(
+            "hydra/launcher=submitit_... needs a package that is not here: pip install 'jepa[slurm]'"
+        ) from None
 
 
 def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> dict[Path, Composed]:
@@ -104,10 +119,17 @@ def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> dict[Pa
 
 def _hydra_main(job: Any, command: str, words: list[str]) -> None:
     import hydra
+    from hydra.errors import HydraException
 
-    argv = sys.argv
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["jepa", "--multirun", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what went wrong, instead of printing a traceback
     try:
         hydra.main(config_path=f"pkg://{CONFIGS}", config_name=command, version_base=HYDRA_VERSION)(job)()
+    except HydraException as error:
+        raise UsageError(one_line(error)) from error
     finally:
         sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error

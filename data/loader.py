@@ -28,12 +28,19 @@ class Loader:
     """Batches of `batch_size` windows.
 
     `workers` is the number of threads that read ahead in `iterate` (0 reads in the caller's): threads, not
-    processes, since the work is copying out of a memory map, which leaves Python's lock free.
+    processes, since the work is copying out of a memory map, which leaves Python's lock free. Of a batch that `world`
+    processes share, number `rank` reads its own rows alone; which windows are in the batch does not depend on either.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int, workers: int = 1) -> None:
+    def __init__(
+        self, windows: Windows, batch_size: int, seed: int, workers: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
         if batch_size < 1 or seed < 0 or workers < 0:
             raise ValueError(f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0")
+        if batch_size % world or not 0 <= rank < world:
+            raise ValueError(f"batch_size={batch_size} does not part evenly for process {rank} of {world}")
+        share = batch_size // world
+        self._rows = slice(rank * share, (rank + 1) * share)
         self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
@@ -43,7 +50,7 @@ class Loader:
         return len(self.windows) / self.batch_size
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Windows [B] of batch `step`."""
+        """Windows [B] of batch `step`, of all processes."""
         if step < 0:
             raise ValueError(f"step={step}: batches count from 0")
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
@@ -55,10 +62,10 @@ class Loader:
         return chosen
 
     def batch(self, step: int) -> Batch:
-        """Batch `step`: what `Windows.gather` returns, as tensors; uint16 columns are bfloat16 (cached
-        features).
+        """Batch `step`, this process's rows of it: what `Windows.gather` returns, as tensors; uint16 columns are
+        bfloat16 (cached features).
         """
-        return {name: _tensor(array) for name, array in self.windows.gather(self.indices(step)).items()}
+        return {name: _tensor(array) for name, array in self.windows.gather(self.indices(step)[self._rows]).items()}
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""

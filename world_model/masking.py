@@ -65,6 +65,10 @@ class Masks:
     targets_BP: tuple[Tensor, ...]
     unused: float
 
+    def rows(self, chosen: slice) -> Masks:
+        """Those of some samples."""
+        return Masks(self.context_BM[chosen], tuple(part[chosen] for part in self.targets_BP), self.unused)
+
 
 def sample(config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]) -> Masks:
     """Masks of one batch over a token grid (steps, height, width).

@@ -1,5 +1,8 @@
 """Training objectives as pure functions: tensors in, (loss, terms) or a scalar out.
 
+What an objective says of a whole batch (InfoNCE's other samples, the anti-collapse terms) is taken over the rows of all
+processes, with exact gradients: `gathered` and `averaged` of world_model.distributed, which do nothing in one process.
+
 An objective has two axes, what is visible (`context`: masked | future) and what is predicted (`target`: features |
 pixels), a space in which it predicts (patch tokens or one pooled embedding a frame), and optional anti-collapse terms.
 Presets are files in configs/objective; each names its source.
@@ -14,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.distributed import averaged, gathered, place
 from world_model.masking import MaskConfig
 from world_model.metric import MetricConfig
 from world_model.predictor import PredictorConfig
@@ -170,8 +174,9 @@ def ramp(step: int, start: int, end: int) -> float:
 def infonce(predicted_ND: Tensor, target_ND: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of finding each prediction's own target among all targets, by cosine (CPC, arXiv 1807.03748, eq.
     4; temperature as in arXiv 2002.05709)."""
-    scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(target_ND, dim=-1).T / temperature
-    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+    scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(gathered(target_ND), dim=-1).T / temperature
+    own = torch.arange(len(scores), device=scores.device) + place().rank * len(scores)
+    return F.cross_entropy(scores, own)
 
 
 def variance_hinge(features_ND: Tensor, std: float = 1.0) -> Tensor:
@@ -206,8 +211,9 @@ def sigreg(
     weights = torch.full_like(knots, 2 * max_knot / (num_knots - 1))
     weights[[0, -1]] /= 2
     phase = projections.unsqueeze(-1) * knots
-    distance = (phase.cos().mean(0) - normal).square() + phase.sin().mean(0).square()
-    return len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
+    real, imaginary = averaged(phase.cos().mean(0)), averaged(phase.sin().mean(0))
+    distance = (real - normal).square() + imaginary.square()
+    return place().world * len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
 
 
 def over_time(embedded_BTD: Tensor, config: TermsConfig) -> dict[str, Tensor]:
@@ -225,10 +231,12 @@ def anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Gen
     """The weighted anti-collapse terms that are switched on, by name."""
     terms = {}
     features_ND = features_ND.float()
+    if config.variance or config.covariance:
+        all_ND = gathered(features_ND)
     if config.variance:
-        terms["variance"] = config.variance * variance_hinge(features_ND)
+        terms["variance"] = config.variance * variance_hinge(all_ND)
     if config.covariance:
-        terms["covariance"] = config.covariance * covariance(features_ND)
+        terms["covariance"] = config.covariance * covariance(all_ND)
     if config.sigreg:
         terms["sigreg"] = config.sigreg * sigreg(features_ND, generator, config.sigreg_directions)
     return terms

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from world_model import masking
 from world_model.decoder import PixelHead
+from world_model.distributed import ALONE, Place, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, PrincipalPool, VideoEncoder, even_levels
 from world_model.layers import gather_tokens
@@ -149,7 +150,7 @@ class PretrainModel(nn.Module):
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where it is asked for."""
-        made = self.predict(batch, step)
+        made = self.predict(batch, step, place())
         pairs = list(zip(made.predicted, made.targets, strict=True))
         terms = {
             "prediction": self.objective.prediction
@@ -169,8 +170,8 @@ class PretrainModel(nn.Module):
                 terms["unused"] = loss.new_tensor(made.unused)
         return loss, terms
 
-    def predict(self, batch: dict[str, Tensor], step: int) -> Prediction:
-        """Run the objective's two axes."""
+    def predict(self, batch: dict[str, Tensor], step: int, among: Place = ALONE) -> Prediction:
+        """Run the objective's two axes. among: whose rows of the batch these are; masks are drawn for all of it."""
         frames = batch["pixels"]
         if self.actions is not None:
             return self._predict_with_actions(frames, (batch["action"] - self.action_mid) / self.action_half)
@@ -178,7 +179,7 @@ class PretrainModel(nn.Module):
             return self._predict_next(frames)
         if self.objective.space == "pooled":
             return self._predict_pooled(frames)
-        return self._predict_tokens(frames, step)
+        return self._predict_tokens(frames, step, among)
 
     def after_step(self, step: int) -> None:
         """Move the teacher."""
@@ -240,12 +241,12 @@ class PretrainModel(nn.Module):
 
     # -- hidden tokens -------------------------------------------------------------------------------------------
 
-    def _predict_tokens(self, frames_BTHWC: Tensor, step: int) -> Prediction:
+    def _predict_tokens(self, frames_BTHWC: Tensor, step: int, among: Place) -> Prediction:
         objective, clip = self.objective, self._clip(frames_BTHWC)
         target = self._token_target(clip)
         grid, image = self.encoder.clip_grid(clip), clip.shape[2] == 1
         predicted, targets, at_context, pooled = [], [], [], []
-        masks = self._masks(len(clip), grid, step)
+        masks = self._masks(len(clip), grid, step, among)
         weight = objective.context_loss * ramp(step, *objective.context_warmup)
         for number, mask in enumerate(masks):
             context = mask.context_BM.to(clip.device)
@@ -270,13 +271,12 @@ class PretrainModel(nn.Module):
             clip = clip.expand(-1, -1, self.encoder.config.tubelet, -1, -1)
         return clip
 
-    def _masks(self, batch: int, grid: tuple[int, int, int], step: int) -> list[Masks]:
+    def _masks(self, batch: int, grid: tuple[int, int, int], step: int, among: Place = ALONE) -> list[Masks]:
         if self.objective.context == "future":
             return [masking.future(batch, grid, self.objective.context_frames // self.encoder.config.tubelet)]
-        return [
-            masking.sample(mask, batch, grid, (self.seed, step, number))
-            for number, mask in enumerate(self.objective.masks)
-        ]
+        total = batch * among.world
+        drawn = [masking.sample(m, total, grid, (self.seed, step, k)) for k, m in enumerate(self.objective.masks)]
+        return [masks.rows(among.rows(total)) for masks in drawn]
 
     def _token_target(self, clip_BCTHW: Tensor) -> Tensor:
         objective, config = self.objective, self.encoder.config

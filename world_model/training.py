@@ -20,6 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from world_model.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
+from world_model.distributed import (
+    Parallel,
+    average_gradients,
+    averaged_metrics,
+    check_same,
+    gathered,
+    is_first,
+    like,
+    whole,
+)
 
 Batch = dict[str, Tensor]
 
@@ -34,7 +44,8 @@ class TrainerConfig:
 
     schedule: after a linear warm-up from lr_start, `constant`, `cosine` or `linear` to lr_end, or `wsd` (constant, then
     linear to lr_end over the last `decay_share` of the steps). weight_decay_end: where a cosine takes the weight decay;
-    None: it stays. precision: `auto` is bf16 autocast where the device's matrix units have it.
+    None: it stays. precision: `auto` is bf16 autocast where the device's matrix units have it. batch_size: of all
+    processes together. parallel: with several processes, each holds all of the model (`ddp`), or a part (`fsdp`).
     """
 
     steps: int = 500
@@ -50,6 +61,7 @@ class TrainerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    parallel: Parallel = "ddp"
     evaluate_every: int = 100
     checkpoint_every: int = 250
     log_every: int = 10
@@ -146,6 +158,11 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
 
 
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """In the order in which the optimiser's state numbers them."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 class Checkpoints:
     """The checkpoints of one run, step-N.safetensors; the newest two are kept.
 
@@ -165,11 +182,14 @@ class Checkpoints:
         return int(paths[-1].stem.removeprefix("step-")) if paths else 0
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]) -> None:
-        """Model, optimiser and step, atomically; older ones but one are removed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+        """Model, optimiser and step, atomically; older ones but one are removed. The first process writes, all of the
+        model also where it is sharded, so that any number of processes can go on."""
+        tensors = {f"model/{name}": whole(value) for name, value in model.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
+            tensors |= {f"optimizer/{index}/{name}": whole(torch.as_tensor(value)) for name, value in state.items()}
+        if not is_first():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, {"step": step, **metadata})
         for old in self.paths()[:-2]:
             old.unlink()
@@ -186,12 +206,15 @@ class Checkpoints:
             return 0
         tensors, metadata = load_tensors(paths[-1])
         weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
+        ours = model.state_dict()
+        weights = {name: like(value, ours[name]) if name in ours else value for name, value in weights.items()}
         load_weights(model, weights, str(paths[-1]))
+        trained = trained_parameters(optimizer)
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
                 _, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = value
+                state.setdefault(int(index), {})[key] = like(value, trained[int(index)])
         if "step" not in metadata:
             raise CheckpointError(f"{paths[-1]} does not say its step; delete it")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -221,6 +244,7 @@ def train(
     `batch_at(step)` gives the batch of a step; its "source" entry, if any, names the data in error messages.
     """
     start = checkpoints.restore(model, optimizer) if checkpoints else 0
+    check_same(start, "the step of the newest checkpoint")
     began = time.perf_counter()
     for step in range(start, config.steps):
         if hooks.evaluate and step % config.evaluate_every == 0:
@@ -254,7 +278,8 @@ def train_step(
     step: int,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One optimiser step; the loss and its terms, detached. Raises TrainingError on a loss that is not finite."""
+    """One optimiser step; the loss and its terms, detached, of all processes. Raises TrainingError on a loss that is
+    not finite: in all of them, so that none waits for the others."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
@@ -262,20 +287,22 @@ def train_step(
     device = next(iter(batch.values())).device
     with autocast(device, config.precision):
         loss, terms = model.loss(batch, step)
-    if not torch.isfinite(loss):
+    shown, terms = averaged_metrics(loss, terms)
+    if not torch.isfinite(shown):
         raise TrainingError(_not_finite(step, terms, batch, checkpoints))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    trained = trained_parameters(optimizer)
+    average_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()
     model.after_step(step)
-    return loss.detach(), {name: value.detach() for name, value in terms.items()} | {"grad_norm": norm.detach()}
+    return shown, terms | {"grad_norm": whole(norm.detach())}
 
 
 def _not_finite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:
     values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-    source = ", ".join(f"{name} {batch[name].tolist()[:8]}" for name in ("episode", "start") if name in batch)
+    source = ", ".join(f"{name} {gathered(batch[name]).tolist()[:8]}" for name in ("episode", "start") if name in batch)
     paths = checkpoints.paths() if checkpoints else []
     last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
     return (
