@@ -58,7 +58,7 @@ COMMANDS = {
     for command in (
         Command("doctor", folder=False),
         Command("collect", free=("workers", "device")),
-        Command("pretrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
+        Command("pretrain", grows=("trainer.steps",), free=("device", "video.workers", "trainer.checkpoint_every")),
         Command("posttrain", grows=("trainer.steps",), free=("device", "workers", "trainer.checkpoint_every")),
         Command("plan", free=("workers", "videos")),
         Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),

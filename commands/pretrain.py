@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import torch
 
-import envs
 from commands.config import build
 from commands.console import Console, Metrics
-from commands.models import MODEL, check_frames, open_reader, save_dynamics, save_encoder
-from commands.monitors import PretrainMonitor, whole_episodes
+from commands.models import MODEL, save_dynamics, save_encoder
 from commands.registry import device as torch_device
 from commands.report import training_curves
 from commands.runs import RunFolder
+from commands.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader
-from data.statistics import statistics
-from data.windows import Windows
 from world_model.checkpoint import config_dict
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
@@ -43,7 +40,9 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
-    configs(config)
+    objective = configs(config)[1]
+    if config["data"] == VIDEO_FOLDER:
+        video_config(config, objective)
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -56,49 +55,27 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
     encoder_config, objective, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
-    reader = open_reader(data, config["on_damaged"])
+    source = open_source(config, data, encoder_config, objective, console)
     torch.manual_seed(config["seed"])
     encoder = VideoEncoder(encoder_config)
-    check_frames(encoder, reader.info, str(data))
-    mean, std = statistics(reader, "pixels")
-    encoder.set_pixel_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-    gap = objective.frame_gap or envs.TASKS[reader.info.env_id].frame_skip
-    actions, columns = None, ["pixels"]
-    if objective.actions:
-        actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high), gap)
-        columns.append("action")
-    model = PretrainModel(encoder, objective, trainer.steps, config["seed"], actions).to(device)
-    windows = {split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")}
-    loader = Loader(windows["train"], trainer.batch_size, config["seed"])
-    monitor = PretrainMonitor(
-        model,
-        reader,
-        envs.TASKS[reader.info.env_id],
-        Loader(windows["val"], trainer.batch_size, config["seed"]),
-        device,
-    )
+    encoder.set_pixel_statistics(*source.pixel_statistics())
+    model = PretrainModel(encoder, objective, trainer.steps, config["seed"], source.actions, source.crop).to(device)
+    loader = Loader(source.clips["train"], trainer.batch_size, config["seed"], source.workers)
+    val = Loader(source.clips["val"], trainer.batch_size, config["seed"])
+    monitor = source.monitor(model, val, device)
     last = fit(model, loader, trainer, folder, monitor, console, device, "pretrain")
     kept = model.trained_encoder.eval()
     fit_summary(kept, monitor.clips)
-    chosen = reader.episodes("train")[: objective.metric.episodes]
-    metric = model.metric(clip.to(device) for clip in whole_episodes(reader, chosen))
+    metric = model.metric(clip.to(device) for clip in source.stretches(objective.metric.episodes))
     if metric is not None and kept.pool is not None:
         kept.pool.fold(*metric)
     training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)
-    about = {
-        "objective": config_dict(objective),
-        "env": reader.info.env_id,
-        "env_kwargs": reader.info.env_kwargs,
-        "data": reader.file_checksum,
-    }
+    about = {"objective": config_dict(objective), **source.about()}
     if objective.actions:
         save_dynamics(folder / MODEL, model.dynamics(), about)
     else:
         save_encoder(folder / MODEL, kept, about)
-    return (
-        f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
-        f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
-    )
+    return monitor.summary(last)
 
 
 def fit(
@@ -125,12 +102,13 @@ def fit(
         return evaluations[-1]
 
     with (
+        closing(loader.iterate(start, trainer.steps)) as batches,
         Metrics(folder / "metrics.jsonl", keep_to=start) as metrics,
         console.progress(what, trainer.steps, "steps", start=start) as progress,
     ):
         train(
             model,
-            loader.batch,
+            lambda step: next(batches),
             optimizer,
             trainer,
             checkpoints,

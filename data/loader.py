@@ -10,28 +10,38 @@ so none is ever short.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.windows import Windows
-
 Batch = dict[str, torch.Tensor]
+
+
+class Clips(Protocol):
+    """What batches are drawn from: `data.windows.Windows`, `data.clips.VideoClips`."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Those of these numbers [B], as arrays [B,...]: a function of the numbers alone."""
+        ...
 
 
 class Loader:
     """Batches of `batch_size` windows.
 
     `workers` is the number of threads that read ahead in `iterate` (0 reads in the caller's): threads, not
-    processes, since the work is copying out of a memory map, which leaves Python's lock free.
+    processes, since the work is copying out of a memory map, or decoding video, which leaves Python's lock free.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int, workers: int = 1) -> None:
+    def __init__(self, windows: Clips, batch_size: int, seed: int, workers: int = 1) -> None:
         if batch_size < 1 or seed < 0 or workers < 0:
             raise ValueError(f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0")
         self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
@@ -56,11 +66,15 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """Batch `step`: what `Windows.gather` returns, as tensors; uint16 columns are bfloat16 (cached
-        features).
+        features). And `draw` [B], the number of each among all that are drawn.
         """
-        return {name: _tensor(array) for name, array in self.windows.gather(self.indices(step)).items()}
+        found = self.windows.gather(self.indices(step))
+        first = step * self.batch_size
+        return {name: _tensor(array) for name, array in found.items()} | {
+            "draw": torch.arange(first, first + self.batch_size)
+        }
 
-    def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
         step = start_step
         if self.workers == 0:
