@@ -68,10 +68,10 @@ def frozen_encoder(
         side = options["image_px"]
         made = timm_encoder(options["model"], options["weights"], (side, side))
         return resized_frames(made, frame_hw), {"timm": options["model"], "weights": options["weights"]}
-    found, about = load_encoder(encoder)
-    if found.config.frame_hw != frame_hw:
-        console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(found.config.image_px)}")
-    return resized_frames(found, frame_hw), about
+    trained, about = load_encoder(encoder)
+    if trained.config.frame_hw != frame_hw:
+        console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(trained.config.image_px)}")
+    return resized_frames(trained, frame_hw), about
 
 
 def _size(size_hw: tuple[int, int]) -> str:

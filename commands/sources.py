@@ -128,6 +128,7 @@ class Videos:
     val, and all frames that are measured on, the middle in the encoder's size."""
 
     actions: ActionSpec | None = None
+    crop: CropConfig | None
 
     def __init__(
         self,

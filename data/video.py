@@ -77,7 +77,9 @@ def probe(path: Path) -> VideoFile:
     return VideoFile(path, min(stamps) * base, (max(stamps) - min(stamps)) * base, len(stamps), width / height)
 
 
-def pictures_at(file: VideoFile, times_s: Sequence[float], size_hw: tuple[int, int], view: View) -> Pictures:
+def pictures_at(
+    file: VideoFile, times_s: Sequence[float] | NDArray[np.float64], size_hw: tuple[int, int], view: View
+) -> Pictures:
     """Pictures [T, h, w, 3]: for every time since the first frame, ascending, the frame whose time stamp is nearest.
 
     view: `whole` squeezes all of a picture into the size; `centre` takes its largest middle part of that shape.

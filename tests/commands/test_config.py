@@ -167,7 +167,7 @@ def test_what_must_be_given_is_asked_for():
 @pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
 def test_every_choice_of_every_group_is_accepted_by_its_command(name):
     """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""
-    module = importlib.import_module(f"commands.{name}")
+    module = importlib.import_module(COMMANDS[name].module)
     _, options = for_help(name, [])
     lines = [[]] + [[f"{group}={choice}"] for group, choices in options.items() for choice in choices]
     usual = standard(name).choices
