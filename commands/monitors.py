@@ -7,7 +7,7 @@ the rest. They may choose a recipe, never a checkpoint: stage 1 always keeps its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,17 @@ NEAR = 1.2  # pairs count as near below this many of the task's least goal dista
 NUM_FRAMES = 768
 METRIC_EPISODES = 128  # episodes of train that the metric is fitted on while training goes on
 ENCODE_CHUNK = 128  # frames encoded at once
+# Panels of curves.png: {title: metric keys}.
+CURVES = {
+    "prediction loss on val": ("prediction", "constant"),
+    "spread": ("feature_std",),
+    "effective rank": ("effective_rank",),
+}
+TRUTH_CURVES = {
+    "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
+    "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
+    "rank over all distances": ("rank", "rank_pixels", "rank_random"),
+}
 
 
 def whole_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
@@ -46,6 +57,8 @@ def spread_rows(reader: Any) -> list[tuple[int, np.ndarray]]:
 class Monitor:
     """Call with a step: the numbers of that moment, by name. Of any video: losses on val batches, spread and effective
     rank of val frames [N, H, W, C]. clips: [T, H, W, C] of train, which an embedding that is fitted is fitted on."""
+
+    curves: Mapping[str, tuple[str, ...]] = CURVES
 
     def __init__(
         self, model: PretrainModel, frames: Tensor, clips: list[Tensor], batches: Loader, device: torch.device
@@ -98,6 +111,8 @@ class Monitor:
 
 class PretrainMonitor(Monitor):
     """The same for trajectories of a task, whose true state is known: probe and near rank beside them."""
+
+    curves = CURVES | TRUTH_CURVES
 
     def __init__(
         self,

@@ -21,15 +21,6 @@ from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
 from world_model.training import Checkpoints, Hooks, TrainerConfig, keep_freed_memory, make_optimizer, train
 
-CURVES = {
-    "prediction loss on val": ("prediction", "constant"),
-    "spread": ("feature_std",),
-    "effective rank": ("effective_rank",),
-    "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
-    "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
-    "rank over all distances": ("rank", "rank_pixels", "rank_random"),
-}
-
 
 def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, TrainerConfig]:
     """The typed parts of the configuration."""
@@ -69,7 +60,7 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console) -
     metric = model.metric(clip.to(device) for clip in source.stretches(objective.metric.episodes))
     if metric is not None and kept.pool is not None:
         kept.pool.fold(*metric)
-    training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)
+    training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
     about = {"objective": config_dict(objective), **source.about()}
     if objective.actions:
         save_dynamics(folder / MODEL, model.dynamics(), about)

@@ -40,6 +40,7 @@ TIME_STAMPS = (
 UNITS_S = (1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts a row's step between 1 ms and 1 s
 MOST_APART = 0.1  # share of the rows by which rows and video frames may differ in number
 FULL_TURN = 2 * np.pi + 0.01  # angles beyond are hardly radians
+LEAST_RATE = 0.75  # of the wanted rate that the kept rows have
 PAUSE_STEPS = 2.0  # gaps longer than so many steps of the wanted rate part a trajectory
 Camera = Literal["left", "right", "wrist"]
 Array = NDArray[Any]
@@ -113,6 +114,9 @@ def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
         raise TrajectoryError(
             f"{folder} has {len(rows)} frames at {config.fps:g} a second, fewer than {config.least_frames}"
         )
+    rate = 1 / float(np.median(np.diff(times_s[rows])))
+    if rate < LEAST_RATE * config.fps:
+        notes.append(f"{folder} has {rate:.1f} rows a second, fewer than fps={config.fps:g}: all of them are kept")
     return Trajectory(
         folder,
         video,

@@ -17,6 +17,7 @@ from commands.errors import UsageError, listed, nearest
 
 # What each command must be given.
 GIVEN = {
+    "import": ["format=droid", "path=x"],
     "pretrain": ["data=x.h5"],
     "posttrain": ["data=x.h5", "encoder=runs/e"],
     "plan": ["data=x.h5", "model=runs/m"],
