@@ -41,7 +41,7 @@ UNITS_S = (1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts a row's
 MOST_APART = 0.1  # share of the rows by which rows and video frames may differ in number
 FULL_TURN = 2 * np.pi + 0.01  # angles beyond are hardly radians
 LEAST_RATE = 0.75  # of the wanted rate that the kept rows have
-PAUSE_STEPS = 2.0  # gaps longer than so many steps of the wanted rate part a trajectory
+PAUSE_STEPS = 2.0  # gaps longer than so many steps, wanted or recorded, part a trajectory
 Camera = Literal["left", "right", "wrist"]
 Array = NDArray[Any]
 
@@ -133,16 +133,16 @@ def resampled(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
 
     Where the recording pauses, its longest stretch without a pause is taken: a step over a pause is no action.
     """
-    pauses = np.flatnonzero(np.diff(times_s) > PAUSE_STEPS / fps) + 1
+    steps_s = np.diff(times_s)
+    usual_s = float(np.median(steps_s)) if steps_s.size else 0.0
+    pauses = np.flatnonzero(steps_s > PAUSE_STEPS * max(1 / fps, usual_s)) + 1
     bounds = np.concatenate([[0], pauses, [len(times_s)]])
     longest = int(np.argmax(np.diff(bounds)))
     begin, end = int(bounds[longest]), int(bounds[longest + 1])
     times_s = times_s[begin:end] - times_s[begin]
     ticks = np.arange(int(times_s[-1] * fps + 1e-6) + 1) / fps
-    after = np.searchsorted(times_s, ticks).clip(1, max(1, len(times_s) - 1))
-    before = after - 1
-    if len(times_s) == 1:
-        return np.array([begin], np.int64)
+    after = np.searchsorted(times_s, ticks).clip(max=len(times_s) - 1)
+    before = (after - 1).clip(0)
     nearest = np.where(ticks - times_s[before] <= times_s[after] - ticks, before, after)
     return np.unique(nearest).astype(np.int64) + begin
 
