@@ -1,7 +1,7 @@
 """`jepa COMMAND [group=choice] [key=value ...]`: read the words, check them, run one command, exit 0, 1 or 2.
 
-How a command is written. `commands/NAME.py` holds the body and `configs/NAME.yaml` the keys. The module is
-imported only when its command runs, so that `jepa --help` stays fast, and defines
+How a command is written. `commands/NAME.py` (`import_.py` for `import`) holds the body and `configs/NAME.yaml` the
+keys. The module is imported only when its command runs, so that `jepa --help` stays fast, and defines
 
     def run(config: dict, folder: RunFolder | None, console: Console) -> int | None
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import keyword
 import os
 import signal
 import sys
@@ -55,6 +56,11 @@ class Command:
     word: str | None = None
     together: bool = False
 
+    @property
+    def module(self) -> str:
+        """Where its body is: commands/NAME.py, or NAME_.py where the name is a word of Python."""
+        return f"commands.{self.name}{'_' if keyword.iskeyword(self.name) else ''}"
+
 
 TRAINING_FREE = ("device", "workers", "trainer.checkpoint_every", "trainer.parallel")
 COMMANDS = {
@@ -62,7 +68,8 @@ COMMANDS = {
     for command in (
         Command("doctor", folder=False),
         Command("collect", free=("workers", "device")),
-        Command("pretrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
+        Command("import", free=("device",)),
+        Command("pretrain", grows=("trainer.steps",), free=(*TRAINING_FREE, "video.workers"), together=True),
         Command("posttrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
         Command("plan", free=("workers", "videos")),
         Command("probe"),
@@ -146,7 +153,7 @@ def run_once(command: Command, composed: Any, standard: Any, console: Any) -> in
         if summary is not None:
             console.say(f"{folder.path} is finished{': ' if summary else ''}{summary}")
             return 0
-    module = importlib.import_module(f"commands.{command.name}")
+    module = importlib.import_module(command.module)
     if folder is not None and composed.config.get("device", "auto") not in ("auto", "cpu"):
         from commands.registry import device
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import envs
 from commands.config import build
 from commands.console import Console
 from commands.errors import RunError, UsageError
@@ -105,13 +106,19 @@ def frozen_encoder(
         side = options["image_px"]
         made = timm_encoder(options["model"], options["weights"], (side, side))
         return resized_frames(made, frame_hw), {"timm": options["model"], "weights": options["weights"]}
-    return load_encoder(encoder)
+    trained, about = load_encoder(encoder)
+    if trained.config.frame_hw != frame_hw:
+        console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(trained.config.image_px)}")
+    return resized_frames(trained, frame_hw), about
+
+
+def _size(size_hw: tuple[int, int]) -> str:
+    return f"{size_hw[0]}x{size_hw[1]} pixels"
 
 
 def resized_frames(encoder: VideoEncoder, frame_hw: tuple[int, int]) -> VideoEncoder:
-    """The encoder, made to take frames of another size than it was trained on."""
-    if frame_hw != encoder.config.image_px:
-        encoder.config = replace(encoder.config, frame_px=frame_hw)
+    """The encoder, made to take frames of this size, which need not be the one it was trained on."""
+    encoder.config = replace(encoder.config, frame_px=None if frame_hw == encoder.config.image_px else frame_hw)
     return encoder.eval()
 
 
@@ -160,9 +167,15 @@ def model_folder(folder: str | Path) -> Path:
     return inside if inside.exists() else path
 
 
-def check_frames(encoder: VideoEncoder, info: StoreInfo, source: str) -> None:
+def frame_skip(info: StoreInfo) -> int:
+    """Environment steps in a model step: the task's own; where no task of that name is known here, one row of the
+    file (recorded elsewhere, it has the rate it was imported at)."""
+    return envs.TASKS[info.env_id].frame_skip if info.env_id in envs.TASKS else 1
+
+
+def check_frames(encoder: EncoderConfig, info: StoreInfo, source: str) -> None:
     """The data's frames must have the size the encoder was built for."""
-    wanted, found = encoder.config.frame_hw, tuple(info.frame_hwc[:2])
+    wanted, found = encoder.frame_hw, tuple(info.frame_hwc[:2])
     if wanted != found:
         raise UsageError(
             f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "

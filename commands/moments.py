@@ -56,12 +56,6 @@ class Place:
         return Place(self.episode[rows], self.last[rows], self.after[rows])
 
 
-def frame_skip(reader: Any) -> int:
-    """Environment steps in a model step of a file's task; 1 for a task that is not known."""
-    task = envs.TASKS.get(reader.info.env_id)
-    return 1 if task is None else task.frame_skip
-
-
 def places(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int], steps: int) -> Place:
     """Moments with a full history before and `steps` model steps after them; ValueError where none is long enough."""
     skip, history = dynamics.actions.frame_skip, dynamics.config.history

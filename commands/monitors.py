@@ -1,13 +1,13 @@
 """What stage 1 is watched by, on `val`: collapse, probes and near rank, beside pixels and a random encoder.
 
-These numbers read the true state. They may choose a recipe, never a checkpoint: stage 1 always keeps its last
-one.
+Probes and ranks read the true state, where there is one: plain video and trajectories of unknown tasks are watched by
+the rest. They may choose a recipe, never a checkpoint: stage 1 always keeps its last one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,17 @@ NEAR = 1.2  # pairs count as near below this many of the task's least goal dista
 NUM_FRAMES = 768
 METRIC_EPISODES = 128  # episodes of train that the metric is fitted on while training goes on
 ENCODE_CHUNK = 128  # frames encoded at once
+# Panels of curves.png: {title: metric keys}.
+CURVES = {
+    "prediction loss on val": ("prediction", "constant"),
+    "spread": ("feature_std",),
+    "effective rank": ("effective_rank",),
+}
+TRUTH_CURVES = {
+    "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
+    "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
+    "rank over all distances": ("rank", "rank_pixels", "rank_random"),
+}
 
 
 def whole_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
@@ -34,47 +45,43 @@ def whole_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
         yield torch.from_numpy(np.array(reader.column("pixels", int(episode))))
 
 
-class PretrainMonitor:
-    """Call with a step: the numbers of that moment, by name."""
+def spread_rows(reader: Any) -> list[tuple[int, np.ndarray]]:
+    """Episodes of val, each with some of its rows, evenly spread: NUM_FRAMES together."""
+    episodes = reader.episodes("val")
+    per_episode = max(1, NUM_FRAMES // max(1, len(episodes)))
+    return [
+        (int(e), np.unique(np.linspace(0, reader.num_frames(int(e)) - 1, per_episode).astype(int))) for e in episodes
+    ]
+
+
+class Monitor:
+    """Call with a step: the numbers of that moment, by name. Of any video: losses on val batches, spread and effective
+    rank of val frames [N, H, W, C]. clips: [T, H, W, C] of train, which an embedding that is fitted is fitted on."""
+
+    curves: Mapping[str, tuple[str, ...]] = CURVES
 
     def __init__(
-        self, model: PretrainModel, reader: Any, task: TaskSpec, batches: Loader, device: torch.device
+        self, model: PretrainModel, frames: Tensor, clips: list[Tensor], batches: Loader, device: torch.device
     ) -> None:
-        self.model, self.task, self.batches, self.device = model, task, batches, device
-        episodes = reader.episodes("val")
-        per_episode = max(1, NUM_FRAMES // max(1, len(episodes)))
-        frames, truth, groups = [], [], []
-        for episode in episodes:
-            count = reader.num_frames(int(episode))
-            rows = np.unique(np.linspace(0, count - 1, per_episode).astype(int))
-            frames.append(reader.column("pixels", int(episode))[rows])
-            truth.append(reader.column("truth", int(episode))[rows])
-            groups.append(np.full(len(rows), episode))
-        chosen = reader.episodes("train")[:METRIC_EPISODES]
-        self.clips = list(whole_episodes(reader, chosen))
-        self.frames = torch.from_numpy(np.concatenate(frames))
-        self.truth = torch.from_numpy(np.concatenate(truth))
-        self.groups = torch.from_numpy(np.concatenate(groups))
-        self.scenes = self.groups if reader.info.factors else torch.zeros_like(self.groups)
-        self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
-        self.references = self._references()
+        self.model, self.frames, self.clips, self.batches, self.device = model, frames, clips, batches, device
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Spread and effective rank of the kept encoder's features as trained; probe of them, near rank of the pooled
-        embedding under the objective's metric; losses on val batches."""
+        """Losses; spread and effective rank of the kept encoder's features, as trained."""
         self.model.eval()
-        encoder = self.model.trained_encoder
-        features, embedded = self._features(encoder), self._measured(encoder)
-        return {
-            **self._losses(step),
-            **probes.spread(features),
-            **self._judge(features, embedded, ""),
-            **self.references,
-        }
+        fit_summary(self.model.trained_encoder, self.clips)
+        features = self._features(self.model.trained_encoder)
+        return {**self._losses(step), **probes.spread(features)}
 
     def warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """What the numbers so far warn of."""
         return probes.collapse_warning(evaluations)
+
+    def summary(self, last: dict[str, float]) -> str:
+        """The last numbers in one line."""
+        return (
+            f"prediction loss on val {last['prediction']:.3g} (a constant {last['constant']:.3g}), "
+            f"effective rank {last['effective_rank']:.1f}"
+        )
 
     @torch.no_grad()
     def _features(self, encoder: VideoEncoder) -> Tensor:
@@ -90,6 +97,61 @@ class PretrainMonitor:
     def _embedded(self, encoder: VideoEncoder) -> Tensor:
         """Pooled embeddings [N, D]."""
         return embed_frames(encoder, self.frames[None].to(self.device))[0].float().cpu()
+
+    @torch.no_grad()
+    def _losses(self, step: int) -> dict[str, float]:
+        batch = self.batches.batch(0)
+        made = self.model.predict({name: value.to(self.device) for name, value in batch.items()}, step)
+        loss = self.model.objective.loss
+        pairs = list(zip(made.predicted, made.targets, strict=True))
+        predicted = torch.stack([regression(p.float(), t.float(), loss) for p, t in pairs]).mean()
+        constant = torch.stack([constant_predictor_loss(t.float(), loss) for _, t in pairs]).mean()
+        return {"prediction": predicted.item(), "constant": constant.item()}
+
+
+class PretrainMonitor(Monitor):
+    """The same for trajectories of a task, whose true state is known: probe and near rank beside them."""
+
+    curves = CURVES | TRUTH_CURVES
+
+    def __init__(
+        self,
+        model: PretrainModel,
+        reader: Any,
+        task: TaskSpec,
+        clips: list[Tensor],
+        batches: Loader,
+        device: torch.device,
+    ) -> None:
+        rows = spread_rows(reader)
+        frames = torch.from_numpy(np.concatenate([reader.column("pixels", e)[chosen] for e, chosen in rows]))
+        super().__init__(model, frames, clips, batches, device)
+        self.task = task
+        self.truth = torch.from_numpy(np.concatenate([reader.column("truth", e)[chosen] for e, chosen in rows]))
+        self.groups = torch.from_numpy(np.concatenate([np.full(len(chosen), e) for e, chosen in rows]))
+        self.scenes = self.groups if reader.info.factors else torch.zeros_like(self.groups)
+        self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
+        self.references = self._references()
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Those, and the probe of the features as trained, near rank of the pooled embedding under the objective's
+        metric."""
+        self.model.eval()
+        encoder = self.model.trained_encoder
+        features, embedded = self._features(encoder), self._measured(encoder)
+        return {
+            **self._losses(step),
+            **probes.spread(features),
+            **self._judge(features, embedded, ""),
+            **self.references,
+        }
+
+    def summary(self, last: dict[str, float]) -> str:
+        """The last numbers in one line."""
+        return (
+            f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
+            f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
+        )
 
     def _measured(self, encoder: VideoEncoder) -> Tensor:
         """Pooled embeddings [N, D] under the objective's metric: where plans measure distance."""
@@ -127,13 +189,3 @@ class PretrainMonitor:
             **self._judge(pixels, pixels, "_pixels"),
             **self._judge(self._features(untrained), self._measured(untrained), "_random"),
         }
-
-    @torch.no_grad()
-    def _losses(self, step: int) -> dict[str, float]:
-        batch = self.batches.batch(0)
-        made = self.model.predict({name: value.to(self.device) for name, value in batch.items()}, step)
-        loss = self.model.objective.loss
-        pairs = list(zip(made.predicted, made.targets, strict=True))
-        predicted = torch.stack([regression(p.float(), t.float(), loss) for p, t in pairs]).mean()
-        constant = torch.stack([constant_predictor_loss(t.float(), loss) for _, t in pairs]).mean()
-        return {"prediction": predicted.item(), "constant": constant.item()}

@@ -76,10 +76,15 @@ def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
     keep_freed_memory()
     model, about = load_dynamics(model_folder, registry.device(config["device"]))
     reader = open_reader(data, config["on_damaged"])
-    check_frames(model.encoder, reader.info, str(data))
+    check_frames(model.encoder.config, reader.info, str(data))
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != about["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
+    if about["env"] not in envs.TASKS:
+        raise UsageError(
+            f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
+            f"(environments: {', '.join(envs.TASKS)}); commands.models.load_dynamics gives the model to Python"
+        )
     task = envs.TASKS[about["env"]]
     protocol = evaluation.resolve(build(ProtocolConfig, config["protocol"], "protocol"), task)
     return Setting(model, about, reader, task, protocol, evaluation.draw_cases(reader, task, protocol))

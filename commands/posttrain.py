@@ -13,7 +13,7 @@ import envs
 from commands.config import build
 from commands.console import Console
 from commands.errors import UsageError
-from commands.models import MODEL, check_frames, frozen_encoder, open_reader, save_dynamics
+from commands.models import MODEL, frame_skip, frozen_encoder, open_reader, save_dynamics
 from commands.monitors import whole_episodes
 from commands.pretrain import fit
 from commands.registry import device as torch_device
@@ -70,12 +70,11 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     shape, losses, trainer = configs(config, *(column.shape[1] for column in proprio.values()))
     height, width = reader.info.frame_hwc[:2]
     encoder, about = frozen_encoder(config, encoder_folder, (height, width), console)
-    check_frames(encoder, reader.info, str(data))
     torch.manual_seed(config["seed"])
     actions = ActionSpec(
         tuple(reader.info.action_low),
         tuple(reader.info.action_high),
-        config["dynamics"]["frame_skip"] or envs.TASKS[reader.info.env_id].frame_skip,
+        config["dynamics"]["frame_skip"] or frame_skip(reader.info),
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     with first_alone():

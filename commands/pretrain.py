@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import envs
 from commands.config import build
 from commands.console import Console, Metrics
 from commands.errors import UsageError
-from commands.models import MODEL, check_frames, open_reader, save_dynamics, save_encoder
-from commands.monitors import PretrainMonitor, whole_episodes
+from commands.models import MODEL, save_dynamics, save_encoder
 from commands.registry import device as torch_device
 from commands.report import training_curves
 from commands.runs import RunFolder
+from commands.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader
-from data.statistics import statistics
-from data.windows import Windows
 from world_model import masking
 from world_model.checkpoint import config_dict
 from world_model.distributed import copy_whole, is_first, place, spread
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
 from world_model.pretrain import PretrainModel, fit_summary, fitted
@@ -40,14 +37,6 @@ from world_model.training import (
 TRIED = 8  # samples that masks are tried on
 REQUIRED = "required"  # start= of a recipe that needs one
 CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
-CURVES = {
-    "prediction loss on val": ("prediction", "constant"),
-    "spread": ("feature_std",),
-    "effective rank": ("effective_rank",),
-    "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
-    "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
-    "rank over all distances": ("rank", "rank_pixels", "rank_random"),
-}
 
 
 def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, TrainerConfig]:
@@ -62,6 +51,8 @@ def check(config: dict[str, Any]) -> None:
     sizes, objective, trainer = configs(config)
     place().rows(trainer.batch_size)
     begin(config)
+    if config["data"] == VIDEO_FOLDER:
+        video_config(config, objective)
     grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
     for mask in objective.masks:
         masking.sample(mask, min(TRIED, trainer.batch_size), grid, (trainer.seed,))
@@ -92,46 +83,30 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, b
     encoder_config, objective, trainer = configs(config)
     device = torch.device(torch_device(config["device"]))
     keep_freed_memory()
-    reader = open_reader(data, config["on_damaged"])
+    source = open_source(config, data, encoder_config, objective, console)
     torch.manual_seed(config["seed"])
     encoder = VideoEncoder(encoder_config)
-    check_frames(encoder, reader.info, str(data))
-    mean, std = statistics(reader, "pixels")
-    encoder.set_pixel_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-    gap = objective.frame_gap or envs.TASKS[reader.info.env_id].frame_skip
-    actions, columns = None, ["pixels"]
-    if objective.actions:
-        actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high), gap)
-        columns.append("action")
-    model = PretrainModel(encoder, objective, trainer.steps, config["seed"], actions).to(device)
-    windows = {split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")}
-    loader = Loader(windows["train"], trainer.batch_size, config["seed"], **place()._asdict())
-    task, val = envs.TASKS[reader.info.env_id], Loader(windows["val"], trainer.batch_size, config["seed"])
-    monitor = PretrainMonitor(model, reader, task, val, device) if is_first() else None
+    encoder.set_pixel_statistics(*source.pixel_statistics())
+    model = PretrainModel(encoder, objective, trainer.steps, config["seed"], source.actions, source.crop).to(device)
+    here = place()._asdict()
+    loader = Loader(source.clips["train"], trainer.batch_size, config["seed"], source.workers, **here)
+    val = Loader(source.clips["val"], trainer.batch_size, config["seed"])
+    monitor = source.monitor(model, val, device) if is_first() else None
     last = fit(model, loader, trainer, folder, monitor, console, "pretrain", begin)
     if monitor is None:
         return ""
     kept = model.trained_encoder.eval()
     fit_summary(kept, monitor.clips)
-    chosen = reader.episodes("train")[: objective.metric.episodes]
-    metric = model.metric(clip.to(device) for clip in whole_episodes(reader, chosen))
+    metric = model.metric(clip.to(device) for clip in source.stretches(objective.metric.episodes))
     if metric is not None and kept.pool is not None:
         kept.pool.fold(*metric)
-    training_curves(folder / "metrics.jsonl", folder / "curves.png", CURVES)
-    about = {
-        "objective": config_dict(objective),
-        "env": reader.info.env_id,
-        "env_kwargs": reader.info.env_kwargs,
-        "data": reader.file_checksum,
-    }
+    training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
+    about = {"objective": config_dict(objective), **source.about()}
     if objective.actions:
         save_dynamics(folder / MODEL, model.dynamics(), about)
     else:
         save_encoder(folder / MODEL, kept, about)
-    return (
-        f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
-        f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
-    )
+    return monitor.summary(last)
 
 
 def fit(
@@ -168,12 +143,13 @@ def fit(
 
     written = folder / "metrics.jsonl" if monitor is not None else os.devnull
     with (
+        closing(loader.iterate(start, trainer.steps)) as batches,
         Metrics(written, keep_to=start) as metrics,
         console.progress(what, trainer.steps, "steps", start=start) as progress,
     ):
         train(
             trained,
-            loader.batch,
+            lambda step: next(batches),
             optimizer,
             trainer,
             checkpoints,

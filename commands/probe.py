@@ -23,7 +23,15 @@ from commands import moments as recorded
 from commands.config import build
 from commands.console import Console, table
 from commands.errors import UsageError
-from commands.models import check_actions, check_frames, load_dynamics, load_encoder, model_folder, open_reader
+from commands.models import (
+    check_actions,
+    check_frames,
+    frame_skip,
+    load_dynamics,
+    load_encoder,
+    model_folder,
+    open_reader,
+)
 from commands.moments import EnergyConfig
 from commands.plots import horizon_curves, landscape_png
 from commands.registry import device as torch_device
@@ -58,7 +66,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     else:
         encoder, about = load_encoder(config["model"])
         encoder.to(device)
-    check_frames(encoder, reader.info, str(config["data"]))
+    check_frames(encoder.config, reader.info, str(config["data"]))
     results: dict[str, Any] = {
         "model": {"folder": str(config["model"]), **about},
         "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
@@ -112,7 +120,7 @@ def probes(config: dict[str, Any], encoder: VideoEncoder, reader: Any, console: 
 
 def _windows(config: dict[str, Any], reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
     """Random windows of a split: `pixels` [n, T, H, W, C], `truth` [n, T, L] and their `episode` [n]."""
-    skip = recorded.frame_skip(reader)
+    skip = frame_skip(reader.info)
     windows = Windows(reader, split, config["frames"], skip, ("pixels", "truth"))
     count = min(len(windows), config["windows"] if part == "train" else math.ceil(config["windows"] / 4))
     rng = np.random.default_rng([config["seed"], list(SPLITS).index(part)])

@@ -42,6 +42,7 @@ VERSIONS = (
     "dm-control",
     "gymnasium",
     "h5py",
+    "av",
     "hydra-core",
 )
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")

@@ -10,30 +10,41 @@ so none is ever short.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.windows import Windows
-
 Batch = dict[str, torch.Tensor]
+
+
+class Clips(Protocol):
+    """What batches are drawn from: `data.windows.Windows`, `data.clips.VideoClips`."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Those of these numbers [B], as arrays [B,...]: a function of the numbers alone."""
+        ...
 
 
 class Loader:
     """Batches of `batch_size` windows.
 
     `workers` is the number of threads that read ahead in `iterate` (0 reads in the caller's): threads, not
-    processes, since the work is copying out of a memory map, which leaves Python's lock free. Of a batch that `world`
-    processes share, number `rank` reads its own rows alone; which windows are in the batch does not depend on either.
+    processes, since the work is copying out of a memory map, or decoding video, which leaves Python's lock free. Of a
+    batch that `world` processes share, number `rank` reads its own rows alone; which windows are in the batch does not
+    depend on either.
     """
 
     def __init__(
-        self, windows: Windows, batch_size: int, seed: int, workers: int = 1, rank: int = 0, world: int = 1
+        self, windows: Clips, batch_size: int, seed: int, workers: int = 1, rank: int = 0, world: int = 1
     ) -> None:
         if batch_size < 1 or seed < 0 or workers < 0:
             raise ValueError(f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0")
@@ -63,11 +74,13 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """Batch `step`, this process's rows of it: what `Windows.gather` returns, as tensors; uint16 columns are
-        bfloat16 (cached features).
+        bfloat16 (cached features). And `draw` [B], the number of each among all that are drawn.
         """
-        return {name: _tensor(array) for name, array in self.windows.gather(self.indices(step)[self._rows]).items()}
+        found = self.windows.gather(self.indices(step)[self._rows])
+        drawn = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
+        return {name: _tensor(array) for name, array in found.items()} | {"draw": drawn}
 
-    def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
         step = start_step
         if self.workers == 0:

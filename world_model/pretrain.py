@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model import masking
+from world_model.augment import CropConfig, random_crops
 from world_model.decoder import PixelHead
 from world_model.distributed import ALONE, Place, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
@@ -73,7 +74,8 @@ def fitted(encoder: EncoderConfig, objective: ObjectiveConfig) -> EncoderConfig:
 class PretrainModel(nn.Module):
     """An encoder with everything stage 1 trains around it; only the encoder (the teacher's, if any) is kept.
 
-    With `actions` the predictor is conditioned on them, and `dynamics` joins both into what a planner talks to.
+    With `actions` the predictor is conditioned on them, and `dynamics` joins both into what a planner talks to. With
+    `crop` it trains on random crops of the clips, which are then larger than the encoder's pictures.
     """
 
     action_mid: Tensor
@@ -86,12 +88,13 @@ class PretrainModel(nn.Module):
         steps: int,
         seed: int = 0,
         actions: ActionSpec | None = None,
+        crop: CropConfig | None = None,
     ) -> None:
         super().__init__()
         assert (actions is not None) == objective.actions, (actions, objective.actions)
         if objective.metric.kind != "none" and not encoder.config.pooled_dim:
             raise ValueError("objective.metric weighs the pooled embedding: set encoder.pooled_dim, or kind=none")
-        self.objective, self.steps, self.seed = objective, steps, seed
+        self.objective, self.steps, self.seed, self.crop = objective, steps, seed, crop
         self.encoder = encoder
         self.teacher = make_teacher(encoder) if objective.teacher == "ema" else None
         config, pixels = encoder.config, objective.target == "pixels"
@@ -149,7 +152,12 @@ class PretrainModel(nn.Module):
         return fit_metric(self.trained_encoder, self.objective.metric, episodes)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where it is asked for."""
+        """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where it is asked for;
+        with `crop` also `aspect` and `draw` [B]."""
+        if self.crop is not None:
+            size = self.encoder.config.image_px
+            cut = random_crops(batch["pixels"], batch["aspect"], batch["draw"], self.seed, self.crop, size)
+            batch = {**batch, "pixels": cut}
         made = self.predict(batch, step, place())
         pairs = list(zip(made.predicted, made.targets, strict=True))
         terms = {

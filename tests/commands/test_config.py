@@ -17,6 +17,7 @@ from commands.errors import UsageError, listed, nearest
 
 # What each command must be given; a cooldown goes on from a run.
 GIVEN = {
+    "import": ["format=droid", "path=x"],
     "pretrain": ["data=x.h5"],
     "posttrain": ["data=x.h5", "encoder=runs/e"],
     "plan": ["data=x.h5", "model=runs/m"],
@@ -169,7 +170,7 @@ def test_what_must_be_given_is_asked_for():
 @pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
 def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
     """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""
-    module = importlib.import_module(f"commands.{name}")
+    module = importlib.import_module(COMMANDS[name].module)
     _, options = for_help(name, [])
     lines = [[]] + [[f"{group}={choice}"] for group, choices in options.items() for choice in choices]
     usual = standard(name).choices

@@ -70,6 +70,7 @@ def test_batches_are_tensors_of_the_documented_kinds(windows):
         "tokens": ((6, 3, 4), torch.bfloat16),
         "episode": ((6,), torch.int64),
         "start": ((6,), torch.int64),
+        "draw": ((6,), torch.int64),
     }
 
 

@@ -1,0 +1,174 @@
+"""`jepa import`: trajectories of another format -> our HDF5 file, at one rate and one picture size.
+
+Two passes: the first reads everything but pictures, so that the file can be laid out and its actions' bounds are known;
+the second decodes, an episode after the other, and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commands.collect import FILE, write_preview
+from commands.console import Console
+from commands.errors import RunError, UsageError
+from commands.formats import Format, Recording, make_format
+from commands.runs import RunFolder, write_atomic
+from data.packed import pack
+from data.schema import NO_SEED, SPLITS, Plan, draw_splits
+from data.store import Reader, StoreError, StoreInfo, Writer, create
+
+BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds, number by number
+LEAST_BOUND = 1e-3  # of an action that hardly ever changes
+MOST_NOTES = 10  # lines about odd trajectories that are shown
+NAMED = 3  # trajectories left out that are named; the rest are counted
+LARGEST_PX = 4096
+
+
+def check(config: dict[str, Any]) -> None:
+    """What can be known before a folder is made."""
+    make_format(config).find(Path(str(config["path"])))
+    for key, choices in (("view", ("centre", "whole")), ("compression", ("none", "gzip"))):
+        if config[key] not in choices:
+            raise UsageError(f"{key}={config[key]}: choose {' or '.join(choices)}")
+    if not 1 <= config["size"] <= LARGEST_PX:
+        raise UsageError(f"size={config['size']}: give the side of the pictures, 1 to {LARGEST_PX} pixels")
+
+
+def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+    """Import into the run folder, going on where an interrupted run stopped."""
+    summary = import_into(folder.path, config, console)
+    write_preview(Reader(folder.path / FILE, verify=False), folder.path / "preview.gif")
+    folder.finish(summary)
+
+
+def import_into(folder: Path, config: dict[str, Any], console: Console) -> str:
+    """Fill the file in `folder`; returns what was done in one line."""
+    form, path = make_format(config), folder / FILE
+    recordings, left_out = read_all(form, Path(str(config["path"])), console)
+    if not recordings:
+        raise RunError(f"none of the {len(left_out)} trajectories in {config['path']} can be used: {left_out[0]}")
+    splits = draw_splits(config["seed"], len(recordings))
+    info = describe(form, recordings, splits, config, console)
+    if not path.exists():
+        create(path, info, Plan(lengths(recordings), np.full(len(recordings), NO_SEED), splits))
+    elif info.differences(Reader(path, verify=False).info, but=("render",)):
+        raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
+    if not Reader(path, verify=False).packed:
+        left_out += write_all(path, recordings, config, console)
+    reader = Reader(path, verify=False)
+    if not reader.episodes().size:
+        raise RunError(f"none of the videos in {config['path']} can be decoded: {left_out[0]}")
+    if config["compression"] == "gzip":
+        pack(path)
+    write_atomic(folder / "episodes.jsonl", episode_lines(recordings, reader))
+    if left_out:
+        more = "; ..." if len(left_out) > NAMED else ""
+        console.warn(f"jepa import: left out {len(left_out)}: {'; '.join(left_out[:NAMED])}{more}")
+    kept = reader.lengths(reader.episodes())
+    without = f", {len(left_out)} trajectories left out" if left_out else ""
+    return f"{kept.sum()} frames in {len(kept)} episodes at {config['fps']:g} a second{without}, {path}"
+
+
+def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recording], list[str]]:
+    """Every trajectory that can be used, and why the others cannot; what is odd is told."""
+    places = form.find(folder)
+    recordings: list[Recording] = []
+    left_out: list[str] = []
+    notes: list[str] = []
+    with console.progress("read", len(places), "trajectories") as progress:
+        for place in places:
+            try:
+                recordings.append(form.read(place))
+                notes += recordings[-1].notes
+            except ValueError as error:
+                left_out.append(str(error))
+            progress.advance()
+    for note in notes[:MOST_NOTES]:
+        console.warn(f"jepa import: {note}")
+    if len(notes) > MOST_NOTES:
+        console.warn(f"jepa import: {len(notes) - MOST_NOTES} more such lines are not shown")
+    return recordings, left_out
+
+
+def describe(
+    form: Format, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: dict[str, Any], console: Console
+) -> StoreInfo:
+    """The facts of the file; the actions' bounds, which come from the data, are told."""
+    train = [r.columns["action"] for r, split in zip(recordings, splits, strict=True) if SPLITS[split] == "train"]
+    bounds = action_bounds(np.concatenate(train))
+    names = form.action_names
+    shown = ", ".join(f"{name} {bound:.3g}" for name, bound in zip(names, bounds, strict=True))
+    console.say(f"action bounds, +- the {BOUND_QUANTILE:.1%} quantile of train: {shown}")
+    extra = tuple(column for column in form.extra if all(column.name in r.columns for r in recordings))
+    for column in form.extra:
+        having = sum(column.name in r.columns for r in recordings)
+        if 0 < having < len(recordings):
+            console.warn(f"jepa import: {having} of {len(recordings)} trajectories have {column.name}: it is left out")
+    facts = [(str(r.source.relative_to(config["path"])), len(r.columns["time_s"])) for r in recordings]
+    return StoreInfo(
+        env_id=form.name,
+        action_low=tuple(-bounds),
+        action_high=tuple(bounds),
+        action_names=names,
+        step_s=1 / config["fps"],
+        frame_hwc=(config["size"], config["size"], 3),
+        truth_names=form.truth_names,
+        truth_units=form.truth_units,
+        state_size=form.state_size,
+        extra=extra,
+        source={
+            "import": {key: config[key] for key in ("format", "fps", "least_frames", "size", "view", form.name)},
+            "trajectories": hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16],
+        },
+    )
+
+
+def action_bounds(actions_NA: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Half range [A] of each number of an action, symmetric around 0; outliers lie outside."""
+    return np.quantile(np.abs(actions_NA).astype(np.float64), BOUND_QUANTILE, axis=0).clip(LEAST_BOUND)
+
+
+def write_all(path: Path, recordings: Sequence[Recording], config: dict[str, Any], console: Console) -> list[str]:
+    """Decode and write the episodes that are missing; returns why some cannot be."""
+    writer, left_out = Writer(path), []
+    names = {column.name for column in writer.info.columns}
+    missing = np.flatnonzero(~writer.complete()).tolist()
+    start = len(recordings) - len(missing)
+    with console.progress("import", len(recordings), "trajectories", start=start) as progress:
+        for index in missing:
+            recording = recordings[index]
+            columns = {name: column for name, column in recording.columns.items() if name in names}
+            try:
+                columns["pixels"] = recording.pictures(config["size"], config["view"])
+            except ValueError as error:
+                left_out.append(str(error))
+            else:
+                writer.write(index, columns)
+            progress.advance()
+    return left_out
+
+
+def lengths(recordings: Sequence[Recording]) -> NDArray[np.int64]:
+    """Frames of each."""
+    return np.array([len(recording.columns["time_s"]) for recording in recordings], np.int64)
+
+
+def episode_lines(recordings: Sequence[Recording], reader: Reader) -> str:
+    """One JSON object an episode of the file: where it came from, its frames and its split."""
+    lines = [
+        {
+            "episode": int(e),
+            "source": str(recordings[e].source),
+            "frames": reader.num_frames(e),
+            "split": reader.split(e),
+        }
+        for e in reader.episodes()
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)

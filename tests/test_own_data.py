@@ -1,0 +1,111 @@
+"""The guide docs/own_data.md, as written; and what training on such data says where something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands import cli
+from data import droid_example
+from data.droid_example import ExampleConfig, write_example
+from data.store import Reader
+
+HOME = Path(__file__).resolve().parent.parent
+TINY = ("encoder=tiny", "trainer=debug")
+
+
+def jepa(*words: str, code: int = 0) -> None:
+    assert cli.main(list(words)) == code, words
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder in which the guide's commands were run."""
+    folder = tmp_path_factory.mktemp("work")
+    lines = re.search(r"```sh\n(.*?)```", (HOME / "docs/own_data.md").read_text(), re.DOTALL).group(1).splitlines()
+    with contextlib.chdir(folder):
+        for line in lines:
+            if line.startswith("python -m data.droid_example "):
+                assert droid_example.main(line.split()[3:]) == 0
+            else:
+                jepa(*line.removeprefix("jepa ").split())
+    return folder
+
+
+def test_the_commands_of_the_guide_leave_models(work):
+    for folder in ("pretrain/video", "posttrain/arm", "pretrain/arm"):
+        assert (work / "runs" / folder / "model/model.safetensors").exists(), folder
+    about = json.loads((work / "runs/pretrain/video/model/model.json").read_text())["config"]["about"]
+    assert about["video"]["files"] == {"train": 10, "val": 2, "broken": 0} and about["video"]["fps"] == 4.0
+
+
+def test_without_a_known_task_only_losses_spread_and_rank_are_measured(work):
+    for name in ("video", "arm"):
+        lines = (work / f"runs/pretrain/{name}/metrics.jsonl").read_text().splitlines()
+        measured = [set(json.loads(line)) for line in lines if '"val"' in line]
+        want = {"step", "kind", "prediction", "constant", "feature_std", "feature_std_min", "effective_rank"}
+        assert measured == [want, want], name
+
+
+def test_video_training_that_is_stopped_goes_on_bit_for_bit(work, monkeypatch):
+    monkeypatch.chdir(work)
+    words = ("pretrain", "data=video_folder", "path=example", *TINY, "trainer.checkpoint_every=2")
+    jepa(*words, "trainer.steps=2", "trainer.schedule=constant", "name=parts", "video.workers=0")
+    jepa(*words, "trainer.steps=4", "trainer.schedule=constant", "name=parts", "video.workers=3")
+    jepa(*words, "trainer.steps=4", "trainer.schedule=constant", "name=once", "video.workers=1")
+    one, other = (Path(f"runs/pretrain/{name}/model/model.safetensors") for name in ("parts", "once"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_an_encoder_from_video_takes_trajectories_of_another_picture_size(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    jepa("import", "format=droid", "path=example", "size=48", "name=small")
+    assert Reader("runs/import/small/trajectories.h5").info.frame_hwc == (48, 48, 3)
+    jepa("posttrain", "data=runs/import/small", "encoder=runs/pretrain/video", "trainer=debug", "name=small")
+    assert "48x48 pixels are resized to the encoder's 64x64" in capsys.readouterr().out
+
+
+def test_planning_where_no_environment_is_known_is_one_sentence(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    jepa("plan", "model=runs/posttrain/arm", "data=runs/import/arm", code=2)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "no environment of it to plan in" in said[0]
+
+
+def test_broken_and_short_videos_are_named_and_counted_and_not_fatal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_example(Path("videos"), ExampleConfig(trajectories=3, rows=90, frame_hw=(32, 48)))
+    write_example(Path("brief"), ExampleConfig(trajectories=1, rows=6, frame_hw=(32, 48)))
+    shutil.copy("brief/trajectory_000/recordings/MP4/12345678.mp4", "videos/brief.mp4")
+    Path("videos/words.mp4").write_text("no video at all")
+    whole = Path("videos/trajectory_002/recordings/MP4/12345678.mp4").read_bytes()
+    Path("videos/cut.mp4").write_bytes(whole[: len(whole) // 2])
+    jepa("pretrain", "data=video_folder", "path=videos", *TINY, "name=v")
+    said = capsys.readouterr().err
+    assert "left out as broken: 2 of 6 videos: videos/cut.mp4" in said and "words.mp4" in said
+    assert "left out as shorter than a clip (1.00 s): 1 of 6 videos: brief.mp4" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("data=video_folder",), 2, "needs path=FOLDER"),
+        (("data=video_folder", "path=none"), 2, "path=none is no folder"),
+        (("data=video_folder", "path=empty"), 2, "no video in empty"),
+        (("data=video_folder", "path=example", "objective=lewm"), 2, "reads actions and plain video has none"),
+        (("data=video_folder", "path=example", "video.fps=0"), 2, "fps=0"),
+        (("data=video_folder", "path=example", "video.crop.area=[0.5,2]"), 2, "area=[0.5, 2.0]"),
+        (("data=video_folder", "path=example", "objective.frames=40"), 1, "need videos of 9.75 s"),
+    ],
+)
+def test_a_mistake_about_video_is_one_sentence(work, monkeypatch, capsys, words, code, says):
+    monkeypatch.chdir(work)
+    (work / "empty").mkdir(exist_ok=True)
+    jepa("pretrain", *TINY, *words, code=code)
+    said = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("jepa")]
+    assert len(said) == 1 and says in said[0], said

@@ -1,0 +1,113 @@
+"""Random resized crops of clips, on the clips' device: one box and one flip for all frames of a clip (V-JEPA 2).
+
+Which box is a pure function of the run's seed and the draw's number (the first clip of the first step is number 0, and
+so on), made by integer arithmetic on the device: a run is reproduced on any device and however its batches are parted,
+and nothing waits for the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ATTEMPTS = 10  # boxes drawn until one lies within the picture
+MASK32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """area: share of the picture that the box covers; aspect: its width over height, uniform in the logarithm;
+    flip: probability that the clip is mirrored left to right."""
+
+    area: tuple[float, float] = (0.3, 1.0)
+    aspect: tuple[float, float] = (0.75, 1.35)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"area={list(self.area)}: give two shares of the picture, least first, as [0.3,1.0]")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"aspect={list(self.aspect)}: give two ratios above 0, least first, as [0.75,1.35]")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip={self.flip} is no probability: give 0 to 1")
+
+
+def random_crops(
+    frames_BTHWC: Tensor,
+    aspect_B: Tensor,
+    draw_B: Tensor,
+    seed: int,
+    config: CropConfig,
+    size_hw: tuple[int, int],
+) -> Tensor:
+    """Clips [B, T, h, w, C] in 0..255, float, cut out of frames that show pictures of aspect_B, squeezed or not.
+
+    draw_B: number of every clip among all that the run draws (`data.loader`).
+    """
+    draws = uniform(draw_B, seed, 2 * ATTEMPTS + 3)
+    boxes = crop_boxes(draws[:, :-1], aspect_B.to(draws.dtype), config)
+    return cut(frames_BTHWC, boxes, draws[:, -1] < config.flip, size_hw)
+
+
+def crop_boxes(draws_BU: Tensor, aspect_B: Tensor, config: CropConfig) -> Tensor:
+    """Boxes [B, 4]: left, top, width, height as shares of the picture, from uniform draws [B, 2 * ATTEMPTS + 2].
+
+    The first of ATTEMPTS boxes that fits; else the largest in the middle whose aspect is allowed.
+    """
+    tries = draws_BU[:, : 2 * ATTEMPTS].unflatten(1, (2, ATTEMPTS))
+    area = config.area[0] + (config.area[1] - config.area[0]) * tries[:, 0]
+    low, high = (math.log(bound) for bound in config.aspect)
+    ratio = (low + (high - low) * tries[:, 1]).exp()
+    shape = aspect_B[:, None]
+    width, height = (area * ratio / shape).sqrt(), (area * shape / ratio).sqrt()
+    fits = (width <= 1) & (height <= 1)
+    first = fits.int().argmax(1, keepdim=True)
+    width, height = width.gather(1, first).squeeze(1), height.gather(1, first).squeeze(1)
+    left, top = draws_BU[:, -2] * (1 - width), draws_BU[:, -1] * (1 - height)
+    allowed = aspect_B.clamp(*config.aspect)
+    most_w, most_h = (allowed / aspect_B).clamp(max=1), (aspect_B / allowed).clamp(max=1)
+    middle = torch.stack(((1 - most_w) / 2, (1 - most_h) / 2, most_w, most_h), 1)
+    return torch.where(fits.any(1, keepdim=True), torch.stack((left, top, width, height), 1), middle)
+
+
+def cut(frames_BTHWC: Tensor, boxes_B4: Tensor, flip_B: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """The boxes' contents [B, T, h, w, C], float, bilinear, mirrored where flip_B says so."""
+    batch, steps, _, _, channels = frames_BTHWC.shape
+    left, top, width, height = boxes_B4.float().unbind(1)
+    sign, zero = 1 - 2 * flip_B.float(), torch.zeros_like(left)
+    # Where in the frame, from -1 to 1, a place of the result (-1 to 1, too) lies.
+    across = torch.stack((sign * width, zero, 2 * left + width - 1), 1)
+    down = torch.stack((zero, height, 2 * top + height - 1), 1)
+    grid = F.affine_grid(torch.stack((across, down), 1), [batch, 1, *size_hw], align_corners=False)
+    flat = frames_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2).float()
+    made = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return made.unflatten(1, (steps, channels)).permute(0, 1, 3, 4, 2)
+
+
+def uniform(keys_B: Tensor, seed: int, count: int) -> Tensor:
+    """Numbers [B, count] in [0, 1), a function of (seed, key, place) alone."""
+    state = torch.zeros_like(keys_B, dtype=torch.int64)
+    for word in (seed & MASK32, seed >> 32 & MASK32, keys_B & MASK32, keys_B >> 32 & MASK32):
+        state = _mixed(state ^ word)
+    places = torch.arange(1, count + 1, device=keys_B.device)
+    bits = _mixed(_mixed(state[:, None] ^ places) ^ (places << 16))
+    return (bits >> 8).float() / 2**24
+
+
+def _mixed(word: Tensor) -> Tensor:
+    """A one-to-one scrambling of 32-bit words held in int64 (the finaliser of MurmurHash3, after a step of a
+    counter)."""
+    word = (word + 0x9E3779B9) & MASK32
+    word = _times(word ^ (word >> 16), 0x85EBCA6B)
+    word = _times(word ^ (word >> 13), 0xC2B2AE35)
+    return word ^ (word >> 16)
+
+
+def _times(word: Tensor, factor: int) -> Tensor:
+    """The low 32 bits of a product, by halves, so that none leaves int64."""
+    low, high = word & 0xFFFF, word >> 16
+    return (low * factor + (((high * factor) & 0xFFFF) << 16)) & MASK32
