@@ -95,7 +95,7 @@ def _check_launcher(words: list[str]) -> None:
         importlib.import_module("hydra_plugins.hydra_submitit_launcher")
     except ImportError:
         raise UsageError(
-            "hydra/launcher=submitit_... needs a package that is not here: pip install 'jepa[slurm]'"
+            "hydra/launcher=submitit_... needs a package that is not here: jepa doctor says how to install [slurm]"
         ) from None
 
 

@@ -84,6 +84,27 @@ def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
         assert says in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1, wrong.stderr
 
 
+def test_two_processes_pretrain_what_one_does(work):
+    from safetensors.torch import load_file
+
+    from commands.console import read_metrics
+
+    words = ("pretrain", "data=runs/collect/data", "encoder=tiny", *TINY, "name=two")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    env = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, "-m", "commands", *words], cwd=work, env=env, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("writing to") == 1
+    one, two = (work / f"runs/pretrain/{name}" for name in ("encoder", "two"))
+    losses = [
+        [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"] for run in (one, two)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 5
+    ours, theirs = (load_file(run / "model/model.safetensors") for run in (one, two))
+    for name, value in ours.items():  # AdamW takes whole steps where a gradient is rounding alone
+        assert (value - theirs[name]).abs().max() < 1e-3, name
+
+
 def test_a_finished_run_says_so_and_is_not_done_again(work):
     before = (work / "runs/pretrain/encoder/model/model.safetensors").stat().st_mtime_ns
     done = jepa("pretrain", "data=runs/collect/data", "encoder=tiny", *TINY, "name=encoder", cwd=work)

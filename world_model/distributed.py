@@ -75,7 +75,10 @@ def together(launch: Launch, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         # No farewell to processes that are gone: destroying the group could wait for them.
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            raise DistributedError("another process has stopped, and says itself why") from error
+            raise DistributedError(
+                "another process has stopped; its own message says why, unless it was killed, and the same command "
+                "goes on from the newest checkpoint"
+            ) from error
         raise
     dist.destroy_process_group()
 

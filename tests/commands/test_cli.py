@@ -338,6 +338,42 @@ def test_a_sweep_is_checked_before_its_first_run(words, said, body, capsys, tmp_
     assert not seen and not list(tmp_path.iterdir())
 
 
+def test_under_torchrun_the_first_process_runs_a_command_alone(body, capfd, monkeypatch):
+    seen = body("collect")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    for words in (["collect"], ["--version"], ["pretrain", "--help"], []):
+        assert cli.main(words) == 0
+    assert not seen and capfd.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["collect"]) == 0
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["pretrain", "--multirun", "data=x.h5", "seed=0,1"], 2, "without torchrun"),
+        (["pretrain", "data=x.h5", "device=cpu"], 1, "LOCAL_RANK is not set"),
+        (["pretrain", "data=x.h5", "device=mps:0"], 2, "one device for several processes"),
+    ],
+)
+def test_what_processes_cannot_do_together_is_said(words, code, said, body, capsys, monkeypatch):
+    seen = body("pretrain")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("commands.registry.device", str)
+    assert cli.main(words) == code
+    assert said in capsys.readouterr().err and not seen
+
+
+def test_a_sweep_without_its_launcher_names_the_extra(body, capsys, monkeypatch):
+    seen = body("collect")
+    monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_submitit_launcher", None)
+    assert cli.main(["collect", "--multirun", "hydra/launcher=submitit_slurm", "seed=0,1"]) == 2
+    assert "[slurm]" in capsys.readouterr().err and not seen
+
+
 def test_a_package_of_the_users_that_hides_one_of_ours_is_named(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "__init__.py").write_text("")

@@ -83,7 +83,16 @@ def test_a_failure_while_reading_ahead_reaches_the_caller(windows, monkeypatch):
         next(Loader(windows, 4, seed=0).iterate())
 
 
+def test_processes_share_a_batch_row_by_row(windows):
+    whole = Loader(windows, 6, seed=0).batch(3)
+    parts = [Loader(windows, 6, seed=0, rank=rank, world=3).batch(3) for rank in range(3)]
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), value)
+
+
 def test_senseless_numbers_are_refused(windows):
+    with pytest.raises(ValueError, match="batch_size=4 does not part evenly for process 0 of 3"):
+        Loader(windows, 4, seed=0, world=3)
     for settings in (
         {"batch_size": 0, "seed": 0},
         {"batch_size": 1, "seed": -1},
