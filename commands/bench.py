@@ -19,7 +19,7 @@ from commands import posttrain, pretrain, registry
 from commands.bench_official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
-from commands.plan import flops_of, planner_parts
+from commands.plan import flops_of, peak_mib, planner_parts
 from commands.runs import RunFolder, write_json
 from envs.render_bench import bench_render
 from world_model import masking
@@ -235,13 +235,15 @@ def _training_rows(
 
     seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
     precision = resolved_precision(device, trainer.precision)
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mib()
     return [
         {
             "what": f"training step, batch {trainer.batch_size}, {precision}",
             "value": trainer.batch_size / seconds,
             "unit": "clips/s",
             "limit": _share(flops / seconds, device, budget_s, precision),
-        }
+        },
+        {"what": f"peak memory, batch {trainer.batch_size}", "value": memory / 1024, "unit": "GiB"},
     ]
 
 
