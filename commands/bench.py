@@ -46,6 +46,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     """Measure, print a table, write bench.json."""
     keep_freed_memory()
     names = list(BENCHES) if config["what"] == "all" else [config["what"]]
+    console.say(_sizes(config))
     rows = []
     for name in names:
         for row in BENCHES[name](config):
@@ -258,6 +259,21 @@ def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
     shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]}, len(task.proprio_names))
     actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"] or task.frame_skip)
     return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)
+
+
+def _sizes(config: dict[str, Any]) -> str:
+    """What is measured, in one line."""
+    encoder, objective, dynamics = config["encoder"], config["objective"], config["dynamics"]
+
+    def shape(part: dict[str, Any]) -> str:
+        return f"{part['depth']} x {part['width']}, {part['heads']} heads"
+
+    height, width = encoder["image_px"]
+    return (
+        f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder['patch_px']}; {objective['context']} "
+        f"{objective['target']}, {objective['frames']} frames, predictor {shape(objective['predictor'])}; dynamics of "
+        f"{dynamics['space']}, {shape(dynamics['predictor'])}"
+    )
 
 
 def _frame(config: dict[str, Any]) -> tuple[int, int, int]:
