@@ -17,7 +17,7 @@ from commands.errors import UsageError, listed, nearest
 
 # What each command must be given; a cooldown goes on from a run.
 GIVEN = {
-    "import": ["format=droid", "path=x"],
+    "import": ["format=droid"],
     "pretrain": ["data=x.h5"],
     "posttrain": ["data=x.h5", "encoder=runs/e"],
     "plan": ["data=x.h5", "model=runs/m"],
@@ -177,9 +177,12 @@ def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
     checkpoint = tmp_path / "checkpoints" / "step-00000001.safetensors"
     checkpoint.parent.mkdir()
     checkpoint.touch()
+    (tmp_path / "trajectory.h5").touch()
     for line in lines:
         if line and "cooldown" in line[0]:
             line.append(f"start={tmp_path}")
+        if name == "import":
+            line.append(f"path={tmp_path}")
         if line and line[0] in {f"{group}={choice}" for group, choice in usual.items()}:
             continue
         config = compose(name, [*GIVEN.get(name, []), *line]).config

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from einops import repeat
 
 from tests.world_model.small import SIZES, encoder, frames
@@ -139,3 +140,26 @@ def test_positions_reach_as_far_as_those_of_another_size_where_one_is_given():
     assert places.amax(0).tolist() == [1, 3, 3] and places[1].tolist() == pytest.approx([0, 0, 3 / 7])
     plain = VideoEncoder(replace(config, positions_px=None)).places((2, 8, 8), torch.device("cpu"))
     assert plain.amax(0).tolist() == [1, 7, 7]
+
+
+def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
+    made = encoder(config=replace(SIZES, pool="principal"))
+    seen = frames(40)
+    tokens = torch.cat([made.encode_frames(chunk[None])[0] for chunk in seen.split(20)])
+    before = {name: value.clone() for name, value in made.state_dict().items() if not name.startswith("pool.")}
+    made.pool.fit(tokens)
+    flat = F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).double()
+    flat = flat - flat.mean(0)
+    power = torch.linalg.svdvals(flat).square()
+    embedded = made.pooled(tokens[None])[0].double()
+    # As many components as pooled_dim, the strongest, uncorrelated, centred; nothing else of the encoder moves.
+    torch.testing.assert_close(embedded.T @ embedded, torch.diag(power[:12]), atol=1e-3 * power[0].item(), rtol=0)
+    assert embedded.mean(0).abs().max() < 1e-3
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items() if name in before)
+    assert not any(parameter.requires_grad for parameter in made.pool.parameters())
+
+
+def test_fewer_frames_than_components_leave_the_rest_at_zero():
+    made = encoder(config=replace(SIZES, pool="principal"))
+    made.pool.fit(made.encode_frames(frames(1, 5))[0])
+    assert made.pooled(made.encode_frames(frames(1, 5)))[0, :, 4:].abs().max() == 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.world_model.small import LEWM, SIZES, VJEPA2
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.metric import MetricConfig, metric_map, slow_modes
-from world_model.objectives import ObjectiveConfig
+from world_model.pretrain import PretrainModel
 
 
 def mixed_processes(rhos, episodes=60, steps=400):
@@ -88,5 +90,8 @@ def test_what_cannot_be_fitted_is_said():
         slow_modes([torch.randn(5, 3)], 5)
     with pytest.raises(ValueError, match="lag=0"):
         MetricConfig("biharmonic", 0)
+    bare = VideoEncoder(replace(SIZES, pooled_dim=0))
     with pytest.raises(ValueError, match="pooled"):
-        ObjectiveConfig(space="tokens", metric=MetricConfig("kinetic"))
+        PretrainModel(bare, replace(VJEPA2, metric=MetricConfig("kinetic")), steps=1)
+    with pytest.raises(ValueError, match="own dynamics"):
+        replace(LEWM, metric=MetricConfig("kinetic"))
