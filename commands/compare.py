@@ -119,11 +119,19 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         record = finished(cell, str(data), work, console)
         write_json(kept / f"{cell.name}.json", record)
         shutil.rmtree(work)
-    records = [read_json(kept / f"{cell.name}.json") for cell in cells]
-    lines = comparison.page(records, config["budgets"])
-    (kept / f"{config['env']['name']}.md").write_text(lines, encoding="utf-8")
-    console.say(lines)
-    folder.finish(f"{len(cells)} cells, table in {kept / (config['env']['name'] + '.md')}")
+        _write_page(kept, cells, config)
+    page = _write_page(kept, cells, config)
+    console.say(page.read_text(encoding="utf-8"))
+    folder.finish(f"{len(cells)} cells, table in {page}")
+
+
+def _write_page(kept: Path, cells: Sequence[Cell], config: dict[str, Any]) -> Path:
+    """The table of those cells that are finished."""
+    files = [kept / f"{cell.name}.json" for cell in cells]
+    page = kept / f"{config['env']['name']}.md"
+    lines = comparison.page([read_json(file) for file in files if file.exists()], config["budgets"])
+    page.write_text(lines, encoding="utf-8")
+    return page
 
 
 def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def _about(records: Sequence[Record]) -> str:
     return (
         f"Made by `jepa compare`; seeds {', '.join(map(str, seeds))}, {floors[0]['episodes']} episodes each, planned "
         f"in {first['space']} features. Random actions: {random:.1%}. Raw pixels: probe {pixels['probe']}, near rank "
-        f"{pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %."
+        f"{pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %.\n\nAll rows "
+        "share data, encoder, dynamics, planner and metric; `untrained` is the encoder of `vjepa2` before it learns."
     )
 
 
