@@ -50,8 +50,8 @@ def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapp
 def sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: Mapping[str, str]) -> None:
     """Draw evaluations of several metrics.jsonl over each other, one panel a title, one line a run.
 
-    runs: {label: metrics.jsonl}; curves: {title: metric key}. Spread and rank differ by powers of ten where features
-    collapse, so panels of values above zero are logarithmic.
+    runs: {label: metrics.jsonl}; curves: {title: metric key}. Where values differ by more than tenfold, as losses and
+    spread do when features collapse, a panel is logarithmic.
     """
     found = {label: [row for row in read_metrics(path) if row.get("kind") == "val"] for label, path in runs.items()}
     with new_figure(len(curves), 1, (3.4, 2.7)) as (figure, axes):
@@ -64,8 +64,10 @@ def sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: M
             axis.set_title(title)
             axis.set_xlabel("training steps")
             drawn = np.concatenate([line.get_ydata() for line in axis.lines] or [np.zeros(1)])
-            if (drawn > 0).all():
+            if drawn.min() > 0 and drawn.max() > 10 * drawn.min():
                 axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter("")
         axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=max(1, len(runs)))
         save_png(figure, png_path)
 
