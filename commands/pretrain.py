@@ -130,6 +130,7 @@ def fit(
     checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.newest_step()
     evaluations: list[dict[str, float]] = []
+    told: set[str] = set()
 
     def evaluate(step: int) -> dict[str, float]:
         copy_whole(trained, model)
@@ -137,7 +138,8 @@ def fit(
             return {}
         evaluations.append(monitor(step))
         warning = monitor.warning(evaluations)
-        if warning is not None:
+        if warning is not None and warning.partition(":")[0] not in told:
+            told.add(warning.partition(":")[0])  # once a kind: it would be said again at every evaluation
             console.warn(f"jepa {what}: step {step}: {warning}")
         return evaluations[-1]
 
