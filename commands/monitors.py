@@ -179,13 +179,9 @@ class PretrainMonitor(Monitor):
 
     def _references(self) -> dict[str, float]:
         """The same for raw pixels and for an encoder that was never trained, under a metric of its own."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.model.seed + 1)
-            untrained = VideoEncoder(self.model.encoder.config)
-        untrained.set_pixel_statistics(self.model.encoder.pixel_mean.cpu(), self.model.encoder.pixel_std.cpu())
-        untrained.to(self.device).eval()
+        reference = probes.untrained(self.model.encoder, self.model.seed + 1)
         pixels = self.frames.flatten(1).float() / 255
         return {
             **self._judge(pixels, pixels, "_pixels"),
-            **self._judge(self._features(untrained), self._measured(untrained), "_random"),
+            **self._judge(self._features(reference), self._measured(reference), "_random"),
         }

@@ -40,6 +40,7 @@ from data.windows import Windows
 from world_model.checkpoint import model_kind
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
+from world_model.probes import untrained
 from world_model.readout import ReadoutConfig, Samples, read
 
 ENCODE_CHUNK = 64  # windows encoded at once
@@ -107,7 +108,7 @@ def probes(config: dict[str, Any], encoder: VideoEncoder, reader: Any, console: 
     if encoder.pool is not None:
         found["embedding"] = ask("embedding", partial(_embedding, encoder), ("ridge",))
     if not encoder.config.timm:
-        found["untrained tokens"] = ask("untrained tokens", partial(_tokens, _untrained(encoder)), ("ridge",))
+        found["untrained tokens"] = ask("untrained tokens", partial(_tokens, untrained(encoder, seed=0)), ("ridge",))
     rows = {}
     for features, kinds in found.items():
         for kind, made in kinds.items():
@@ -159,14 +160,6 @@ def _tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
 
 def _embedding(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
     return encoder.pooled(encoder.encode_frames(frames_BTHWC)).unsqueeze(2)
-
-
-def _untrained(encoder: VideoEncoder) -> VideoEncoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = VideoEncoder(encoder.config)
-    made.set_pixel_statistics(encoder.pixel_mean.cpu(), encoder.pixel_std.cpu())
-    return made.to(encoder.pixel_mean.device).eval()
 
 
 # -- what dynamics know --------------------------------------------------------------------------------------------

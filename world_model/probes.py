@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from world_model.encoder import VideoEncoder
+
 TruthDistance = Callable[[Tensor, Tensor], Tensor]
 RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 PAIR_CHUNK = 1024  # pairs compared at once
@@ -28,6 +30,15 @@ def spread(features_ND: Tensor) -> dict[str, float]:
         "feature_std_min": std.min().item(),
         "effective_rank": entropy.exp().item(),
     }
+
+
+def untrained(encoder: VideoEncoder, seed: int) -> VideoEncoder:
+    """An encoder of the same sizes and pixel statistics that never learned anything, on the same device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = VideoEncoder(encoder.config)
+    made.set_pixel_statistics(encoder.pixel_mean.cpu(), encoder.pixel_std.cpu())
+    return made.to(encoder.pixel_mean.device).eval()
 
 
 COLLAPSED = 0.05  # spread, as a share of the first, below which features say nothing

@@ -121,13 +121,13 @@ def _ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
         x = x if basis is None else x @ basis
         return torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype)), 1)
 
-    x, y = rows(splits["train"]), splits["train"].values.double()
-    candidates = {strength: ridge(x, y, strength) for strength in RIDGE_STRENGTHS}
-    val, test = splits["val"], splits["test"]
-    scores = {s: r2(rows(val) @ w, val.values.double()).mean().item() for s, w in candidates.items()}
+    x = {name: rows(part) for name, part in splits.items()}
+    y = {name: part.values.double() for name, part in splits.items()}
+    candidates = {strength: ridge(x["train"], y["train"], strength) for strength in RIDGE_STRENGTHS}
+    scores = {strength: r2(x["val"] @ weights, y["val"]).mean().item() for strength, weights in candidates.items()}
     best = max(scores, key=lambda strength: scores[strength])
     return {
-        "r2": r2(rows(test) @ candidates[best], test.values.double()).tolist(),
+        "r2": r2(x["test"] @ candidates[best], y["test"]).tolist(),
         "val": scores[best],
         "chosen": {"strength": best},
     }
