@@ -3,7 +3,8 @@
 `official=` is a clone of github.com/facebookresearch/vjepa2 (MIT), whose modules are imported as they are. Counted are
 trained tokens: context and target tokens that enter the loss. Its masks are drawn outside the measured step, as its
 loader's workers do; ours inside. Activation checkpointing is off on both sides. Steps of both take turns, so that a
-machine whose speed drifts favours neither.
+machine whose speed drifts favours neither. With trainer.compile the official step is measured twice: as it is by
+default, and with its own option compile_model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ MODULES = (
     "masks.multiseq_multiblock3d",
     "utils.wrappers",
 )
+WARM_UP = 3  # steps of each that are not counted: a compiled one is compiled anew when shapes first change
 
 
 class OfficialStep:
@@ -45,9 +47,11 @@ class OfficialStep:
         objective: ObjectiveConfig,
         trainer: TrainerConfig,
         clip_BCTHW: Tensor,
+        compiled: bool = False,
     ) -> None:
         modules = official_modules(folder)
         self.objective, self.trainer, self.clip = objective, trainer, clip_BCTHW
+        self.name = "official, compiled" if compiled else "official"
         device = clip_BCTHW.device
         sizes = {
             "img_size": encoder.image_px,
@@ -96,6 +100,9 @@ class OfficialStep:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": trainer.weight_decay},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ]
+        if compiled:
+            for part in (self.encoder, self.teacher, self.predictor):
+                part.compile()
         self.optimizer = torch.optim.AdamW(groups, lr=trainer.lr, betas=trainer.betas)
 
     def masks(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -138,21 +145,22 @@ def official_modules(folder: Path) -> dict[str, Any]:
 
 
 def side_by_side(
-    official: OfficialStep, ours: Callable[[int], int], clips: int, budget_s: float
+    ours: Callable[[int], int], official: Sequence[OfficialStep], clips: int, budget_s: float
 ) -> dict[str, dict[str, float]]:
-    """Median clips/s and trained tokens/s of both, in turns after two warm-up steps each, for `budget_s` seconds at
+    """Median clips/s and trained tokens/s of all, in turns after WARM_UP steps each, for `budget_s` seconds at
     least and five steps at least."""
-    counts: dict[str, list[tuple[float, int]]] = {"ours": [], "official": []}
+    counts: dict[str, list[tuple[float, int]]] = {"ours": [], **{one.name: [] for one in official}}
     began, number = time.perf_counter(), 0
-    while number < 7 or time.perf_counter() - began < budget_s:
-        masks = official.masks()
-        counts["official"].append(_timed(partial(official, masks)))
+    while number < WARM_UP + 5 or time.perf_counter() - began < budget_s:
+        for one in official:
+            masks = one.masks()
+            counts[one.name].append(_timed(partial(one, masks)))
         counts["ours"].append(_timed(partial(ours, number)))
         number += 1
     found = {}
     for name, steps in counts.items():
-        seconds = np.array([s for s, _ in steps[2:]])
-        tokens_s = np.array([n / s for s, n in steps[2:]])
+        seconds = np.array([s for s, _ in steps[WARM_UP:]])
+        tokens_s = np.array([n / s for s, n in steps[WARM_UP:]])
         found[name] = {"clips_s": clips / float(np.median(seconds)), "tokens_s": float(np.median(tokens_s))}
     return found
 

@@ -57,7 +57,7 @@ NO_PART = (
 
 # Keys that are younger than the first finished cells, with the value that leaves everything as it was before them: a
 # cell that has it keeps its hash.
-ADDED = {"dynamics.proprio_model": "none"}
+ADDED = {"dynamics.proprio_model": "none", "pretrain.compile": False, "posttrain.compile": False}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from world_model.training import (
     Checkpoints,
     Hooks,
     TrainerConfig,
+    compile_blocks,
     keep_freed_memory,
     make_optimizer,
     resolved_precision,
@@ -126,6 +127,8 @@ def fit(
     """
     device = next(model.parameters()).device
     trained = spread(model, trainer.parallel, device, resolved_precision(device, trainer.precision) == "bf16")
+    if trainer.compile:
+        compile_blocks(trained)
     optimizer = make_optimizer(trained, trainer)
     checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.newest_step()

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.layers import MLP, BlockConfig, Blocks, init_transformer
+from world_model.layers import MLP, BlockConfig
+from world_model.stack import Blocks, init_transformer
 
 PROBE_NORM_EPS = 1e-5
 

@@ -20,16 +20,15 @@ from world_model.layers import (
     MODALITY_STD,
     NORM_EPS,
     BlockConfig,
-    Blocks,
     Checkpointing,
     Feedforward,
     Rope,
     Rotary,
     gather_tokens,
     grid_positions,
-    init_transformer,
     rotary,
 )
+from world_model.stack import Blocks, init_transformer
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,12 @@ class PatchEmbed(nn.Module):
         size = (tubelet, config.patch_px, config.patch_px)
         self.proj = nn.Conv3d(3, config.width, kernel_size=size, stride=size)
 
-    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+    def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, D], of all tubelets or only of those listed by raster index."""
         # A stride-equal convolution is a linear map of the cut-out tubelet, which CPUs compute several times faster.
         t, p, q = self.proj.kernel_size
         cut = rearrange(clip_BCTHW, "b c (T t) (H p) (W q) -> b (T H W) (c t p q)", t=t, p=p, q=q)
+        cut = cut if indices_BM is None else gather_tokens(cut, indices_BM)
         return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
 
     def frame(self, frame_BCHW: Tensor) -> Tensor:
@@ -287,19 +288,16 @@ class VideoEncoder(nn.Module):
     def outputs(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()) -> list[Tensor]:
         """Normed tokens of every level; with `blocks` (from 0), those blocks' outputs, all through the final norm."""
         places = self.places(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
-        tokens = self.embed(clip_BCTHW)
-        if indices_BM is not None:
-            tokens = gather_tokens(tokens, indices_BM)
-            places = places[indices_BM]
-        return self.transform(tokens, self.rotary(places), blocks)
+        places = places if indices_BM is None else places[indices_BM]
+        return self.transform(self.embed(clip_BCTHW, indices_BM), self.rotary(places), blocks)
 
-    def embed(self, clip_BCTHW: Tensor) -> Tensor:
+    def embed(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens before the transformer."""
         if not self.config.image_path:
-            return self.patch_embed(clip_BCTHW)
+            return self.patch_embed(clip_BCTHW, indices_BM)
         if clip_BCTHW.shape[2] == 1:
-            return self.patch_embed_img(clip_BCTHW) + self.img_mod_embed
-        return self.patch_embed(clip_BCTHW) + self.video_mod_embed
+            return self.patch_embed_img(clip_BCTHW, indices_BM) + self.img_mod_embed
+        return self.patch_embed(clip_BCTHW, indices_BM) + self.video_mod_embed
 
     def transform(self, tokens_BND: Tensor, positions: Rotary, blocks: Sequence[int] = ()) -> list[Tensor]:
         """The transformer proper: normed outputs of the levels, or of the given blocks."""

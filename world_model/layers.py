@@ -7,16 +7,13 @@ Follows the V-JEPA 2 transformer (arXiv 2506.09985): pre-norm blocks, joint qkv 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
@@ -273,89 +270,12 @@ class Block(nn.Module):
         positions: Rotary | None = None,
         mask: Tensor | None = None,
         condition: Tensor | None = None,
+        read_from: int = 0,
     ) -> Tensor:
-        """x [B, N, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention is allowed."""
+        """x [B, N, D] -> [B, N - read_from, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention
+        is allowed. read_from: the first token whose output is read; those before give keys and values alone."""
         by = self.modulate(condition)
+        assert not read_from or (by is None and mask is None), "all tokens of a modulated or masked block are read"
         q, k, v = self.project(x_BND, positions, by)
-        return self.add(x_BND, F.scaled_dot_product_attention(q, k, v, attn_mask=mask), by)
-
-
-# What selective checkpointing keeps: results that take long to compute and little room.
-_KEPT = frozenset(
-    getattr(torch.ops.aten, name).default
-    for name in (
-        "addmm",
-        "mm",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    )
-)
-
-
-def _keep_products(context: object, operation: object, *args: object, **kwargs: object) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-class Blocks(nn.ModuleList):
-    """A stack of blocks, with a choice of what the backward pass keeps."""
-
-    def __init__(self, depth: int, config: BlockConfig) -> None:
-        super().__init__(Block(config) for _ in range(depth))
-        self.checkpointing = config.checkpointing
-
-    def __iter__(self) -> Iterator[Block]:
-        return super().__iter__()  # type: ignore[return-value]
-
-    def step(
-        self,
-        block: Block,
-        x_BND: Tensor,
-        positions: Rotary | None = None,
-        mask: Tensor | None = None,
-        condition: Tensor | None = None,
-    ) -> Tensor:
-        """The residual stream [B, N, D] after one of the blocks."""
-        if self.checkpointing == "none" or not torch.is_grad_enabled():
-            return block(x_BND, positions, mask, condition)
-        if self.checkpointing == "full":
-            return checkpoint(block, x_BND, positions, mask, condition, use_reentrant=False)
-        keep = partial(create_selective_checkpoint_contexts, _keep_products)
-        return checkpoint(block, x_BND, positions, mask, condition, use_reentrant=False, context_fn=keep)
-
-    def forward(
-        self,
-        x_BND: Tensor,
-        positions: Rotary | None = None,
-        mask: Tensor | None = None,
-        condition: Tensor | None = None,
-    ) -> Tensor:
-        """The residual stream [B, N, D] after the last block."""
-        for block in self:
-            x_BND = self.step(block, x_BND, positions, mask, condition)
-        return x_BND
-
-
-def init_transformer(model: nn.Module, blocks: Blocks) -> None:
-    """Initialise as V-JEPA 2 does.
-
-    =====================================  ===========================================
-    linear and convolution weights         normal, std 0.02; biases 0
-    LayerNorm                              weight 1, bias 0
-    block l (from 1): attn.proj, the       weights divided by sqrt(2 l)
-    last layer of the MLP
-    modulation (AdaLN-Zero)                0
-    =====================================  ===========================================
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv3d):
-            nn.init.normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    with torch.no_grad():
-        for depth, block in enumerate(blocks, start=1):
-            for weight in (block.attn.proj.weight, block.mlp.out.weight):
-                weight.div_(math.sqrt(2 * depth))
-            if block.modulation is not None:
-                block.modulation.weight.zero_()
+        attended = F.scaled_dot_product_attention(q[:, :, read_from:], k, v, attn_mask=mask)
+        return self.add(x_BND[:, read_from:], attended, by)

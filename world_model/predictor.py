@@ -20,16 +20,15 @@ from world_model.layers import (
     MODALITY_STD,
     NORM_EPS,
     BlockConfig,
-    Blocks,
     Checkpointing,
     Feedforward,
     Rope,
     Rotary,
     grid_positions,
-    init_transformer,
     rotary,
     shared_prefix_attention,
 )
+from world_model.stack import Blocks, init_transformer
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,12 @@ class MaskedPredictor(nn.Module):
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
         if self.sizes.modalities:
             x = x + (self.img_mod_embed if image else self.video_mod_embed)
-        x = self.predictor_norm(self.predictor_blocks(x, positions))
         seen = context_BM.shape[1]
-        visible = None if self.predictor_proj_context is None else self.predictor_proj_context(x[:, :seen])
-        return self.predictor_proj(x[:, seen:]), visible
+        if self.predictor_proj_context is None:
+            x = self.predictor_norm(self.predictor_blocks(x, positions, read_from=seen))
+            return self.predictor_proj(x), None
+        x = self.predictor_norm(self.predictor_blocks(x, positions))
+        return self.predictor_proj(x[:, seen:]), self.predictor_proj_context(x[:, :seen])
 
 
 @dataclass

@@ -12,10 +12,10 @@ from world_model.layers import (
     Attention,
     Rotary,
     grid_positions,
-    init_transformer,
     rotary,
     shared_prefix_attention,
 )
+from world_model.stack import init_transformer
 
 
 def test_rotary_keeps_norms_and_leaves_idle_channels_alone():
