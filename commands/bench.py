@@ -1,4 +1,4 @@
-"""`jepa bench render | load | pretrain | posttrain | plan`: speed, with the limit beside it, as a table and JSON.
+"""`jepa bench render | load | pretrain | posttrain | plan | rollout`: speed, with the limit beside it, as a table.
 
 Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
 is a large matrix product measured in the same run.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 import envs
-from commands import posttrain, pretrain, registry
+from commands import bench_rollout, posttrain, pretrain, registry
 from commands.bench_official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
@@ -222,12 +223,32 @@ def plan(config: dict[str, Any]) -> list[Row]:
     ]
 
 
+def rollout(config: dict[str, Any]) -> list[Row]:
+    """A plan with cached keys and values beside the same plan by a loop that recomputes its window."""
+    rows = []
+    for setting in bench_rollout.SETTINGS:
+        found = bench_rollout.compared(setting, torch.device(registry.device(config["device"])))
+        rows.append(
+            {
+                "what": f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations",
+                "value": found.seconds,
+                "unit": "s",
+                "limit": f"loop {found.loop_seconds:.3g} s, {found.loop_seconds / found.seconds:.1f} times; "
+                f"operations {found.loop_flops / found.flops:.1f} times; costs within {found.difference:.0e}, "
+                f"{found.same_elites:.0%} of the elites the same, in bf16 {found.bf16_elites:.0%}",
+                **asdict(found),
+            }
+        )
+    return rows
+
+
 BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "render": render,
     "load": load,
     "pretrain": stage1,
     "posttrain": stage2,
     "plan": plan,
+    "rollout": rollout,
 }
 
 
