@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from commands.plan import MODEL_ROW, RANDOM_ROW, flops_of
 from commands.runs import RunFolder, commit, identity, read_json, versions, write_json
 from data.features import FeatureCache
 from world_model.checkpoint import tensors_hash
+from world_model.reachability import ReachConfig
 from world_model.training import make_optimizer, train_step
 
 UNTRAINED = "untrained"  # a row of its own: the encoder of UNTRAINED_AS before its first step
@@ -57,7 +58,15 @@ NO_PART = (
 
 # Keys that are younger than the first finished cells, with the value that leaves everything as it was before them: a
 # cell that has it keeps its hash.
-ADDED = {"dynamics.proprio_model": "none", "pretrain.compile": False, "posttrain.compile": False}
+ADDED = {
+    "dynamics.proprio_model": "none",
+    "dynamics.predictor.conditioning": "tokens",
+    "dynamics.predictor.checkpointing": "none",
+    "dynamics.predictor.dropout": 0.0,
+    **{f"dynamics.reach.{key}": value for key, value in asdict(ReachConfig()).items()},
+    "pretrain.compile": False,
+    "posttrain.compile": False,
+}
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,11 @@ from world_model.checkpoint import config_dict, tensors_hash
 from world_model.distributed import first_alone, is_first, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.posttrain import PosttrainConfig, PosttrainModel
+from world_model.reachability import episode_pairs, fit_reach
 from world_model.training import TrainerConfig, keep_freed_memory
 
 ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
+REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
 
 
@@ -100,6 +102,7 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     )
     if monitor is None:
         return ""
+    learn_reach(dynamics, features, reader, config["seed"], console)
     errors = monitor.errors()
     write_json(folder / "open_loop.json", errors)
     horizon_curves(errors, folder / "open_loop.png")
@@ -181,8 +184,32 @@ def bits(values: Tensor) -> np.ndarray:
 def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
     """A spread of raw features [n, N, D] of the train split, for their statistics."""
     rows = train_rows(reader)
-    chosen = np.ascontiguousarray(features[rows[:: max(1, len(rows) // most)]])
-    return torch.from_numpy(chosen.view(np.int16)).view(torch.bfloat16).float().to(device)
+    return numbers(features[rows[:: max(1, len(rows) // most)]]).to(device)
+
+
+def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
+    """Train the reachability head, where the dynamics has one, on the cached features of the train split."""
+    if dynamics.reach is None:
+        return
+    device, config = dynamics.action_mid.device, dynamics.config.reach
+    with torch.no_grad():
+        parts = [
+            dynamics.pooled_view(dynamics.normalise_features(numbers(features[rows]).to(device)))
+            for rows in np.array_split(train_rows(reader), max(1, len(train_rows(reader)) // REACH_CHUNK))
+        ]
+    pooled = torch.cat(parts)
+    lengths = [reader.num_frames(int(episode)) for episode in reader.episodes("train")]
+    places = list(zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True))
+    dynamics.reach.set_statistics(pooled)
+    dynamics.reach.requires_grad_(True)
+    found = fit_reach(dynamics.reach, episode_pairs(pooled, places, dynamics.actions.frame_skip, config), config, seed)
+    dynamics.reach.requires_grad_(False)
+    console.say(f"reachability from {len(pooled)} frames: expectile loss {found['reach_loss']:.3f}")
+
+
+def numbers(values: np.ndarray) -> Tensor:
+    """The float32 numbers that bfloat16 bit patterns (uint16) stand for."""
+    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16).float()
 
 
 def train_rows(reader: Any) -> np.ndarray:

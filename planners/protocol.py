@@ -12,6 +12,7 @@ Views, by name (`VIEW_AXES`):
     name      imagined     goal    values
     tokens    BSKND        BND     features of one frame, as a cost should compare them
     pooled    BSKD         BD      one embedding a frame
+    reach     BSKD         BD      an embedding whose distances count model steps, where one was learned
     pixels    BSKHWC       BHWC    0..255, float or uint8
     truth     BSKL         BL      the true state's named quantities (oracle dynamics only)
 
@@ -35,6 +36,7 @@ Rows = slice | Tensor  # which environments: a slice (no copy) or an index tenso
 VIEW_AXES: dict[str, tuple[str, str]] = {
     "tokens": ("BSKND", "BND"),
     "pooled": ("BSKD", "BD"),
+    "reach": ("BSKD", "BD"),
     "pixels": ("BSKHWC", "BHWC"),
     "truth": ("BSKL", "BL"),
 }

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from world_model.decoder import PixelHead
 from world_model.encoder import VideoEncoder
 from world_model.predictor import ActionPredictor, PastCache, PredictorConfig
+from world_model.reachability import ReachConfig, ReachHead
 from world_model.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
 
 Space = Literal["pooled", "tokens"]
@@ -31,7 +32,8 @@ class DynamicsConfig:
 
     history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
     proprio_model: whether the robot's state is an input beside the action, and how it goes on in an imagined path
-    (`world_model.states`); proprio_dim: numbers of that state.
+    (`world_model.states`); proprio_dim: numbers of that state. reach: an embedding whose distances count model steps
+    (`world_model.reachability`), a view of its own.
     """
 
     space: Space = "pooled"
@@ -41,6 +43,7 @@ class DynamicsConfig:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     proprio_model: ProprioModel = "none"
     proprio_dim: int = 0
+    reach: ReachConfig = field(default_factory=ReachConfig)
 
     def __post_init__(self) -> None:
         if (self.proprio_model == "none") != (self.proprio_dim == 0):
@@ -158,6 +161,11 @@ class LatentDynamics(nn.Module):
             feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim
         )
         self.pixel_head = PixelHead(feature_dim, encoder.config, pooled) if config.target == "pixels" else None
+        self.reach: ReachHead | None = None
+        if config.reach.dim:
+            pooled_dim = encoder.config.pooled_dim or encoder.config.width
+            self.reach = ReachHead(pooled_dim, config.reach.dim, config.reach.hidden)
+            freeze(self.reach)  # it has a training of its own
         mid, half = actions.block_mid_half()
         self.states: StatePath | None = None
         if config.proprio_model == "integrate":
@@ -223,6 +231,7 @@ class LatentDynamics(nn.Module):
             if self.pixel_head is not None
             else (("pooled",) if self.config.space == "pooled" else ("tokens", "pooled"))
         )
+        views = views if self.reach is None else (*views, "reach")
         tokens = self.predictor.block_tokens
         per_step = 4 * tokens * self.config.predictor.width * (4 + 2 * self.config.predictor.depth)
         if self.pixel_head is not None:
@@ -293,17 +302,24 @@ class LatentDynamics(nn.Module):
 
     def _feature_views(self, features: Tensor) -> dict[str, Tensor | Callable[[], Tensor]]:
         """Views of normalised features [..., N, F]."""
-        if self.config.space == "pooled":
-            return {"pooled": features.squeeze(-2)}
-        return {"tokens": features, "pooled": lambda: self._pool_tokens(features)}
+        views = self._pooled_views(partial(self.pooled_view, features))
+        return views if self.config.space == "pooled" else {"tokens": features, **views}
 
-    def _pool_tokens(self, features: Tensor) -> Tensor:
+    def _pooled_views(self, pooled: Callable[[], Tensor]) -> dict[str, Tensor | Callable[[], Tensor]]:
+        """The view of one embedding a frame, and what is made of it."""
+        head = self.reach
+        return {"pooled": pooled} if head is None else {"pooled": pooled, "reach": lambda: head(pooled())}
+
+    def pooled_view(self, features: Tensor) -> Tensor:
+        """One embedding [..., D] of normalised features [..., N, F]: themselves, or the encoder's of patch tokens."""
+        if self.config.space == "pooled":
+            return features.squeeze(-2)
         tokens = features * self.feature_scale + self.feature_mean
         return self.encoder.pooled(tokens.flatten(0, -3).unsqueeze(0))[0].unflatten(0, tokens.shape[:-2])
 
     def _pixel_views(self, frames: Tensor, keep: Literal["path", "last"] = "path") -> FrameViews:
         """Views of (predicted) frames in 0..255: themselves, and the frozen encoder's embedding of them."""
-        return FrameViews({"pixels": frames, "pooled": lambda: self._embed_frames(frames)}, keep)
+        return FrameViews({"pixels": frames, **self._pooled_views(partial(self._embed_frames, frames))}, keep)
 
     def _to_bytes(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [..., H, W, C] -> 0..255, clamped."""

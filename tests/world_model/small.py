@@ -11,6 +11,7 @@ from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.masking import MaskConfig
 from world_model.objectives import ObjectiveConfig, TermsConfig
 from world_model.predictor import PredictorConfig
+from world_model.reachability import ReachConfig
 
 SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pooled_dim=12)
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)
@@ -68,7 +69,8 @@ def dynamics(
     space: str = "pooled", target: str = "features", frame_skip: int = 1, proprio: str = "none", proprio_dim: int = 0
 ) -> LatentDynamics:
     """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
-    config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim)  # type: ignore[arg-type]
+    reach = ReachConfig(dim=5, hidden=8)
+    config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim, reach)  # type: ignore[arg-type]
     low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
     made = LatentDynamics(config, encoder(), ActionSpec(low, high, frame_skip))
     shake(made.predictor)

@@ -40,7 +40,7 @@ def test_training_moves_the_predictor_and_leaves_the_encoder_frozen(space, targe
 @pytest.mark.parametrize(("space", "target"), ALL)
 def test_every_view_on_offer_has_the_axes_of_the_protocol(space, target):
     model = dynamics(space, target)
-    shapes = {"pooled": (12,), "tokens": (16, 24), "pixels": (64, 64, 3)}
+    shapes = {"pooled": (12,), "reach": (5,), "tokens": (16, 24), "pixels": (64, 64, 3)}
     imagined = model.imagine(observed(model), torch.zeros(2, 5, 4, 2))
     goal = model.encode_goal(frames(2))
     for name in model.spec.views:

@@ -1,0 +1,131 @@
+"""Reachability: an embedding of frames in which distance counts the model steps from one to the other.
+
+Learned on `train` from time differences alone, without actions: frames k steps apart in an episode should be about k
+apart in the embedding. Recorded behaviour wanders, so the time it took is more than the time that is needed; an
+expectile far below the median reads the shortest ways out of it, and the triangle inequality, which an embedding
+cannot break, joins them. Distance as a Hilbert norm is that of HILP (arXiv 2402.15567, eq. 3), the expectile that of
+IQL (arXiv 2110.06169, eq. 5); here by regression on recorded times, without a value function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# (generator, pairs) -> two frames' features [P, F] each, and how many model steps lie between them [P]; inf: other
+# episodes, which count as farther than any
+PairSource = Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class ReachConfig:
+    """The embedding and its training. dim: its numbers; 0: there is none. far: model steps beyond which pairs count as
+    equally far. expectile: below 0.5; the lower, the more the shortest recorded ways count. strangers: share of pairs
+    from different episodes, pushed `far` apart."""
+
+    dim: int = 0
+    hidden: int = 256
+    far: int = 25
+    expectile: float = 0.1
+    strangers: float = 0.25
+    steps: int = 2000
+    batch_size: int = 512
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.dim < 0 or self.hidden < 1 or self.far < 1 or self.steps < 1 or self.batch_size < 2:
+            raise ValueError(
+                "dynamics.reach: dim must not be negative, hidden, far and steps at least 1, batch_size 2: "
+                f"{self.dim}, {self.hidden}, {self.far}, {self.steps}, {self.batch_size}"
+            )
+        if not 0 < self.expectile <= 0.5:
+            raise ValueError(f"dynamics.reach.expectile={self.expectile}: choose above 0, to 0.5")
+        if not 0 <= self.strangers < 1:
+            raise ValueError(f"dynamics.reach.strangers={self.strangers}: choose 0 to below 1")
+
+
+class ReachHead(nn.Module):
+    """Embeddings [..., F] -> [..., dim]; the distance of two is the root of the sum of squares, in model steps."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, feature_dim: int, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(feature_dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.layers = nn.Sequential(
+            nn.Linear(feature_dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, dim),
+        )
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.layers((pooled - self.mean) / self.scale)
+
+    def set_statistics(self, pooled_FD: Tensor) -> None:
+        """Mean, and common deviation, of embeddings of the train split."""
+        self.mean.copy_(pooled_FD.mean(0))
+        self.scale.copy_((pooled_FD - self.mean).square().mean().sqrt().clamp_min(1e-6))
+
+
+def reach_loss(distance_P: Tensor, steps_P: Tensor, config: ReachConfig) -> Tensor:
+    """Expectile regression of distances on recorded model steps; pairs at `far` or beyond need only be that far."""
+    gap = steps_P.clamp_max(config.far) - distance_P
+    gap = torch.where((steps_P >= config.far) & (gap < 0), 0.0, gap)
+    # A stranger may be near in truth: its push is weighed as a way that took longer than it had to.
+    weight = torch.where(gap < 0, 1 - config.expectile, config.expectile)
+    return (weight * gap.square()).mean() / config.far
+
+
+def fit_reach(head: ReachHead, pairs: PairSource, config: ReachConfig, seed: int) -> dict[str, float]:
+    """Train the head from its start, AdamW with a linear decay; its last loss, averaged over a tenth of the steps."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, config.steps)
+    recent: list[Tensor] = []
+    for _ in range(config.steps):
+        one, other, steps_P = pairs(generator, config.batch_size)
+        distance = (head(one) - head(other)).norm(dim=-1)
+        loss = reach_loss(distance, steps_P, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        recent.append(loss.detach())
+    return {"reach_loss": float(torch.stack(recent[-max(1, config.steps // 10) :]).mean())}
+
+
+def episode_pairs(
+    features_FD: Tensor, episodes: list[tuple[int, int]], frame_skip: int, config: ReachConfig
+) -> PairSource:
+    """Pairs of frames of the same episode, 1 to 2 * far model steps apart, and of different ones.
+
+    episodes: first row in features_FD and number of frames of each. ValueError where all are shorter than a model step.
+    """
+    firsts = torch.tensor([first for first, count in episodes if count > frame_skip])
+    counts = torch.tensor([count for _, count in episodes if count > frame_skip])
+    if not len(firsts):
+        raise ValueError(f"dynamics.reach: no episode of train is longer than one model step of {frame_skip}")
+
+    def draw(generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        which = torch.randint(len(firsts), (size,), generator=generator)
+        most = ((counts[which] - 1) // frame_skip).clamp_max(2 * config.far)
+        steps = 1 + (torch.rand(size, generator=generator) * most).long().clamp_max(most - 1)
+        room = counts[which] - steps * frame_skip
+        start = firsts[which] + (torch.rand(size, generator=generator) * room).long()
+        end, steps_P = start + steps * frame_skip, steps.float()
+        strangers = round(config.strangers * size) if len(firsts) > 1 else 0
+        if strangers:
+            end[:strangers] = end[:strangers].roll(1)
+            same = which[:strangers] == which[:strangers].roll(1)
+            steps_P[:strangers] = torch.where(same, (end - start)[:strangers].abs() / frame_skip, torch.inf)
+        return features_FD[start], features_FD[end], steps_P.to(features_FD.device)
+
+    return draw
