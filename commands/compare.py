@@ -64,6 +64,8 @@ ADDED = {
     "dynamics.predictor.checkpointing": "none",
     "dynamics.predictor.dropout": 0.0,
     **{f"dynamics.reach.{key}": value for key, value in asdict(ReachConfig()).items()},
+    **{f"protocol.{key}": value for key, value in (("judge", "any"), ("thresholds", {}), ("keep_solved", False))},
+    "protocol.says": "",
     "pretrain.compile": False,
     "posttrain.compile": False,
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from envs.tasks import TaskSpec
 
 WILSON_Z = 1.959964
+Look = tuple[NDArray[np.float64], int]
+Judge = Literal["any", "held", "final", "replan"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class ProtocolConfig:
     """What is evaluated. episodes: starts and goals wanted. split: `val` to choose, `eval` to report.
 
     budget, goal_offset (environment steps) and min_goal_distance (the task's unit): null means the task's own.
+    judge: what the headline counts: within the threshold at `any` time, `held`, at the `final` step, or where the
+    planner plans again (`replan`). thresholds: the headline's by task, where it is not the task's own. keep_solved:
+    whether starts that satisfy the goal count, too. says: what is to be known of the protocol, for its report.
     """
 
     episodes: int = 50
@@ -47,12 +52,18 @@ class ProtocolConfig:
     budget: int | None = None
     goal_offset: int | None = None
     min_goal_distance: float | None = None
+    judge: Judge = "any"
+    thresholds: dict[str, float] = field(default_factory=dict)
+    keep_solved: bool = False
+    says: str = ""
     oracle: bool = True
     oracle_cost: OracleCostConfig = field(default_factory=OracleCostConfig)
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ValueError(f"protocol.episodes={self.episodes}: at least 1 episode must be evaluated")
+        if self.judge not in get_args(Judge):
+            raise ValueError(f"protocol.judge={self.judge}: choose one of {', '.join(get_args(Judge))}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,14 @@ def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     )
 
 
+def judged(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
+    """The task with the protocol's threshold first, where it has one for it."""
+    if task.name not in protocol.thresholds:
+        return task
+    first = float(protocol.thresholds[task.name])
+    return replace(task, thresholds=(first, *(t for t in task.thresholds if t != first)))
+
+
 def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     """Starts and goals of a split, spread evenly over its episodes; ValueError if the file cannot serve
     them."""
@@ -118,7 +137,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         truth = reader.column("truth", int(episode))
         starts = np.arange(max(0, len(truth) - protocol.goal_offset))
         distance = task.distance(truth[starts], truth[starts + protocol.goal_offset])
-        is_solved = distance <= task.thresholds[0]
+        is_solved = (distance <= task.thresholds[0]) & (not protocol.keep_solved)
         solved += int(is_solved.sum())
         near += int((~is_solved & (distance < protocol.min_goal_distance)).sum())
         chosen = rng.permutation(starts[~is_solved & (distance >= protocol.min_goal_distance)])
@@ -240,30 +259,37 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def summarise(distances: NDArray[np.float64], cases: Cases, task: TaskSpec) -> dict[str, Any]:
-    """One method's numbers: success any time and held with intervals, by goal distance and by kind of goal."""
+def judgements(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, Look]:
+    """What every judge looks at, each with the number of consecutive steps that must be within the threshold."""
+    return {
+        "any": (distances, 1),
+        "held": (distances, task.held_steps),
+        "final": (distances[:, [0, -1]], 1),
+        "replan": (distances[:, np.unique([*range(0, distances.shape[1], replan_steps), distances.shape[1] - 1])], 1),
+    }
+
+
+def summarise(
+    distances: NDArray[np.float64], cases: Cases, task: TaskSpec, replan_steps: int = 1, judge: Judge = "any"
+) -> dict[str, Any]:
+    """One method's numbers: success by every judge with intervals; by goal distance and by kind of goal as `judge` has
+    it. replan_steps: environment steps from one plan to the next."""
     count = len(distances)
     cases = cases.first(count)
-
-    def rates(steps: int) -> dict[str, Any]:
-        hits = {threshold: int(reached(distances, threshold, steps).sum()) for threshold in task.thresholds}
-        return {
-            "rate": {str(t): n / count for t, n in hits.items()},
-            "ci95": {str(t): wilson(n, count) for t, n in hits.items()},
-        }
-
-    any_time, held = rates(1), rates(task.held_steps)
-    success = reached(distances, task.thresholds[0])
+    looks = judgements(distances, task, replan_steps)
+    rates: dict[str, Any] = {}
+    for name, (looked, steps) in looks.items():
+        hits = {threshold: int(reached(looked, threshold, steps).sum()) for threshold in task.thresholds}
+        rates[name] = {str(t): n / count for t, n in hits.items()}
+        rates[f"{name}_ci95"] = {str(t): wilson(n, count) for t, n in hits.items()}
+    success = reached(looks[judge][0], task.thresholds[0], looks[judge][1])
     bins = []
     for low, high in zip(task.distance_bins[:-1], task.distance_bins[1:], strict=True):
         inside = (cases.distances >= low) & (cases.distances < high)
         bins.append({"from": low, "to": high, "episodes": int(inside.sum()), "successes": int(success[inside].sum())})
     return {
         "episodes": count,
-        "any": any_time["rate"],
-        "any_ci95": any_time["ci95"],
-        "held": held["rate"],
-        "held_ci95": held["ci95"],
+        **rates,
         "final_distance": float(distances[:, -1].mean()),
         "least_distance": float(distances[:, 1:].min(1).mean()),
         "by_distance": bins,

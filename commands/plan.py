@@ -85,8 +85,9 @@ def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
             f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
             f"(environments: {', '.join(envs.TASKS)}); commands.models.load_dynamics gives the model to Python"
         )
-    task = envs.TASKS[about["env"]]
-    protocol = evaluation.resolve(build(ProtocolConfig, config["protocol"], "protocol"), task)
+    protocol = build(ProtocolConfig, config["protocol"], "protocol")
+    task = evaluation.judged(envs.TASKS[about["env"]], protocol)
+    protocol = evaluation.resolve(protocol, task)
     return Setting(model, about, reader, task, protocol, evaluation.draw_cases(reader, task, protocol))
 
 
@@ -107,7 +108,7 @@ def plan(
         runs[name] = play()
         seconds[name] = round(time.perf_counter() - began, 2)
         console.say(f"{name:22s} {_rates(runs[name], task)}, {seconds[name]} s")
-    results = collect_results(runs, cases, task, protocol, config, seconds, model.spec.device)
+    results = collect_results(runs, cases, task, protocol, config, seconds, model.spec)
     planner, cost, _ = planner_parts(config["planner"])
     results["proprio"] = model.spec.proprio
     results["plan"]["flops"] = plan_flops(model, planner, cost)
@@ -200,10 +201,11 @@ def collect_results(
     protocol: ProtocolConfig,
     config: dict[str, Any],
     seconds: dict[str, float],
-    device: torch.device,
+    spec: Any,
 ) -> dict[str, Any]:
-    """results.json, schema 1 (DESIGN 4.1)."""
-    rows = {name: evaluation.summarise(run.distances, cases, task) for name, run in runs.items()}
+    """results.json, schema 1 (DESIGN 4.1). spec: the model's."""
+    steps, judge = config["planner"]["mpc"]["receding_steps"] * spec.frame_skip, protocol.judge
+    rows = {name: evaluation.summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
     first = str(task.thresholds[0])
     times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
     return {
@@ -211,12 +213,12 @@ def collect_results(
         "task": task.name,
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
-        "success_rate": rows[MODEL_ROW]["any"][first],
-        "success_rate_ci95": rows[MODEL_ROW]["any_ci95"][first],
+        "success_rate": rows[MODEL_ROW][judge][first],
+        "success_rate_ci95": rows[MODEL_ROW][f"{judge}_ci95"][first],
         "held_rate": rows[MODEL_ROW]["held"][first],
         "episodes": len(cases.seeds),
-        "floors": {"random": rows[RANDOM_ROW]["any"][first], "zero": rows[ZERO_ROW]["any"][first]},
-        "oracle": rows[ORACLE_ROW]["any"][first] if ORACLE_ROW in rows else None,
+        "floors": {"random": rows[RANDOM_ROW][judge][first], "zero": rows[ZERO_ROW][judge][first]},
+        "oracle": rows[ORACLE_ROW][judge][first] if ORACLE_ROW in rows else None,
         "seconds": seconds,
         "methods": rows,
         "protocol": asdict(protocol),
@@ -226,7 +228,7 @@ def collect_results(
             "ms_p50": float(np.median(times)),
             "ms_p95": float(np.quantile(times, 0.95)),
             "environments": len(cases.seeds),
-            "device": str(device),
+            "device": str(spec.device),
             "peak_mib": peak_mib(),
             "precision": "fp32",
         },

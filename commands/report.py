@@ -36,6 +36,9 @@ MEANING = {
     "if it fails where the oracle succeeds, the cost is to blame and not the dynamics.",
 }
 
+# What a headline counts (commands.evaluation.Judge).
+JUDGED = {"any": "any time", "held": "held", "final": "at the end", "replan": "where it plans again"}
+
 
 def planning_report(
     results: Mapping[str, Any],
@@ -72,8 +75,10 @@ def planning_report(
 def headline_text(results: Mapping[str, Any], task: TaskSpec) -> str:
     """The result in words: rate, counts and interval; then floors, oracle and the normalised figure."""
     rate, floors, oracle = results["success_rate"], results["floors"], results["oracle"]
+    judge = results["protocol"]["judge"]
+    ending = "" if judge == "any" else f" ({JUDGED[judge]})"
     text = (
-        f"Within {task.thresholds[0]} {task.distance_unit} of the goal in "
+        f"Within {task.thresholds[0]} {task.distance_unit} of the goal{ending} in "
         f"{round(rate * results['episodes'])} of {results['episodes']} held-out episodes: "
         f"{percent(rate)} (95% interval {interval(results['success_rate_ci95'])}); held for "
         f"{task.held_steps} steps in {percent(results['held_rate'])}. Random actions "
@@ -112,17 +117,19 @@ def number(value: float | None, unit: str = "") -> str:
 def _tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
     """The numbers a reader looks for first."""
     first, floors, plan = next(iter(results["methods"].values())), results["floors"], results["plan"]
-    key = str(task.thresholds[0])
+    key, judge = str(task.thresholds[0]), results["protocol"]["judge"]
     rows = [
         (
-            f"{kind}, ≤ {key} {task.distance_unit}",
+            f"{JUDGED[name]}, ≤ {key} {task.distance_unit}",
             percent(first[name][key]),
-            f"95% interval {interval(ci95[key])}",
+            f"95% interval {interval(first[f'{name}_ci95'][key])}",
         )
-        for kind, name, ci95 in (("any time", "any", first["any_ci95"]), ("held", "held", first["held_ci95"]))
+        for name in dict.fromkeys((judge, "any", "held"))
     ]
-    rows.append(("floors, any time", f"{percent(floors['random'])} / {percent(floors['zero'])}", "random / no action"))
-    rows.append(("oracle, any time", percent(results["oracle"]), "true simulator and distance"))
+    rows.append(
+        (f"floors, {JUDGED[judge]}", f"{percent(floors['random'])} / {percent(floors['zero'])}", "random / no action")
+    )
+    rows.append((f"oracle, {JUDGED[judge]}", percent(results["oracle"]), "true simulator and distance"))
     rows.append(("planning, median", number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once"))
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
@@ -289,7 +296,9 @@ def _protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str
         for name, row in methods.items()
         if row["episodes"] < whole
     )
+    said = [("protocol", protocol["says"])] if protocol["says"] else []
     return [
+        *said,
         (
             "starts and goals",
             f"two moments of one held-out episode (split {protocol['split']}, seed "
@@ -307,6 +316,7 @@ def _protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str
             f"a true distance of at most {limits} {unit}, at any time after the start, and held for "
             f"{task.held_steps} consecutive steps; an episode always lasts its whole budget",
         ),
+        ("the headline", f"counts success {JUDGED[protocol['judge']]}"),
         ("what methods see", "the current image and the goal image; the oracles alone see the true state"),
         ("comparison", f"same starts, goals and seeds for every method{fewer}"),
     ]

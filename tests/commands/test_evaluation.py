@@ -7,23 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from commands.evaluation import Cases, ProtocolConfig, draw_cases, reached, resolve, summarise, wilson
+from commands import plan
+from commands.config import build, compose
+from commands.evaluation import Cases, ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
 from envs.tasks import REACHER
 
 
 class FakeReader:
     """Two held-out episodes in which the shoulder turns by 0.1 rad a step."""
 
-    def __init__(self, turn: float = 0.1) -> None:
-        self.turn = turn
+    def __init__(self, turn: float = 0.1, steps: int = 41) -> None:
+        self.turn, self.steps = turn, steps
 
     def episodes(self, split):
-        assert split == "eval"
+        assert split in ("train", "val", "eval")
         return np.array([3, 8])
 
     def column(self, name, episode):
-        values = np.zeros((41, 6))
-        values[:, 0] = self.turn * np.arange(41)
+        values = np.zeros((self.steps, 6))
+        values[:, 0] = self.turn * np.arange(self.steps)
         return values
 
 
@@ -71,6 +73,39 @@ def test_results_are_counted_by_goal_distance():
     assert row["any"]["0.2"] == pytest.approx(2 / 3) and row["any"]["0.1"] == pytest.approx(1 / 3)
     assert [(b["episodes"], b["successes"]) for b in row["by_distance"]][0] == (2, 1)
     assert sum(b["episodes"] for b in row["by_distance"]) == 3
+
+
+def test_every_judge_looks_at_its_own_steps():
+    distances = np.array(
+        [[1.0, 0.1, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.1, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.1, 0.1, 0.1]]
+    )
+    cases = draw_cases(FakeReader(), REACHER, resolve(ProtocolConfig(episodes=3), REACHER))
+    row = summarise(distances, replace(cases, distances=distances[:, 0]), REACHER, replan_steps=2, judge="final")
+    rates = {judge: row[judge]["0.2"] for judge in ("any", "held", "final", "replan")}
+    assert rates == pytest.approx({"any": 1.0, "held": 1 / 3, "final": 1 / 3, "replan": 2 / 3})
+    assert row["final_ci95"]["0.2"] == pytest.approx(wilson(1, 3))
+    assert sum(part["successes"] for part in row["by_distance"]) == 1  # as the judge has it
+
+
+def test_a_protocol_may_have_thresholds_of_its_own_and_count_solved_starts():
+    protocol = ProtocolConfig(episodes=1, thresholds={"reacher": 0.05}, keep_solved=True, min_goal_distance=0.0)
+    assert judged(REACHER, protocol).thresholds == (0.05, 0.2, 0.1)
+    assert judged(REACHER, ProtocolConfig(thresholds={"push_t": 1.0})) is REACHER
+    cases = draw_cases(FakeReader(turn=0.0), REACHER, resolve(protocol, REACHER))
+    assert len(cases.seeds) == 1 and cases.solved_starts == 0 and cases.distances[0] == 0
+    with pytest.raises(ValueError, match="protocol.judge=best: choose one of any, held, final, replan"):
+        ProtocolConfig(judge="best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["dino_wm", "jepa_wms", "lewm"])
+def test_the_protocols_of_others_say_what_they_count_and_are_served_whole_episodes(name):
+    config = compose("plan", [f"protocol={name}", f"planner=cem_{name}", "model=m", "data=d"]).config
+    protocol = build(ProtocolConfig, config["protocol"], "protocol")
+    assert protocol.keep_solved and protocol.says and protocol.min_goal_distance == 0
+    planner, _, mpc = plan.planner_parts(config["planner"])
+    assert planner.config.samples == 300 and mpc.receding_steps == planner.horizon
+    with pytest.raises(ValueError, match="serves 0 starts with goals .* ahead"):
+        draw_cases(FakeReader(steps=20), REACHER, resolve(protocol, REACHER))
 
 
 def test_the_first_cases_keep_their_order():

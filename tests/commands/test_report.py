@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ from envs.tasks import REACHER, TWO_ROOMS
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 STARTS = np.array([1.1, 1.2, 1.7, 2.1, 2.2, 3.5])
 STEPS, SIZE, NUM_VIDEOS = 12, 16, 2
+
+
+SPEC = SimpleNamespace(device=torch.device("cpu"), frame_skip=2)  # of the model
 
 
 def rollouts(finals, plan_ms=(), num_videos=0):
@@ -62,10 +66,10 @@ def runs():
 def results_of(runs, cases, task=REACHER):
     protocol, config = (
         resolve(ProtocolConfig(), task),
-        {"planner": {"name": "cem", "cost": {"view": "pooled"}}},
+        {"planner": {"name": "cem", "cost": {"view": "pooled"}, "mpc": {"receding_steps": 1}}},
     )
     seconds = dict.fromkeys(runs, 2.5)
-    made = plan.collect_results(runs, cases, task, protocol, config, seconds, torch.device("cpu"))
+    made = plan.collect_results(runs, cases, task, protocol, config, seconds, SPEC)
     made["model"] = {"folder": "runs/posttrain/small", "env": task.name}
     made["data"] = {"file": ["runs/collect/small/data.h5"], "checksum": "9a8b"}
     return made
