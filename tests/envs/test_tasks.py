@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs.tasks import (
-    BALL_RADIUS_M,
-    DOOR_HALF_WIDTH_M,
-    TASKS,
-    reacher_distance,
-    two_rooms_blocked,
-    two_rooms_distance,
-    wrap_angle,
-)
+from envs.tasks import TASKS, wrap_angle
+from envs.tasks.reacher import reacher_distance
+from envs.tasks.two_rooms import BALL_RADIUS_M, DOOR_HALF_WIDTH_M, two_rooms_blocked, two_rooms_distance
 
 
 def _places(rng: np.random.Generator, count: int, door_y: np.ndarray) -> np.ndarray:
