@@ -7,10 +7,12 @@ same episode within a budget; here with success at several thresholds.
 
 from __future__ import annotations
 
+from envs.tasks.point_maze import POINT_MAZE
+from envs.tasks.push_t import PUSH_T
 from envs.tasks.reacher import REACHER
 from envs.tasks.spec import TaskSpec, wrap_angle
 from envs.tasks.two_rooms import TWO_ROOMS
 
-__all__ = ["REACHER", "TASKS", "TWO_ROOMS", "TaskSpec", "wrap_angle"]
+__all__ = ["POINT_MAZE", "PUSH_T", "REACHER", "TASKS", "TWO_ROOMS", "TaskSpec", "wrap_angle"]
 
-TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (REACHER, TWO_ROOMS)}
+TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (POINT_MAZE, PUSH_T, REACHER, TWO_ROOMS)}
