@@ -271,7 +271,8 @@ def test_arguments_are_checked() -> None:
 
 def test_importing_envs_imports_neither_a_simulator_nor_torch() -> None:
     code = (
-        "import sys, envs, envs.goal_env, envs.reacher, envs.two_rooms, envs.vector, envs.rendering\n"
+        "import sys, envs, envs.goal_env, envs.vector, envs.rendering\n"
+        "import envs.point_maze, envs.push_t, envs.reacher, envs.two_rooms\n"
         "print([name for name in ('mujoco', 'dm_control', 'torch', 'OpenGL') if name in sys.modules])"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
