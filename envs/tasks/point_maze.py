@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +32,7 @@ class _Pairs:
         self.layout = np.rint(self.a[self.row_a, _LAYOUT]).astype(int)
 
     def each_layout(
-        self, ask: Callable[[Ways, NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
+        self, ask: Callable[[Ways, NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
     ) -> NDArray[np.float64]:
         """Answers `[...]` to `ask(maze, rows of a [n], rows of b [n])`, asked once a layout."""
         found = np.zeros(len(self.layout))

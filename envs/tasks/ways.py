@@ -37,7 +37,7 @@ class Ways:
         apart = (np.abs(off) >= half + reach).any(-1)
         across = np.abs(run[..., 0] * off[..., 1] - run[..., 1] * off[..., 0])
         apart |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
-        return apart.all(-1)
+        return np.asarray(apart.all(-1))
 
     def to_corners(self, places: Places) -> NDArray[np.float64]:
         """Straight lengths `[n, V]` from places `[n, 2]` to the corners they see, else infinity."""
