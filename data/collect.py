@@ -110,9 +110,14 @@ def collect(path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: 
 # --- one episode
 
 
-def record_episode(env: Any, policy: Policy, seed: int, frames: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Plays an episode: columns [frames,...] (`action` [frames-1,A]) and the factors of its model."""
-    observation, info = env.reset(seed=seed)
+def record_episode(
+    env: Any, policy: Policy, seed: int, split: str, frames: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Plays an episode of a split: columns [frames,...] (`action` [frames-1,A]) and the factors of its model.
+
+    The environment is told the split, so that it can keep what it evaluates on (a maze's layouts) out of training.
+    """
+    observation, info = env.reset(seed=seed, options={"split": split})
     policy.reset(np.random.default_rng(np.random.SeedSequence([seed, 1])))
     keys = [key for key in observation if key not in _GOAL_KEYS]
     rows: dict[str, list[Any]] = {name: [] for name in ("pixels", "action", "state", "truth", *keys)}
@@ -189,7 +194,7 @@ def _fill_here(
         _make_ready(path, describe(env, config), config)
         writer, policy = Writer(path), make_policy(config.policy, env.task.control_step_s)
         for index in missing:
-            writer.write(index, *record_episode(env, policy, writer.seed(index), config.frames))
+            writer.write(index, *record_episode(env, policy, writer.seed(index), writer.split(index), config.frames))
             yield index
     finally:
         env.close()
@@ -271,7 +276,7 @@ def _work(connection: Connection, path: Path, make_env: MakeEnv, config: Collect
         writer: Writer | None = None
         while (index := connection.recv()) is not None:
             writer = writer or Writer(path)
-            writer.write(index, *record_episode(env, policy, writer.seed(index), config.frames))
+            writer.write(index, *record_episode(env, policy, writer.seed(index), writer.split(index), config.frames))
             connection.send(("wrote", index))
         env.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):

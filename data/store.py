@@ -87,6 +87,10 @@ class Writer:
         """The seed planned for an episode."""
         return int(self._file.episode["seed"][index])
 
+    def split(self, index: int) -> str:
+        """The split planned for an episode."""
+        return SPLITS[int(self._file.episode["split"][index])]
+
     def planned_frames(self, index: int) -> int:
         """The frames an episode has room for."""
         return int(self._room[index])

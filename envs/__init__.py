@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "TaskSpec", "make"]
 
-_ENTRY_POINTS = {"reacher": "envs.reacher:Reacher", "two_rooms": "envs.two_rooms:TwoRooms"}
+_ENTRY_POINTS = {
+    "point_maze": "envs.point_maze:PointMaze",
+    "push_t": "envs.push_t:PushT",
+    "reacher": "envs.reacher:Reacher",
+    "two_rooms": "envs.two_rooms:TwoRooms",
+}
 
 
 def _register() -> None:

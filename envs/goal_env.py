@@ -25,6 +25,7 @@ Observation = dict[str, NDArray[Any]]
 Info = dict[str, Any]
 Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
 
+SPLITS = ("train", "val", "eval")  # of the episodes of a data file, see data.schema; a test compares them
 _MAX_GOAL_DRAWS = 1000
 
 
@@ -68,6 +69,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self.render_mode = render_mode
         self.size = size
         self.proprio = proprio
+        self.split = SPLITS[0]
         model = self._build_model()
         substeps = round(self.task.control_step_s / model.opt.timestep)
         assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
@@ -101,7 +103,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """An action `[A]` of the task's scripted behaviour; `memory` is empty when an episode starts."""
 
     def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Factors `[F]` of a new episode."""
+        """Factors `[F]` of a new episode of the split `self.split`."""
         return np.zeros(len(self.factor_names))
 
     def _apply(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
@@ -113,14 +115,19 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """A start and a goal: `options["state"]` and `options["goal_state"]`, both `[S]`, else drawn.
 
         What is drawn shares the factors of what is given, and a drawn goal lies at least the task's
-        `min_goal_distance` from the start. Raises `ValueError` for an unknown option, for what is not a
-        state, and for a state and a goal of different factors.
+        `min_goal_distance` from the start. `options["split"]` (train, val or eval; train where it is not given)
+        says which part of the data the episode is for: a task may draw other factors in each. Raises
+        `ValueError` for an unknown option, for what is not a state, and for a state and a goal of different
+        factors.
         """
         super().reset(seed=seed)
         options = options or {}
-        unknown = sorted(set(options) - {"state", "goal_state"})
+        unknown = sorted(set(options) - {"state", "goal_state", "split"})
         if unknown:
-            raise ValueError(f"reset has no options {unknown}; choices: 'state', 'goal_state'")
+            raise ValueError(f"reset has no options {unknown}; choices: 'state', 'goal_state', 'split'")
+        self.split = options["split"] if "split" in options else SPLITS[0]
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r} is unknown; choices: {', '.join(SPLITS)}")
         start, goal = options.get("state"), options.get("goal_state")
         start = None if start is None else self._checked("state", start)
         goal = None if goal is None else self._checked("goal_state", goal)

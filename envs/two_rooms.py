@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.goal_env import GoalEnv
-from envs.tasks import BALL_RADIUS_M, DOOR_HALF_WIDTH_M, TWO_ROOMS, TaskSpec
+from envs.tasks import TWO_ROOMS, TaskSpec
+from envs.tasks.two_rooms import BALL_RADIUS_M, DOOR_HALF_WIDTH_M
 
 if TYPE_CHECKING:
     import mujoco

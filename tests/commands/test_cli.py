@@ -115,7 +115,7 @@ def test_a_command_without_words_and_an_unknown_one_are_wrong_usage(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["collect", "env=reachr"], "did you mean reacher? (choices: reacher, two_rooms)"),
+        (["collect", "env=reachr"], "did you mean reacher? (choices: point_maze, push_t, reacher, two_rooms)"),
         (["collect", "evn=reacher"], "did you mean env"),
         (["collect", "data.episods=3"], "did you mean data.episodes?"),
         (["collect", "episodes=3"], "did you mean data.episodes?"),

@@ -10,7 +10,9 @@ import envs
 from commands.oracle import OracleDynamics
 
 
-@pytest.mark.parametrize(("task", "frame_skip"), [("reacher", 1), ("two_rooms", 1), ("reacher", 2)])
+@pytest.mark.parametrize(
+    ("task", "frame_skip"), [("reacher", 1), ("two_rooms", 1), ("reacher", 2), ("point_maze", 2), ("push_t", 5)]
+)
 def test_imagined_truth_equals_stepping_the_environment(task, frame_skip):
     env = envs.make(task)
     starts = []

@@ -37,7 +37,7 @@ class FakeEnv:
         self.action_space = Box(np.array([-1, -reach], np.float32), np.array([1, reach], np.float32))
         self.closed = False
 
-    def reset(self, seed: int, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, seed: int, options: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         rng = np.random.default_rng(seed)
         self._place, self._shade = rng.uniform(0, 1, 2), float(rng.uniform(0, 100))
         return self._observe()

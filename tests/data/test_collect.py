@@ -225,6 +225,18 @@ def test_the_real_reacher_is_collected_alike_by_one_process_and_by_two(tmp_path)
     env.close()
 
 
+def test_the_environment_is_told_each_episodes_split_and_can_draw_other_factors_in_it(tmp_path):
+    import envs
+    from envs.tasks.mazes import random_layouts
+
+    config = CollectConfig(10, 3, workers=1, env_id="point_maze")
+    collect(tmp_path / "maze.h5", partial(envs.make, "point_maze", size=16), config)
+    reader = Reader(tmp_path / "maze.h5")
+    assert {reader.split(int(e)) for e in reader.episodes()} == {"train", "val", "eval"}
+    for episode in reader.episodes():
+        assert reader.factors(int(episode))["layout"] in random_layouts(reader.split(int(episode)))
+
+
 def test_compressed_collecting_holds_the_same_and_goes_on_where_packing_was_missed(tmp_path, make_file):
     plain = make_file(episodes=4)
     config = CollectConfig(episodes=4, frames=9, workers=1)

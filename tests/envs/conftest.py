@@ -26,6 +26,16 @@ def two_rooms() -> Iterator[GoalEnv]:
     yield from _closing("two_rooms")
 
 
+@pytest.fixture(scope="session")
+def point_maze() -> Iterator[GoalEnv]:
+    yield from _closing("point_maze")
+
+
+@pytest.fixture(scope="session")
+def push_t() -> Iterator[GoalEnv]:
+    yield from _closing("push_t")
+
+
 @pytest.fixture(params=sorted(envs.TASKS))
 def env(request: pytest.FixtureRequest) -> GoalEnv:
     """Each task's environment in turn."""

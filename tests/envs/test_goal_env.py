@@ -249,7 +249,7 @@ def test_random_and_zero_actions_seldom_reach_the_goal(env: GoalEnv, policy: str
 def test_bad_input_is_named(env: GoalEnv) -> None:
     env.reset(seed=19)
     state = env.get_state()
-    with pytest.raises(ValueError, match=r"no options \['stat'\].*'state', 'goal_state'"):
+    with pytest.raises(ValueError, match=r"no options \['stat'\].*'state', 'goal_state', 'split'"):
         env.reset(options={"stat": state})
     with pytest.raises(ValueError, match="state of shape .* is no state of"):
         env.set_state(state[:-1])
@@ -271,7 +271,8 @@ def test_arguments_are_checked() -> None:
 
 def test_importing_envs_imports_neither_a_simulator_nor_torch() -> None:
     code = (
-        "import sys, envs, envs.goal_env, envs.reacher, envs.two_rooms, envs.vector, envs.rendering\n"
+        "import sys, envs, envs.goal_env, envs.vector, envs.rendering\n"
+        "import envs.point_maze, envs.push_t, envs.reacher, envs.two_rooms\n"
         "print([name for name in ('mujoco', 'dm_control', 'torch', 'OpenGL') if name in sys.modules])"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from envs.goal_env import GoalEnv
-from envs.tasks import BALL_RADIUS_M, DOOR_HALF_WIDTH_M
+from envs.tasks.two_rooms import BALL_RADIUS_M, DOOR_HALF_WIDTH_M
 from envs.two_rooms import DOOR_RANGE_M, ROOM_HALF_M, WALL_HALF_THICKNESS_M, next_waypoint
 
 FAR_M = ROOM_HALF_M - BALL_RADIUS_M - 0.02

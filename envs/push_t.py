@@ -1,0 +1,70 @@
+"""Push-T: a disc pushes a T-shaped block; the goal is a picture of both.
+
+The task of Diffusion Policy (arXiv 2303.04137) in MuJoCo, planar: see push_t.xml for the physics and where it comes
+from, `envs.tasks.push_t` for what counts as reached, `envs.pusher` for the behaviour that makes data. An
+environment step is 0.1 s, ten physics steps with the action held.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from envs.goal_env import GoalEnv
+from envs.pusher import AGENT_RADIUS_M, AROUND, push_action, turned
+from envs.tasks import PUSH_T, TaskSpec, wrap_angle
+from envs.tasks.push_t import UNIT_M, WIDTH_M
+
+if TYPE_CHECKING:
+    import mujoco
+
+# From the T's centre of mass to the middle of its upper edge, which the field calls the block's place.
+EDGE_M = (120 * 30 * 15 + 30 * 90 * 75) / (120 * 30 + 30 * 90) * UNIT_M
+_BLOCK_RANGE_M, _AGENT_RANGE_M = 0.55, WIDTH_M / 2 - AGENT_RADIUS_M - 0.02
+
+
+class PushT(GoalEnv):
+    """Truth: the disc's place (m) and velocity (m/s); the middle of the T's upper edge (m), its angle (rad, wrapped,
+    0 upright), the velocities of both (m/s, rad/s).
+    """
+
+    task: ClassVar[TaskSpec] = PUSH_T
+    camera: ClassVar[str] = "top"
+
+    def _build_model(self) -> mujoco.MjModel:
+        import mujoco
+
+        xml = importlib.resources.files("envs").joinpath("push_t.xml").read_text(encoding="utf-8")
+        return mujoco.MjModel.from_xml_string(xml)
+
+    def _sample_pose(
+        self, rng: np.random.Generator, factors: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        block = random_pose(rng)
+        agent = rng.uniform(-_AGENT_RANGE_M, _AGENT_RANGE_M, 2)
+        while not AROUND.visible(*[turned(agent - block[:2], -block[2])] * 2):
+            agent = rng.uniform(-_AGENT_RANGE_M, _AGENT_RANGE_M, 2)
+        return np.concatenate([agent, block]), np.zeros(5)
+
+    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+        """Truth float32 `[..., 10]`; see the class."""
+        qpos, qvel = np.asarray(qpos, np.float64), np.asarray(qvel, np.float64)
+        angle, spin = qpos[..., 4:], qvel[..., 4:]
+        arm = EDGE_M * np.concatenate([-np.sin(angle), np.cos(angle)], -1)
+        swing = spin * arm[..., ::-1] * (-1, 1)
+        agent, block = (qpos[..., :2], qvel[..., :2]), (qpos[..., 2:4] + arm, wrap_angle(angle))
+        return np.concatenate([*agent, *block, qvel[..., 2:4] + swing, spin], -1).astype(np.float32)
+
+    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+        """Targets `[2]` of a pusher that takes the block to one random pose after another, with noise."""
+        qpos = self.get_state()[self.qpos]
+        action = push_action(qpos[:2], qpos[2:], rng, memory, random_pose)
+        return np.clip(action, self._low, self._high).astype(np.float32)
+
+
+def random_pose(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Centre of mass (m) and angle (rad) `[3]` of the block, so far from walls that it can be pushed everywhere."""
+    return np.append(rng.uniform(-_BLOCK_RANGE_M, _BLOCK_RANGE_M, 2), rng.uniform(-np.pi, np.pi))

@@ -1,0 +1,75 @@
+"""Shortest ways around boxes: straight pieces between corners of a visibility graph (Lozano-Perez and Wesley 1979)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.float64]
+
+_EPSILON_M = 1e-9
+_PIECE = 4096  # segments compared with all boxes at once, so that they fit a core's cache
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Boxes grown by a margin, and the lengths of the ways between their corners."""
+
+    boxes: NDArray[np.float64]  # [W, 4]: middles and half sizes, grown
+    corners: Places  # [V, 2]: where ways may turn
+    outwards: Places  # [V, 2]: away from the corner's box, for who wants to turn with more room
+    lengths: NDArray[np.float64]  # [V, V]
+
+    def visible(self, start: Places, end: Places) -> NDArray[np.bool_]:
+        """Whether nothing stands between places `[..., 2]` that broadcast."""
+        start, end = np.broadcast_arrays(start, end)
+        middle, run = ((start + end) / 2).reshape(-1, 1, 2), ((end - start) / 2).reshape(-1, 1, 2)
+        pieces = range(0, len(run), _PIECE)
+        clear = [self._clear(middle[first : first + _PIECE], run[first : first + _PIECE]) for first in pieces]
+        return np.concatenate([np.zeros(0, bool), *clear]).reshape(start.shape[:-1])
+
+    def _clear(self, middle: Places, run: Places) -> NDArray[np.bool_]:
+        """Whether segments of middles and half runs `[n, 1, 2]` meet no box: an axis separates them from each."""
+        off, half = middle - self.boxes[:, :2], self.boxes[:, 2:]
+        reach = np.abs(run)
+        apart = (np.abs(off) >= half + reach).any(-1)
+        across = np.abs(run[..., 0] * off[..., 1] - run[..., 1] * off[..., 0])
+        apart |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
+        return np.asarray(apart.all(-1))
+
+    def to_corners(self, places: Places) -> NDArray[np.float64]:
+        """Straight lengths `[n, V]` from places `[n, 2]` to the corners they see, else infinity."""
+        away = np.linalg.norm(places[:, None] - self.corners, axis=-1)
+        return np.where(self.visible(places[:, None], self.corners), away, np.inf)
+
+    def from_corners(self, places: Places) -> NDArray[np.float64]:
+        """Lengths `[n, V]` of the shortest ways from every corner to places `[n, 2]`."""
+        return (self.to_corners(places)[:, None] + self.lengths).min(-1)
+
+    def heading(self, place: Places, target: Places, room_m: float) -> Places:
+        """Where to go from a place `[2]` to reach a target `[2]`: there, or around the way's next corner.
+
+        `room_m` is how much farther than necessary to keep from corners. A place within a box, which sees nothing,
+        goes straight.
+        """
+        if self.visible(place, target):
+            return target
+        lengths = self.to_corners(place[None])[0] + self.from_corners(target[None])[0]
+        turn = int(lengths.argmin())
+        return self.corners[turn] + room_m * self.outwards[turn] if np.isfinite(lengths[turn]) else target
+
+
+def make_ways(boxes: NDArray[np.float64], corners: Places, outwards: Places, margin_m: float) -> Ways:
+    """Ways that keep `margin_m` from boxes `[W, 4]` (middle, half size), turning at corners `[V, 2]` of them.
+
+    `outwards` `[V, 2]` has the signs of both axes that lead away from each corner's box.
+    """
+    grown = boxes + np.array([0, 0, 1, 1]) * (margin_m - _EPSILON_M)
+    corners = corners + margin_m * outwards
+    blank = Ways(grown, corners, outwards, np.zeros((len(corners),) * 2))
+    lengths = blank.to_corners(corners)
+    for via in range(len(corners)):  # Floyd and Warshall
+        lengths = np.minimum(lengths, lengths[:, via, None] + lengths[via])
+    return Ways(grown, corners, outwards, lengths)
