@@ -2,7 +2,7 @@
 
 A data set that `jepa export` wrote says itself what it was made from, and comes back as that. Of any other, the
 configuration's `columns` choose, and where it does not: the first camera becomes `pixels`, what sets the simulator up
-`state`, everything that is numbers `truth`, the body's own `proprio`. Whatever was chosen is said.
+`state`, all other numbers `truth`, the body's own `proprio`. Whatever was chosen is said.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Foreign:
             if self.chosen != ColumnsConfig(self.chosen.pixels):
                 raise UsageError(f"columns.*: {self.config['path']} was made by jepa export and comes back as it was")
             return
-        self.truth = self._listed("truth", self.chosen.truth, tuple(contents.numbers))
+        seen = tuple(name for name in contents.numbers if name not in contents.state)
+        self.truth = self._listed("truth", self.chosen.truth, seen or contents.state)
         self.proprio = self._listed("proprio", self.chosen.proprio, contents.felt)
         self.state = self._listed("state", self.chosen.state, contents.state) or self.truth
 
