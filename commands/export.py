@@ -1,46 +1,155 @@
-"""`jepa export`: a trained model in a format that others read.
+"""`jepa export`: a trained model, or trajectories, in a format that others read.
 
-A format is an entry of FORMATS: which key gives what it takes, and what writes it. A format of something other than a
-model (trajectories) is one more entry, with a source of its own.
+A format is an entry of FORMATS: which key gives what it takes (`model=` or `data=`), and what writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
+import envs
 from commands.console import Console
-from commands.errors import UsageError, listed, nearest
-from commands.models import Parts, model_parts
+from commands.errors import RunError, UsageError, listed, nearest
+from commands.models import Parts, model_parts, open_reader
+from data.lerobot import pyarrow
+from data.lerobot_writer import CODECS, IMAGES, write_lerobot
+from data.minari import write_minari
+from data.ogbench import val_file, write_ogbench
+from data.robomimic import write_robomimic
+from data.store import Reader
 from world_model.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor
+
+PICTURES = (*CODECS, IMAGES)
 
 
 @dataclass(frozen=True)
 class Format:
-    """source: the key of SOURCES that says what is exported. write(what was read, path) returns how it is read back."""
+    """source: the key of SOURCES that says what is exported. write(what was read, path, configuration, console) returns
+    how it is read back. check(configuration): what can be known before, beside the path. beside: a further file that it
+    writes."""
 
     source: str
-    write: Callable[[Any, Path], str]
+    write: Callable[[Any, Path, dict[str, Any], Console], str]
+    check: Callable[[dict[str, Any]], None] = lambda config: None
+    beside: Callable[[Path], Path] = lambda path: path
 
 
-def official(parts: Parts, path: Path) -> str:
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes of our files."""
+
+    reader: Reader
+
+    @property
+    def said(self) -> str:
+        """What they are, in words."""
+        episodes = self.reader.episodes()
+        return f"{self.reader.lengths(episodes).sum()} frames in {len(episodes)} episodes of {self.reader.info.env_id}"
+
+    @property
+    def gym_id(self) -> str:
+        """What Gymnasium calls their environment; its own name where it is none of ours."""
+        env_id = self.reader.info.env_id
+        return f"jepa/{env_id}-v0" if env_id in envs.TASKS else env_id
+
+
+# --- models
+
+
+def official(parts: Parts, path: Path, config: dict[str, Any], console: Console) -> str:
     """V-JEPA 2's `.pt` file."""
     export_official(path, parts.encoder, parts.predictor, parts.student)
     return f"jepa posttrain encoder=pretrained path={path} reads it"
 
 
-def huggingface(parts: Parts, path: Path) -> str:
+def huggingface(parts: Parts, path: Path, config: dict[str, Any], console: Console) -> str:
     """A VJEPA2 directory. It has no place for an action-conditioned predictor."""
     masked = parts.predictor if isinstance(parts.predictor, MaskedPredictor) else None
     export_huggingface(path, parts.encoder, masked)
     return f"transformers.VJEPA2Model.from_pretrained('{path}') reads it, and so does encoder=pretrained path={path}"
 
 
-SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts}
-FORMATS = {"official": Format("model", official), "huggingface": Format("model", huggingface)}
+# --- trajectories
+
+
+def trajectories(data: Any) -> Trajectories:
+    """The episodes of our files; RunError where there is none."""
+    reader = open_reader(data)
+    if not reader.episodes().size:
+        raise RunError(f"{data} holds no complete episode: the command that made it goes on with it")
+    return Trajectories(reader)
+
+
+def exported(
+    write: Callable[[Trajectories, Path, dict[str, Any], Callable[[], None]], str],
+    source: Trajectories,
+    path: Path,
+    config: dict[str, Any],
+    console: Console,
+) -> str:
+    """Writes episodes with a bar; says how they come back, and what the format loses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with console.progress("export", len(source.reader.episodes()), "episodes") as progress:
+        lost = write(source, path, config, progress.advance)
+    back = f"jepa import format={config['format']} path={path} reads it back"
+    return f"{back}; lost: {lost}" if lost else f"{back}, every number as it was"
+
+
+def robomimic(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+    """One HDF5 file."""
+    return write_robomimic(source.reader, path, source.gym_id, tick)
+
+
+def ogbench(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+    """NAME.npz, and NAME-val.npz beside it."""
+    return write_ogbench(source.reader, path, tick)
+
+
+def minari(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+    """A data set's folder."""
+    spec = None
+    if source.reader.info.env_id in envs.TASKS:
+        spec = gymnasium.spec(source.gym_id)
+        spec.kwargs = dict(source.reader.info.env_kwargs)
+    return write_minari(source.reader, path, None if spec is None else spec.to_json(), tick)
+
+
+def lerobot(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+    """A data set's folder."""
+    task = f"reach a goal image in {source.reader.info.env_id}"
+    return write_lerobot(source.reader, path, config["pictures"], task, tick)
+
+
+def check_pictures(config: dict[str, Any]) -> None:
+    """How pictures are kept, and what writes tables."""
+    if config["pictures"] not in PICTURES:
+        raise UsageError(f"pictures={config['pictures']}: choose one of {listed(PICTURES)}")
+    pyarrow()
+
+
+def check_npz(config: dict[str, Any]) -> None:
+    """The name, which the second file's follows from."""
+    val_file(Path(str(config["to"])))
+
+
+SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts, "data": trajectories}
+FORMATS = {
+    "official": Format("model", official),
+    "huggingface": Format("model", huggingface),
+    "robomimic": Format("data", partial(exported, robomimic)),
+    "ogbench": Format("data", partial(exported, ogbench), check_npz, val_file),
+    "minari": Format("data", partial(exported, minari)),
+    "lerobot": Format("data", partial(exported, lerobot), check_pictures),
+}
 
 
 def chosen(config: dict[str, Any]) -> Format:
@@ -50,20 +159,37 @@ def chosen(config: dict[str, Any]) -> Format:
         raise UsageError(f"format={name}: there is no such format{nearest(name, FORMATS)} (choices: {listed(FORMATS)})")
     source = FORMATS[name].source
     if config[source] is None:
-        raise UsageError(f"format={name} exports a {source}: give {source}=...")
+        raise UsageError(f"format={name} exports {'a model' if source == 'model' else source}: give {source}=...")
     return FORMATS[name]
 
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before anything is read."""
-    chosen(config)
-    if Path(str(config["to"])).exists():
-        raise UsageError(f"to={config['to']} exists and is not overwritten: give another, or move it away")
+    made, to = chosen(config), Path(str(config["to"]))
+    made.check(config)
+    for path in (to, made.beside(to)):
+        if path.exists():
+            raise UsageError(f"to={path} exists and is not overwritten: give another, or move it away")
 
 
 def run(config: dict[str, Any], folder: None, console: Console) -> None:
     """Read the source, write the format."""
     made, to = chosen(config), Path(str(config["to"]))
     source = SOURCES[made.source](config[made.source])
-    said = made.write(source, to)
+    with whole_or_none(to, made.beside(to)):
+        said = made.write(source, to, config, console)
     console.say(f"wrote {to} ({source.said}); {said}")
+
+
+@contextmanager
+def whole_or_none(*paths: Path) -> Iterator[None]:
+    """Takes away what was begun where writing it fails."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        raise

@@ -1,79 +1,47 @@
-"""The closed registry of trajectory formats that `jepa import` reads. A format finds trajectories in a folder and gives
-each as a `Recording`; it says what their numbers mean. Another format is another class here and its name in FORMATS."""
+"""The closed registry of trajectory formats that `jepa import` reads. A format finds trajectories and gives each as a
+`Recording`; it says what their numbers mean. Those of one robot are a class here, as DROID's; data sets of other
+programs share one (`commands.foreign`) and differ in what opens them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from commands.config import build
 from commands.errors import UsageError, listed, nearest
+from commands.foreign import Foreign
+from commands.recordings import Array, Facts, Format, Recording
 from data.droid import DroidConfig, find_trajectories, read_trajectory
+from data.lerobot import LeRobot
+from data.minari import Minari
+from data.ogbench import OGBench
+from data.robomimic import Robomimic
 from data.schema import Column
-from data.video import View
 from world_model.poses import POSE_SIZE, difference
 
-Array = NDArray[Any]
 POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "closed")
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One trajectory of T frames: columns [T,...] as `data.store` writes them, but for its pictures, which are decoded
-    when asked for (side, view -> [T,side,side,3]). action: [T-1,A]. notes: what is odd about it, a sentence each."""
-
-    source: Path
-    columns: dict[str, Array]
-    pictures: Callable[[int, View], NDArray[np.uint8]]
-    notes: tuple[str, ...] = ()
-
-
-class Format(Protocol):
-    """What `jepa import` needs of a format. extra: columns beyond the schema's that a recording may have."""
-
-    name: str
-    action_names: tuple[str, ...]
-    truth_names: tuple[str, ...]
-    truth_units: tuple[str, ...]
-    state_size: int
-    extra: tuple[Column, ...]
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        """From the configuration of the command."""
-        ...
-
-    def find(self, folder: Path) -> list[Path]:
-        """Where the trajectories lie; ValueError where there is none."""
-        ...
-
-    def read(self, place: Path) -> Recording:
-        """One of them. ValueError if it cannot be used."""
-        ...
+DROID_FPS, DROID_SIZE_PX = 4.0, 64
 
 
 class Droid:
     """DROID's raw release: an arm's poses, with the actions of V-JEPA 2-AC between them (`world_model.poses`)."""
 
-    name: str = "droid"
-    action_names: tuple[str, ...] = tuple(f"change of {name}" for name in POSE_NAMES)
-    truth_names: tuple[str, ...] = POSE_NAMES
-    truth_units: tuple[str, ...] = POSE_UNITS
-    state_size: int = POSE_SIZE
-    extra: tuple[Column, ...] = (Column("proprio", (POSE_SIZE,), "float32"), Column("extrinsics", (6,), "float32"))
-
     def __init__(self, config: dict[str, Any]) -> None:
-        shared = {key: config[key] for key in ("fps", "least_frames")}
+        self.fps = DROID_FPS if config["fps"] is None else config["fps"]
+        self.size_px = DROID_SIZE_PX if config["size"] is None else config["size"]
+        shared = {"fps": self.fps, "least_frames": config["least_frames"]}
         self.config = build(DroidConfig, {**shared, **config["droid"]}, "droid")
+        self.settings = {"format": "droid", "size": self.size_px, "view": config["view"], "droid": config["droid"]}
+        self.settings |= shared
 
-    def find(self, folder: Path) -> list[Path]:
-        return find_trajectories(folder)
+    def find(self, path: Path) -> list[Path]:
+        return find_trajectories(path)
 
     def read(self, place: Path) -> Recording:
         found = read_trajectory(place, self.config)
@@ -88,8 +56,27 @@ class Droid:
             columns["extrinsics"] = found.extrinsics
         return Recording(place, columns, found.pictures, found.notes)
 
+    def facts(self) -> Facts:
+        return Facts(
+            env_id="droid",
+            action_names=tuple(f"change of {name}" for name in POSE_NAMES),
+            truth_names=POSE_NAMES,
+            truth_units=POSE_UNITS,
+            state_size=POSE_SIZE,
+            extra=(Column("proprio", (POSE_SIZE,), "float32"), Column("extrinsics", (6,), "float32")),
+            step_s=1 / self.fps,
+            size_px=self.size_px,
+            settings=self.settings,
+        )
 
-FORMATS: dict[str, type[Format]] = {"droid": Droid}
+
+FORMATS: dict[str, Callable[[dict[str, Any]], Format]] = {
+    "droid": Droid,
+    "robomimic": partial(Foreign, Robomimic),
+    "ogbench": partial(Foreign, OGBench),
+    "minari": partial(Foreign, Minari),
+    "lerobot": partial(Foreign, LeRobot),
+}
 
 
 def make_format(config: dict[str, Any]) -> Format:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from commands.collect import FILE, write_preview
 from commands.console import Console
 from commands.errors import RunError, UsageError
-from commands.formats import Format, Recording, make_format
+from commands.formats import make_format
+from commands.recordings import Facts, Format, Recording
 from commands.runs import RunFolder, write_atomic
 from data.packed import pack
-from data.schema import NO_SEED, SPLITS, Plan, draw_splits
+from data.schema import SPLITS, Plan, draw_splits
 from data.store import Reader, StoreError, StoreInfo, Writer, create
+from data.video import View
 
 BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds, number by number
 LEAST_BOUND = 1e-3  # of an action that hardly ever changes
@@ -37,7 +40,7 @@ def check(config: dict[str, Any]) -> None:
     for key, choices in (("view", ("centre", "whole")), ("compression", ("none", "gzip"))):
         if config[key] not in choices:
             raise UsageError(f"{key}={config[key]}: choose {' or '.join(choices)}")
-    if not 1 <= config["size"] <= LARGEST_PX:
+    if config["size"] is not None and not 1 <= config["size"] <= LARGEST_PX:
         raise UsageError(f"size={config['size']}: give the side of the pictures, 1 to {LARGEST_PX} pixels")
 
 
@@ -54,14 +57,18 @@ def import_into(folder: Path, config: dict[str, Any], console: Console) -> str:
     recordings, left_out = read_all(form, Path(str(config["path"])), console)
     if not recordings:
         raise RunError(f"none of the {len(left_out)} trajectories in {config['path']} can be used: {left_out[0]}")
-    splits = draw_splits(config["seed"], len(recordings))
-    info = describe(form, recordings, splits, config, console)
+    facts = form.facts()
+    for line in facts.said:
+        console.say(line)
+    splits = split(recordings, config["seed"], console)
+    info = describe(facts, recordings, splits, config, console)
     if not path.exists():
-        create(path, info, Plan(lengths(recordings), np.full(len(recordings), NO_SEED), splits))
+        seeds = np.array([recording.seed for recording in recordings], np.int64)
+        create(path, info, Plan(lengths(recordings), seeds, splits))
     elif info.differences(Reader(path, verify=False).info, but=("render",)):
         raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
     if not Reader(path, verify=False).packed:
-        left_out += write_all(path, recordings, config, console)
+        left_out += write_all(path, recordings, facts.size_px, config["view"], console)
     reader = Reader(path, verify=False)
     if not reader.episodes().size:
         raise RunError(f"none of the videos in {config['path']} can be decoded: {left_out[0]}")
@@ -73,7 +80,7 @@ def import_into(folder: Path, config: dict[str, Any], console: Console) -> str:
         console.warn(f"jepa import: left out {len(left_out)}: {'; '.join(left_out[:NAMED])}{more}")
     kept = reader.lengths(reader.episodes())
     without = f", {len(left_out)} trajectories left out" if left_out else ""
-    return f"{kept.sum()} frames in {len(kept)} episodes at {config['fps']:g} a second{without}, {path}"
+    return f"{kept.sum()} frames in {len(kept)} episodes at {1 / facts.step_s:g} a second{without}, {path}"
 
 
 def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recording], list[str]]:
@@ -97,37 +104,69 @@ def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recordi
     return recordings, left_out
 
 
+def split(recordings: Sequence[Recording], seed: int, console: Console) -> NDArray[np.uint8]:
+    """The split of each, as an index into SPLITS: the format's own, else drawn; told where there is a choice.
+
+    Formats that know no `eval` give up half of their validation episodes for it.
+    """
+    given = [recording.split for recording in recordings]
+    if None in given:
+        splits = draw_splits(seed, len(recordings))
+        how = "drawn"
+    else:
+        splits = np.array([SPLITS.index(str(name)) for name in given], np.uint8)
+        how = "kept"
+        held_out = np.flatnonzero(splits == SPLITS.index("val"))
+        if "eval" not in given and len(held_out) > 1:
+            chosen = np.random.default_rng([seed, 73]).permutation(held_out)[: len(held_out) // 2]
+            splits[chosen] = SPLITS.index("eval")
+            how = "kept, half of the validation episodes for eval"
+    counts = ", ".join(f"{name} {(splits == k).sum()}" for k, name in enumerate(SPLITS))
+    console.say(f"splits, {how}: {counts}")
+    return splits
+
+
 def describe(
-    form: Format, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: dict[str, Any], console: Console
+    facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: dict[str, Any], console: Console
 ) -> StoreInfo:
-    """The facts of the file; the actions' bounds, which come from the data, are told."""
-    train = [r.columns["action"] for r, split in zip(recordings, splits, strict=True) if SPLITS[split] == "train"]
-    bounds = action_bounds(np.concatenate(train))
-    names = form.action_names
-    shown = ", ".join(f"{name} {bound:.3g}" for name, bound in zip(names, bounds, strict=True))
-    console.say(f"action bounds, +- the {BOUND_QUANTILE:.1%} quantile of train: {shown}")
-    extra = tuple(column for column in form.extra if all(column.name in r.columns for r in recordings))
-    for column in form.extra:
+    """The facts of the file; the actions' bounds are told where they come from the data."""
+    low, high = facts.bounds or measured_bounds(facts, recordings, splits, console)
+    extra = tuple(column for column in facts.extra if all(column.name in r.columns for r in recordings))
+    for column in facts.extra:
         having = sum(column.name in r.columns for r in recordings)
         if 0 < having < len(recordings):
             console.warn(f"jepa import: {having} of {len(recordings)} trajectories have {column.name}: it is left out")
-    facts = [(str(r.source.relative_to(config["path"])), len(r.columns["time_s"])) for r in recordings]
+    found = [(os.path.relpath(r.source, config["path"]), len(r.columns["time_s"])) for r in recordings]
     return StoreInfo(
-        env_id=form.name,
-        action_low=tuple(-bounds),
-        action_high=tuple(bounds),
-        action_names=names,
-        step_s=1 / config["fps"],
-        frame_hwc=(config["size"], config["size"], 3),
-        truth_names=form.truth_names,
-        truth_units=form.truth_units,
-        state_size=form.state_size,
+        env_id=facts.env_id,
+        env_kwargs=facts.env_kwargs,
+        action_low=low,
+        action_high=high,
+        action_names=facts.action_names,
+        step_s=facts.step_s,
+        frame_hwc=(facts.size_px, facts.size_px, 3),
+        truth_names=facts.truth_names,
+        truth_units=facts.truth_units,
+        state_size=facts.state_size,
+        factors=facts.factors,
         extra=extra,
+        render=facts.render,
         source={
-            "import": {key: config[key] for key in ("format", "fps", "least_frames", "size", "view", form.name)},
-            "trajectories": hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16],
+            "import": facts.settings,
+            "trajectories": hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16],
         },
     )
+
+
+def measured_bounds(
+    facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], console: Console
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Low and high of the actions of train."""
+    train = [r.columns["action"] for r, split in zip(recordings, splits, strict=True) if SPLITS[split] == "train"]
+    bounds = action_bounds(np.concatenate(train))
+    shown = ", ".join(f"{name} {bound:.3g}" for name, bound in zip(facts.action_names, bounds, strict=True))
+    console.say(f"action bounds, +- the {BOUND_QUANTILE:.1%} quantile of train: {shown}")
+    return tuple(-bounds), tuple(bounds)
 
 
 def action_bounds(actions_NA: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -135,7 +174,7 @@ def action_bounds(actions_NA: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.quantile(np.abs(actions_NA).astype(np.float64), BOUND_QUANTILE, axis=0).clip(LEAST_BOUND)
 
 
-def write_all(path: Path, recordings: Sequence[Recording], config: dict[str, Any], console: Console) -> list[str]:
+def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: View, console: Console) -> list[str]:
     """Decode and write the episodes that are missing; returns why some cannot be."""
     writer, left_out = Writer(path), []
     names = {column.name for column in writer.info.columns}
@@ -146,11 +185,11 @@ def write_all(path: Path, recordings: Sequence[Recording], config: dict[str, Any
             recording = recordings[index]
             columns = {name: column for name, column in recording.columns.items() if name in names}
             try:
-                columns["pixels"] = recording.pictures(config["size"], config["view"])
+                columns["pixels"] = recording.pictures(size_px, view)
             except ValueError as error:
                 left_out.append(str(error))
             else:
-                writer.write(index, columns)
+                writer.write(index, columns, recording.factors)
             progress.advance()
     return left_out
 

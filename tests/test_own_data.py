@@ -8,12 +8,14 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from commands import cli
 from data import droid_example
 from data.droid_example import ExampleConfig, write_example
 from data.store import Reader
+from tests.data.made_sets import ours
 
 HOME = Path(__file__).resolve().parent.parent
 TINY = ("encoder=tiny", "trainer=debug")
@@ -42,6 +44,19 @@ def test_the_commands_of_the_guide_leave_models(work):
         assert (work / "runs" / folder / "model/model.safetensors").exists(), folder
     about = json.loads((work / "runs/pretrain/video/model/model.json").read_text())["config"]["about"]
     assert about["video"]["files"] == {"train": 10, "val": 2, "broken": 0} and about["video"]["fps"] == 4.0
+
+
+def test_the_trajectories_of_others_in_the_guide_come_back_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"```sh\n(.*?)```", (HOME / "docs/own_data.md").read_text(), re.DOTALL)[1].splitlines()
+    collect, *rest = [line.removeprefix("jepa ").split() for line in lines]
+    ours(Path("runs/collect/mine/trajectories.h5"))
+    assert collect == ["collect", "data=debug", "name=mine"]
+    for words in rest:
+        jepa(*words)
+    before, after = Reader("runs/collect/mine/trajectories.h5"), Reader("runs/import/again/trajectories.h5")
+    np.testing.assert_array_equal(after.column("pixels", 2), before.column("pixels", 2))
+    np.testing.assert_array_equal(after.column("state", 2), before.column("state", 2))
 
 
 def test_without_a_known_task_only_losses_spread_and_rank_are_measured(work):

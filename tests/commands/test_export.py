@@ -113,7 +113,7 @@ def test_nothing_is_overwritten_and_what_is_wrong_is_said_in_one_sentence(capsys
     model = "model=runs/pretrain/r"
     for words, code, said in (
         ((model, "format=official", "to=there.pt"), 2, "to=there.pt exists and is not overwritten"),
-        ((model, "format=offical", "to=v.pt"), 2, "did you mean official? (choices: official, huggingface)"),
+        ((model, "format=offical", "to=v.pt"), 2, "did you mean official? (choices: official, huggingface, "),
         (("format=official", "to=v.pt"), 2, "format=official exports a model: give model=..."),
         ((model, "to=v.pt"), 2, "format must be given"),
         ((model, "format=official", "to=v.pt"), 1, "cannot hold this encoder: rope=interleaved"),

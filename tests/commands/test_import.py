@@ -112,7 +112,7 @@ def test_extrinsics_that_some_lack_are_left_out_and_that_is_said(work, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("format=lerobot",), 2, "format=lerobot: no such format"),
+        (("format=lerobots",), 2, "format=lerobots: no such format; did you mean lerobot?"),
         (("path=none",), 2, "path=none is no folder"),
         (("path=arms/trajectory_000/recordings",), 2, "holds a trajectory.h5"),
         (("view=middle",), 2, "choose centre or whole"),

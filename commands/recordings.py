@@ -1,0 +1,73 @@
+"""What `jepa import` needs of a format: trajectories as `Recording`s, and the facts that hold for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.schema import NO_SEED, Column
+from data.video import View
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One trajectory of T frames: columns [T,...] as `data.store` writes them, but for its pictures, which are decoded
+    when asked for (side, view -> [T,side,side,3]). action: [T-1,A]. notes: what is odd about it, a sentence each.
+    split: the one its format gives it, if any."""
+
+    source: Path
+    columns: dict[str, Array]
+    pictures: Callable[[int, View], NDArray[np.uint8]]
+    notes: tuple[str, ...] = ()
+    split: str | None = None
+    seed: int = NO_SEED
+    factors: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for all recordings of a format. extra: columns beyond the schema's that a recording may have. bounds:
+    low and high of the actions; None: they come from the data. settings: what the file's content depends on, beside
+    the recordings. said: what became what, in lines for the user."""
+
+    env_id: str
+    action_names: tuple[str, ...]
+    truth_names: tuple[str, ...]
+    truth_units: tuple[str, ...]
+    state_size: int
+    extra: tuple[Column, ...]
+    step_s: float
+    size_px: int
+    settings: Mapping[str, Any]
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    factors: tuple[Column, ...] = ()
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    render: Mapping[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+
+class Format(Protocol):
+    """A format of trajectories."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """From the configuration of the command."""
+        ...
+
+    def find(self, path: Path) -> Sequence[Any]:
+        """Where the trajectories lie; ValueError where there is none."""
+        ...
+
+    def read(self, place: Any) -> Recording:
+        """One of them. ValueError if it cannot be used."""
+        ...
+
+    def facts(self) -> Facts:
+        """What holds for all of them; once they are found."""
+        ...

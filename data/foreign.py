@@ -1,0 +1,206 @@
+"""What trajectory files of other programs have in common, whatever their format.
+
+A format is a module beside this one (`robomimic.py`, `ogbench.py`, `minari.py`, `lerobot.py`) with a class that opens a
+data set of that format, says what it holds (`Contents`, `Episode`) and reads an episode of it, and a function that
+writes one from our own file. What its columns become here is not decided there but where the formats meet the
+configuration (`commands.foreign`).
+
+A data set that we wrote ourselves carries the facts of the file it came from (`Contents.own`), so that the way back
+restores every number, name, seed and split.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from data.schema import NO_SEED, Column, StoreInfo
+from data.store import Reader
+from data.video import Pictures, View, picture
+
+Array = NDArray[Any]
+OWN = "jepa"  # name of the attribute, member or file in which our own export leaves the facts of its source
+
+
+class ForeignError(ValueError):
+    """A file of another program cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One trajectory: `name` and `place` are the format's. split: train, val or eval, None where the format says
+    nothing of it. factors: what differs in the simulator's model."""
+
+    name: Path
+    place: Any
+    split: str | None = None
+    seed: int = NO_SEED
+    factors: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a data set holds, as its first episode shows.
+
+    env: the environment by the format's name; rate: frames a second, None where the format records none. numbers and
+    images: columns with a row for every frame, and the shape of a row. felt: the columns that are the body's own, where
+    the format tells them apart; state: those that set a simulator up again. names: of the numbers in a column, or in
+    `action`, where the format gives them; bounds: low and high of the actions, likewise. rest: what is in the files and
+    is not read, in words.
+    """
+
+    env: str
+    env_kwargs: Mapping[str, Any]
+    rate: float | None
+    numbers: Mapping[str, tuple[int, ...]]
+    images: Mapping[str, tuple[int, ...]]
+    felt: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    rest: str = ""
+    own: StoreInfo | None = None
+
+
+class DataSet(Protocol):
+    """A data set of another format, opened. `render_hint`: what to do where it holds no pictures."""
+
+    contents: Contents
+    episodes: Sequence[Episode]
+    render_hint: str
+
+    def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
+        """`action` [T-1,A], `reward` [T] where there is one, and these columns [T,...]. ForeignError if it cannot."""
+        ...
+
+    def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
+        """[T,size,size,3]"""
+        ...
+
+    def own_name(self, column: str) -> str:
+        """What a column of ours is called in a data set that we wrote."""
+        ...
+
+
+# --- reading
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file, to read; ForeignError where it is none, or cut short."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except OSError as error:
+        raise ForeignError(f"{path} cannot be read as HDF5, or is cut short: copy it again") from error
+
+
+def files_below(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
+    """The file itself, or all files with such a suffix in a folder and below it, by name; ForeignError if none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ForeignError(f"path={path} is neither a file nor a folder: give the {what}, or a folder that holds it")
+    found = sorted(file for suffix in suffixes for file in path.rglob(f"*{suffix}"))
+    if not found:
+        raise ForeignError(f"there is no {what} ({', '.join(suffixes)}) in {path}")
+    return found
+
+
+def is_pictures(shape: Sequence[int], dtype: Any) -> bool:
+    """Whether an array [T,...] is a stack of pictures in colour."""
+    return len(shape) == 4 and shape[3] == 3 and min(shape[1:3]) >= 8 and np.dtype(dtype) == np.uint8
+
+
+def is_numbers(shape: Sequence[int], dtype: Any) -> bool:
+    """Whether an array [T,...] holds a number or a vector of numbers for each frame."""
+    return 1 <= len(shape) <= 2 and np.dtype(dtype).kind in "fiub"
+
+
+def decoded(encoded: Any) -> Pictures:
+    """A JPEG's or PNG's bytes as a picture [H,W,3]; the numbers are those that PIL gives, which the formats use."""
+    from PIL import Image
+
+    try:
+        return np.asarray(Image.open(io.BytesIO(bytes(encoded))).convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise ForeignError("a picture cannot be decoded: copy the data set again") from error
+
+
+def squared(frames_THWC: Array, size_px: int, view: View) -> Pictures:
+    """Frames as squares of a size: untouched where they are that already, else as `data.video.picture` makes them."""
+    if frames_THWC.shape[1:3] == (size_px, size_px):
+        return np.ascontiguousarray(frames_THWC)
+    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames_THWC)
+    return np.stack([picture(frame, (size_px, size_px), view) for frame in frames])
+
+
+def missing(where: str, wanted: Sequence[str], there: Sequence[str]) -> None:
+    """ForeignError unless all names wanted are there; says which are."""
+    lacking = [name for name in wanted if name not in there]
+    if lacking:
+        raise ForeignError(f"{where} has no {', '.join(lacking)} (it has: {', '.join(sorted(there)) or 'nothing'})")
+
+
+def as_actions(where: str, actions: Array, frames: int) -> Array:
+    """Actions [T-1,A] of T frames; ForeignError unless there is one between any two frames."""
+    actions = np.asarray(actions, np.float32)
+    actions = actions.reshape(len(actions), -1)
+    if len(actions) != frames - 1:
+        raise ForeignError(f"{where} has {len(actions)} actions between {frames} frames: {frames - 1} are needed")
+    return actions
+
+
+def one_of(values: Mapping[str, Any], what: str) -> Any:
+    """The value that all files share; ForeignError names two that differ."""
+    names = list(values)
+    for name in names[1:]:
+        if values[name] != values[names[0]]:
+            raise ForeignError(
+                f"{names[0]} and {name} differ in {what} ({values[names[0]]} against {values[name]}): "
+                "import them apart, each with a path= of its own"
+            )
+    return values[names[0]]
+
+
+def own_info(text: Any) -> StoreInfo | None:
+    """The facts that our export left, None where there are none."""
+    try:
+        return None if text is None else StoreInfo.from_json(str(text))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ForeignError(f"what jepa export left in the data set is damaged ({error})") from error
+
+
+# --- writing
+
+
+def own_columns(info: StoreInfo) -> list[Column]:
+    """Columns of numbers with a row for every frame."""
+    return [column for column in info.columns if column.name not in ("pixels", "action")]
+
+
+def rewards(reader: Reader, episode: int) -> NDArray[np.float64]:
+    """Rewards of an episode's actions [T-1]: those recorded, else zeros."""
+    if "reward" not in {column.name for column in reader.info.columns}:
+        return np.zeros(reader.num_frames(episode) - 1)
+    return np.asarray(reader.column("reward", episode)[:-1], np.float64)
+
+
+def padded_actions(reader: Reader, episode: int) -> NDArray[np.float32]:
+    """Actions [T,A] for formats with a row an action at every frame: the last leads nowhere and is 0."""
+    return np.concatenate([reader.column("action", episode), np.zeros((1, reader.info.action_size), np.float32)])
+
+
+def factors_json(reader: Reader, episode: int) -> str:
+    """What differs in an episode's model, as JSON that keeps every digit."""
+    return json.dumps({name: np.asarray(value).tolist() for name, value in reader.factors(episode).items()})

@@ -1,0 +1,229 @@
+"""Small data sets of other programs, written here by h5py, numpy and pyarrow as their documentation has them, and one
+file of ours with everything a file can hold. The places of the facts are named in the modules of `data`."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+from PIL import Image
+
+from data.schema import Column, Plan, StoreInfo
+from data.store import Writer, create
+
+ACTIONS, SIZE = 3, 32
+LENGTHS = (6, 4, 5)
+
+
+def pictures(rng: np.random.Generator, frames: int, hw: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
+    """Smooth ones, so that JPEG and video stay near them."""
+    rows, columns = np.mgrid[: hw[0], : hw[1]]
+    base = np.stack([rows * 3, columns * 3, rows + columns], -1)
+    return (base + rng.integers(0, 60, (frames, 1, 1, 3))).astype(np.uint8)
+
+
+def robomimic(path: Path, drop: tuple[str, ...] = (), images: bool = True, freq: int = 20, demos: int = 4) -> Path:
+    """robosuite's: N rows of observations and actions, masks train and valid, actions in [-1, 1]."""
+    rng = np.random.default_rng(1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        kwargs = {"control_freq": freq, "robots": ["Panda"]}
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_type": 1, "env_kwargs": kwargs})
+        data.attrs["total"] = 7 * demos
+        for number in range(demos):
+            n, demo = 7, data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"], demo.attrs["model_file"] = n, "<mujoco/>"
+            demo["actions"] = rng.uniform(-1, 1, (n, ACTIONS))
+            demo["states"], demo["rewards"] = rng.normal(size=(n, 5)), np.arange(n, dtype=float)
+            demo["dones"] = np.zeros(n, int)
+            for side in ("obs", "next_obs"):
+                for name, size in (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2)):
+                    demo[f"{side}/robot0_{name}"] = rng.normal(size=(n, size))
+                demo[f"{side}/object"] = rng.normal(size=(n, 4))
+                if images:
+                    demo[f"{side}/robot0_eye_in_hand_image"] = pictures(rng, n)
+                    demo[f"{side}/agentview_image"] = pictures(rng, n)
+            for name in drop:
+                del demo[name]
+        file["mask/train"] = np.array([f"demo_{k}" for k in range(1, demos)], "S8")
+        file["mask/valid"] = np.array(["demo_0"], "S8")
+        file["mask/1_demos"] = np.array(["demo_1"], "S8")
+    return path
+
+
+def ogbench(path: Path, visual: bool = True, val: bool = True) -> Path:
+    """T rows an episode, the last action of which leads nowhere; qpos and qvel; float32 as OGBench saves it."""
+    for file, seed in ((path, 1), *(((path.with_name(f"{path.stem}-val.npz"), 2),) if val else ())):
+        rng = np.random.default_rng(seed)
+        rows = sum(LENGTHS)
+        terminals = np.zeros(rows, bool)
+        terminals[np.cumsum(LENGTHS) - 1] = True
+        observed = pictures(rng, rows) if visual else rng.normal(size=(rows, 7)).astype(np.float32)
+        columns = {name: rng.normal(size=(rows, 4)).astype(np.float32) for name in ("qpos", "qvel")}
+        actions = rng.uniform(-1, 1, (rows, ACTIONS)).astype(np.float32)
+        np.savez_compressed(file, observations=observed, actions=actions, terminals=terminals, **columns)
+    return path
+
+
+def minari(folder: Path, coding: str = "jpeg", place: str = "observations", **about: Any) -> Path:
+    """T+1 observations and T actions an episode; pictures as JPEGs, as arrays, or none."""
+    rng = np.random.default_rng(3)
+    (folder / "data").mkdir(parents=True)
+
+    def box(shape: tuple[int, ...], dtype: str, low: float, high: float) -> dict[str, Any]:
+        ends = {key: np.full(shape, value).tolist() for key, value in (("low", low), ("high", high))}
+        return {"type": "Box", "dtype": dtype, "shape": list(shape), **ends}
+
+    spaces = {"arm": {"type": "Dict", "subspaces": {"pos": box((3,), "float64", -np.inf, np.inf)}}}
+    if coding != "none" and place == "observations":
+        spaces["rgb"] = box((SIZE, SIZE, 3), "uint8", 0, 255)
+    with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
+        for number, frames in enumerate(LENGTHS):
+            episode, steps = file.create_group(f"episode_{number}"), frames - 1
+            episode.attrs["id"], episode.attrs["total_steps"], episode.attrs["seed"] = number, steps, 40 + number
+            episode["observations/arm/pos"] = rng.normal(size=(frames, 3))
+            episode["actions"] = rng.uniform(-2, 2, (steps, ACTIONS)).astype(np.float32)
+            episode["rewards"] = np.arange(steps, dtype=float)
+            episode["terminations"] = np.zeros(steps, bool)
+            episode["truncations"] = np.arange(steps) == steps - 1
+            episode["infos/clock"] = np.arange(frames, dtype=float)
+            if coding != "none":
+                shown = pictures(rng, frames)
+                if coding == "jpeg":
+                    encoded = [np.frombuffer(coded(frame, "JPEG"), np.uint8) for frame in shown]
+                    kind = h5py.vlen_dtype(np.uint8)
+                    rows = episode.create_dataset(f"{place}/rgb", (frames,), kind)
+                    for k, row in enumerate(encoded):
+                        rows[k] = row
+                else:
+                    episode[f"{place}/rgb"] = shown
+    words = {
+        "dataset_id": "arm/reach-v0",
+        "total_episodes": len(LENGTHS),
+        "total_steps": sum(LENGTHS) - len(LENGTHS),
+        "data_format": "hdf5",
+        "observation_space": json.dumps({"type": "Dict", "subspaces": spaces}),
+        "action_space": json.dumps(box((ACTIONS,), "float32", -2, 2)),
+        "env_spec": json.dumps({"id": "Arm-v1", "kwargs": {"size": 3}}),
+        "minari_version": "0.5.4",
+        **about,
+    }
+    (folder / "data/metadata.json").write_text(json.dumps(words))
+    return folder
+
+
+def coded(frame: np.ndarray, kind: str) -> bytes:
+    """A picture's bytes as JPEG or PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def lerobot(root: Path, video: bool = True, version: str = "v3.0", fps: int = 10, skew: float = 0.0) -> Path:
+    """Two data files and one video of three episodes; the state has names. skew: how late the last frame is, s."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rng = np.random.default_rng(4)
+    key, (height, width) = "observation.images.front", (24, 32)
+    shown = [pictures(rng, frames, (height, width)) for frames in LENGTHS]
+    rows, begun = [], 0
+    for number, frames in enumerate(LENGTHS):
+        times = np.arange(frames) / fps
+        times[-1] += skew
+        columns = {
+            "action": list(rng.normal(size=(frames, ACTIONS)).astype(np.float32)),
+            "observation.state": list(rng.normal(size=(frames, 2)).astype(np.float32)),
+            "next.reward": np.arange(frames, dtype=np.float32),
+            "timestamp": times.astype(np.float32),
+            "frame_index": np.arange(frames),
+            "episode_index": np.full(frames, number),
+            "index": begun + np.arange(frames),
+            "task_index": np.zeros(frames, np.int64),
+        }
+        if not video:
+            columns[key] = [{"bytes": coded(frame, "PNG"), "path": None} for frame in shown[number]]
+        where = {"data/chunk_index": 0, "data/file_index": min(number, 1)}
+        file = root / f"data/chunk-000/file-{where['data/file_index']:03d}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table = pyarrow.table(columns)
+        if file.exists():
+            table = pyarrow.concat_tables([pyarrow.parquet.read_table(file), table])
+        pyarrow.parquet.write_table(table, file)
+        row = {"episode_index": number, "length": frames, "tasks": ["reach"], **where}
+        row |= {"dataset_from_index": begun, "dataset_to_index": begun + frames, "stats/action/mean": [0.0]}
+        if video:
+            row |= {f"videos/{key}/{name}_index": 0 for name in ("chunk", "file")}
+            row |= {f"videos/{key}/from_timestamp": begun / fps, f"videos/{key}/to_timestamp": (begun + frames) / fps}
+        rows.append(row)
+        begun += frames
+    (root / "meta/episodes/chunk-000").mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), root / "meta/episodes/chunk-000/file-000.parquet")
+    if video:
+        mp4(root / f"videos/{key}/chunk-000/file-000.mp4", np.concatenate(shown), fps)
+    info = {
+        "codebase_version": version,
+        "robot_type": "so101",
+        "fps": fps,
+        "splits": {"train": "0:3"},
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+        "features": {
+            "action": {"dtype": "float32", "shape": [ACTIONS], "names": {"motors": ["pan", "lift", "grip"]}},
+            "observation.state": {"dtype": "float32", "shape": [2], "names": ["pan", "lift"]},
+            key: {"dtype": "video" if video else "image", "shape": [height, width, 3], "names": None},
+            "next.reward": {"dtype": "float32", "shape": [1], "names": None},
+            **{name: {"dtype": "int64", "shape": [1], "names": None} for name in ("index", "timestamp")},
+        },
+    }
+    (root / "meta/info.json").write_text(json.dumps(info))
+    return root
+
+
+def mp4(path: Path, frames: np.ndarray, fps: int) -> None:
+    """H.264 as cameras record it."""
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "g": "2"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def ours(path: Path) -> Path:
+    """A file of ours with proprio, reward, factors, seeds and all three splits, in another order than by split."""
+    rng = np.random.default_rng(5)
+    info = StoreInfo(
+        env_id="reacher",
+        env_kwargs={"size": SIZE},
+        action_low=(-1.0, -0.5),
+        action_high=(1.0, 0.75),
+        action_names=("shoulder", "wrist"),
+        step_s=0.1,
+        frame_hwc=(SIZE, SIZE, 3),
+        truth_names=("a", "b", "c"),
+        truth_units=("rad", "m", ""),
+        state_size=4,
+        factors=(Column("mass", (), "float64"), Column("colour", (3,), "float64")),
+        extra=(Column("proprio", (1,), "float32"), Column("reward", (), "float32"), Column("touch", (2,), "float64")),
+        render={"camera": "fixed"},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create(path, info, Plan(np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)))
+    writer = Writer(path)
+    for number, frames in enumerate(LENGTHS):
+        columns = {
+            column.name: rng.normal(size=(frames, *column.shape)).astype(column.dtype) for column in info.columns
+        }
+        columns["pixels"] = rng.integers(0, 256, (frames, SIZE, SIZE, 3)).astype(np.uint8)
+        columns["action"] = columns["action"][:-1]
+        writer.write(number, columns, {"mass": rng.normal(), "colour": rng.normal(size=3)})
+    return path

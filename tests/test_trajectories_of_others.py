@@ -1,0 +1,44 @@
+"""A model trained on imported trajectories plans in the environment they came from: collect -> export -> import ->
+pretrain -> posttrain -> plan, at the smallest size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import cli
+from data.store import Reader
+
+HOME = Path(__file__).resolve().parent.parent
+TINY = ("encoder=tiny", "trainer=debug", "trainer.steps=2", "trainer.warmup=1", "seed=1")
+
+
+def jepa(*words: str) -> None:
+    assert cli.main(list(words)) == 0, words
+
+
+def apart(*words: str) -> None:
+    """In a process of its own: OpenGL and what torch's optimisers load do not go into one in any order."""
+    env = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "commands", *words], env=env, text=True, capture_output=True)
+    assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+def test_a_model_of_imported_reacher_trajectories_plans_in_reacher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    apart("collect", "data.episodes=3", "data.frames=30", "workers=1", "env.kwargs={size: 64}", "name=d")
+    jepa("export", "data=runs/collect/d", "format=robomimic", "to=reacher.hdf5")
+    jepa("import", "format=robomimic", "path=reacher.hdf5", "name=d")
+    info = Reader("runs/import/d/trajectories.h5").info
+    assert info.env_id == "reacher" and info.env_kwargs == {"size": 64}
+    jepa("pretrain", "data=runs/import/d", *TINY, "name=e")
+    jepa("posttrain", "data=runs/import/d", "encoder=runs/pretrain/e", *TINY[1:], "name=m")
+    search = ("planner.samples=4", "planner.elites=2", "planner.iterations=1", "videos=0", "protocol.oracle=false")
+    plan = ("protocol.episodes=1", "protocol.budget=3", "protocol.oracle_cost.episodes=0", *search, "name=p")
+    apart("plan", "model=runs/posttrain/m", "data=runs/import/d", *plan)
+    results = json.loads(Path("runs/plan/p/results.json").read_text())
+    assert results["task"] == "reacher" and results["episodes"] == 1
+    assert {"model", "random", "zero action"} <= set(results["methods"])
