@@ -10,10 +10,12 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import importlib.util
 import os
 import shutil
 import sys
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,10 +65,11 @@ def choose_backend() -> str:
     # one process a core. It does not change the picture.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if sys.platform != "linux":
+        return chosen or ("cgl" if sys.platform == "darwin" else "glfw")
+    _load_triton_first()
     if chosen:
         return chosen
-    if sys.platform != "linux":
-        return "cgl" if sys.platform == "darwin" else "glfw"
     if _egl_works():
         chosen = "egl"
     elif _load_library("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") is not None:
@@ -75,6 +78,19 @@ def choose_backend() -> str:
         raise RuntimeError(f"no OpenGL for off-screen rendering was found; install it with: {install_hint()}")
     os.environ["MUJOCO_GL"] = chosen
     return chosen
+
+
+def _load_triton_first() -> None:
+    """Load triton's library before Mesa's, where torch has brought it.
+
+    Both hold an LLVM. With Mesa's in the process first, the import of triton ends it (segmentation fault); torch imports
+    triton at an optimiser's first step. The other way round works.
+    """
+    found = importlib.util.find_spec("triton")
+    if found is None or found.origin is None or "triton" in sys.modules:
+        return
+    for library in (Path(found.origin).parent / "_C").glob("libtriton*.so"):
+        _load_library(str(library))
 
 
 def _load_library(*names: str) -> ctypes.CDLL | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -77,3 +81,11 @@ def test_ours_is_at_least_ten_times_as_fast_as_dm_controls() -> None:
     found = bench_render(2.0)
     assert found["ratio"] >= 10, found
     assert found["ours_fps"] / found["dm_control_fps"] == pytest.approx(found["ratio"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_torch_may_load_triton_after_an_environment_was_made():
+    """Mesa and triton each hold an LLVM, and ended the process when they met in this order."""
+    code = "import envs; env = envs.make('reacher'); env.reset(seed=0); import triton; print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "alive", (done.returncode, done.stderr[-500:])
