@@ -83,8 +83,8 @@ def choose_backend() -> str:
 def _load_triton_first() -> None:
     """Load triton's library before Mesa's, where torch has brought it.
 
-    Both hold an LLVM. With Mesa's in the process first, the import of triton ends it (segmentation fault); torch imports
-    triton at an optimiser's first step. The other way round works.
+    Both hold an LLVM. With Mesa's in the process first, the import of triton ends it (segmentation fault), and torch
+    imports triton at an optimiser's first step. The other way round works.
     """
     found = importlib.util.find_spec("triton")
     if found is None or found.origin is None or "triton" in sys.modules:
