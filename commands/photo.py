@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from commands import page
@@ -29,6 +30,8 @@ from world_model.dynamics import LatentDynamics
 
 SCHEMA = 1
 UNIT = "apart in features"
+KNOWN_FRAMES, TRIED_FRAMES = 512, 128  # of train and val, which a picture is compared with
+STRANGE = 1.5  # times as far from the nearest known frame as the strangest tried one
 
 
 class TowardsPhoto:
@@ -67,6 +70,13 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
     model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
     assert budget is not None
     photo = read_photo(config["goal"], model.spec.frame_hw)
+    times = strangeness(model, setting.reader, photo)
+    if times > STRANGE:
+        console.warn(
+            f"jepa plan: goal={config['goal']} looks unlike the data: its features are {times:.1f} times as far from "
+            "the nearest training frame as those of the strangest held-out frame; is it of another environment, camera "
+            "or light?"
+        )
     felt = {} if model.spec.proprio == "none" else {"proprio": True}
     make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **felt})
     view = config["planner"]["cost"]["view"]
@@ -120,6 +130,27 @@ def distances(
         seen = model.encode_goal(torch.from_numpy(episode).to(device)).view(view)
         rows.append(feature_distance(seen[None, None], goal, "l2", goal.ndim - 1)[0, 0].double().cpu().numpy())
     return np.stack(rows)
+
+
+@torch.no_grad()
+def strangeness(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]) -> float:
+    """How far a picture's tokens are from those of the nearest of some train frames, over the same of that val frame
+    for which it is largest."""
+
+    def tokens(frames: NDArray[np.uint8]) -> torch.Tensor:
+        found = model.encoder.encode_frames(torch.from_numpy(frames[None]).to(model.spec.device))[0]
+        return F.layer_norm(found, found.shape[-1:]).flatten(1).float()
+
+    known = tokens(_spread(reader, "train", KNOWN_FRAMES))
+    tried = torch.cdist(tokens(_spread(reader, "val", TRIED_FRAMES)), known).amin(1).max()
+    return float(torch.cdist(tokens(photo[None].copy()), known).min() / tried.clamp_min(1e-6))
+
+
+def _spread(reader: Any, split: str, count: int) -> NDArray[np.uint8]:
+    """Frames [n, H, W, 3] from all over a split."""
+    spans = [(int(reader.first_row(int(e))), reader.num_frames(int(e))) for e in reader.episodes(split)]
+    rows = np.concatenate([np.arange(first, first + frames) for first, frames in spans])
+    return reader.gather("pixels", rows[:: max(1, len(rows) // count), None])[:, 0]
 
 
 def _summary(distances_nT: NDArray[np.float64]) -> dict[str, float]:

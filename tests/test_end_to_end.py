@@ -75,6 +75,10 @@ def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
     results = json.loads((folder / "results.json").read_text())
     assert results["methods"]["model"]["start"] > 0 and "success_rate" not in results
     assert "feature distance" in done.stdout and len(list((folder / "videos").iterdir())) == 1
+    assert "looks unlike the data" not in done.stderr
+    Image.fromarray(255 - frame).save(work / "strange.png")
+    strange = jepa(*words, "goal=strange.png", "name=strange", cwd=work)
+    assert "looks unlike the data" in strange.stderr and "another environment" in strange.stderr
     for goal, code, says in (
         ("half.png", 2, "32x64"),
         ("words.png", 1, "as an image"),
