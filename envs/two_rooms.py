@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.tasks import BALL_RADIUS_M, DOOR_HALF_WIDTH_M, TWO_ROOMS, TaskSpec
 
@@ -41,7 +42,9 @@ class TwoRooms(GoalEnv):
         import mujoco
 
         xml = importlib.resources.files("envs").joinpath("two_rooms.xml").read_text(encoding="utf-8")
-        return mujoco.MjModel.from_xml_string(xml)
+        spec = mujoco.MjSpec.from_string(xml)
+        add_pattern(spec)
+        return spec.compile()
 
     def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(-DOOR_RANGE_M, DOOR_RANGE_M, size=1)
