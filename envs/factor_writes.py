@@ -6,6 +6,7 @@ what MuJoCo derives from masses, sizes, cameras and lamps.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,11 +45,11 @@ def restore(model: mujoco.MjModel, untouched: mujoco.MjModel) -> None:
     model.opt.disableflags = untouched.opt.disableflags
 
 
-def scratch(model: mujoco.MjModel) -> mujoco.MjData:
-    """Room for `derive` to compute in, for this model and its copies."""
+def copies(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    """The model as it is now, for `restore`, and room for `derive` to compute in."""
     import mujoco
 
-    return mujoco.MjData(model)
+    return copy.copy(model), mujoco.MjData(model)
 
 
 def derive(model: mujoco.MjModel, untouched: mujoco.MjModel, scratch: mujoco.MjData) -> None:

@@ -11,7 +11,6 @@ body that moves), `floor` (fixed planes that face upwards) and `walls` (all else
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,14 +72,21 @@ class Variation:
                 raise ValueError(_unknown(name, groups, names))
         chosen = set(wanted)
         self.factors = tuple(f for f in offered if ALL in chosen or {f.name, f.group} & chosen)
-        self.names = tuple(factor.name for factor in self.factors)
-        self.defaults = np.array([factor.default for factor in self.factors])
-        self._untouched = copy.copy(model) if self.factors else None
-        self._scratch = write.scratch(model) if self.factors else None
+        self._untouched, self._scratch = write.copies(model) if self.factors else (None, None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names `[F]`."""
+        return tuple(factor.name for factor in self.factors)
+
+    @property
+    def defaults(self) -> NDArray[np.float64]:
+        """Values `[F]` at which everything is as without factors."""
+        return np.array([factor.default for factor in self.factors], np.float64)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Values `[F]` of one episode."""
-        return np.array([factor.draw(rng) for factor in self.factors])
+        return np.array([factor.draw(rng) for factor in self.factors], np.float64)
 
     def apply(self, model: mujoco.MjModel, values: NDArray[np.float64]) -> None:
         """Write values `[F]` into a model, whatever was written into it before."""

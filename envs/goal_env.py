@@ -50,8 +50,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
-    task: ClassVar[TaskSpec]
-    camera: ClassVar[str]
+    task: TaskSpec
+    camera: str
     factor_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -96,19 +96,19 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._factors = np.concatenate([np.zeros(len(self.factor_names)), self._variation.defaults])
         self._write(model, self._factors)
 
-    # What a task defines
+    # What a task on MuJoCo defines; one on another simulator overrides what calls the first three
 
-    @abstractmethod
     def _build_model(self) -> mujoco.MjModel:
         """The compiled model."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _sample_pose(self, rng: np.random.Generator, factors: NDArray[np.float64]) -> Pose:
         """Positions `[nq]` and velocities `[nv]` of a random start, given the task's own factors."""
+        raise NotImplementedError
 
-    @abstractmethod
     def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth `[..., L]` of positions `[..., nq]`, velocities `[..., nv]` and factors `[..., F]`."""
+        raise NotImplementedError
 
     @abstractmethod
     def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
@@ -156,9 +156,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         control = np.asarray(action, np.float64)
         if control.shape != self._low.shape or not np.isfinite(control).all():
             raise ValueError(f"action {action!r} is not {self._low.size} finite numbers")
+        self.advance(control)
+        return self._observe(), 0.0, False, False, self._info()
+
+    def advance(self, control: NDArray[np.float64]) -> None:
+        """One environment step with `control` `[A]`, clipped to its bounds, without looking."""
         self._physics.step(np.clip(control, self._low, self._high))
         self._frame = None
-        return self._observe(), 0.0, False, False, self._info()
 
     def render(self) -> NDArray[np.uint8]:
         """The current picture, uint8 `[H, W, 3]`."""
