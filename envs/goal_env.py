@@ -232,8 +232,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     # For an oracle that steps the simulator itself, and for a data file's header
 
     @property
-    def physics_model(self) -> mujoco.MjModel:
-        """MuJoCo's model, with the current factors in it."""
+    def physics_model(self) -> mujoco.MjModel | None:
+        """MuJoCo's model, with the current factors in it; None where another simulator steps."""
         return self._physics.model
 
     @property

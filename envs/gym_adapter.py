@@ -64,19 +64,19 @@ class Simulator:
         except (gymnasium.error.Error, ImportError, TypeError) as error:
             raise ValueError(f"{self.name} cannot be made ({str(error).strip().splitlines()[0]}); {HOW}") from error
         self.about = description_of(gym_id)  # only now: making it imports the module that describes it
-        self._check(render_mode)
+        self._check()
         self.env.reset(seed=0)
         self.has_mujoco = all(hasattr(self.env, part) for part in ("model", "data"))
         self._get, self._set = self._state_functions(self.about)
         self.state_size = len(self.get_state())
 
-    def _check(self, render_mode: str | None) -> None:
+    def _check(self) -> None:
         actions, modes = self.env.action_space, self.env.metadata.get("render_modes") or ()
         if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
             raise ValueError(f"{self.name} has actions {actions}: planning needs a Box of numbers; {HOW}")
         if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
             raise ValueError(f"{self.name} has actions without bounds ({actions}): wrap it with finite ones; {HOW}")
-        if render_mode is not None and "rgb_array" not in modes:
+        if "rgb_array" not in modes:
             raise ValueError(f"{self.name} draws no pictures (render modes: {list(modes)}, not rgb_array); {HOW}")
 
     def _state_functions(self, about: GymTask) -> tuple[Any, Any]:
@@ -116,13 +116,18 @@ class Simulator:
         """Nothing: `render` sets the state again."""
 
     @property
-    def data(self) -> None:
-        """What a renderer of MuJoCo's would draw."""
+    def model(self) -> None:
+        """No model that `mujoco.rollout` could step: what happens within a step is the environment's own."""
         return None
+
+    data = model  # nor any data that a renderer of MuJoCo could draw
 
     def render(self, data: None) -> NDArray[np.uint8]:
         """A new picture `[H, W, 3]`, whatever size the environment draws."""
         self.set_state(self.get_state())  # a picture must not show how its state was reached
+        viewer = getattr(getattr(self.env, "mujoco_renderer", None), "viewer", None)
+        if viewer is not None:  # Gymnasium's takes its OpenGL context for the current one, whoever drew last
+            viewer.make_context_current()
         frame = np.asarray(self.env.render(), np.uint8)
         if frame.shape[:2] == (self.size, self.size):
             return frame.copy()
