@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from envs.factors import Variation
+from envs.factors import Factor, Variation, factors_of
 from envs.rendering import Renderer, choose_backend
 from envs.tasks import TaskSpec
 
@@ -53,6 +53,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     task: TaskSpec
     camera: str
     factor_names: ClassVar[tuple[str, ...]] = ()
+    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()  # (unit, low, high) of each of these
 
     def __init__(
         self,
@@ -217,6 +218,10 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def factors(self) -> dict[str, float]:
         """What differs in the model in this episode, by name."""
         return dict(zip(self._all_names(), self._factors.tolist(), strict=True))
+
+    def offered_factors(self) -> tuple[Factor, ...]:
+        """The factors of variation that this task has, switched on or not."""
+        return () if self.physics_model is None else factors_of(self.physics_model, self.camera)
 
     def save_session(self) -> Session:
         """This episode with its goal and generator, to go on with later."""

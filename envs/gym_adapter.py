@@ -18,6 +18,7 @@ from PIL import Image
 
 from envs.factors import Variation
 from envs.goal_env import GoalEnv
+from envs.gym_state import MujocoState, plain_state, set_plain_state
 from envs.gym_tasks import GymTask, Largest, description_of, spec_of
 from envs.reached import reached_goal
 from envs.rendering import choose_backend
@@ -27,33 +28,6 @@ HOW = "see docs/environments.md"
 _SEEDS = 2**31
 
 
-def mujoco_state(env: Any) -> NDArray[np.float64]:
-    """The full state `[S]` of an environment with MuJoCo's `model` and `data`."""
-    import mujoco
-
-    kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(env.model, kind))
-    mujoco.mj_getState(env.model, env.data, state, kind)
-    return state
-
-
-def set_mujoco_state(env: Any, state: NDArray[np.float64]) -> None:
-    """Go there; what is drawn follows, and nothing that the next step reads is touched."""
-    import mujoco
-
-    mujoco.mj_setState(env.model, env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-    for update in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight, mujoco.mj_tendon):
-        update(env.model, env.data)
-
-
-def _plain_state(env: Any) -> NDArray[np.float64]:
-    return np.asarray(env.state, np.float64).ravel()
-
-
-def _set_plain_state(env: Any, state: NDArray[np.float64]) -> None:
-    env.state = state.astype(np.asarray(env.state).dtype).reshape(np.shape(env.state))
-
-
 class Simulator:
     """An environment of Gymnasium's with the verbs of `envs.physics.Physics` and of the renderer."""
 
@@ -61,8 +35,9 @@ class Simulator:
         self.name, self.size = f"gym/{gym_id}", size
         try:
             self.env: Any = gymnasium.make(gym_id, render_mode=render_mode, **kwargs).unwrapped
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
-            raise ValueError(f"{self.name} cannot be made ({str(error).strip().splitlines()[0]}); {HOW}") from error
+        except Exception as error:  # whatever the environment's own code meets
+            what = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise ValueError(f"{self.name} cannot be made ({type(error).__name__}: {what}); {HOW}") from error
         self.about = description_of(gym_id)  # only now: making it imports the module that describes it
         self._check()
         self.env.reset(seed=0)
@@ -71,21 +46,23 @@ class Simulator:
         self.state_size = len(self.get_state())
 
     def _check(self) -> None:
-        actions, modes = self.env.action_space, self.env.metadata.get("render_modes") or ()
+        actions, modes = self.env.action_space, list(self.env.metadata["render_modes"])
         if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
             raise ValueError(f"{self.name} has actions {actions}: planning needs a Box of numbers; {HOW}")
         if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
             raise ValueError(f"{self.name} has actions without bounds ({actions}): wrap it with finite ones; {HOW}")
-        if "rgb_array" not in modes:
-            raise ValueError(f"{self.name} draws no pictures (render modes: {list(modes)}, not rgb_array); {HOW}")
+        # Some name no modes and draw all the same.
+        if "rgb_array" not in modes and (modes or type(self.env).render is gymnasium.Env.render):
+            raise ValueError(f"{self.name} draws no pictures (its render modes: {modes}, not rgb_array); {HOW}")
 
     def _state_functions(self, about: GymTask) -> tuple[Any, Any]:
         if about.get_state is not None and about.set_state is not None:
             return about.get_state, about.set_state
         if self.has_mujoco:
-            return mujoco_state, set_mujoco_state
+            state = MujocoState(self.env)
+            return state.get, state.set
         if getattr(self.env, "state", None) is not None:
-            return _plain_state, _set_plain_state
+            return plain_state, set_plain_state
         raise ValueError(
             f"{self.name} has no state that can be set (no MuJoCo model and data, no attribute `state`): "
             f"describe it with get_state and set_state; {HOW}"

@@ -67,13 +67,13 @@ def _set_pendulum(env: Any, state: NDArray[np.float64]) -> None:
 
 
 def _fetch_state(env: Any) -> NDArray[np.float64]:
-    from envs.gym_adapter import mujoco_state
+    from envs.gym_state import mujoco_state
 
     return np.concatenate([mujoco_state(env), env.goal])
 
 
 def _set_fetch(env: Any, state: NDArray[np.float64]) -> None:
-    from envs.gym_adapter import set_mujoco_state
+    from envs.gym_state import set_mujoco_state
 
     env.goal = state[-3:].copy()  # its sphere is in the picture
     set_mujoco_state(env, state[:-3])

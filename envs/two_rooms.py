@@ -37,6 +37,7 @@ class TwoRooms(GoalEnv):
     task: ClassVar[TaskSpec] = TWO_ROOMS
     camera: ClassVar[str] = "top"
     factor_names: ClassVar[tuple[str, ...]] = ("door_y",)
+    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = (("m", -DOOR_RANGE_M, DOOR_RANGE_M),)
 
     def _build_model(self) -> mujoco.MjModel:
         import mujoco
