@@ -101,7 +101,9 @@ def list_factors(task: str, console: Console) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         console.say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    console.say(f"\nswitched on with env.factors=[GROUP,...], or all: jepa collect env={task} env.factors=[colour,light]")
+    console.say(
+        f"\nswitched on with env.factors=[GROUP,...], or all: jepa collect env={task} env.factors=[colour,light]"
+    )
     return 0
 
 

@@ -120,9 +120,7 @@ def run_name(composed: Composed, standard: Composed, apart: Sequence[str] = ()) 
             raise UsageError(f"name={given}: a name is one folder, of letters, digits and . _ - + = ,")
         return str(given)
     parts = [
-        choice.replace("/", "-")
-        for group, choice in composed.choices.items()
-        if standard.choices.get(group) != choice
+        choice.replace("/", "-") for group, choice in composed.choices.items() if standard.choices.get(group) != choice
     ]
     for key, value in identity(composed.config, apart).items():
         short = f"{key}{value}"

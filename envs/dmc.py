@@ -54,8 +54,9 @@ class Dmc(GoalEnv):
     def __init__(self, domain: str, **kwargs: Any) -> None:
         """`domain` is one of `envs.dmc_tasks.DOMAINS`; `kwargs` as for every GoalEnv."""
         self.domain = DOMAINS[domain]
-        self.task = DMC_TASKS[f"dmc/{domain}"]
-        self.camera = self.domain.camera
+        # One class for all domains: what other tasks say by their class, an instance says here.
+        self.task = DMC_TASKS[f"dmc/{domain}"]  # type: ignore[misc]
+        self.camera = self.domain.camera  # type: ignore[misc]
         self._turns = np.array([joint.turns for joint in self.domain.joints])
         super().__init__(**kwargs)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,9 @@ _WRITTEN = (
     *("site_pos", "site_size", "light_pos", "light_dir", "light_diffuse", "cam_pos", "cam_quat", "cam_fovy"),
     *("body_mass", "body_inertia", "body_ipos", "dof_damping", "dof_frictionloss"),
 )
-# What mj_setConst computes from these and from the reference pose.
+# What mj_setConst computes from these and from the reference pose; bvh_aabb are the boxes that contacts are sought in.
 _DERIVED = (
+    *("bvh_aabb", "dof_length"),
     *("body_subtreemass", "body_invweight0", "dof_invweight0", "dof_M0", "tendon_invweight0", "tendon_length0"),
     *("tendon_lengthspring", "actuator_acc0", "actuator_length0", "eq_data", "cam_pos0", "cam_poscom0", "cam_mat0"),
     *("light_pos0", "light_poscom0", "light_dir0"),
@@ -42,7 +43,6 @@ def restore(model: mujoco.MjModel, untouched: mujoco.MjModel) -> None:
     for name in (*_WRITTEN, *_DERIVED):
         getattr(model, name)[:] = getattr(untouched, name)
     model.vis.headlight.diffuse[:] = untouched.vis.headlight.diffuse
-    model.opt.disableflags = untouched.opt.disableflags
 
 
 def copies(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -248,11 +248,9 @@ def size(model: mujoco.MjModel, value: float, geoms: Indices) -> None:
         sites = model.site_bodyid == body
         model.site_pos[sites] *= value
         model.site_size[sites] *= value
-    # The trees of boxes inside bodies are made when the model is compiled: without them no contact is missed.
-    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
 
 
-def _refit(model: mujoco.MjModel, geom: int) -> None:
+def _refit(model: mujoco.MjModel, geom: Any) -> None:
     """The sphere and the box around a geom whose size was changed."""
     import mujoco
 

@@ -72,7 +72,9 @@ class Variation:
                 raise ValueError(_unknown(name, groups, names))
         chosen = set(wanted)
         self.factors = tuple(f for f in offered if ALL in chosen or {f.name, f.group} & chosen)
-        self._untouched, self._scratch = write.copies(model) if self.factors else (None, None)
+        self._untouched: Any = None
+        if self.factors:
+            self._untouched, self._scratch = write.copies(model)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -50,8 +50,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
-    task: TaskSpec
-    camera: str
+    task: ClassVar[TaskSpec]
+    camera: ClassVar[str]
     factor_names: ClassVar[tuple[str, ...]] = ()
     factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()  # (unit, low, high) of each of these
 
@@ -213,11 +213,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """The quantities of `task.truth_names`, `[L]` now, or `[..., L]` of states `[..., S]`."""
         values = self.get_state() if state is None else np.asarray(state, np.float64)
         assert values.shape[-1] == self.state_size, (values.shape, self.state_size)
-        return self.truth_from(values[..., self.qpos], values[..., self.qvel], self._own(self._factors_of(values)))
+        return self.truth_from(
+            values[..., self.qpos], values[..., self.qvel], self._factors_of(values)[..., : len(self.factor_names)]
+        )
 
     def factors(self) -> dict[str, float]:
         """What differs in the model in this episode, by name."""
-        return dict(zip(self._all_names(), self._factors.tolist(), strict=True))
+        return dict(zip(self.factor_names + self._variation.names, self._factors.tolist(), strict=True))
 
     def offered_factors(self) -> tuple[Factor, ...]:
         """The factors of variation that this task has, switched on or not."""
@@ -237,7 +239,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     # For an oracle that steps the simulator itself, and for a data file's header
 
     @property
-    def physics_model(self) -> mujoco.MjModel | None:
+    def physics_model(self) -> mujoco.MjModel:
         """MuJoCo's model, with the current factors in it; None where another simulator steps."""
         return self._physics.model
 
@@ -316,17 +318,11 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         if not np.array_equal(one, other):
             raise ValueError(
                 f"state and goal_state come from different episodes: "
-                f"{', '.join(self._all_names())} is {one.tolist()} in one and {other.tolist()} in the other"
+                f"{', '.join(self.factor_names + self._variation.names)} is {one.tolist()} in one and {other.tolist()} in the other"
             )
 
     def _factors_of(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         return state[..., self._physics.state_size :]
-
-    def _own(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return factors[..., : len(self.factor_names)]
-
-    def _all_names(self) -> tuple[str, ...]:
-        return self.factor_names + self._variation.names
 
     def _draw_factors(self) -> NDArray[np.float64]:
         return np.concatenate([self._sample_factors(self.np_random), self._variation.draw(self.np_random)])
@@ -339,11 +335,11 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _write(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
         # A task's own factors come last: the others begin by undoing what was written before.
         self._variation.apply(model, factors[len(self.factor_names) :])
-        self._apply(model, self._own(factors))
+        self._apply(model, factors[: len(self.factor_names)])
 
     def _sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         state = np.concatenate([self._physics.default_state(), factors])
-        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, self._own(factors))
+        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, factors[: len(self.factor_names)])
         return state
 
     def _sample_goal(self, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:

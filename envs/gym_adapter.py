@@ -150,7 +150,9 @@ class Simulator:
         """Names of the positions of MuJoCo's joints, and which of them turn without end."""
         import mujoco
 
-        names, turns, sizes = [], [], {mujoco.mjtJoint.mjJNT_FREE: 7, mujoco.mjtJoint.mjJNT_BALL: 4}
+        names: list[str] = []
+        turns: list[int] = []
+        sizes = {mujoco.mjtJoint.mjJNT_FREE: 7, mujoco.mjtJoint.mjJNT_BALL: 4}
         model = self.env.model
         for joint, kind in enumerate(map(mujoco.mjtJoint, model.jnt_type)):
             name = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_JOINT, joint) or f"joint {joint}"
@@ -191,7 +193,7 @@ class GymGoalEnv(GoalEnv):
         self._gym_id, self._kwargs = gym_id, kwargs
         choose_backend()
         self._physics = Simulator(gym_id, size, render_mode, kwargs)
-        self.task = self._physics.spec()
+        self.task = self._physics.spec()  # type: ignore[misc]
         super().__init__(size, proprio, render_mode)
 
     def _start(self, factors: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ def reached_goal(env: GoalEnv, start: NDArray[np.float64], rng: np.random.Genera
     The first that lies the task's least distance away, else the farthest of a few tries. The environment is
     left somewhere else.
     """
-    low, high = env.action_space.low.astype(np.float64), env.action_space.high.astype(np.float64)
+    low, high = np.array(env.task.action_low), np.array(env.task.action_high)
     truth, found = env.truth(start), [(-1.0, start)]
     for _ in range(_TRIES):
         env.set_state(start)

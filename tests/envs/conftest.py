@@ -26,7 +26,7 @@ def two_rooms() -> Iterator[GoalEnv]:
     yield from _closing("two_rooms")
 
 
-@pytest.fixture(params=sorted(envs.TASKS))
+@pytest.fixture(params=sorted(envs.tasks.TASKS))
 def env(request: pytest.FixtureRequest) -> GoalEnv:
-    """Each task's environment in turn."""
+    """The environment of each task whose model is our own, in turn."""
     return request.getfixturevalue(request.param)
