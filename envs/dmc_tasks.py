@@ -124,8 +124,8 @@ CARTPOLE = Domain(
     actions=("cart force",),
     control_step_s=0.05,
     thresholds=(0.1, 0.05, 0.03),
-    min_goal_distance=0.6,
-    distance_bins=(0.6, 1.0, 1.5, 2.0, 3.5),
+    min_goal_distance=1.0,
+    distance_bins=(1.0, 1.5, 2.0, 2.5, 3.5),
     view_deg=55.0,
 )
 FINGER = Domain(

@@ -316,9 +316,10 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _check_same_factors(self, start: NDArray[np.float64], goal: NDArray[np.float64]) -> None:
         one, other = self._factors_of(start), self._factors_of(goal)
         if not np.array_equal(one, other):
+            names = ", ".join(self.factor_names + self._variation.names)
             raise ValueError(
                 f"state and goal_state come from different episodes: "
-                f"{', '.join(self.factor_names + self._variation.names)} is {one.tolist()} in one and {other.tolist()} in the other"
+                f"{names} is {one.tolist()} in one and {other.tolist()} in the other"
             )
 
     def _factors_of(self, state: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -74,7 +74,12 @@ class Simulator:
 
     def random_state(self, seed: int) -> NDArray[np.float64]:
         """A state `[S]` in which the environment starts an episode."""
-        self.env.reset(seed=seed)
+        kept = np.random.get_state()  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002  (OGBench's mazes draw from NumPy's global generator, not from their own)
+        try:
+            self.env.reset(seed=seed)
+        finally:
+            np.random.set_state(kept)  # noqa: NPY002
         return self.get_state()
 
     def get_state(self) -> NDArray[np.float64]:

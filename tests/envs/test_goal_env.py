@@ -40,7 +40,7 @@ def _actions(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (count, 2)).repeat(4, axis=0)
 
 
-@pytest.mark.parametrize("name", sorted(envs.TASKS))
+@pytest.mark.parametrize("name", [*sorted(envs.tasks.TASKS), "dmc/cartpole"])
 def test_gymnasiums_checker_passes(name: str) -> None:
     env = gymnasium.make(f"jepa/{name.replace('/', '_')}-v0", proprio=True, size=16)
     with warnings.catch_warnings():
