@@ -8,6 +8,7 @@ state.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -171,6 +172,8 @@ class Simulator:
 @functools.cache
 def gym_task(gym_id: str) -> TaskSpec:
     """The specification of "gym/<gym_id>", from an environment made for the purpose; ValueError where it is none."""
+    with contextlib.suppress(RuntimeError):  # nothing is drawn here, but making it may import MuJoCo
+        choose_backend()
     simulator = Simulator(gym_id, 64, None, {})
     try:
         return simulator.spec()

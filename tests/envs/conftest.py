@@ -8,6 +8,9 @@ import pytest
 
 import envs
 from envs.goal_env import GoalEnv
+from envs.rendering import choose_backend
+
+choose_backend()  # tests import MuJoCo, whose own renderer (OGBench's) draws with what was chosen before that
 
 
 def _closing(name: str) -> Iterator[GoalEnv]:
