@@ -125,7 +125,7 @@ def load(config: dict[str, Any]) -> list[Row]:
 def pretraining(config: dict[str, Any], device: torch.device) -> tuple[PretrainModel, dict[str, torch.Tensor], Any]:
     """Model, a random batch and trainer settings of stage 1 as configured, for the task `env.name`."""
     encoder, objective, trainer = pretrain.configs(config)
-    task = envs.TASKS[config["env"]["name"]]
+    task = envs.task(config["env"]["name"])
     batch = {
         "pixels": torch.randint(
             0, 256, (trainer.batch_size, objective.frames, *_frame(config)), dtype=torch.uint8, device=device
@@ -283,7 +283,7 @@ def _share(achieved: float, device: torch.device, budget_s: float, precision: st
 
 def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
     encoder, _, _ = pretrain.configs(config)
-    task = envs.TASKS[config["env"]["name"]]
+    task = envs.task(config["env"]["name"])
     shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]}, len(task.proprio_names))
     actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"] or task.frame_skip)
     return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)

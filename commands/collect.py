@@ -21,6 +21,8 @@ PREVIEW_EPISODES = 4
 def collect_config(config: dict[str, Any]) -> CollectConfig:
     """What to collect, from the configuration of a command with the groups env and data."""
     data, env = config["data"], config["env"]
+    # Without factors the file says what it said before there were any.
+    kwargs = env["kwargs"] | ({"factors": env["factors"]} if env["factors"] else {})
     return CollectConfig(
         episodes=data["episodes"],
         frames=data["frames"],
@@ -29,15 +31,14 @@ def collect_config(config: dict[str, Any]) -> CollectConfig:
         compression=data["compression"],
         policy=build(PolicyConfig, data["policy"], "data.policy"),
         env_id=env["name"],
-        env_kwargs=env["kwargs"],
+        env_kwargs=kwargs,
     )
 
 
 def check(config: dict[str, Any]) -> None:
     """Unknown environments and values out of range, before anything is written."""
     collect_config(config)
-    if config["env"]["name"] not in envs.TASKS:
-        envs.make(config["env"]["name"])
+    envs.task(config["env"]["name"])
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:

@@ -66,9 +66,15 @@ ADDED = {
     **{f"dynamics.reach.{key}": value for key, value in asdict(ReachConfig()).items()},
     **{f"protocol.{key}": value for key, value in (("judge", "any"), ("thresholds", {}), ("keep_solved", False))},
     "protocol.says": "",
+    "env.factors": [],
     "pretrain.compile": False,
     "posttrain.compile": False,
 }
+
+
+def file_name(config: dict[str, Any]) -> str:
+    """The task's name as the beginning of a file's."""
+    return str(config["env"]["name"]).replace("/", "_")
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.config['env']['name']}-{self.objective}-{self.budget}-seed{self.seed}-{self.key}"
+        return f"{file_name(self.config)}-{self.objective}-{self.budget}-seed{self.seed}-{self.key}"
 
 
 def check(config: dict[str, Any]) -> None:
@@ -139,7 +145,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 def _write_page(kept: Path, cells: Sequence[Cell], config: dict[str, Any]) -> Path:
     """The table of those cells that are finished."""
     files = [kept / f"{cell.name}.json" for cell in cells]
-    page = kept / f"{config['env']['name']}.md"
+    page = kept / f"{file_name(config)}.md"
     lines = comparison.page([read_json(file) for file in files if file.exists()], config["budgets"])
     page.write_text(lines, encoding="utf-8")
     return page

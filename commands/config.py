@@ -228,7 +228,16 @@ def _composed(command: str, words: list[str]) -> Any:
 
 
 def _options(loader: Any, group: str) -> list[str]:
-    return sorted(loader.get_group_options(group.partition("@")[0]))
+    """Return the choices of a group, those in folders of it as "folder/choice"."""
+    from hydra.core.object_type import ObjectType
+
+    group = group.partition("@")[0]
+    inner = [
+        f"{folder}/{choice}"
+        for folder in loader.get_group_options(group, ObjectType.GROUP)
+        for choice in loader.get_group_options(f"{group}/{folder}")
+    ]
+    return sorted(loader.get_group_options(group)) + sorted(inner)
 
 
 def _offered(loader: Any, group: str, groups: dict[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """`jepa doctor`: is everything here that the other commands need, and which command mends what is not.
 
-With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/golden.py).
+With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/golden.py), and with
+`env=TASK` it lists what may differ between that task's episodes.
 Each check is a function that returns a `Finding`. The renderer is tried in a process of its own, because
 OpenGL libraries that do not fit can end a process, and because the backend must be chosen before MuJoCo is
 imported.
@@ -39,6 +40,7 @@ class DoctorConfig:
     disk_gib: float
     render_timeout_s: float
     golden: str | None = None
+    env: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def run(config: dict[str, Any], folder: None, console: Console) -> int:
         from commands.registry import device
 
         return check_golden(settings.golden, device(settings.device), console)
+    if settings.env is not None:
+        return list_factors(settings.env, console)
     findings = []
     for check in checks(settings):
         for finding in check():
@@ -74,6 +78,32 @@ def run(config: dict[str, Any], folder: None, console: Console) -> int:
         console.warn(f"jepa doctor: broken: {', '.join(broken)}")
         return 1
     console.say("\neverything that is needed works")
+    return 0
+
+
+def list_factors(task: str, console: Console) -> int:
+    """One line for each factor of variation that the task offers, and one for its own."""
+    import envs
+
+    env = envs.make(task)
+    try:
+        offered, ranges = env.offered_factors(), dict(zip(env.factor_names, env.factor_ranges, strict=True))
+    finally:
+        env.close()
+    if not offered:
+        console.say(f"{task} has no factors of variation: its model is not ours to change")
+        return 0
+    rows = [("group", "factor", "unit", "default", "range")]
+    rows += [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text) for f in offered]
+    rows += [
+        ("own", name, unit, "differs always", f"{low:g} to {high:g}") for name, (unit, low, high) in ranges.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        console.say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    console.say(
+        f"\nswitched on with env.factors=[GROUP,...], or all: jepa collect env={task} env.factors=[colour,light]"
+    )
     return 0
 
 

@@ -170,7 +170,8 @@ def model_folder(folder: str | Path) -> Path:
 def frame_skip(info: StoreInfo) -> int:
     """Environment steps in a model step: the task's own; where no task of that name is known here, one row of the
     file (recorded elsewhere, it has the rate it was imported at)."""
-    return envs.TASKS[info.env_id].frame_skip if info.env_id in envs.TASKS else 1
+    task = envs.find_task(info.env_id)
+    return 1 if task is None else task.frame_skip
 
 
 def check_frames(encoder: EncoderConfig, info: StoreInfo, source: str) -> None:

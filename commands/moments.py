@@ -204,7 +204,7 @@ def continuations(reader: Any, where: Place, rng: np.random.Generator) -> dict[s
         ),
         "jump": _jumps(reader, where, rng),
     }
-    task = envs.TASKS.get(reader.info.env_id)
+    task = envs.find_task(reader.info.env_id)
     if task is not None and task.blocked is not None:
         found["wall"] = _walls(reader, where, task)
     return {name: pairs for name, pairs in found.items() if len(pairs.rows)}

@@ -1,7 +1,8 @@
 """The oracle: the true simulator behind the Dynamics protocol, so that any planner and cost can be judged
 with it.
 
-It steps MuJoCo for all candidates (`mujoco.rollout`, threads) and offers the view `truth`; given a model, it
+It steps MuJoCo for all candidates (`mujoco.rollout`, threads; an environment of Gymnasium's is stepped itself, one
+candidate after another) and offers the view `truth`; given a model, it
 also renders the candidates' futures and encodes them, so that the model's own cost can be planned with
 perfect dynamics. With the true distance as cost it says what the planner can reach at all; with the model's
 cost, whether a failure is the cost's or the model's.
@@ -39,13 +40,15 @@ class OracleDynamics:
     """The simulator as a world model. `set_states` must be called before every plan."""
 
     def __init__(self, env: GoalEnv, model: Dynamics | None, horizon: int, threads: int, frame_skip: int = 1) -> None:
-        import mujoco
-        from mujoco.rollout import Rollout
-
         self.env, self.model = env, model
-        self.rollout = Rollout(nthread=threads if threads > 1 else 0)
-        self.data = [mujoco.MjData(env.physics_model) for _ in range(threads)]
-        self.physics_size = mujoco.mj_stateSize(env.physics_model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        self.rollout: Any = None
+        if env.physics_model is not None:
+            import mujoco
+            from mujoco.rollout import Rollout
+
+            self.rollout = Rollout(nthread=threads if threads > 1 else 0)
+            self.data = [mujoco.MjData(env.physics_model) for _ in range(threads)]
+            self.physics_size = mujoco.mj_stateSize(env.physics_model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         task = env.task
         views = ("truth",) + (model.spec.views if model is not None else ())
         low, high = task.action_low * frame_skip, task.action_high * frame_skip
@@ -86,6 +89,8 @@ class OracleDynamics:
 
     def _simulate(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
         """Full states [S, K, state] after every model step of every plan from one state."""
+        if self.rollout is None:
+            return self._step_through(state, plans_SKA)
         substeps, size = self.env.substeps, self.physics_size
         steps = rearrange(plans_SKA, "s k (f a) -> s (k f) a", f=self.spec.frame_skip).repeat(substeps, 1)
         stride = substeps * self.spec.frame_skip
@@ -95,6 +100,18 @@ class OracleDynamics:
         full = np.broadcast_to(state, (*plans_SKA.shape[:2], len(state))).copy()
         full[..., :size] = path[:, stride - 1 :: stride]
         return full
+
+    def _step_through(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same one step after another, for an environment that is not ours: it knows no rollouts."""
+        plans = rearrange(plans_SKA, "s k (f a) -> s k f a", f=self.spec.frame_skip)
+        found = np.empty((*plans.shape[:2], len(state)))
+        for s, plan in enumerate(plans):
+            self.env.set_state(state)
+            for k, block in enumerate(plan):
+                for action in block:
+                    self.env.advance(action)
+                found[s, k] = self.env.get_state()
+        return found
 
     def _truth(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
         """Truth [..., L] of full states [..., S]."""

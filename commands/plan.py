@@ -80,13 +80,14 @@ def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != about["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
-    if about["env"] not in envs.TASKS:
+    task = envs.find_task(about["env"])
+    if task is None:
         raise UsageError(
             f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
             f"(environments: {', '.join(envs.TASKS)}); commands.models.load_dynamics gives the model to Python"
         )
     protocol = build(ProtocolConfig, config["protocol"], "protocol")
-    task = evaluation.judged(envs.TASKS[about["env"]], protocol)
+    task = evaluation.judged(task, protocol)
     protocol = evaluation.resolve(protocol, task)
     return Setting(model, about, reader, task, protocol, evaluation.draw_cases(reader, task, protocol))
 

@@ -221,7 +221,7 @@ def train_rows(reader: Any) -> np.ndarray:
 def recorded_proprio(reader: Any) -> np.ndarray:
     """The robot's state [F, Q] at every frame of the file: its column `proprio`, or those true quantities that the
     file's task counts as felt. UsageError where it has neither."""
-    task = envs.TASKS.get(reader.info.env_id)
+    task = envs.find_task(reader.info.env_id)
     if any(column.name == "proprio" for column in reader.info.columns):
         name, chosen = "proprio", slice(None)
     elif task is not None:

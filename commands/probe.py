@@ -131,7 +131,7 @@ def _windows(config: dict[str, Any], reader: Any, split: str, part: str) -> dict
 def _targets(reader: Any, batch: dict[str, np.ndarray]) -> tuple[dict[str, list[int]], Tensor]:
     """Groups of places among the values, and the values [n, P] at each window's last frame: the pose as the task has it
     read (or all that is true, where the task is unknown), velocities, and what differs between episodes."""
-    truth, info, task = batch["truth"][:, -1], reader.info, envs.TASKS.get(reader.info.env_id)
+    truth, info, task = batch["truth"][:, -1], reader.info, envs.find_task(reader.info.env_id)
     parts = {"pose": truth if task is None else task.probe_targets(truth)}
     rates = [i for i, unit in enumerate(info.truth_units) if unit.endswith("/s")]
     if rates and task is not None:

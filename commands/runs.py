@@ -119,7 +119,9 @@ def run_name(composed: Composed, standard: Composed, apart: Sequence[str] = ()) 
         if not NAME.match(str(given)):
             raise UsageError(f"name={given}: a name is one folder, of letters, digits and . _ - + = ,")
         return str(given)
-    parts = [choice for group, choice in composed.choices.items() if standard.choices.get(group) != choice]
+    parts = [
+        choice.replace("/", "-") for group, choice in composed.choices.items() if standard.choices.get(group) != choice
+    ]
     for key, value in identity(composed.config, apart).items():
         short = f"{key}{value}"
         if "." not in key and standard.config.get(key) != value and NAME.match(short) and len(short) <= 24:

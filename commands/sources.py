@@ -89,8 +89,9 @@ class Trajectories:
     def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
         """With the true state where the task is known here; else nothing says what the file's truth means."""
         clips = list(self.stretches(METRIC_EPISODES))
-        if self.reader.info.env_id in envs.TASKS:
-            return PretrainMonitor(model, self.reader, envs.TASKS[self.reader.info.env_id], clips, batches, device)
+        task = envs.find_task(self.reader.info.env_id)
+        if task is not None:
+            return PretrainMonitor(model, self.reader, task, clips, batches, device)
         frames = np.concatenate([self.reader.column("pixels", e)[rows] for e, rows in spread_rows(self.reader)])
         return Monitor(model, torch.from_numpy(frames), clips, batches, device)
 

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from envs.tasks import TASKS, TaskSpec
+from envs.tasks import TASKS as OWN_TASKS
+from envs.tasks import TaskSpec
+from envs.tasks.dmc import DMC_TASKS
 
 if TYPE_CHECKING:
     from envs.goal_env import GoalEnv
 
-__all__ = ["TASKS", "TaskSpec", "make"]
+__all__ = ["GYM", "TASKS", "TaskSpec", "find_task", "make", "task"]
+
+# Tasks that are known by name alone; to these come all environments of Gymnasium, as "gym/<id>".
+TASKS: dict[str, TaskSpec] = OWN_TASKS | DMC_TASKS
+GYM = "gym/"
 
 _ENTRY_POINTS = {
     "point_maze": "envs.point_maze:PointMaze",
@@ -28,11 +34,25 @@ _ENTRY_POINTS = {
 }
 
 
+def _entry(name: str) -> tuple[str, dict[str, str]]:
+    """Where the environment of a task is, and the arguments that say which one is meant; ValueError if unknown."""
+    if name in _ENTRY_POINTS:
+        return _ENTRY_POINTS[name], {}
+    if name in DMC_TASKS:
+        return "envs.dmc:Dmc", {"domain": name.removeprefix("dmc/")}
+    if name.startswith(GYM) and name != GYM:
+        return "envs.gym_adapter:GymGoalEnv", {"gym_id": name.removeprefix(GYM)}
+    near = difflib.get_close_matches(name, TASKS, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"unknown environment {name!r}; {hint}choices: {', '.join(sorted(TASKS))}, {GYM}ID")
+
+
 def _register() -> None:
-    for name, entry_point in _ENTRY_POINTS.items():
-        env_id = f"jepa/{name}-v0"
+    for name in TASKS:
+        env_id = f"jepa/{name.replace('/', '_')}-v0"
         if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, entry_point=entry_point)
+            entry_point, kwargs = _entry(name)
+            gymnasium.register(id=env_id, entry_point=entry_point, kwargs=kwargs)
 
 
 _register()
@@ -41,11 +61,27 @@ _register()
 def make(name: str, **kwargs: Any) -> GoalEnv:
     """The environment of a task, without Gymnasium's wrappers.
 
-    `kwargs` go to the environment: `size`, `proprio`, `render_mode`. Raises `ValueError` for an unknown task.
+    `kwargs` go to the environment: `size`, `proprio`, `render_mode`, `factors`. Raises `ValueError` for an
+    unknown task.
     """
-    if name not in _ENTRY_POINTS:
-        near = difflib.get_close_matches(name, _ENTRY_POINTS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"unknown environment {name!r}; {hint}choices: {', '.join(sorted(_ENTRY_POINTS))}")
-    module, _, cls = _ENTRY_POINTS[name].partition(":")
-    return getattr(importlib.import_module(module), cls)(**kwargs)
+    entry_point, which = _entry(name)
+    module, _, cls = entry_point.partition(":")
+    return getattr(importlib.import_module(module), cls)(**which, **kwargs)
+
+
+def task(name: str) -> TaskSpec:
+    """What is known of a task; ValueError for an unknown one, or an id of Gymnasium's that is no task.
+
+    For "gym/<id>" the environment is made once, without a picture, and asked.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    _entry(name)
+    from envs.gym_adapter import gym_task
+
+    return gym_task(name.removeprefix(GYM))
+
+
+def find_task(name: str) -> TaskSpec | None:
+    """The same, or None for the name of something recorded elsewhere."""
+    return task(name) if name in TASKS or name.startswith(GYM) else None

@@ -7,6 +7,7 @@ Observations are pictures, `pixels` and `goal_pixels`; the true state is given o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from envs.factors import Factor, Variation, factors_of
 from envs.rendering import Renderer, choose_backend
 from envs.tasks import TaskSpec
 
@@ -43,18 +45,26 @@ class Session:
 class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     """A goal-image task on MuJoCo.
 
-    A state is float64 `[S]`: MuJoCo's mjSTATE_INTEGRATION vector, then the task's factors, which are what
-    differs in the model between episodes. A subclass gives the model, how factors and poses are drawn, the
-    truth, and a scripted behaviour.
+    A state is float64 `[S]`: MuJoCo's mjSTATE_INTEGRATION vector, then the factors, which are what differs in
+    the model between episodes: the task's own (`factor_names`), then those of `envs.factors` that are switched
+    on. A subclass gives the model, how its own factors and poses are drawn, the truth, and a scripted behaviour.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
     task: ClassVar[TaskSpec]
     camera: ClassVar[str]
     factor_names: ClassVar[tuple[str, ...]] = ()
+    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()  # (unit, low, high) of each of these
 
-    def __init__(self, size: int | None = None, proprio: bool = False, render_mode: str = "rgb_array") -> None:
-        """Frames are `size` x `size` pixels (default: the task's); `proprio` adds what the body feels.
+    def __init__(
+        self,
+        size: int | None = None,
+        proprio: bool = False,
+        render_mode: str = "rgb_array",
+        factors: Sequence[str] = (),
+    ) -> None:
+        """Frames are `size` x `size` pixels (default: the task's); `proprio` adds what the body feels; `factors`
+        are the factors of variation that differ between episodes: groups, names, or "all" (`envs.factors`).
 
         Raises `ValueError` for a bad argument and `RuntimeError` where OpenGL does not work.
         """
@@ -63,51 +73,56 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             raise ValueError(f"size={size!r}: a frame has from 8 to 1024 pixels a side, for example size=64")
         if render_mode != "rgb_array":
             raise ValueError(f"render_mode={render_mode!r} is unknown; choices: 'rgb_array'")
-        choose_backend()
-        from envs.physics import Physics  # imports MuJoCo, so only now
-
         self.render_mode = render_mode
         self.size = size
         self.proprio = proprio
         self.split = SPLITS[0]
-        model = self._build_model()
-        substeps = round(self.task.control_step_s / model.opt.timestep)
-        assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
-        self._physics = Physics(model, substeps)
-        self._renderer = Renderer(model, size, size, self.camera)
+        self._start(tuple(factors))
         self._low = np.array(self.task.action_low)
         self._high = np.array(self.task.action_high)
         self.action_space = spaces.Box(self._low.astype(np.float32), self._high.astype(np.float32))
         self.observation_space: spaces.Space[Any] = spaces.Dict(self._observation_spaces())
-        self._factors = np.zeros(len(self.factor_names))
-        self._apply(model, self._factors)
         self._frame: NDArray[np.uint8] | None = None
         self.set_goal(self.get_state())
 
-    # What a task defines
+    def _start(self, factors: tuple[str, ...]) -> None:
+        """Make the simulator (`_physics`), its `_renderer`, and the factors that are switched on."""
+        choose_backend()
+        from envs.physics import Physics  # imports MuJoCo, so only now
 
-    @abstractmethod
+        model = self._build_model()
+        substeps = round(self.task.control_step_s / model.opt.timestep)
+        assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
+        self._variation = Variation(model, self.camera, factors)
+        self._physics: Any = Physics(model, substeps)
+        self._renderer: Any = Renderer(model, self.size, self.size, self.camera)
+        self._factors = np.concatenate([np.zeros(len(self.factor_names)), self._variation.defaults])
+        self._write(model, self._factors)
+
+    # What a task on MuJoCo defines; one on another simulator overrides what calls the first three
+
     def _build_model(self) -> mujoco.MjModel:
         """The compiled model."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _sample_pose(self, rng: np.random.Generator, factors: NDArray[np.float64]) -> Pose:
-        """Positions `[nq]` and velocities `[nv]` of a random start."""
+        """Positions `[nq]` and velocities `[nv]` of a random start, given the task's own factors."""
+        raise NotImplementedError
 
-    @abstractmethod
     def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth `[..., L]` of positions `[..., nq]`, velocities `[..., nv]` and factors `[..., F]`."""
+        raise NotImplementedError
 
     @abstractmethod
     def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """An action `[A]` of the task's scripted behaviour; `memory` is empty when an episode starts."""
 
     def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Factors `[F]` of a new episode of the split `self.split`."""
+        """The task's own factors `[F]` of a new episode of the split `self.split`."""
         return np.zeros(len(self.factor_names))
 
     def _apply(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
-        """Write factors `[F]` into a model."""
+        """Write the task's own factors `[F]` into a model."""
 
     # Gymnasium's interface
 
@@ -134,7 +149,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         if start is not None and goal is not None:
             self._check_same_factors(start, goal)
         known = start if start is not None else goal
-        factors = self._sample_factors(self.np_random) if known is None else self._factors_of(known)
+        factors = self._draw_factors() if known is None else self._factors_of(known)
+        self._use(factors)
         start = self._sample_state(factors) if start is None else start
         self.set_goal(self._sample_goal(start, factors) if goal is None else goal)
         self.set_state(start)
@@ -148,9 +164,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         control = np.asarray(action, np.float64)
         if control.shape != self._low.shape or not np.isfinite(control).all():
             raise ValueError(f"action {action!r} is not {self._low.size} finite numbers")
+        self.advance(control)
+        return self._observe(), 0.0, False, False, self._info()
+
+    def advance(self, control: NDArray[np.float64]) -> None:
+        """One environment step with `control` `[A]`, clipped to its bounds, without looking."""
         self._physics.step(np.clip(control, self._low, self._high))
         self._frame = None
-        return self._observe(), 0.0, False, False, self._info()
 
     def render(self) -> NDArray[np.uint8]:
         """The current picture, uint8 `[H, W, 3]`."""
@@ -165,7 +185,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     @property
     def state_size(self) -> int:
         """S, the length of a state."""
-        return self._physics.state_size + len(self.factor_names)
+        return self._physics.state_size + len(self._factors)
 
     def get_state(self) -> NDArray[np.float64]:
         """This moment, float64 `[S]`: physics, then factors."""
@@ -200,11 +220,17 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """The quantities of `task.truth_names`, `[L]` now, or `[..., L]` of states `[..., S]`."""
         values = self.get_state() if state is None else np.asarray(state, np.float64)
         assert values.shape[-1] == self.state_size, (values.shape, self.state_size)
-        return self.truth_from(values[..., self.qpos], values[..., self.qvel], self._factors_of(values))
+        return self.truth_from(
+            values[..., self.qpos], values[..., self.qvel], self._factors_of(values)[..., : len(self.factor_names)]
+        )
 
     def factors(self) -> dict[str, float]:
         """What differs in the model in this episode, by name."""
-        return dict(zip(self.factor_names, self._factors.tolist(), strict=True))
+        return dict(zip(self.factor_names + self._variation.names, self._factors.tolist(), strict=True))
+
+    def offered_factors(self) -> tuple[Factor, ...]:
+        """The factors of variation that this task has, switched on or not."""
+        return () if self.physics_model is None else factors_of(self.physics_model, self.camera)
 
     def save_session(self) -> Session:
         """This episode with its goal and generator, to go on with later."""
@@ -221,7 +247,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     @property
     def physics_model(self) -> mujoco.MjModel:
-        """MuJoCo's model, with the current factors in it."""
+        """MuJoCo's model, with the current factors in it; None where another simulator steps."""
         return self._physics.model
 
     @property
@@ -248,12 +274,10 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """Write a state's factors into this environment, or into a copy of its model."""
         factors = self._factors_of(self._checked("state", state))
         if model is not None:
-            self._apply(model, factors)
+            self._write(model, factors)
             return
         self._frame = None
-        if not np.array_equal(factors, self._factors):
-            self._factors = factors.copy()
-            self._apply(self._physics.model, self._factors)
+        self._use(factors)
 
     def render_settings(self) -> dict[str, Any]:
         """How frames are drawn, for a data file to note."""
@@ -299,17 +323,31 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _check_same_factors(self, start: NDArray[np.float64], goal: NDArray[np.float64]) -> None:
         one, other = self._factors_of(start), self._factors_of(goal)
         if not np.array_equal(one, other):
+            names = ", ".join(self.factor_names + self._variation.names)
             raise ValueError(
                 f"state and goal_state come from different episodes: "
-                f"{', '.join(self.factor_names)} is {one.tolist()} in one and {other.tolist()} in the other"
+                f"{names} is {one.tolist()} in one and {other.tolist()} in the other"
             )
 
     def _factors_of(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         return state[..., self._physics.state_size :]
 
+    def _draw_factors(self) -> NDArray[np.float64]:
+        return np.concatenate([self._sample_factors(self.np_random), self._variation.draw(self.np_random)])
+
+    def _use(self, factors: NDArray[np.float64]) -> None:
+        if not np.array_equal(factors, self._factors):
+            self._factors = factors.copy()
+            self._write(self._physics.model, factors)
+
+    def _write(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
+        # A task's own factors come last: the others begin by undoing what was written before.
+        self._variation.apply(model, factors[len(self.factor_names) :])
+        self._apply(model, factors[: len(self.factor_names)])
+
     def _sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         state = np.concatenate([self._physics.default_state(), factors])
-        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, factors)
+        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, factors[: len(self.factor_names)])
         return state
 
     def _sample_goal(self, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -58,4 +58,6 @@ class Physics:
         state was reached. Unlike mj_forward it touches nothing the next step reads.
         """
         mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)  # what a camera that tracks a body follows
         mujoco.mj_camlight(self.model, self.data)
+        mujoco.mj_tendon(self.model, self.data)  # strings are drawn, too

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.tasks import POINT_MAZE, TaskSpec
-from envs.tasks.mazes import BALL_RADIUS_M, CELL_M, MAX_WALLS, NAMED, centre, maze, random_layouts, walls
+from envs.tasks.mazes import BALL_RADIUS_M, CELL_M, MAX_WALLS, NAMED, NUM_LAYOUTS, centre, maze, random_layouts, walls
 from envs.tasks.point_maze import LAYOUTS
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class PointMaze(GoalEnv):
     task: ClassVar[TaskSpec] = POINT_MAZE
     camera: ClassVar[str] = "top"
     factor_names: ClassVar[tuple[str, ...]] = ("layout",)
+    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = (("layout number", 0, NUM_LAYOUTS - 1),)
 
     def __init__(self, layout: str = "random", **kwargs: Any) -> None:
         """`layout` is `u` or `medium` in every episode, or `random`; `kwargs` are those of every task.
@@ -57,6 +59,7 @@ class PointMaze(GoalEnv):
         for number in range(MAX_WALLS):
             body = spec.worldbody.add_body(name=f"wall {number}", pos=(0, 0, _UNUSED_Z_M))
             body.add_geom(spec.find_default("wall"), name=f"wall {number}")
+        add_pattern(spec)
         return spec.compile()
 
     def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:

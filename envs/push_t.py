@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.pusher import AGENT_RADIUS_M, AROUND, push_action, turned
 from envs.tasks import PUSH_T, TaskSpec, wrap_angle
@@ -38,7 +39,9 @@ class PushT(GoalEnv):
         import mujoco
 
         xml = importlib.resources.files("envs").joinpath("push_t.xml").read_text(encoding="utf-8")
-        return mujoco.MjModel.from_xml_string(xml)
+        spec = mujoco.MjSpec.from_string(xml)
+        add_pattern(spec)
+        return spec.compile()
 
     def _sample_pose(
         self, rng: np.random.Generator, factors: NDArray[np.float64]

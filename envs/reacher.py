@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.tasks import REACHER, TaskSpec, wrap_angle
 
@@ -35,6 +36,7 @@ def load_model() -> mujoco.MjModel:
     with importlib.resources.as_file(importlib.resources.files("dm_control") / "suite") as suite:
         spec = mujoco.MjSpec.from_file(str(suite / "reacher.xml"))
     spec.delete(spec.geom("target"))
+    add_pattern(spec)
     return spec.compile()
 
 

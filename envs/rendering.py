@@ -181,7 +181,7 @@ class Renderer:
         assert camera_id >= 0, (camera, model.ncam)
         self._camera = mujoco.MjvCamera()
         self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera_id
-        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 16)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + 4 * model.nwrap + 16)
         for flag in _FLAGS_OFF:
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
         self._option = mujoco.MjvOption()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.tasks import TWO_ROOMS, TaskSpec
 from envs.tasks.two_rooms import BALL_RADIUS_M, DOOR_HALF_WIDTH_M
@@ -37,12 +38,15 @@ class TwoRooms(GoalEnv):
     task: ClassVar[TaskSpec] = TWO_ROOMS
     camera: ClassVar[str] = "top"
     factor_names: ClassVar[tuple[str, ...]] = ("door_y",)
+    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = (("m", -DOOR_RANGE_M, DOOR_RANGE_M),)
 
     def _build_model(self) -> mujoco.MjModel:
         import mujoco
 
         xml = importlib.resources.files("envs").joinpath("two_rooms.xml").read_text(encoding="utf-8")
-        return mujoco.MjModel.from_xml_string(xml)
+        spec = mujoco.MjSpec.from_string(xml)
+        add_pattern(spec)
+        return spec.compile()
 
     def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(-DOOR_RANGE_M, DOOR_RANGE_M, size=1)

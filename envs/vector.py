@@ -123,10 +123,8 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         """`kwargs` go to `envs.make`. Raises `ValueError` for a number below 1, or an unknown task."""
         if num_envs < 1 or num_workers < 0:
             raise ValueError(f"num_envs={num_envs}, num_workers={num_workers}: at least 1 environment and 0 workers")
-        if name not in envs.TASKS:
-            envs.make(name)  # raises, with the nearest names
         self.num_envs = num_envs
-        self.task = envs.TASKS[name]
+        self.task = envs.task(name)  # raises, with the nearest names
         self.metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.DISABLED}
         self.render_mode = "rgb_array"
         self.closed = False

@@ -44,6 +44,7 @@ _MEDIUM = """
 """
 NAMED = {"u": 0, "medium": 1}
 _NUM_RANDOM = 1000
+NUM_LAYOUTS = len(NAMED) + _NUM_RANDOM
 _RANDOM_WALLS = (10, 14)
 _FIRST_COLUMN = sum(1 << row * CELLS for row in range(CELLS))  # of cells as bits of a number
 _LAST_COLUMN = _FIRST_COLUMN << CELLS - 1

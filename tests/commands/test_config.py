@@ -227,3 +227,19 @@ def test_the_nearest_names_are_few_and_near():
     assert nearest("trainer.step", names) == "; did you mean trainer.steps?"
     assert nearest("qqqq", names) == ""
     assert listed("abcd", most=2) == "a, b, ... (2 more)"
+
+
+def test_a_choice_may_lie_in_a_folder_of_its_group_and_a_gym_task_is_named_by_its_id():
+    assert compose("collect", ["env=dmc/cheetah"]).config["env"]["name"] == "dmc/cheetah"
+    gym = compose("collect", ["env=gym", "env.id=MountainCarContinuous-v0"]).config["env"]
+    assert gym["name"] == "gym/MountainCarContinuous-v0"
+    with pytest.raises(UsageError, match="env.name follows from the group"):
+        compose("collect", ["env=gym", "env.name=gym/Pendulum-v1"])
+
+
+def test_factors_reach_the_data_file_and_are_not_there_when_off():
+    from commands.collect import collect_config
+
+    on = collect_config(compose("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]).config)
+    assert on.env_kwargs == {"size": 32, "factors": ["colour", "light"]}
+    assert collect_config(compose("collect", ["env.kwargs.size=32"]).config).env_kwargs == {"size": 32}

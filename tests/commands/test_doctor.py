@@ -116,3 +116,15 @@ def test_the_command_as_a_user_types_it(words, code, monkeypatch, capsys, tmp_pa
     assert cli.main(["doctor", *words]) == code
     assert not list(tmp_path.iterdir()), "doctor writes nothing"
     capsys.readouterr()
+
+
+def test_the_factors_of_a_task_are_listed_with_unit_default_and_range(capsys):
+    assert cli.main(["doctor", "env=two_rooms"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split("  ")[0] + line[10:26].strip(): line for line in lines}
+    assert lines[0].split() == ["group", "factor", "unit", "default", "range"]
+    assert any(line.split() == ["mass", "agent", "mass", "times", "1", "0.5", "to", "2"] for line in lines), rows
+    assert any("door_y" in line and "-0.6 to 0.6" in line and " m " in line for line in lines)
+    assert any("0 own, 1 pattern" in line for line in lines) and "env.factors=" in lines[-1]
+    assert cli.main(["doctor", "env=two_room"]) != 0
+    assert "did you mean two_rooms" in capsys.readouterr().err

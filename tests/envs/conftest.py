@@ -8,6 +8,9 @@ import pytest
 
 import envs
 from envs.goal_env import GoalEnv
+from envs.rendering import choose_backend
+
+choose_backend()  # tests import MuJoCo, whose own renderer (OGBench's) draws with what was chosen before that
 
 
 def _closing(name: str) -> Iterator[GoalEnv]:
@@ -36,7 +39,7 @@ def push_t() -> Iterator[GoalEnv]:
     yield from _closing("push_t")
 
 
-@pytest.fixture(params=sorted(envs.TASKS))
+@pytest.fixture(params=sorted(envs.tasks.TASKS))
 def env(request: pytest.FixtureRequest) -> GoalEnv:
-    """Each task's environment in turn."""
+    """The environment of each task whose model is our own, in turn."""
     return request.getfixturevalue(request.param)

@@ -40,9 +40,9 @@ def _actions(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (count, 2)).repeat(4, axis=0)
 
 
-@pytest.mark.parametrize("name", sorted(envs.TASKS))
+@pytest.mark.parametrize("name", [*sorted(envs.tasks.TASKS), "dmc/cartpole"])
 def test_gymnasiums_checker_passes(name: str) -> None:
-    env = gymnasium.make(f"jepa/{name}-v0", proprio=True)
+    env = gymnasium.make(f"jepa/{name.replace('/', '_')}-v0", proprio=True, size=16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*Box observation space (minimum|maximum) value is .*inf")
@@ -52,7 +52,7 @@ def test_gymnasiums_checker_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(envs.TASKS))
 def test_every_id_makes_resets_steps_and_renders(name: str) -> None:
-    env = gymnasium.make(f"jepa/{name}-v0", size=32)
+    env = gymnasium.make(f"jepa/{name.replace('/', '_')}-v0", size=32)
     obs, info = env.reset(seed=0)
     assert set(obs) == {"pixels", "goal_pixels"}, "proprioception is off by default"
     assert obs["pixels"].shape == (32, 32, 3)
