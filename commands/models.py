@@ -8,6 +8,8 @@ the README.
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from world_model.timm_encoder import make_encoder, timm_encoder
 from world_model.training import Checkpoints
 
 MODEL = "model"
+MODULES_VARIABLE = "JEPA_MODULES"  # modules with commas that a data file's environment may import
+TRUSTED_MODULES = ("gymnasium_robotics", "ogbench")
 
 
 def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> None:
@@ -194,13 +198,29 @@ def check_actions(actions: ActionSpec, info: StoreInfo, source: str) -> None:
 
 
 def open_reader(data: Any, on_damaged: str = "error") -> Any:
-    """Open trajectory files given as a path, a list of paths, a glob, or a run folder of `jepa collect`."""
+    """Open trajectory files given as a path, a list of paths, a glob, or a run folder of `jepa collect`.
+
+    UsageError where one names an environment of a module that would be imported (gym/MODULE:ID) and is not trusted.
+    """
     from commands.collect import FILE
     from data.store import Reader, StoreError
 
     paths = [data] if isinstance(data, str) else list(data)
     full = [str(Path(path) / FILE) if Path(path).is_dir() else str(path) for path in paths]
     try:
-        return Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)
+        reader = Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)
     except StoreError as error:
         raise RunError(str(error)) from error
+    check_module(reader.info.env_id)
+    return reader
+
+
+def check_module(env_id: str) -> None:
+    """UsageError if a file's environment lies in a module that nobody has named but the file."""
+    module = env_id.removeprefix(envs.GYM).rpartition(":")[0]
+    trusted = (*TRUSTED_MODULES, *os.environ.get(MODULES_VARIABLE, "").split(","))
+    if env_id.startswith(envs.GYM) and module and module not in trusted and module not in sys.modules:
+        raise UsageError(
+            f"the data's environment {env_id} is in the module {module}, which would be imported and run: if you trust "
+            f"it, set {MODULES_VARIABLE}={module}"
+        )
