@@ -22,6 +22,7 @@ from commands.errors import UsageError, listed, nearest
 from commands.plan import flops_of, peak_mib, planner_parts
 from commands.runs import RunFolder, write_json
 from envs.render_bench import bench_render
+from planners.costs import aimed
 from world_model import masking
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
@@ -203,7 +204,8 @@ def plan(config: dict[str, Any]) -> list[Row]:
 
     def once(number: int) -> Any:
         with torch.no_grad():
-            context, goal = dynamics.observe(frames, past, valid, felt), dynamics.encode_goal(frames[:, 0])
+            context = dynamics.observe(frames, past, valid, felt)
+            goal = aimed(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
     seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))

@@ -57,7 +57,13 @@ NO_PART = (
 
 # Keys that are younger than the first finished cells, with the value that leaves everything as it was before them: a
 # cell that has it keeps its hash.
-ADDED = {"dynamics.proprio_model": "none"}
+ADDED = {
+    "dynamics.proprio_model": "none",
+    "planner.cost.change_penalty": 0.0,
+    "planner.cost.token_keep": 1.0,
+    "planner.mpc.reached_cost": 0.0,
+    "planner.mpc.subgoal_steps": 0,
+}
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,8 @@ def _composed(command: str, words: list[str]) -> Any:
 
 
 def _options(loader: Any, group: str) -> list[str]:
-    return sorted(loader.get_group_options(group.partition("@")[0]))
+    """The choices of a group: its files, but for those that only others take in (_shared.yaml)."""
+    return sorted(name for name in loader.get_group_options(group.partition("@")[0]) if not name.startswith("_"))
 
 
 def _offered(loader: Any, group: str, groups: dict[str, str]) -> list[str]:

@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
 from planners.protocol import Planner
-from planners.sampling import Proposal, score
+from planners.sampling import Proposal
+from planners.scoring import score
 
 from .point_mass import PointContext, PointMass, views
 
@@ -266,6 +267,7 @@ def test_a_model_that_cannot_serve_the_cost_or_the_horizon_is_named():
         {"momentum_std": -0.1},
         {"std_min": -1.0},
         {"early_stop_std": 0.05},
+        {"early_stop_std": -1.0},
     ],
 )
 def test_a_cem_that_cannot_be_is_refused_by_name(wrong):
