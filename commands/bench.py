@@ -1,4 +1,5 @@
-"""`jepa bench render | load | pretrain | posttrain | plan`: speed, with the limit beside it, as a table and JSON.
+"""`jepa bench render | load | pretrain | posttrain | plan | planners`: speed, with the limit beside it, as a table and
+JSON; of planners regret against compute (`commands.bench_planners`).
 
 Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
 is a large matrix product measured in the same run.
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 import envs
-from commands import posttrain, pretrain, registry
+from commands import bench_planners, posttrain, pretrain, registry
 from commands.bench_official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
@@ -31,6 +32,7 @@ from world_model.pretrain import PretrainModel
 from world_model.training import keep_freed_memory, make_optimizer, resolved_precision, train_step
 
 NUM_ENVIRONMENTS = 50
+PLANNERS = "planners"  # not a matter of speed, and so no part of what=all
 Row = dict[str, Any]
 
 
@@ -46,8 +48,9 @@ def check(config: dict[str, Any]) -> None:
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     """Measure, print a table, write bench.json."""
     keep_freed_memory()
-    names = list(BENCHES) if config["what"] == "all" else [config["what"]]
-    console.say(_sizes(config))
+    names = [name for name in BENCHES if name != PLANNERS] if config["what"] == "all" else [config["what"]]
+    if PLANNERS not in names:
+        console.say(_sizes(config))
     rows = []
     for name in names:
         for row in BENCHES[name](config):
@@ -59,6 +62,9 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         )
     )
     write_json(folder.path / "bench.json", rows)
+    if PLANNERS in names:
+        bench_planners.write(rows, folder.path)
+        console.say(f"plot and table: {folder.path / 'planners.png'}, {folder.path / 'planners.md'}")
     folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
 
 
@@ -225,6 +231,7 @@ BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "pretrain": stage1,
     "posttrain": stage2,
     "plan": plan,
+    PLANNERS: bench_planners.planners,
 }
 
 

@@ -155,7 +155,7 @@ class DescendingPlanner(BasePlanner):
         shape = (config.samples, *proposal.mean_BKA.shape[1:])
         noise = candidate_noise(draws.at(0), shape, colour_of(config, spec))
         start = candidates(proposal, noise, low_A, high_A, config.include_mean)
-        start = mid_A + half_A * self.allowed((start - mid_A) / half_A, spec.action_dim)
+        start = (mid_A + half_A * self.allowed((start - mid_A) / half_A, spec.action_dim)).clamp(low_A, high_A)
 
         def step(x: Tensor, slope: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
             return self.nudged(*self.step(x, slope, memory, number, spec.action_dim), draws.at(number), number)
