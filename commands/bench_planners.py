@@ -29,6 +29,7 @@ SWEPT_AT = (256, 1024)
 INSTANCES = 16  # starts and goals of a problem
 SEEDS = 2  # draws a planner makes for each
 TRIES = 16  # settings a planner is swept over
+LONG = 40_000  # candidates of a search that stands for the optimum
 TUNING, TESTING = 1, 2  # seeds of the instances
 FLOOR = 1e-4  # regret below which two planners count as equally good when settings are chosen
 
@@ -50,10 +51,18 @@ TASKS = {
 }
 
 # What is swept: {planner: {setting: values}}; `elites` and `keep_elites` are shares of the samples.
-_DRAWN = {"std_init": [0.2, 0.4, 0.7, 1.0], "noise_beta": [0.0, 1.0, 2.0, 3.0], "return_best": [True, False]}
-_REFIT = {"elites": [0.05, 0.1, 0.2], "std_min": [0.0, 0.01, 0.05], "momentum_mean": [0.0, 0.2]}
+_DRAWN: dict[str, list[Any]] = {
+    "std_init": [0.2, 0.4, 0.7, 1.0],
+    "noise_beta": [0.0, 1.0, 2.0, 3.0],
+    "return_best": [True, False],
+}
+_REFIT: dict[str, list[Any]] = {"elites": [0.05, 0.1, 0.2], "std_min": [0.0, 0.01, 0.05], "momentum_mean": [0.0, 0.2]}
 _REFIT |= {"momentum_std": [0.0, 0.2], "keep_elites": [0.0, 0.03]}
-_SLOPE = {"iterations": [8, 16, 32, 64], "learning_rate": [0.05, 0.1, 0.2, 0.4], "lr_end": [0.01, 0.1]}
+_SLOPE: dict[str, list[Any]] = {
+    "iterations": [8, 16, 32, 64],
+    "learning_rate": [0.05, 0.1, 0.2, 0.4],
+    "lr_end": [0.01, 0.1],
+}
 SPACE: dict[str, dict[str, list[Any]]] = {
     "cem": {**_DRAWN, **_REFIT, "iterations": [2, 4, 8, 16]},
     "icem": {**_DRAWN, **_REFIT, "iterations": [2, 4, 8, 16], "shrink": [1.0, 1.1, 1.25], "keep_elites": [0.02, 0.05]},
@@ -171,9 +180,9 @@ def long_search(task: Task, seed: int) -> Tensor:
     descents = {"iterations": 200, "learning_rate": 0.2, "lr_end": 0.01, "std_init": 1.0, "noise_beta": 2.0}
     refined = {"iterations": 20, "elites": 0.05, "refined": 0.05, "steps": 8, "noise_beta": 2.0, "std_min": 0.0}
     found = [
-        solved("gradient", descents, 40_000, task, seed)[0].cost_B,
-        solved("cem_gradient", refined, 40_000, task, seed)[0].cost_B,
-        solved("cem", {"iterations": 40, "elites": 0.05, "noise_beta": 2.0, "std_min": 0.0}, 40_000, task, seed)[
+        solved("gradient", descents, LONG, task, seed)[0].cost_B,
+        solved("cem_gradient", refined, LONG, task, seed)[0].cost_B,
+        solved("cem", {"iterations": 40, "elites": 0.05, "noise_beta": 2.0, "std_min": 0.0}, LONG, task, seed)[
             0
         ].cost_B,
     ]

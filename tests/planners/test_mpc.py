@@ -193,6 +193,19 @@ def test_elites_that_come_with_a_plan_go_shifted_into_the_next_search():
     assert torch.equal(given[:, 1], given[:, 0] + 0.5)
 
 
+def test_a_cost_that_compares_some_tokens_is_told_which_before_every_plan():
+    class Watching(Scripted):
+        def plan(self, dynamics, context, goal, cost, **kwargs):
+            assert goal.view("focus").tolist() == [[0], [0]]  # the only token there is
+            return super().plan(dynamics, context, goal, cost, **kwargs)
+
+    planner = Watching()
+    agent = MPC(PointMass(), planner, GoalCost(view="tokens", token_keep=0.5), MPCConfig(subgoal_steps=2))
+    run(agent=agent, steps=3)
+    run(agent=agent, steps=3, goal=SUBGOALS)
+    assert len(planner.calls) == 6
+
+
 def test_numpy_in_gives_numpy_out_and_frames_are_copied():
     dynamics = PointMass(history=2)
     agent = MPC(dynamics, Scripted(), COST)
