@@ -1,7 +1,7 @@
 """`jepa bench planners`: how near to the optimum each planner comes for how much imagining, where nothing is learned.
 
 Four problems of a point with inertia (`planners.point_mass`): a quadratic cost, the same where action bounds bind
-(optima known: least squares, with bounds), a soft disc in the way with two ways around it, and a disc whose cost has
+(optima known: least squares, with bounds), soft discs in the way with many ways between them, and discs whose cost has
 no slope (optima: the best that any planner of the table, or a far longer search, ever found). Regret is cost above
 the optimum, over that of doing nothing. Settings are those of `TUNED`, found by `sweep=true` (docs/planners.md).
 """
@@ -25,7 +25,8 @@ from planners.protocol import Plan, Views
 
 HORIZON = 12
 BUDGETS = (64, 256, 1024, 4096)  # whole imagined candidates a plan; a differentiated one counts twice
-SWEPT_AT = (256, 1024)
+SWEPT_AT = (256,)
+LEAST_SAMPLES = 16  # an iteration; where the budget is too small for that, there are fewer iterations
 INSTANCES = 16  # starts and goals of a problem
 SEEDS = 2  # draws a planner makes for each
 TRIES = 16  # settings a planner is swept over
@@ -43,11 +44,13 @@ class Task:
     exact: bool
 
 
+# Between starts and goals; every gap is a way, and near every way there is a worse one.
+DISCS = ((-0.45, 0.1, 0.4), (0.1, -0.45, 0.4), (0.15, 0.55, 0.4), (-0.35, -0.85, 0.4), (0.65, 0.05, 0.35))
 TASKS = {
     "quadratic": Task(PointCost(), 6.0, True),
     "bounds": Task(PointCost(effort=0.01), 0.7, True),
-    "two ways": Task(PointCost(radius=0.7), 2.0, False),
-    "wall": Task(PointCost(radius=0.7, wall=True), 2.0, False),
+    "many ways": Task(PointCost(discs=DISCS), 2.0, False),
+    "walls": Task(PointCost(discs=DISCS, height=3.0, wall=True), 2.0, False),
 }
 
 # What is swept: {planner: {setting: values}}; `elites` and `keep_elites` are shares of the samples.
@@ -76,7 +79,14 @@ SPACE: dict[str, dict[str, list[Any]]] = {
         "elites": [0.0, 0.1],
     },
     "predictive_sampling": {**_DRAWN, "iterations": [2, 4, 8, 16, 32], "std_decay": [0.6, 0.75, 0.9, 1.0]},
-    "gradient": {**_DRAWN, **_SLOPE, "momentum": [0.7, 0.9], "bounds": ["clamp", "tanh"], "noise": [0.0, 0.05]},
+    "gradient": {
+        **_DRAWN,
+        **_SLOPE,
+        "momentum": [0.7, 0.9],
+        "square_momentum": [0.9, 0.99],
+        "bounds": ["clamp", "tanh"],
+        "noise": [0.0, 0.05],
+    },
     "projected_gradient": {**_DRAWN, **_SLOPE, "momentum": [0.0, 0.5, 0.8]},
     "cem_gradient": {
         **_DRAWN,
@@ -92,13 +102,95 @@ SPACE: dict[str, dict[str, list[Any]]] = {
         "optimizer": ["CMA", "DE", "TwoPointsDE", "PSO"],
     },
 }
-TUNED: dict[str, dict[str, Any]] = {}
+# What `sweep=true` finds; of nevergrad, an extra, a guess.
+TUNED: dict[str, dict[str, Any]] = {
+    "cem": {
+        "std_init": 0.7,
+        "noise_beta": 1.0,
+        "return_best": False,
+        "elites": 0.05,
+        "std_min": 0.05,
+        "momentum_mean": 0.0,
+        "momentum_std": 0.2,
+        "keep_elites": 0.03,
+        "iterations": 8,
+    },
+    "icem": {
+        "std_init": 0.7,
+        "noise_beta": 1.0,
+        "return_best": False,
+        "elites": 0.05,
+        "std_min": 0.05,
+        "momentum_mean": 0.0,
+        "momentum_std": 0.2,
+        "keep_elites": 0.05,
+        "iterations": 16,
+        "shrink": 1.0,
+    },
+    "mppi": {
+        "std_init": 1.0,
+        "noise_beta": 2.0,
+        "return_best": False,
+        "iterations": 4,
+        "temperature": 0.1,
+        "update_std": True,
+        "std_min": 0.0,
+        "momentum": 0.0,
+        "elites": 0.0,
+    },
+    "predictive_sampling": {
+        "std_init": 0.2,
+        "noise_beta": 2.0,
+        "return_best": False,
+        "iterations": 32,
+        "std_decay": 0.9,
+    },
+    "gradient": {
+        "std_init": 0.4,
+        "noise_beta": 3.0,
+        "return_best": True,
+        "iterations": 32,
+        "learning_rate": 0.2,
+        "lr_end": 0.1,
+        "momentum": 0.9,
+        "bounds": "clamp",
+        "noise": 0.0,
+    },
+    "projected_gradient": {
+        "std_init": 0.4,
+        "noise_beta": 3.0,
+        "return_best": True,
+        "iterations": 64,
+        "learning_rate": 0.1,
+        "lr_end": 0.01,
+        "momentum": 0.8,
+    },
+    "cem_gradient": {
+        "std_init": 0.7,
+        "noise_beta": 1.0,
+        "return_best": False,
+        "elites": 0.05,
+        "std_min": 0.05,
+        "momentum_mean": 0.0,
+        "momentum_std": 0.2,
+        "keep_elites": 0.03,
+        "iterations": 8,
+        "refined": 0.05,
+        "steps": 8,
+        "learning_rate": 0.05,
+    },
+    "nevergrad": {
+        "iterations": 16,
+        "std_init": 0.4,
+        "optimizer": "CMA",
+    },
+}
 
 
 def cases(task: Task, seed: int) -> tuple[State, Views]:
-    """Starts left of the disc, goals right of it, with some height, SEEDS times each; at rest."""
+    """Starts left of the discs, goals right of them, with some height, SEEDS times each; at rest."""
     rng = np.random.default_rng(seed)
-    heights = rng.uniform(-0.3, 0.3, (INSTANCES, 2))
+    heights = rng.uniform(-0.5, 0.5, (INSTANCES, 2))
     start, goal = np.zeros((INSTANCES, 4)), np.zeros((INSTANCES, 4))
     start[:, 0], goal[:, 0] = rng.uniform(-1.4, -1.0, INSTANCES), rng.uniform(1.0, 1.4, INSTANCES)
     start[:, 1], goal[:, 1] = heights.T
@@ -109,16 +201,19 @@ def cases(task: Task, seed: int) -> tuple[State, Views]:
 def made(name: str, settings: Mapping[str, Any], budget: int) -> Any:
     """The planner with as many samples as the budget allows; shares become numbers."""
     config = dict(settings)
+    descent = name in ("gradient", "projected_gradient")
+    least = 2 if descent else LEAST_SAMPLES + (2 * config["steps"] + 1 if name == "cem_gradient" else 0)
+    config["iterations"] = max(1, min(config["iterations"], budget // least - descent))
     per_iteration = budget / config["iterations"]
     samples = per_iteration
-    if name in ("gradient", "projected_gradient"):
+    if descent:
         samples = budget / (2 * config["iterations"] + 1)
     elif name == "cem_gradient":
         samples = per_iteration / (1 + config["refined"] * (2 * config["steps"] + 1))
     elif name == "icem":
         sizes = [config["shrink"] ** -number for number in range(config["iterations"])]
         samples = budget / sum(sizes)
-    config["samples"] = max(4 if name not in ("gradient", "projected_gradient") else 1, int(samples))
+    config["samples"] = max(1 if descent else 4, int(samples))
     for key, least in (("elites", 2), ("keep_elites", 0), ("refined", 1)):
         if isinstance(config.get(key), float) and config[key]:
             config[key] = max(least, round(config[key] * config["samples"]))

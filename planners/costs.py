@@ -173,8 +173,8 @@ class GoalCost:
             x = x.narrow(step_axis, x.shape[step_axis] - 1, 1)
         if self.token_keep < 1:
             chosen = goal.view(FOCUS)  # planning goes through `aimed`, which sees to it that this is there
-            g = g.take_along_dim(chosen[..., None], dim=-2)
-            x = x.take_along_dim(chosen[:, None, None, :, None], dim=-2)
+            g = _take(g, chosen[:, :, None])
+            x = _take(x, chosen[:, None, None, :, None])
         if self.distance is None:
             d = feature_distance(x, g, self.metric, num_features)
         else:
@@ -201,6 +201,11 @@ class GoalCost:
         else:
             cost = power_mean(d_BSK, self.power)
         return cost + self.last_weight * last if self.last_weight else cost
+
+
+def _take(tokens: Tensor, index: Tensor) -> Tensor:
+    """Chosen tokens along the last axis but one; draws, an axis in front, share the choice."""
+    return tokens.take_along_dim(index[(None,) * (tokens.ndim - index.ndim)], dim=-2)
 
 
 def aimed(dynamics: Dynamics, cost: Cost, goal: Goal, frames_BHWC: Tensor) -> Goal:

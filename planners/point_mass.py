@@ -64,15 +64,16 @@ class DoubleIntegrator:
 
 @dataclass(frozen=True)
 class PointCost:
-    """mean_k |p_k - g|^2 + stop |v_K|^2 + effort mean_k |a_k|^2, and a disc around the origin that costs.
+    """mean_k |p_k - g|^2 + stop |v_K|^2 + effort mean_k |a_k|^2, and discs that cost.
 
-    radius: of the disc, 0: none. wall: each step inside costs 1 over K wherever it is (no slope leads out), else
-    4 (1 - |p| / radius)^2 over K.
+    discs: (x, y, radius) of each. A step inside of one costs height (1 - distance to its centre / radius)^2 over K;
+    with `wall` it costs height over K wherever it is inside, and no slope leads out.
     """
 
     effort: float = 0.05
     stop: float = 0.5
-    radius: float = 0.0
+    discs: tuple[tuple[float, float, float], ...] = ()
+    height: float = 8.0
     wall: bool = False
     view: str = "pooled"
     keep: Keep = "path"
@@ -83,10 +84,11 @@ class PointCost:
         away = position - goal.view(self.view)[:, None, None, :2]
         cost = away.square().sum(-1).mean(-1) + self.stop * velocity[:, :, -1].square().sum(-1)
         cost = cost + self.effort * actions_BSKA.square().sum(-1).mean(-1)
-        if not self.radius:
-            return cost
-        depth = (1 - torch.linalg.vector_norm(position, dim=-1) / self.radius).clamp_min(0)
-        return cost + ((depth > 0).float() if self.wall else 4 * depth.square()).mean(-1)
+        for x, y, radius in self.discs:
+            centre = torch.tensor([x, y], device=position.device)
+            depth = (1 - torch.linalg.vector_norm(position - centre, dim=-1) / radius).clamp_min(0)
+            cost = cost + self.height * ((depth > 0).float() if self.wall else depth.square()).mean(-1)
+        return cost
 
 
 _: type[Dynamics] = DoubleIntegrator  # the type checker's proof that it speaks the protocol

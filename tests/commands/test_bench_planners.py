@@ -25,8 +25,8 @@ def test_nothing_within_bounds_is_below_the_exact_optimum_and_a_long_search_find
 def test_a_planner_imagines_what_its_budget_allows(name, monkeypatch):
     monkeypatch.setattr(bench, "INSTANCES", 2)
     for settings in bench.drawn(name, 6):
-        for budget in (256, 1024):
-            _, work = bench.solved(name, settings, budget, bench.TASKS["wall"], 3)
+        for budget in (64, 1024):
+            _, work = bench.solved(name, settings, budget, bench.TASKS["walls"], 3)
             # A mean that is returned is scored once more; a population keeps twice its elites.
             assert work <= 1.35 * budget + 8, (name, settings)
 
@@ -48,4 +48,4 @@ def test_the_command_writes_rows_a_table_and_a_plot(tmp_path, monkeypatch, capsy
     folder = tmp_path / "runs/bench/b"
     assert (folder / "planners.png").stat().st_size > 1000
     assert len((folder / "planners.md").read_text().splitlines()) == 2 + 4 * 2
-    assert "two ways, gradient" in capsys.readouterr().out
+    assert "many ways, gradient" in capsys.readouterr().out

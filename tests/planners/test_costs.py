@@ -207,6 +207,8 @@ def test_only_the_tokens_that_the_goal_changes_most_are_compared(metric):
             cost(Views({"tokens": imagined.view("tokens")[b : b + 1]}), aim.select(torch.tensor([b])), actions[b:])[0],
             want[0],
         )
+    twice = Views({"tokens": torch.stack([imagined.view("tokens")] * 2)})
+    assert torch.allclose(cost(twice, aim, actions), cost(imagined, aim, actions)), "draws share the choice"
     assert GoalCost(view="tokens").focused(goal, Views({"tokens": seen})) is goal
 
 

@@ -23,6 +23,7 @@ from planners.sampling import Proposal
 from planners.scoring import Problem, score
 
 from .point_mass import PointContext, PointMass, views
+from .watch import Watch
 
 COST = GoalCost(reduce="sum", metric="l2")
 SMOOTH = GoalCost(reduce="sum", metric="sq_l2")
@@ -53,7 +54,7 @@ FINE = {  # settings with which each must come near the optimum
     "gradient": {"iterations": 60},
     "projected_gradient": {"iterations": 60, "lr_end": 0.01},
     "cem_gradient": {"samples": 64, "iterations": 8, "std_min": 0.0},
-    "nevergrad": {"samples": 50, "iterations": 25},
+    "nevergrad": {"samples": 60, "iterations": 40},
 }
 
 
@@ -153,6 +154,13 @@ def test_the_cost_of_a_plan_is_that_of_its_actions_and_the_history_has_an_entry_
         assert all(value.shape == (4,) for value in entry.values())
     best = torch.stack([entry["best"] for entry in found.history])
     assert (best.diff(dim=0) <= 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY if name != "nevergrad"])
+def test_an_iteration_never_waits_for_the_device(name):
+    with Watch() as watch:
+        plan(name, replace(FAMILY[name][1], chunk_elements=50, noise_beta=1.0), dynamics=PointMass(wind=0.1))
+    assert watch.count == 0
 
 
 CHANGES = {

@@ -6,6 +6,8 @@ import torch
 from planners.point_mass import DoubleIntegrator, PointCost, State
 from planners.protocol import Dynamics, Views
 
+DISCS = ((0.0, 0.0, 0.8), (0.5, 0.2, 0.6))
+
 
 def paths(horizon=4):
     generator = torch.Generator().manual_seed(0)
@@ -38,7 +40,7 @@ def test_work_is_counted_and_slopes_count_twice():
     assert dynamics.work == 24 + 48
 
 
-@pytest.mark.parametrize("cost", [PointCost(), PointCost(radius=0.8), PointCost(radius=0.8, wall=True)])
+@pytest.mark.parametrize("cost", [PointCost(), PointCost(discs=DISCS), PointCost(discs=DISCS, wall=True)])
 def test_a_cost_is_its_equation(cost):
     state, actions = paths()
     goal = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
@@ -50,8 +52,10 @@ def test_a_cost_is_its_equation(cost):
             for k in range(4):
                 p = imagined.view("pooled")[b, s, k, :2]
                 total += ((p - goal[b, :2]) ** 2).sum() / 4 + cost.effort * (actions[b, s, k] ** 2).sum() / 4
-                if cost.radius and p.norm() < cost.radius:
-                    total += (1.0 if cost.wall else 4 * (1 - p.norm() / cost.radius) ** 2) / 4
+                for x, y, radius in cost.discs:
+                    apart = (p - torch.tensor([x, y])).norm()
+                    if apart < radius:
+                        total += 8 * (1.0 if cost.wall else (1 - apart / radius) ** 2) / 4
             total += cost.stop * (imagined.view("pooled")[b, s, -1, 2:] ** 2).sum()
             assert got[b, s] == pytest.approx(float(total), rel=1e-4)
 
