@@ -42,7 +42,7 @@ def test_the_command_writes_rows_a_table_and_a_plot(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "INSTANCES", 2)
     monkeypatch.setattr(bench, "BUDGETS", (64,))
-    monkeypatch.setattr(bench, "LONG", 600)
+    monkeypatch.setattr(bench, "long_search", lambda task, seed: bench.idle(task, seed) - 4)
     monkeypatch.setattr(bench, "available", lambda: ["cem", "gradient"])
     assert main(["bench", "planners", "name=b"]) == 0
     folder = tmp_path / "runs/bench/b"
