@@ -1,4 +1,5 @@
-"""`jepa bench render | load | pretrain | posttrain | plan | rollout`: speed, with the limit beside it, as a table.
+"""`jepa bench render | load | pretrain | posttrain | plan | rollout | planners`: speed, with the limit beside it, as a
+table and JSON; of planners regret against compute (`commands.bench_planners`).
 
 Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
 is a large matrix product measured in the same run.
@@ -16,13 +17,14 @@ import numpy as np
 import torch
 
 import envs
-from commands import bench_rollout, posttrain, pretrain, registry
+from commands import bench_planners, bench_rollout, posttrain, pretrain, registry
 from commands.bench_official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
 from commands.plan import flops_of, peak_mib, planner_parts
 from commands.runs import RunFolder, write_json
 from envs.render_bench import bench_render
+from planners.costs import aimed
 from world_model import masking
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
@@ -37,6 +39,7 @@ from world_model.training import (
 )
 
 NUM_ENVIRONMENTS = 50
+PLANNERS = "planners"  # not a matter of speed, and so no part of what=all
 Row = dict[str, Any]
 
 
@@ -52,8 +55,9 @@ def check(config: dict[str, Any]) -> None:
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     """Measure, print a table, write bench.json."""
     keep_freed_memory()
-    names = list(BENCHES) if config["what"] == "all" else [config["what"]]
-    console.say(_sizes(config))
+    names = [name for name in BENCHES if name != PLANNERS] if config["what"] == "all" else [config["what"]]
+    if PLANNERS not in names:
+        console.say(_sizes(config))
     rows = []
     for name in names:
         for row in BENCHES[name](config):
@@ -65,6 +69,9 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         )
     )
     write_json(folder.path / "bench.json", rows)
+    if PLANNERS in names:
+        bench_planners.write(rows, folder.path)
+        console.say(f"plot and table: {folder.path / 'planners.png'}, {folder.path / 'planners.md'}")
     folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
 
 
@@ -209,7 +216,8 @@ def plan(config: dict[str, Any]) -> list[Row]:
 
     def once(number: int) -> Any:
         with torch.no_grad():
-            context, goal = dynamics.observe(frames, past, valid, felt), dynamics.encode_goal(frames[:, 0])
+            context = dynamics.observe(frames, past, valid, felt)
+            goal = aimed(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
     seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))
@@ -249,6 +257,7 @@ BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "posttrain": stage2,
     "plan": plan,
     "rollout": rollout,
+    PLANNERS: bench_planners.planners,
 }
 
 

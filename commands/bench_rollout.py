@@ -18,7 +18,8 @@ from torch import Tensor
 from commands.plan import flops_of
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
-from planners.sampling import Proposal, score
+from planners.sampling import Proposal
+from planners.scoring import score
 from world_model.dynamics import ActionSpec, DynamicsConfig, FrameViews, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.predictor import PredictorConfig
@@ -149,7 +150,11 @@ def compared(setting: Setting, device: torch.device, repeats: int = 3) -> Compar
         contexts = [side.observe(frames[:, :-1], past, valid) for side in sides]
 
     def planned(which: int) -> RecordingCEM:
-        planner = RecordingCEM(CEMConfig(setting.samples, setting.iterations, STEPS, elites=setting.samples // 10))
+        planner = RecordingCEM(
+            CEMConfig(
+                samples=setting.samples, iterations=setting.iterations, horizon=STEPS, elites=setting.samples // 10
+            )
+        )
         planner.plan(sides[which], contexts[which], goal, cost, seeds=[0])
         return planner
 

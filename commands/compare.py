@@ -67,6 +67,10 @@ ADDED = {
     **{f"protocol.{key}": value for key, value in (("judge", "any"), ("thresholds", {}), ("keep_solved", False))},
     "protocol.says": "",
     "env.factors": [],
+    "planner.cost.change_penalty": 0.0,
+    "planner.cost.token_keep": 1.0,
+    "planner.mpc.reached_cost": 0.0,
+    "planner.mpc.subgoal_steps": 0,
     "pretrain.compile": False,
     "posttrain.compile": False,
 }

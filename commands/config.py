@@ -228,7 +228,8 @@ def _composed(command: str, words: list[str]) -> Any:
 
 
 def _options(loader: Any, group: str) -> list[str]:
-    """Return the choices of a group, those in folders of it as "folder/choice"."""
+    """The choices of a group: its files, but for those that only others take in (_shared.yaml), and those in folders of
+    it as "folder/choice"."""
     from hydra.core.object_type import ObjectType
 
     group = group.partition("@")[0]
@@ -237,7 +238,7 @@ def _options(loader: Any, group: str) -> list[str]:
         for folder in loader.get_group_options(group, ObjectType.GROUP)
         for choice in loader.get_group_options(f"{group}/{folder}")
     ]
-    return sorted(loader.get_group_options(group)) + sorted(inner)
+    return sorted(name for name in loader.get_group_options(group) if not name.startswith("_")) + sorted(inner)
 
 
 def _offered(loader: Any, group: str, groups: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import envs
 from commands import evaluation, photo, registry
-from commands.config import build
+from commands.config import build, standard
 from commands.console import Console
 from commands.errors import UsageError
 from commands.evaluation import Cases, ProtocolConfig, RandomPolicy, Rollouts, Setting, ZeroPolicy
@@ -28,7 +28,7 @@ from commands.report import planning_report, write_videos
 from commands.runs import RunFolder, plain, write_atomic, write_json
 from envs.tasks import TaskSpec
 from envs.vector import VectorGoalEnv
-from planners.costs import GoalCost
+from planners.costs import GoalCost, aimed
 from planners.mpc import MPC, MPCConfig
 from world_model.dynamics import LatentDynamics
 from world_model.training import keep_freed_memory
@@ -144,13 +144,12 @@ def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[
         dynamics = OracleDynamics(env, with_model, planner.horizon, workers, model.spec.frame_skip)
         if own_cost:
             small = protocol.oracle_cost
-            search = replace(planner.config, samples=small.samples, elites=small.elites, iterations=small.iterations)
-            policy = OraclePolicy(
-                dynamics, type(planner)(search), cost, replace(mpc, receding_steps=small.receding_steps)
-            )
+            less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
+            brief = replace(mpc, receding_steps=small.receding_steps)
+            policy = OraclePolicy(dynamics, oracle_planner(planner, less), cost, brief)
             return play(policy, ORACLE_COST_ROW, cases.first(small.episodes))
-        true_cost = replace(cost, view="truth", distance=truth_distance(task))
-        return play(OraclePolicy(dynamics, planner, true_cost, mpc), ORACLE_ROW)
+        true_cost = replace(cost, view="truth", token_keep=1.0, distance=truth_distance(task))
+        return play(OraclePolicy(dynamics, oracle_planner(planner, {}), true_cost, mpc), ORACLE_ROW)
 
     rows: dict[str, Any] = {
         MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=config["videos"]),
@@ -162,6 +161,20 @@ def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[
     if protocol.oracle_cost.episodes:
         rows[ORACLE_COST_ROW] = lambda: oracle(own_cost=True)
     return rows
+
+
+def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
+    """The planner as the simulator can serve it, with the settings `less` that it has: the simulator gives no
+    gradients, so that CEM of the same horizon stands in for planners that follow some."""
+    if planner.needs_gradient:
+        given = standard("plan").config["planner"]
+        rest = {key: value for key, value in given.items() if key not in ("cost", "mpc")}
+        planner = registry.made("planner", {**rest, "horizon": planner.horizon})
+    own = {field.name for field in fields(planner.config)}
+    settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}
+    if less and "keep_elites" in own:
+        settings["keep_elites"] = min(planner.config.keep_elites, less["elites"])
+    return type(planner)(replace(planner.config, **settings))
 
 
 def truth_distance(task: TaskSpec) -> Any:
@@ -183,7 +196,8 @@ def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
         with torch.no_grad():
             valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
             context = model.observe(frames, past, valid, torch.zeros(1, spec.history, model.config.proprio_dim))
-            return planner.plan(model, context, model.encode_goal(frames[:, 0]), cost, seeds=[0])
+            goal = aimed(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
+            return planner.plan(model, context, goal, cost, seeds=[0])
 
     return flops_of(once)
 

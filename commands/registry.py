@@ -29,7 +29,20 @@ class Entry:
 
 
 ENTRIES: dict[str, dict[str, Entry]] = {
-    "planner": {"cem": Entry("planners.cem:CEMConfig", "planners.cem:CEM")},
+    "planner": {
+        "cem": Entry("planners.cem:CEMConfig", "planners.cem:CEM"),
+        "cem_gradient": Entry("planners.cem_gradient:CEMGradientConfig", "planners.cem_gradient:CEMGradient"),
+        "gradient": Entry("planners.gradient:GradientConfig", "planners.gradient:Gradient"),
+        "icem": Entry("planners.icem:ICEMConfig", "planners.icem:ICEM"),
+        "mppi": Entry("planners.mppi:MPPIConfig", "planners.mppi:MPPI"),
+        "nevergrad": Entry("planners.nevergrad_search:NevergradConfig", "planners.nevergrad_search:Nevergrad"),
+        "predictive_sampling": Entry(
+            "planners.predictive_sampling:PredictiveSamplingConfig", "planners.predictive_sampling:PredictiveSampling"
+        ),
+        "projected_gradient": Entry(
+            "planners.projected_gradient:ProjectedGradientConfig", "planners.projected_gradient:ProjectedGradient"
+        ),
+    },
 }
 
 

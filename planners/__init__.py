@@ -1,7 +1,8 @@
 """Planners: from a world model, a goal and a cost to actions. Knows the Dynamics protocol and nothing else.
 
-Read in this order: protocol (what meets here), costs, sampling (candidates, scoring, the one search loop),
-cem (an update rule), mpc (frames in, actions out).
+Read in this order: protocol (what meets here), costs, scoring (imagine and judge, in chunks), sampling (candidates, the
+one search loop), cem (an update rule), mpc (frames in, actions out). The other rules: icem, mppi,
+predictive_sampling, gradient, projected_gradient, cem_gradient, nevergrad_search. docs/planners.md compares them.
 """
 
 from planners.cem import CEM, CEMConfig

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingPlanner, SearchConfig, finite_mean
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, not_negative, share
+from planners.scoring import finite_mean
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class CEMConfig(SearchConfig):
 
     elites: how many of the best candidates are refitted. std_min: floor of the standard deviation, as a
     fraction of half the action range. keep_elites: how many elites take part in the next iteration again.
+    early_stop_std: an environment whose largest standard deviation falls below this fraction of half the
+    range is frozen, 0: never.
     """
 
     elites: int = 20
@@ -29,6 +32,7 @@ class CEMConfig(SearchConfig):
     momentum_mean: float = 0.1
     momentum_std: float = 0.1
     keep_elites: int = 0
+    early_stop_std: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,16 +40,35 @@ class CEMConfig(SearchConfig):
             raise ValueError(f"planner elites is {self.elites}; choose 2 to samples = {self.samples}")
         if not 0 <= self.keep_elites <= min(self.elites, self.samples - 1):
             raise ValueError(f"planner keep_elites is {self.keep_elites}; choose 0 to elites ({self.elites})")
-        for key in ("momentum_mean", "momentum_std"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"planner {key} is {getattr(self, key)}; choose 0 to below 1")
-        if self.std_min < 0:
-            raise ValueError(f"planner std_min is {self.std_min}; it must not be negative")
+        share(self, "momentum_mean", "momentum_std")
+        not_negative(self, "std_min", "early_stop_std")
         if 0 < self.early_stop_std <= self.std_min:
             raise ValueError(
                 f"planner early_stop_std is {self.early_stop_std}, never below std_min {self.std_min}; "
                 "choose more, or 0 for no early stop"
             )
+
+
+def refit(config: CEMConfig, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+    """Mean and (unbiased) standard deviation of the elites, smoothed, floored.
+
+    Candidates of infinite cost are no elites; where too few are finite the last statistic stays.
+    """
+    elite_cost, index = cost_BS.topk(config.elites, dim=1, largest=False)
+    elites = actions_BSKA.take_along_dim(index[:, :, None, None], dim=1)
+    weight = elite_cost.isfinite().float()[:, :, None, None]
+    count = weight.sum(1)
+    mean = (weight * elites).sum(1) / count.clamp_min(1)
+    square = (weight * (elites - mean[:, None]).square()).sum(1)
+    std = (square / (count - 1).clamp_min(1)).sqrt()
+    mean = torch.where(count >= 1, mean, proposal.mean_BKA)
+    std = torch.where(count >= 2, std, proposal.std_BKA)
+    return Proposal(
+        mean_BKA=mean.lerp(proposal.mean_BKA, config.momentum_mean),
+        std_BKA=std.lerp(proposal.std_BKA, config.momentum_std).maximum(config.std_min * half_A),
+        kept_BEKA=elites[:, : config.keep_elites] if config.keep_elites else None,
+        elite_cost_B=finite_mean(elite_cost),
+    )
 
 
 class CEM(SamplingPlanner):
@@ -54,24 +77,11 @@ class CEM(SamplingPlanner):
     def __init__(self, config: CEMConfig | None = None) -> None:
         self.config: CEMConfig = config or CEMConfig()
 
-    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
-        """Mean and (unbiased) standard deviation of the elites, smoothed, floored.
+    @property
+    def early_stop_std(self) -> float:
+        """See CEMConfig."""
+        return self.config.early_stop_std
 
-        Candidates of infinite cost are no elites; where too few are finite the last statistic stays.
-        """
-        config = self.config
-        elite_cost, index = cost_BS.topk(config.elites, dim=1, largest=False)
-        elites = actions_BSKA.take_along_dim(index[:, :, None, None], dim=1)
-        weight = elite_cost.isfinite().float()[:, :, None, None]
-        count = weight.sum(1)
-        mean = (weight * elites).sum(1) / count.clamp_min(1)
-        square = (weight * (elites - mean[:, None]).square()).sum(1)
-        std = (square / (count - 1).clamp_min(1)).sqrt()
-        mean = torch.where(count >= 1, mean, proposal.mean_BKA)
-        std = torch.where(count >= 2, std, proposal.std_BKA)
-        return Proposal(
-            mean_BKA=mean.lerp(proposal.mean_BKA, config.momentum_mean),
-            std_BKA=std.lerp(proposal.std_BKA, config.momentum_std).maximum(config.std_min * half_A),
-            kept_BEKA=elites[:, : config.keep_elites] if config.keep_elites else None,
-            elite_cost_B=finite_mean(elite_cost),
-        )
+    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+        """See `refit`."""
+        return refit(self.config, proposal, actions_BSKA, cost_BS, half_A)

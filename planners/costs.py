@@ -20,24 +20,29 @@ The last-step cost is V-JEPA 2-AC's (arXiv 2506.09985, with the L1 metric); clos
 what small latent models reach goals with. `window` with m steps is the evaluation's "held for m steps"
 itself; `power` runs from the mean (p = 1) to the closest approach (p to -inf), counting steps not yet near
 between them. Everything is vectorised over B, S and K, float32, and differentiable.
+
+Most tokens of a picture show what is the same now and at the goal, whatever is done; their errors of prediction
+are noise in the cost. With `token_keep` below 1 only that share of tokens is compared in which the goal differs
+most from the present frame: `GoalCost.focused` picks them, anew for every plan.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from planners.protocol import VIEW_AXES, Goal, Imagined, Keep
+from planners.protocol import VIEW_AXES, Cost, Dynamics, Goal, Imagined, Keep, Spec, Views
 
 Metric = Literal["l1", "l2", "sq_l2", "cosine"]
 Reduce = Literal["last", "sum", "closest", "smallest", "window", "running_min", "power"]
 Distance = Callable[[Tensor, Tensor], Tensor]
 
+FOCUS = "focus"  # the view in which a goal carries the tokens to compare, int64 [B, M]
 TINY = 1e-6  # floor under a logarithm or a division
 
 
@@ -82,7 +87,9 @@ class GoalCost:
     view: the view that is compared. metric: see `feature_distance`; unused where `distance` is given.
     reduce: see the table. steps: m of `smallest` and `window` (at most K counts). power: p of `power`.
     last_weight, path_weight: of the table's extra terms, where it has them. action_penalty: times the mean
-    square of the actions, environment units.
+    square of the actions, environment units; change_penalty: times the mean square of the change from one
+    environment action to the next. token_keep: share of tokens that is compared; see the top of this file.
+    action_dim: numbers in one environment action, 0: a whole block (`fitted` sets it).
     distance: (imagined_view, goal_view) -> d_BSK in place of the metric, such as a task's true distance on
     the `truth` view; the goal view comes as [B, 1, 1, ...], ready to broadcast.
     """
@@ -95,6 +102,9 @@ class GoalCost:
     last_weight: float = 0.0
     path_weight: float = 0.1
     action_penalty: float = 0.0
+    change_penalty: float = 0.0
+    token_keep: float = 1.0
+    action_dim: int = field(default=0, repr=False)
     distance: Distance | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,9 +113,13 @@ class GoalCost:
                 raise ValueError(f"cost {key} is {getattr(self, key)!r}; choose one of {', '.join(choices)}")
         if self.steps < 1:
             raise ValueError(f"cost steps is {self.steps}; it must be at least 1")
-        for key in ("last_weight", "path_weight", "action_penalty"):
+        for key in ("last_weight", "path_weight", "action_penalty", "change_penalty"):
             if getattr(self, key) < 0:
                 raise ValueError(f"cost {key} is {getattr(self, key)}; it must not be negative")
+        if not 0 < self.token_keep <= 1:
+            raise ValueError(f"cost token_keep is {self.token_keep}; choose above 0 to 1 (1: all tokens)")
+        if self.token_keep < 1 and self.view != "tokens":
+            raise ValueError(f"cost token_keep is {self.token_keep} and view is {self.view!r}; it needs view=tokens")
 
     @property
     def keep(self) -> Keep:
@@ -117,7 +131,34 @@ class GoalCost:
         cost_BS = self.reduce_path(self.distances(imagined, goal))
         if self.action_penalty:
             cost_BS = cost_BS + self.action_penalty * actions_BSKA.square().mean((-1, -2))
+        if self.change_penalty:
+            steps = actions_BSKA.unflatten(-1, (-1, self.action_dim or actions_BSKA.shape[-1])).flatten(2, 3)
+            if steps.shape[2] > 1:
+                cost_BS = cost_BS + self.change_penalty * steps.diff(dim=2).square().mean((-1, -2))
         return cost_BS
+
+    def fitted(self, spec: Spec) -> GoalCost:
+        """This cost, told of what the model's action blocks are made."""
+        return replace(self, action_dim=spec.action_dim)
+
+    def focused(self, goal: Goal, seen: Goal) -> Goal:
+        """The goal with the tokens to compare: the share `token_keep` in which it differs most from the present
+        frame, `seen`, by the RMS over features. The goal itself where all are compared."""
+        if self.token_keep == 1:
+            return goal
+        tokens, now = goal.view("tokens"), seen.view("tokens")
+        change_BN = (tokens - now).float().square().mean(-1)
+        change_BN = change_BN.mean(0) if change_BN.ndim == 3 else change_BN
+        count = max(1, round(self.token_keep * change_BN.shape[-1]))
+        return Views({"tokens": tokens, FOCUS: change_BN.topk(count, dim=-1).indices})
+
+    def between(self, seen: Goal, goal: Goal) -> Tensor:
+        """d_B of observed frames, encoded as goals are, from goals: the distance of one step that is there."""
+        goal = self.focused(goal, seen)
+        here = seen.view(self.view)
+        axis = here.ndim - len(VIEW_AXES[self.view][1]) + 1
+        step = Views({self.view: here.unsqueeze(axis).unsqueeze(axis)})
+        return self.distances(step, goal)[:, 0, 0]
 
     def distances(self, imagined: Imagined, goal: Goal) -> Tensor:
         """d_BSK, the mean over draws E where the view has them; K = 1 where only the last step counts."""
@@ -130,6 +171,10 @@ class GoalCost:
         if self.keep == "last":
             step_axis = x.ndim - num_features - 1
             x = x.narrow(step_axis, x.shape[step_axis] - 1, 1)
+        if self.token_keep < 1:
+            chosen = goal.view(FOCUS)  # planning goes through `aimed`, which sees to it that this is there
+            g = _take(g, chosen[:, :, None])
+            x = _take(x, chosen[:, None, None, :, None])
         if self.distance is None:
             d = feature_distance(x, g, self.metric, num_features)
         else:
@@ -156,3 +201,15 @@ class GoalCost:
         else:
             cost = power_mean(d_BSK, self.power)
         return cost + self.last_weight * last if self.last_weight else cost
+
+
+def _take(tokens: Tensor, index: Tensor) -> Tensor:
+    """Chosen tokens along the last axis but one; draws, an axis in front, share the choice."""
+    return tokens.take_along_dim(index[(None,) * (tokens.ndim - index.ndim)], dim=-2)
+
+
+def aimed(dynamics: Dynamics, cost: Cost, goal: Goal, frames_BHWC: Tensor) -> Goal:
+    """The goal as a plan from these frames should see it: with the tokens to compare where the cost asks for some."""
+    if not isinstance(cost, GoalCost) or cost.token_keep == 1:
+        return goal
+    return cost.focused(goal, dynamics.encode_goal(frames_BHWC))

@@ -10,6 +10,9 @@ With frame_skip = 2 and receding_steps = 1:
     frame remembered    o_0                         o_1                         o_2
     plans               *                           *                           *
     action              block 0, 1st  block 0, 2nd  block 1, 1st  block 1, 2nd  ...
+
+Goals may be sequences of sub-goals: at every model step, an environment whose frame is near its sub-goal, or which
+has had it long enough, goes on to the next one; the next plan is for that.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.protocol import Context, Cost, Dynamics, Goal, Plan, Planner
-from planners.sampling import Tail, check_fit, shift_plan
+from planners.costs import GoalCost, aimed
+from planners.protocol import Context, Cost, Dynamics, FrameCost, Goal, Plan, Planner
+from planners.sampling import Tail, shift_plan
+from planners.scoring import check_fit
 
 Frames = Tensor | np.ndarray
 
@@ -33,30 +38,45 @@ Frames = Tensor | np.ndarray
 @dataclass(frozen=True)
 class MPCConfig:
     """receding_steps: model steps executed a plan. warm_start: begin a search at the shifted last plan, whose
-    freed `tail` repeats the last action or is zero."""
+    freed `tail` repeats the last action or is zero. For sequences of sub-goals, reached_cost: an environment goes
+    on once the cost's distance between its frame and the sub-goal is below this, 0: never for that;
+    subgoal_steps: model steps after which it goes on in any case, 0: never for that."""
 
     receding_steps: int = 1
     warm_start: bool = True
     tail: Tail = "repeat"
+    reached_cost: float = 0.0
+    subgoal_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.receding_steps < 1:
             raise ValueError(f"planner receding_steps is {self.receding_steps}; it must be at least 1")
         if self.tail not in get_args(Tail):
             raise ValueError(f"planner tail is {self.tail!r}; choose one of {', '.join(get_args(Tail))}")
+        for key in ("reached_cost", "subgoal_steps"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"planner {key} is {getattr(self, key)}; it must not be negative")
+
+
+def rows_of(plan: Plan) -> Tensor:
+    """What the next search may begin at: the plan [B,K,A], or with its elites behind it [B,1+E,K,A]."""
+    if plan.elites_BEKA is None:
+        return plan.actions_BKA
+    return torch.cat((plan.actions_BKA[:, None], plan.elites_BEKA), dim=1)
 
 
 class MPC:
     """The agent: `reset` with goal images, then `act` once an environment step.
 
     `last_plan` is the newest Plan, `plan_ms` the wall time of every plan since `reset` (encoding, planning
-    and the copy to the host that ends it).
+    and the copy to the host that ends it), `subgoal_B` which sub-goal each environment is at (on the device).
     """
 
     def __init__(self, dynamics: Dynamics, planner: Planner, cost: Cost, config: MPCConfig | None = None) -> None:
-        self.dynamics, self.planner, self.cost = dynamics, planner, cost
+        self.dynamics, self.planner = dynamics, planner
         self.config = config or MPCConfig()
         self.spec = dynamics.spec
+        self.cost: Cost = cost.fitted(self.spec) if isinstance(cost, GoalCost) else cost
         if self.config.receding_steps > planner.horizon:
             raise ValueError(
                 f"planner receding_steps is {self.config.receding_steps}; choose 1 to horizon = {planner.horizon}"
@@ -66,12 +86,22 @@ class MPC:
         self.plan_ms: list[float] = []
         self._goal: Goal | None = None
 
-    def reset(self, goal_frames_BHWC: Frames, seeds: Sequence[int]) -> None:
-        """Begin an episode in every environment. goal_frames_BHWC: uint8; seeds: one per environment."""
-        goal_frames = self._frames(goal_frames_BHWC, "goal image")
-        assert len(goal_frames) == len(seeds), (goal_frames.shape, len(seeds))
+    def reset(self, goal_frames: Frames, seeds: Sequence[int]) -> None:
+        """Begin an episode in every environment. goal_frames: uint8 [B,H,W,C], or [B,G,H,W,C] for G sub-goals one
+        after the other; seeds: one per environment.
+
+        Raises ValueError for several sub-goals where nothing would ever switch them.
+        """
+        self._count = goal_frames.shape[1] if goal_frames.ndim == 5 else 1
+        if self._count > 1:
+            self._check_switching()
+        flat = goal_frames.reshape(-1, *goal_frames.shape[2:]) if goal_frames.ndim == 5 else goal_frames
+        frames = self._frames(flat, "goal image")
+        assert len(frames) == len(seeds) * self._count, (goal_frames.shape, len(seeds))
         with torch.no_grad():
-            self._goal = self.dynamics.encode_goal(goal_frames)
+            self._goal = self.dynamics.encode_goal(frames)
+        self.subgoal_B = torch.zeros(len(seeds), dtype=torch.long, device=self.spec.device)
+        self._steps_at_B = torch.zeros_like(self.subgoal_B)
         self._seeds = tuple(int(seed) for seed in seeds)
         self._frames_seen: deque[Tensor] = deque(maxlen=self.spec.history)
         self._felt: deque[Tensor] = deque(maxlen=self.spec.history)
@@ -96,8 +126,10 @@ class MPC:
             self._frames_seen.append(frames)
             if self.spec.proprio != "none":
                 self._felt.append(self._state(proprio_BQ))
+            if self._count > 1 and self._step:
+                self._switch(self._goal, frames)
             if not self._queue:
-                self._plan(self._goal)
+                self._plan(self._current(self._goal))
             self._blocks_done.append(self._blocks_to_do.popleft())
         self._step += 1
         actions = self._queue.popleft()
@@ -109,9 +141,10 @@ class MPC:
         steps = self.config.receding_steps
         with torch.no_grad():
             context = self._observe()
+            goal = aimed(self.dynamics, self.cost, goal, self._frames_seen[-1])
         warm_start = None
         if self.config.warm_start and self.last_plan is not None:
-            warm_start = shift_plan(self.last_plan.actions_BKA, steps, self.config.tail)
+            warm_start = shift_plan(rows_of(self.last_plan), steps, self.config.tail)
         plan = self.planner.plan(
             self.dynamics,
             context,
@@ -128,6 +161,40 @@ class MPC:
         self._queue.extend(actions.transpose(0, 1).contiguous())
         self.last_plan = plan
         self.plan_ms.append(1e3 * (time.perf_counter() - began))
+
+    def _current(self, goals: Goal) -> Goal:
+        """The sub-goal of every environment, out of all B x G."""
+        if self._count == 1:
+            return goals
+        first = self._count * torch.arange(len(self._seeds), device=self.spec.device)
+        return goals.select(first + self.subgoal_B)
+
+    @torch.no_grad()
+    def _switch(self, goals: Goal, frames_BHWC: Tensor) -> None:
+        """Go on to the next sub-goal where this one is reached or its time is up; a model step has passed."""
+        self._steps_at_B = self._steps_at_B + 1
+        done = torch.zeros_like(self.subgoal_B, dtype=torch.bool)
+        if self.config.subgoal_steps:
+            done = self._steps_at_B >= self.config.subgoal_steps
+        if self.config.reached_cost:
+            assert isinstance(self.cost, FrameCost)
+            seen = self.dynamics.encode_goal(frames_BHWC)
+            done = done | (self.cost.between(seen, self._current(goals)) < self.config.reached_cost)
+        self._steps_at_B = self._steps_at_B.masked_fill(done, 0)
+        self.subgoal_B = (self.subgoal_B + done).clamp(max=self._count - 1)
+
+    def _check_switching(self) -> None:
+        config = self.config
+        if not config.reached_cost and not config.subgoal_steps:
+            raise ValueError(
+                f"{self._count} sub-goals and nothing to switch them by; set planner.mpc.reached_cost or "
+                "planner.mpc.subgoal_steps above 0"
+            )
+        if config.reached_cost and not isinstance(self.cost, FrameCost):
+            raise ValueError(
+                f"planner reached_cost is {config.reached_cost}, but this cost cannot compare a frame with a goal; set "
+                "planner.mpc.subgoal_steps instead"
+            )
 
     def _observe(self) -> Context:
         """The context of the frames and blocks so far, padded at the old end while the episode is young."""

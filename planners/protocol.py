@@ -221,6 +221,15 @@ class Cost(Protocol):
         ...
 
 
+@runtime_checkable
+class FrameCost(Cost, Protocol):
+    """A cost that can also compare an observed frame with the goal: what `MPC` switches sub-goals by."""
+
+    def between(self, seen: Goal, goal: Goal) -> Tensor:
+        """d_B between observed frames, encoded as goals are, and goals."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a planner returns, on the dynamics' device.
@@ -229,11 +238,13 @@ class Plan:
     history: one dict per iteration of [B] tensors: `best` (so far), `mean` (over candidates), `elite_mean`
     (costs; inf where no candidate was finite), `std` (of the actions, as a fraction of half their range).
     They stay on the device: reading them synchronises, planning does not.
+    elites_BEKA: good candidates that the next plan's search may begin with, from planners that carry them over.
     """
 
     actions_BKA: Tensor
     cost_B: Tensor
     history: list[dict[str, Tensor]] = field(default_factory=list)
+    elites_BEKA: Tensor | None = None
 
 
 class Planner(Protocol):
@@ -257,8 +268,9 @@ class Planner(Protocol):
     ) -> Plan:
         """One plan per environment.
 
-        seeds: B of them, one per environment (its episode's). warm_start: actions_BKA to begin at, usually
-        the last plan, shifted. replan: how many plans the episode has had; with the seed it keys the draws.
+        seeds: B of them, one per environment (its episode's). warm_start: actions_BKA to begin at, usually the
+        last plan, shifted; or [B,1+E,K,A], with its shifted elites behind it. replan: how many plans the episode
+        has had; with the seed it keys the draws.
         """
         ...
 

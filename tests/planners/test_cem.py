@@ -5,14 +5,15 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
 from planners.protocol import Planner
-from planners.sampling import Proposal, score
+from planners.sampling import Proposal
+from planners.scoring import score
 
 from .point_mass import PointContext, PointMass, views
+from .watch import Watch
 
 LAST = GoalCost(reduce="last", metric="l2")
 SUM = GoalCost(reduce="sum", metric="l2")
@@ -208,20 +209,6 @@ def test_the_history_has_an_entry_an_iteration_with_a_number_an_environment():
     assert (found.history[-1]["std"] < QUICK.std_init).all()
 
 
-WAITING = {"item", "tolist", "__bool__", "__float__", "__int__", "nonzero", "numpy", "cpu", "equal"}
-
-
-class Watch(TorchFunctionMode):
-    """Counts what makes the host wait for the device: reading a number, or a shape that depends on one."""
-
-    count = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        by_mask = func.__name__ == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
-        self.count += func.__name__ in WAITING or by_mask
-        return func(*args, **(kwargs or {}))
-
-
 def test_an_iteration_never_waits_for_the_device():
     with Watch() as watch:
         plan(replace(QUICK, noise_beta=1.0, keep_elites=2, chunk_elements=50, return_best=False))
@@ -266,6 +253,7 @@ def test_a_model_that_cannot_serve_the_cost_or_the_horizon_is_named():
         {"momentum_std": -0.1},
         {"std_min": -1.0},
         {"early_stop_std": 0.05},
+        {"early_stop_std": -1.0},
     ],
 )
 def test_a_cem_that_cannot_be_is_refused_by_name(wrong):

@@ -81,16 +81,25 @@ CHANGES = {
     "last_weight": (GoalCost(), 1.0),
     "path_weight": (GoalCost(), 0.5),
     "action_penalty": (GoalCost(), 0.1),
+    "change_penalty": (GoalCost(), 0.1),
+    "token_keep": (GoalCost(view="tokens"), 0.5),
+    "action_dim": (GoalCost(change_penalty=0.1), 1),
     "distance": (GoalCost(), lambda x, g: (x - g).abs().amax(-1)),
 }
+
+
+def both(tokens):
+    """The tokens, and the first two of them as those to compare."""
+    return {"tokens": tokens.view("tokens"), "focus": torch.tensor([[0, 1]] * B)}
 
 
 @pytest.mark.parametrize("key", [field.name for field in fields(GoalCost)])
 def test_every_parameter_changes_the_cost(key):
     base, value = CHANGES[key]
     imagined, goal, actions = draw()
-    imagined = Views({"pooled": imagined.view("pooled"), "other": imagined.view("pooled") ** 3})
-    goal = Views({"pooled": goal.view("pooled"), "other": goal.view("pooled")})
+    tokens, where, _ = draw("tokens")
+    imagined = Views({"pooled": imagined.view("pooled"), "other": imagined.view("pooled") ** 3, **both(tokens)})
+    goal = Views({"pooled": goal.view("pooled"), "other": goal.view("pooled"), **both(where)})
     changed = replace(base, **{key: value})
     assert not torch.allclose(base(imagined, goal, actions), changed(imagined, goal, actions))
 
@@ -181,9 +190,60 @@ def test_the_gradient_is_finite_even_at_the_goal(metric, reduce):
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_only_the_tokens_that_the_goal_changes_most_are_compared(metric):
+    imagined, goal, actions = draw("tokens")
+    seen = goal.view("tokens").clone()
+    seen[0, [1, 3]] += 2.0
+    seen[1, [0, 3]] += torch.tensor([[1.0], [3.0]])
+    cost = GoalCost(view="tokens", metric=metric, token_keep=0.5, reduce="sum")
+    aim = cost.focused(goal, Views({"tokens": seen}))
+    assert [sorted(row) for row in aim.view("focus").tolist()] == [[1, 3], [0, 3]]
+    for b, kept in enumerate([[1, 3], [0, 3]]):
+        x, g = imagined.view("tokens")[b : b + 1, :, :, kept], goal.view("tokens")[b : b + 1, kept]
+        want = GoalCost(view="tokens", metric=metric, reduce="sum")(Views({"tokens": x}), Views({"tokens": g}), actions)
+        assert torch.allclose(cost(imagined, aim, actions)[b], want[0])
+        assert torch.allclose(
+            cost(Views({"tokens": imagined.view("tokens")[b : b + 1]}), aim.select(torch.tensor([b])), actions[b:])[0],
+            want[0],
+        )
+    twice = Views({"tokens": torch.stack([imagined.view("tokens")] * 2)})
+    assert torch.allclose(cost(twice, aim, actions), cost(imagined, aim, actions)), "draws share the choice"
+    assert GoalCost(view="tokens").focused(goal, Views({"tokens": seen})) is goal
+
+
+def test_the_penalty_of_change_runs_over_environment_actions_within_and_across_blocks():
+    imagined, goal, _ = draw()
+    one_action = torch.randn(B, S, K, 4)
+    blocks = GoalCost(change_penalty=2.0, action_dim=2)
+    steps = one_action.reshape(B, S, 2 * K, 2)
+    want = GoalCost()(imagined, goal, one_action) + 2.0 * (steps[:, :, 1:] - steps[:, :, :-1]).square().mean((2, 3))
+    assert torch.allclose(blocks(imagined, goal, one_action), want)
+    single = draw()[0].view("pooled")[:, :, :1]
+    alone = blocks(Views({"pooled": single}), goal, one_action[:, :, :1, :2])
+    assert alone.isfinite().all(), "a plan of one action has no change"
+
+
+@pytest.mark.parametrize("view", SHAPES)
+def test_an_observed_frame_is_compared_as_an_imagined_one(view):
+    imagined, goal, _ = draw(view)
+    cost = GoalCost(view=view, metric="l1")
+    seen = Views({view: imagined.view(view)[:, 1, 2]})
+    assert torch.equal(cost.between(seen, goal), cost.distances(imagined, goal)[:, 1, 2])
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"metric": "l3"}, {"reduce": "first"}, {"steps": 0}, {"last_weight": -1.0}, {"path_weight": -0.1}],
+    [
+        {"token_keep": 0.0},
+        {"token_keep": 0.5},
+        {"change_penalty": -1.0},
+        {"metric": "l3"},
+        {"reduce": "first"},
+        {"steps": 0},
+        {"last_weight": -1.0},
+        {"path_weight": -0.1},
+    ],
 )
 def test_a_cost_that_cannot_be_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

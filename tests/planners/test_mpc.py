@@ -37,7 +37,8 @@ def run(config=None, steps=8, dynamics=None, planner=None, start=None, goal=None
     position = torch.tensor([[0.0, 0.0], [1.0, -2.0]]) if start is None else start
     goal = torch.tensor([[2.0, -2.5], [-1.0, 1.0]]) if goal is None else goal
     agent = agent or MPC(dynamics, planner or CEM(SMALL), COST, config)
-    agent.reset(draw(goal), seeds=range(len(goal)))
+    frames = draw(goal.reshape(-1, 2)).reshape(*goal.shape[:-1], 4, 4, 3)
+    agent.reset(frames, seeds=range(len(goal)))
     positions, actions = [position], []
     for _ in range(steps):
         actions.append(torch.as_tensor(agent.act(draw(position))))
@@ -54,13 +55,22 @@ def test_the_goal_is_reached_and_held():
     assert all(ms > 0 for ms in agent.plan_ms)
 
 
-CHANGES = {"receding_steps": 2, "warm_start": False, "tail": "zero"}
+CHANGES = {
+    "receding_steps": 2,
+    "warm_start": False,
+    "tail": "zero",
+    "reached_cost": 0.8,
+    "subgoal_steps": 3,
+}
 
 
 @pytest.mark.parametrize("key", [field.name for field in fields(MPCConfig)])
 def test_every_parameter_changes_what_is_done(key):
-    _, first, _ = run()
-    _, second, _ = run(MPCConfig(**{key: CHANGES[key]}))
+    two = torch.tensor([[[2.0, -2.5], [0.0, 0.0]], [[-1.0, 1.0], [2.0, 2.0]]])
+    goals = two if key in ("reached_cost", "subgoal_steps") else None
+    _, first, _ = run(MPCConfig(subgoal_steps=4) if goals is not None else None, goal=goals)
+    change = {"subgoal_steps": 4} | {key: CHANGES[key]} if goals is not None else {key: CHANGES[key]}
+    _, second, _ = run(MPCConfig(**change), goal=goals)
     assert not torch.allclose(first, second)
 
 
@@ -132,6 +142,70 @@ def test_a_history_of_one_frame_has_no_past_actions():
     assert dynamics.observed[1].past_actions_BtA.shape == (2, 0, 2)
 
 
+SUBGOALS = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [3.0, 1.0]], [[1.0, -2.0], [-1.0, -2.0], [-1.0, 1.0]]])
+
+
+def test_every_environment_goes_on_to_its_next_subgoal_when_it_has_reached_one():
+    positions, _, agent = run(
+        MPCConfig(reached_cost=0.1), steps=14, goal=SUBGOALS, planner=CEM(CEMConfig(std_warm=0.2))
+    )
+    for env in range(2):
+        seen = (positions[:, env, None] - SUBGOALS[env]).square().mean(-1).sqrt() < 0.1
+        first = [int(seen[:, number].float().argmax()) for number in range(3)]
+        assert seen.any(0).all() and first == sorted(first), first
+        assert first[1] <= first[0] + 4, "it goes on as soon as it is there"
+    assert agent.subgoal_B.tolist() == [2, 2]
+    assert (positions[-1] - SUBGOALS[:, -1]).abs().max() < 0.15
+
+
+def test_time_that_is_up_switches_too_and_the_last_subgoal_stays():
+    planner = Scripted()
+    agent = MPC(PointMass(speed=0.0), planner, COST, MPCConfig(subgoal_steps=2))
+    run(agent=agent, steps=8, goal=SUBGOALS, dynamics=PointMass(speed=0.0))
+    asked = [call["goal"].view("pooled") for call in planner.calls]
+    for step, number in enumerate([0, 0, 1, 1, 2, 2, 2, 2]):
+        assert torch.allclose(asked[step], SUBGOALS[:, number], atol=1e-3)
+
+
+def test_a_sequence_of_one_subgoal_is_a_goal():
+    _, first, _ = run(goal=SUBGOALS[:, 0])
+    _, second, _ = run(goal=SUBGOALS[:, :1])
+    assert torch.equal(first, second)
+
+
+def test_subgoals_that_nothing_would_switch_are_refused():
+    with pytest.raises(ValueError, match=r"3 sub-goals.*reached_cost"):
+        run(goal=SUBGOALS)
+
+
+def test_elites_that_come_with_a_plan_go_shifted_into_the_next_search():
+    class Carrying(Scripted):
+        def plan(self, *args, **kwargs):
+            made = super().plan(*args, **kwargs)
+            return Plan(made.actions_BKA, made.cost_B, elites_BEKA=made.actions_BKA[:, None] + 0.5)
+
+    planner = Carrying()
+    run(steps=2, planner=planner)
+    given = planner.calls[1]["warm_start"]
+    assert given.shape == (2, 2, 4, 2)
+    first = torch.arange(16.0).reshape(2, 4, 2)
+    assert torch.equal(given[:, 0], torch.cat((first[:, 1:], first[:, 3:]), 1))
+    assert torch.equal(given[:, 1], given[:, 0] + 0.5)
+
+
+def test_a_cost_that_compares_some_tokens_is_told_which_before_every_plan():
+    class Watching(Scripted):
+        def plan(self, dynamics, context, goal, cost, **kwargs):
+            assert goal.view("focus").tolist() == [[0], [0]]  # the only token there is
+            return super().plan(dynamics, context, goal, cost, **kwargs)
+
+    planner = Watching()
+    agent = MPC(PointMass(), planner, GoalCost(view="tokens", token_keep=0.5), MPCConfig(subgoal_steps=2))
+    run(agent=agent, steps=3)
+    run(agent=agent, steps=3, goal=SUBGOALS)
+    assert len(planner.calls) == 6
+
+
 def test_numpy_in_gives_numpy_out_and_frames_are_copied():
     dynamics = PointMass(history=2)
     agent = MPC(dynamics, Scripted(), COST)
@@ -155,7 +229,9 @@ def test_a_picture_of_the_wrong_size_or_type_is_refused_in_a_sentence():
         agent.act(np.zeros((1, 4, 4, 3), np.float32))
 
 
-@pytest.mark.parametrize(("key", "value"), [("receding_steps", 0), ("tail", "mirror")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("receding_steps", 0), ("tail", "mirror"), ("reached_cost", -1.0), ("subgoal_steps", -1)]
+)
 def test_an_mpc_that_cannot_be_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=key):
         MPCConfig(**{key: value})

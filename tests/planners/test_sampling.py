@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from planners import sampling
+from planners import scoring
 from planners.costs import GoalCost
-from planners.sampling import Draws, SearchConfig, colour_matrix, score, shift_plan
+from planners.noise import Draws, candidate_noise, colour_matrix
+from planners.sampling import SearchConfig, shift_plan
+from planners.scoring import score
 
 from .point_mass import PointContext, PointMass, views
 
@@ -78,7 +80,7 @@ def test_coloured_noise_has_the_covariance_of_its_spectrum(beta):
 def test_colour_runs_over_environment_steps_within_and_across_blocks():
     draws, frame_skip, horizon = Draws(tuple(range(8)), 0, CPU), 3, 2
     colour = colour_matrix(horizon * frame_skip, 2.0)
-    noise = sampling.candidate_noise(draws, (500, horizon, 2 * frame_skip), colour)
+    noise = candidate_noise(draws, (500, horizon, 2 * frame_skip), colour)
     per_step = noise.reshape(8 * 500, horizon * frame_skip, 2)
     correlation = torch.corrcoef(per_step[..., 0].T)
     want = colour_matrix(6, 2.0) @ colour_matrix(6, 2.0).T
@@ -116,12 +118,12 @@ def test_a_score_is_the_cost_of_what_is_imagined():
 
 
 def test_chunks_are_sized_by_the_memory_a_step_takes():
-    assert sampling.chunk_size(PointMass().spec) == 0
+    assert scoring.chunk_size(PointMass().spec) == 0
     two_environments = 2 * 7 * 3
     dynamics, context, goal, actions = problem(step_bytes=(1 << 30) // two_environments)
     score(dynamics, context, goal, COST, actions)
     assert [asked.shape[0] for asked in dynamics.asked] == [2, 2, 1]
-    assert sampling.chunk_size(PointMass(step_bytes=1 << 40).spec) == 1
+    assert scoring.chunk_size(PointMass(step_bytes=1 << 40).spec) == 1
 
 
 def test_nan_and_infinite_costs_become_the_worst():
@@ -151,7 +153,6 @@ def test_a_score_is_differentiable_where_the_caller_wants_it():
         {"std_init": 0.0},
         {"std_warm": -0.1},
         {"noise_beta": -1.0},
-        {"early_stop_std": -1.0},
     ],
 )
 def test_a_search_that_cannot_be_is_refused_by_name(wrong):

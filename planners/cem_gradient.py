@@ -1,0 +1,64 @@
+"""CEM whose best candidates take a few gradient steps before they are refitted.
+
+As in grasping the plan by sampling and polishing it by descent (Bharadhwaj et al. 2020, arXiv 2003.13333; Huang
+et al. 2021, arXiv 2104.03894): draws find the basin, slopes its bottom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from planners.cem import CEMConfig, refit
+from planners.gradient import GradientConfig, adam, descend
+from planners.noise import Draws
+from planners.sampling import Proposal, SamplingPlanner
+from planners.scoring import Problem
+
+
+@dataclass(frozen=True)
+class CEMGradientConfig(CEMConfig):
+    """`CEMConfig`, and: refined: how many of the best candidates take gradient steps each iteration; steps: how
+    many; learning_rate: of Adam, in half ranges, falling to a tenth over the steps."""
+
+    refined: int = 8
+    steps: int = 3
+    learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.refined <= self.samples:
+            raise ValueError(f"planner refined is {self.refined}; choose 1 to samples = {self.samples}")
+        if self.steps < 1:
+            raise ValueError(f"planner steps is {self.steps}; it must be at least 1")
+        if self.learning_rate <= 0:
+            raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
+
+
+class CEMGradient(SamplingPlanner):
+    """CEM with gradient steps."""
+
+    needs_gradient = True
+
+    def __init__(self, config: CEMGradientConfig | None = None) -> None:
+        self.config: CEMGradientConfig = config or CEMGradientConfig()
+        self.descent = GradientConfig(iterations=self.config.steps, learning_rate=self.config.learning_rate)
+
+    @property
+    def early_stop_std(self) -> float:
+        """See CEMConfig."""
+        return self.config.early_stop_std
+
+    def refine(self, problem: Problem, actions_BSKA: Tensor, cost_BS: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The best candidates at the best point of their descent, under the iteration's own draws."""
+        _, index = cost_BS.topk(self.config.refined, dim=1, largest=False)
+        where = index[:, :, None, None].expand(-1, -1, *actions_BSKA.shape[2:])
+        start = actions_BSKA.gather(1, where)
+        found = descend(problem, start, self.config.steps, partial(adam, config=self.descent), lambda _: draws)
+        return actions_BSKA.scatter(1, where, found.best_BSKA), cost_BS.scatter(1, index, found.best_cost_BS)
+
+    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+        """See `cem.refit`."""
+        return refit(self.config, proposal, actions_BSKA, cost_BS, half_A)

@@ -1,0 +1,191 @@
+"""Gradient descent on actions through the model, from several starts at once (Adam, Kingma and Ba 2015).
+
+Cheap where the cost is smooth and one basin leads to the goal, and stuck where it is not: hence many starts,
+noise between the steps if wanted, and the best point of the best start as the plan. Actions stay in bounds by
+clamping, or by descending in u where action = middle + half range x tanh(u).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from planners.noise import NUDGES, Draws, candidate_noise
+from planners.protocol import Plan
+from planners.sampling import BasePlanner, SearchConfig, candidates, colour_of, first_proposal, not_negative, share
+from planners.scoring import Problem, bounds, finite_mean
+
+Bounds = Literal["clamp", "tanh"]
+Memory = tuple[Tensor, ...]
+# (x, slope, memory, number) -> (x, memory): one step; x are actions over half ranges from the middle, in [-1, 1]
+Step = Callable[[Tensor, Tensor, Memory, int], tuple[Tensor, Memory]]
+
+TINY = 1e-12
+EDGE = 1 - 1e-6  # where tanh is inverted instead of at 1
+
+
+@dataclass(frozen=True)
+class GradientConfig(SearchConfig):
+    """`SearchConfig`, where samples are the starts and iterations the steps, and the steps of Adam.
+
+    return_best: the best point of any start, else the best of the points where the descents end.
+    learning_rate: size of a step, in half ranges (of u for tanh); lr_end: share of it that the last step has
+    (straight between). momentum, square_momentum: Adam's two averages. noise: standard deviation added after
+    each step, in half ranges, falling straight to 0. bounds: clamp or tanh.
+    """
+
+    least_samples: ClassVar[int] = 1
+
+    samples: int = 16
+    iterations: int = 20
+    learning_rate: float = 0.2
+    lr_end: float = 0.1
+    momentum: float = 0.9
+    square_momentum: float = 0.99
+    noise: float = 0.0
+    bounds: Bounds = "clamp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learning_rate <= 0:
+            raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.lr_end <= 1:
+            raise ValueError(f"planner lr_end is {self.lr_end}; choose 0 to 1")
+        share(self, "momentum", "square_momentum")
+        not_negative(self, "noise")
+        if self.bounds not in get_args(Bounds):
+            raise ValueError(f"planner bounds is {self.bounds!r}; choose one of {', '.join(get_args(Bounds))}")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What descents found: the best point of each start and its cost, the point each ended at, and the history."""
+
+    best_BSKA: Tensor
+    best_cost_BS: Tensor
+    last_BSKA: Tensor
+    last_cost_BS: Tensor
+    history: list[dict[str, Tensor]]
+
+
+def descend(
+    problem: Problem, start_BSKA: Tensor, iterations: int, step: Step, draws_at: Callable[[int], Draws]
+) -> Descent:
+    """Take `iterations` steps from all starts, each on its own; every point on the way is judged, the last one too.
+
+    draws_at: the draws of a step, by which stochastic dynamics imagine.
+    """
+    low_A, high_A = bounds(problem.dynamics.spec)
+    mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+    x: Tensor = (start_BSKA - mid_A) / half_A
+    memory: Memory = ()
+    actions = best = start_BSKA
+    best_cost = torch.full(start_BSKA.shape[:2], math.inf, device=start_BSKA.device)
+    history: list[dict[str, Tensor]] = []
+    for number in range(iterations + 1):
+        if number < iterations:
+            cost, slope = problem.slopes(actions, draws_at(number))
+        else:
+            cost = problem.score(actions, draws_at(number))
+        better = cost < best_cost
+        best = torch.where(better[..., None, None], actions, best)
+        best_cost = torch.where(better, cost, best_cost)
+        if number == iterations:
+            return Descent(best, best_cost, actions, cost, history)
+        history.append(_record(cost, best_cost, x))
+        x, memory = step(x, slope * half_A, memory, number)
+        actions = (mid_A + half_A * x).clamp(low_A, high_A)
+    raise AssertionError("unreachable")
+
+
+def _record(cost_BS: Tensor, best_BS: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """One entry of Plan.history: the elite is the best start of the moment, the spread that of the starts."""
+    spread = x.std(1, correction=0).mean((1, 2))
+    return {"best": best_BS.amin(1), "mean": finite_mean(cost_BS), "elite_mean": cost_BS.amin(1), "std": spread}
+
+
+def falling(first: float, share_left: float, number: int, count: int) -> float:
+    """A straight line over steps 0 .. count - 1, from `first` to that share of it."""
+    return first * (1 - (1 - share_left) * number / max(1, count - 1))
+
+
+def adam(x: Tensor, slope: Tensor, memory: Memory, number: int, config: GradientConfig) -> tuple[Tensor, Memory]:
+    """One step of Adam on x, kept in [-1, 1]."""
+    squashed = config.bounds == "tanh"
+    free = torch.atanh(x.clamp(-EDGE, EDGE)) if squashed else x
+    if squashed:
+        slope = slope * (1 - x.square()).clamp_min(1 - EDGE**2)
+    mean, square = memory or (torch.zeros_like(x), torch.zeros_like(x))
+    mean = slope.lerp(mean, config.momentum)
+    square = slope.square().lerp(square, config.square_momentum)
+    direction = mean / (1 - config.momentum ** (number + 1))
+    size = (square / (1 - config.square_momentum ** (number + 1))).sqrt()
+    rate = falling(config.learning_rate, config.lr_end, number, config.iterations)
+    free = free - rate * direction / (size + TINY)
+    return torch.tanh(free) if squashed else free.clamp(-1, 1), (mean, square)
+
+
+class DescendingPlanner(BasePlanner):
+    """A planner of `descend`: what it adds is a step, and where the first points may lie."""
+
+    needs_gradient = True
+    config: SearchConfig
+
+    def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
+        """The next points. x, slope: actions and the cost's slope in half ranges; action_dim: numbers in one
+        environment action."""
+        raise NotImplementedError
+
+    def allowed(self, x: Tensor, action_dim: int) -> Tensor:
+        """The first points, where the planner wants them."""
+        return x
+
+    @torch.no_grad()
+    def solve(self, problem: Problem, draws: Draws, warm_start: Tensor | None) -> Plan:
+        """Draw the starts as `search` draws its first candidates, descend, return the best."""
+        spec, config = problem.dynamics.spec, self.config
+        proposal = first_proposal(spec, config, len(draws.seeds), warm_start)
+        low_A, high_A = bounds(spec)
+        mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+        shape = (config.samples, *proposal.mean_BKA.shape[1:])
+        noise = candidate_noise(draws.at(0), shape, colour_of(config, spec))
+        start = candidates(proposal, noise, low_A, high_A, config.include_mean)
+        start = (mid_A + half_A * self.allowed((start - mid_A) / half_A, spec.action_dim)).clamp(low_A, high_A)
+
+        def step(x: Tensor, slope: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
+            return self.nudged(*self.step(x, slope, memory, number, spec.action_dim), draws.at(number), number)
+
+        found = descend(problem, start, config.iterations, step, draws.at)
+        points, costs = found.best_BSKA, found.best_cost_BS
+        if not config.return_best:
+            points, costs = found.last_BSKA, found.last_cost_BS
+        cost_B, index = costs.min(dim=1)
+        best = points.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
+        return Plan(best, cost_B, found.history)
+
+    def nudged(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
+        """The points after a step, with noise where the planner adds some."""
+        return x, memory
+
+
+class Gradient(DescendingPlanner):
+    """Adam from several starts."""
+
+    def __init__(self, config: GradientConfig | None = None) -> None:
+        self.config: GradientConfig = config or GradientConfig()
+
+    def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
+        """See `adam`."""
+        return adam(x, slope, memory, number, self.config)
+
+    def nudged(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
+        """Noise that falls to 0 by the last step."""
+        if not self.config.noise:
+            return x, memory
+        size = falling(self.config.noise, 0.0, number, self.config.iterations)
+        return (x + size * draws.normal(x.shape[1:], stream=NUDGES)).clamp(-1, 1), memory

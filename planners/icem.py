@@ -1,0 +1,57 @@
+"""iCEM: a cross-entropy method that wastes fewer candidates (Pinneri et al. 2020, arXiv 2008.06389).
+
+Coloured noise, elites that take part again in the next iteration and, shifted in time, in the next plan, and
+a population that shrinks by a constant factor an iteration. By choice the mean is a candidate in every
+iteration, not in the last alone, and the freed end of carried elites follows `mpc.tail`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from planners.cem import CEMConfig, refit
+from planners.sampling import Proposal, SamplingPlanner
+
+
+@dataclass(frozen=True)
+class ICEMConfig(CEMConfig):
+    """`CEMConfig`, and: shrink: the population is divided by this every iteration, down to twice the elites.
+    carry_elites: the elites kept in the last iteration take part in the first one of the next plan."""
+
+    noise_beta: float = 2.0
+    keep_elites: int = 6
+    shrink: float = 1.25
+    carry_elites: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shrink < 1:
+            raise ValueError(f"planner shrink is {self.shrink}; it must be at least 1 (1: no shrinking)")
+        if self.carry_elites and not self.keep_elites:
+            raise ValueError("planner carry_elites is true and keep_elites is 0: there is nothing to carry")
+        if self.samples < self.keep_elites + 2:
+            raise ValueError(f"planner samples is {self.samples}; with these elites it must be above keep_elites + 1")
+
+
+class ICEM(SamplingPlanner):
+    """CEM's refit on coloured, shrinking, partly remembered populations."""
+
+    def __init__(self, config: ICEMConfig | None = None) -> None:
+        self.config: ICEMConfig = config or ICEMConfig()
+        self.carries_elites = self.config.carry_elites
+
+    @property
+    def early_stop_std(self) -> float:
+        """See CEMConfig."""
+        return self.config.early_stop_std
+
+    def population(self, iteration: int) -> int:
+        """samples / shrink^iteration, at least twice the elites (and never more than at first)."""
+        config = self.config
+        return max(min(config.samples, 2 * config.elites), round(config.samples / config.shrink**iteration))
+
+    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+        """See `cem.refit`."""
+        return refit(self.config, proposal, actions_BSKA, cost_BS, half_A)

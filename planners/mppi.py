@@ -1,0 +1,90 @@
+"""MPPI: the mean follows all candidates, weighted by exp(-cost / temperature) (Williams et al. 2016, arXiv
+1509.01149).
+
+As TD-MPC2 does (arXiv 2310.16828), the weights may be confined to the best candidates and the spread may be
+refitted with the same weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, not_negative, share
+from planners.scoring import finite_mean
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class MPPIConfig(SearchConfig):
+    """`SearchConfig`, and the update: next = (1 - momentum) x weighted statistic + momentum x the last.
+
+    temperature: small follows the best candidate, large averages all. relative: the temperature is in standard
+    deviations of the weighted candidates' costs, so that one value serves every cost; else in the cost's unit.
+    elites: how many of the best candidates have a weight, 0: all. update_std: refit the spread with the
+    weights, else it stays; std_min: its floor, as a fraction of half the action range.
+    """
+
+    return_best: bool = False
+    temperature: float = 0.3
+    relative: bool = True
+    elites: int = 0
+    update_std: bool = True
+    std_min: float = 0.05
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise ValueError(f"planner temperature is {self.temperature}; it must be above 0")
+        if self.elites != 0 and not 2 <= self.elites <= self.samples:
+            raise ValueError(f"planner elites is {self.elites}; choose 2 to samples = {self.samples}, or 0 for all")
+        share(self, "momentum")
+        not_negative(self, "std_min")
+
+
+class MPPI(SamplingPlanner):
+    """Model-predictive path integral control."""
+
+    def __init__(self, config: MPPIConfig | None = None) -> None:
+        self.config: MPPIConfig = config or MPPIConfig()
+
+    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+        """Weighted mean, and with `update_std` weighted standard deviation; where no cost is finite, the last."""
+        config = self.config
+        if config.elites:
+            cost_BS, index = cost_BS.topk(config.elites, dim=1, largest=False)
+            actions_BSKA = actions_BSKA.take_along_dim(index[:, :, None, None], dim=1)
+        weight_BS = path_weights(cost_BS, config.temperature, config.relative)
+        weight = weight_BS[:, :, None, None]
+        known = (weight_BS.sum(1) > 0)[:, None, None]
+        mean = (weight * actions_BSKA).sum(1)
+        std = (weight * (actions_BSKA - mean[:, None]).square()).sum(1).sqrt()
+        mean = torch.where(known, mean, proposal.mean_BKA).lerp(proposal.mean_BKA, config.momentum)
+        spread = proposal.std_BKA
+        if config.update_std:
+            std = torch.where(known, std, spread).lerp(spread, config.momentum)
+            spread = std.maximum(config.std_min * half_A)
+        return Proposal(mean, spread, elite_cost_B=_weighted(cost_BS, weight_BS))
+
+
+def path_weights(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:
+    """exp(-(cost - least) / temperature) over its sum; 0 for infinite costs, and everywhere where all are."""
+    finite = cost_BS.isfinite()
+    least = cost_BS.amin(1, keepdim=True)
+    above = (cost_BS - least).masked_fill(~finite, 0.0)
+    unit = torch.ones_like(least)
+    if relative:
+        centred = (cost_BS - finite_mean(cost_BS)[:, None]).masked_fill(~finite, 0.0)
+        unit = (centred.square().sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp_min(1)).sqrt()
+    weight = torch.exp(-above / (temperature * unit).clamp_min(TINY)) * finite
+    return weight / weight.sum(1, keepdim=True).clamp_min(TINY)
+
+
+def _weighted(cost_BS: Tensor, weight_BS: Tensor) -> Tensor:
+    """Weighted mean cost; inf where no candidate has a weight."""
+    mean = (weight_BS * cost_BS.masked_fill(weight_BS == 0, 0.0)).sum(1)
+    return mean.masked_fill(weight_BS.sum(1) == 0, torch.inf)

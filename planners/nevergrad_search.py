@@ -1,0 +1,106 @@
+"""Optimisers of the nevergrad package (an extra) on action sequences, one for each environment.
+
+They live on the host: every iteration asks each optimiser for its candidates, has all of them imagined
+together, and tells the costs back, which waits for the device. As in jepa-wms (arXiv 2512.24497) a yardstick
+for the planners written here, not a fast one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planners.noise import CANDIDATES, Draws, key, upload
+from planners.protocol import Plan
+from planners.sampling import BasePlanner, PlannerConfig, first_proposal
+from planners.scoring import Problem, bounds, finite_mean
+
+UNUSABLE = 1e15  # told for an infinite cost; nevergrad takes no larger number seriously
+
+
+@dataclass(frozen=True)
+class NevergradConfig(PlannerConfig):
+    """`PlannerConfig`, and optimizer: its name in nevergrad's registry, such as CMA, DE, TwoPointsDE, PSO, NGOpt.
+
+    return_best: the best candidate ever seen, else what the optimiser recommends (scored once more).
+    """
+
+    optimizer: str = "CMA"
+
+
+class Nevergrad(BasePlanner):
+    """Ask, imagine, tell."""
+
+    def __init__(self, config: NevergradConfig | None = None) -> None:
+        self.config: NevergradConfig = config or NevergradConfig()
+
+    @torch.no_grad()
+    def solve(self, problem: Problem, draws: Draws, warm_start: Tensor | None) -> Plan:
+        """One optimiser a seed. Raises ValueError where nevergrad is missing or has no such optimiser."""
+        spec, config = problem.dynamics.spec, self.config
+        low_A, high_A = bounds(spec)
+        mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+        proposal = first_proposal(spec, config, len(draws.seeds), warm_start)
+        mean = ((proposal.mean_BKA - mid_A) / half_A).cpu().numpy()
+        std = config.std_init if warm_start is None else config.std_warm or config.std_init
+        optimizers = [
+            self._optimizer(start, std, key(seed, draws.replan, 0, CANDIDATES))
+            for start, seed in zip(mean, draws.seeds, strict=True)
+        ]
+        best = proposal.mean_BKA
+        best_cost = torch.full(best.shape[:1], math.inf, device=best.device)
+        history = []
+        for iteration in range(config.iterations):
+            asked = [[optimizer.ask() for _ in range(config.samples)] for optimizer in optimizers]
+            x_BSKA = np.stack([[one.value for one in row] for row in asked]).astype(np.float32)
+            actions = (mid_A + half_A * upload(torch.from_numpy(x_BSKA), best.device)).clamp(low_A, high_A)
+            cost = problem.score(actions, draws.at(iteration))
+            low, index = cost.min(dim=1)
+            better = low < best_cost
+            chosen = actions.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
+            best = torch.where(better[:, None, None], chosen, best)
+            best_cost = torch.where(better, low, best_cost)
+            spread = ((actions - mid_A) / half_A).std(1, correction=0).mean((1, 2))
+            history.append({"best": best_cost, "mean": finite_mean(cost), "elite_mean": low, "std": spread})
+            _tell(optimizers, asked, cost)
+        if config.return_best:
+            return Plan(best, best_cost, history)
+        last = np.stack([optimizer.provide_recommendation().value for optimizer in optimizers]).astype(np.float32)
+        actions = (mid_A + half_A * upload(torch.from_numpy(last), best.device)).clamp(low_A, high_A)
+        return Plan(actions, problem.score(actions[:, None], draws.at(config.iterations))[:, 0], history)
+
+    def _optimizer(self, start_KA: np.ndarray, std: float, seed: int) -> Any:
+        config = self.config
+        try:
+            import nevergrad
+        except ImportError as error:
+            raise ValueError(
+                "planner=nevergrad needs the package nevergrad; install it with pip install 'jepa[nevergrad]', or "
+                "choose another planner"
+            ) from error
+        if config.optimizer not in nevergrad.optimizers.registry:
+            raise ValueError(
+                f"planner optimizer is {config.optimizer!r}, which nevergrad does not have; choose CMA, DE, "
+                "TwoPointsDE, PSO, NGOpt or another of nevergrad.optimizers.registry"
+            )
+        space = nevergrad.p.Array(init=start_KA.astype(np.float64))
+        space = space.set_mutation(sigma=std).set_bounds(-1, 1, method="clipping")
+        space.random_state = np.random.RandomState(seed % 2**32)
+        budget = config.samples * config.iterations
+        made = nevergrad.optimizers.registry[config.optimizer](space, budget=budget, num_workers=config.samples)
+        if config.include_mean:
+            made.suggest(space.value)
+        return made
+
+
+def _tell(optimizers: Sequence[Any], asked: Sequence[Sequence[Any]], cost_BS: Tensor) -> None:
+    told = cost_BS.clamp(max=UNUSABLE).double().cpu().numpy()
+    for optimizer, row, costs in zip(optimizers, asked, told, strict=True):
+        for candidate, cost in zip(row, costs, strict=True):
+            optimizer.tell(candidate, float(cost))

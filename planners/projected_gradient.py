@@ -1,0 +1,129 @@
+"""Projected gradient descent: steps against the slope, each followed by the nearest point that is allowed.
+
+Allowed are the action bounds, and if wanted a bound on the change between consecutive actions and on the norm
+of an action. The nearest point of their intersection is found by Dykstra's alternating projections (Boyle and
+Dykstra 1986); a last pass makes it allowed exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from planners.gradient import TINY, DescendingPlanner, Memory, falling
+from planners.sampling import SearchConfig, not_negative, share
+
+Projection = Callable[[Tensor], Tensor]
+
+ROUNDS = 12  # of alternating projections a step
+
+
+@dataclass(frozen=True)
+class ProjectedGradientConfig(SearchConfig):
+    """`SearchConfig`, where samples are the starts and iterations the steps, and:
+
+    return_best: the best point of any start, else the best of the points where the descents end.
+    learning_rate: root mean square of a step, in half ranges; lr_end: share of it that the last step has
+    (straight between). momentum: share of the last step that is taken again. max_change: bound on the change of
+    each number between consecutive environment actions, in half ranges; max_norm: bound on the L2 norm of an
+    environment action, in half ranges from the middle; 0: none.
+    """
+
+    least_samples: ClassVar[int] = 1
+
+    samples: int = 16
+    iterations: int = 20
+    learning_rate: float = 0.2
+    lr_end: float = 0.1
+    momentum: float = 0.5
+    max_change: float = 0.0
+    max_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learning_rate <= 0:
+            raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.lr_end <= 1:
+            raise ValueError(f"planner lr_end is {self.lr_end}; choose 0 to 1")
+        share(self, "momentum")
+        not_negative(self, "max_change", "max_norm")
+
+
+def projected(x: Tensor, action_dim: int, max_change: float, max_norm: float) -> Tensor:
+    """The allowed point nearest to x [..., K, A]; action_dim: numbers in one environment action."""
+    steps = x.unflatten(-1, (-1, action_dim)).flatten(-3, -2)  # [..., environment steps, one action]
+    if max_norm and not max_change:
+        sets: list[Projection] = [_box, lambda y: _ball(y, max_norm)]
+    elif max_change:
+        sets = [_box, lambda y: _pairs(y, max_change, 0), lambda y: _pairs(y, max_change, 1)]
+        sets += [lambda y: _ball(y, max_norm)] if max_norm else []
+    else:
+        return x.clamp(-1, 1)
+    near = _box(_dykstra(steps, sets))
+    near = _ball(near, max_norm) if max_norm else near
+    return (_within_change(near, max_change) if max_change else near).reshape(x.shape)
+
+
+def _dykstra(x: Tensor, sets: list[Projection]) -> Tensor:
+    """The point of the sets' intersection nearest to x, nearly."""
+    left = [torch.zeros_like(x) for _ in sets]
+    for _ in range(ROUNDS):
+        for number, nearest in enumerate(sets):
+            moved = x + left[number]
+            x = nearest(moved)
+            left[number] = moved - x
+    return x
+
+
+def _box(steps: Tensor) -> Tensor:
+    return steps.clamp(-1, 1)
+
+
+def _ball(steps: Tensor, radius: float) -> Tensor:
+    norm = torch.linalg.vector_norm(steps, dim=-1, keepdim=True)
+    return steps * (radius / norm.clamp_min(radius))
+
+
+def _pairs(steps: Tensor, most: float, first: int) -> Tensor:
+    """Steps (first, first + 1), (first + 2, first + 3), ...: each pair no more than `most` apart, moved evenly."""
+    count = (steps.shape[-2] - first) // 2
+    pairs = steps[..., first : first + 2 * count, :].unflatten(-2, (count, 2))
+    change = pairs[..., 1, :] - pairs[..., 0, :]
+    excess = (change - change.clamp(-most, most)) / 2
+    moved = pairs + torch.stack((excess, -excess), -2)
+    return torch.cat((steps[..., :first, :], moved.flatten(-3, -2), steps[..., first + 2 * count :, :]), -2)
+
+
+def _within_change(steps: Tensor, most: float) -> Tensor:
+    """Every step drawn towards the one before it until it is near enough. Points between two allowed ones are
+    allowed (the other sets are convex), so that nothing else is broken."""
+    rows = [steps[..., 0, :]]
+    for step in steps.unbind(-2)[1:]:
+        change = step - rows[-1]
+        largest = change.abs().amax(-1, keepdim=True)
+        rows.append(rows[-1] + change * (most / largest.clamp_min(most)))
+    return torch.stack(rows, -2)
+
+
+class ProjectedGradient(DescendingPlanner):
+    """Projected gradient descent from several starts."""
+
+    def __init__(self, config: ProjectedGradientConfig | None = None) -> None:
+        self.config: ProjectedGradientConfig = config or ProjectedGradientConfig()
+
+    def allowed(self, x: Tensor, action_dim: int) -> Tensor:
+        """The nearest allowed point."""
+        return projected(x, action_dim, self.config.max_change, self.config.max_norm)
+
+    def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
+        """A step of given length against the slope of each start, and back to what is allowed."""
+        config = self.config
+        direction = slope / (slope.square().mean((-1, -2), keepdim=True).sqrt() + TINY)
+        if memory:
+            direction = direction + config.momentum * memory[0]
+        rate = falling(config.learning_rate, config.lr_end, number, config.iterations)
+        return self.allowed(x - rate * direction, action_dim), (direction,)

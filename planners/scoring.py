@@ -1,0 +1,145 @@
+"""Judging candidates: `score()`, `slopes()` beside it for planners that follow gradients, and their chunks.
+
+This file alone decides how many candidate steps are imagined at once, over environments x candidates, by the
+memory a step takes. Imagining and judging are fused, so that nothing of an imagined future outlives its chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from planners.noise import upload
+from planners.protocol import Context, Cost, Dynamics, Goal, Noise, Spec
+
+# What judges one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
+Judge = Callable[[Context, Goal, Noise | None, Tensor], tuple[Tensor, ...]]
+
+CPU_CHUNK_BYTES = 1 << 30
+CUDA_CHUNK_SHARE = 0.25  # of the device's memory; of the total, so that the chunks are the same on every run
+SLOPE_MEMORY = 4  # times the memory of a step: backward needs what every layer of every step computed
+
+
+def bounds(spec: Spec) -> tuple[Tensor, Tensor]:
+    """low_A, high_A on the dynamics' device."""
+    low, high = upload(torch.tensor([spec.action_low, spec.action_high]), spec.device)
+    return low, high
+
+
+def chunk_size(spec: Spec) -> int:
+    """How many imagined candidate steps (B x S x K) fit into memory at once; 0: no limit known."""
+    if spec.step_bytes == 0:
+        return 0
+    budget: float = CPU_CHUNK_BYTES
+    if spec.device.type == "cuda":
+        budget = CUDA_CHUNK_SHARE * torch.cuda.get_device_properties(spec.device).total_memory
+    return max(1, int(budget / spec.step_bytes))
+
+
+def score(
+    dynamics: Dynamics,
+    context: Context,
+    goal: Goal,
+    cost: Cost,
+    actions_BSKA: Tensor,
+    noise: Noise | None = None,
+    chunk_elements: int = 0,
+) -> Tensor:
+    """cost_BS of imagining the candidates; NaN and infinities become +inf.
+
+    Imagines at most `chunk_elements` candidate steps (B x S x K) at a time, 0: as many as memory allows:
+    whole environments where they fit, so that a context is shared by its candidates, else parts of one
+    environment. Leaves gradients to the caller: planners that need none switch them off.
+    """
+
+    def judge(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
+        return (cost(dynamics.imagine(context, actions, generator=noise, keep=cost.keep), goal, actions),)
+
+    limit = chunk_elements or chunk_size(dynamics.spec)
+    (cost_BS,) = _in_chunks(judge, context, goal, noise, actions_BSKA, limit)
+    return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a planner was asked: whose futures, towards what, judged how, and how many candidate steps at once."""
+
+    dynamics: Dynamics
+    context: Context
+    goal: Goal
+    cost: Cost
+    chunk_elements: int = 0
+
+    def score(self, actions_BSKA: Tensor, noise: Noise) -> Tensor:
+        """See the function `score`."""
+        return score(self.dynamics, self.context, self.goal, self.cost, actions_BSKA, noise, self.chunk_elements)
+
+    def slopes(self, actions_BSKA: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """cost_BS as of `score`, and its gradient slope_BSKA, 0 where it is not finite; in chunks, each one's
+        graph freed before the next. Works under no_grad. Raises ValueError where nothing leads back to actions."""
+        dynamics, cost = self.dynamics, self.cost
+
+        def judge(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                given = actions.detach().requires_grad_()
+                value = cost(dynamics.imagine(context, given, generator=noise, keep=cost.keep), goal, given)
+                if not value.requires_grad:
+                    raise ValueError(
+                        "this planner follows gradients and these dynamics give none; choose planner=cem or another "
+                        "that samples"
+                    )
+                # A cost of no finite value is cut off; its slope comes out as 0 or NaN.
+                (slope,) = torch.autograd.grad(value.masked_fill(~value.isfinite(), 0.0).sum(), given)
+            return value.detach(), slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+        limit = self.chunk_elements or math.ceil(chunk_size(dynamics.spec) / SLOPE_MEMORY)
+        cost_BS, slope = _in_chunks(judge, self.context, self.goal, noise, actions_BSKA, limit)
+        return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf), slope
+
+
+def _in_chunks(
+    judge: Judge, context: Context, goal: Goal, noise: Noise | None, actions_BSKA: Tensor, limit: int
+) -> tuple[Tensor, ...]:
+    """What `judge` says of all candidates, asked for at most `limit` candidate steps at a time; 0: all at once."""
+    num_envs, samples, horizon, _ = actions_BSKA.shape
+    limit = limit or actions_BSKA.numel()
+    envs_at_once, samples_at_once = _blocks(num_envs, samples, max(1, limit // horizon))
+    rows = []
+    for start in range(0, num_envs, envs_at_once):
+        envs = slice(start, min(start + envs_at_once, num_envs))
+        whole = envs_at_once == num_envs
+        part_context, part_goal = (context, goal) if whole else (context.select(envs), goal.select(envs))
+        part_noise = noise if noise is None or whole else noise.select(envs)
+        parts = []
+        for actions in actions_BSKA[envs].split(samples_at_once, dim=1):
+            parts.append(judge(part_context, part_goal, part_noise, actions))
+            assert parts[-1][0].shape == actions.shape[:2], (parts[-1][0].shape, actions.shape)
+        rows.append([torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
+    return tuple(torch.cat(row) for row in zip(*rows, strict=True))
+
+
+def _blocks(num_envs: int, samples: int, limit: int) -> tuple[int, int]:
+    """(environments, candidates) a chunk of at most `limit` candidates, in chunks of about equal size."""
+    if samples > limit:
+        return 1, math.ceil(samples / math.ceil(samples / limit))
+    at_once = min(num_envs, limit // samples)
+    return math.ceil(num_envs / math.ceil(num_envs / at_once)), samples
+
+
+def finite_mean(cost: Tensor) -> Tensor:
+    """Mean over the last axis of what is finite; inf where nothing is."""
+    finite = cost.isfinite()
+    mean = cost.masked_fill(~finite, 0.0).sum(-1) / finite.sum(-1)  # 0 / 0 where nothing is
+    return mean.nan_to_num(nan=math.inf)
+
+
+def check_fit(spec: Spec, cost: Cost, horizon: int) -> None:
+    """Raise ValueError where the model cannot serve this cost or horizon."""
+    if cost.view not in spec.views:
+        raise ValueError(f"cost view is {cost.view!r}, but this model offers {', '.join(spec.views)}")
+    if horizon > spec.max_horizon:
+        raise ValueError(f"planner horizon is {horizon}, but this model plans {spec.max_horizon} at most")
