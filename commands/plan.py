@@ -112,6 +112,7 @@ def plan(
     results = collect_results(runs, cases, task, protocol, config, seconds, model.spec)
     planner, cost, _ = planner_parts(config["planner"])
     results["proprio"] = model.spec.proprio
+    results["oracle_planner"] = "cem" if planner.needs_gradient else config["planner"]["name"]
     results["plan"]["flops"] = plan_flops(model, planner, cost)
     results["model"] = {"folder": str(model_folder), **setting.about}
     results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
@@ -165,7 +166,7 @@ def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[
 
 def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
     """The planner as the simulator can serve it, with the settings `less` that it has: the simulator gives no
-    gradients, so that CEM of the same horizon stands in for planners that follow some."""
+    gradients, so that CEM of the same horizon stands in for planners that follow some (results: oracle_planner)."""
     if planner.needs_gradient:
         given = standard("plan").config["planner"]
         rest = {key: value for key, value in given.items() if key not in ("cost", "mpc")}
