@@ -186,14 +186,15 @@ class Policy(Protocol):
 
 @dataclass
 class Rollouts:
-    """What a method did: distances [n, budget + 1] with the start first, and the frames that were asked
-    for."""
+    """What a method did: distances [n, budget + 1] with the start first, the frames that were asked for, and times and
+    energies of a planner (`planners.mpc.MPC`)."""
 
     distances: NDArray[np.float64]
     actions: NDArray[np.float32]
     plan_ms: list[float] = field(default_factory=list)
     frames: NDArray[np.uint8] | None = None
     goal_frames: NDArray[np.uint8] | None = None
+    energies: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 def run_episodes(
@@ -235,6 +236,7 @@ def run_episodes(
             list(getattr(policy, "plan_ms", [])),
             np.stack(frames, 1) if num_videos else None,
             observation["goal_pixels"][:num_videos].copy() if num_videos else None,
+            [energy.cpu().numpy() for energy in getattr(policy, "energies", [])],
         )
     finally:
         batch.close()

@@ -136,6 +136,28 @@ def landscape_png(
         save_png(figure, png_path)
 
 
+def energy_svg(energies: Sequence[NDArray[np.float32]]) -> str:
+    """Imagined cost over the iterations of a plan: the first plan, and the mean of those after it.
+
+    energies: [iterations, 3] a plan, as `planners.mpc.MPC.energies`; some may have stopped early.
+    """
+    longest = max(len(energy) for energy in energies)
+    padded = np.full((len(energies), longest, energies[0].shape[1]), np.nan)
+    for row, energy in zip(padded, energies, strict=True):
+        row[: len(energy)] = np.where(np.isfinite(energy), energy, np.nan)
+    panels = {"First plan": padded[0]}
+    if len(padded) > 1:
+        panels[f"Mean of the {len(padded) - 1} plans after it"] = np.nanmean(padded[1:], axis=0)
+    with new_figure(len(panels), 1, (3.9, 2.6)) as (figure, axes):
+        for axis, (title, drawn) in zip(axes, panels.items(), strict=True):
+            for number, label in enumerate(("best so far", "elites", "all candidates")):
+                axis.plot(np.arange(1, longest + 1), drawn[:, number], "-o", color=SERIES[number], ms=3.5, label=label)
+            axis.set(title=title, xlabel="iteration", ylabel="imagined cost", ylim=(0, None))
+            axis.set_xticks(np.arange(1, longest + 1, max(1, longest // 8)))
+        axes[0].legend()
+        return to_svg(figure, "Imagined cost over the iterations of a plan, mean over episodes")
+
+
 def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
     """Success of every method with 95 % intervals, one panel a threshold: at any time filled, held hollow."""
     held_s = task.held_steps * task.control_step_s

@@ -18,7 +18,7 @@ from commands.config import flatten
 from commands.console import duration
 from commands.evaluation import Cases, Rollouts, reached
 from commands.figure import SERIES
-from commands.plots import bins_svg, distance_svg, horizon_curves, success_svg, training_curves
+from commands.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
 from commands.runs import plain, write_atomic
 from commands.videos import write_videos
 from envs.tasks import TaskSpec
@@ -65,6 +65,7 @@ def planning_report(
         page.section("Distance over time", _distances(runs, task)),
         page.section("Success by distance of the goal", *_bins(methods, task)),
         page.section("Planning time", page.facts(_times(results))),
+        *([page.section("Energy over iterations", _energy(tested))] if tested.energies else []),
         page.section("Episodes on video", *_videos(videos, tested, cases, task)),
         *(page.section(heading, _extra(heading, content)) for heading, content in extra or ()),
         page.section("Protocol", page.facts(_protocol(results, task)), *_settings(results)),
@@ -192,6 +193,14 @@ def _distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
         f"{next(iter(runs))}, repeated."
     )
     return page.drawing(distance_svg(runs, task), text)
+
+
+def _energy(tested: Rollouts) -> str:
+    text = (
+        "Mean over episodes of the imagined cost (the planner's own distance and reduction, no unit). All candidates "
+        "near the best: the search has converged; far above it at the last iteration: more iterations would help."
+    )
+    return page.drawing(energy_svg(tested.energies), text)
 
 
 def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]:

@@ -33,6 +33,7 @@ from planners.sampling import Tail, shift_plan
 from planners.scoring import check_fit
 
 Frames = Tensor | np.ndarray
+ENERGIES = ("best", "elite_mean", "mean")  # of Plan.history, whose means `MPC.energies` holds
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class MPC:
     """The agent: `reset` with goal images, then `act` once an environment step.
 
     `last_plan` is the newest Plan, `plan_ms` the wall time of every plan since `reset` (encoding, planning
-    and the copy to the host that ends it), `subgoal_B` which sub-goal each environment is at (on the device).
+    and the copy to the host that ends it), `energies` how its imagined cost fell: [iterations, 3] a plan, means over
+    environments of the best candidate so far, of the elites and of all (on the device), `subgoal_B` which sub-goal each
+    environment is at (on the device).
     """
 
     def __init__(self, dynamics: Dynamics, planner: Planner, cost: Cost, config: MPCConfig | None = None) -> None:
@@ -84,6 +87,7 @@ class MPC:
         check_fit(self.spec, cost, planner.horizon)
         self.last_plan: Plan | None = None
         self.plan_ms: list[float] = []
+        self.energies: list[Tensor] = []
         self._goal: Goal | None = None
 
     def reset(self, goal_frames: Frames, seeds: Sequence[int]) -> None:
@@ -109,7 +113,7 @@ class MPC:
         self._queue: deque[Tensor] = deque()  # environment actions [B, a] on the host
         self._blocks_to_do: deque[Tensor] = deque()  # the same as action blocks [B, A] on the device
         self.last_plan = None
-        self.plan_ms = []
+        self.plan_ms, self.energies = [], []
         self._step = 0
 
     def act(self, frames_BHWC: Frames, proprio_BQ: Frames | None = None) -> Frames:
@@ -160,6 +164,9 @@ class MPC:
         actions = blocks.cpu().reshape(len(blocks), -1, self.spec.action_dim)
         self._queue.extend(actions.transpose(0, 1).contiguous())
         self.last_plan = plan
+        self.energies.append(
+            torch.stack([torch.stack([past[key].mean() for key in ENERGIES]) for past in plan.history])
+        )
         self.plan_ms.append(1e3 * (time.perf_counter() - began))
 
     def _current(self, goals: Goal) -> Goal:

@@ -51,7 +51,9 @@ def test_the_goal_is_reached_and_held():
     positions, _, agent = run(planner=CEM(CEMConfig(std_warm=0.2)), steps=10)
     goal = torch.tensor([[2.0, -2.5], [-1.0, 1.0]])
     assert (positions[5:] - goal).abs().max() < 0.1
-    assert len(agent.plan_ms) == 10
+    assert len(agent.plan_ms) == len(agent.energies) == 10
+    best, elites, everyone = agent.energies[0].unbind(1)
+    assert (best.diff() <= 0).all() and (best <= elites + 1e-6).all() and (elites <= everyone + 1e-6).all()
     assert all(ms > 0 for ms in agent.plan_ms)
 
 
