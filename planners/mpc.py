@@ -164,9 +164,9 @@ class MPC:
         actions = blocks.cpu().reshape(len(blocks), -1, self.spec.action_dim)
         self._queue.extend(actions.transpose(0, 1).contiguous())
         self.last_plan = plan
-        self.energies.append(
-            torch.stack([torch.stack([past[key].mean() for key in ENERGIES]) for past in plan.history])
-        )
+        if plan.history:
+            means = [torch.stack([past[key].mean() for key in ENERGIES]) for past in plan.history]
+            self.energies.append(torch.stack(means))
         self.plan_ms.append(1e3 * (time.perf_counter() - began))
 
     def _current(self, goals: Goal) -> Goal:
