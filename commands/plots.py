@@ -147,7 +147,9 @@ def energy_svg(energies: Sequence[NDArray[np.float32]]) -> str:
         row[: len(energy)] = np.where(np.isfinite(energy), energy, np.nan)
     panels = {"First plan": padded[0]}
     if len(padded) > 1:
-        panels[f"Mean of the {len(padded) - 1} plans after it"] = np.nanmean(padded[1:], axis=0)
+        counts = np.isfinite(padded[1:]).sum(0)
+        mean = np.where(counts, np.nansum(padded[1:], axis=0) / np.maximum(counts, 1), np.nan)
+        panels[f"Mean of the {len(padded) - 1} plans after it"] = mean
     with new_figure(len(panels), 1, (3.9, 2.6)) as (figure, axes):
         for axis, (title, drawn) in zip(axes, panels.items(), strict=True):
             for number, label in enumerate(("best so far", "elites", "all candidates")):
