@@ -23,14 +23,14 @@ PairSource = Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
 @dataclass(frozen=True)
 class ReachConfig:
     """The embedding and its training. dim: its numbers; 0: there is none. far: model steps beyond which pairs count as
-    equally far. expectile: below 0.5; the lower, the more the shortest recorded ways count. strangers: share of pairs
-    from different episodes, pushed `far` apart."""
+    equally far. expectile: below 0.5; the lower, the more the shortest recorded ways count. other_episodes: share of
+    pairs from different episodes, pushed `far` apart."""
 
     dim: int = 0
     hidden: int = 256
     far: int = 25
     expectile: float = 0.1
-    strangers: float = 0.25
+    other_episodes: float = 0.25
     steps: int = 2000
     batch_size: int = 512
     lr: float = 1e-3
@@ -43,8 +43,8 @@ class ReachConfig:
             )
         if not 0 < self.expectile <= 0.5:
             raise ValueError(f"dynamics.reach.expectile={self.expectile}: choose above 0, to 0.5")
-        if not 0 <= self.strangers < 1:
-            raise ValueError(f"dynamics.reach.strangers={self.strangers}: choose 0 to below 1")
+        if not 0 <= self.other_episodes < 1:
+            raise ValueError(f"dynamics.reach.other_episodes={self.other_episodes}: choose 0 to below 1")
 
 
 class ReachHead(nn.Module):
@@ -121,11 +121,11 @@ def episode_pairs(
         room = counts[which] - steps * frame_skip
         start = firsts[which] + (torch.rand(size, generator=generator) * room).long()
         end, steps_P = start + steps * frame_skip, steps.float()
-        strangers = round(config.strangers * size) if len(firsts) > 1 else 0
-        if strangers:
-            end[:strangers] = end[:strangers].roll(1)
-            same = which[:strangers] == which[:strangers].roll(1)
-            steps_P[:strangers] = torch.where(same, (end - start)[:strangers].abs() / frame_skip, torch.inf)
+        others = round(config.other_episodes * size) if len(firsts) > 1 else 0
+        if others:
+            end[:others] = end[:others].roll(1)
+            same = which[:others] == which[:others].roll(1)
+            steps_P[:others] = torch.where(same, (end - start)[:others].abs() / frame_skip, torch.inf)
         return features_FD[start], features_FD[end], steps_P.to(features_FD.device)
 
     return draw

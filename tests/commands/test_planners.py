@@ -43,7 +43,7 @@ def test_every_planner_drives_a_model_from_frames(name):
     plan = agent.last_plan
     assert plan.cost_B.isfinite().all()
     assert (plan.actions_BKA >= low).all() and (plan.actions_BKA <= high).all()
-    assert len(agent.plan_ms) == 2
+    assert len(agent.plan_ms) == (2 if agent.config.receding_steps == 1 else 1)  # or one plan, executed whole
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -41,7 +41,7 @@ def test_a_low_expectile_reads_the_shorter_of_two_recorded_times():
     assert best == pytest.approx((0.9 * 4 + 0.1 * 10) / 1.0, abs=0.05)  # where the weighted errors balance
 
 
-def test_pairs_that_are_far_or_strangers_are_pushed_apart_and_never_drawn_together():
+def test_pairs_that_are_far_or_of_other_episodes_are_pushed_apart_and_never_drawn_together():
     config = ReachConfig(dim=1, far=5)
     steps = torch.tensor([torch.inf, 9.0])
     assert reach_loss(torch.tensor([7.0, 5.0]), steps, config) == 0
@@ -50,7 +50,7 @@ def test_pairs_that_are_far_or_strangers_are_pushed_apart_and_never_drawn_togeth
 
 def test_pairs_lie_in_one_episode_as_many_model_steps_apart_as_they_say():
     features, episodes = torch.arange(50.0)[:, None], [(0, 2), (2, 20), (22, 28)]
-    draw = episode_pairs(features, episodes, 3, ReachConfig(dim=1, far=3, strangers=0.25))
+    draw = episode_pairs(features, episodes, 3, ReachConfig(dim=1, far=3, other_episodes=0.25))
     one, other, steps = draw(torch.Generator().manual_seed(1), 400)
     within = steps[100:]
     assert torch.equal((other - one)[100:, 0], 3 * within) and within.min() == 1 and within.max() == 6
