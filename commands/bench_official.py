@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ MODULES = (
     "masks.multiseq_multiblock3d",
     "utils.wrappers",
 )
+T = TypeVar("T")
 WARM_UP = 3  # steps of each that are not counted: a compiled one is compiled anew when shapes first change
 
 
@@ -154,8 +155,8 @@ def side_by_side(
     while number < WARM_UP + 5 or time.perf_counter() - began < budget_s:
         for one in official:
             masks = one.masks()
-            counts[one.name].append(_timed(partial(one, masks)))
-        counts["ours"].append(_timed(partial(ours, number)))
+            counts[one.name].append(timed(partial(one, masks)))
+        counts["ours"].append(timed(partial(ours, number)))
         number += 1
     found = {}
     for name, steps in counts.items():
@@ -165,10 +166,10 @@ def side_by_side(
     return found
 
 
-def _timed(step: Callable[[], int]) -> tuple[float, int]:
-    """Seconds of a step, and the tokens that it trained."""
+def timed(step: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of a call, and what it gave."""
     start = time.perf_counter()
-    tokens = step()
+    given = step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start, tokens
+    return time.perf_counter() - start, given

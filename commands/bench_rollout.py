@@ -7,14 +7,14 @@ it holds the past and the whole horizon, so that both compute the same function.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from commands.bench_official import timed
 from commands.plan import flops_of
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
@@ -159,7 +159,7 @@ def compared(setting: Setting, device: torch.device, repeats: int = 3) -> Compar
         return planner
 
     ours, loop = planned(0), planned(1)  # a warm-up, too
-    times = [[_seconds(planned, which) for which in (0, 1)] for _ in range(repeats)]
+    times = [[timed(partial(planned, which))[0] for which in (0, 1)] for _ in range(repeats)]
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in ours.actions]
     gap = max(float((a - b).abs().max()) for a, b in zip(ours.costs, loop.costs, strict=True))
@@ -192,11 +192,3 @@ def _wake(model: LatentDynamics) -> None:
     for block in model.predictor.predictor_blocks:
         assert block.modulation is not None
         block.modulation.weight.normal_(std=block.modulation.in_features**-0.5)
-
-
-def _seconds(call: Callable[[int], Any], which: int) -> float:
-    start = time.perf_counter()
-    call(which)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

@@ -15,18 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from commands import page
 from commands.console import Console
 from commands.errors import RunError, UsageError
 from commands.evaluation import RandomPolicy, Rollouts, Setting, run_episodes
+from commands.posttrain import split_rows
 from commands.runs import write_atomic, write_json
 from commands.videos import write_videos
 from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
 from world_model.dynamics import LatentDynamics
+from world_model.encoder import normed_tokens
 
 SCHEMA = 1
 UNIT = "apart in features"
@@ -139,7 +140,7 @@ def strangeness(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]) ->
 
     def tokens(frames: NDArray[np.uint8]) -> torch.Tensor:
         found = model.encoder.encode_frames(torch.from_numpy(frames[None]).to(model.spec.device))[0]
-        return F.layer_norm(found, found.shape[-1:]).flatten(1).float()
+        return normed_tokens(found).float()
 
     known = tokens(_spread(reader, "train", KNOWN_FRAMES))
     tried = torch.cdist(tokens(_spread(reader, "val", TRIED_FRAMES)), known).amin(1).max()
@@ -148,8 +149,7 @@ def strangeness(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]) ->
 
 def _spread(reader: Any, split: str, count: int) -> NDArray[np.uint8]:
     """Frames [n, H, W, 3] from all over a split."""
-    spans = [(int(reader.first_row(int(e))), reader.num_frames(int(e))) for e in reader.episodes(split)]
-    rows = np.concatenate([np.arange(first, first + frames) for first, frames in spans])
+    rows = split_rows(reader, split)
     return reader.gather("pixels", rows[:: max(1, len(rows) // count), None])[:, 0]
 
 

@@ -83,7 +83,7 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         features = cached_features(dynamics, reader, console)
     dynamics.set_feature_statistics(train_features(features, reader, device))
     if dynamics.states is not None:
-        dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][train_rows(reader)]))
+        dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
     windows = {
@@ -183,7 +183,7 @@ def bits(values: Tensor) -> np.ndarray:
 
 def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
     """A spread of raw features [n, N, D] of the train split, for their statistics."""
-    rows = train_rows(reader)
+    rows = split_rows(reader, "train")
     return numbers(features[rows[:: max(1, len(rows) // most)]]).to(device)
 
 
@@ -192,10 +192,11 @@ def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, see
     if dynamics.reach is None:
         return
     device, config = dynamics.action_mid.device, dynamics.config.reach
+    train = split_rows(reader, "train")
     with torch.no_grad():
         parts = [
             dynamics.pooled_view(dynamics.normalise_features(numbers(features[rows]).to(device)))
-            for rows in np.array_split(train_rows(reader), max(1, len(train_rows(reader)) // REACH_CHUNK))
+            for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
         ]
     pooled = torch.cat(parts)
     lengths = [reader.num_frames(int(episode)) for episode in reader.episodes("train")]
@@ -212,9 +213,9 @@ def numbers(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16).float()
 
 
-def train_rows(reader: Any) -> np.ndarray:
-    """Rows of all frames of the train split."""
-    firsts = [(reader.first_row(episode), reader.num_frames(int(episode))) for episode in reader.episodes("train")]
+def split_rows(reader: Any, split: str) -> np.ndarray:
+    """Rows of all frames of a split."""
+    firsts = [(reader.first_row(episode), reader.num_frames(int(episode))) for episode in reader.episodes(split)]
     return np.concatenate([np.arange(first, first + count) for first, count in firsts])
 
 

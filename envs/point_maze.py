@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.ball import destination, noisy_force
 from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.tasks import POINT_MAZE, TaskSpec
@@ -26,11 +27,7 @@ _WALL_Z_M, _UNUSED_Z_M = 0.1, -1.0
 _MARGIN_M = 0.02
 _ROOM_M = 0.03  # how much farther than a shortest way the scripted ball keeps from corners
 
-# The scripted ball: steps until it gives a place up, how near counts as there, feedback gains, and its noise.
-_PATIENCE_STEPS, _NEAR_M = 60, 0.12
-_STIFFNESS, _DAMPING = 4.0, 0.6
 _LEAD_M, _PLACES = 0.25, 3  # how far ahead it aims beyond a corner; places it chooses the next among
-_NOISE, _NOISE_KEPT = 0.5, 0.8
 
 
 class PointMaze(GoalEnv):
@@ -87,17 +84,12 @@ class PointMaze(GoalEnv):
         """Forces `[2]` that take the ball to one random place after another by the shortest way, with noise."""
         truth = self.truth().astype(np.float64)
         place, velocity, layout = truth[:2], truth[2:4], _index(self._factors)
-        if memory.get("steps_left", 0) <= 0 or np.linalg.norm(memory["place"] - place) < _NEAR_M:
-            memory.update(place=self._far_place(rng, layout), steps_left=_PATIENCE_STEPS)
-            memory.setdefault("noise", np.zeros(2))
-        memory["steps_left"] -= 1
-        fresh = np.sqrt(1 - _NOISE_KEPT**2) * rng.standard_normal(2)
-        memory["noise"] = _NOISE_KEPT * memory["noise"] + fresh
-        heading = maze(layout).heading(place, memory["place"], _ROOM_M)
+        target = destination(memory, place, lambda: self._far_place(rng, layout))
+        heading = maze(layout).heading(place, target, _ROOM_M)
         towards = heading - place
-        if heading is not memory["place"]:  # a corner is passed at speed
+        if heading is not target:  # a corner is passed at speed
             towards *= max(1.0, _LEAD_M / max(float(np.linalg.norm(towards)), 1e-9))
-        action = _STIFFNESS * towards - _DAMPING * velocity + _NOISE * memory["noise"]
+        action = noisy_force(rng, memory, towards, velocity)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
     def _far_place(self, rng: np.random.Generator, layout: int) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.ball import destination, noisy_force
 from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.tasks import TWO_ROOMS, TaskSpec
@@ -25,11 +26,6 @@ ROOM_HALF_M = 1.0  # from the wall's middle to a border
 WALL_HALF_THICKNESS_M = 0.06
 DOOR_RANGE_M = 0.6  # the door's middle lies between -DOOR_RANGE_M and DOOR_RANGE_M
 _MARGIN_M = 0.02
-
-# The scripted ball: steps until it gives a place up, how near counts as there, feedback gains, and its noise.
-_PATIENCE_STEPS, _NEAR_M = 60, 0.12
-_STIFFNESS, _DAMPING = 4.0, 0.6
-_NOISE, _NOISE_KEPT = 0.5, 0.8
 
 
 class TwoRooms(GoalEnv):
@@ -70,14 +66,8 @@ class TwoRooms(GoalEnv):
         """Forces `[2]` that take the ball to one random place after another, through the door, with noise."""
         truth = self.truth().astype(np.float64)
         place, velocity, door_y = truth[:2], truth[2:4], truth[4]
-        if memory.get("steps_left", 0) <= 0 or np.linalg.norm(memory["place"] - place) < _NEAR_M:
-            memory.update(place=_random_place(rng), steps_left=_PATIENCE_STEPS)
-            memory.setdefault("noise", np.zeros(2))
-        memory["steps_left"] -= 1
-        fresh = np.sqrt(1 - _NOISE_KEPT**2) * rng.standard_normal(2)
-        memory["noise"] = _NOISE_KEPT * memory["noise"] + fresh
-        towards = next_waypoint(place, memory["place"], door_y)
-        action = _STIFFNESS * (towards - place) - _DAMPING * velocity + _NOISE * memory["noise"]
+        target = destination(memory, place, lambda: _random_place(rng))
+        action = noisy_force(rng, memory, next_waypoint(place, target, door_y) - place, velocity)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
 

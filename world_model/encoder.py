@@ -180,12 +180,12 @@ class PrincipalPool(Pool):
         self.requires_grad_(False)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        return self.out(_normed(tokens_BND))
+        return self.out(normed_tokens(tokens_BND))
 
     @torch.no_grad()
     def fit(self, tokens_FND: Tensor) -> None:
         """Take the components of these frames' tokens; with fewer frames than components the rest are zero."""
-        x = _normed(tokens_FND).cpu().double()
+        x = normed_tokens(tokens_FND).cpu().double()
         mean = x.mean(0)
         x = x - mean
         power, sides = torch.linalg.eigh(x @ x.T)  # of frames by frames: they are fewer than numbers a frame
@@ -197,7 +197,8 @@ class PrincipalPool(Pool):
         self.out.bias.copy_(-weight @ mean)
 
 
-def _normed(tokens_BND: Tensor) -> Tensor:
+def normed_tokens(tokens_BND: Tensor) -> Tensor:
+    """All layer-normed tokens of a frame side by side [B, N * D]."""
     return F.layer_norm(tokens_BND, tokens_BND.shape[-1:]).flatten(1)
 
 
