@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from commands import registry
 from commands.config import compose
+from commands.methods import planner_parts
 from commands.models import load_dynamics
-from commands.plan import planner_parts
 from planners.mpc import MPC
 
 

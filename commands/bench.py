@@ -21,7 +21,8 @@ from commands import bench_planners, bench_rollout, posttrain, pretrain, registr
 from commands.bench_official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
-from commands.plan import flops_of, peak_mib, planner_parts
+from commands.methods import planner_parts
+from commands.plan import flops_of, peak_mib
 from commands.runs import RunFolder, write_json
 from envs.render_bench import bench_render
 from planners.costs import aimed

@@ -4,7 +4,8 @@ A cell is one objective with one budget of stage 1 and one seed: pretrain, postt
 configuration, and its hash names the JSON file that a finished cell leaves in `cells`; the command skips cells that are
 there, so a table grows over days and machines. All rows have the same encoder, data, dynamics, planner and, in the
 embedding that is planned in, the same metric; objectives that learn dynamics themselves (lewm, pldm) keep the embedding
-these were learned in, and are planned with them, too.
+these were learned in, and are planned with them, too. `oracle` is a row, too: the true simulator with the task's own
+distance, against which tasks are compared.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from commands import posttrain as posttrain_command
 from commands import pretrain as pretrain_command
 from commands.bench import pretraining
 from commands.collect import FILE, collect_into
+from commands.comparison import ORACLE
 from commands.config import choices, compose, nested
 from commands.console import Console, duration
 from commands.errors import UsageError, listed
-from commands.models import MODEL, load_encoder, model_kind, open_reader
-from commands.plan import MODEL_ROW, RANDOM_ROW, flops_of
+from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
+from commands.models import MODEL, frame_skip, load_encoder, model_kind, open_reader
+from commands.plan import flops_of
 from commands.runs import RunFolder, commit, identity, read_json, versions, write_json
 from data.features import FeatureCache
 from world_model.checkpoint import tensors_hash
@@ -41,6 +44,7 @@ from world_model.training import make_optimizer, train_step
 
 UNTRAINED = "untrained"  # a row of its own: the encoder of UNTRAINED_AS before its first step
 UNTRAINED_AS = "vjepa2"
+ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "device", "workers", "on_damaged")
 BUDGETS = ("steps", "flops")
 OWN = ("objectives", "budgets", "seeds", "cells", "small", "metric")  # keys of this command alone
 # Keys that change no number of a cell.
@@ -111,7 +115,7 @@ def check(config: dict[str, Any]) -> None:
             raise UsageError(f"budgets: {budget} is none (choices: {listed(BUDGETS)})")
     if not config["objectives"] or not config["budgets"] or config["seeds"] < 1:
         raise UsageError("objectives and budgets must each hold at least one, and seeds be at least 1")
-    strange = [name for name in config["small"] if name not in choices("objective")]
+    strange = [name for name in config["small"] if name not in (ORACLE, *choices("objective"))]
     if strange:
         raise UsageError(
             f"small.{strange[0]}: there is no such objective (choices: {listed(choices('objective'), 30)})"
@@ -119,9 +123,10 @@ def check(config: dict[str, Any]) -> None:
     for name in config["objectives"]:
         cell = cell_config(config, name, config["seed"])
         collect_command.check(cell)
-        pretrain_command.configs({**cell, "trainer": cell["pretrain"]})
-        posttrain_command.check({**cell, "trainer": cell["posttrain"]})
         plan_command.check(cell)
+        if name != ORACLE:
+            pretrain_command.configs({**cell, "trainer": cell["pretrain"]})
+            posttrain_command.check({**cell, "trainer": cell["posttrain"]})
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -137,9 +142,9 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         data.parent.mkdir(exist_ok=True)
         collect_into(data, cell.config, console)
         work = folder.path / cell.name
-        record = finished(cell, str(data), work, console)
+        record = (simulated if cell.objective == ORACLE else finished)(cell, str(data), work, console)
         write_json(kept / f"{cell.name}.json", record)
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
         _write_page(kept, cells, config)
     page = _write_page(kept, cells, config)
     console.say(page.read_text(encoding="utf-8"))
@@ -152,14 +157,23 @@ def _write_page(kept: Path, cells: Sequence[Cell], config: dict[str, Any]) -> Pa
     page = kept / f"{file_name(config)}.md"
     lines = comparison.page([read_json(file) for file in files if file.exists()], config["budgets"])
     page.write_text(lines, encoding="utf-8")
+    everything = [read_json(file) for file in sorted(kept.glob("*.json"))]
+    if len({record["task"] for record in everything}) > 1:
+        (kept / "README.md").write_text(comparison.overview(everything), encoding="utf-8")
     return page
 
 
 def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, Any]:
-    """The configuration of `jepa demo` that a cell is."""
+    """The configuration of `jepa demo` that a cell is; of the oracle, what matters for it."""
     known = choices("objective")
-    if objective not in (UNTRAINED, *known):
-        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {listed(known, 30)})")
+    if objective not in (UNTRAINED, ORACLE, *known):
+        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {listed(known, 30)})")
+    if objective == ORACLE:
+        cell = {key: config[key] for key in ORACLE_PARTS} | {
+            "dynamics": {"frame_skip": config["dynamics"]["frame_skip"]}
+        }
+        cell |= {"seed": seed, "videos": 0, "protocol": {**config["protocol"], "oracle": True}}
+        return merged(cell, nested(config["small"].get(ORACLE, [])), f"small.{ORACLE}: ")
     name = UNTRAINED_AS if objective == UNTRAINED else objective
     cell = {key: value for key, value in config.items() if key not in OWN}
     cell |= {"objective": _published(name), "seed": seed, "videos": 0}
@@ -190,7 +204,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict
 
 def all_cells(config: dict[str, Any]) -> list[Cell]:
     """All cells, steps of the equal-arithmetic budget worked out; the first trained objective sets that budget."""
-    flops = {name: step_flops(cell_config(config, name, 0)) for name in config["objectives"] if name != UNTRAINED}
+    trained = [name for name in config["objectives"] if name not in (UNTRAINED, ORACLE)]
+    flops = {name: step_flops(cell_config(config, name, 0)) for name in trained}
     reference = next(iter(flops.values()), 0.0)
     cells = []
     for seed in range(config["seed"], config["seed"] + config["seeds"]):
@@ -198,7 +213,7 @@ def all_cells(config: dict[str, Any]) -> list[Cell]:
             base = cell_config(config, name, seed)
             per_step = flops.get(name, 0.0)
             for budget in config["budgets"]:
-                same = name == UNTRAINED or per_step == reference
+                same = name not in trained or per_step == reference
                 if same and budget != config["budgets"][0]:
                     continue  # the same cell under both budgets
                 cell = base
@@ -260,6 +275,29 @@ def finished(cell: Cell, data: str, work: Path, console: Console) -> dict[str, A
     features.path(tensors_hash(load_encoder(encoder)[0].state_dict()), config["dynamics"]["space"]).unlink()
     record |= {"seconds": seconds, "commit": commit(), "versions": versions()}
     return {**record, "key": cell.key, "config": identity(config, NO_PART)}
+
+
+def simulated(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
+    """The record of the oracle's cell, as far as it has the others' keys."""
+    began = time.perf_counter()
+    reader = open_reader(data, cell.config["on_damaged"])
+    skip = cell.config["dynamics"]["frame_skip"] or frame_skip(reader.info)
+    found = plan_command.floors(cell.config, data, skip, console)
+    return {
+        "objective": cell.objective,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "task": cell.config["env"]["name"],
+        "plan": found["methods"][ORACLE_ROW],
+        "random": found["methods"][RANDOM_ROW],
+        "thresholds": found["thresholds"],
+        "unit": found["unit"],
+        "seconds": {"plan": round(time.perf_counter() - began, 1)},
+        "commit": commit(),
+        "versions": versions(),
+        "key": cell.key,
+        "config": identity(cell.config, NO_PART),
+    }
 
 
 def last_evaluation(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The table of `jepa compare`: finished cells -> one Markdown page, seeds joined."""
+"""The tables of `jepa compare`: finished cells -> one Markdown page a task and one of all tasks, seeds joined."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from commands.evaluation import wilson
 
 Record = Mapping[str, Any]
 
+ORACLE = "oracle"  # the row that plans in the true simulator
+
 BUDGET_TITLES = {
     "steps": "Equal steps of stage 1",
     "flops": "Equal arithmetic in stage 1",
@@ -20,9 +22,10 @@ def page(records: Sequence[Record], budgets: Sequence[str]) -> str:
     """Markdown: one table for every budget, rows by success, with the floors and what stage 1 is measured against."""
     first = records[0]
     threshold, unit = str(first["thresholds"][0]), first["unit"]
+    ceilings = _ceilings(records)
     lines = [f"# Objectives on {first['task']}", "", _about(records), ""]
     for budget in budgets:
-        rows = _rows([record for record in records if record["budget"] in (budget, "both")], threshold)
+        rows = _rows([record for record in records if record["budget"] in (budget, "both")], threshold, ceilings)
         head = (
             "objective",
             "steps",
@@ -32,6 +35,7 @@ def page(records: Sequence[Record], budgets: Sequence[str]) -> str:
             "error over copying: 1 step, last",
             f"within {threshold} {unit}",
             "held",
+            "normalised",
             "with its own dynamics",
         )
         lines += [f"## {BUDGET_TITLES[budget]}", "", _line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
@@ -42,34 +46,90 @@ def _about(records: Sequence[Record]) -> str:
     first = records[0]
     floors, threshold = [record["random"] for record in records], str(first["thresholds"][0])
     random = fmean(floor["any"][threshold] for floor in floors)
-    pixels = {key: _number(first["pretrain"][f"{key}_pixels"]) for key in ("probe", "near_rank")}
+    stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
+    pixels = {key: "–" if stage1 is None else _number(stage1[f"{key}_pixels"]) for key in ("probe", "near_rank")}
     seeds = sorted({record["seed"] for record in records})
+    spaces = sorted({record["space"] for record in records if "space" in record})
     return (
         f"Made by `jepa compare`; seeds {', '.join(map(str, seeds))}, {floors[0]['episodes']} episodes each, planned "
-        f"in {first['space']} features. Random actions: {random:.1%}. Raw pixels: probe {pixels['probe']}, near rank "
-        f"{pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %.\n\nAll rows "
-        "share data, encoder, dynamics, planner and metric; `untrained` is the encoder of `vjepa2` before it learns."
+        f"in {' and '.join(spaces)} features. Random actions: {random:.1%}. Raw pixels: probe {pixels['probe']}, near "
+        f"rank {pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %.\n\nAll "
+        "rows share data, encoder, dynamics, planner and metric; `untrained` is the encoder of `vjepa2` before it "
+        "learns; `oracle` plans in the true simulator with the true distance. Normalised: (success - random) / (oracle "
+        "- random)."
     )
 
 
-def _rows(records: Sequence[Record], threshold: str) -> list[list[str]]:
-    """One row an objective, the most successful first."""
+def overview(records: Sequence[Record]) -> str:
+    """Markdown: normalised success of every objective at equal steps on every task, and of its own dynamics."""
+    tasks = sorted({record["task"] for record in records})
+    steps = [record for record in records if record["budget"] != "flops"]
+    shown: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        here = [record for record in steps if record["task"] == task]
+        ceilings = _ceilings(here)
+        for name, group in _grouped(here).items():
+            rows = {name: "plan", f"{name}, its own dynamics": "plan_own"}
+            for title, key in rows.items():
+                if all(key in record for record in group):
+                    seeds = f" ({len(group)})" if len(group) > 1 else ""
+                    shown.setdefault(title, {})[task] = _normalised(group, ceilings, key) + seeds
+    lines = [
+        "# Objectives over tasks",
+        "",
+        "Made by `jepa compare` from the finished cells of this folder, equal steps of stage 1: (success - random) / "
+        "(oracle - random), at any time within the task's headline threshold; in brackets the number of seeds where it "
+        "is not one.",
+        "",
+        _line(["objective", *tasks]),
+        _line(["---"] * (len(tasks) + 1)),
+        *(_line([f"`{name}`", *(row.get(task, "") for task in tasks)]) for name, row in sorted(shown.items())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["objective"], []).append(record)
+    return groups
+
+
+def _ceilings(records: Sequence[Record]) -> dict[int, Record]:
+    """The oracle's cell of every seed that has one."""
+    return {record["seed"]: record for record in records if record["objective"] == ORACLE}
+
+
+def _normalised(group: Sequence[Record], ceilings: Mapping[int, Record], key: str = "plan") -> str:
+    """(success - random) / (oracle - random), of means over the seeds; empty without the oracle of one."""
+    threshold = str(group[0]["thresholds"][0])
+    if any(record["seed"] not in ceilings for record in group):
+        return ""
+
+    def mean(records: Sequence[Record], row: str) -> float:
+        return fmean(record[row]["any"][threshold] for record in records)
+
+    floor, ceiling = mean(group, "random"), mean([ceilings[record["seed"]] for record in group], "plan")
+    return _number((mean(group, key) - floor) / (ceiling - floor)) if ceiling > floor else "–"
+
+
+def _rows(records: Sequence[Record], threshold: str, ceilings: Mapping[int, Record]) -> list[list[str]]:
+    """One row an objective, the most successful first."""
+    groups = _grouped(records)
 
     def success(group: Sequence[Record]) -> float:
         return fmean(record["plan"]["any"][threshold] for record in group)
 
-    return [_row(name, groups[name], threshold) for name in sorted(groups, key=lambda name: -success(groups[name]))]
+    order = sorted(groups, key=lambda name: -success(groups[name]))
+    return [_row(name, groups[name], threshold, ceilings) for name in order]
 
 
-def _row(name: str, group: Sequence[Record], threshold: str) -> list[str]:
+def _row(name: str, group: Sequence[Record], threshold: str, ceilings: Mapping[int, Record]) -> list[str]:
     def mean(stage: str, key: str) -> str:
-        values = [record[stage][key] for record in group]
+        values = [record.get(stage, {}).get(key) for record in group]
         return "–" if None in values else _number(fmean(values))
 
-    steps, per_step = group[0]["steps"], group[0]["flops_per_step"]
+    steps, per_step = group[0].get("steps", 0), group[0].get("flops_per_step", 0.0)
     own = [record["plan_own"] for record in group if "plan_own" in record]
     return [
         f"`{name}`",
@@ -80,6 +140,7 @@ def _row(name: str, group: Sequence[Record], threshold: str) -> list[str]:
         f"{mean('posttrain', 'over_copy_1')}, {mean('posttrain', 'over_copy_last')}",
         _rate([record["plan"] for record in group], "any", threshold),
         _rate([record["plan"] for record in group], "held", threshold),
+        _normalised(group, ceilings),
         _rate(own, "any", threshold) if own else "",
     ]
 

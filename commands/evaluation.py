@@ -99,12 +99,13 @@ class Cases:
 class Setting:
     """What a model is evaluated in: itself, the held-out data, and the starts and goals drawn from that."""
 
-    model: Any  # world_model.dynamics.LatentDynamics
-    about: dict[str, Any]  # what its folder says: env, env_kwargs, objective, ...
+    model: Any  # world_model.dynamics.LatentDynamics, or None: floors and oracle alone
+    about: dict[str, Any]  # what its folder or the data says: env, env_kwargs, objective, ...
     reader: Any  # data.store.Reader
     task: TaskSpec
     protocol: ProtocolConfig  # resolved: no null is left
     cases: Cases
+    frame_skip: int  # environment steps in a model step
 
 
 def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:

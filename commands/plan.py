@@ -4,11 +4,9 @@ model."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +16,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import envs
 from commands import evaluation, photo, registry
-from commands.config import build, standard
+from commands.config import build
 from commands.console import Console
 from commands.errors import UsageError
-from commands.evaluation import Cases, ProtocolConfig, RandomPolicy, Rollouts, Setting, ZeroPolicy
+from commands.evaluation import Cases, ProtocolConfig, Rollouts, Setting
+from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
 from commands.models import check_actions, check_frames, load_dynamics, open_reader
-from commands.oracle import OracleDynamics, OraclePolicy
 from commands.report import planning_report, write_videos
 from commands.runs import RunFolder, plain, write_atomic, write_json
 from envs.tasks import TaskSpec
-from envs.vector import VectorGoalEnv
 from planners.costs import GoalCost, aimed
-from planners.mpc import MPC, MPCConfig
+from planners.mpc import MPC
 from world_model.dynamics import LatentDynamics
 from world_model.training import keep_freed_memory
 
 SCHEMA = 1
-MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
-    "model",
-    "random",
-    "zero action",
-    "oracle",
-    "oracle, model's cost",
-)
 
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
     build(ProtocolConfig, config["protocol"], "protocol")
     planner_parts(config["planner"])
-
-
-def planner_parts(config: dict[str, Any]) -> tuple[Any, GoalCost, MPCConfig]:
-    """Planner, cost and receding-horizon settings of the planner group."""
-    rest = {key: value for key, value in config.items() if key not in ("cost", "mpc")}
-    return (
-        registry.made("planner", rest),
-        build(GoalCost, config["cost"], "planner.cost"),
-        build(MPCConfig, config["mpc"], "planner.mpc"),
-    )
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -80,6 +60,13 @@ def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != about["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
+    return setting_of(config, reader, about, model.spec.frame_skip, model)
+
+
+def setting_of(
+    config: dict[str, Any], reader: Any, about: dict[str, Any], frame_skip: int, model: LatentDynamics | None = None
+) -> Setting:
+    """What is evaluated on a file's environment: task, protocol, and the starts and goals it draws."""
     task = envs.find_task(about["env"])
     if task is None:
         raise UsageError(
@@ -89,7 +76,8 @@ def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
     protocol = build(ProtocolConfig, config["protocol"], "protocol")
     task = evaluation.judged(task, protocol)
     protocol = evaluation.resolve(protocol, task)
-    return Setting(model, about, reader, task, protocol, evaluation.draw_cases(reader, task, protocol))
+    cases = evaluation.draw_cases(reader, task, protocol)
+    return Setting(model, about, reader, task, protocol, cases, frame_skip)
 
 
 def plan(
@@ -103,12 +91,7 @@ def plan(
     """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`."""
     setting = opened(config, data, model_folder)
     model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    runs, seconds = {}, {}
-    for name, play in methods(config, setting, console).items():
-        began = time.perf_counter()
-        runs[name] = play()
-        seconds[name] = round(time.perf_counter() - began, 2)
-        console.say(f"{name:22s} {_rates(runs[name], task)}, {seconds[name]} s")
+    runs, seconds = _played(config, setting, console)
     results = collect_results(runs, cases, task, protocol, config, seconds, model.spec)
     planner, cost, _ = planner_parts(config["planner"])
     results["proprio"] = model.spec.proprio
@@ -125,66 +108,35 @@ def plan(
     return results
 
 
-def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[str, Any]:
-    """Every row of the protocol, as a function that plays it."""
-    planner, cost, mpc = planner_parts(config["planner"])
-    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    kwargs = setting.about["env_kwargs"] | ({} if model.spec.proprio == "none" else {"proprio": True})
-    workers = config["workers"] or os.cpu_count() or 1
-    in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
-    budget = protocol.budget
-    assert budget is not None
+def floors(config: dict[str, Any], data: Any, frame_skip: int, console: Console) -> dict[str, Any]:
+    """What needs no model, random and zero actions and the true simulator, each as in results.json.
 
-    def play(policy: Any, what: str, some: Cases = cases, videos: int = 0) -> Rollouts:
-        with console.progress(what, budget, "environment steps") as progress:
-            return evaluation.run_episodes(policy, in_process, some, budget, videos, lambda done: progress.update(done))
-
-    def oracle(own_cost: bool) -> Rollouts:
-        with_model = model if own_cost else None
-        env = envs.make(task.name, **kwargs)
-        dynamics = OracleDynamics(env, with_model, planner.horizon, workers, model.spec.frame_skip)
-        if own_cost:
-            small = protocol.oracle_cost
-            less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
-            brief = replace(mpc, receding_steps=small.receding_steps)
-            policy = OraclePolicy(dynamics, oracle_planner(planner, less), cost, brief)
-            return play(policy, ORACLE_COST_ROW, cases.first(small.episodes))
-        true_cost = replace(cost, view="truth", token_keep=1.0, distance=truth_distance(task))
-        return play(OraclePolicy(dynamics, oracle_planner(planner, {}), true_cost, mpc), ORACLE_ROW)
-
-    rows: dict[str, Any] = {
-        MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=config["videos"]),
-        RANDOM_ROW: lambda: play(RandomPolicy(task), RANDOM_ROW),
-        ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW),
+    frame_skip: environment steps in a step of the simulator's plans.
+    """
+    reader = open_reader(data, config["on_damaged"])
+    about = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
+    setting = setting_of(config, reader, about, frame_skip)
+    runs, _ = _played(config, setting, console)
+    steps, task = config["planner"]["mpc"]["receding_steps"] * frame_skip, setting.task
+    return {
+        "unit": task.distance_unit,
+        "thresholds": list(task.thresholds),
+        "methods": {
+            name: evaluation.summarise(run.distances, setting.cases, task, steps, setting.protocol.judge)
+            for name, run in runs.items()
+        },
     }
-    if protocol.oracle:
-        rows[ORACLE_ROW] = lambda: oracle(own_cost=False)
-    if protocol.oracle_cost.episodes:
-        rows[ORACLE_COST_ROW] = lambda: oracle(own_cost=True)
-    return rows
 
 
-def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
-    """The planner as the simulator can serve it, with the settings `less` that it has: the simulator gives no
-    gradients, so that CEM of the same horizon stands in for planners that follow some (results: oracle_planner)."""
-    if planner.needs_gradient:
-        given = standard("plan").config["planner"]
-        rest = {key: value for key, value in given.items() if key not in ("cost", "mpc")}
-        planner = registry.made("planner", {**rest, "horizon": planner.horizon})
-    own = {field.name for field in fields(planner.config)}
-    settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}
-    if less and "keep_elites" in own:
-        settings["keep_elites"] = min(planner.config.keep_elites, less["elites"])
-    return type(planner)(replace(planner.config, **settings))
-
-
-def truth_distance(task: TaskSpec) -> Any:
-    """The task's true distance as a cost on the `truth` view."""
-
-    def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(task.distance(imagined.cpu().numpy(), goal.cpu().numpy())))
-
-    return distance
+def _played(config: dict[str, Any], setting: Setting, console: Console) -> tuple[dict[str, Rollouts], dict[str, float]]:
+    """What every method did, and the seconds that each took."""
+    runs, seconds = {}, {}
+    for name, play in methods(config, setting, console).items():
+        began = time.perf_counter()
+        runs[name] = play()
+        seconds[name] = round(time.perf_counter() - began, 2)
+        console.say(f"{name:22s} {_rates(runs[name], setting.task)}, {seconds[name]} s")
+    return runs, seconds
 
 
 def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:

@@ -311,17 +311,18 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     cells = list((work / "cells").glob("*.json"))
     assert len(cells) == 1
     before = cells[0].read_bytes()
-    inside(*words, "objectives=[future,untrained,lewm]", "budgets=[steps,flops]", cwd=work)
+    inside(*words, "objectives=[oracle,future,untrained,lewm]", "budgets=[steps,flops]", cwd=work)
     names = {path.name.rsplit("-", 1)[0] for path in (work / "cells").glob("*.json")}
     assert names == {
         "reacher-future-both-seed0",
         "reacher-untrained-both-seed0",
+        "reacher-oracle-both-seed0",
         "reacher-lewm-steps-seed0",
         "reacher-lewm-flops-seed0",
     }
     assert cells[0].read_bytes() == before
     page = (work / "cells/reacher.md").read_text()
-    assert all(page.count(f"| `{name}` |") == 2 for name in ("future", "lewm", "untrained"))
+    assert all(page.count(f"| `{name}` |") == 2 for name in ("future", "lewm", "untrained", "oracle"))
     lewm = {b: json.loads(next((work / "cells").glob(f"*lewm-{b}*")).read_text()) for b in ("steps", "flops")}
     future = json.loads(cells[0].read_text())
     assert lewm["steps"]["steps"] == future["steps"] == 2 and "plan_own" in lewm["steps"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from commands import plan
 from commands.config import build, compose
 from commands.evaluation import Cases, ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
+from commands.methods import planner_parts
 from envs.tasks import REACHER
 
 
@@ -102,7 +102,7 @@ def test_the_protocols_of_others_say_what_they_count_and_are_served_whole_episod
     config = compose("plan", [f"protocol={name}", f"planner=cem_{name}", "model=m", "data=d"]).config
     protocol = build(ProtocolConfig, config["protocol"], "protocol")
     assert protocol.keep_solved and protocol.says and protocol.min_goal_distance == 0
-    planner, _, mpc = plan.planner_parts(config["planner"])
+    planner, _, mpc = planner_parts(config["planner"])
     assert planner.config.samples == 300 and mpc.receding_steps == planner.horizon
     with pytest.raises(ValueError, match="serves 0 starts with goals .* ahead"):
         draw_cases(FakeReader(steps=20), REACHER, resolve(protocol, REACHER))

@@ -10,7 +10,7 @@ import torch
 from commands import bench, registry
 from commands.config import choices, compose
 from commands.errors import UsageError
-from commands.plan import oracle_planner, planner_parts
+from commands.methods import oracle_planner, planner_parts
 from planners.mpc import MPC
 
 NAMES = [name for name in choices("planner") if name != "nevergrad"]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import plan, report, videos
+from commands import methods, plan, report, videos
 from commands.evaluation import Cases, ProtocolConfig, Rollouts, resolve
 from commands.runs import plain
 from envs.tasks import REACHER, TWO_ROOMS
@@ -52,9 +52,9 @@ def cases():
 def floors_and_model():
     still = STARTS.tolist()
     return {
-        plan.MODEL_ROW: rollouts([0.01, 0.15, 0.01, 0.9, 0.02, 0.04], [20.0, 30.0, 40.0], NUM_VIDEOS),
-        plan.RANDOM_ROW: rollouts([0.15, *still[1:]]),
-        plan.ZERO_ROW: rollouts(still),
+        methods.MODEL_ROW: rollouts([0.01, 0.15, 0.01, 0.9, 0.02, 0.04], [20.0, 30.0, 40.0], NUM_VIDEOS),
+        methods.RANDOM_ROW: rollouts([0.15, *still[1:]]),
+        methods.ZERO_ROW: rollouts(still),
     }
 
 
@@ -80,9 +80,9 @@ def page(cases, tmp_path_factory):
     """The page of five methods, read by most tests, and the paths of its videos."""
     folder = tmp_path_factory.mktemp("plan")
     runs = floors_and_model()
-    runs |= {plan.ORACLE_ROW: rollouts([0.01] * 6), plan.ORACLE_COST_ROW: rollouts([0.01, 0.01, 0.5, 0.6])}
-    runs[plan.MODEL_ROW].energies = [np.array([[3.0, 5.0, 9.0], [2.0, 2.5, 4.0]]), np.array([[1.0, np.inf, 2.0]])]
-    written = report.write_videos(runs[plan.MODEL_ROW], cases, REACHER, folder / "videos")
+    runs |= {methods.ORACLE_ROW: rollouts([0.01] * 6), methods.ORACLE_COST_ROW: rollouts([0.01, 0.01, 0.5, 0.6])}
+    runs[methods.MODEL_ROW].energies = [np.array([[3.0, 5.0, 9.0], [2.0, 2.5, 4.0]]), np.array([[1.0, np.inf, 2.0]])]
+    written = report.write_videos(runs[methods.MODEL_ROW], cases, REACHER, folder / "videos")
     report.planning_report(results_of(runs, cases), runs, cases, REACHER, written, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8"), written
 
@@ -178,7 +178,7 @@ def test_videos_stand_in_the_page_byte_for_byte_with_their_episodes(page):
 def test_text_is_escaped(runs, cases, tmp_path):
     odd = 'model <i>&amp;" $x$'
     task = replace(REACHER, description='<script>alert("x")</script>', distance_unit="<rad>")
-    runs = {**runs, odd: runs[plan.MODEL_ROW]}
+    runs = {**runs, odd: runs[methods.MODEL_ROW]}
     report.planning_report(results_of(runs, cases, task), runs, cases, task, [], tmp_path / "r.html")
     html = (tmp_path / "r.html").read_text()
     text, _ = read(html)
@@ -198,7 +198,7 @@ def test_further_sections_are_images_by_path_or_html_as_it_is(runs, cases, tmp_p
 
 
 def test_a_page_without_oracle_videos_or_plan_times_says_so(runs, cases, tmp_path):
-    runs[plan.MODEL_ROW].plan_ms.clear()
+    runs[methods.MODEL_ROW].plan_ms.clear()
     made = results_of(runs, cases)
     assert made["oracle"] is None
     again = json.loads(json.dumps(plain(made)))  # as it is read back from results.json
@@ -258,7 +258,7 @@ def test_a_video_shows_episode_and_goal_and_is_green_while_within_the_threshold(
 
 def test_a_written_video_is_readable_and_plays_in_real_time(runs, cases, tmp_path):
     imageio = pytest.importorskip("imageio.v2")
-    path, other = report.write_videos(runs[plan.MODEL_ROW], cases, REACHER, tmp_path)
+    path, other = report.write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, other.name])
     assert path.suffix == ".mp4"
     with imageio.get_reader(path) as reader:
@@ -275,7 +275,7 @@ def test_without_ffmpeg_the_video_is_a_gif(runs, cases, tmp_path, monkeypatch):
         raise RuntimeError("No ffmpeg exe could be found")
 
     monkeypatch.setattr(videos, "_write_mp4", fails)
-    written = report.write_videos(runs[plan.MODEL_ROW], cases, REACHER, tmp_path)
+    written = report.write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
     assert [path.suffix for path in written] == [".gif"] * NUM_VIDEOS
     with Image.open(written[0]) as image:
         assert image.n_frames > 1 and image.info["duration"] == 100 and image.info["loop"] == 0
@@ -284,7 +284,7 @@ def test_without_ffmpeg_the_video_is_a_gif(runs, cases, tmp_path, monkeypatch):
 
 
 def test_no_recorded_frames_make_no_videos(runs, cases, tmp_path):
-    assert report.write_videos(runs[plan.ZERO_ROW], cases, REACHER, tmp_path / "videos") == []
+    assert report.write_videos(runs[methods.ZERO_ROW], cases, REACHER, tmp_path / "videos") == []
     assert not (tmp_path / "videos").exists()
 
 
