@@ -20,9 +20,12 @@ from commands.config import build
 from commands.console import Console
 from commands.errors import UsageError
 from commands.evaluation import Cases, ProtocolConfig, Rollouts, Setting
+from commands.imagined import TITLE as STRIP_TITLE
+from commands.imagined import write_strip
 from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
 from commands.models import check_actions, check_frames, load_dynamics, open_reader
 from commands.report import planning_report, write_videos
+from commands.rerun_log import check_viewer, write_recording
 from commands.runs import RunFolder, plain, write_atomic, write_json
 from envs.tasks import TaskSpec
 from planners.costs import GoalCost, aimed
@@ -37,6 +40,7 @@ def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
     build(ProtocolConfig, config["protocol"], "protocol")
     planner_parts(config["planner"])
+    check_viewer(config.get("viewer", "none"), config.get("videos", 0))  # a key of `jepa plan` alone
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
@@ -101,8 +105,15 @@ def plan(
     results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
     write_json(folder / "results.json", results)
     write_atomic(folder / "episodes.jsonl", episode_lines(runs, cases))
-    videos = write_videos(runs[MODEL_ROW], cases, task, folder / "videos")
-    planning_report(results, runs, cases, task, videos, folder / "report.html", extra)
+    tested, sections = runs[MODEL_ROW], list(extra or ())
+    videos = write_videos(tested, cases, task, folder / "videos")
+    if tested.frames is not None and "pixels" in model.spec.views:
+        write_strip(model, tested, folder / "imagined.png")
+        sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
+    if config.get("viewer") == "rerun":
+        write_recording(model, tested, cases, task, folder / "episodes.rrd")
+        console.say(f"recording: rerun {folder / 'episodes.rrd'}")
+    planning_report(results, runs, cases, task, videos, folder / "report.html", sections)
     console.say(headline(results))
     console.say(f"report: {folder / 'report.html'}")
     return results

@@ -155,12 +155,13 @@ def posttrain_and_plan(work: Path, name: str, dynamics: str, view: str, *encoder
         "protocol.oracle_cost.episodes=0",
         "planner.horizon=2",
         f"planner.cost.view={view}",
-        "videos=0",
+        f"videos={int(view == 'pixels')}",
         *SEARCH,
         f"name={name}-{view}",
         cwd=work,
     )
     assert (work / f"runs/plan/{name}-{view}/results.json").exists()
+    assert (work / f"runs/plan/{name}-{view}/imagined.png").exists() == (view == "pixels")
 
 
 @pytest.mark.parametrize(
