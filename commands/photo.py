@@ -1,7 +1,8 @@
 """`jepa plan goal=photo.png`: reach what a picture shows, from held-out starts, where no true distance is known.
 
-What comes out is judged in the model's own features (RMS over the cost's view, as the planner's `metric=l2`)
-and by eye on videos; success rates need goals whose state is known.
+Several pictures (`goal=[first.png,then.png]`) are sub-goals, taken one after the other. What comes out is judged in the
+model's own features (RMS over the cost's view, as the planner's `metric=l2`) and by eye on videos; success rates need
+goals whose state is known.
 """
 
 from __future__ import annotations
@@ -35,15 +36,28 @@ KNOWN_FRAMES, TRIED_FRAMES = 512, 128  # of train and val, which a picture is co
 STRANGE = 1.5  # times as far from the nearest known frame as the strangest tried one
 
 
-class TowardsPhoto:
-    """A policy that is told the same picture, uint8 [H, W, 3], whatever the goals of its episodes are."""
+class TowardsPhotos:
+    """A policy that is told the same pictures, uint8 [G, H, W, 3], whatever the goals of its episodes are."""
 
-    def __init__(self, policy: Any, photo: NDArray[np.uint8]) -> None:
-        self.policy, self.photo = policy, photo
+    def __init__(self, policy: Any, photos: NDArray[np.uint8]) -> None:
+        self.policy, self.told = policy, photos[0] if len(photos) == 1 else photos
         self.act = policy.act
 
     def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
-        self.policy.reset(np.repeat(self.photo[None], len(seeds), 0), seeds)
+        self.policy.reset(np.repeat(self.told[None], len(seeds), 0), seeds)
+
+
+def check_goals(config: dict[str, Any]) -> list[str]:
+    """The picture files of `goal`. UsageError for several of them where nothing would ever switch them."""
+    given = config["goal"]
+    goals = [str(given)] if isinstance(given, str) else [str(goal) for goal in given]
+    switching = config["planner"]["mpc"]
+    if not goals or len(goals) > 1 and not (switching["reached_cost"] or switching["subgoal_steps"]):
+        raise UsageError(
+            f"goal holds {len(goals)} pictures; several are switched by planner.mpc.reached_cost or "
+            "planner.mpc.subgoal_steps, one of which must be above 0"
+        )
+    return goals
 
 
 def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -66,18 +80,20 @@ def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, console: Console) -> str:
-    """Play the setting's starts towards the picture config["goal"]; writes results.json, videos and report.html into
-    `folder` and returns the headline."""
+    """Play the setting's starts towards the picture or pictures config["goal"]; writes results.json, videos and
+    report.html into `folder` and returns the headline, which is about the last picture."""
     model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
     assert budget is not None
-    photo = read_photo(config["goal"], model.spec.frame_hw)
-    times = strangeness(model, setting.reader, photo)
-    if times > STRANGE:
-        console.warn(
-            f"jepa plan: goal={config['goal']} looks unlike the data: its features are {times:.1f} times as far from "
-            "the nearest training frame as those of the strangest held-out frame; is it of another environment, camera "
-            "or light?"
-        )
+    goals = check_goals(config)
+    photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
+    for goal, photo in zip(goals, photos, strict=True):
+        times = strangeness(model, setting.reader, photo)
+        if times > STRANGE:
+            console.warn(
+                f"jepa plan: goal={goal} looks unlike the data: its features are {times:.1f} times as far from the "
+                "nearest training frame as those of the strangest held-out frame; is it of another environment, camera "
+                "or light?"
+            )
     felt = {} if model.spec.proprio == "none" else {"proprio": True}
     make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **felt})
     view = config["planner"]["cost"]["view"]
@@ -85,22 +101,24 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
     for name, method in (("model", policy), ("random", RandomPolicy(task))):
         with console.progress(name, budget, "environment steps") as progress:
             runs[name] = run_episodes(
-                TowardsPhoto(method, photo), make, cases, budget, len(cases.seeds), lambda done: progress.update(done)
+                TowardsPhotos(method, photos), make, cases, budget, len(cases.seeds), lambda done: progress.update(done)
             )
     frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
-    apart = {name: distances(model, view, seen, photo) for name, seen in frames.items()}
+    apart = {name: distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
     count = config["videos"]
     film = replace(
         runs["model"],
         distances=apart["model"][:count],
         frames=frames["model"][:count],
-        goal_frames=np.repeat(photo[None], min(count, len(cases.seeds)), 0),
+        goal_frames=np.repeat(photos[-1:], min(count, len(cases.seeds)), 0),
     )
     unjudged = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
     videos = write_videos(film, cases, unjudged, folder / "videos") if count else []
     methods = {name: _summary(d) for name, d in apart.items()}
+    for goal, photo in zip(goals[:-1], photos[:-1], strict=True):
+        methods[f"model, from {goal} on the way"] = _summary(distances(model, view, frames["model"], photo))
     headline = (
-        f"{task.name}: towards {config['goal']} from {len(cases.seeds)} starts, feature distance "
+        f"{task.name}: towards {goals[-1]} from {len(cases.seeds)} starts, feature distance "
         f"{methods['model']['start']:.2f} at the start, {methods['model']['least']:.2f} at the nearest, "
         f"{methods['model']['final']:.2f} at the end; random actions {methods['random']['least']:.2f} at the nearest"
     )
@@ -109,7 +127,8 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
         {
             "schema": SCHEMA,
             "task": task.name,
-            "goal": str(config["goal"]),
+            "goal": goals[-1],
+            "sub_goals": goals[:-1],
             "unit": f"{UNIT} ({view})",
             "episodes": len(cases.seeds),
             "methods": methods,

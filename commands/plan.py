@@ -40,11 +40,13 @@ def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
     build(ProtocolConfig, config["protocol"], "protocol")
     planner_parts(config["planner"])
+    if config.get("goal") is not None:
+        photo.check_goals(config)
     check_viewer(config.get("viewer", "none"), config.get("videos", 0))  # a key of `jepa plan` alone
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
-    """Evaluate the model in its run folder, or go for the picture `goal`."""
+    """Evaluate the model in its run folder, or go for the pictures `goal`."""
     if config["goal"] is None:
         folder.finish(headline(plan(config, config["data"], config["model"], folder.path, console)))
         return
