@@ -23,19 +23,19 @@ from typing import Any
 import torch
 
 from commands import collect as collect_command
-from commands import comparison
 from commands import plan as plan_command
 from commands import posttrain as posttrain_command
 from commands import pretrain as pretrain_command
 from commands.bench import pretraining
 from commands.collect import FILE, collect_into
-from commands.comparison import ORACLE
 from commands.config import choices, compose, nested
 from commands.console import Console, duration
 from commands.errors import UsageError, listed
 from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
 from commands.models import MODEL, frame_skip, load_encoder, model_kind, open_reader
 from commands.plan import flops_of
+from commands.report import comparison
+from commands.report.comparison import ORACLE
 from commands.runs import RunFolder, commit, identity, read_json, versions, write_json
 from data.features import FeatureCache
 from world_model.checkpoint import tensors_hash

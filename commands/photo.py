@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commands import page
 from commands.console import Console
 from commands.errors import RunError, UsageError
 from commands.evaluation import RandomPolicy, Rollouts, Setting, run_episodes
 from commands.posttrain import split_rows
+from commands.report import page
+from commands.report.videos import write_videos
 from commands.runs import write_atomic, write_json
-from commands.videos import write_videos
 from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
 from world_model.dynamics import LatentDynamics

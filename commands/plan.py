@@ -20,12 +20,12 @@ from commands.config import build
 from commands.console import Console
 from commands.errors import UsageError
 from commands.evaluation import Cases, ProtocolConfig, Rollouts, Setting
-from commands.imagined import TITLE as STRIP_TITLE
-from commands.imagined import write_strip
 from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
 from commands.models import check_actions, check_frames, load_dynamics, open_reader
-from commands.report import planning_report, write_videos
-from commands.rerun_log import check_viewer, write_recording
+from commands.report.imagined import TITLE as STRIP_TITLE
+from commands.report.imagined import write_strip
+from commands.report.planning import planning_report, write_videos
+from commands.report.recording import check_viewer, write_recording
 from commands.runs import RunFolder, plain, write_atomic, write_json
 from envs.tasks import TaskSpec
 from planners.costs import GoalCost, aimed

@@ -16,7 +16,7 @@ from typing import Any
 from commands.config import Composed
 from commands.console import Console, table
 from commands.evaluation import wilson
-from commands.plots import sweep_curves
+from commands.report.plots import sweep_curves
 from commands.runs import identity, read_json, write_json
 
 RESULTS = "results.json"

@@ -17,7 +17,7 @@ from commands.models import MODEL, frame_skip, frozen_encoder, open_reader, save
 from commands.monitors import whole_episodes
 from commands.pretrain import fit
 from commands.registry import device as torch_device
-from commands.report import horizon_curves
+from commands.report.planning import horizon_curves
 from commands.runs import RunFolder, write_json
 from data.features import FeatureCache
 from data.loader import Loader

@@ -14,7 +14,7 @@ from commands.console import Console, Metrics
 from commands.errors import UsageError
 from commands.models import MODEL, save_dynamics, save_encoder
 from commands.registry import device as torch_device
-from commands.report import training_curves
+from commands.report.planning import training_curves
 from commands.runs import RunFolder
 from commands.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader

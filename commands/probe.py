@@ -33,8 +33,8 @@ from commands.models import (
     open_reader,
 )
 from commands.moments import EnergyConfig
-from commands.plots import horizon_curves, landscape_png
 from commands.registry import device as torch_device
+from commands.report.plots import horizon_curves, landscape_png
 from commands.runs import RunFolder, write_json
 from data.windows import Windows
 from world_model.checkpoint import model_kind

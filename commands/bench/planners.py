@@ -3,7 +3,7 @@
 Four problems of a point with inertia (`planners.point_mass`): a quadratic cost, the same where action bounds bind
 (optima known: least squares, with bounds), soft discs in the way with many ways between them, and discs whose cost has
 no slope (optima: the best that any planner of the table, or a far longer search, ever found). Regret is cost above
-the optimum, over that of doing nothing. Settings are those of `commands.planner_settings` (docs/planners.md).
+the optimum, over that of doing nothing. Settings are those of `commands.bench.planner_settings` (docs/planners.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from commands import registry
-from commands.planner_settings import SPACE, TUNED
+from commands.bench.planner_settings import SPACE, TUNED
 from planners.point_mass import DoubleIntegrator, PointCost, State
 from planners.protocol import Plan, Views
 

@@ -2,7 +2,7 @@
 
 It shows the protocol of commands/evaluation.py whole: every method at every threshold with intervals, the
 distance over time, success by distance, planning time, what was left out, and videos that were not picked.
-Figures come from commands/plots.py, videos from commands/videos.py, pieces of the page from commands/page.py.
+Figures come from commands/report/plots.py, videos from videos.py, pieces of the page from page.py.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands import page
 from commands.config import flatten
 from commands.console import duration
 from commands.evaluation import Cases, Rollouts, reached
-from commands.figure import SERIES
-from commands.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
+from commands.report import page
+from commands.report.figure import SERIES
+from commands.report.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
+from commands.report.videos import write_videos
 from commands.runs import plain, write_atomic
-from commands.videos import write_videos
 from envs.tasks import TaskSpec
 
 __all__ = ["horizon_curves", "planning_report", "training_curves", "write_videos"]

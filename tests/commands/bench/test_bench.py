@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from commands.bench import pretraining
-from commands.bench_official import official_modules, side_by_side
-from commands.bench_rollout import SETTINGS, compared
+from commands.bench.official import official_modules, side_by_side
+from commands.bench.rollout import SETTINGS, compared
 from commands.cli import main
 from commands.config import compose
 from commands.errors import UsageError

@@ -1,6 +1,6 @@
 """Figures: training curves and errors by horizon as PNG, the planning page's plots as SVG inside HTML.
 
-Each function computes what it shows and draws one figure of commands/figure.py.
+Each function computes what it shows and draws one figure of commands/report/figure.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from commands.console import read_metrics
 from commands.evaluation import Rollouts, wilson
-from commands.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
+from commands.report.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
 from envs.tasks import TaskSpec
 
 

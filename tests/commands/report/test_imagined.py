@@ -12,8 +12,8 @@ from PIL import Image
 
 from commands.errors import UsageError
 from commands.evaluation import Cases, Rollouts
-from commands.imagined import imagined, write_strip
-from commands.rerun_log import check_viewer, write_recording
+from commands.report.imagined import imagined, write_strip
+from commands.report.recording import check_viewer, write_recording
 from envs.tasks import REACHER
 from tests.world_model.small import dynamics, frames
 

@@ -1,5 +1,5 @@
 """`jepa bench render | load | pretrain | posttrain | plan | rollout | planners`: speed, with the limit beside it, as a
-table and JSON; of planners regret against compute (`commands.bench_planners`).
+table and JSON; of planners regret against compute (`commands.bench.planners`).
 
 Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
 is a large matrix product measured in the same run.
@@ -17,8 +17,10 @@ import numpy as np
 import torch
 
 import envs
-from commands import bench_planners, bench_rollout, posttrain, pretrain, registry
-from commands.bench_official import OfficialStep, side_by_side
+from commands import posttrain, pretrain, registry
+from commands.bench import planners as bench_planners
+from commands.bench import rollout as bench_rollout
+from commands.bench.official import OfficialStep, side_by_side
 from commands.console import Console, table
 from commands.errors import UsageError, listed, nearest
 from commands.methods import planner_parts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from commands import bench_planners as bench
 from commands import registry
+from commands.bench import planners as bench
 from commands.cli import main
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.comparison import overview, page
+from commands.report.comparison import overview, page
 
 
 def cell(objective, task="reacher", seed=0, rate=0.5, random=0.1, **more):

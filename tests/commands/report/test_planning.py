@@ -16,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import methods, plan, report, videos
+from commands import methods, plan
 from commands.evaluation import Cases, ProtocolConfig, Rollouts, resolve
+from commands.report import planning as report
+from commands.report import videos
 from commands.runs import plain
 from envs.tasks import REACHER, TWO_ROOMS
 

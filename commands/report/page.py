@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from commands.figure import theme_css
+from commands.report.figure import theme_css
 
 MEDIA = {
     ".png": "image/png",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from commands.bench_official import timed
+from commands.bench.official import timed
 from commands.plan import flops_of
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost

@@ -12,7 +12,7 @@ from typing import Any
 
 from commands.errors import UsageError
 from commands.evaluation import Cases, Rollouts
-from commands.imagined import imagined
+from commands.report.imagined import imagined
 from envs.tasks import TaskSpec
 from world_model.dynamics import LatentDynamics
 

@@ -1,0 +1,1 @@
+"""What a run shows of itself: pages, tables, plots, videos and recordings."""
