@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data.loader import Loader
 from envs.tasks import TaskSpec
 from world_model import probes
-from world_model.encoder import VideoEncoder
+from world_model.encoder import VideoEncoder, normed_tokens
 from world_model.objectives import constant_predictor_loss, regression
 from world_model.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
 
@@ -90,8 +89,7 @@ class Monitor:
         if self.model.objective.space == "pooled":
             return self._embedded(encoder)
         parts = [encoder.encode_frames(chunk[None])[0] for chunk in self.frames.to(self.device).split(ENCODE_CHUNK)]
-        tokens = torch.cat(parts)
-        return F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).float().cpu()
+        return normed_tokens(torch.cat(parts)).float().cpu()
 
     @torch.no_grad()
     def _embedded(self, encoder: VideoEncoder) -> Tensor:
