@@ -71,6 +71,7 @@ ADDED = {
     **{f"protocol.{key}": value for key, value in (("judge", "any"), ("thresholds", {}), ("keep_solved", False))},
     "protocol.says": "",
     "env.factors": [],
+    "objective.terms.centred": False,
     "planner.cost.change_penalty": 0.0,
     "planner.cost.token_keep": 1.0,
     "planner.mpc.reached_cost": 0.0,

@@ -30,12 +30,17 @@ Loss = Literal["l1", "l2", "smooth_l1", "cosine"]
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """Weights of the anti-collapse terms; a weight of 0 leaves the term out. `on`: the features they look at. `infonce`
-    compares predictions with their own and the other samples' targets, at `temperature`. Of PLDM, on embeddings of
-    consecutive frames: `variance_time`, the variance hinge over time; `smoothness`, how far they are apart; `inverse`,
-    the error of the action that a small network reads from two of them (needs objective.actions)."""
+    """Weights of the anti-collapse terms; a weight of 0 leaves the term out.
+
+    `on`: the features they look at; `centred`: whether less their mean over the clip, so that what moves within a clip
+    fills the embedding, while the means' own spread is bounded. `infonce` compares predictions with their own and the
+    other samples' targets, at `temperature`. Of PLDM, on embeddings of consecutive frames: `variance_time`, the hinge
+    over time; `smoothness`, how far they are apart; `inverse`, the error of the action that a small network reads from
+    two of them (needs actions).
+    """
 
     on: Literal["pooled", "tokens"] = "pooled"
+    centred: bool = False
     variance: float = 0.0
     covariance: float = 0.0
     sigreg: float = 0.0
@@ -112,6 +117,8 @@ class ObjectiveConfig:
             raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1 (0 goes with actions alone)")
         if self.terms.inverse and not self.actions:
             raise ValueError("objective.terms.inverse reads actions: it goes with objective.actions=true")
+        if self.terms.centred and (self.space, self.context) != ("pooled", "future"):
+            raise ValueError("objective.terms.centred looks at embeddings of several frames: it goes with space=pooled")
         if self.terms.infonce and self.terms.temperature <= 0:
             raise ValueError(f"objective.terms.temperature={self.terms.temperature} must be above 0")
         if self.context == "future" and self.frames <= self.context_frames:
@@ -214,6 +221,22 @@ def sigreg(
     real, imaginary = averaged(phase.cos().mean(0)), averaged(phase.sin().mean(0))
     distance = (real - normal).square() + imaginary.square()
     return place().world * len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
+
+
+def regularised_pooled(embedded_BTD: Tensor, config: TermsConfig) -> Tensor:
+    """What the anti-collapse terms look at, of pooled embeddings of clips: [B * T, D]."""
+    if config.centred:
+        embedded_BTD = embedded_BTD - embedded_BTD.mean(1, keepdim=True)
+    return embedded_BTD.flatten(0, 1)
+
+
+def between_clips(embedded_BTD: Tensor, config: TermsConfig) -> dict[str, Tensor]:
+    """Beside `centred` variance: what differs between clips alone may spread as wide as what moves in them, no wider.
+    Nothing else would bound it, and dynamics would see little but what never moves."""
+    if not (config.centred and config.variance):
+        return {}
+    means_BD = gathered(embedded_BTD.float().mean(1))
+    return {"between": config.variance * F.relu((means_BD.var(0) + 1e-4).sqrt() - 1).mean()}
 
 
 def over_time(embedded_BTD: Tensor, config: TermsConfig) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from world_model.objectives import (
     ObjectiveConfig,
     anti_collapse,
     averaged_target,
+    between_clips,
     constant_predictor_loss,
     context_weights,
     infonce,
@@ -36,6 +37,7 @@ from world_model.objectives import (
     over_time,
     ramp,
     regression,
+    regularised_pooled,
 )
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes
 from world_model.teacher import make_teacher, momentum, update_teacher
@@ -208,7 +210,8 @@ class PretrainModel(nn.Module):
             target, predicted = self._pooled_target(embedded, frames_BTHWC), paths
         first = objective.context_frames
         targets = [target[:, first + k :] for k in range(objective.rollout)]
-        return Prediction(predicted, targets, embedded.flatten(0, 1))
+        seen = regularised_pooled(embedded, objective.terms)
+        return Prediction(predicted, targets, seen, between_clips(embedded, objective.terms))
 
     def _pooled_target(self, embedded: Tensor, frames_BTHWC: Tensor) -> Tensor:
         if self.teacher is not None:
@@ -241,11 +244,11 @@ class PretrainModel(nn.Module):
             plans = rows_BTA[:, None, first - 1 : first - 1 + objective.rollout]
             predicted = predictor.rollout(past, embedded[:, first - 1, None], plans)[:, 0].squeeze(2)
             wanted = target[:, first : first + objective.rollout]
-        terms = over_time(embedded, objective.terms)
+        terms = over_time(embedded, objective.terms) | between_clips(embedded, objective.terms)
         if objective.terms.inverse:
             read = self.inverse(torch.cat((embedded[:, :-1], embedded[:, 1:]), -1))
             terms["inverse"] = objective.terms.inverse * regression(read.float(), rows_BTA, "l2")
-        return Prediction([predicted], [wanted], embedded.flatten(0, 1), terms)
+        return Prediction([predicted], [wanted], regularised_pooled(embedded, objective.terms), terms)
 
     # -- hidden tokens -------------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from world_model.objectives import (
     ObjectiveConfig,
     TermsConfig,
     anti_collapse,
+    between_clips,
     constant_predictor_loss,
     covariance,
     normalised_target,
     regression,
+    regularised_pooled,
     sigreg,
     variance_hinge,
 )
@@ -68,6 +70,22 @@ def test_sigreg_equals_a_plain_sum_over_knots():
 def test_only_terms_with_a_weight_are_computed():
     terms = anti_collapse(torch.randn(8, 4), TermsConfig(variance=2.0, sigreg=0.1), torch.Generator())
     assert set(terms) == {"variance", "sigreg"}
+
+
+def test_centred_terms_count_what_moves_within_a_clip_alone():
+    still = torch.randn(8, 1, 4).expand(8, 5, 4)  # differs between clips, never moves
+    moving = still + torch.randn(8, 5, 4)
+    plain, centred = TermsConfig(variance=1.0), TermsConfig(variance=1.0, centred=True)
+    assert torch.equal(regularised_pooled(moving, plain), moving.flatten(0, 1))
+    spread = {
+        name: variance_hinge(regularised_pooled(x, centred)) for name, x in (("still", still), ("moving", moving))
+    }
+    assert spread["still"] > 0.98 and spread["moving"] < 0.3
+    assert variance_hinge(regularised_pooled(still, plain)) < 0.3
+    assert between_clips(moving, plain) == {}
+    assert between_clips(0.5 * moving, centred)["between"] < 0.2 < between_clips(4 * moving, centred)["between"]
+    with pytest.raises(ValueError, match="centred looks at embeddings of several frames"):
+        ObjectiveConfig(context="causal", space="tokens", terms=centred)
 
 
 def test_a_constant_predictor_is_beaten_by_the_truth_only():
