@@ -77,7 +77,7 @@ def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
     assert "feature distance" in done.stdout and len(list((folder / "videos").iterdir())) == 1
     assert "looks unlike the data" not in done.stderr
     both = (*words, "goal=[photo.png,photo.png]")
-    jepa(*both, "planner.mpc.subgoal_steps=2", "name=both", cwd=work)
+    inside(*both, "planner.mpc.subgoal_steps=2", "name=both", cwd=work)
     results = json.loads((work / "runs/plan/both/results.json").read_text())
     way, last = results["methods"]["model, from photo.png on the way"], results["methods"]["model"]
     assert results["sub_goals"] == ["photo.png"] and way == last  # the same picture twice
