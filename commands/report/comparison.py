@@ -72,8 +72,7 @@ def overview(records: Sequence[Record]) -> str:
             rows = {name: "plan", f"{name}, its own dynamics": "plan_own"}
             for title, key in rows.items():
                 if all(key in record for record in group):
-                    seeds = f" ({len(group)})" if len(group) > 1 else ""
-                    shown.setdefault(title, {})[task] = _normalised(group, ceilings, key) + seeds
+                    shown.setdefault(title, {})[task] = _over_seeds(group, ceilings, key)
     lines = [
         "# Objectives over tasks",
         "",
@@ -86,6 +85,13 @@ def overview(records: Sequence[Record]) -> str:
         *(_line([f"`{name}`", *(row.get(task, "") for task in tasks)]) for name, row in sorted(shown.items())),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _over_seeds(group: Sequence[Record], ceilings: Mapping[int, Record], key: str) -> str:
+    """Normalised success, and of how many seeds; cells of one seed twice, as of two planners, are not averaged."""
+    if len({record["seed"] for record in group}) < len(group):
+        return "several settings"
+    return _normalised(group, ceilings, key) + (f" ({len(group)})" if len(group) > 1 else "")
 
 
 def _grouped(records: Sequence[Record]) -> dict[str, list[Record]]:

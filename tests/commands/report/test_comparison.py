@@ -55,3 +55,5 @@ def test_the_overview_has_a_column_a_task_and_a_row_for_dynamics_of_its_own():
     assert row_of(text, "future")[-1] == "0.50"
     more = overview([*cells, cell("future", seed=1), oracle(1)])
     assert row_of(more, "future")[-1] == "0.50 (2)"
+    twice = overview([*cells, cell("future")])  # of another planner, say
+    assert row_of(twice, "future")[-1] == "several settings"
