@@ -32,7 +32,7 @@ from commands.config import choices, compose, nested
 from commands.console import Console, duration
 from commands.errors import UsageError, listed
 from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
-from commands.models import MODEL, frame_skip, load_encoder, model_kind, open_reader
+from commands.models import MODEL, load_encoder, model_kind, open_reader
 from commands.plan import flops_of
 from commands.report import comparison
 from commands.report.comparison import ORACLE
@@ -254,46 +254,40 @@ def finished(cell: Cell, data: str, work: Path, console: Console) -> dict[str, A
         lambda: posttrain_command.posttrain(stages["posttrain"], data, encoder, paths["posttrain"], console),
     )
     plan = timed("plan", lambda: plan_command.plan(config, data, str(paths["posttrain"]), paths["plan"], console))
-    record = {
-        "objective": cell.objective,
-        "budget": cell.budget,
-        "seed": cell.seed,
-        "task": config["env"]["name"],
+    record = _record(cell, plan, MODEL_ROW) | {
         "steps": config["pretrain"]["steps"],
         "flops_per_step": cell.flops_per_step,
         "space": config["dynamics"]["space"],
         "pretrain": last_evaluation(paths["pretrain"]),
         "posttrain": last_evaluation(paths["posttrain"]),
-        "plan": plan["methods"][MODEL_ROW],
-        "random": plan["methods"][RANDOM_ROW],
-        "thresholds": plan["thresholds"],
-        "unit": plan["unit"],
+        "seconds": seconds,
     }
     if model_kind(paths["pretrain"] / MODEL) == "dynamics":
         own = timed("plan_own", lambda: plan_command.plan(config, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_ROW]
     features = FeatureCache(open_reader(data, config["on_damaged"]))
     features.path(tensors_hash(load_encoder(encoder)[0].state_dict()), config["dynamics"]["space"]).unlink()
-    record |= {"seconds": seconds, "commit": commit(), "versions": versions()}
-    return {**record, "key": cell.key, "config": identity(config, NO_PART)}
+    return record
 
 
 def simulated(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
     """The record of the oracle's cell, as far as it has the others' keys."""
     began = time.perf_counter()
-    reader = open_reader(data, cell.config["on_damaged"])
-    skip = cell.config["dynamics"]["frame_skip"] or frame_skip(reader.info)
-    found = plan_command.floors(cell.config, data, skip, console)
+    found = plan_command.floors(cell.config, data, console)
+    return _record(cell, found, ORACLE_ROW) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
+
+
+def _record(cell: Cell, results: Mapping[str, Any], row: str) -> dict[str, Any]:
+    """What every cell keeps: what it is, how the method of that row did beside random actions, and what ran it."""
     return {
         "objective": cell.objective,
         "budget": cell.budget,
         "seed": cell.seed,
         "task": cell.config["env"]["name"],
-        "plan": found["methods"][ORACLE_ROW],
-        "random": found["methods"][RANDOM_ROW],
-        "thresholds": found["thresholds"],
-        "unit": found["unit"],
-        "seconds": {"plan": round(time.perf_counter() - began, 1)},
+        "plan": results["methods"][row],
+        "random": results["methods"][RANDOM_ROW],
+        "thresholds": results["thresholds"],
+        "unit": results["unit"],
         "commit": commit(),
         "versions": versions(),
         "key": cell.key,

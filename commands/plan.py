@@ -21,7 +21,7 @@ from commands.console import Console
 from commands.errors import UsageError
 from commands.evaluation import Cases, ProtocolConfig, Rollouts, Setting
 from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
-from commands.models import check_actions, check_frames, load_dynamics, open_reader
+from commands.models import check_actions, check_frames, frame_skip, load_dynamics, open_reader
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
 from commands.report.planning import planning_report, write_videos
@@ -70,9 +70,10 @@ def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
 
 
 def setting_of(
-    config: dict[str, Any], reader: Any, about: dict[str, Any], frame_skip: int, model: LatentDynamics | None = None
+    config: dict[str, Any], reader: Any, about: dict[str, Any], skip: int, model: LatentDynamics | None = None
 ) -> Setting:
-    """What is evaluated on a file's environment: task, protocol, and the starts and goals it draws."""
+    """What is evaluated on a file's environment, `skip` environment steps a model step: task, protocol, and the starts
+    and goals it draws."""
     task = envs.find_task(about["env"])
     if task is None:
         raise UsageError(
@@ -83,7 +84,7 @@ def setting_of(
     task = evaluation.judged(task, protocol)
     protocol = evaluation.resolve(protocol, task)
     cases = evaluation.draw_cases(reader, task, protocol)
-    return Setting(model, about, reader, task, protocol, cases, frame_skip)
+    return Setting(model, about, reader, task, protocol, cases, skip)
 
 
 def plan(
@@ -121,16 +122,15 @@ def plan(
     return results
 
 
-def floors(config: dict[str, Any], data: Any, frame_skip: int, console: Console) -> dict[str, Any]:
-    """What needs no model, random and zero actions and the true simulator, each as in results.json.
-
-    frame_skip: environment steps in a step of the simulator's plans.
-    """
+def floors(config: dict[str, Any], data: Any, console: Console) -> dict[str, Any]:
+    """What needs no model, random and zero actions and the true simulator, each as in results.json; the simulator's
+    plans have the model steps of `dynamics.frame_skip`, or the task's own."""
     reader = open_reader(data, config["on_damaged"])
     about = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
-    setting = setting_of(config, reader, about, frame_skip)
+    skip = config["dynamics"]["frame_skip"] or frame_skip(reader.info)
+    setting = setting_of(config, reader, about, skip)
     runs, _ = _played(config, setting, console)
-    steps, task = config["planner"]["mpc"]["receding_steps"] * frame_skip, setting.task
+    steps, task = config["planner"]["mpc"]["receding_steps"] * skip, setting.task
     return {
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
