@@ -24,13 +24,13 @@ PairSource = Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
 class ReachConfig:
     """The embedding and its training. dim: its numbers; 0: there is none. far: model steps beyond which pairs count as
     equally far. expectile: below 0.5; the lower, the more the shortest recorded ways count. other_episodes: share of
-    pairs from different episodes, pushed `far` apart."""
+    pairs from different episodes, pushed `far` apart: what differs between episodes alone then outweighs what moves."""
 
     dim: int = 0
     hidden: int = 256
     far: int = 25
-    expectile: float = 0.1
-    other_episodes: float = 0.25
+    expectile: float = 0.03
+    other_episodes: float = 0.0
     steps: int = 2000
     batch_size: int = 512
     lr: float = 1e-3
