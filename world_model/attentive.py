@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.layers import MLP, BlockConfig
+from world_model.layers import MLP, BlockConfig, attend
 from world_model.stack import Blocks, init_transformer
 
 PROBE_NORM_EPS = 1e-5
@@ -45,7 +44,7 @@ class CrossAttention(nn.Module):
     def forward(self, query_BnD: Tensor, tokens_BND: Tensor) -> Tensor:
         q = rearrange(self.q(query_BnD), "b n (h d) -> b h n d", h=self.heads)
         k, v = rearrange(self.kv(tokens_BND), "b n (two h d) -> two b h n d", two=2, h=self.heads)
-        return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+        return rearrange(attend(q, k, v), "b h n d -> b n (h d)")
 
 
 class CrossAttentionBlock(nn.Module):

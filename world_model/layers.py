@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
+EXPLICIT_KEYS = 1024  # up to so many keys, attention that trains in bf16 on a CPU is written out
 MODALITY_STD = 1e-6  # of the embeddings that tell images from videos, at the start (V-JEPA 2.1)
 
 Rope = Literal["interleaved", "tiled"]
@@ -115,7 +116,22 @@ class Attention(nn.Module):
     def forward(self, x_BND: Tensor, positions: Rotary | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention is allowed."""
         q, k, v = self.project(x_BND, positions)
-        return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        return self.merge(attend(q, k, v, mask))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of queries [B, heads, n, d] to keys and values [B, heads, N, d]; mask as above.
+
+    One fused call, but for training in bf16 on a CPU: there the fused call's backward pass takes up to ten times as
+    long as the products themselves (torch 2.15, AMX), so up to EXPLICIT_KEYS keys these are written out.
+    """
+    trains_in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+    if not trains_in_bf16 or k.shape[-2] > EXPLICIT_KEYS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.float().softmax(-1).to(v.dtype) @ v
 
 
 def shared_prefix_attention(
@@ -277,5 +293,5 @@ class Block(nn.Module):
         by = self.modulate(condition)
         assert not read_from or (by is None and mask is None), "all tokens of a modulated or masked block are read"
         q, k, v = self.project(x_BND, positions, by)
-        attended = F.scaled_dot_product_attention(q[:, :, read_from:], k, v, attn_mask=mask)
+        attended = attend(q[:, :, read_from:], k, v, mask)
         return self.add(x_BND[:, read_from:], attended, by)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from world_model.layers import (
     Feedforward,
     Rope,
     Rotary,
+    attend,
     grid_positions,
     rotary,
     shared_prefix_attention,
@@ -294,7 +294,7 @@ class ActionPredictor(nn.Module):
             q, k, v = block.project(x, positions, by)
             cache.keys.append(k)
             cache.values.append(v)
-            x = block.add(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask), by)
+            x = block.add(x, attend(q, k, v, mask), by)
         return cache
 
     def rollout(self, past: PastCache, last_BNF: Tensor, rows_BSKA: Tensor | None, steps: int = 0) -> Tensor:

@@ -11,6 +11,7 @@ from world_model.encoder import VideoEncoder
 from world_model.layers import (
     Attention,
     Rotary,
+    attend,
     grid_positions,
     rotary,
     shared_prefix_attention,
@@ -87,3 +88,21 @@ def test_initial_weights_follow_the_table():
         assert abs(block.mlp.fc2.weight.std().item() * (2 * depth) ** 0.5 - 0.02) < 0.002
         assert abs(block.attn.proj.weight.std().item() * (2 * depth) ** 0.5 - 0.02) < 0.002
         assert not block.attn.qkv.bias.any() and (block.norm1.weight == 1).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_that_trains_in_bf16_agrees_with_the_fused_call(masked: bool) -> None:
+    torch.manual_seed(0)
+    exact = [torch.randn(2, 3, 7, 8, requires_grad=True) for _ in range(3)]
+    rough = [x.detach().bfloat16().requires_grad_() for x in exact]
+    mask = torch.ones(7, 7, dtype=torch.bool).tril() if masked else None
+    fused = F.scaled_dot_product_attention(*exact, attn_mask=mask)
+    written = attend(*rough, mask)
+    assert written.dtype == torch.bfloat16
+    fused.square().sum().backward()
+    written.float().square().sum().backward()
+    torch.testing.assert_close(written.float(), fused, atol=0.05, rtol=0.05)
+    for x, y in zip(exact, rough, strict=True):
+        assert x.grad is not None and y.grad is not None
+        assert (y.grad.float() - x.grad).norm() < 0.02 * x.grad.norm()
+    assert torch.equal(attend(*exact, mask), fused)
