@@ -64,6 +64,7 @@ NO_PART = (
 # cell that has it keeps its hash.
 ADDED = {
     "dynamics.proprio_model": "none",
+    "dynamics.scene": False,
     "dynamics.predictor.conditioning": "tokens",
     "dynamics.predictor.checkpointing": "none",
     "dynamics.predictor.dropout": 0.0,

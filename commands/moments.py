@@ -116,6 +116,8 @@ def open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int]) ->
             "features": dynamics.encode(pixels),
             "action": torch.from_numpy(actions.reshape(len(chunk), model.window - 1, -1)).to(pixels.device),
         }
+        if dynamics.config.scene:
+            batch["scene"] = dynamics.encode_scene(pixels)
         if felt is not None:
             batch["proprio"] = torch.from_numpy(felt[chunk]).to(pixels.device)
         for name, values in model.error_by_horizon(batch).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,13 +81,16 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     with first_alone():
         features = cached_features(dynamics, reader, console)
+        scene = {"scene": cached_features(dynamics, reader, console, "scene")} if shape.scene else {}
     dynamics.set_feature_statistics(train_features(features, reader, device))
     if dynamics.states is not None:
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
     windows = {
-        split: Windows(reader, split, model.window, actions.frame_skip, columns, {"features": features, **proprio})
+        split: Windows(
+            reader, split, model.window, actions.frame_skip, columns, {"features": features, **scene, **proprio}
+        )
         for split in ("train", "val")
     }
     monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
@@ -151,28 +154,33 @@ class OpenLoopMonitor:
 
 
 @torch.no_grad()
-def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> np.ndarray:
-    """Raw features of every frame of the file, bfloat16 bits [F, N, D]; computed once for an encoder and a
-    file."""
+def cached_features(
+    dynamics: LatentDynamics, reader: Any, console: Console, what: Literal["features", "scene"] = "features"
+) -> np.ndarray:
+    """Raw features of every frame of the file, or the patch tokens by which it is a scene, bfloat16 bits [F, N, D];
+    computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
-    found = cache.read(key, dynamics.config.space)
+    space, encode = (
+        (dynamics.config.space, dynamics.encode) if what == "features" else ("tokens", dynamics.encode_scene)
+    )
+    found = cache.read(key, space)
     if found is not None:
         return found
     device = dynamics.action_mid.device
-    example = dynamics.encode(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
+    example = encode(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
     episodes = reader.episodes()
     with (
         console.progress("encode", len(episodes), "episodes") as progress,
-        cache.write(key, dynamics.config.space, tuple(example.shape[2:])) as rows,
+        cache.write(key, space, tuple(example.shape[2:])) as rows,
     ):
         for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
             row = int(reader.first_row(episode))
             for chunk in frames.split(ENCODE_CHUNK):
-                rows[row : row + len(chunk)] = bits(dynamics.encode(chunk[None].to(device))[0])
+                rows[row : row + len(chunk)] = bits(encode(chunk[None].to(device))[0])
                 row += len(chunk)
             progress.advance()
-    stored = cache.read(key, dynamics.config.space)
-    assert stored is not None, cache.path(key, dynamics.config.space)
+    stored = cache.read(key, space)
+    assert stored is not None, cache.path(key, space)
     return stored
 
 

@@ -33,7 +33,8 @@ class DynamicsConfig:
     history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
     proprio_model: whether the robot's state is an input beside the action, and how it goes on in an imagined path
     (`world_model.states`); proprio_dim: numbers of that state. reach: an embedding whose distances count model steps
-    (`world_model.reachability`), a view of its own.
+    (`world_model.reachability`), a view of its own. scene: whether every imagined frame sees the patch tokens of the
+    frame that the path starts at, beside the pooled embeddings (space=pooled).
     """
 
     space: Space = "pooled"
@@ -44,8 +45,13 @@ class DynamicsConfig:
     proprio_model: ProprioModel = "none"
     proprio_dim: int = 0
     reach: ReachConfig = field(default_factory=ReachConfig)
+    scene: bool = False
 
     def __post_init__(self) -> None:
+        if self.scene and self.space != "pooled":
+            raise ValueError(
+                "dynamics.scene=true adds patch tokens to one token a frame: it needs dynamics.space=pooled"
+            )
         if (self.proprio_model == "none") != (self.proprio_dim == 0):
             raise ValueError(
                 f"dynamics.proprio_model={self.proprio_model} and dynamics.proprio_dim={self.proprio_dim}: a state "
@@ -157,8 +163,9 @@ class LatentDynamics(nn.Module):
         self.grid = (1, 1) if pooled else encoder.config.grid
         feature_dim = encoder.config.pooled_dim if pooled else encoder.config.width
         block_dim = len(actions.low) * actions.frame_skip
+        scene = (encoder.config.width, encoder.config.grid) if config.scene else None
         self.predictor = ActionPredictor(
-            feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim
+            feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim, scene=scene
         )
         self.pixel_head = PixelHead(feature_dim, encoder.config, pooled) if config.target == "pixels" else None
         self.reach: ReachHead | None = None
@@ -188,10 +195,16 @@ class LatentDynamics(nn.Module):
 
     def encode(self, frames_BTHWC: Tensor) -> Tensor:
         """Raw features [B, T, N, F] of frames in 0..255: the pooled embedding (N = 1), or layer-normed tokens."""
-        tokens = self.encoder.encode_frames(frames_BTHWC)
+        return self._features(self.encoder.encode_frames(frames_BTHWC))
+
+    def encode_scene(self, frames_BTHWC: Tensor) -> Tensor:
+        """Layer-normed patch tokens [B, T, N, D] of frames in 0..255, by which each is a scene."""
+        return layer_normed(self.encoder.encode_frames(frames_BTHWC))
+
+    def _features(self, tokens_BTND: Tensor) -> Tensor:
         if self.config.space == "pooled":
-            return self.encoder.pooled(tokens).unsqueeze(2)
-        return F.layer_norm(tokens, tokens.shape[-1:])
+            return self.encoder.pooled(tokens_BTND).unsqueeze(2)
+        return layer_normed(tokens_BTND)
 
     def normalise_features(self, features: Tensor) -> Tensor:
         """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""
@@ -257,10 +270,12 @@ class LatentDynamics(nn.Module):
             past_actions_BtA.shape,
             frames_BTHWC.shape,
         )
-        features = self.normalise_features(self.encode(frames_BTHWC))
+        tokens = self.encoder.encode_frames(frames_BTHWC)
+        features = self.normalise_features(self._features(tokens))
         states = self._states(proprio)
         before = None if states is None else states[:, :-1]
-        past = self.predictor.prefill(features[:, :-1], self.rows(past_actions_BtA, before), valid_BT[:, :-1])
+        scene = layer_normed(tokens[:, -1]) if self.config.scene else None
+        past = self.predictor.prefill(features[:, :-1], self.rows(past_actions_BtA, before), valid_BT[:, :-1], scene)
         return LatentContext(past, features[:, -1], None if states is None else states[:, -1])
 
     def _states(self, proprio: Tensor | None) -> Tensor | None:
@@ -329,6 +344,11 @@ class LatentDynamics(nn.Module):
         """Frozen encoder's pooled embedding [..., D] of frames [..., H, W, C] in 0..255."""
         flat = frames.flatten(0, -4).unsqueeze(0)
         return self.encoder.pooled(self.encoder.encode_frames(flat))[0].unflatten(0, frames.shape[:-3])
+
+
+def layer_normed(tokens: Tensor) -> Tensor:
+    """Patch tokens [..., D], each with mean 0 and deviation 1."""
+    return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def freeze(module: nn.Module) -> None:

@@ -34,7 +34,8 @@ class PosttrainConfig:
 
 class PosttrainModel(nn.Module):
     """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A],
-    and `proprio` [B, T, Q] for a model that knows the robot's state."""
+    `proprio` [B, T, Q] for a model that knows the robot's state, and layer-normed patch tokens `scene` [B, T, M, D] for
+    one that sees the scene."""
 
     def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class PosttrainModel(nn.Module):
         """Weighted sum of the two losses."""
         dynamics = self.dynamics
         features = dynamics.normalise_features(batch["features"].float())
-        actions, states = batch["action"], self._states(batch)
+        actions, states, scene = batch["action"], self._states(batch), self._scene(batch)
         target = self._target(features, batch)
         terms: dict[str, Tensor] = {}
         if states is not None and dynamics.states is not None:
@@ -57,31 +58,42 @@ class PosttrainModel(nn.Module):
             terms |= {} if learned is None else {"state": learned}
         if self.config.teacher_forcing:
             known = None if states is None else states[:, :-1]
-            predicted = dynamics.predictor(features[:, :-1], dynamics.rows(actions, known))
+            first = None if scene is None else scene[:, 0]
+            predicted = dynamics.predictor(features[:, :-1], dynamics.rows(actions, known), scene_BMD=first)
             terms["teacher_forcing"] = self.config.teacher_forcing * self._error(predicted, target[:, 1:])
         if self.config.rollout:
             history = self.config.rollout_history or 1 + step % dynamics.config.history
-            path = self.imagine(features, actions, states, history)
+            path = self.imagine(features, actions, states, scene, history)
             terms["rollout"] = self.config.rollout * self._error(path, target[:, history : history + path.shape[1]])
         return torch.stack(list(terms.values())).sum(), terms
 
     def after_step(self, step: int) -> None:
         """Nothing moves but the predictor."""
 
-    def imagine(self, features: Tensor, actions: Tensor, states: Tensor | None, history: int) -> Tensor:
+    def imagine(
+        self, features: Tensor, actions: Tensor, states: Tensor | None, scene: Tensor | None, history: int
+    ) -> Tensor:
         """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with the recorded
-        actions; of the robot's states [B, T, Q] those of the history alone are used, as in planning."""
+        actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes [B, T, M, D]
+        that of its last frame, as in planning."""
         before, last = history - 1, None
         known = None
         if states is not None:
             known, last = states[:, :before], states[:, before]
-        past = self.dynamics.predictor.prefill(features[:, :before], self.dynamics.rows(actions[:, :before], known))
+        past = self.dynamics.predictor.prefill(
+            features[:, :before],
+            self.dynamics.rows(actions[:, :before], known),
+            scene_BMD=None if scene is None else scene[:, before],
+        )
         chosen = actions[:, None, before : before + self.config.rollout_steps]
         return self.dynamics.rollout(past, features[:, before], last, chosen)[:, 0]
 
     def _states(self, batch: dict[str, Tensor]) -> Tensor | None:
         states = self.dynamics.states
         return None if states is None else states.normalise(batch["proprio"].float())
+
+    def _scene(self, batch: dict[str, Tensor]) -> Tensor | None:
+        return batch["scene"].float() if self.dynamics.config.scene else None
 
     def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.dynamics.pixel_head is None:
@@ -103,7 +115,7 @@ class PosttrainModel(nn.Module):
         dynamics = self.dynamics
         features = dynamics.normalise_features(batch["features"].float())
         history, steps = dynamics.config.history, self.config.rollout_steps
-        path = self.imagine(features, batch["action"], self._states(batch), history)
+        path = self.imagine(features, batch["action"], self._states(batch), self._scene(batch), history)
         target = self._target(features, batch)
         made = path if dynamics.pixel_head is None else dynamics.pixel_head(path)
         future = target[:, history : history + steps]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ from world_model.layers import (
     shared_prefix_attention,
 )
 from world_model.stack import Blocks, init_transformer
+
+PLACE_STD = 0.02  # of the learned positions of a scene's patches, at the start
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ class MaskedPredictor(nn.Module):
 
 @dataclass
 class PastCache:
-    """Keys and values of past frames in every layer, each [B, heads, L, d], and which of them are real [B, L]."""
+    """Keys and values of the scene and of past frames in every layer, each [B, heads, L, d], and which of them are real
+    [B, L]."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -195,6 +199,8 @@ class ActionPredictor(nn.Module):
     the camera's extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each enters by a linear map of its own, as a
     token of its frame in this order, or together as the condition that modulates the frame's tokens.
     residual: whether the network's output is a change of the features, or the next features themselves (V-JEPA 2-AC).
+    scene: size and grid of patch tokens of one frame that every frame sees beside itself and the past, or None: what
+    stands around (walls, obstacles), which one embedding a frame does not hold. They come first in the sequence.
     """
 
     def __init__(
@@ -206,6 +212,7 @@ class ActionPredictor(nn.Module):
         residual: bool = True,
         state_dim: int = 0,
         extrinsics_dim: int = 0,
+        scene: tuple[int, tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         self.grid, self.heads, self.width, self.residual = grid, config.heads, config.width, residual
@@ -220,7 +227,17 @@ class ActionPredictor(nn.Module):
         self.predictor_blocks = config.blocks(config.width if adaln else 0)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, feature_dim)
+        self.scene_grid = (0, 0) if scene is None else scene[1]
+        if scene is not None:
+            self.scene_encoder = nn.Linear(scene[0], config.width)
         init_transformer(self, self.predictor_blocks)
+        if scene is not None:  # by what a frame's single token can tell the places apart
+            self.scene_place = nn.Parameter(PLACE_STD * torch.randn(self.scene_tokens, config.width))
+
+    @property
+    def scene_tokens(self) -> int:
+        """Patch tokens before the first frame."""
+        return self.scene_grid[0] * self.scene_grid[1]
 
     @property
     def frame_tokens(self) -> int:
@@ -232,13 +249,15 @@ class ActionPredictor(nn.Module):
         """Tokens of one frame in the sequence: those of its conditions, and its feature tokens."""
         return self.num_conditions + self.frame_tokens
 
-    def positions(self, frames: int, device: torch.device) -> Rotary:
-        """Rotary table of `frames` frames; a conditioning token turns with time alone, as in V-JEPA 2-AC."""
+    def positions(self, frames: int, device: torch.device, scene_at: int = 0) -> Rotary:
+        """Rotary table of the scene, the patches of frame `scene_at`, and of `frames` frames; a conditioning token
+        turns with time alone, as in V-JEPA 2-AC."""
         places = grid_positions(frames, *self.grid, device).reshape(frames, self.frame_tokens, 3)
         if self.num_conditions:
             alone = places[:, :1] * torch.tensor([1, 0, 0], device=device)
             places = torch.cat((alone.expand(-1, self.num_conditions, -1), places), 1)
-        return rotary(places.flatten(0, 1), self.width // self.heads, self.rope)
+        scene = grid_positions(1, *self.scene_grid, device) + torch.tensor([scene_at, 0, 0], device=device)
+        return rotary(torch.cat((scene, places.flatten(0, 1))), self.width // self.heads, self.rope)
 
     def embed(self, features: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features [..., T, N, F] and rows [..., T, A] -> sequence [..., T * block_tokens, width], and the condition of
@@ -255,6 +274,19 @@ class ActionPredictor(nn.Module):
         condition = torch.stack(embedded).sum(0).repeat_interleave(self.frame_tokens, -2)
         return x.flatten(-3, -2), condition
 
+    def sequence(
+        self, features_BTNF: Tensor, rows_BTA: Tensor | None, scene_BMD: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same with the scene's tokens [B, M, D] before it."""
+        x, condition = self.embed(features_BTNF, rows_BTA)
+        assert (scene_BMD is not None) == bool(self.scene_tokens), (
+            "a predictor with a scene needs one, others take none"
+        )
+        if scene_BMD is None:
+            return x, condition
+        x = torch.cat(((self.scene_encoder(scene_BMD) + self.scene_place).to(x.dtype), x), 1)
+        return x, None if condition is None else F.pad(condition, (0, 0, self.scene_tokens, 0))
+
     def read(self, x: Tensor, features: Tensor) -> Tensor:
         """Sequence [..., T * block_tokens, width] -> next frames' features [..., T, N, F]."""
         x = x.unflatten(-2, (-1, self.block_tokens))[..., self.num_conditions :, :]
@@ -262,33 +294,52 @@ class ActionPredictor(nn.Module):
         return features + change if self.residual else change
 
     def causal_mask(self, frames: int, valid_BT: Tensor | None, device: torch.device) -> Tensor:
-        """Boolean [B or 1, 1, L, L]: a token sees all tokens of its own and earlier frames that are valid."""
+        """Boolean [B or 1, 1, L, L]: a token sees the scene, and all tokens of its own and earlier frames that are
+        valid; the scene sees itself."""
         frame = torch.arange(frames, device=device).repeat_interleave(self.block_tokens)
+        frame = F.pad(frame, (self.scene_tokens, 0), value=-1)
         mask = (frame[:, None] >= frame[None, :])[None, None]
         if valid_BT is None:
             return mask
-        valid = valid_BT.repeat_interleave(self.block_tokens, 1)[:, None, None, :]
+        valid = self._valid_tokens(valid_BT)[:, None, None, :]
         own = (frame[:, None] == frame[None, :])[None, None]  # padding sees itself, so that no row is empty
         return mask & (valid | own)
 
-    def forward(self, features_BTNF: Tensor, rows_BTA: Tensor | None = None, valid_BT: Tensor | None = None) -> Tensor:
-        """Teacher forcing: predictions [B, T, N, F] of frames 1..T, each from the true frames before it."""
-        x, condition = self.embed(features_BTNF, rows_BTA)
-        frames = features_BTNF.shape[1]
-        mask = self.causal_mask(frames, valid_BT, x.device) if frames > 1 else None
-        x = self.predictor_blocks(x, self.positions(frames, x.device), mask, condition)
-        return self.read(x, features_BTNF)
+    def _valid_tokens(self, valid_BT: Tensor) -> Tensor:
+        """Which tokens of a sequence are real [B, L]: those of the scene, and of frames that are."""
+        return F.pad(valid_BT.repeat_interleave(self.block_tokens, 1), (self.scene_tokens, 0), value=True)
 
-    def prefill(self, features_BTNF: Tensor, rows_BTA: Tensor | None, valid_BT: Tensor | None = None) -> PastCache:
-        """Keys and values of T past frames whose actions are known (T may be 0), once a replan.
+    def forward(
+        self,
+        features_BTNF: Tensor,
+        rows_BTA: Tensor | None = None,
+        valid_BT: Tensor | None = None,
+        scene_BMD: Tensor | None = None,
+    ) -> Tensor:
+        """Teacher forcing: predictions [B, T, N, F] of frames 1..T, each from the true frames before it, and from the
+        scene as it was in frame 0."""
+        x, condition = self.sequence(features_BTNF, rows_BTA, scene_BMD)
+        frames = features_BTNF.shape[1]
+        mask = self.causal_mask(frames, valid_BT, x.device) if frames > 1 or self.scene_tokens else None
+        x = self.predictor_blocks(x, self.positions(frames, x.device), mask, condition)
+        return self.read(x[:, self.scene_tokens :], features_BTNF)
+
+    def prefill(
+        self,
+        features_BTNF: Tensor,
+        rows_BTA: Tensor | None,
+        valid_BT: Tensor | None = None,
+        scene_BMD: Tensor | None = None,
+    ) -> PastCache:
+        """Keys and values of T past frames whose actions are known (T may be 0) and of the scene, that of the frame
+        after them, once a replan.
 
         valid_BT is False where a frame is padding; None means that all are real.
         """
         frames = features_BTNF.shape[1]
-        valid = None if valid_BT is None else valid_BT.repeat_interleave(self.block_tokens, 1)
-        cache = PastCache([], [], valid, frames)
-        x, condition = self.embed(features_BTNF, rows_BTA)
-        positions, mask = self.positions(frames, x.device), self.causal_mask(frames, valid_BT, x.device)
+        cache = PastCache([], [], None if valid_BT is None else self._valid_tokens(valid_BT), frames)
+        x, condition = self.sequence(features_BTNF, rows_BTA, scene_BMD)
+        positions, mask = self.positions(frames, x.device, frames), self.causal_mask(frames, valid_BT, x.device)
         for block in self.predictor_blocks:
             by = block.modulate(condition)
             q, k, v = block.project(x, positions, by)
@@ -311,7 +362,7 @@ class ActionPredictor(nn.Module):
         own = [OwnCache(steps * self.block_tokens) for _ in self.predictor_blocks]
         path = []
         for k in range(steps):
-            start = (past.frames + k) * self.block_tokens
+            start = self.scene_tokens + (past.frames + k) * self.block_tokens
             rows = rows_BSKA[:, :, k : k + 1] if rows_BSKA is not None else None
             x, condition = self.embed(features.unsqueeze(2), rows)
             x = self._step(x, condition, table.at(start, start + self.block_tokens), past, own)

@@ -66,11 +66,16 @@ def shake(module: torch.nn.Module, std: float = 0.1) -> None:
 
 
 def dynamics(
-    space: str = "pooled", target: str = "features", frame_skip: int = 1, proprio: str = "none", proprio_dim: int = 0
+    space: str = "pooled",
+    target: str = "features",
+    frame_skip: int = 1,
+    proprio: str = "none",
+    proprio_dim: int = 0,
+    scene: bool = False,
 ) -> LatentDynamics:
     """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
     reach = ReachConfig(dim=5, hidden=8)
-    config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim, reach)  # type: ignore[arg-type]
+    config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene)  # type: ignore[arg-type]
     low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
     made = LatentDynamics(config, encoder(), ActionSpec(low, high, frame_skip))
     shake(made.predictor)

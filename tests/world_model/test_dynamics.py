@@ -16,7 +16,7 @@ ALL = [("pooled", "features"), ("tokens", "features"), ("pooled", "pixels"), ("t
 def batch_for(model: LatentDynamics, size: int = 4) -> dict[str, torch.Tensor]:
     clip = frames(size, 7)
     actions = torch.rand(size, 6, len(model.spec.action_low), generator=torch.Generator().manual_seed(0))
-    return {"pixels": clip, "features": model.encode(clip), "action": actions}
+    return {"pixels": clip, "features": model.encode(clip), "action": actions, "scene": model.encode_scene(clip)}
 
 
 def observed(model: LatentDynamics, size: int = 2):
@@ -35,6 +35,28 @@ def test_training_moves_the_predictor_and_leaves_the_encoder_frozen(space, targe
     assert losses[-1] < losses[0]
     assert not model.encoder.training and not any(p.requires_grad for p in model.encoder.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
+
+
+def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame():
+    model = dynamics(scene=True)
+    stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
+    loss, _ = stage.loss(batch, 1)
+    loss.backward()
+    assert model.predictor.scene_encoder.weight.grad.abs().max() > 0
+    features = model.normalise_features(batch["features"])
+    for history in (1, 3):
+        path = stage.imagine(features, batch["action"][:, :6], None, batch["scene"], history)
+        past = batch["pixels"][:, :history]
+        valid = torch.ones(4, history, dtype=torch.bool)
+        context = model.observe(past, batch["action"][:, : history - 1], valid)
+        plans = batch["action"][:, None, history - 1 : history + 3]
+        planned = model.imagine(context, plans).view("pooled")[:, 0]
+        torch.testing.assert_close(path.squeeze(2), planned, atol=1e-4, rtol=1e-4)
+        elsewhere = batch["scene"].clone()
+        elsewhere[:, history - 1] = elsewhere[:, history - 1].flip(1)
+        assert not torch.allclose(stage.imagine(features, batch["action"], None, elsewhere, history), path)
+    with pytest.raises(ValueError, match=r"dynamics.scene=true .* dynamics.space=pooled"):
+        dynamics("tokens", scene=True)
 
 
 @pytest.mark.parametrize(("space", "target"), ALL)

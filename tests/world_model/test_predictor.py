@@ -10,11 +10,15 @@ import torch
 from tests.world_model.small import PREDICTOR, shake
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes
 
+SCENE = (5, (2, 3))  # numbers of a patch, and the grid
 
-def predictor(grid: tuple[int, int], action_dim: int = 2, conditioning: str = "tokens") -> ActionPredictor:
+
+def predictor(
+    grid: tuple[int, int], action_dim: int = 2, conditioning: str = "tokens", scene: bool = False
+) -> ActionPredictor:
     torch.manual_seed(0)
     config = replace(PREDICTOR, conditioning=conditioning)
-    model = ActionPredictor(12, grid, action_dim, config)
+    model = ActionPredictor(12, grid, action_dim, config, scene=SCENE if scene else None)
     shake(model)
     return model.eval()
 
@@ -122,3 +126,40 @@ def test_dropout_acts_while_training_alone():
     assert not torch.allclose(model(features, rows), model(features, rows))
     model.eval()
     torch.testing.assert_close(model(features, rows), model(features, rows))
+
+
+@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+def test_a_cached_rollout_with_a_scene_equals_recomputing_everything(conditioning):
+    model = predictor((1, 1), conditioning=conditioning, scene=True)
+    start, plans, scene = torch.randn(2, 1, 1, 12), torch.randn(2, 3, 4, 2), torch.randn(2, 6, 5)
+    with torch.no_grad():
+        cached = model.rollout(model.prefill(start[:, :0], plans[:, 0, :0], scene_BMD=scene), start[:, 0], plans)
+        for candidate in range(3):
+            seen = start
+            for step in range(4):
+                seen = torch.cat((seen, model(seen, plans[:, candidate, : step + 1], scene_BMD=scene)[:, -1:]), 1)
+            torch.testing.assert_close(cached[:, candidate], seen[:, 1:], atol=1e-4, rtol=1e-4)
+
+
+def test_padding_changes_nothing_beside_a_scene():
+    model = predictor((1, 1), scene=True)
+    features, actions, plans = torch.randn(1, 2, 1, 12), torch.randn(1, 1, 2), torch.randn(1, 2, 3, 2)
+    scene = torch.randn(1, 6, 5)
+    short = model.rollout(model.prefill(features[:, :1], actions, scene_BMD=scene), features[:, 1], plans)
+    padded = torch.cat((torch.full((1, 1, 1, 12), 9.0), features[:, :1]), 1)
+    padded_actions = torch.cat((torch.full((1, 1, 2), 9.0), actions), 1)
+    past = model.prefill(padded, padded_actions, torch.tensor([[False, True]]), scene)
+    torch.testing.assert_close(short, model.rollout(past, features[:, 1], plans), atol=1e-5, rtol=1e-5)
+
+
+def test_every_patch_of_a_scene_and_its_place_matter():
+    model, features, actions = predictor((1, 1), scene=True), torch.randn(1, 2, 1, 12), torch.randn(1, 2, 2)
+    scene = torch.randn(1, 6, 5)
+    as_it_is = model(features, actions, scene_BMD=scene)
+    for patch in range(6):
+        other = scene.clone()
+        other[:, patch] += 1
+        assert (model(features, actions, scene_BMD=other) - as_it_is).abs().amin((0, 2, 3)).min() > 1e-6
+    assert not torch.allclose(model(features, actions, scene_BMD=scene.flip(1)), as_it_is)
+    with pytest.raises(AssertionError, match="scene"):
+        model(features, actions)
