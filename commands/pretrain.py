@@ -126,7 +126,8 @@ def fit(
     the first one alone has a monitor, writes and speaks; the others wait in the next step.
     """
     device = next(model.parameters()).device
-    trained = spread(model, trainer.parallel, device, resolved_precision(device, trainer.precision) == "bf16")
+    precision = resolved_precision(device, trainer.precision, [p for p in model.parameters() if p.requires_grad])
+    trained = spread(model, trainer.parallel, device, precision == "bf16")
     if trainer.compile:
         compile_blocks(trained)
     optimizer = make_optimizer(trained, trainer)

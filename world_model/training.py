@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from world_model.distributed import (
     whole,
 )
 from world_model.stack import Blocks
+
+BF16_PARAMETERS = 5_000_000  # of a model, from which on `precision=auto` trains in bf16 on a CPU that can
 
 Batch = dict[str, Tensor]
 
@@ -112,25 +114,26 @@ def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def autocast(device: torch.device, precision: str) -> Any:
-    """The autocast context of a precision."""
-    in_bf16 = resolved_precision(device, precision) == "bf16"
+def autocast(device: torch.device, precision: str, trained: Iterable[Tensor]) -> Any:
+    """The autocast context of a precision for a step that trains these parameters."""
+    in_bf16 = resolved_precision(device, precision, trained) == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if in_bf16 else nullcontext()
 
 
-def resolved_precision(device: torch.device, precision: str) -> str:
-    """fp32 or bf16; `auto` means bf16 on CUDA and on CPUs with bf16 matrix instructions."""
+def resolved_precision(device: torch.device, precision: str, trained: Iterable[Tensor]) -> str:
+    """fp32 or bf16; `auto` means bf16 on CUDA and, from BF16_PARAMETERS trained numbers on, on CPUs with bf16 matrix
+    instructions: smaller models gain little by it there and may learn later (LOG.md, 14)."""
     if precision == "auto":
-        return "bf16" if _gains_by_bf16(device) else "fp32"
+        return "bf16" if _gains_by_bf16(device, trained) else "fp32"
     return precision
 
 
-def _gains_by_bf16(device: torch.device) -> bool:
+def _gains_by_bf16(device: torch.device, trained: Iterable[Tensor]) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type == "cpu":  # AVX2 machines emulate bf16 products about ten times slower than fp32
         supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return bool(supported())
+        return bool(supported()) and sum(p.numel() for p in trained) >= BF16_PARAMETERS
     return False
 
 
@@ -305,14 +308,14 @@ def train_step(
     optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
     model.train()
     device = next(iter(batch.values())).device
-    with autocast(device, config.precision):
+    trained = trained_parameters(optimizer)
+    with autocast(device, config.precision, trained):
         loss, terms = model.loss(batch, step)
     shown, terms = averaged_metrics(loss, terms)
     if not torch.isfinite(shown):
         raise TrainingError(_not_finite(step, terms, batch, checkpoints))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    trained = trained_parameters(optimizer)
     average_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()

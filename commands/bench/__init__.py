@@ -39,6 +39,7 @@ from world_model.training import (
     make_optimizer,
     resolved_precision,
     train_step,
+    trained_parameters,
 )
 
 NUM_ENVIRONMENTS = 50
@@ -275,7 +276,7 @@ def _training_rows(
         train_step(model, batch, optimizer, trainer, number)
 
     seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
-    precision = resolved_precision(device, trainer.precision)
+    precision = resolved_precision(device, trainer.precision, trained_parameters(optimizer))
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mib()
     return [
         {

@@ -25,7 +25,7 @@ from torch import Tensor
 from commands.errors import UsageError
 from world_model.encoder import EncoderConfig
 from world_model.objectives import ObjectiveConfig
-from world_model.training import TrainerConfig, autocast
+from world_model.training import TrainerConfig, autocast, trained_parameters
 
 MODULES = (
     "models.vision_transformer",
@@ -116,7 +116,7 @@ class OfficialStep:
     def __call__(self, masks: tuple[list[Tensor], list[Tensor]]) -> int:
         """One step; the number of tokens it trained."""
         context, target = masks
-        with autocast(self.clip.device, self.trainer.precision):
+        with autocast(self.clip.device, self.trainer.precision, trained_parameters(self.optimizer)):
             with torch.no_grad():
                 wanted = self.teacher([self.clip])[0]
                 wanted = F.layer_norm(wanted, wanted.shape[-1:])

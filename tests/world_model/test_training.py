@@ -17,12 +17,14 @@ from tests.world_model.small import VJEPA2, encoder, frames
 from world_model.checkpoint import CheckpointError
 from world_model.pretrain import PretrainModel
 from world_model.training import (
+    BF16_PARAMETERS,
     Checkpoints,
     Hooks,
     TrainerConfig,
     TrainingError,
     learning_rate,
     make_optimizer,
+    resolved_precision,
     train,
 )
 
@@ -156,3 +158,12 @@ def test_biases_and_norms_are_not_decayed():
     decayed, free = make_optimizer(model, CONFIG).param_groups
     assert decayed["weight_decay"] == 0.04 and free["weight_decay"] == 0.0
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in free["params"])
+
+
+def test_auto_precision_is_bf16_on_a_cpu_for_models_that_gain_by_it_alone(monkeypatch):
+    cpu, small, large = CPU, [torch.zeros(10)], [torch.zeros(BF16_PARAMETERS)]
+    for can in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda can=can: can)
+        assert resolved_precision(cpu, "auto", small) == "fp32"
+        assert resolved_precision(cpu, "auto", large) == ("bf16" if can else "fp32")
+        assert resolved_precision(cpu, "bf16", small) == "bf16" and resolved_precision(cpu, "fp32", large) == "fp32"
