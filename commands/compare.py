@@ -138,6 +138,8 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
     cells = all_cells(config)
     missing = [cell for cell in cells if not (kept / f"{cell.name}.json").exists()]
     console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {kept}")
+    if len(missing) < len(cells):  # those that are there may have come from another machine
+        _write_page(kept, cells, config)
     for number, cell in enumerate(missing):
         console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
         data = folder.path / f"data-seed{cell.seed}" / FILE

@@ -166,7 +166,7 @@ def _joined_attention(
     mask = None
     if prefix_mask_BL is not None:
         mask = F.pad(prefix_mask_BL, (0, own[0].shape[3]), value=True)[:, None, None, :]
-    return F.scaled_dot_product_attention(q[:, 0], keys, values, attn_mask=mask)[:, None]
+    return attend(q[:, 0], keys, values, mask)[:, None]
 
 
 class MLP(nn.Module):
