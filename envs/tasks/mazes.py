@@ -43,7 +43,7 @@ _MEDIUM = """
 ...#..
 """
 NAMED = {"u": 0, "medium": 1}
-_NUM_RANDOM = 1000
+_NUM_RANDOM = 10_000  # more than episodes of most files: ways around walls are to be learned, not layouts
 NUM_LAYOUTS = len(NAMED) + _NUM_RANDOM
 _RANDOM_WALLS = (10, 14)
 _FIRST_COLUMN = sum(1 << row * CELLS for row in range(CELLS))  # of cells as bits of a number
@@ -51,10 +51,13 @@ _LAST_COLUMN = _FIRST_COLUMN << CELLS - 1
 _SPLIT_OF_TEN = {"train": range(8), "val": range(8, 9), "eval": range(9, 10)}
 
 
+@functools.cache
 def random_layouts(split: str) -> NDArray[np.int64]:
-    """Indices of the random layouts of a split: `train`, `val` or `eval`; of ten, eight, one and one."""
+    """Indices of the random layouts of a split: `train`, `val` or `eval`; of ten, eight, one and one. Read-only."""
     index = np.arange(_NUM_RANDOM)
-    return index[np.isin(index % 10, _SPLIT_OF_TEN[split])] + len(NAMED)
+    found = index[np.isin(index % 10, _SPLIT_OF_TEN[split])] + len(NAMED)
+    found.flags.writeable = False
+    return found
 
 
 @functools.cache
