@@ -113,11 +113,9 @@ def open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int]) ->
         actions = reader.gather("action", chunk[:, :1] + np.arange((model.window - 1) * skip))
         batch = {
             "pixels": pixels,
-            "features": dynamics.encode(pixels),
+            **dynamics.inputs(pixels),
             "action": torch.from_numpy(actions.reshape(len(chunk), model.window - 1, -1)).to(pixels.device),
         }
-        if dynamics.config.scene:
-            batch["scene"] = dynamics.encode_scene(pixels)
         if felt is not None:
             batch["proprio"] = torch.from_numpy(felt[chunk]).to(pixels.device)
         for name, values in model.error_by_horizon(batch).items():

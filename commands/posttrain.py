@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,17 +81,15 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     with first_alone():
-        features = cached_features(dynamics, reader, console)
-        scene = {"scene": cached_features(dynamics, reader, console, "scene")} if shape.scene else {}
+        cached = cached_features(dynamics, reader, console)
+    features = cached["features"]
     dynamics.set_feature_statistics(train_features(features, reader, device))
     if dynamics.states is not None:
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
     windows = {
-        split: Windows(
-            reader, split, model.window, actions.frame_skip, columns, {"features": features, **scene, **proprio}
-        )
+        split: Windows(reader, split, model.window, actions.frame_skip, columns, {**cached, **proprio})
         for split in ("train", "val")
     }
     monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
@@ -154,33 +153,34 @@ class OpenLoopMonitor:
 
 
 @torch.no_grad()
-def cached_features(
-    dynamics: LatentDynamics, reader: Any, console: Console, what: Literal["features", "scene"] = "features"
-) -> np.ndarray:
-    """Raw features of every frame of the file, or the patch tokens by which it is a scene, bfloat16 bits [F, N, D];
+def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
+    """What the predictor takes of every frame of the file (`LatentDynamics.inputs`), each as bfloat16 bits [F, N, D];
     computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
-    space, encode = (
-        (dynamics.config.space, dynamics.encode) if what == "features" else ("tokens", dynamics.encode_scene)
-    )
-    found = cache.read(key, space)
-    if found is not None:
-        return found
     device = dynamics.action_mid.device
-    example = encode(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
-    episodes = reader.episodes()
-    with (
-        console.progress("encode", len(episodes), "episodes") as progress,
-        cache.write(key, space, tuple(example.shape[2:])) as rows,
-    ):
-        for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
-            row = int(reader.first_row(episode))
-            for chunk in frames.split(ENCODE_CHUNK):
-                rows[row : row + len(chunk)] = bits(encode(chunk[None].to(device))[0])
-                row += len(chunk)
-            progress.advance()
-    stored = cache.read(key, space)
-    assert stored is not None, cache.path(key, space)
+    example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
+    spaces = {name: dynamics.config.space if name == "features" else "tokens" for name in example}
+    missing = [name for name, space in spaces.items() if cache.read(key, space) is None]
+    if missing:
+        episodes = reader.episodes()
+        with console.progress("encode", len(episodes), "episodes") as progress, ExitStack() as files:
+            rows = {
+                name: files.enter_context(cache.write(key, spaces[name], tuple(example[name].shape[2:])))
+                for name in missing
+            }
+            for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
+                row = int(reader.first_row(episode))
+                for chunk in frames.split(ENCODE_CHUNK):
+                    made = dynamics.inputs(chunk[None].to(device))
+                    for name in missing:
+                        rows[name][row : row + len(chunk)] = bits(made[name][0])
+                    row += len(chunk)
+                progress.advance()
+    stored: dict[str, np.ndarray] = {}
+    for name, space in spaces.items():
+        found = cache.read(key, space)
+        assert found is not None, cache.path(key, space)
+        stored[name] = found
     return stored
 
 

@@ -174,6 +174,7 @@ def posttrain_and_plan(work: Path, name: str, dynamics: str, view: str, *encoder
     ("objective", "dynamics", "view"),
     [
         ("vjepa2", "tokens", "tokens"),
+        ("future", "scene", "pooled"),
         ("pixels", "pixels", "pixels"),
         ("pixels", "pixels", "pooled"),
         ("vjepa21", "tokens", "tokens"),

@@ -195,16 +195,15 @@ class LatentDynamics(nn.Module):
 
     def encode(self, frames_BTHWC: Tensor) -> Tensor:
         """Raw features [B, T, N, F] of frames in 0..255: the pooled embedding (N = 1), or layer-normed tokens."""
-        return self._features(self.encoder.encode_frames(frames_BTHWC))
+        return self.inputs(frames_BTHWC)["features"]
 
-    def encode_scene(self, frames_BTHWC: Tensor) -> Tensor:
-        """Layer-normed patch tokens [B, T, N, D] of frames in 0..255, by which each is a scene."""
-        return layer_normed(self.encoder.encode_frames(frames_BTHWC))
-
-    def _features(self, tokens_BTND: Tensor) -> Tensor:
-        if self.config.space == "pooled":
-            return self.encoder.pooled(tokens_BTND).unsqueeze(2)
-        return layer_normed(tokens_BTND)
+    def inputs(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
+        """All that the predictor takes of frames in 0..255: raw `features` as of `encode`, and where it sees the scene
+        the frames' layer-normed tokens [B, T, M, D] as `scene`."""
+        tokens = self.encoder.encode_frames(frames_BTHWC)
+        pooled = self.config.space == "pooled"
+        features = self.encoder.pooled(tokens).unsqueeze(2) if pooled else layer_normed(tokens)
+        return {"features": features} | ({"scene": layer_normed(tokens)} if self.config.scene else {})
 
     def normalise_features(self, features: Tensor) -> Tensor:
         """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""
@@ -270,11 +269,11 @@ class LatentDynamics(nn.Module):
             past_actions_BtA.shape,
             frames_BTHWC.shape,
         )
-        tokens = self.encoder.encode_frames(frames_BTHWC)
-        features = self.normalise_features(self._features(tokens))
+        seen = self.inputs(frames_BTHWC)
+        features = self.normalise_features(seen["features"])
         states = self._states(proprio)
         before = None if states is None else states[:, :-1]
-        scene = layer_normed(tokens[:, -1]) if self.config.scene else None
+        scene = seen["scene"][:, -1] if self.config.scene else None
         past = self.predictor.prefill(features[:, :-1], self.rows(past_actions_BtA, before), valid_BT[:, :-1], scene)
         return LatentContext(past, features[:, -1], None if states is None else states[:, -1])
 

@@ -16,7 +16,7 @@ ALL = [("pooled", "features"), ("tokens", "features"), ("pooled", "pixels"), ("t
 def batch_for(model: LatentDynamics, size: int = 4) -> dict[str, torch.Tensor]:
     clip = frames(size, 7)
     actions = torch.rand(size, 6, len(model.spec.action_low), generator=torch.Generator().manual_seed(0))
-    return {"pixels": clip, "features": model.encode(clip), "action": actions, "scene": model.encode_scene(clip)}
+    return {"pixels": clip, "action": actions, **model.inputs(clip)}
 
 
 def observed(model: LatentDynamics, size: int = 2):
