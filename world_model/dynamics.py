@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.cache import PastCache
 from world_model.decoder import PixelHead
 from world_model.encoder import VideoEncoder
-from world_model.predictor import ActionPredictor, PastCache, PredictorConfig
+from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.reachability import ReachConfig, ReachHead
 from world_model.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
+from world_model.views import FrameViews
 
 Space = Literal["pooled", "tokens"]
 
@@ -103,29 +105,6 @@ class ModelSpec:
     @property
     def block_dim(self) -> int:
         return len(self.action_low)
-
-
-class FrameViews:
-    """Named views of goals or imagined frames, each computed when first asked for."""
-
-    def __init__(self, views: dict[str, Tensor | Callable[[], Tensor]], keep: Literal["path", "last"] = "path") -> None:
-        self.views, self.keep = views, keep
-
-    def view(self, name: str) -> Tensor:
-        """The named view; ValueError for one this model does not offer."""
-        if name not in self.views:
-            raise ValueError(f"view {name!r} is not offered by this model, only {sorted(self.views)}")
-        value = self.views[name]
-        if callable(value):
-            value = self.views[name] = value()
-        return value
-
-    def select(self, rows: slice | Tensor) -> FrameViews:
-        """Those environments only."""
-        return FrameViews({name: partial(self._rows, name, rows) for name in self.views}, self.keep)
-
-    def _rows(self, name: str, rows: slice | Tensor) -> Tensor:
-        return self.view(name)[rows]
 
 
 @dataclass

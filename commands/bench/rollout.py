@@ -20,9 +20,10 @@ from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
 from planners.sampling import Proposal
 from planners.scoring import score
-from world_model.dynamics import ActionSpec, DynamicsConfig, FrameViews, LatentDynamics
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.predictor import PredictorConfig
+from world_model.views import FrameViews
 
 STEPS = 5  # horizon, of both settings
 CONTEXT = 3  # frames seen before planning, of both
