@@ -22,7 +22,8 @@ from world_model.objectives import constant_predictor_loss, regression
 from world_model.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
-NUM_FRAMES = 768
+NUM_FRAMES = 768  # of val that features are judged on
+LEAST_FRAMES = 4  # of an episode among them
 METRIC_EPISODES = 128  # episodes of train that the metric is fitted on while training goes on
 ENCODE_CHUNK = 128  # frames encoded at once
 # Panels of curves.png: {title: metric keys}.
@@ -45,8 +46,12 @@ def whole_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
 
 
 def spread_rows(reader: Any) -> list[tuple[int, np.ndarray]]:
-    """Episodes of val, each with some of its rows, evenly spread: NUM_FRAMES together."""
+    """Episodes of val, each with some of its rows, evenly spread: NUM_FRAMES together; of many episodes some, evenly
+    spread, too, since ranks compare frames of one episode."""
     episodes = reader.episodes("val")
+    most = NUM_FRAMES // LEAST_FRAMES
+    if len(episodes) > most:
+        episodes = episodes[np.linspace(0, len(episodes) - 1, most).astype(int)]
     per_episode = max(1, NUM_FRAMES // max(1, len(episodes)))
     return [
         (int(e), np.unique(np.linspace(0, reader.num_frames(int(e)) - 1, per_episode).astype(int))) for e in episodes
