@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import envs
@@ -39,7 +38,7 @@ from commands.runs import RunFolder, write_json
 from data.windows import Windows
 from world_model.checkpoint import model_kind
 from world_model.dynamics import LatentDynamics
-from world_model.encoder import VideoEncoder
+from world_model.encoder import VideoEncoder, layer_normed
 from world_model.probes import untrained
 from world_model.readout import ReadoutConfig, Samples, read
 
@@ -154,8 +153,7 @@ def _encoded(encode: Any, frames: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
-    tokens = encoder.encode_frames(frames_BTHWC)
-    return F.layer_norm(tokens, tokens.shape[-1:])
+    return layer_normed(encoder.encode_frames(frames_BTHWC))
 
 
 def _embedding(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:

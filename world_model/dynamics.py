@@ -14,12 +14,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.cache import PastCache
 from world_model.decoder import PixelHead
-from world_model.encoder import VideoEncoder
+from world_model.encoder import VideoEncoder, layer_normed
 from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.reachability import ReachConfig, ReachHead
 from world_model.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
@@ -322,11 +321,6 @@ class LatentDynamics(nn.Module):
         """Frozen encoder's pooled embedding [..., D] of frames [..., H, W, C] in 0..255."""
         flat = frames.flatten(0, -4).unsqueeze(0)
         return self.encoder.pooled(self.encoder.encode_frames(flat))[0].unflatten(0, frames.shape[:-3])
-
-
-def layer_normed(tokens: Tensor) -> Tensor:
-    """Patch tokens [..., D], each with mean 0 and deviation 1."""
-    return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def freeze(module: nn.Module) -> None:

@@ -197,9 +197,14 @@ class PrincipalPool(Pool):
         self.out.bias.copy_(-weight @ mean)
 
 
+def layer_normed(tokens: Tensor) -> Tensor:
+    """Patch tokens [..., D], each with mean 0 and deviation 1."""
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
 def normed_tokens(tokens_BND: Tensor) -> Tensor:
     """All layer-normed tokens of a frame side by side [B, N * D]."""
-    return F.layer_norm(tokens_BND, tokens_BND.shape[-1:]).flatten(1)
+    return layer_normed(tokens_BND).flatten(1)
 
 
 POOLS = {"learned": PoolHead, "principal": PrincipalPool}
