@@ -63,7 +63,7 @@ class PosttrainModel(nn.Module):
             terms["teacher_forcing"] = self.config.teacher_forcing * self._error(predicted, target[:, 1:])
         if self.config.rollout:
             history = self.config.rollout_history or 1 + step % dynamics.config.history
-            path = self.imagine(features, actions, states, scene, history)
+            path = self.imagine(features, actions, states, history, scene)
             terms["rollout"] = self.config.rollout * self._error(path, target[:, history : history + path.shape[1]])
         return torch.stack(list(terms.values())).sum(), terms
 
@@ -71,7 +71,7 @@ class PosttrainModel(nn.Module):
         """Nothing moves but the predictor."""
 
     def imagine(
-        self, features: Tensor, actions: Tensor, states: Tensor | None, scene: Tensor | None, history: int
+        self, features: Tensor, actions: Tensor, states: Tensor | None, history: int, scene: Tensor | None = None
     ) -> Tensor:
         """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with the recorded
         actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes [B, T, M, D]
@@ -115,7 +115,7 @@ class PosttrainModel(nn.Module):
         dynamics = self.dynamics
         features = dynamics.normalise_features(batch["features"].float())
         history, steps = dynamics.config.history, self.config.rollout_steps
-        path = self.imagine(features, batch["action"], self._states(batch), self._scene(batch), history)
+        path = self.imagine(features, batch["action"], self._states(batch), history, self._scene(batch))
         target = self._target(features, batch)
         made = path if dynamics.pixel_head is None else dynamics.pixel_head(path)
         future = target[:, history : history + steps]

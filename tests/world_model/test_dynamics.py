@@ -45,7 +45,7 @@ def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame():
     assert model.predictor.scene_encoder.weight.grad.abs().max() > 0
     features = model.normalise_features(batch["features"])
     for history in (1, 3):
-        path = stage.imagine(features, batch["action"][:, :6], None, batch["scene"], history)
+        path = stage.imagine(features, batch["action"][:, :6], None, history, batch["scene"])
         past = batch["pixels"][:, :history]
         valid = torch.ones(4, history, dtype=torch.bool)
         context = model.observe(past, batch["action"][:, : history - 1], valid)
@@ -54,7 +54,7 @@ def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame():
         torch.testing.assert_close(path.squeeze(2), planned, atol=1e-4, rtol=1e-4)
         elsewhere = batch["scene"].clone()
         elsewhere[:, history - 1] = elsewhere[:, history - 1].flip(1)
-        assert not torch.allclose(stage.imagine(features, batch["action"], None, elsewhere, history), path)
+        assert not torch.allclose(stage.imagine(features, batch["action"], None, history, elsewhere), path)
     with pytest.raises(ValueError, match=r"dynamics.scene=true .* dynamics.space=pooled"):
         dynamics("tokens", scene=True)
 
