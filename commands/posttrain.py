@@ -158,10 +158,10 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
     device = dynamics.action_mid.device
-    example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
-    spaces = {name: dynamics.config.space if name == "features" else "tokens" for name in example}
+    spaces = {"features": dynamics.config.space} | ({"scene": "tokens"} if dynamics.config.scene else {})
     missing = [name for name, space in spaces.items() if cache.read(key, space) is None]
     if missing:
+        example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
         episodes = reader.episodes()
         with console.progress("encode", len(episodes), "episodes") as progress, ExitStack() as files:
             rows = {

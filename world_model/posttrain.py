@@ -93,7 +93,9 @@ class PosttrainModel(nn.Module):
         return None if states is None else states.normalise(batch["proprio"].float())
 
     def _scene(self, batch: dict[str, Tensor]) -> Tensor | None:
-        return batch["scene"].float() if self.dynamics.config.scene else None
+        """Those of the history: no path starts at a later frame."""
+        config = self.dynamics.config
+        return batch["scene"][:, : config.history].float() if config.scene else None
 
     def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.dynamics.pixel_head is None:
