@@ -36,6 +36,8 @@ LARGEST_PX = 4096
 
 def check(config: dict[str, Any]) -> None:
     """What can be known before a folder is made."""
+    if config["environment"] is not None and config["format"] == "droid":
+        raise UsageError(f"environment={config['environment']}: there is no simulator of format=droid")
     make_format(config).find(Path(str(config["path"])))
     for key, choices in (("view", ("centre", "whole")), ("compression", ("none", "gzip"))):
         if config[key] not in choices:

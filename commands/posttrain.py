@@ -88,10 +88,13 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
+    extra, seen = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
     windows = {
-        split: Windows(reader, split, model.window, actions.frame_skip, columns, {**cached, **proprio})
+        split: Windows(reader, split, model.window, actions.frame_skip, columns, extra, seen)
         for split in ("train", "val")
     }
+    if is_first():
+        console.say(f"training on {windows['train'].counted()}")
     monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
     last = fit(
         model,

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from data.store import Reader
 
 Array = NDArray[Any]
+FEW = 4  # windows an episode, below which its frames are hardly used
 
 
 class Windows:
     """All windows of `frames` model steps in a split's complete episodes, as an indexable collection.
 
     `columns` are the file's columns to read; `extra` are further arrays over all rows of the reader's files
-    [F,...], such as cached features, read like columns under their own names. ValueError if no episode is
-    long enough.
+    [F,...], such as cached features, read like columns under their own names; `first_frames` names those of them of
+    which a window holds only its first so many frames. ValueError if no episode is long enough.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class Windows:
         frame_skip: int = 1,
         columns: Sequence[str] = ("pixels", "action"),
         extra: Mapping[str, Array] | None = None,
+        first_frames: Mapping[str, int] | None = None,
     ) -> None:
         if frames < 1 or frame_skip < 1:
             raise ValueError(f"frames={frames} frame_skip={frame_skip}: both must be at least 1")
         self.reader, self.frames, self.frame_skip = reader, frames, frame_skip
-        self.columns, self.extra = tuple(columns), dict(extra or {})
+        self.columns, self.extra, self.first_frames = tuple(columns), dict(extra or {}), dict(first_frames or {})
         self._check_names()
         episodes = reader.episodes(split)
         lengths = reader.lengths(episodes)
@@ -76,6 +78,12 @@ class Windows:
         """Number of windows."""
         return int(self._ends[-1])
 
+    def counted(self) -> str:
+        """How many there are and what they span, for a line of output."""
+        each = len(self) / len(self._episodes)
+        few = "; longer episodes, or a shorter horizon, would give more" if each < FEW else ""
+        return f"{len(self)} windows of {self.frames} frames, {self.frame_skip} apart: {each:.3g} an episode{few}"
+
     def place(self, indices: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode and first frame of windows: [B] -> ([B], [B])."""
         indices = np.asarray(indices, np.int64)
@@ -102,7 +110,8 @@ class Windows:
         for name in self.columns:
             batch[name] = self._actions(rows[:, 0]) if name == "action" else self.reader.gather(name, rows)
         for name, array in self.extra.items():
-            batch[name] = np.asarray(array).take(rows, axis=0)
+            kept = rows[:, : self.first_frames[name]] if name in self.first_frames else rows
+            batch[name] = np.asarray(array).take(kept, axis=0)
         return batch | {"episode": episode, "start": start}
 
     def _actions(self, first_B: Array) -> Array:

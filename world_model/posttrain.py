@@ -34,8 +34,8 @@ class PosttrainConfig:
 
 class PosttrainModel(nn.Module):
     """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A],
-    `proprio` [B, T, Q] for a model that knows the robot's state, and layer-normed patch tokens `scene` [B, T, M, D] for
-    one that sees the scene."""
+    `proprio` [B, T, Q] for a model that knows the robot's state, and for one that sees the scene, layer-normed patch
+    tokens `scene` [B, H, M, D] of the history's H frames: no path starts at a later one."""
 
     def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class PosttrainModel(nn.Module):
         self, features: Tensor, actions: Tensor, states: Tensor | None, history: int, scene: Tensor | None = None
     ) -> Tensor:
         """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with the recorded
-        actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes [B, T, M, D]
+        actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes [B, H, M, D]
         that of its last frame, as in planning."""
         before, last = history - 1, None
         known = None
@@ -93,9 +93,7 @@ class PosttrainModel(nn.Module):
         return None if states is None else states.normalise(batch["proprio"].float())
 
     def _scene(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """Those of the history: no path starts at a later frame."""
-        config = self.dynamics.config
-        return batch["scene"][:, : config.history].float() if config.scene else None
+        return batch["scene"].float() if self.dynamics.config.scene else None
 
     def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.dynamics.pixel_head is None:

@@ -72,6 +72,23 @@ def test_extra_arrays_are_read_like_columns(make_file):
             Windows(reader, "val", 3, extra={name: wrong})
 
 
+def test_extra_arrays_may_be_read_for_a_window_s_first_frames_alone(make_file):
+    reader = Reader(make_file())
+    rows = np.arange(reader.total_frames)[:, None]
+    windows = Windows(reader, "train", 4, 2, extra={"whole": rows, "early": rows}, first_frames={"early": 2})
+    batch = windows.gather(np.array([0, 3]))
+    assert batch["whole"].shape == (2, 4, 1)
+    np.testing.assert_array_equal(batch["early"], batch["whole"][:, :2])
+
+
+def test_few_windows_an_episode_are_said(make_file):
+    reader = Reader(make_file())
+    longest = int(reader.lengths(reader.episodes("train")).max())
+    assert ": 1 an episode; longer episodes, or a shorter horizon" in Windows(reader, "train", longest).counted()
+    many = Windows(reader, "train", 2)
+    assert many.counted() == f"{len(many)} windows of 2 frames, 1 apart: {longest - 1} an episode"
+
+
 def test_unfinished_and_short_episodes_give_no_windows(make_file):
     path = make_file(episodes=10, frames=9)
     train = Reader(path).episodes("train")
