@@ -71,6 +71,7 @@ ADDED = {
     **{f"dynamics.reach.{key}": value for key, value in asdict(ReachConfig()).items()},
     **{f"protocol.{key}": value for key, value in (("judge", "any"), ("thresholds", {}), ("keep_solved", False))},
     "protocol.says": "",
+    "encoder.stem": "linear",
     "env.factors": [],
     "objective.terms.centred": False,
     "planner.cost.change_penalty": 0.0,

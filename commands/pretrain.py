@@ -23,7 +23,7 @@ from world_model.checkpoint import config_dict
 from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives import ObjectiveConfig
-from world_model.pretrain import PretrainModel, fit_summary, fitted
+from world_model.pretrain import PretrainModel, check_stem, fit_summary, fitted
 from world_model.training import (
     Checkpoints,
     Hooks,
@@ -44,7 +44,10 @@ def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, Tra
     """The typed parts of the configuration."""
     trainer = build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
     objective = build(ObjectiveConfig, config["objective"], "objective")
-    return fitted(build(EncoderConfig, config["encoder"], "encoder"), objective), objective, trainer
+    sizes = fitted(build(EncoderConfig, config["encoder"], "encoder"), objective)
+    if trainer.steps:  # what is never trained sees no hidden patches
+        check_stem(sizes, objective)
+    return sizes, objective, trainer
 
 
 def check(config: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from world_model.layers import (
     rotary,
 )
 from world_model.stack import Blocks, init_transformer
+from world_model.stem import ConvStem
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class EncoderConfig:
     frame_px: tuple[int, int] | None = None
     timm: str = ""
     positions_px: tuple[int, int] | None = None
+    stem: Literal["linear", "conv"] = "linear"
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
@@ -80,6 +82,10 @@ class EncoderConfig:
             )
         if any(not 0 <= level < self.depth for level in self.levels) or list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels={list(self.levels)} are not ascending blocks of 0..{self.depth - 1}")
+        if self.stem == "conv" and (self.image_path or self.causal):
+            raise ValueError(
+                "encoder.stem=conv sees neighbouring patches and clips alone: not with image_path or causal"
+            )
 
     @property
     def frame_hw(self) -> tuple[int, int]:
@@ -219,7 +225,11 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbed(config, config.tubelet)
+        self.patch_embed: PatchEmbed | ConvStem
+        if config.stem == "conv":
+            self.patch_embed = ConvStem(config.patch_px, config.tubelet, config.width)
+        else:
+            self.patch_embed = PatchEmbed(config, config.tubelet)
         if config.image_path:
             self.patch_embed_img = PatchEmbed(config, 1)
             self.img_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
@@ -236,6 +246,8 @@ class VideoEncoder(nn.Module):
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 127.5))
         init_transformer(self, self.blocks)
+        if isinstance(self.patch_embed, ConvStem):
+            self.patch_embed.init_weights()
         if config.image_path:
             nn.init.normal_(self.img_mod_embed, std=MODALITY_STD)
             nn.init.normal_(self.video_mod_embed, std=MODALITY_STD)

@@ -117,6 +117,7 @@ def _gaps(encoder: VideoEncoder) -> list[str]:
         "levels": bool(sizes.levels),
         "image_path": sizes.image_path,
         "causal": sizes.causal,
+        "stem=conv": sizes.stem != "linear",
         "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
     }
     return [name for name, is_so in beyond.items() if is_so]
@@ -133,6 +134,7 @@ def _modern_gaps(encoder: VideoEncoder) -> list[str]:
         f"levels={list(sizes.levels)}": sizes.levels != encoder_levels(sizes.depth, len(sizes.levels)),
         "no image_path": not sizes.image_path,
         "causal": sizes.causal,
+        "stem=conv": sizes.stem != "linear",
         "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
     }
     return [name for name, is_so in beyond.items() if is_so]

@@ -73,6 +73,15 @@ def fitted(encoder: EncoderConfig, objective: ObjectiveConfig) -> EncoderConfig:
     return replace(encoder, levels=levels, causal=encoder.causal or objective.context == "causal", pool=pool)
 
 
+def check_stem(encoder: EncoderConfig, objective: ObjectiveConfig) -> None:
+    """ValueError where hidden patches would be seen by their neighbours."""
+    if objective.context == "masked" and encoder.stem == "conv":
+        raise ValueError(
+            "encoder.stem=conv sees into hidden patches: set encoder.stem=linear, or an objective with "
+            "objective.context=future"
+        )
+
+
 class PretrainModel(nn.Module):
     """An encoder with everything stage 1 trains around it; only the encoder (the teacher's, if any) is kept.
 
@@ -96,6 +105,8 @@ class PretrainModel(nn.Module):
         assert (actions is not None) == objective.actions, (actions, objective.actions)
         if objective.metric.kind != "none" and not encoder.config.pooled_dim:
             raise ValueError("objective.metric weighs the pooled embedding: set encoder.pooled_dim, or kind=none")
+        if steps:
+            check_stem(encoder.config, objective)
         self.objective, self.steps, self.seed, self.crop = objective, steps, seed, crop
         self.encoder = encoder
         self.teacher = make_teacher(encoder) if objective.teacher == "ema" else None

@@ -11,6 +11,7 @@ from einops import repeat
 
 from tests.world_model.small import SIZES, encoder, frames
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.layers import gather_tokens
 
 
 def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
@@ -18,6 +19,42 @@ def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
     alone = model.encode_frames(clip)[:, 0]
     repeated = model(model.normalise(repeat(clip, "b 1 h w c -> b t h w c", t=2)))
     torch.testing.assert_close(alone, repeated, atol=1e-5, rtol=1e-5)
+
+
+def test_a_convolutional_stem_keeps_the_encoder_s_promises():
+    model, clip = encoder(config=replace(SIZES, stem="conv")), frames(2, 4)
+    normalised = model.normalise(clip)
+    assert model(normalised).shape == (2, 32, 24)
+    alone = model.encode_frames(clip[:, :1])[:, 0]
+    repeated = model(model.normalise(repeat(clip[:, :1], "b 1 h w c -> b t h w c", t=2)))
+    torch.testing.assert_close(alone, repeated, atol=1e-5, rtol=1e-5)
+    few = torch.tensor([[3, 30], [17, 0]])
+    torch.testing.assert_close(
+        model.patch_embed(normalised, few), gather_tokens(model.patch_embed(normalised), few), atol=1e-6, rtol=1e-6
+    )
+    changed = normalised.clone()
+    changed[:, :, 2:, 16, 32] += 1  # second tubelet, where the third token of its second row is centred
+    moved = (model.patch_embed(changed) - model.patch_embed(normalised)).abs().amax(-1)[0]
+    assert moved[:16].max() == 0 and moved[16:].argmax() == 4 + 2  # not in time, and most where it was
+
+
+def test_a_convolutional_stem_starts_with_tokens_as_large_as_those_of_patches():
+    made = {stem: VideoEncoder(EncoderConfig(patch_px=16, width=128, stem=stem)) for stem in ("linear", "conv")}
+    stds = {stem: model.patch_embed(torch.randn(4, 3, 2, 64, 64)).std().item() for stem, model in made.items()}
+    assert 0.3 < stds["conv"] / stds["linear"] < 3, stds
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"patch_px": 12, "image_px": (48, 48)}, "patch_px=12 is no power of two"),
+        ({"causal": True}, "encoder.stem=conv sees neighbouring patches"),
+        ({"image_path": True}, "not with image_path or causal"),
+    ],
+)
+def test_a_convolutional_stem_says_what_it_cannot_do(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        VideoEncoder(replace(SIZES, stem="conv", **wrong))
 
 
 def test_frames_are_encoded_independently_of_their_neighbours():

@@ -151,3 +151,10 @@ def test_a_causal_encoder_predicts_the_next_token_from_those_before_it():
     made, other = (model.predict({"pixels": x}, 0).predicted[0] for x in (clip, changed))
     torch.testing.assert_close(made[:, :48], other[:, :48])
     assert not torch.allclose(made[:, 48:], other[:, 48:])
+
+
+def test_a_stem_that_sees_neighbours_trains_no_masked_objective():
+    conv = replace(SIZES, stem="conv")
+    with pytest.raises(ValueError, match="encoder.stem=conv sees into hidden patches"):
+        PretrainModel(VideoEncoder(conv), VJEPA2, steps=4)
+    PretrainModel(VideoEncoder(fitted(conv, VJEPA2)), VJEPA2, steps=0)  # the row of an untrained encoder

@@ -1,0 +1,62 @@
+"""A convolutional stem: patches' tokens from overlapping 3 x 3 convolutions instead of one linear map of a patch.
+
+A linear patch embedding has to learn what a small thing looks like anew for every place it may have within a patch; a
+convolution shares that. "Early convolutions help transformers see better" (Xiao et al., arXiv 2106.14881) replace it
+by a few convolutions of stride 2 that double the channels, each normed, and a last linear map. Neighbouring patches
+overlap, so this stem is for objectives that hide whole frames, not patches.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.layers import gather_tokens
+
+
+class ConvStem(nn.Module):
+    """log2(patch) convolutions of stride 2, normed over channels and places, GELU; then all frames of a tubelet side by
+    side -> one token. Same interface as `world_model.encoder.PatchEmbed`.
+
+    ValueError for a patch that is no power of two.
+    """
+
+    def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
+        super().__init__()
+        depth = patch_px.bit_length() - 1
+        if patch_px < 2 or patch_px != 1 << depth:
+            raise ValueError(
+                f"encoder.stem=conv halves a patch again and again: patch_px={patch_px} is no power of two"
+            )
+        channels = [3, *(max(1, width >> max(0, depth - 2 - number)) for number in range(depth))]
+        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.GroupNorm(1, b) for _, b in pairs)
+        self.proj = nn.Linear(tubelet * channels[-1], width)
+        self.tubelet = tubelet
+
+    def init_weights(self) -> None:
+        """torch's own, by fan in: the transformer's 0.02 would start tokens far below those of a patch of pixels."""
+        for layer in (*self.convolutions, self.proj):
+            assert isinstance(layer, nn.Conv2d | nn.Linear), layer
+            layer.reset_parameters()
+
+    def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, D] in raster order (time, height, width), of all tubelets or only of those listed."""
+        maps = self._maps(rearrange(clip_BCTHW, "b c t h w -> (b t) c h w"))
+        steps = clip_BCTHW.shape[2] // self.tubelet
+        cut = rearrange(maps, "(b T t) c h w -> b (T h w) (t c)", T=steps, t=self.tubelet)
+        return self.proj(cut if indices_BM is None else gather_tokens(cut, indices_BM))
+
+    def frame(self, frame_BCHW: Tensor) -> Tensor:
+        """The same for a frame repeated to one tubelet, which passes the convolutions once."""
+        weight = rearrange(self.proj.weight, "d (t c) -> d t c", t=self.tubelet).sum(1)
+        return F.linear(rearrange(self._maps(frame_BCHW), "b c h w -> b (h w) c"), weight, self.proj.bias)
+
+    def _maps(self, frames_BCHW: Tensor) -> Tensor:
+        frames_BCHW = frames_BCHW.contiguous(memory_format=torch.channels_last)  # what CPUs compute sooner
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            frames_BCHW = F.gelu(norm(convolution(frames_BCHW)))
+        return frames_BCHW
