@@ -53,7 +53,14 @@ def test_rank_correlation_sees_order_alone():
 def test_near_rank_is_one_for_an_isometry_and_about_zero_for_noise():
     assert near_rank(5 * TRUTH + 3, TRUTH, distance, near=1.0) > 0.999
     assert abs(near_rank(torch.randn(400, 2, generator=GENERATOR), TRUTH, distance, near=1.0)) < 0.1
-    assert math.isnan(near_rank(TRUTH, TRUTH, distance, near=0.0))
+    assert math.isnan(near_rank(TRUTH[:1], TRUTH[:1], distance, near=0.0))
+
+
+def test_near_rank_takes_the_nearest_pairs_where_none_is_near():
+    far = distance(TRUTH[:, None], TRUTH).quantile(0.2)
+    bent = torch.where(TRUTH.norm(dim=-1, keepdim=True) > far, -TRUTH, TRUTH)  # true of near pairs alone
+    assert near_rank(TRUTH, TRUTH, distance, near=0.0) > 0.999
+    assert near_rank(bent, TRUTH, distance, near=0.0) > near_rank(bent, TRUTH, distance, near=math.inf) + 0.1
 
 
 def test_near_rank_compares_only_within_a_scene():
