@@ -77,7 +77,7 @@ class Foreign:
             return
         if wanted is not None:
             theirs = contents.env_kwargs if str(wanted) == f"{envs.GYM}{contents.env}" else {}
-            self.match = Match(str(wanted), self.size_px, theirs)
+            self.match = Match(str(wanted), self.size_px, {**theirs, **self.config["environment_kwargs"]})
         self.fps = self._rate(contents)
         seen = tuple(name for name in contents.numbers if name not in contents.state)
         self.truth = self._listed("truth", self.chosen.truth, seen or contents.state)

@@ -24,8 +24,8 @@ class Match:
         self.name, self.kwargs = name, {**kwargs, "size": size_px}
         try:
             self.env: GoalEnv = envs.make(name, **self.kwargs)
-        except ValueError as error:
-            raise UsageError(f"environment={name}: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"environment={name} environment_kwargs={dict(kwargs)}: {error}") from error
         self.task = self.env.task
         self.env.reset(seed=0)
         self._first = self.env.get_state()

@@ -136,7 +136,8 @@ def near_rank(
 ) -> float:
     """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`.
 
-    Where hardly any are (poses of many numbers), the nearest 2 % of the pairs count. scenes_N: pairs are drawn within a scene; distance says nothing between scenes with doors in other places.
+    Where hardly any are (poses of many numbers), the nearest 2 % of the pairs count. scenes_N: pairs are drawn within a
+    scene; distance says nothing between scenes with doors in other places.
     """
     generator = torch.Generator().manual_seed(seed)
     first, draw = torch.randint(len(features_ND), (2, num_pairs), generator=generator)

@@ -75,6 +75,11 @@ def test_recorded_pictures_are_kept_and_compared_with_what_is_drawn(played, dimm
     [
         (["environment=reachr"], "unknown environment 'reachr'; did you mean reacher"),
         (["environment=gym/NoSuch-v0"], "gym/NoSuch-v0 cannot be made"),
+        (
+            ["environment=point_maze", "environment_kwargs={layout: q}"],
+            "layout='q' is unknown; choices: u, medium, random",
+        ),
+        (["environment=reacher", "environment_kwargs={wide: 1}"], "environment_kwargs=.*'wide'"),
         (["environment=dmc/ball_in_cup"], "state <- 4 numbers, and a state of dmc/ball_in_cup has .* velocities 8"),
         (["environment=reacher", "columns.state=[qpos]"], "state <- 2 numbers"),
         (["environment=reacher", "fps=20"], "fps=20: set-v0.npz has 10 frames a second"),
