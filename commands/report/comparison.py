@@ -28,6 +28,7 @@ def page(records: Sequence[Record], budgets: Sequence[str]) -> str:
         rows = _rows([record for record in records if record["budget"] in (budget, "both")], threshold, ceilings)
         head = (
             "objective",
+            "seeds",
             "steps",
             "TFLOP",
             "probe R2",
@@ -48,10 +49,9 @@ def _about(records: Sequence[Record]) -> str:
     random = fmean(floor["any"][threshold] for floor in floors)
     stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
     pixels = {key: "–" if stage1 is None else _number(stage1[f"{key}_pixels"]) for key in ("probe", "near_rank")}
-    seeds = sorted({record["seed"] for record in records})
     spaces = sorted({record["space"] for record in records if "space" in record})
     return (
-        f"Made by `jepa compare`; seeds {', '.join(map(str, seeds))}, {floors[0]['episodes']} episodes each, planned "
+        f"Made by `jepa compare`; {floors[0]['episodes']} episodes a seed, planned "
         f"in {' and '.join(spaces)} features. Random actions: {random:.1%}. Raw pixels: probe {pixels['probe']}, near "
         f"rank {pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %.\n\nAll "
         "rows share data, encoder, dynamics, planner and metric; `untrained` is the encoder of `vjepa2` before it "
@@ -139,6 +139,7 @@ def _row(name: str, group: Sequence[Record], threshold: str, ceilings: Mapping[i
     own = [record["plan_own"] for record in group if "plan_own" in record]
     return [
         f"`{name}`",
+        ", ".join(str(seed) for seed in sorted(record["seed"] for record in group)),
         str(steps),
         f"{steps * per_step / 1e12:.1f}",
         mean("pretrain", "probe"),
