@@ -85,6 +85,7 @@ class Foreign:
         self.state = self._listed("state", self.chosen.state, contents.state) or self.truth
         if self.match is not None:
             self.match.check_state(len(self._names(self.state)))
+            self.truth = ()  # the environment says what is true in a state
 
     def _named(self, key: str, name: str, there: Mapping[str, Any]) -> str:
         if name not in there:
@@ -160,7 +161,7 @@ class Foreign:
         return columns
 
     def _columns(self, place: Episode) -> dict[str, Array]:
-        names = dict.fromkeys((*self.state, *(self.truth if self.match is None else ()), *self.proprio))
+        names = dict.fromkeys((*self.state, *self.truth, *self.proprio))
         found = self.set.numbers(place, list(names))
         frames = len(found["action"]) + 1
 
@@ -168,10 +169,8 @@ class Foreign:
             parts = [np.asarray(found[name], dtype).reshape(frames, -1) for name in wanted]
             return np.concatenate([np.zeros((frames, 0), dtype), *parts], axis=1)
 
-        state = joined(self.state, "float64")
-        if self.match is None:
-            truth = joined(self.truth, "float32")
-        else:
+        state, truth = joined(self.state, "float64"), joined(self.truth, "float32")
+        if self.match is not None:
             state = self.match.states(state)
             truth = self.match.truth(state)
         columns = {"action": found["action"], "time_s": np.arange(frames) / self.fps, "state": state, "truth": truth}
@@ -285,7 +284,7 @@ class Foreign:
         """What became what, and what was left."""
         contents, match = self.set.contents, self.match
         more = [name for name in contents.images if name != self.pixels]
-        used = {*self.state, *(self.truth if match is None else ()), *self.proprio}
+        used = {*self.state, *self.truth, *self.proprio}
         rest = [name for name in contents.numbers if name not in used] + ([contents.rest] if contents.rest else [])
         made = "recorded" if contents.state or self.chosen.state else "no simulator's state is recorded: as truth"
         if self.pixels:

@@ -58,7 +58,3 @@ class Match:
     def draw(self, states_TS: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Their pictures [T, size, size, 3]."""
         return np.stack([self.env.render_state(state) for state in states_TS])
-
-    def close(self) -> None:
-        """Free what it draws with."""
-        self.env.close()

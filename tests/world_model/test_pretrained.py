@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,6 +103,9 @@ def test_what_the_format_cannot_hold_is_not_exported(tmp_path, models):
     with pytest.raises(ValueError, match="rope=interleaved"):
         export_huggingface(tmp_path / "hf", encoder, models[1])
     assert not (tmp_path / "hf").exists()
+    conv = VideoEncoder(replace(models[0].config, stem="conv"))
+    with pytest.raises(ValueError, match="cannot hold this encoder: stem=conv"):
+        export_official(tmp_path / "conv.pt", conv, None)
 
 
 def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
