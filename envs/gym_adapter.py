@@ -48,12 +48,12 @@ class Simulator:
         self.qpos, self.qvel = self._places()
 
     def _places(self) -> tuple[slice, slice]:
-        """Where a state holds positions and velocities, as `envs.physics.Physics` says it; empty where that is not
-        known."""
+        """Where a state holds positions and velocities; empty where that is not known."""
         if not self.has_mujoco or self.about.get_state is not None:
             return slice(0, 0), slice(0, 0)
-        nq, nv = self.env.unwrapped.model.nq, self.env.unwrapped.model.nv
-        return slice(1, 1 + nq), slice(1 + nq, 1 + nq + nv)
+        from envs.physics import moving_parts  # imports MuJoCo, which the environment has done by now
+
+        return moving_parts(self.env.model)
 
     def _check(self) -> None:
         actions, modes = self.env.action_space, list(self.env.metadata["render_modes"])

@@ -24,12 +24,11 @@ from world_model.layers import (
     Feedforward,
     Rope,
     Rotary,
-    gather_tokens,
     grid_positions,
     rotary,
 )
 from world_model.stack import Blocks, init_transformer
-from world_model.stem import ConvStem
+from world_model.stem import STEMS, ConvStem, PatchEmbed
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,10 @@ class EncoderConfig:
             )
         if any(not 0 <= level < self.depth for level in self.levels) or list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels={list(self.levels)} are not ascending blocks of 0..{self.depth - 1}")
+        if self.stem == "conv" and (self.patch_px < 2 or self.patch_px & (self.patch_px - 1)):
+            raise ValueError(
+                f"encoder.stem=conv halves a patch again and again: patch_px={self.patch_px} is no power of two"
+            )
         if self.stem == "conv" and (self.image_path or self.causal):
             raise ValueError(
                 "encoder.stem=conv sees neighbouring patches and clips alone: not with image_path or causal"
@@ -113,29 +116,6 @@ class EncoderConfig:
 def even_levels(depth: int, count: int) -> tuple[int, ...]:
     """Blocks at the ends of `count` equal parts of the depth: those that V-JEPA 2.1 reads."""
     return tuple((k + 1) * depth // count - 1 for k in range(count))
-
-
-class PatchEmbed(nn.Module):
-    """Tubelets of tubelet x patch x patch pixels -> tokens, in raster order (time, height, width)."""
-
-    def __init__(self, config: EncoderConfig, tubelet: int) -> None:
-        super().__init__()
-        size = (tubelet, config.patch_px, config.patch_px)
-        self.proj = nn.Conv3d(3, config.width, kernel_size=size, stride=size)
-
-    def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
-        """Tokens [B, N, D], of all tubelets or only of those listed by raster index."""
-        # A stride-equal convolution is a linear map of the cut-out tubelet, which CPUs compute several times faster.
-        t, p, q = self.proj.kernel_size
-        cut = rearrange(clip_BCTHW, "b c (T t) (H p) (W q) -> b (T H W) (c t p q)", t=t, p=p, q=q)
-        cut = cut if indices_BM is None else gather_tokens(cut, indices_BM)
-        return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
-
-    def frame(self, frame_BCHW: Tensor) -> Tensor:
-        """The same for a frame repeated to one tubelet, without repeating it: the kernel is summed over time."""
-        _, p, q = self.proj.kernel_size
-        cut = rearrange(frame_BCHW, "b c (H p) (W q) -> b (H W) (c p q)", p=p, q=q)
-        return F.linear(cut, self.proj.weight.sum(2).flatten(1), self.proj.bias)
 
 
 class Pool(nn.Module):
@@ -225,13 +205,9 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed: PatchEmbed | ConvStem
-        if config.stem == "conv":
-            self.patch_embed = ConvStem(config.patch_px, config.tubelet, config.width)
-        else:
-            self.patch_embed = PatchEmbed(config, config.tubelet)
+        self.patch_embed = STEMS[config.stem](config.patch_px, config.tubelet, config.width)
         if config.image_path:
-            self.patch_embed_img = PatchEmbed(config, 1)
+            self.patch_embed_img = PatchEmbed(config.patch_px, 1, config.width)
             self.img_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
             self.video_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
         block = BlockConfig(

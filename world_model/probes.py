@@ -148,8 +148,8 @@ def near_rank(
     true = distance(truth_NL[first], truth_NL[second])
     other = first != second
     close = (true < near) & other
-    if int(close.sum()) < FEW_PAIRS:
-        close = (true <= true[other].quantile(NEAREST)) & other if other.any() else close
+    if int(close.sum()) < FEW_PAIRS and other.any():
+        close = (true <= true[other].quantile(NEAREST)) & other
     if int(close.sum()) < FEW_PAIRS:
         return float("nan")
     x = compact(features_ND)

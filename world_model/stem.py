@@ -1,6 +1,6 @@
-"""A convolutional stem: patches' tokens from overlapping 3 x 3 convolutions instead of one linear map of a patch.
+"""Stems: what makes tokens of pixels, a linear map of each patch, or overlapping 3 x 3 convolutions.
 
-A linear patch embedding has to learn what a small thing looks like anew for every place it may have within a patch; a
+A linear map has to learn what a small thing looks like anew for every place it may have within a patch; a
 convolution shares that. "Early convolutions help transformers see better" (Xiao et al., arXiv 2106.14881) replace it
 by a few convolutions of stride 2 that double the channels, each normed, and a last linear map. Neighbouring patches
 overlap, so this stem is for objectives that hide whole frames, not patches.
@@ -16,11 +16,32 @@ from torch import Tensor, nn
 from world_model.layers import gather_tokens
 
 
+class PatchEmbed(nn.Module):
+    """Tubelets of tubelet x patch x patch pixels -> tokens, in raster order (time, height, width)."""
+
+    def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
+        super().__init__()
+        size = (tubelet, patch_px, patch_px)
+        self.proj = nn.Conv3d(3, width, kernel_size=size, stride=size)
+
+    def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, D], of all tubelets or only of those listed by raster index."""
+        # A stride-equal convolution is a linear map of the cut-out tubelet, which CPUs compute several times faster.
+        t, p, q = self.proj.kernel_size
+        cut = rearrange(clip_BCTHW, "b c (T t) (H p) (W q) -> b (T H W) (c t p q)", t=t, p=p, q=q)
+        cut = cut if indices_BM is None else gather_tokens(cut, indices_BM)
+        return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
+
+    def frame(self, frame_BCHW: Tensor) -> Tensor:
+        """The same for a frame repeated to one tubelet, without repeating it: the kernel is summed over time."""
+        _, p, q = self.proj.kernel_size
+        cut = rearrange(frame_BCHW, "b c (H p) (W q) -> b (H W) (c p q)", p=p, q=q)
+        return F.linear(cut, self.proj.weight.sum(2).flatten(1), self.proj.bias)
+
+
 class ConvStem(nn.Module):
     """log2(patch) convolutions of stride 2, normed over channels and places, GELU; then all frames of a tubelet side by
-    side -> one token. Same interface as `world_model.encoder.PatchEmbed`.
-
-    ValueError for a patch that is no power of two.
+    side -> one token. Same interface as PatchEmbed. patch_px: a power of two, from 2 on.
     """
 
     def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
@@ -60,3 +81,6 @@ class ConvStem(nn.Module):
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             frames_BCHW = F.gelu(norm(convolution(frames_BCHW)))
         return frames_BCHW
+
+
+STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"linear": PatchEmbed, "conv": ConvStem}
