@@ -8,6 +8,7 @@ from typing import Any
 import envs
 from commands.config import build
 from commands.console import Console
+from commands.errors import UsageError
 from commands.runs import RunFolder
 from data.collect import CollectConfig
 from data.collect import collect as collect_file
@@ -36,9 +37,12 @@ def collect_config(config: dict[str, Any]) -> CollectConfig:
 
 
 def check(config: dict[str, Any]) -> None:
-    """Unknown environments and values out of range, before anything is written."""
-    collect_config(config)
-    envs.task(config["env"]["name"])
+    """Unknown environments and values out of range, before anything is written: by making one."""
+    wanted = collect_config(config)
+    try:
+        envs.make(wanted.env_id, **wanted.env_kwargs).close()
+    except TypeError as error:
+        raise UsageError(f"env.kwargs={wanted.env_kwargs}: {error}") from error
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:

@@ -38,7 +38,8 @@ from commands.runs import RunFolder, write_json
 from data.windows import Windows
 from world_model.checkpoint import model_kind
 from world_model.dynamics import LatentDynamics
-from world_model.encoder import VideoEncoder, layer_normed
+from world_model.encoder import VideoEncoder
+from world_model.pool import layer_normed
 from world_model.probes import untrained
 from world_model.readout import ReadoutConfig, Samples, read
 
@@ -157,7 +158,7 @@ def _tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
 
 
 def _embedding(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
-    return encoder.pooled(encoder.encode_frames(frames_BTHWC)).unsqueeze(2)
+    return encoder.embed_frames(frames_BTHWC).unsqueeze(2)
 
 
 # -- what dynamics know --------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from world_model.cache import PastCache
 from world_model.decoder import PixelHead
-from world_model.encoder import VideoEncoder, layer_normed
+from world_model.encoder import VideoEncoder
+from world_model.pool import layer_normed
 from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.reachability import ReachConfig, ReachHead
 from world_model.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
@@ -180,7 +181,7 @@ class LatentDynamics(nn.Module):
         the frames' layer-normed tokens [B, T, M, D] as `scene`."""
         tokens = self.encoder.encode_frames(frames_BTHWC)
         pooled = self.config.space == "pooled"
-        features = self.encoder.pooled(tokens).unsqueeze(2) if pooled else layer_normed(tokens)
+        features = self.encoder.pooled(tokens, frames_BTHWC).unsqueeze(2) if pooled else layer_normed(tokens)
         return {"features": features} | ({"scene": layer_normed(tokens)} if self.config.scene else {})
 
     def normalise_features(self, features: Tensor) -> Tensor:
@@ -320,7 +321,7 @@ class LatentDynamics(nn.Module):
     def _embed_frames(self, frames: Tensor) -> Tensor:
         """Frozen encoder's pooled embedding [..., D] of frames [..., H, W, C] in 0..255."""
         flat = frames.flatten(0, -4).unsqueeze(0)
-        return self.encoder.pooled(self.encoder.encode_frames(flat))[0].unflatten(0, frames.shape[:-3])
+        return self.encoder.embed_frames(flat)[0].unflatten(0, frames.shape[:-3])
 
 
 def freeze(module: nn.Module) -> None:

@@ -27,6 +27,7 @@ from world_model.layers import (
     grid_positions,
     rotary,
 )
+from world_model.pool import FINE_PX, POOLS, Pool, PoolSizes
 from world_model.stack import Blocks, init_transformer
 from world_model.stem import STEMS, ConvStem, PatchEmbed
 
@@ -36,8 +37,9 @@ class EncoderConfig:
     """Sizes and variants of a VideoEncoder.
 
     image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
-    pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder) or `principal`
-    (principal components of the tokens, fitted when training is over: for objectives that predict tokens). rope,
+    pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder), `keypoints` (the same by
+    spatial softmax: where things are) or `principal` (principal components of the tokens, fitted when training is over:
+    for objectives that predict tokens); see `world_model.pool`, also for pool_channels and pool_hidden. rope,
     feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at the
     positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another size
     whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
@@ -59,7 +61,7 @@ class EncoderConfig:
     pooled_dim: int = 32
     pool_channels: int = 16
     pool_hidden: int = 128
-    pool: Literal["learned", "principal"] = "learned"
+    pool: Literal["learned", "keypoints", "principal"] = "learned"
     rope: Rope = "interleaved"
     interpolate: bool = False
     feedforward: Feedforward = "gelu"
@@ -84,6 +86,10 @@ class EncoderConfig:
         if self.stem == "conv" and (self.patch_px < 2 or self.patch_px & (self.patch_px - 1)):
             raise ValueError(
                 f"encoder.stem=conv halves a patch again and again: patch_px={self.patch_px} is no power of two"
+            )
+        if self.pool == "keypoints" and self.patch_px % FINE_PX:
+            raise ValueError(
+                f"encoder.pool=keypoints looks every {FINE_PX} pixels: patch_px={self.patch_px} is no multiple of that"
             )
         if self.stem == "conv" and (self.image_path or self.causal):
             raise ValueError(
@@ -118,84 +124,6 @@ def even_levels(depth: int, count: int) -> tuple[int, ...]:
     return tuple((k + 1) * depth // count - 1 for k in range(count))
 
 
-class Pool(nn.Module):
-    """Tokens of one frame [B, N, D] -> one embedding [B, pooled_dim], aware of place, ending in the linear map `out`.
-
-    Where things are is what a controller needs, and a mean over tokens would hide it.
-    """
-
-    out: nn.Linear
-
-    def init_weights(self) -> None:
-        """Normal, std 1 / sqrt(fan in): embeddings of unit size, where the transformer's 0.02 would start them so
-        small that a variance term has to grow them first."""
-        for layer in self.children():
-            assert isinstance(layer, nn.Linear), layer
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-
-    @torch.no_grad()
-    def fold(self, mean_D: Tensor, matrix_DD: Tensor) -> None:
-        """Follow the last linear map by x -> (x - mean) @ matrix, for good."""
-        weight, bias = self.out.weight.cpu().double(), self.out.bias.cpu().double()
-        matrix = matrix_DD.cpu().double()
-        self.out.weight.copy_(matrix.T @ weight)
-        self.out.bias.copy_((bias - mean_D.cpu().double()) @ matrix)
-
-
-class PoolHead(Pool):
-    """Learned: every token is reduced to a few channels, then a hidden layer reads all of them with a weight for each
-    place."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(config.width, config.pool_channels)
-        self.hidden = nn.Linear(config.num_patches * config.pool_channels, config.pool_hidden)
-        self.out = nn.Linear(config.pool_hidden, config.pooled_dim)
-
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        return self.out(F.gelu(self.hidden(F.gelu(self.reduce(tokens_BND)).flatten(1))))
-
-
-class PrincipalPool(Pool):
-    """Fitted: the first principal components of all layer-normed tokens side by side. Distances between embeddings are
-    then those between tokens, but for what the components leave out. No gradient trains it."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.out = nn.Linear(config.num_patches * config.width, config.pooled_dim)
-        self.requires_grad_(False)
-
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        return self.out(normed_tokens(tokens_BND))
-
-    @torch.no_grad()
-    def fit(self, tokens_FND: Tensor) -> None:
-        """Take the components of these frames' tokens; with fewer frames than components the rest are zero."""
-        x = normed_tokens(tokens_FND).cpu().double()
-        mean = x.mean(0)
-        x = x - mean
-        power, sides = torch.linalg.eigh(x @ x.T)  # of frames by frames: they are fewer than numbers a frame
-        count = min(self.out.out_features, len(x) - 1)
-        power, sides = power.flip(0)[:count], sides.flip(1)[:, :count]
-        weight = torch.zeros(self.out.weight.shape, dtype=torch.float64)
-        weight[:count] = (sides / power.clamp_min(1e-12).sqrt()).T @ x
-        self.out.weight.copy_(weight)
-        self.out.bias.copy_(-weight @ mean)
-
-
-def layer_normed(tokens: Tensor) -> Tensor:
-    """Patch tokens [..., D], each with mean 0 and deviation 1."""
-    return F.layer_norm(tokens, tokens.shape[-1:])
-
-
-def normed_tokens(tokens_BND: Tensor) -> Tensor:
-    """All layer-normed tokens of a frame side by side [B, N * D]."""
-    return layer_normed(tokens_BND).flatten(1)
-
-
-POOLS = {"learned": PoolHead, "principal": PrincipalPool}
-
-
 class VideoEncoder(nn.Module):
     """clip [B, C, T, H, W] -> tokens [B, N, D]; frames uint8 [B, T, H, W, C] -> tokens and pooled embeddings."""
 
@@ -218,7 +146,7 @@ class VideoEncoder(nn.Module):
             self.norms_block = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
         else:
             self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.pool: Pool | None = POOLS[config.pool](config) if config.pooled_dim else None
+        self.pool: Pool | None = _pool(config) if config.pooled_dim else None
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 127.5))
         init_transformer(self, self.blocks)
@@ -321,11 +249,30 @@ class VideoEncoder(nn.Module):
             tokens = self.transform(self.patch_embed.frame(clip), self.rotary(self.places(grid, clip.device)))[-1]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
-    def pooled(self, tokens_BTND: Tensor) -> Tensor:
-        """Pooled embeddings [B, T, D]: the pool's, or the mean over tokens where there is none."""
+    def embed_frames(self, frames_BTHWC: Tensor) -> Tensor:
+        """Pooled embeddings [B, T, D] of frames in 0..255, each encoded alone."""
+        return self.pooled(self.encode_frames(frames_BTHWC), frames_BTHWC)
+
+    def pooled(self, tokens_BTND: Tensor, frames_BTHWC: Tensor | None = None) -> Tensor:
+        """Pooled embeddings [B, T, D] of frames in 0..255 and their tokens: the pool's, or the mean over tokens where
+        there is none. ValueError for a pool that reads pictures where only tokens are there (imagined ones)."""
         if self.pool is None:
             return tokens_BTND.mean(2)
-        return rearrange(self.pool(tokens_BTND.flatten(0, 1)), "(b t) d -> b t d", t=tokens_BTND.shape[1])
+        pictures = None
+        if self.pool.reads_frames:
+            if frames_BTHWC is None:
+                raise ValueError(
+                    f"encoder.pool={self.config.pool} reads pictures, and imagined tokens have none: give the planner "
+                    "cost.space=tokens, or dynamics=pooled"
+                )
+            pictures = rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
+        embedded = self.pool(tokens_BTND.flatten(0, 1), pictures)
+        return rearrange(embedded, "(b t) d -> b t d", t=tokens_BTND.shape[1])
+
+
+def _pool(config: EncoderConfig) -> Pool:
+    sizes = PoolSizes(config.width, config.grid, config.pool_channels, config.pool_hidden, config.pooled_dim)
+    return POOLS[config.pool](sizes)
 
 
 def _resized(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:

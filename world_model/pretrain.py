@@ -19,7 +19,7 @@ from world_model.augment import CropConfig, random_crops
 from world_model.decoder import PixelHead
 from world_model.distributed import ALONE, Place, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.encoder import EncoderConfig, PrincipalPool, VideoEncoder, even_levels
+from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.layers import gather_tokens
 from world_model.masking import Masks
 from world_model.metric import MetricConfig, metric_map, slow_modes
@@ -39,6 +39,7 @@ from world_model.objectives import (
     regression,
     regularised_pooled,
 )
+from world_model.pool import PrincipalPool
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes
 from world_model.teacher import make_teacher, momentum, update_teacher
 
@@ -352,5 +353,5 @@ def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
     """Pooled embeddings [B, T, D] of frames, each encoded alone, in chunks that fit a CPU's caches."""
     flat = frames_BTHWC.flatten(0, 1)
     size = FRAMES_PER_CHUNK if flat.device.type == "cpu" else len(flat)
-    parts = [encoder.pooled(encoder.encode_frames(chunk[None]))[0] for chunk in flat.split(size)]
+    parts = [encoder.embed_frames(chunk[None])[0] for chunk in flat.split(size)]
     return torch.cat(parts).unflatten(0, frames_BTHWC.shape[:2])

@@ -8,6 +8,8 @@ overlap, so this stem is for objectives that hide whole frames, not patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -39,9 +41,34 @@ class PatchEmbed(nn.Module):
         return F.linear(cut, self.proj.weight.sum(2).flatten(1), self.proj.bias)
 
 
+class Halvings(nn.Module):
+    """3 x 3 convolutions of stride 2, each normed over channels and places, GELU: [B, 3, H, W] -> [B, C, h, w].
+
+    channels: of every convolution's output.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        pairs = list(zip((3, *channels[:-1]), channels, strict=True))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.GroupNorm(1, b) for b in channels)
+
+    def init_weights(self) -> None:
+        """torch's own, by fan in: the transformer's 0.02 would start outputs far below those of a patch of pixels."""
+        for convolution in self.convolutions:
+            assert isinstance(convolution, nn.Conv2d)
+            convolution.reset_parameters()
+
+    def forward(self, pictures_BCHW: Tensor) -> Tensor:
+        pictures_BCHW = pictures_BCHW.contiguous(memory_format=torch.channels_last)  # what CPUs compute sooner
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            pictures_BCHW = F.gelu(norm(convolution(pictures_BCHW)))
+        return pictures_BCHW
+
+
 class ConvStem(nn.Module):
-    """log2(patch) convolutions of stride 2, normed over channels and places, GELU; then all frames of a tubelet side by
-    side -> one token. Same interface as PatchEmbed. patch_px: a power of two, from 2 on.
+    """log2(patch) convolutions that halve a picture, then all frames of a tubelet side by side -> one token. Same
+    interface as PatchEmbed. patch_px: a power of two, from 2 on.
     """
 
     def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
@@ -51,22 +78,19 @@ class ConvStem(nn.Module):
             raise ValueError(
                 f"encoder.stem=conv halves a patch again and again: patch_px={patch_px} is no power of two"
             )
-        channels = [3, *(max(1, width >> max(0, depth - 2 - number)) for number in range(depth))]
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.norms = nn.ModuleList(nn.GroupNorm(1, b) for _, b in pairs)
+        channels = [max(1, width >> max(0, depth - 2 - number)) for number in range(depth)]
+        self.halvings = Halvings(channels)
         self.proj = nn.Linear(tubelet * channels[-1], width)
         self.tubelet = tubelet
 
     def init_weights(self) -> None:
-        """torch's own, by fan in: the transformer's 0.02 would start tokens far below those of a patch of pixels."""
-        for layer in (*self.convolutions, self.proj):
-            assert isinstance(layer, nn.Conv2d | nn.Linear), layer
-            layer.reset_parameters()
+        """See Halvings."""
+        self.halvings.init_weights()
+        self.proj.reset_parameters()
 
     def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens [B, N, D] in raster order (time, height, width), of all tubelets or only of those listed."""
-        maps = self._maps(rearrange(clip_BCTHW, "b c t h w -> (b t) c h w"))
+        maps = self.halvings(rearrange(clip_BCTHW, "b c t h w -> (b t) c h w"))
         steps = clip_BCTHW.shape[2] // self.tubelet
         cut = rearrange(maps, "(b T t) c h w -> b (T h w) (t c)", T=steps, t=self.tubelet)
         return self.proj(cut if indices_BM is None else gather_tokens(cut, indices_BM))
@@ -74,13 +98,7 @@ class ConvStem(nn.Module):
     def frame(self, frame_BCHW: Tensor) -> Tensor:
         """The same for a frame repeated to one tubelet, which passes the convolutions once."""
         weight = rearrange(self.proj.weight, "d (t c) -> d t c", t=self.tubelet).sum(1)
-        return F.linear(rearrange(self._maps(frame_BCHW), "b c h w -> b (h w) c"), weight, self.proj.bias)
-
-    def _maps(self, frames_BCHW: Tensor) -> Tensor:
-        frames_BCHW = frames_BCHW.contiguous(memory_format=torch.channels_last)  # what CPUs compute sooner
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            frames_BCHW = F.gelu(norm(convolution(frames_BCHW)))
-        return frames_BCHW
+        return F.linear(rearrange(self.halvings(frame_BCHW), "b c h w -> b (h w) c"), weight, self.proj.bias)
 
 
 STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"linear": PatchEmbed, "conv": ConvStem}

@@ -44,6 +44,9 @@ def test_a_file_is_collected_and_its_states_can_be_set(words, tmp_path, monkeypa
     [
         (["env=gym", "env.id=CartPole-v1"], "gym/CartPole-v1 has actions Discrete(2)"),
         (["env=gym", "env.id=NoSuch-v0"], "gym/NoSuch-v0 cannot be made"),
+        (["env=point_maze", "env.kwargs.layout=round"], "layout='round' is unknown; choices: u, medium, random"),
+        (["env=reacher", "env.kwargs={side: 32}"], "unexpected keyword argument 'side'"),
+        (["env=reacher", "env.factors=[colours]"], "'colours' is no factor of this task"),
     ],
 )
 def test_what_is_no_task_is_refused_before_anything_is_written(words, said, tmp_path, monkeypatch, capsys):

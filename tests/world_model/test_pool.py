@@ -1,0 +1,93 @@
+"""Pools: one embedding a frame from its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.world_model.small import FUTURE, SIZES, encoder, frames
+from world_model.encoder import VideoEncoder
+from world_model.pool import KeypointPool
+from world_model.pretrain import PretrainModel
+
+KEYPOINTS = replace(SIZES, pool="keypoints", pool_channels=16)
+SIDE = SIZES.image_px[0]
+
+
+def bars(places_N2: Tensor, angles_N: Tensor) -> Tensor:
+    """Pictures [N, H, W, 3] of a bar with one coloured end, by its middle (down, right; pixels) and its angle (rad)."""
+    down, right = torch.meshgrid(*[torch.arange(side, dtype=torch.float) for side in SIZES.image_px], indexing="ij")
+    y, x = down - places_N2[:, 0, None, None], right - places_N2[:, 1, None, None]
+    sin, cos = angles_N.sin()[:, None, None], angles_N.cos()[:, None, None]
+    along, across = x * cos + y * sin, y * cos - x * sin
+    inside = ((along.abs() < 7) & (across.abs() < 2)).float()
+    end = inside * (along > 2).float()
+    return torch.stack((255 * inside, 255 * (inside - end), 255 * end), -1).to(torch.uint8)
+
+
+def read_linearly(model: VideoEncoder, seen: Tensor, wanted: Tensor) -> Tensor:
+    """R2 on the last quarter of a ridge regression from pooled embeddings fitted on the rest, of every number."""
+    with torch.no_grad():
+        x = torch.cat([model.embed_frames(chunk[None])[0] for chunk in seen.split(50)]).double()
+    y, rest = wanted.double(), len(seen) // 4
+    x = torch.cat(((x - x.mean(0)) / x.std(0), torch.ones(len(x), 1)), 1)
+    fit = torch.linalg.solve(x[:-rest].T @ x[:-rest] + torch.eye(x.shape[1]), x[:-rest].T @ y[:-rest])
+    error = (y[-rest:] - x[-rest:] @ fit).square().sum(0)
+    return 1 - error / (y[-rest:] - y[-rest:].mean(0)).square().sum(0)
+
+
+def test_untrained_keypoints_say_where_a_thing_is_and_how_it_is_turned():
+    draw = torch.Generator().manual_seed(0)
+    places = 10 + (SIDE - 20) * torch.rand(1200, 2, generator=draw)
+    angles = 2 * torch.pi * torch.rand(1200, generator=draw)
+    pose = torch.cat((places, torch.stack((angles.sin(), angles.cos()), -1)), 1)
+    seen = bars(places, angles)
+    sizes = {"pooled_dim": 64, "pool_channels": 64}
+    keypoints = read_linearly(encoder(config=replace(KEYPOINTS, **sizes)), seen, pose)
+    learned = read_linearly(encoder(config=replace(SIZES, **sizes)), seen, pose)
+    assert keypoints[:2].min() > 0.95 and keypoints[2:].min() > 0.4
+    assert (keypoints > learned).all()
+
+
+def test_keypoints_are_mean_places_of_the_heat():
+    model = encoder(config=KEYPOINTS)
+    pool = model.pool
+    assert isinstance(pool, KeypointPool)
+    pictures = model.normalise(frames(1, 3)).movedim(2, 1).flatten(0, 1)
+    tokens = model.encode_frames(frames(1, 3))[0]
+    torch.nn.init.normal_(pool.coarse.weight)
+    points = pool.points(tokens, pictures)
+    heat = F.linear(pool.fine(pictures).movedim(1, -1), pool.heat.weight)
+    said = pool.coarse(tokens).unflatten(1, SIZES.grid)
+    side = heat.shape[1] // SIZES.grid[0]
+    heat = (heat + said.repeat_interleave(side, 1).repeat_interleave(side, 2)).flatten(1, 2)
+    places = torch.cartesian_prod(torch.linspace(-1, 1, SIDE // 4), torch.linspace(-1, 1, SIDE // 4))
+    torch.testing.assert_close(points, heat.softmax(1).movedim(1, 2) @ places, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_have_their_say_in_keypoints_once_they_are_trained():
+    model = PretrainModel(encoder(config=KEYPOINTS), FUTURE, 1)
+    loss, _ = model.loss({"pixels": frames(4, 5)}, 0)
+    loss.backward()
+    pool = model.encoder.pool
+    assert isinstance(pool, KeypointPool)
+    assert pool.coarse.weight.grad is not None and pool.coarse.weight.grad.abs().max() > 0
+    torch.nn.init.normal_(pool.coarse.weight)
+    seen = frames(1, 2)
+    tokens = model.encoder.encode_frames(seen)
+    assert (model.encoder.pooled(tokens, seen) - model.encoder.pooled(-tokens, seen)).abs().max() > 0.01
+
+
+def test_keypoints_refuse_tokens_without_their_pictures():
+    model = encoder(config=KEYPOINTS)
+    with pytest.raises(ValueError, match="encoder.pool=keypoints reads pictures"):
+        model.pooled(model.encode_frames(frames(1, 2)))
+
+
+def test_keypoints_refuse_patches_finer_than_their_map():
+    with pytest.raises(ValueError, match="patch_px=2 is no multiple"):
+        replace(KEYPOINTS, patch_px=2)
