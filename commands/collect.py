@@ -37,10 +37,13 @@ def collect_config(config: dict[str, Any]) -> CollectConfig:
 
 
 def check(config: dict[str, Any]) -> None:
-    """Unknown environments and values out of range, before anything is written: by making one."""
+    """Unknown environments and values out of range, before anything is written: where there are arguments by making
+    one."""
     wanted = collect_config(config)
+    envs.task(wanted.env_id)
     try:
-        envs.make(wanted.env_id, **wanted.env_kwargs).close()
+        if wanted.env_kwargs:
+            envs.make(wanted.env_id, **wanted.env_kwargs).close()
     except TypeError as error:
         raise UsageError(f"env.kwargs={wanted.env_kwargs}: {error}") from error
 

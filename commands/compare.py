@@ -73,6 +73,8 @@ ADDED = {
     "protocol.says": "",
     "encoder.stem": "linear",
     "env.factors": [],
+    "objective.metric.modes": 0,
+    "objective.metric.of": "pooled",
     "objective.terms.centred": False,
     "planner.cost.change_penalty": 0.0,
     "planner.cost.token_keep": 1.0,

@@ -18,6 +18,7 @@ from data.loader import Loader
 from envs.tasks import TaskSpec
 from world_model import probes
 from world_model.encoder import VideoEncoder
+from world_model.metric import Of
 from world_model.objectives import constant_predictor_loss, regression
 from world_model.pool import normed_tokens
 from world_model.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
@@ -98,9 +99,9 @@ class Monitor:
         return normed_tokens(torch.cat(parts)).float().cpu()
 
     @torch.no_grad()
-    def _embedded(self, encoder: VideoEncoder) -> Tensor:
-        """Pooled embeddings [N, D]."""
-        return embed_frames(encoder, self.frames[None].to(self.device))[0].float().cpu()
+    def _embedded(self, encoder: VideoEncoder, of: Of = "pooled") -> Tensor:
+        """Pooled embeddings [N, D], or what their last linear map reads."""
+        return embed_frames(encoder, self.frames[None].to(self.device), of)[0].float().cpu()
 
     @torch.no_grad()
     def _losses(self, step: int) -> dict[str, float]:
@@ -161,8 +162,9 @@ class PretrainMonitor(Monitor):
         """Pooled embeddings [N, D] under the objective's metric: where plans measure distance."""
         fit_summary(encoder, self.clips)
         metric = fit_metric(encoder, self.model.objective.metric, (clip.to(self.device) for clip in self.clips))
-        embedded = self._embedded(encoder)
-        return embedded if metric is None else (embedded - metric[0].float()) @ metric[1].float()
+        if metric is None:
+            return self._embedded(encoder)
+        return (self._embedded(encoder, metric.of) - metric.mean_I.float()) @ metric.matrix_ID.float()
 
     def _judge(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
         """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every

@@ -103,7 +103,7 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, b
     fit_summary(kept, monitor.clips)
     metric = model.metric(clip.to(device) for clip in source.stretches(objective.metric.episodes))
     if metric is not None and kept.pool is not None:
-        kept.pool.fold(*metric)
+        kept.pool.fold(metric)
     training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
     about = {"objective": config_dict(objective), **source.about()}
     if objective.actions:

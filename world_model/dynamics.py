@@ -179,10 +179,13 @@ class LatentDynamics(nn.Module):
     def inputs(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """All that the predictor takes of frames in 0..255: raw `features` as of `encode`, and where it sees the scene
         the frames' layer-normed tokens [B, T, M, D] as `scene`."""
+        if self.config.space == "pooled" and not self.config.scene:
+            return {"features": self.encoder.embed_frames(frames_BTHWC).unsqueeze(2)}
         tokens = self.encoder.encode_frames(frames_BTHWC)
-        pooled = self.config.space == "pooled"
-        features = self.encoder.pooled(tokens, frames_BTHWC).unsqueeze(2) if pooled else layer_normed(tokens)
-        return {"features": features} | ({"scene": layer_normed(tokens)} if self.config.scene else {})
+        if self.config.space == "tokens":
+            return {"features": layer_normed(tokens)}
+        embedded = self.encoder.embed_frames(frames_BTHWC, tokens)
+        return {"features": embedded.unsqueeze(2), "scene": layer_normed(tokens)}
 
     def normalise_features(self, features: Tensor) -> Tensor:
         """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""

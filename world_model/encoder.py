@@ -27,7 +27,7 @@ from world_model.layers import (
     grid_positions,
     rotary,
 )
-from world_model.pool import FINE_PX, POOLS, Pool, PoolSizes
+from world_model.pool import POOLS, Pool, PoolSizes
 from world_model.stack import Blocks, init_transformer
 from world_model.stem import STEMS, ConvStem, PatchEmbed
 
@@ -37,9 +37,9 @@ class EncoderConfig:
     """Sizes and variants of a VideoEncoder.
 
     image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
-    pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder), `keypoints` (the same by
-    spatial softmax: where things are) or `principal` (principal components of the tokens, fitted when training is over:
-    for objectives that predict tokens); see `world_model.pool`, also for pool_channels and pool_hidden. rope,
+    pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder), `keypoints` (of the
+    picture itself, by spatial softmax) or `principal` (principal components of the tokens, fitted when training is
+    over: for objectives that predict tokens); see `world_model.pool`, also for pool_channels and pool_hidden. rope,
     feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at the
     positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another size
     whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
@@ -86,10 +86,6 @@ class EncoderConfig:
         if self.stem == "conv" and (self.patch_px < 2 or self.patch_px & (self.patch_px - 1)):
             raise ValueError(
                 f"encoder.stem=conv halves a patch again and again: patch_px={self.patch_px} is no power of two"
-            )
-        if self.pool == "keypoints" and self.patch_px % FINE_PX:
-            raise ValueError(
-                f"encoder.pool=keypoints looks every {FINE_PX} pixels: patch_px={self.patch_px} is no multiple of that"
             )
         if self.stem == "conv" and (self.image_path or self.causal):
             raise ValueError(
@@ -241,7 +237,7 @@ class VideoEncoder(nn.Module):
 
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of frames in 0..255, each encoded alone: as an image, or as one tubelet."""
-        clip = rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
+        clip = self._pictures(frames_BTHWC)
         if self.config.image_path:
             tokens = self(clip.unsqueeze(2))
         else:
@@ -249,25 +245,33 @@ class VideoEncoder(nn.Module):
             tokens = self.transform(self.patch_embed.frame(clip), self.rotary(self.places(grid, clip.device)))[-1]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
-    def embed_frames(self, frames_BTHWC: Tensor) -> Tensor:
-        """Pooled embeddings [B, T, D] of frames in 0..255, each encoded alone."""
-        return self.pooled(self.encode_frames(frames_BTHWC), frames_BTHWC)
+    def embed_frames(self, frames_BTHWC: Tensor, tokens_BTND: Tensor | None = None) -> Tensor:
+        """Pooled embeddings [B, T, D] of frames in 0..255, each by itself. tokens: theirs, where they are there."""
+        if self.pool is None or self.pool.reads == "tokens":
+            return self.pooled(self.encode_frames(frames_BTHWC) if tokens_BTND is None else tokens_BTND)
+        return self.pool(self._pictures(frames_BTHWC)).unflatten(0, frames_BTHWC.shape[:2])
 
-    def pooled(self, tokens_BTND: Tensor, frames_BTHWC: Tensor | None = None) -> Tensor:
-        """Pooled embeddings [B, T, D] of frames in 0..255 and their tokens: the pool's, or the mean over tokens where
-        there is none. ValueError for a pool that reads pictures where only tokens are there (imagined ones)."""
+    def pool_inputs(self, frames_BTHWC: Tensor) -> Tensor:
+        """What the pool's last linear map reads of frames in 0..255 [B, T, I]."""
+        assert self.pool is not None
+        tokens = self.pool.reads == "tokens"
+        seen = self.encode_frames(frames_BTHWC).flatten(0, 1) if tokens else self._pictures(frames_BTHWC)
+        return self.pool.inputs(seen).unflatten(0, frames_BTHWC.shape[:2])
+
+    def pooled(self, tokens_BTND: Tensor) -> Tensor:
+        """Pooled embeddings [B, T, D] of frames by their tokens: the pool's, or the mean over tokens where there is
+        none. ValueError for a pool that reads pictures, which imagined tokens do not have."""
         if self.pool is None:
             return tokens_BTND.mean(2)
-        pictures = None
-        if self.pool.reads_frames:
-            if frames_BTHWC is None:
-                raise ValueError(
-                    f"encoder.pool={self.config.pool} reads pictures, and imagined tokens have none: give the planner "
-                    "cost.space=tokens, or dynamics=pooled"
-                )
-            pictures = rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
-        embedded = self.pool(tokens_BTND.flatten(0, 1), pictures)
-        return rearrange(embedded, "(b t) d -> b t d", t=tokens_BTND.shape[1])
+        if self.pool.reads == "pictures":
+            raise ValueError(
+                f"encoder.pool={self.config.pool} reads pictures, and imagined tokens have none: give the planner "
+                "cost.view=tokens, or take dynamics=pooled"
+            )
+        return self.pool(tokens_BTND.flatten(0, 1)).unflatten(0, tokens_BTND.shape[:2])
+
+    def _pictures(self, frames_BTHWC: Tensor) -> Tensor:
+        return rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
 
 
 def _pool(config: EncoderConfig) -> Pool:

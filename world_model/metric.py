@@ -27,23 +27,39 @@ LEAST_POWER = 1e-4  # directions with less than this share of the strongest one'
 RHO_RANGE = (1e-3, 0.999)  # autocorrelations beyond are noise, or a standstill
 
 Kind = Literal["none", "kinetic", "commute", "biharmonic"]
+Of = Literal["pooled", "inputs"]
 
 
 @dataclass(frozen=True)
 class MetricConfig:
     """kind: see the table above; `none` leaves the embedding as trained. lag: environment steps between the two
-    moments whose correlation is taken. episodes: most training episodes it is fitted on."""
+    moments whose correlation is taken. episodes: most training episodes it is fitted on. of: whose modes these are, the
+    pooled embedding's, or those of all `inputs` of the pool's last linear map, whose place it then takes. modes: how
+    many are kept, slowest first; 0: as many as the embedding has numbers."""
 
     kind: Kind = "none"
     lag: int = 2
     episodes: int = 400
+    of: Of = "pooled"
+    modes: int = 0
 
     def __post_init__(self) -> None:
+        if self.modes < 0:
+            raise ValueError(f"objective.metric.modes={self.modes}: give at least 1, or 0 for all")
         if self.lag < 1 or self.episodes < 1:
             raise ValueError(
                 f"objective.metric.lag={self.lag} objective.metric.episodes={self.episodes}: give at least one "
                 "environment step, and one episode"
             )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """(x - mean_I) @ matrix_ID embeds what it is `of`, so that Euclidean distance means what the metric says."""
+
+    of: Of
+    mean_I: Tensor
+    matrix_ID: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,14 +94,14 @@ def slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
     return SlowModes(mean, (whiten @ rotation).flip(1), rho.flip(0).clamp(*RHO_RANGE))
 
 
-def metric_map(modes: SlowModes, config: MetricConfig) -> Tensor:
-    """Matrix [D, D] that takes centred embeddings to coordinates whose Euclidean distance is the metric's.
+def metric_map(modes: SlowModes, config: MetricConfig, size: int) -> Tensor:
+    """Matrix [D, size] that takes centred embeddings to coordinates whose Euclidean distance is the metric's.
 
     Coordinates are slowest first and of unit mean square within episodes; those of directions left out are zero.
     """
-    rho, time = modes.rho_K, -config.lag / modes.rho_K.log()
+    rho = modes.rho_K[: min(size, config.modes or size)]
+    time = -config.lag / rho.log()
     weights = {"kinetic": rho, "commute": (time / 2).sqrt(), "biharmonic": time}[config.kind]
-    size, kept = modes.directions_DK.shape
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix[:, :kept] = modes.directions_DK * weights / weights.square().sum().div(size).sqrt()
+    matrix = torch.zeros(len(modes.mean_D), size, dtype=torch.float64)
+    matrix[:, : len(rho)] = modes.directions_DK[:, : len(rho)] * weights / weights.square().sum().div(size).sqrt()
     return matrix

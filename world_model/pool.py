@@ -6,16 +6,16 @@ All of them end in a linear map `out`, which a metric is folded into (`world_mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.metric import Metric
 from world_model.stem import Halvings
 
-FINE_CHANNELS = (32, 64)  # of the convolutions, each of stride 2, that make the map which keypoints are found in
-FINE_PX = 2 ** len(FINE_CHANNELS)  # pixels between the map's places
+MAP_CHANNELS = (32, 64)  # of the convolutions of stride 2 that make the maps which keypoints are found in
 SHARPNESS = 5.0  # standard deviation of a new pool's heat over places, about: a point then lies on few of them
 SPREAD = 5.0  # how much larger a keypoint pool's last map starts, since points hardly leave the middle at first
 
@@ -39,12 +39,20 @@ class PoolSizes:
 
 
 class Pool(nn.Module):
-    """Tokens [B, N, D] of frames, and for some their normalised pictures [B, C, H, W] -> embeddings [B, out], aware of
-    place: where things are is what a controller needs, and a mean over tokens would hide it.
+    """What it `reads` of frames, tokens [B, N, D] or normalised pictures [B, C, H, W] -> embeddings [B, out].
+
+    It is aware of place: where things are is what a controller needs, and a mean over tokens would hide it.
     """
 
-    reads_frames: ClassVar[bool] = False
+    reads: ClassVar[Literal["tokens", "pictures"]] = "tokens"
     out: nn.Linear
+
+    def inputs(self, seen: Tensor) -> Tensor:
+        """What the last linear map reads [B, I]."""
+        raise NotImplementedError
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.out(self.inputs(seen))
 
     def init_weights(self) -> None:
         """Normal, std 1 / sqrt(fan in): embeddings of unit size, where the transformer's 0.02 would start them so
@@ -54,12 +62,14 @@ class Pool(nn.Module):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     @torch.no_grad()
-    def fold(self, mean_D: Tensor, matrix_DD: Tensor) -> None:
-        """Follow the last linear map by x -> (x - mean) @ matrix, for good."""
+    def fold(self, metric: Metric) -> None:
+        """Embed under a metric from now on: follow the last linear map by it, or put it in the map's place."""
+        mean, matrix = metric.mean_I.cpu().double(), metric.matrix_ID.cpu().double()
         weight, bias = self.out.weight.cpu().double(), self.out.bias.cpu().double()
-        matrix = matrix_DD.cpu().double()
+        if metric.of == "inputs":
+            weight, bias = torch.eye(len(mean), dtype=torch.float64), torch.zeros_like(mean)
         self.out.weight.copy_(matrix.T @ weight)
-        self.out.bias.copy_((bias - mean_D.cpu().double()) @ matrix)
+        self.out.bias.copy_((bias - mean) @ matrix)
 
 
 class PoolHead(Pool):
@@ -72,51 +82,39 @@ class PoolHead(Pool):
         self.hidden = nn.Linear(sizes.num_patches * sizes.channels, sizes.hidden)
         self.out = nn.Linear(sizes.hidden, sizes.out)
 
-    def forward(self, tokens_BND: Tensor, pictures_BCHW: Tensor | None = None) -> Tensor:
-        return self.out(F.gelu(self.hidden(F.gelu(self.reduce(tokens_BND)).flatten(1))))
+    def inputs(self, seen: Tensor) -> Tensor:
+        return F.gelu(self.hidden(F.gelu(self.reduce(seen)).flatten(1)))
 
 
 class KeypointPool(Pool):
-    """Spatial softmax (Levine et al., arXiv 1504.00702; Finn et al., arXiv 1509.06113): heat over all places makes one
-    mean place of every channel, and a linear map reads these points.
+    """Spatial softmax (Levine et al., arXiv 1504.00702; Finn et al., arXiv 1509.06113): convolutions make maps of the
+    picture, a softmax over its places makes one mean place of every map, and a linear map reads these points.
 
     What it says linearly is where things are, and how they are turned by where their ends are, even before it is
-    trained. Heat is what two 3 x 3 convolutions of the picture see at a place, one every 4 pixels, plus what the
-    patch's token says.
+    trained. The transformer's tokens have no part in it, so objectives in its embedding train none.
     """
 
-    reads_frames = True
+    reads = "pictures"
 
     def __init__(self, sizes: PoolSizes) -> None:
         super().__init__()
-        self.grid = sizes.grid
-        self.fine = Halvings(FINE_CHANNELS)
-        self.heat = nn.Linear(FINE_CHANNELS[-1], sizes.channels, bias=False)
-        self.coarse = nn.Linear(sizes.width, sizes.channels, bias=False)
+        self.maps = Halvings(MAP_CHANNELS)
+        self.heat = nn.Conv2d(MAP_CHANNELS[-1], sizes.channels, 1, bias=False)
         self.out = nn.Linear(2 * sizes.channels, sizes.out)
 
     def init_weights(self) -> None:
-        """Points on few places, all of them found by the convolutions; tokens have a say once they learn to."""
-        self.fine.init_weights()
-        nn.init.normal_(self.heat.weight, std=SHARPNESS * self.heat.in_features**-0.5)
-        nn.init.zeros_(self.coarse.weight)
+        """Points on few places, and an embedding of about unit size."""
+        self.maps.init_weights()
+        nn.init.normal_(self.heat.weight, std=SHARPNESS * self.heat.in_channels**-0.5)
         nn.init.normal_(self.out.weight, std=SPREAD * self.out.in_features**-0.5)
 
-    def forward(self, tokens_BND: Tensor, pictures_BCHW: Tensor | None = None) -> Tensor:
-        assert pictures_BCHW is not None
-        return self.out(self.points(tokens_BND, pictures_BCHW).flatten(1))
-
-    def points(self, tokens_BND: Tensor, pictures_BCHW: Tensor) -> Tensor:
-        """Mean places [B, K, 2] of the channels' heat: down and to the right, -1 to 1."""
-        fine = self.fine(pictures_BCHW)
-        height, width = fine.shape[2:]
-        rows, columns = self.grid
-        seen = self.heat.weight @ fine.flatten(2)
-        said = (self.coarse.weight @ tokens_BND.transpose(1, 2)).unflatten(2, (rows, 1, columns, 1))
-        heat = seen.unflatten(2, (rows, height // rows, columns, width // columns)) + said
-        down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in (height, width))
+    def inputs(self, seen: Tensor) -> Tensor:
+        """Mean places of the maps' heat, all numbers side by side [B, 2 K]: down, then right, -1 to 1."""
+        heat = self.heat(self.maps(seen))
+        down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])
         with torch.autocast(heat.device.type, enabled=False):  # places need more digits than bfloat16 has
-            return heat.float().flatten(2).softmax(-1) @ torch.cartesian_prod(down, right)
+            share = heat.float().contiguous().flatten(2).softmax(-1)
+            return (share @ torch.cartesian_prod(down, right)).flatten(1)
 
 
 class PrincipalPool(Pool):
@@ -128,8 +126,8 @@ class PrincipalPool(Pool):
         self.out = nn.Linear(sizes.num_patches * sizes.width, sizes.out)
         self.requires_grad_(False)
 
-    def forward(self, tokens_BND: Tensor, pictures_BCHW: Tensor | None = None) -> Tensor:
-        return self.out(normed_tokens(tokens_BND))
+    def inputs(self, seen: Tensor) -> Tensor:
+        return normed_tokens(seen)
 
     @torch.no_grad()
     def fit(self, tokens_FND: Tensor) -> None:

@@ -22,7 +22,7 @@ from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.layers import gather_tokens
 from world_model.masking import Masks
-from world_model.metric import MetricConfig, metric_map, slow_modes
+from world_model.metric import Metric, MetricConfig, Of, metric_map, slow_modes
 from world_model.objectives import (
     ObjectiveConfig,
     anti_collapse,
@@ -161,7 +161,7 @@ class PretrainModel(nn.Module):
         """The encoder to keep: the teacher's where there is one, as V-JEPA 2 evaluates."""
         return self.teacher if self.teacher is not None else self.encoder  # type: ignore[return-value]
 
-    def metric(self, episodes: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
+    def metric(self, episodes: Iterable[Tensor]) -> Metric | None:
         """The objective's metric of the encoder to keep: see `fit_metric`."""
         return fit_metric(self.trained_encoder, self.objective.metric, episodes)
 
@@ -329,14 +329,14 @@ class PretrainModel(nn.Module):
 
 
 @torch.no_grad()
-def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Mean [D] and matrix [D, D] of a metric of the pooled embedding, fitted on consecutive frames [T, H, W, C] of
-    whole episodes; None for kind `none`."""
+def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> Metric | None:
+    """The metric of an encoder's pooled embedding, fitted on consecutive frames [T, H, W, C] of whole episodes; None
+    for kind `none`."""
     if config.kind == "none":
         return None
     encoder.eval()
-    modes = slow_modes([embed_frames(encoder, frames[None])[0] for frames in episodes], config.lag)
-    return modes.mean_D, metric_map(modes, config)
+    modes = slow_modes([embed_frames(encoder, frames[None], config.of)[0] for frames in episodes], config.lag)
+    return Metric(config.of, modes.mean_D, metric_map(modes, config, encoder.config.pooled_dim))
 
 
 @torch.no_grad()
@@ -349,9 +349,11 @@ def fit_summary(encoder: VideoEncoder, episodes: Sequence[Tensor]) -> None:
     encoder.pool.fit(torch.cat([encoder.encode_frames(chunk[None].to(device))[0] for chunk in chunks]))
 
 
-def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
-    """Pooled embeddings [B, T, D] of frames, each encoded alone, in chunks that fit a CPU's caches."""
+def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor, of: Of = "pooled") -> Tensor:
+    """Pooled embeddings [B, T, D] of frames, each encoded alone, in chunks that fit a CPU's caches; or what the
+    pool's last linear map reads."""
+    embed = encoder.embed_frames if of == "pooled" else encoder.pool_inputs
     flat = frames_BTHWC.flatten(0, 1)
     size = FRAMES_PER_CHUNK if flat.device.type == "cpu" else len(flat)
-    parts = [encoder.embed_frames(chunk[None])[0] for chunk in flat.split(size)]
+    parts = [embed(chunk[None])[0] for chunk in flat.split(size)]
     return torch.cat(parts).unflatten(0, frames_BTHWC.shape[:2])

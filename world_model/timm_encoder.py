@@ -35,7 +35,7 @@ class TimmEncoder(VideoEncoder):
 
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of frames in 0..255, each encoded alone."""
-        clip = rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
+        clip = self._pictures(frames_BTHWC)
         tokens = self.model.forward_features(clip)[:, self.model.num_prefix_tokens :]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 

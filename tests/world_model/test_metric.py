@@ -10,8 +10,8 @@ import torch
 
 from tests.world_model.small import LEWM, SIZES, VJEPA2
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.metric import MetricConfig, metric_map, slow_modes
-from world_model.pretrain import PretrainModel
+from world_model.metric import Metric, MetricConfig, metric_map, slow_modes
+from world_model.pretrain import PretrainModel, fit_metric
 
 
 def mixed_processes(rhos, episodes=60, steps=400):
@@ -49,7 +49,7 @@ def test_each_mode_counts_by_the_formula_of_its_distance(kind, weight):
     _, mixed = mixed_processes([0.9, 0.6])
     lag = 2
     modes = slow_modes(list(mixed), lag)
-    made = (mixed.double() - modes.mean_D) @ metric_map(modes, MetricConfig(kind, lag))
+    made = (mixed.double() - modes.mean_D) @ metric_map(modes, MetricConfig(kind, lag), mixed.shape[2])
     within = (made - made.mean(1, keepdim=True)).flatten(0, 1)
     sizes = within.std(0)
     wanted = [weight(rho, -lag / math.log(rho)) for rho in modes.rho_K.tolist()]
@@ -67,7 +67,7 @@ def test_what_never_changes_within_an_episode_is_no_mode():
 def test_directions_that_do_not_vary_are_left_out():
     _, mixed = mixed_processes([0.9, 0.6])
     modes = slow_modes([torch.cat((episode, episode[:, :1], torch.ones(400, 1)), 1) for episode in mixed], 1)
-    matrix = metric_map(modes, MetricConfig("biharmonic", 1))
+    matrix = metric_map(modes, MetricConfig("biharmonic", 1), 4)
     assert len(modes.rho_K) == 2 and matrix.shape == (4, 4)
     assert torch.isfinite(matrix).all() and (matrix[:, 2:] == 0).all()
 
@@ -80,9 +80,26 @@ def test_a_folded_encoder_gives_the_measured_embedding():
     with torch.no_grad():
         plain = encoder.pooled(encoder.encode_frames(frames))
         assert encoder.pool is not None
-        encoder.pool.fold(mean, matrix)
+        encoder.pool.fold(Metric("pooled", mean, matrix))
         folded = encoder.pooled(encoder.encode_frames(frames))
     torch.testing.assert_close(folded, ((plain.double() - mean) @ matrix).float(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["learned", "keypoints"])
+def test_a_metric_of_the_last_map_s_inputs_takes_its_place(pool):
+    torch.manual_seed(0)
+    encoder = VideoEncoder(replace(SIZES, pool=pool, pool_channels=5))
+    frames = torch.randint(0, 256, (8, 30, 64, 64, 3), dtype=torch.uint8)
+    seen = torch.cat([encoder.pool_inputs(clip[None])[0] for clip in frames])
+    metric = fit_metric(encoder, MetricConfig("commute", 1, of="inputs", modes=3), frames)
+    assert metric is not None and encoder.pool is not None and metric.matrix_ID.shape == (seen.shape[1], 12)
+    encoder.pool.fold(metric)
+    with torch.no_grad():
+        folded = encoder.embed_frames(frames[:1])[0]
+    torch.testing.assert_close(
+        folded, ((seen[:30].double() - metric.mean_I) @ metric.matrix_ID).float(), atol=1e-3, rtol=1e-3
+    )
+    assert (folded[:, 3:] == 0).all() and folded[:, :3].std(0).min() > 0.1
 
 
 def test_what_cannot_be_fitted_is_said():

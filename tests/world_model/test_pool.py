@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tests.world_model.small import FUTURE, SIZES, encoder, frames
@@ -57,37 +56,22 @@ def test_keypoints_are_mean_places_of_the_heat():
     model = encoder(config=KEYPOINTS)
     pool = model.pool
     assert isinstance(pool, KeypointPool)
-    pictures = model.normalise(frames(1, 3)).movedim(2, 1).flatten(0, 1)
-    tokens = model.encode_frames(frames(1, 3))[0]
-    torch.nn.init.normal_(pool.coarse.weight)
-    points = pool.points(tokens, pictures)
-    heat = F.linear(pool.fine(pictures).movedim(1, -1), pool.heat.weight)
-    said = pool.coarse(tokens).unflatten(1, SIZES.grid)
-    side = heat.shape[1] // SIZES.grid[0]
-    heat = (heat + said.repeat_interleave(side, 1).repeat_interleave(side, 2)).flatten(1, 2)
-    places = torch.cartesian_prod(torch.linspace(-1, 1, SIDE // 4), torch.linspace(-1, 1, SIDE // 4))
-    torch.testing.assert_close(points, heat.softmax(1).movedim(1, 2) @ places, atol=1e-5, rtol=1e-5)
+    heat = pool.heat(pool.maps(model.normalise(frames(1, 3)).movedim(2, 1).flatten(0, 1)))
+    places = torch.cartesian_prod(torch.linspace(-1, 1, heat.shape[2]), torch.linspace(-1, 1, heat.shape[3]))
+    points = (heat.flatten(2).softmax(-1) @ places).flatten(1)
+    torch.testing.assert_close(model.pool_inputs(frames(1, 3))[0], points, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.embed_frames(frames(1, 3))[0], pool.out(points), atol=1e-5, rtol=1e-5)
 
 
-def test_tokens_have_their_say_in_keypoints_once_they_are_trained():
+def test_keypoints_learn_what_an_objective_asks_and_train_nothing_else():
     model = PretrainModel(encoder(config=KEYPOINTS), FUTURE, 1)
     loss, _ = model.loss({"pixels": frames(4, 5)}, 0)
     loss.backward()
-    pool = model.encoder.pool
-    assert isinstance(pool, KeypointPool)
-    assert pool.coarse.weight.grad is not None and pool.coarse.weight.grad.abs().max() > 0
-    torch.nn.init.normal_(pool.coarse.weight)
-    seen = frames(1, 2)
-    tokens = model.encoder.encode_frames(seen)
-    assert (model.encoder.pooled(tokens, seen) - model.encoder.pooled(-tokens, seen)).abs().max() > 0.01
+    trained = {name for name, value in model.encoder.named_parameters() if value.grad is not None}
+    assert trained == {name for name, _ in model.encoder.named_parameters() if name.startswith("pool.")}
 
 
 def test_keypoints_refuse_tokens_without_their_pictures():
     model = encoder(config=KEYPOINTS)
     with pytest.raises(ValueError, match="encoder.pool=keypoints reads pictures"):
         model.pooled(model.encode_frames(frames(1, 2)))
-
-
-def test_keypoints_refuse_patches_finer_than_their_map():
-    with pytest.raises(ValueError, match="patch_px=2 is no multiple"):
-        replace(KEYPOINTS, patch_px=2)
