@@ -42,8 +42,7 @@ from world_model.checkpoint import tensors_hash
 from world_model.reachability import ReachConfig
 from world_model.training import make_optimizer, train_step
 
-UNTRAINED = "untrained"  # a row of its own: the encoder of UNTRAINED_AS before its first step
-UNTRAINED_AS = "vjepa2"
+UNTRAINED = "untrained"  # a row of its own: an encoder before its first step
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "device", "workers", "on_damaged")
 BUDGETS = ("steps", "flops")
 OWN = ("objectives", "budgets", "seeds", "cells", "small", "metric")  # keys of this command alone
@@ -181,7 +180,7 @@ def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, 
         }
         cell |= {"seed": seed, "videos": 0, "protocol": {**config["protocol"], "oracle": True}}
         return merged(cell, nested(config["small"].get(ORACLE, [])), f"small.{ORACLE}: ")
-    name = UNTRAINED_AS if objective == UNTRAINED else objective
+    name = untrained_as(config["encoder"]) if objective == UNTRAINED else objective
     cell = {key: value for key, value in config.items() if key not in OWN}
     cell |= {"objective": _published(name), "seed": seed, "videos": 0}
     cell["planner"] = merged(cell["planner"], {"cost": {"view": config["dynamics"]["space"]}}, "planner.")
@@ -192,6 +191,12 @@ def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, 
     if objective == UNTRAINED:
         cell["pretrain"] = {**cell["pretrain"], "steps": 0}
     return cell
+
+
+def untrained_as(encoder: Mapping[str, Any]) -> str:
+    """The objective whose encoder is taken before its first step: what a new keypoint pool embeds, or else principal
+    components of new tokens."""
+    return "future" if encoder.get("pool") == "keypoints" else "vjepa2"
 
 
 @cache
