@@ -1,4 +1,4 @@
-"""Pools: one embedding a frame from its tokens. Objectives with `space=pooled` predict in it; planners measure in it.
+"""Pools: one embedding a frame, of its tokens or of itself, which objectives predict and in which plans measure.
 
 All of them end in a linear map `out`, which a metric is folded into (`world_model.metric`).
 """
