@@ -54,9 +54,9 @@ def _about(records: Sequence[Record]) -> str:
         f"Made by `jepa compare`; {floors[0]['episodes']} episodes a seed, planned "
         f"in {' and '.join(spaces)} features. Random actions: {random:.1%}. Raw pixels: probe {pixels['probe']}, near "
         f"rank {pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %.\n\nAll "
-        "rows share data, encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, "
-        "embedding by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator with the true distance. Normalised: (success - random) / (oracle "
-        "- random)."
+        "rows share data, encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, embedding "
+        "by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator with the "
+        "true distance. Normalised: (success - random) / (oracle - random)."
     )
 
 
