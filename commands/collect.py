@@ -40,10 +40,11 @@ def check(config: dict[str, Any]) -> None:
     """Unknown environments and values out of range, before anything is written: where there are arguments by making
     one."""
     wanted = collect_config(config)
-    envs.task(wanted.env_id)
+    if not wanted.env_kwargs:
+        envs.task(wanted.env_id)
+        return
     try:
-        if wanted.env_kwargs:
-            envs.make(wanted.env_id, **wanted.env_kwargs).close()
+        envs.make(wanted.env_id, **wanted.env_kwargs).close()
     except TypeError as error:
         raise UsageError(f"env.kwargs={wanted.env_kwargs}: {error}") from error
 

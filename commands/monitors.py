@@ -164,7 +164,7 @@ class PretrainMonitor(Monitor):
         metric = fit_metric(encoder, self.model.objective.metric, (clip.to(self.device) for clip in self.clips))
         if metric is None:
             return self._embedded(encoder)
-        return (self._embedded(encoder, metric.of) - metric.mean_I.float()) @ metric.matrix_ID.float()
+        return metric(self._embedded(encoder, metric.of))
 
     def _judge(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
         """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every

@@ -61,6 +61,10 @@ class Metric:
     mean_I: Tensor
     matrix_ID: Tensor
 
+    def __call__(self, seen: Tensor) -> Tensor:
+        """Embed float32 values [..., I] of what it is of."""
+        return (seen - self.mean_I.float()) @ self.matrix_ID.float()
+
 
 @dataclass(frozen=True)
 class SlowModes:
