@@ -48,9 +48,14 @@ make_venv() {
 }
 
 install() {
+    # torch's CUDA libraries: 3 GB of wheels that unpack to 6; pip's cache would keep the wheels a second time.
     free_kib="$(df -Pk . | awk 'NR == 2 { print $4 }')"
-    [ "$free_kib" -gt 8000000 ] ||
-        say "only $((free_kib / 1048576)) GiB of disk are free here; torch with its CUDA libraries takes about 7"
+    if [ "$free_kib" -lt 16000000 ]; then
+        PIP_NO_CACHE_DIR=1
+        export PIP_NO_CACHE_DIR
+    fi
+    [ "$free_kib" -gt 10000000 ] ||
+        say "only $((free_kib / 1048576)) GiB of disk are free here; installing torch with its CUDA libraries takes about 10"
     say "installing dependencies into .venv (some minutes, once)"
     "$python" -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
     # labmaze, which only dm-control's mazes use, has no wheel for 3.13; pyproject.toml lists the rest.
