@@ -84,6 +84,8 @@ def posttrain(config: dict[str, Any], data: Any, encoder_folder: Any, folder: Pa
         cached = cached_features(dynamics, reader, console)
     features = cached["features"]
     dynamics.set_feature_statistics(train_features(features, reader, device))
+    if shape.scene and encoder.scene_space == "points":
+        dynamics.set_scene_statistics(train_features(cached["scene"], reader, device))
     if dynamics.states is not None:
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
@@ -161,7 +163,9 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
     device = dynamics.action_mid.device
-    spaces = {"features": dynamics.config.space} | ({"scene": "tokens"} if dynamics.config.scene else {})
+    spaces = {"features": dynamics.config.space} | (
+        {"scene": dynamics.encoder.scene_space} if dynamics.config.scene else {}
+    )
     missing = [name for name, space in spaces.items() if cache.read(key, space) is None]
     if missing:
         example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))

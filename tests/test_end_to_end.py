@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from commands.models import load_dynamics
 
 HOME = Path(__file__).resolve().parent.parent
 TINY = ("trainer=debug", "seed=1")
@@ -191,6 +194,14 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
     levels = ("objective.levels=2",) if objective == "vjepa21" else ()  # the tiny encoder has two blocks
     inside(*words, *levels, cwd=work)
     posttrain_and_plan(work, name, dynamics, view, f"encoder=runs/pretrain/{name}")
+
+
+def test_dynamics_see_the_keypoints_of_an_encoder_that_has_them(work):
+    words = ("data=runs/collect/data", "encoder=tiny", "encoder.pool=keypoints", "objective=future", *TINY)
+    inside("pretrain", *words, "name=keypoints", cwd=work)
+    posttrain_and_plan(work, "keypoints", "scene", "pooled", "encoder=runs/pretrain/keypoints")
+    seen, _ = load_dynamics(work / "runs/posttrain/keypoints", torch.device("cpu"))
+    assert seen.predictor.scene_tokens == 1 and seen.scene_scale.max() < 0.5  # those of the data, no longer ones
 
 
 @pytest.mark.parametrize("objective", ["lewm", "pldm"])

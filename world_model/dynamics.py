@@ -35,8 +35,8 @@ class DynamicsConfig:
     history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
     proprio_model: whether the robot's state is an input beside the action, and how it goes on in an imagined path
     (`world_model.states`); proprio_dim: numbers of that state. reach: an embedding whose distances count model steps
-    (`world_model.reachability`), a view of its own. scene: whether every imagined frame sees the patch tokens of the
-    frame that the path starts at, beside the pooled embeddings (space=pooled).
+    (`world_model.reachability`), a view of its own. scene: whether every imagined frame sees more of the frame
+    that the path starts at than its pooled embedding (space=pooled): its patch tokens, or its keypoints.
     """
 
     space: Space = "pooled"
@@ -51,9 +51,7 @@ class DynamicsConfig:
 
     def __post_init__(self) -> None:
         if self.scene and self.space != "pooled":
-            raise ValueError(
-                "dynamics.scene=true adds patch tokens to one token a frame: it needs dynamics.space=pooled"
-            )
+            raise ValueError("dynamics.scene=true adds the scene to one token a frame: it needs dynamics.space=pooled")
         if (self.proprio_model == "none") != (self.proprio_dim == 0):
             raise ValueError(
                 f"dynamics.proprio_model={self.proprio_model} and dynamics.proprio_dim={self.proprio_dim}: a state "
@@ -129,6 +127,8 @@ class LatentDynamics(nn.Module):
     action_half: Tensor
     feature_mean: Tensor
     feature_scale: Tensor
+    scene_mean: Tensor
+    scene_scale: Tensor
 
     def __init__(self, config: DynamicsConfig, encoder: VideoEncoder, actions: ActionSpec) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class LatentDynamics(nn.Module):
         self.grid = (1, 1) if pooled else encoder.config.grid
         feature_dim = encoder.config.pooled_dim if pooled else encoder.config.width
         block_dim = len(actions.low) * actions.frame_skip
-        scene = (encoder.config.width, encoder.config.grid) if config.scene else None
+        scene = encoder.scene_shape if config.scene else None
         self.predictor = ActionPredictor(
             feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim, scene=scene
         )
@@ -162,6 +162,9 @@ class LatentDynamics(nn.Module):
         self.register_buffer("action_half", half)
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(()))
+        if scene is not None and encoder.scene_space == "points":
+            self.register_buffer("scene_mean", torch.zeros(scene[0]))
+            self.register_buffer("scene_scale", torch.ones(scene[0]))
         freeze(self.encoder)
 
     def train(self, mode: bool = True) -> LatentDynamics:
@@ -178,18 +181,27 @@ class LatentDynamics(nn.Module):
 
     def inputs(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         """All that the predictor takes of frames in 0..255: raw `features` as of `encode`, and where it sees the scene
-        the frames' layer-normed tokens [B, T, M, D] as `scene`."""
-        if self.config.space == "pooled" and not self.config.scene:
-            return {"features": self.encoder.embed_frames(frames_BTHWC).unsqueeze(2)}
-        tokens = self.encoder.encode_frames(frames_BTHWC)
+        [B, T, M, D] the frames' layer-normed patch tokens, or raw keypoints as one token."""
+        encoder = self.encoder
         if self.config.space == "tokens":
-            return {"features": layer_normed(tokens)}
-        embedded = self.encoder.embed_frames(frames_BTHWC, tokens)
+            return {"features": layer_normed(encoder.encode_frames(frames_BTHWC))}
+        if not self.config.scene:
+            return {"features": encoder.embed_frames(frames_BTHWC).unsqueeze(2)}
+        if encoder.scene_space == "points":
+            assert encoder.pool is not None
+            points = encoder.pool_inputs(frames_BTHWC)
+            return {"features": encoder.pool.out(points).unsqueeze(2), "scene": points.unsqueeze(2)}
+        tokens = encoder.encode_frames(frames_BTHWC)
+        embedded = encoder.embed_frames(frames_BTHWC, tokens)
         return {"features": embedded.unsqueeze(2), "scene": layer_normed(tokens)}
 
     def normalise_features(self, features: Tensor) -> Tensor:
         """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""
         return (features - self.feature_mean) / self.feature_scale
+
+    def normalise_scene(self, scene: Tensor) -> Tensor:
+        """What `inputs` gives of the scene -> the predictor's scale: every keypoint number its own; tokens have one."""
+        return scene if self.encoder.scene_space == "tokens" else (scene - self.scene_mean) / self.scene_scale
 
     def normalise_actions(self, actions: Tensor) -> Tensor:
         """Actions in environment units -> [-1, 1] at the bounds."""
@@ -214,6 +226,12 @@ class LatentDynamics(nn.Module):
         flat = features_FNF.flatten(0, 1)
         self.feature_mean.copy_(flat.mean(0))
         self.feature_scale.copy_((flat - flat.mean(0)).square().mean().sqrt().clamp_min(1e-6))
+
+    def set_scene_statistics(self, points_FMD: Tensor) -> None:
+        """Mean and standard deviation of every number of keypoints [frames, M, D] of the train split."""
+        flat = points_FMD.flatten(0, 1)
+        self.scene_mean.copy_(flat.mean(0))
+        self.scene_scale.copy_(flat.std(0).clamp_min(1e-6))
 
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
 
@@ -255,7 +273,7 @@ class LatentDynamics(nn.Module):
         features = self.normalise_features(seen["features"])
         states = self._states(proprio)
         before = None if states is None else states[:, :-1]
-        scene = seen["scene"][:, -1] if self.config.scene else None
+        scene = self.normalise_scene(seen["scene"][:, -1]) if self.config.scene else None
         past = self.predictor.prefill(features[:, :-1], self.rows(past_actions_BtA, before), valid_BT[:, :-1], scene)
         return LatentContext(past, features[:, -1], None if states is None else states[:, -1])
 

@@ -34,8 +34,8 @@ class PosttrainConfig:
 
 class PosttrainModel(nn.Module):
     """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A],
-    `proprio` [B, T, Q] for a model that knows the robot's state, and for one that sees the scene, layer-normed patch
-    tokens `scene` [B, H, M, D] of the history's H frames: no path starts at a later one."""
+    `proprio` [B, T, Q] for a model that knows the robot's state, and for one that sees the scene, the raw `scene`
+    [B, H, M, D] of the history's H frames: no path starts at a later one."""
 
     def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class PosttrainModel(nn.Module):
         return None if states is None else states.normalise(batch["proprio"].float())
 
     def _scene(self, batch: dict[str, Tensor]) -> Tensor | None:
-        return batch["scene"].float() if self.dynamics.config.scene else None
+        return self.dynamics.normalise_scene(batch["scene"].float()) if self.dynamics.config.scene else None
 
     def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         if self.dynamics.pixel_head is None:

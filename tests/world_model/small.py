@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -72,12 +73,13 @@ def dynamics(
     proprio: str = "none",
     proprio_dim: int = 0,
     scene: bool = False,
+    pool: Literal["learned", "keypoints"] = "learned",
 ) -> LatentDynamics:
     """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
     reach = ReachConfig(dim=5, hidden=8)
     config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene)  # type: ignore[arg-type]
     low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
-    made = LatentDynamics(config, encoder(), ActionSpec(low, high, frame_skip))
+    made = LatentDynamics(config, encoder(config=replace(SIZES, pool=pool)), ActionSpec(low, high, frame_skip))
     shake(made.predictor)
     return made.eval()
 

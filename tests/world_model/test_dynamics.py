@@ -37,23 +37,30 @@ def test_training_moves_the_predictor_and_leaves_the_encoder_frozen(space, targe
     assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
 
 
-def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame():
-    model = dynamics(scene=True)
+@pytest.mark.parametrize(("pool", "tokens"), [("learned", 16), ("keypoints", 1)])
+def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame(pool, tokens):
+    model = dynamics(scene=True, pool=pool)
     stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
+    assert batch["scene"].shape[2] == model.predictor.scene_tokens == tokens
+    if pool == "keypoints":  # numbers between -1 and 1 that hardly differ: each is brought to a scale of its own
+        model.set_scene_statistics(batch["scene"].flatten(0, 1))
+        scene = model.normalise_scene(batch["scene"])
+        assert batch["scene"].std((0, 1, 2)).max() < 0.5
+        torch.testing.assert_close(scene.std((0, 1, 2)), torch.ones(scene.shape[-1]))
     loss, _ = stage.loss(batch, 1)
     loss.backward()
     assert model.predictor.scene_encoder.weight.grad.abs().max() > 0
-    features = model.normalise_features(batch["features"])
+    features, scene = model.normalise_features(batch["features"]), model.normalise_scene(batch["scene"])
     for history in (1, 3):
-        path = stage.imagine(features, batch["action"][:, :6], None, history, batch["scene"])
+        path = stage.imagine(features, batch["action"][:, :6], None, history, scene)
         past = batch["pixels"][:, :history]
         valid = torch.ones(4, history, dtype=torch.bool)
         context = model.observe(past, batch["action"][:, : history - 1], valid)
         plans = batch["action"][:, None, history - 1 : history + 3]
         planned = model.imagine(context, plans).view("pooled")[:, 0]
         torch.testing.assert_close(path.squeeze(2), planned, atol=1e-4, rtol=1e-4)
-        elsewhere = batch["scene"].clone()
-        elsewhere[:, history - 1] = elsewhere[:, history - 1].flip(1)
+        elsewhere = scene.clone()
+        elsewhere[:, history - 1] = elsewhere[:, history - 1].flip(-1)
         assert not torch.allclose(stage.imagine(features, batch["action"], None, history, elsewhere), path)
     with pytest.raises(ValueError, match=r"dynamics.scene=true .* dynamics.space=pooled"):
         dynamics("tokens", scene=True)
