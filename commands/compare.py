@@ -70,6 +70,7 @@ ADDED = {
     **{f"dynamics.reach.{key}": value for key, value in asdict(ReachConfig()).items()},
     **{f"protocol.{key}": value for key, value in (("judge", "any"), ("thresholds", {}), ("keep_solved", False))},
     "protocol.says": "",
+    "encoder.pool_stride": 4,
     "encoder.stem": "linear",
     "env.factors": [],
     "objective.metric.modes": 0,

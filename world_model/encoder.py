@@ -39,10 +39,10 @@ class EncoderConfig:
     image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
     pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder), `keypoints` (of the
     picture itself, by spatial softmax) or `principal` (principal components of the tokens, fitted when training is
-    over: for objectives that predict tokens); see `world_model.pool`, also for pool_channels and pool_hidden. rope,
-    feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at the
-    positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another size
-    whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
+    over: for objectives that predict tokens); see `world_model.pool`, also for pool_channels, pool_hidden, pool_stride.
+    rope, feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at
+    the positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another
+    size whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
     read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path: whether a single frame
     has a patch embedding of its own, of one frame, and images and videos a learned embedding that tells them apart
     (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and those before it in
@@ -73,6 +73,7 @@ class EncoderConfig:
     timm: str = ""
     positions_px: tuple[int, int] | None = None
     stem: Literal["linear", "conv"] = "linear"
+    pool_stride: int = 4
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
@@ -87,6 +88,8 @@ class EncoderConfig:
             raise ValueError(
                 f"encoder.stem=conv halves a patch again and again: patch_px={self.patch_px} is no power of two"
             )
+        if self.pool_stride not in (2, 4):
+            raise ValueError(f"encoder.pool_stride={self.pool_stride}: keypoints are found at every 2nd or 4th pixel")
         if self.stem == "conv" and (self.image_path or self.causal):
             raise ValueError(
                 "encoder.stem=conv sees neighbouring patches and clips alone: not with image_path or causal"
@@ -289,8 +292,10 @@ class VideoEncoder(nn.Module):
 
 
 def _pool(config: EncoderConfig) -> Pool:
-    sizes = PoolSizes(config.width, config.grid, config.pool_channels, config.pool_hidden, config.pooled_dim)
-    return POOLS[config.pool](sizes)
+    channels, hidden = config.pool_channels, config.pool_hidden
+    return POOLS[config.pool](
+        PoolSizes(config.width, config.grid, channels, hidden, config.pooled_dim, config.pool_stride)
+    )
 
 
 def _resized(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from world_model.metric import Metric
 from world_model.stem import Halvings
 
-MAP_CHANNELS = (32, 64)  # of the convolutions of stride 2 that make the maps which keypoints are found in
+MAP_CHANNELS = (32, 64)  # of the convolutions that make the maps which keypoints are found in
+AT_ONCE = 4  # pictures embedded at a time where no gradient is wanted: their heat stays in a core's cache
 SHARPNESS = 5.0  # standard deviation of a new pool's heat over places, about: a point then lies on few of them
 SPREAD = 5.0  # how much larger a keypoint pool's last map starts, since points hardly leave the middle at first
 
@@ -25,6 +26,7 @@ class PoolSizes:
     """Tokens [B, N, width] of a grid of patches (rows, columns) -> embeddings [B, out].
 
     channels: numbers that a learned pool reduces a token to, or keypoints. hidden: width of the learned pool's layer.
+    stride: pixels between the places where keypoints are looked for, 2 or 4.
     """
 
     width: int
@@ -32,6 +34,7 @@ class PoolSizes:
     channels: int
     hidden: int
     out: int
+    stride: int = 4
 
     @property
     def num_patches(self) -> int:
@@ -98,7 +101,7 @@ class KeypointPool(Pool):
 
     def __init__(self, sizes: PoolSizes) -> None:
         super().__init__()
-        self.maps = Halvings(MAP_CHANNELS)
+        self.maps = Halvings(MAP_CHANNELS, sizes.stride // 2)
         self.heat = nn.Conv2d(MAP_CHANNELS[-1], sizes.channels, 1, bias=False)
         self.out = nn.Linear(2 * sizes.channels, sizes.out)
 
@@ -110,6 +113,8 @@ class KeypointPool(Pool):
 
     def inputs(self, seen: Tensor) -> Tensor:
         """Mean places of the maps' heat, all numbers side by side [B, 2 K]: down, then right, -1 to 1."""
+        if not torch.is_grad_enabled() and len(seen) > AT_ONCE:
+            return torch.cat([self.inputs(some) for some in seen.split(AT_ONCE)])
         heat = self.heat(self.maps(seen))
         down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])
         with torch.autocast(heat.device.type, enabled=False):  # places need more digits than bfloat16 has

@@ -44,13 +44,14 @@ class PatchEmbed(nn.Module):
 class Halvings(nn.Module):
     """3 x 3 convolutions of stride 2, each normed over channels and places, GELU: [B, 3, H, W] -> [B, C, h, w].
 
-    channels: of every convolution's output.
+    channels: of every convolution's output. last_stride: 1 leaves the last one's output as large as its input.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], last_stride: int = 2) -> None:
         super().__init__()
-        pairs = list(zip((3, *channels[:-1]), channels, strict=True))
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        strides = (2,) * (len(channels) - 1) + (last_stride,)
+        sizes = zip((3, *channels[:-1]), channels, strides, strict=True)
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride, padding=1) for a, b, stride in sizes)
         self.norms = nn.ModuleList(nn.GroupNorm(1, b) for b in channels)
 
     def init_weights(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.world_model.small import FUTURE, SIZES, encoder, frames
 from world_model.encoder import VideoEncoder
-from world_model.pool import KeypointPool
+from world_model.pool import AT_ONCE, KeypointPool
 from world_model.pretrain import PretrainModel
 
 KEYPOINTS = replace(SIZES, pool="keypoints", pool_channels=16)
@@ -52,15 +52,26 @@ def test_untrained_keypoints_say_where_a_thing_is_and_how_it_is_turned():
     assert (keypoints > learned).all()
 
 
-def test_keypoints_are_mean_places_of_the_heat():
-    model = encoder(config=KEYPOINTS)
+@pytest.mark.parametrize("stride", [2, 4])
+def test_keypoints_are_mean_places_of_the_heat(stride):
+    model = encoder(config=replace(KEYPOINTS, pool_stride=stride))
     pool = model.pool
     assert isinstance(pool, KeypointPool)
     heat = pool.heat(pool.maps(model.normalise(frames(1, 3)).movedim(2, 1).flatten(0, 1)))
+    assert heat.shape[2:] == (SIDE // stride, SIDE // stride)
     places = torch.cartesian_prod(torch.linspace(-1, 1, heat.shape[2]), torch.linspace(-1, 1, heat.shape[3]))
     points = (heat.flatten(2).softmax(-1) @ places).flatten(1)
     torch.testing.assert_close(model.pool_inputs(frames(1, 3))[0], points, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.embed_frames(frames(1, 3))[0], pool.out(points), atol=1e-5, rtol=1e-5)
+
+
+def test_many_pictures_have_the_keypoints_that_each_has_alone():
+    model, seen = encoder(config=KEYPOINTS), frames(1, 3 * AT_ONCE + 1)
+    together = model.pool_inputs(seen)
+    with torch.no_grad():
+        torch.testing.assert_close(model.pool_inputs(seen), together, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="encoder.pool_stride=3: keypoints are found at every 2nd or 4th pixel"):
+        replace(KEYPOINTS, pool_stride=3)
 
 
 def test_keypoints_learn_what_an_objective_asks_and_train_nothing_else():
