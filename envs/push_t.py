@@ -35,6 +35,18 @@ class PushT(GoalEnv):
     task: ClassVar[TaskSpec] = PUSH_T
     camera: ClassVar[str] = "top"
 
+    def __init__(self, stray: float = 0.0, **kwargs: Any) -> None:
+        """`stray` is the chance, a step, that the scripted disc of a training episode goes astray for some steps
+        (`envs.pusher`); `val` and `eval` episodes, where goals come from, show pushes alone. `kwargs` are those of
+        every task.
+
+        Raises `ValueError` for a chance that is none.
+        """
+        if not 0.0 <= stray < 1.0:
+            raise ValueError(f"stray={stray}: give a chance a step, from 0 to below 1")
+        self.stray = stray
+        super().__init__(**kwargs)
+
     def _build_model(self) -> mujoco.MjModel:
         import mujoco
 
@@ -64,7 +76,8 @@ class PushT(GoalEnv):
     def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Targets `[2]` of a pusher that takes the block to one random pose after another, with noise."""
         qpos = self.get_state()[self.qpos]
-        action = push_action(qpos[:2], qpos[2:], rng, memory, random_pose)
+        stray = self.stray if self.split == "train" else 0.0
+        action = push_action(qpos[:2], qpos[2:], rng, memory, random_pose, stray)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
 

@@ -51,6 +51,8 @@ _NEAR_M, _NEAR_RAD = 0.05, 0.2
 _ANY_PUSH = 0.15
 _WALK_COST = 0.15  # metres of the block's error that a metre of walking is worth
 _NOISE, _NOISE_KEPT = 0.2, 0.7
+# Astray: for how many steps, how far, and how much of a step's noise is the last one's.
+_STRAY_STEPS, _STRAY_NOISE, _STRAY_KEPT = (5, 15), 0.8, 0.9
 
 
 def _contacts() -> tuple[Vector, Vector]:
@@ -83,8 +85,19 @@ def push_action(
     rng: np.random.Generator,
     memory: dict[str, Any],
     random_pose: Callable[[np.random.Generator], Vector],
+    stray: float = 0.0,
 ) -> Vector:
-    """The pusher's next action `[2]`, for the disc's place `[2]` and the block's pose `[3]`."""
+    """The pusher's next action `[2]`, for the disc's place `[2]` and the block's pose `[3]`.
+
+    stray: the chance, a step, that the disc goes astray for some steps, by slow noise: it then meets the block in ways
+    that serve nothing, as a planner tries them and a pusher never does.
+    """
+    if stray and memory.get("astray", 0) <= 0 and rng.random() < stray:
+        memory.update(astray=int(rng.integers(*_STRAY_STEPS, endpoint=True)), drift=rng.standard_normal(2))
+    if memory.get("astray", 0) > 0:
+        memory["astray"] -= 1
+        memory["drift"] = _coloured(memory["drift"], _STRAY_KEPT, rng)
+        return _STRAY_NOISE * np.asarray(memory["drift"])
     error = _error(block, memory["pose"]) if memory else np.zeros(3)
     reached = np.hypot(error[0], error[1]) < _NEAR_M and abs(error[2]) < _NEAR_RAD * GYRATION_M
     if not memory or reached or memory["pose_steps"] <= 0:
@@ -98,8 +111,13 @@ def push_action(
         memory.update(contact=contact, pushing=False, steps=_WALK_STEPS)
     memory["steps"] -= 1
     memory["pose_steps"] -= 1
-    memory["noise"] = _NOISE_KEPT * memory["noise"] + np.sqrt(1 - _NOISE_KEPT**2) * rng.standard_normal(2)
+    memory["noise"] = _coloured(memory["noise"], _NOISE_KEPT, rng)
     return turned(_move(place, error, memory), block[2]) / REACH_M + _NOISE * memory["noise"]
+
+
+def _coloured(noise: Vector, kept: float, rng: np.random.Generator) -> Vector:
+    """The next of normal numbers of which each keeps a share of the last."""
+    return kept * noise + np.sqrt(1 - kept**2) * rng.standard_normal(noise.shape)
 
 
 def _error(block: Vector, wanted: Vector) -> Vector:

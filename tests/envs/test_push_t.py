@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import mujoco
 import numpy as np
 import pytest
 
+import envs
 from envs.goal_env import GoalEnv
 from envs.push_t import EDGE_M
 from envs.pusher import AGENT_RADIUS_M, BOXES, GYRATION_M, NORMALS, PLACES, TWISTS, turned
@@ -146,3 +149,23 @@ def test_the_script_takes_the_block_to_random_poses(push_t: GoalEnv) -> None:
     assert np.median(np.concatenate(moved)) > 2 * PUSH_T.distance_bins[0] * 20 * UNIT_M
     assert np.median(np.concatenate(rotated)) > np.pi / 9
     assert np.median(near) < 0.8, "the block is driven into the walls"
+
+
+def test_the_disc_goes_astray_in_training_episodes_alone() -> None:
+    def actions(stray: float, split: str) -> np.ndarray:
+        with closing(envs.make("push_t", stray=stray)) as env:
+            env.reset(seed=5, options={"split": split})
+            rng, memory, taken = np.random.default_rng(5), {}, []
+            for _ in range(60):
+                taken.append(env.scripted_action(rng, memory))
+                env._physics.step(taken[-1])
+        return np.stack(taken)
+
+    pushed = actions(0.0, "train")
+    for split in ("val", "eval"):
+        np.testing.assert_array_equal(actions(0.5, split), pushed)
+    strayed = actions(0.9, "train")
+    slow = np.corrcoef(strayed[:-1].ravel(), strayed[1:].ravel())[0, 1]
+    assert not np.array_equal(strayed, pushed) and slow > 0.6, "noise that lasts"
+    with pytest.raises(ValueError, match="stray=1.5: give a chance a step"):
+        envs.make("push_t", stray=1.5)
