@@ -163,9 +163,9 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
     device = dynamics.action_mid.device
-    spaces = {"features": dynamics.config.space} | (
-        {"scene": dynamics.encoder.scene_space} if dynamics.config.scene else {}
-    )
+    spaces: dict[str, str] = {"features": dynamics.config.space}
+    if dynamics.config.scene:
+        spaces["scene"] = dynamics.encoder.scene_space
     missing = [name for name, space in spaces.items() if cache.read(key, space) is None]
     if missing:
         example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))

@@ -16,7 +16,7 @@ from world_model.metric import Metric
 from world_model.stem import Halvings
 
 MAP_CHANNELS = (32, 64)  # of the convolutions that make the maps which keypoints are found in
-AT_ONCE = 4  # pictures embedded at a time where no gradient is wanted: their heat stays in a core's cache
+AT_ONCE = 4  # pictures embedded at a time on a CPU where no gradient is wanted: their heat stays in a core's cache
 SHARPNESS = 5.0  # standard deviation of a new pool's heat over places, about: a point then lies on few of them
 SPREAD = 5.0  # how much larger a keypoint pool's last map starts, since points hardly leave the middle at first
 
@@ -113,7 +113,7 @@ class KeypointPool(Pool):
 
     def inputs(self, seen: Tensor) -> Tensor:
         """Mean places of the maps' heat, all numbers side by side [B, 2 K]: down, then right, -1 to 1."""
-        if not torch.is_grad_enabled() and len(seen) > AT_ONCE:
+        if seen.device.type == "cpu" and not torch.is_grad_enabled() and len(seen) > AT_ONCE:
             return torch.cat([self.inputs(some) for some in seen.split(AT_ONCE)])
         heat = self.heat(self.maps(seen))
         down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])
