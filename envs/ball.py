@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.noise import correlated
+
 Array = NDArray[np.float64]
 
 # Steps until it gives a place up, how near counts as there, feedback gains, and its noise.
@@ -26,6 +28,5 @@ def destination(memory: dict[str, Any], place: Array, draw: Callable[[], Array])
 
 def noisy_force(rng: np.random.Generator, memory: dict[str, Any], towards: Array, velocity: Array) -> Array:
     """Forces `[2]` along `towards` (metres to go), damped, with noise that is correlated in time."""
-    fresh = np.sqrt(1 - _NOISE_KEPT**2) * rng.standard_normal(2)
-    memory["noise"] = _NOISE_KEPT * memory.setdefault("noise", np.zeros(2)) + fresh
+    memory["noise"] = correlated(memory.setdefault("noise", np.zeros(2)), _NOISE_KEPT, rng)
     return _STIFFNESS * towards - _DAMPING * velocity + _NOISE * memory["noise"]

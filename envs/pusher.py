@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.noise import correlated
 from envs.tasks.push_t import UNIT_M
 from envs.tasks.spec import wrap_angle
 from envs.tasks.ways import make_ways
@@ -92,17 +93,12 @@ def push_action(
     stray: the chance, a step, that the disc goes astray for some steps, by slow noise: it then meets the block in ways
     that serve nothing, as a planner tries them and a pusher never does.
     """
-    if stray and memory.get("astray", 0) <= 0 and rng.random() < stray:
-        memory.update(astray=int(rng.integers(*_STRAY_STEPS, endpoint=True)), drift=rng.standard_normal(2))
-    if memory.get("astray", 0) > 0:
-        memory["astray"] -= 1
-        memory["drift"] = _coloured(memory["drift"], _STRAY_KEPT, rng)
-        return _STRAY_NOISE * np.asarray(memory["drift"])
     error = _error(block, memory["pose"]) if memory else np.zeros(3)
     reached = np.hypot(error[0], error[1]) < _NEAR_M and abs(error[2]) < _NEAR_RAD * GYRATION_M
     if not memory or reached or memory["pose_steps"] <= 0:
         memory.update(pose=random_pose(rng), pose_steps=_POSE_STEPS, steps=0)
         memory.setdefault("noise", np.zeros(2))
+        memory.setdefault("astray", 0)
         memory["reached"] = memory.get("reached", 0) + int(reached)
         error = _error(block, memory["pose"])
     place = turned(agent - block[:2], -block[2])
@@ -111,13 +107,14 @@ def push_action(
         memory.update(contact=contact, pushing=False, steps=_WALK_STEPS)
     memory["steps"] -= 1
     memory["pose_steps"] -= 1
-    memory["noise"] = _coloured(memory["noise"], _NOISE_KEPT, rng)
+    if stray and memory["astray"] <= 0 and rng.random() < stray:
+        memory.update(astray=int(rng.integers(*_STRAY_STEPS, endpoint=True)), drift=rng.standard_normal(2))
+    if memory["astray"] > 0:
+        memory["astray"] -= 1
+        memory["drift"] = correlated(memory["drift"], _STRAY_KEPT, rng)
+        return _STRAY_NOISE * np.asarray(memory["drift"])
+    memory["noise"] = correlated(memory["noise"], _NOISE_KEPT, rng)
     return turned(_move(place, error, memory), block[2]) / REACH_M + _NOISE * memory["noise"]
-
-
-def _coloured(noise: Vector, kept: float, rng: np.random.Generator) -> Vector:
-    """The next of normal numbers of which each keeps a share of the last."""
-    return kept * noise + np.sqrt(1 - kept**2) * rng.standard_normal(noise.shape)
 
 
 def _error(block: Vector, wanted: Vector) -> Vector:

@@ -169,3 +169,14 @@ def test_the_disc_goes_astray_in_training_episodes_alone() -> None:
     assert not np.array_equal(strayed, pushed) and slow > 0.6, "noise that lasts"
     with pytest.raises(ValueError, match="stray=1.5: give a chance a step"):
         envs.make("push_t", stray=1.5)
+
+
+def test_a_disc_that_went_astray_pushes_again() -> None:
+    with closing(envs.make("push_t", stray=0.5)) as env:
+        for seed in range(20):  # in half of these it goes astray at the first step
+            env.reset(seed=seed)
+            rng, memory, astray = np.random.default_rng(seed), {}, []
+            for _ in range(60):
+                env._physics.step(env.scripted_action(rng, memory))
+                astray.append(memory["astray"] > 0)
+            assert 0.5 < np.mean(astray) < 1
