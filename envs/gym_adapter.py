@@ -20,6 +20,7 @@ from PIL import Image
 from envs.factors import Variation
 from envs.goal_env import GoalEnv
 from envs.gym_state import MujocoState, plain_state, set_plain_state
+from envs.mujoco_enums import prepare
 from envs.reached import reached_goal
 from envs.rendering import choose_backend
 from envs.tasks import TaskSpec
@@ -35,6 +36,7 @@ class Simulator:
     def __init__(self, gym_id: str, size: int, render_mode: str | None, kwargs: dict[str, Any]) -> None:
         self.name, self.size = f"gym/{gym_id}", size
         try:
+            prepare(gym_id)
             self.env: Any = gymnasium.make(gym_id, render_mode=render_mode, **kwargs).unwrapped
         except Exception as error:  # whatever the environment's own code meets
             what = (str(error).strip().splitlines() or ["no reason given"])[0]
