@@ -167,7 +167,7 @@ def _quoted(word: str, loader: Any) -> str:
 def with_choices(command: str, chosen: list[str]) -> Composed:
     """Return the configuration with these choices, unresolved."""
     config = _composed(command, chosen)
-    return Composed(command, _plain(config), runtime_choices(config))
+    return Composed(command, _plain(_own(command, config)), runtime_choices(config))
 
 
 def runtime_choices(config: Any) -> dict[str, str]:
@@ -177,14 +177,14 @@ def runtime_choices(config: Any) -> dict[str, str]:
 
 
 def resolved(command: str, config: Any) -> dict[str, Any]:
-    """Return an OmegaConf configuration as plain nested values, Hydra's node left out.
+    """Return an OmegaConf configuration as plain nested values, without what is not the command's own.
 
     Raises UsageError where a required key is not given or a reference leads nowhere.
     """
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    config = _without_hydra(config)
+    config = _own(command, config)
     with open_dict(config):
         config.merge_with(config.pop(ASIDE, {}))
     missing = sorted(OmegaConf.missing_keys(config))
@@ -200,18 +200,24 @@ def resolved(command: str, config: Any) -> dict[str, Any]:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """Return the unresolved nested values of a composed configuration, Hydra's node left out."""
+    """Return the unresolved nested values of a composed configuration."""
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(_without_hydra(config), resolve=False)
+    plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict), type(plain)
     return {str(key): value for key, value in plain.items()}
 
 
-def _without_hydra(config: Any) -> Any:
+def _own(command: str, config: Any) -> Any:
+    """Return what the command has keys for: without Hydra's node, and without what a recipe says to other commands."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.masked_copy(config, [key for key in config if key in _keys(command)])
+
+
+@cache
+def _keys(command: str) -> frozenset[str]:
+    return frozenset(str(key) for key in _composed(command, [])) - {"hydra"} | {ASIDE}
 
 
 def _composed(command: str, words: list[str]) -> Any:

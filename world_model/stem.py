@@ -69,16 +69,12 @@ class Halvings(nn.Module):
 
 class ConvStem(nn.Module):
     """log2(patch) convolutions that halve a picture, then all frames of a tubelet side by side -> one token. Same
-    interface as PatchEmbed. patch_px: a power of two, from 2 on.
+    interface as PatchEmbed. patch_px: a power of two from 2 on, as EncoderConfig makes sure.
     """
 
     def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
         super().__init__()
         depth = patch_px.bit_length() - 1
-        if patch_px < 2 or patch_px != 1 << depth:
-            raise ValueError(
-                f"encoder.stem=conv halves a patch again and again: patch_px={patch_px} is no power of two"
-            )
         channels = [max(1, width >> max(0, depth - 2 - number)) for number in range(depth)]
         self.halvings = Halvings(channels)
         self.proj = nn.Linear(tubelet * channels[-1], width)

@@ -1,4 +1,5 @@
-"""Published runs: their files resolve, name their sources, build the published sizes, and take a step."""
+"""Published runs: their files resolve, name their sources, build the published sizes, and take a step. Tasks: what was
+chosen for each is the same in `jepa demo` and `jepa compare`, and finds the finished cells again."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from commands import posttrain, pretrain
+from commands import compare, posttrain, pretrain
 from commands.cli import COMMANDS, main
-from commands.config import CONFIGS, Composed, choices, compose, for_help, standard
+from commands.config import CONFIGS, Composed, choices, compose, flatten, for_help, standard
 from commands.help import details
 from commands.recipes import baseline
 from commands.runs import run_name
@@ -26,7 +27,9 @@ from world_model.pretrain import PretrainModel
 from world_model.training import TrainerConfig, learning_rate, make_optimizer, train_step, weight_decay
 
 FOLDER = Path(posttrain.__file__).resolve().parent.parent / CONFIGS / "recipe"
-PRETRAIN = [name for name in choices("recipe") if name != "none" and "2ac" not in name]
+TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
+PUBLISHED = [name for name in choices("recipe") if name not in ("none", *TASKS)]
+PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
 # Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
 # tokens); None: not published.
 PARAMETERS = {
@@ -51,7 +54,7 @@ def millions(module: torch.nn.Module) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
 
-@pytest.mark.parametrize("name", [name for name in choices("recipe") if name != "none"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_line_of_a_recipe_names_its_source(name):
     text = (FOLDER / f"{name}.yaml").read_text()
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -64,6 +67,8 @@ def test_every_line_of_a_recipe_names_its_source(name):
 def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
     assert set(for_help("pretrain", [])[1]["recipe"]) == {"none", *PRETRAIN}
     assert set(for_help("posttrain", [])[1]["recipe"]) == {"none", "vjepa2ac_vitg"}
+    for command in ("demo", "compare"):
+        assert set(for_help(command, [])[1]["recipe"]) == {"none", *TASKS}
     page = details(COMMANDS["pretrain"], ["recipe=vjepa2_vitg"])
     assert "* vjepa2_vitg  " in page and "V-JEPA 2 ViT-g, primary phase" in page
     assert "peak learning rate [paper, Table 9; YAML]" in page
@@ -79,6 +84,40 @@ def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
     other = run_name(recipe("vjepa2_vitl", "encoder=vit_small", "seed=3"), standard("pretrain"))
     assert re.fullmatch(r"vit_small-vjepa2_vitl-seed3-[0-9a-f]{8}", other), other
     assert baseline(compose("pretrain", ["data=x.h5"]), standard("pretrain")) is standard("pretrain")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
+    demo, table = (compose(command, [f"recipe={task}"]).config for command in ("demo", "compare"))
+    for command, config in (("demo", demo), ("compare", table)):
+        assert config.keys() == standard(command).config.keys()
+    compare.check(table)
+    cell = compare.cell_config(table, "future", 0)
+    assert cell["env"]["name"] == task and cell["planner"]["name"] == "icem"
+    same = cell.keys() & demo.keys() - {"name", "videos", "planner", "protocol"}
+    assert {key: cell[key] for key in same} == {key: demo[key] for key in same}
+    assert cell["planner"] == compare.merged(demo["planner"], {"cost": {"view": "pooled"}}, "")
+
+
+def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
+    known = set(flatten(standard("demo").config)) | set(flatten(standard("compare").config))
+    for file in ("_task", *TASKS):
+        said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
+        said.pop("defaults")
+        assert {key for key in flatten(said) if not key.startswith("env.kwargs")} <= known
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_finished_cells_are_those_of_the_recipe(task):
+    table = compose("compare", [f"recipe={task}"]).config
+    cells = [
+        compare.Cell(name, budget, seed, compare.cell_config(table, name, seed), 0.0).name
+        for name in table["objectives"]
+        for budget in ("both", "steps")
+        for seed in range(table["seeds"])
+    ]
+    kept = {file.stem for file in (FOLDER.parents[1] / table["cells"]).glob(f"{task}-*.json")}
+    assert kept and kept <= set(cells)
 
 
 def test_words_win_over_a_recipe():
