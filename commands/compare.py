@@ -45,7 +45,7 @@ from world_model.training import make_optimizer, train_step
 UNTRAINED = "untrained"  # a row of its own: an encoder before its first step
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "device", "workers", "on_damaged")
 BUDGETS = ("steps", "flops")
-OWN = ("objectives", "budgets", "seeds", "cells", "small", "metric")  # keys of this command alone
+OWN = ("objectives", "budgets", "seeds", "cells", "small", "metric", "table_only")  # keys of this command alone
 # Keys that change no number of a cell.
 NO_PART = (
     "device",
@@ -135,27 +135,34 @@ def check(config: dict[str, Any]) -> None:
 
 
 def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
-    """Every cell that is not there yet, then the table."""
+    """Every cell that is not there yet, then the table; with table_only=true the table of those that are there."""
     kept = Path(config["cells"])
-    kept.mkdir(parents=True, exist_ok=True)
     cells = all_cells(config)
     missing = [cell for cell in cells if not (kept / f"{cell.name}.json").exists()]
     console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {kept}")
+    if config["table_only"] and len(missing) == len(cells):
+        raise UsageError(f"table_only=true: no cell of this table is finished in {kept}")
+    kept.mkdir(parents=True, exist_ok=True)
     if len(missing) < len(cells):  # those that are there may have come from another machine
-        _write_page(kept, cells, config)
-    for number, cell in enumerate(missing):
-        console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
-        data = folder.path / f"data-seed{cell.seed}" / FILE
-        data.parent.mkdir(exist_ok=True)
-        collect_into(data, cell.config, console)
-        work = folder.path / cell.name
-        record = (simulated if cell.objective == ORACLE else finished)(cell, str(data), work, console)
-        write_json(kept / f"{cell.name}.json", record)
-        shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
-        _write_page(kept, cells, config)
-    page = _write_page(kept, cells, config)
+        page = _write_page(kept, cells, config)
+    if not config["table_only"]:
+        for number, cell in enumerate(missing):
+            console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
+            run_cell(cell, folder.path, kept, console)
+            page = _write_page(kept, cells, config)
+        folder.finish(f"{len(cells)} cells, table in {page}")
     console.say(page.read_text(encoding="utf-8"))
-    folder.finish(f"{len(cells)} cells, table in {page}")
+
+
+def run_cell(cell: Cell, folder: Path, kept: Path, console: Console) -> None:
+    """Collect its seed's data where they are not there, run the cell in `folder` and leave its record in `kept`."""
+    data = folder / f"data-seed{cell.seed}" / FILE
+    data.parent.mkdir(exist_ok=True)
+    collect_into(data, cell.config, console)
+    work = folder / cell.name
+    record = (simulated if cell.objective == ORACLE else finished)(cell, str(data), work, console)
+    write_json(kept / f"{cell.name}.json", record)
+    shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
 
 
 def _write_page(kept: Path, cells: Sequence[Cell], config: dict[str, Any]) -> Path:

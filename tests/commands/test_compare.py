@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from commands.cli import main
 from commands.compare import cell_config
 from commands.config import compose
 
@@ -17,3 +21,18 @@ def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, c
     trained = cell_config(config, "future", 3)
     assert trained["pretrain"]["steps"] > 0 and trained["objective"]["frames"] == 9
     assert (trained["objective"] == cell["objective"]) == (pool == "keypoints")
+
+
+def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "recipe=reacher", "table_only=true", "objectives=[oracle]", "cells=cells"]
+    assert main(words) == 2
+    assert "no cell of this table is finished in cells" in capsys.readouterr().err
+    assert not (tmp_path / "cells").exists()
+    (tmp_path / "cells").mkdir()
+    (finished,) = Path(__file__).parents[2].glob("docs/recipes/reacher-oracle-both-seed1-*.json")
+    shutil.copy(finished, tmp_path / "cells")
+    for _ in range(2):  # a table can be asked for again
+        assert main(words) == 0
+        assert "| `oracle` | 1 | 0 |" in capsys.readouterr().out
+    assert len(list((tmp_path / "cells").glob("*.json"))) == 1
