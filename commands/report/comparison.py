@@ -50,11 +50,12 @@ def _about(records: Sequence[Record]) -> str:
     stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
     pixels = {key: "–" if stage1 is None else _number(stage1[f"{key}_pixels"]) for key in ("probe", "near_rank")}
     spaces = sorted({record["space"] for record in records if "space" in record})
+    planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
     return (
-        f"Made by `jepa compare`; {floors[0]['episodes']} episodes a seed, planned "
-        f"in {' and '.join(spaces)} features. Random actions: {random:.1%}. Raw pixels: probe {pixels['probe']}, near "
-        f"rank {pixels['near_rank']}. Probe, near rank and errors are of val; intervals are Wilson's of 95 %.\n\nAll "
-        "rows share data, encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, embedding "
+        f"Made by `jepa compare`; {floors[0]['episodes']} episodes a seed{planned}. Random actions: {random:.1%}. Raw "
+        f"pixels: probe {pixels['probe']}, near rank {pixels['near_rank']}. Probe, near rank and "
+        "errors are of val; intervals are Wilson's of 95 %.\n\nAll rows share data, "
+        "encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, embedding "
         "by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator with the "
         "true distance. Normalised: (success - random) / (oracle - random)."
     )
