@@ -1,5 +1,5 @@
-"""Recipes: files of configs/recipe, groups and keys at once. Each is a published run of `jepa pretrain` or `posttrain`, or
-what was chosen for a task, for `jepa demo` and `compare`; a command leaves out what a recipe says to the other."""
+"""Recipes: files of configs/recipe, groups and keys at once. Each is a published run of `jepa pretrain` or `posttrain`,
+or what was chosen for a task, for `jepa demo` and `compare`; a command leaves out what a recipe says to the other."""
 
 from __future__ import annotations
 
