@@ -166,7 +166,7 @@ def _quoted(word: str, loader: Any) -> str:
 
 def with_choices(command: str, chosen: list[str]) -> Composed:
     """Return the configuration with these choices, unresolved."""
-    config = _composed(command, chosen)
+    config = _composed(command, chosen) if chosen else _wordless(command)
     return Composed(command, _plain(_own(command, config)), runtime_choices(config))
 
 
@@ -212,12 +212,13 @@ def _own(command: str, config: Any) -> Any:
     """Return what the command has keys for: without Hydra's node, and without what a recipe says to other commands."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.masked_copy(config, [key for key in config if key in _keys(command)])
+    keys = {str(key) for key in _wordless(command)} - {"hydra"} | {ASIDE}
+    return OmegaConf.masked_copy(config, [key for key in config if key in keys])
 
 
 @cache
-def _keys(command: str) -> frozenset[str]:
-    return frozenset(str(key) for key in _composed(command, [])) - {"hydra"} | {ASIDE}
+def _wordless(command: str) -> Any:
+    return _composed(command, [])
 
 
 def _composed(command: str, words: list[str]) -> Any:
