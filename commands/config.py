@@ -8,7 +8,7 @@ imported. What comes out is a plain nested dict; no part of Hydra goes further t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -123,14 +123,16 @@ def choices(group: str) -> list[str]:
         return _options(loader, group)
 
 
-def nested(words: list[str]) -> dict[str, Any]:
-    """["a.b=1", "a.c=[2,3]"] as {"a": {"b": 1, "c": [2, 3]}}; UsageError for a word that is not key=value."""
+def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
+    """["a.b=1", "a.c=[2,3]"] as {"a": {"b": 1, "c": [2, 3]}}, with what is nested already; UsageError for a word that
+    is not key=value."""
     from omegaconf import OmegaConf
 
-    strange = [word for word in words if "=" not in word]
+    strange = [word for word in words if isinstance(word, str) and "=" not in word]
     if strange:
         raise UsageError(f"'{strange[0]}' is not key=value")
-    return _plain(OmegaConf.from_dotlist(words))
+    parts = [OmegaConf.from_dotlist([word]) if isinstance(word, str) else OmegaConf.create(word) for word in words]
+    return _plain(OmegaConf.merge(*parts) if parts else OmegaConf.create())
 
 
 def expand(command: str, words: list[str]) -> list[str]:
