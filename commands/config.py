@@ -128,7 +128,7 @@ def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
     is not key=value."""
     from omegaconf import OmegaConf
 
-    strange = [word for word in words if isinstance(word, str) and "=" not in word]
+    strange = [word for word in words if not isinstance(word, dict) and "=" not in str(word)]
     if strange:
         raise UsageError(f"'{strange[0]}' is not key=value")
     parts = [OmegaConf.from_dotlist([word]) if isinstance(word, str) else OmegaConf.create(word) for word in words]

@@ -12,7 +12,7 @@ import pytest
 
 from commands import registry
 from commands.cli import COMMANDS
-from commands.config import build, compose, flatten, for_help, standard
+from commands.config import build, compose, flatten, for_help, nested, standard
 from commands.errors import UsageError, listed, nearest
 
 # What each command must be given; a cooldown goes on from a run.
@@ -57,6 +57,15 @@ class Outer:
     def __post_init__(self):
         if self.name == "forbidden":
             raise ValueError("name=forbidden is taken")
+
+
+def test_words_and_pieces_of_configuration_nest_alike():
+    words = ["objective.frames=9", {"objective": {"terms": {"centred": True}}}, "data.episodes=5"]
+    assert nested(words) == {"objective": {"frames": 9, "terms": {"centred": True}}, "data": {"episodes": 5}}
+    assert nested([]) == {}
+    for strange in ("frames", 3):
+        with pytest.raises(UsageError, match=f"'{strange}' is not key=value"):
+            nested([strange])
 
 
 def test_nested_dicts_become_frozen_dataclasses_with_their_types():
