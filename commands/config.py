@@ -131,8 +131,8 @@ def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
     strange = [word for word in words if not isinstance(word, dict) and "=" not in str(word)]
     if strange:
         raise UsageError(f"'{strange[0]}' is not key=value")
-    parts = [OmegaConf.from_dotlist([word]) if isinstance(word, str) else OmegaConf.create(word) for word in words]
-    return _plain(OmegaConf.merge(*parts) if parts else OmegaConf.create())
+    parts = [OmegaConf.from_dotlist([word]) if isinstance(word, str) else word for word in words]
+    return _plain(OmegaConf.merge({}, *parts))
 
 
 def expand(command: str, words: list[str]) -> list[str]:
