@@ -124,7 +124,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     broadcastable to [B, heads, n, N], True where attention is allowed.
 
     One fused call, but for training in bf16 on a CPU: there the fused call's backward pass takes up to ten times as
-    long as the products themselves (torch 2.15; LOG.md, 15), so up to EXPLICIT_KEYS keys these are written out.
+    long as the products themselves (torch 2.15; experiment 15), so up to EXPLICIT_KEYS keys these are written out.
     """
     trains_in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if not trains_in_bf16 or k.shape[-2] > EXPLICIT_KEYS:

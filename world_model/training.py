@@ -122,7 +122,7 @@ def autocast(device: torch.device, precision: str, trained: Iterable[Tensor]) ->
 
 def resolved_precision(device: torch.device, precision: str, trained: Iterable[Tensor]) -> str:
     """fp32 or bf16; `auto` means bf16 on CUDA and, from BF16_PARAMETERS trained numbers on, on CPUs with bf16 matrix
-    instructions: smaller models gain little by it there and may learn later (LOG.md, 15)."""
+    instructions: smaller models gain little by it there and may learn later (experiment 15)."""
     if precision == "auto":
         return "bf16" if _gains_by_bf16(device, trained) else "fp32"
     return precision
