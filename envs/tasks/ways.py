@@ -66,10 +66,9 @@ def make_ways(boxes: NDArray[np.float64], corners: Places, outwards: Places, mar
 
     `outwards` `[V, 2]` has the signs of both axes that lead away from each corner's box.
     """
+    from scipy.sparse.csgraph import floyd_warshall  # slow to import
+
     grown = boxes + np.array([0, 0, 1, 1]) * (margin_m - _EPSILON_M)
     corners = corners + margin_m * outwards
     blank = Ways(grown, corners, outwards, np.zeros((len(corners),) * 2))
-    lengths = blank.to_corners(corners)
-    for via in range(len(corners)):  # Floyd and Warshall
-        lengths = np.minimum(lengths, lengths[:, via, None] + lengths[via])
-    return Ways(grown, corners, outwards, lengths)
+    return Ways(grown, corners, outwards, floyd_warshall(blank.to_corners(corners)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
 
 from data.schema import SPLITS
 from envs.goal_env import SPLITS as ENVS_SPLITS
@@ -69,23 +69,29 @@ def _grid_lengths(layout: int, start: np.ndarray) -> np.ndarray:
     for middle in centre(*np.nonzero(walls(layout))):
         reach = CELL_M / 2 + PATH_MARGIN_M
         free &= (np.abs(x - middle[0]) >= reach) | (np.abs(y - middle[1]) >= reach)
-    moves = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if np.gcd(i, j) == 1]
-    first = tuple(np.abs(axis[:, None] - start).argmin(0))
-    lengths, queue = np.full(free.shape, np.inf), [(0.0, first)]
-    lengths[first] = 0
-    while queue:
-        length, (i, j) = heapq.heappop(queue)
-        if length > lengths[i, j]:
-            continue
-        for di, dj in moves:
-            to = i + di, j + dj
-            if not (0 <= to[0] < _FINE and 0 <= to[1] < _FINE) or not free[to]:
-                continue
-            farther = length + step * np.hypot(di, dj)
-            if farther < lengths[to] - 1e-12:
-                lengths[to] = farther
-                heapq.heappush(queue, (farther, to))
+    number = np.full((_FINE + 4, _FINE + 4), -1)  # of the free points; a margin of two around the grid is not free
+    number[2:-2, 2:-2][free] = np.arange(free.sum())
+    graph = csr_array((free.sum(), free.sum()))
+    for di, dj in ((i, j) for i in range(-2, 3) for j in range(-2, 3) if np.gcd(i, j) == 1):
+        here, there = number, np.roll(number, (-di, -dj), (0, 1))
+        both = (here >= 0) & (there >= 0)
+        graph = graph + csr_array(
+            (np.full(both.sum(), step * np.hypot(di, dj)), (here[both], there[both])), graph.shape
+        )
+    lengths = np.full(free.shape, np.inf)
+    first = number[2:-2, 2:-2][tuple(np.abs(axis[:, None] - start).argmin(0))]
+    lengths[free] = dijkstra(graph, indices=first)
     return lengths
+
+
+@pytest.mark.parametrize("layout", _ALL)
+def test_lengths_between_corners_are_those_of_floyd_and_warshall_to_the_bit(layout: int) -> None:
+    """The last bit chooses between equally short routes, and recorded episodes follow the choice."""
+    ways = maze(layout)
+    lengths = ways.to_corners(ways.corners)
+    for via in range(len(lengths)):
+        lengths = np.minimum(lengths, lengths[:, via, None] + lengths[via])
+    np.testing.assert_array_equal(ways.lengths, lengths)
 
 
 @pytest.mark.parametrize("layout", [NAMED["u"], NAMED["medium"], int(random_layouts("train")[3])])
