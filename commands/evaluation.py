@@ -9,7 +9,6 @@ see images.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from envs.tasks import TaskSpec
 
-WILSON_Z = 1.959964
 Look = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]
 
@@ -256,10 +254,10 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     """95 % Wilson score interval of a rate (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
-    rate, z2 = successes / count, WILSON_Z**2
-    centre = (rate + z2 / (2 * count)) / (1 + z2 / count)
-    half = WILSON_Z * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest  # slow to import
+
+    low, high = binomtest(successes, count).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def judgements(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, Look]:

@@ -113,16 +113,12 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
     return r2(max(candidates, key=lambda weights: r2(weights, choose)), report)
 
 
-def ranks(values: Tensor) -> Tensor:
-    """Ranks 0..N-1 (ties in order of appearance), float64."""
-    out = torch.empty(len(values), dtype=torch.float64)
-    out[values.argsort(stable=True)] = torch.arange(len(values), dtype=torch.float64)
-    return out
-
-
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two vectors."""
-    return torch.corrcoef(torch.stack((ranks(a), ranks(b))))[0, 1].item()
+    """Spearman's rank correlation of two vectors, ties sharing their mean rank; NaN where either is constant."""
+    from scipy.stats import rankdata  # slow to import
+
+    ranks = torch.from_numpy(rankdata(torch.stack((a.double(), b.double())).cpu().numpy(), axis=1))
+    return torch.corrcoef(ranks)[0, 1].item()
 
 
 def near_rank(

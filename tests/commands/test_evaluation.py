@@ -37,7 +37,8 @@ def test_success_at_any_time_leaves_the_start_out_and_held_asks_for_a_run():
 
 
 @pytest.mark.parametrize(
-    ("hits", "count", "low", "high"), [(8, 10, 0.490, 0.943), (0, 20, 0.0, 0.161), (50, 50, 0.929, 1.0)]
+    ("hits", "count", "low", "high"),
+    [(8, 10, 0.490, 0.943), (0, 20, 0.0, 0.161), (50, 50, 0.929, 1.0), (0, 0, 0.0, 1.0)],
 )
 def test_wilson_intervals_are_those_of_the_tables(hits, count, low, high):
     assert wilson(hits, count) == pytest.approx((low, high), abs=1e-3)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
+from scipy.stats import spearmanr
 
 from world_model.probes import collapse_warning, near_rank, probe_r2, rank_correlation, spread
 
@@ -48,6 +50,12 @@ def test_rank_correlation_sees_order_alone():
     assert rank_correlation(values, values.exp()) > 0.999999
     assert rank_correlation(values, -values) < -0.999999
     assert abs(rank_correlation(torch.randn(5000, generator=GENERATOR), torch.randn(5000, generator=GENERATOR))) < 0.05
+
+
+def test_tied_values_share_their_mean_rank():
+    a, b = torch.tensor([1.0, 2, 2, 3, 3, 3]), torch.tensor([2.0, 1, 4, 4, 9, 6])
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+    assert math.isnan(rank_correlation(torch.ones(6), b)), "a constant has no order"
 
 
 def test_near_rank_is_one_for_an_isometry_and_about_zero_for_noise():
