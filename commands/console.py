@@ -6,16 +6,20 @@ Lines and results go to stdout, progress to stderr, so that a result can be pipe
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
 from commands.errors import RunError
 from commands.runs import plain, write_atomic
+
+TABLE_COLUMNS = 1000  # wider than any table, so that no cell is cut
 
 
 def duration(seconds: float) -> str:
@@ -30,21 +34,20 @@ def duration(seconds: float) -> str:
 
 def table(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
     """Return rows as aligned columns of plain text, numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in ([head] if head else []) + [list(row) for row in rows]]
-    if not cells:
-        return ""
-    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells)))]
-    numeric = [all(_is_number(row[i]) for row in rows if i < len(row)) for i in range(len(widths))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=False)
-        ).rstrip()
-        for row in cells
-    ]
-    if head:
-        lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    from rich import box
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, show_header=bool(head), show_edge=False, pad_edge=False)
+    for name, cells in zip_longest(head, zip_longest(*rows, fillvalue=""), fillvalue=""):
+        numeric = all(_is_number(cell) for cell in cells if cell != "")
+        grid.add_column(Text(str(name)), justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    stream = io.StringIO()
+    RichConsole(file=stream, width=TABLE_COLUMNS, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 class Progress:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from commands.config import build
-from commands.console import Console
+from commands.console import Console, table
 from commands.errors import RunError, UserError, one_line
 
 Status = Literal["ok", "broken", "optional"]
@@ -93,14 +93,11 @@ def list_factors(task: str, console: Console) -> int:
     if not offered:
         console.say(f"{task} has no factors of variation: its model is not ours to change")
         return 0
-    rows = [("group", "factor", "unit", "default", "range")]
-    rows += [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text) for f in offered]
+    rows = [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text) for f in offered]
     rows += [
         ("own", name, unit, "differs always", f"{low:g} to {high:g}") for name, (unit, low, high) in ranges.items()
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        console.say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    console.say(table(rows, ["group", "factor", "unit", "default", "range"]))
     console.say(
         f"\nswitched on with env.factors=[GROUP,...], or all: jepa collect env={task} env.factors=[colour,light]"
     )

@@ -226,10 +226,14 @@ def test_progress_is_a_bar_on_a_terminal():
 def test_durations_and_tables_read_well():
     assert [duration(s) for s in (0.04, 8.23, 200, 7500)] == ["0.0 s", "8.2 s", "3 min 20 s", "2 h 05 min"]
     assert table([["a", 1.5], ["bcd", 12]], ["name", "n"]).splitlines() == [
-        "name    n",
-        "----  ---",
-        "a     1.5",
-        "bcd    12",
+        "name     n",
+        "──────────",
+        "a      1.5",
+        "bcd     12",
+    ]
+    assert table([["a", "[red]"], ["b", 1, "beyond the head"]], ["", "n"]).splitlines()[2:] == [
+        "a   [red]",
+        "b   1       beyond the head",
     ]
 
 
