@@ -38,9 +38,9 @@ from commands.report import comparison
 from commands.report.comparison import ORACLE
 from commands.runs import RunFolder, commit, identity, read_json, versions, write_json
 from data.features import FeatureCache
-from world_model.checkpoint import tensors_hash
-from world_model.reachability import ReachConfig
-from world_model.training import make_optimizer, train_step
+from world_model.nn.reachability import ReachConfig
+from world_model.training.checkpoint import tensors_hash
+from world_model.training.loop import make_optimizer, train_step
 
 UNTRAINED = "untrained"  # a row of its own: an encoder before its first step
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "device", "workers", "on_damaged")

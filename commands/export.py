@@ -25,7 +25,7 @@ from data.minari import write_minari
 from data.ogbench import val_file, write_ogbench
 from data.robomimic import write_robomimic
 from data.store import Reader
-from world_model.export import export_huggingface, export_official
+from world_model.interop.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor
 
 PICTURES = (*CODECS, IMAGES)

@@ -22,7 +22,7 @@ from data.minari import Minari
 from data.ogbench import OGBench
 from data.robomimic import Robomimic
 from data.schema import Column
-from world_model.poses import POSE_SIZE, difference
+from world_model.nn.poses import POSE_SIZE, difference
 
 POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "closed")
@@ -30,7 +30,7 @@ DROID_FPS, DROID_SIZE_PX = 4.0, 64
 
 
 class Droid:
-    """DROID's raw release: an arm's poses, with the actions of V-JEPA 2-AC between them (`world_model.poses`)."""
+    """DROID's raw release: an arm's poses, with the actions of V-JEPA 2-AC between them (`world_model.nn.poses`)."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.fps = DROID_FPS if config["fps"] is None else config["fps"]

@@ -8,7 +8,7 @@ import torch
 
 from commands.console import Console, table
 from commands.errors import RunError
-from world_model.golden import TOLERANCE, compare
+from world_model.interop.golden import TOLERANCE, compare
 
 
 def check_golden(folder: str, device: str, console: Console) -> int:

@@ -1,6 +1,6 @@
 """Model folders: what stages 1 and 2 leave behind and what the later commands load.
 
-An encoder folder and a dynamics folder hold model.json and model.safetensors (world_model.checkpoint). The
+An encoder folder and a dynamics folder hold model.json and model.safetensors (world_model.training.checkpoint). The
 dynamics folder contains its encoder, so that a model is one folder. `load_planner` is the Python interface of
 the README.
 """
@@ -21,7 +21,13 @@ from commands.config import build
 from commands.console import Console
 from commands.errors import RunError, UsageError
 from data.store import StoreInfo
-from world_model.checkpoint import (
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.pretrained import load
+from world_model.interop.timm_encoder import make_encoder, timm_encoder
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.training.checkpoint import (
     CheckpointError,
     config_dict,
     load_model_folder,
@@ -30,14 +36,8 @@ from world_model.checkpoint import (
     model_kind,
     save_model,
 )
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives import ObjectiveConfig
-from world_model.predictor import ActionPredictor, MaskedPredictor
-from world_model.pretrain import PretrainModel
-from world_model.pretrained import load
-from world_model.timm_encoder import make_encoder, timm_encoder
-from world_model.training import Checkpoints
+from world_model.training.loop import Checkpoints
+from world_model.training.pretrain import PretrainModel
 
 MODEL = "model"
 MODULES_VARIABLE = "JEPA_MODULES"  # modules with commas that a data file's environment may import

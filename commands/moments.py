@@ -13,10 +13,10 @@ from torch import Tensor
 import envs
 from commands.posttrain import recorded_proprio
 from envs.tasks import TaskSpec
-from world_model import surprise as energy
 from world_model.dynamics import LatentDynamics
-from world_model.posttrain import PosttrainConfig, PosttrainModel
-from world_model.surprise import Moments, energies, told_apart
+from world_model.probing import surprise as energy
+from world_model.probing.surprise import Moments, energies, told_apart
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
 STARTS_EVERY = 4  # frames between the moments taken from an episode
 FAR_STEPS = 10  # frames between a moment and another one that it cannot have jumped to

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from data.loader import Loader
 from envs.tasks import TaskSpec
-from world_model import probes
 from world_model.encoder import VideoEncoder
-from world_model.metric import Of
-from world_model.objectives import constant_predictor_loss, regression
-from world_model.pool import normed_tokens
-from world_model.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
+from world_model.nn.pools import normed_tokens
+from world_model.objectives.losses import constant_predictor_loss, regression
+from world_model.objectives.metric import Of
+from world_model.probing import probes
+from world_model.training.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
 NUM_FRAMES = 768  # of val that features are judged on

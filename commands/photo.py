@@ -28,7 +28,7 @@ from commands.runs import write_atomic, write_json
 from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
 from world_model.dynamics import LatentDynamics
-from world_model.pool import normed_tokens
+from world_model.nn.pools import normed_tokens
 
 SCHEMA = 1
 UNIT = "apart in features"

@@ -31,7 +31,7 @@ from envs.tasks import TaskSpec
 from planners.costs import GoalCost, aimed
 from planners.mpc import MPC
 from world_model.dynamics import LatentDynamics
-from world_model.training import keep_freed_memory
+from world_model.training.loop import keep_freed_memory
 
 SCHEMA = 1
 

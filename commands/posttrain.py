@@ -23,12 +23,12 @@ from commands.runs import RunFolder, write_json
 from data.features import FeatureCache
 from data.loader import Loader
 from data.windows import Windows
-from world_model.checkpoint import config_dict, tensors_hash
 from world_model.distributed import first_alone, is_first, place
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.posttrain import PosttrainConfig, PosttrainModel
-from world_model.reachability import episode_pairs, fit_reach
-from world_model.training import TrainerConfig, keep_freed_memory
+from world_model.nn.reachability import episode_pairs, fit_reach
+from world_model.training.checkpoint import config_dict, tensors_hash
+from world_model.training.loop import TrainerConfig, keep_freed_memory
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
 ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head

@@ -18,13 +18,11 @@ from commands.report.planning import training_curves
 from commands.runs import RunFolder
 from commands.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader
-from world_model import masking
-from world_model.checkpoint import config_dict
 from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives import ObjectiveConfig
-from world_model.pretrain import PretrainModel, check_stem, fit_summary, fitted
-from world_model.training import (
+from world_model.objectives.losses import ObjectiveConfig, masking
+from world_model.training.checkpoint import config_dict
+from world_model.training.loop import (
     Checkpoints,
     Hooks,
     TrainerConfig,
@@ -34,6 +32,7 @@ from world_model.training import (
     resolved_precision,
     train,
 )
+from world_model.training.pretrain import PretrainModel, check_stem, fit_summary, fitted
 
 TRIED = 8  # samples that masks are tried on
 REQUIRED = "required"  # start= of a recipe that needs one

@@ -36,12 +36,12 @@ from commands.registry import device as torch_device
 from commands.report.plots import horizon_curves, landscape_png
 from commands.runs import RunFolder, write_json
 from data.windows import Windows
-from world_model.checkpoint import model_kind
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
-from world_model.pool import layer_normed
-from world_model.probes import untrained
-from world_model.readout import ReadoutConfig, Samples, read
+from world_model.nn.pools import layer_normed
+from world_model.probing.probes import untrained
+from world_model.probing.readout import ReadoutConfig, Samples, read
+from world_model.training.checkpoint import model_kind
 
 ENCODE_CHUNK = 64  # windows encoded at once
 SPLITS = {"train": "train", "val": "val", "test": "eval"}

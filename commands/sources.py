@@ -23,11 +23,11 @@ from data.loader import Clips, Loader
 from data.statistics import statistics
 from data.video import find_videos
 from data.windows import Windows
-from world_model.augment import CropConfig
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig
-from world_model.objectives import ObjectiveConfig
-from world_model.pretrain import PretrainModel
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.training.augment import CropConfig
+from world_model.training.pretrain import PretrainModel
 
 VIDEO_FOLDER = "video_folder"  # data= that says: plain video, at path=
 STRETCH_FRAMES = 64  # longest stretch of a video that a metric is fitted on

@@ -236,7 +236,7 @@ def test_a_timm_encoder_posttrains_and_plans(work):
 
 def test_weights_made_elsewhere_posttrain_and_plan(work):
     from world_model.encoder import EncoderConfig, VideoEncoder
-    from world_model.export import export_official
+    from world_model.interop.export import export_official
 
     sizes = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pooled_dim=0, rope="tiled")
     export_official(work / "official.pt", VideoEncoder(sizes), None)

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from world_model.layers import Block
+from world_model.nn.layers import Block
 from world_model.predictor import ActionPredictor
 
 Parallel = Literal["ddp", "fsdp"]

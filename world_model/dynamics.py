@@ -16,14 +16,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from world_model.cache import PastCache
-from world_model.decoder import PixelHead
 from world_model.encoder import VideoEncoder
-from world_model.pool import layer_normed
+from world_model.nn.cache import PastCache
+from world_model.nn.decoder import PixelHead
+from world_model.nn.pools import layer_normed
+from world_model.nn.reachability import ReachConfig, ReachHead
+from world_model.nn.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
+from world_model.nn.views import FrameViews
 from world_model.predictor import ActionPredictor, PredictorConfig
-from world_model.reachability import ReachConfig, ReachHead
-from world_model.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
-from world_model.views import FrameViews
 
 Space = Literal["pooled", "tokens"]
 
@@ -34,8 +34,8 @@ class DynamicsConfig:
 
     history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
     proprio_model: whether the robot's state is an input beside the action, and how it goes on in an imagined path
-    (`world_model.states`); proprio_dim: numbers of that state. reach: an embedding whose distances count model steps
-    (`world_model.reachability`), a view of its own. scene: whether every imagined frame sees more of the frame
+    (`world_model.nn.states`); proprio_dim: numbers of that state. reach: an embedding whose distances count model steps
+    (`world_model.nn.reachability`), a view of its own. scene: whether every imagined frame sees more of the frame
     that the path starts at than its pooled embedding (space=pooled): its patch tokens, or its keypoints.
     """
 

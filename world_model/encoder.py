@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.layers import (
+from world_model.nn.layers import (
     MODALITY_STD,
     NORM_EPS,
     BlockConfig,
@@ -27,9 +27,9 @@ from world_model.layers import (
     grid_positions,
     rotary,
 )
-from world_model.pool import POOLS, Pool, PoolSizes
-from world_model.stack import Blocks, init_transformer
-from world_model.stem import STEMS, ConvStem, PatchEmbed
+from world_model.nn.pools import POOLS, Pool, PoolSizes
+from world_model.nn.stack import Blocks, init_transformer
+from world_model.nn.stem import STEMS, ConvStem, PatchEmbed
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class EncoderConfig:
     image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
     pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder), `keypoints` (of the
     picture itself, by spatial softmax) or `principal` (principal components of the tokens, fitted when training is
-    over: for objectives that predict tokens); see `world_model.pool`, also for pool_channels, pool_hidden, pool_stride.
-    rope, feedforward, checkpointing: see `world_model.layers`. interpolate: whether frames of another size are seen at
-    the positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with interpolate, another
-    size whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from 0) whose outputs are
-    read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path: whether a single frame
-    has a patch embedding of its own, of one frame, and images and videos a learned embedding that tells them apart
-    (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and those before it in
-    raster order (NEPA). frame_px: size of the frames that come in, where they are resized to image_px first; None:
-    they have that size. timm: a timm model of these sizes instead of our own transformer
-    (`world_model.timm_encoder.TimmEncoder`); empty: our own.
+    over: for objectives that predict tokens); see `world_model.nn.pools`, also for pool_channels, pool_hidden,
+    pool_stride. rope, feedforward, checkpointing: see `world_model.nn.layers`. interpolate: whether frames of another
+    size are seen at the positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with
+    interpolate, another size whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from
+    0) whose outputs are read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path:
+    whether a single frame has a patch embedding of its own, of one frame, and images and videos a learned embedding
+    that tells them apart (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and
+    those before it in raster order (NEPA). frame_px: size of the frames that come in, where they are resized to
+    image_px first; None: they have that size. timm: a timm model of these sizes instead of our own transformer
+    (`world_model.interop.timm_encoder.TimmEncoder`); empty: our own.
     """
 
     image_px: tuple[int, int] = (64, 64)

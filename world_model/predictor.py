@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.cache import OwnCache, PastCache
-from world_model.layers import (
+from world_model.nn.cache import OwnCache, PastCache
+from world_model.nn.layers import (
     MODALITY_STD,
     NORM_EPS,
     BlockConfig,
@@ -30,14 +30,15 @@ from world_model.layers import (
     rotary,
     shared_prefix_attention,
 )
-from world_model.stack import Blocks, init_transformer
+from world_model.nn.stack import Blocks, init_transformer
 
 PLACE_STD = 0.02  # of the learned positions of a scene's patches, at the start
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Sizes and variants of a predictor's transformer; rope, feedforward and checkpointing as in `world_model.layers`.
+    """Sizes and variants of a predictor's transformer; rope, feedforward and checkpointing as in
+    `world_model.nn.layers`.
 
     conditioning: how actions (and states) enter an ActionPredictor: as `tokens` of their frame (V-JEPA 2-AC), or as
     `adaln`, modulating every block (jepa-wms, LeWM). dropout: while training; LeWM needs 0.1 (its appendix).

@@ -28,12 +28,10 @@ from commands.plan import flops_of, peak_mib
 from commands.runs import RunFolder, write_json
 from envs.render_bench import bench_render
 from planners.costs import aimed
-from world_model import masking
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
-from world_model.posttrain import PosttrainModel
-from world_model.pretrain import PretrainModel
-from world_model.training import (
+from world_model.objectives.losses import masking
+from world_model.training.loop import (
     compile_blocks,
     keep_freed_memory,
     make_optimizer,
@@ -41,6 +39,8 @@ from world_model.training import (
     train_step,
     trained_parameters,
 )
+from world_model.training.posttrain import PosttrainModel
+from world_model.training.pretrain import PretrainModel
 
 NUM_ENVIRONMENTS = 50
 PLANNERS = "planners"  # not a matter of speed, and so no part of what=all

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from commands.errors import UsageError
 from world_model.encoder import EncoderConfig
-from world_model.objectives import ObjectiveConfig
-from world_model.training import TrainerConfig, autocast, trained_parameters
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.training.loop import TrainerConfig, autocast, trained_parameters
 
 MODULES = (
     "models.vision_transformer",

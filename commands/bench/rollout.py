@@ -22,8 +22,8 @@ from planners.sampling import Proposal
 from planners.scoring import score
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.views import FrameViews
 from world_model.predictor import PredictorConfig
-from world_model.views import FrameViews
 
 STEPS = 5  # horizon, of both settings
 CONTEXT = 3  # frames seen before planning, of both

@@ -14,7 +14,7 @@ from commands.cli import main
 from commands.models import save_dynamics, save_encoder
 from tests.world_model.small import dynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.export import export_huggingface, export_official
+from world_model.interop.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pooled_dim=0, rope="tiled")

@@ -12,12 +12,12 @@ from commands import export
 from commands.cli import main
 from commands.models import save_dynamics, save_encoder
 from tests.world_model.small import VJEPA2, dynamics, shake
-from world_model.checkpoint import config_dict
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
 from world_model.predictor import PredictorConfig
-from world_model.pretrain import PretrainModel
-from world_model.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
-from world_model.training import Checkpoints, TrainerConfig, make_optimizer
+from world_model.training.checkpoint import config_dict
+from world_model.training.loop import Checkpoints, TrainerConfig, make_optimizer
+from world_model.training.pretrain import PretrainModel
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=4, pool="principal", rope="tiled")
 OBJECTIVE = replace(VJEPA2, predictor=PredictorConfig(36, 2, 3))

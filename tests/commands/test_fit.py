@@ -7,8 +7,8 @@ import io
 from commands.console import Console
 from commands.pretrain import fit
 from tests.world_model.small import FUTURE, encoder, frames
-from world_model.pretrain import PretrainModel
-from world_model.training import TrainerConfig
+from world_model.training.loop import TrainerConfig
+from world_model.training.pretrain import PretrainModel
 
 
 class Batches:

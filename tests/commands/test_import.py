@@ -13,7 +13,7 @@ import torch
 from commands import cli, import_
 from data.droid_example import SERIAL, ExampleConfig, write_example
 from data.store import Reader
-from world_model.poses import euler_angles, integrate, rotation_matrix
+from world_model.nn.poses import euler_angles, integrate, rotation_matrix
 
 SMALL = ExampleConfig(trajectories=6, rows=45, frame_hw=(32, 48))
 

@@ -19,12 +19,12 @@ from commands.recipes import baseline
 from commands.runs import run_name
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import VideoEncoder
-from world_model.masking import sample
-from world_model.objectives import ObjectiveConfig
-from world_model.posttrain import PosttrainConfig, PosttrainModel
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.objectives.masking import sample
 from world_model.predictor import MaskedPredictor
-from world_model.pretrain import PretrainModel
-from world_model.training import TrainerConfig, learning_rate, make_optimizer, train_step, weight_decay
+from world_model.training.loop import TrainerConfig, learning_rate, make_optimizer, train_step, weight_decay
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
+from world_model.training.pretrain import PretrainModel
 
 FOLDER = Path(posttrain.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")

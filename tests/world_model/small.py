@@ -9,10 +9,10 @@ import torch
 
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.masking import MaskConfig
-from world_model.objectives import ObjectiveConfig, TermsConfig
+from world_model.nn.reachability import ReachConfig
+from world_model.objectives.losses import ObjectiveConfig, TermsConfig
+from world_model.objectives.masking import MaskConfig
 from world_model.predictor import PredictorConfig
-from world_model.reachability import ReachConfig
 
 SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pooled_dim=12)
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)

@@ -16,7 +16,7 @@ import torch
 
 from tests.world_model.two_processes import CASES, LONG, RESUMED, trained
 from world_model.distributed import DistributedError, Place, averaged, gathered, launched, place
-from world_model.masking import MaskConfig, sample
+from world_model.objectives.masking import MaskConfig, sample
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,8 @@ import torch
 
 from tests.world_model.small import dynamics, frames
 from world_model.dynamics import LatentDynamics
-from world_model.posttrain import PosttrainConfig, PosttrainModel
-from world_model.training import TrainerConfig, make_optimizer, train_step
+from world_model.training.loop import TrainerConfig, make_optimizer, train_step
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
 ALL = [("pooled", "features"), ("tokens", "features"), ("pooled", "pixels"), ("tokens", "pixels")]
 

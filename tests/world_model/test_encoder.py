@@ -11,7 +11,7 @@ from einops import repeat
 
 from tests.world_model.small import SIZES, encoder, frames
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.layers import gather_tokens
+from world_model.nn.layers import gather_tokens
 
 
 def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():

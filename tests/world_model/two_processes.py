@@ -30,10 +30,10 @@ from world_model.distributed import (
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.objectives import TermsConfig
-from world_model.posttrain import PosttrainConfig, PosttrainModel
-from world_model.pretrain import PretrainModel, fitted
-from world_model.training import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
+from world_model.objectives.losses import TermsConfig
+from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
+from world_model.training.pretrain import PretrainModel, fitted
 
 CPU = torch.device("cpu")
 CONFIG = TrainerConfig(

@@ -1,0 +1,226 @@
+"""Weights made elsewhere: official files and Hugging Face directories, in and out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.world_model.small import shake
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.export import export_huggingface, export_official
+from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.training.checkpoint import CheckpointError
+
+SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0, rope="tiled")
+PREDICTOR = PredictorConfig(36, 2, 3, rope="tiled")
+HEADS = {"image_px": 32, "heads": 3, "predictor_heads": 3}
+
+
+@pytest.fixture
+def models():
+    torch.manual_seed(0)
+    encoder, predictor = VideoEncoder(SIZES).eval(), MaskedPredictor(MaskedSizes(48, (4, 4)), PREDICTOR).eval()
+    shake(encoder)
+    shake(predictor)
+    encoder.set_pixel_statistics(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
+    return encoder, predictor
+
+
+def same(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
+    """Equal weights, pixel statistics aside."""
+    a, b = ({k: v for k, v in m.state_dict().items() if not k.startswith("pixel_")} for m in (ours, theirs))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def official_file(path, encoder, predictor, prefix="module.backbone.", also=None):
+    """A checkpoint as the official training writes it; `also` are further weights of the predictor."""
+    weights = {f"{prefix}{k}": v for k, v in encoder.state_dict().items() if not k.startswith("pixel_")}
+    moved = {k: v + 1 for k, v in weights.items()}
+    predicting = {f"{prefix}{k}": v for k, v in (predictor.state_dict() | (also or {})).items()}
+    file = {"encoder": moved, "predictor": predicting, "target_encoder": weights, "epoch": 3, "opt": {"state": {}}}
+    torch.save(file, path)
+
+
+def test_an_official_file_gives_the_teacher_unless_told_otherwise(tmp_path, models):
+    official_file(tmp_path / "v.pt", *models)
+    found = load(tmp_path / "v.pt", **HEADS)
+    assert found.encoder.config == SIZES and same(found.encoder, models[0]) and same(found.predictor, models[1])
+    assert "took target_encoder (it also has encoder)" in found.said
+    torch.testing.assert_close(found.encoder.pixel_mean, torch.tensor(IMAGENET_MEAN))
+    student = load(tmp_path / "v.pt", key="encoder", **HEADS)
+    torch.testing.assert_close(student.encoder.norm.bias, models[0].norm.bias + 1)
+
+
+def test_an_official_action_conditioned_file_loads_with_its_unused_map(tmp_path, models):
+    torch.manual_seed(1)
+    made = ActionPredictor(48, (4, 4), 7, PREDICTOR, residual=False, state_dim=7).eval()
+    shake(made)
+    unused = {"extrinsics_encoder.weight": torch.zeros(36, 6), "extrinsics_encoder.bias": torch.zeros(36)}
+    official_file(tmp_path / "ac.pt", models[0], made, prefix="module.", also=unused)
+    found = load(tmp_path / "ac.pt", **HEADS)
+    assert isinstance(found.predictor, ActionPredictor) and same(found.predictor, made)
+    assert not found.predictor.residual and found.predictor.inputs == {"action": 7, "state": 7}
+
+
+def test_a_stray_position_embedding_is_left_out_and_said(tmp_path, models):
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"target_encoder": {**weights, "pos_embed": torch.zeros(1, 64, 48)}}, tmp_path / "v.pt")
+    assert "left out pos_embed" in load(tmp_path / "v.pt", **HEADS).said
+
+
+def test_round_trips_through_both_namings_are_exact(tmp_path, models):
+    export_official(tmp_path / "ours.pt", *models)
+    again = load(tmp_path / "ours.pt", **HEADS)
+    assert same(again.encoder, models[0]) and same(again.predictor, models[1])
+    export_huggingface(tmp_path / "hf", *models, frames_per_clip=8)
+    found = load(tmp_path / "hf")
+    assert found.encoder.config == SIZES
+    assert same(found.encoder, models[0]) and same(found.predictor, models[1])
+
+
+def test_an_exported_directory_gives_transformers_model_the_same_outputs(tmp_path, models):
+    transformers = pytest.importorskip("transformers", reason="the optional extra [hf] is not installed")
+    encoder, predictor = models
+    export_huggingface(tmp_path, encoder, predictor, frames_per_clip=8)
+    theirs = transformers.VJEPA2Model.from_pretrained(tmp_path).eval()
+    clip = torch.randn(2, 8, 3, 32, 32)
+    with torch.no_grad():
+        seen = theirs(pixel_values_videos=clip, skip_predictor=True).last_hidden_state
+        torch.testing.assert_close(encoder(clip.transpose(1, 2)), seen, atol=1e-4, rtol=1e-4)
+        context, target = torch.arange(20).expand(2, -1), torch.arange(30, 50).expand(2, -1)
+        full = theirs(pixel_values_videos=clip, context_mask=[context], target_mask=[target])
+        # Their forward lets the context see everything and always takes mask token 1.
+        ours = predictor(encoder(clip.transpose(1, 2))[:, :20], context, target, steps=4, mask_token=1)
+        torch.testing.assert_close(ours, full.predictor_output.last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+def test_what_the_format_cannot_hold_is_not_exported(tmp_path, models):
+    encoder = VideoEncoder(EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0))
+    with pytest.raises(ValueError, match="rope=interleaved"):
+        export_huggingface(tmp_path / "hf", encoder, models[1])
+    assert not (tmp_path / "hf").exists()
+    conv = VideoEncoder(replace(models[0].config, stem="conv"))
+    with pytest.raises(ValueError, match="cannot hold this encoder: stem=conv"):
+        export_official(tmp_path / "conv.pt", conv, None)
+
+
+def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
+    config = EncoderConfig(
+        (32, 32),
+        8,
+        2,
+        48,
+        4,
+        3,
+        pooled_dim=0,
+        interpolate=True,
+        levels=(0, 1, 2, 3),
+        image_path=True,
+        positions_px=(256, 256),
+    )
+    torch.manual_seed(0)
+    encoder = VideoEncoder(config)
+    weights = {f"module.{k}": v for k, v in encoder.state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"ema_encoder": weights}, tmp_path / "new.pt")
+    found = load(tmp_path / "new.pt", **HEADS)
+    assert found.encoder.config == config and same(found.encoder, encoder) and "took ema_encoder" in found.said
+
+
+class Code:
+    """Something that is not a tensor."""
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path, models: None, "there is no file"),
+        (lambda path, models: path.write_bytes(b"<html>not found</html>"), "no complete file of torch.save"),
+        (lambda path, models: torch.save({"encoder": Code()}, path), "needs code to be executed"),
+        (lambda path, models: torch.save([1], path), "holds a list"),
+        (lambda path, models: torch.save({"classifiers": []}, path), "holds probes"),
+        (lambda path, models: torch.save({"opt": {}}, path), "has no target_encoder, ema_encoder, encoder, only opt"),
+        (
+            lambda path, models: torch.save(
+                {"encoder": {"cls_token": torch.zeros(1), "patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}}, path
+            ),
+            "holds an image model, not a video encoder",
+        ),
+        (
+            lambda path, models: torch.save(
+                {"encoder": {k: v for k, v in models[0].state_dict().items() if k != "norm.bias" and "pixel" not in k}},
+                path,
+            ),
+            "missing norm.bias",
+        ),
+        (
+            lambda path, models: torch.save(
+                {
+                    "encoder": {
+                        k: v[:40] if k == "norm.bias" else v
+                        for k, v in models[0].state_dict().items()
+                        if "pixel" not in k
+                    }
+                },
+                path,
+            ),
+            r"norm.bias is \(40,\), not \(48,\)",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path, models, write, said):
+    path = tmp_path / "file.pt"
+    write(path, models)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load(path, **HEADS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_half_downloaded_file_is_refused(tmp_path, models):
+    export_official(tmp_path / "whole.pt", *models)
+    data = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="no complete file of torch.save"):
+        load(tmp_path / "half.pt", **HEADS)
+
+
+def test_a_file_of_the_old_format_and_a_bare_state_dict_are_read(tmp_path, models):
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"encoder": weights}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(weights, tmp_path / "bare.pt")
+    for name in ("old.pt", "bare.pt"):
+        assert same(load(tmp_path / name, **HEADS).encoder, models[0]), name
+
+
+def test_a_width_that_no_release_has_asks_for_heads(tmp_path, models):
+    official_file(tmp_path / "odd.pt", *models)
+    with pytest.raises(CheckpointError, match="48 wide.*give heads="):
+        load(tmp_path / "odd.pt", image_px=32)
+    found = load(tmp_path / "odd.pt", image_px=32, heads=3)
+    assert found.predictor is None and "left out its predictor" in found.said
+
+
+def test_a_directory_of_another_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae"}))
+    with pytest.raises(CheckpointError, match="'videomae'"):
+        load(tmp_path)
+
+
+def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_path):
+    sizes = EncoderConfig((32, 32), 8, 2, 48, 4, 3, pooled_dim=0, levels=(0, 1, 2, 3), image_path=True)
+    whole = MaskedSizes(48, (4, 4), 8, 192, 4, 192, modalities=True, familiar_grid=(32, 32))
+    predictor = MaskedPredictor(whole, PredictorConfig(36, 2, 3)).eval()
+    encoder = VideoEncoder(sizes).eval()
+    shake(encoder)
+    shake(predictor)
+    official_file(tmp_path / "new.pt", encoder, predictor)
+    found = load(tmp_path / "new.pt", **HEADS).predictor
+    assert same(found, predictor)  # whose positions are those of 256 px, as the encoder's
+    tokens, places = torch.randn(1, 6, 192), torch.arange(8)[None]
+    image = found(tokens, places[:, :6], places[:, 6:], 1, image=True)
+    video = found(tokens, places[:, :6], places[:, 6:], 1)
+    assert image.shape == (1, 2, 192) and not torch.allclose(image, video)
+    torch.testing.assert_close(image, predictor(tokens, places[:, :6], places[:, 6:], 1, image=True))

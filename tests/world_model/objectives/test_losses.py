@@ -1,0 +1,113 @@
+"""Objectives against their equations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from world_model.objectives.losses import (
+    ObjectiveConfig,
+    TermsConfig,
+    anti_collapse,
+    between_clips,
+    constant_predictor_loss,
+    covariance,
+    normalised_target,
+    regression,
+    regularised_pooled,
+    sigreg,
+    variance_hinge,
+)
+
+
+def test_variance_hinge_is_zero_for_spread_features_and_one_for_a_constant():
+    wide = 3 * torch.randn(4000, 5, generator=torch.Generator().manual_seed(0))
+    assert variance_hinge(wide) == 0
+    assert abs(variance_hinge(torch.ones(10, 5)) - 0.99) < 0.001  # 1 - sqrt(1e-4)
+
+
+def test_covariance_is_the_sum_of_squared_off_diagonal_entries():
+    features = torch.randn(50, 4, dtype=torch.float64)
+    cov = torch.cov(features.T)
+    expected = sum(cov[i, j] ** 2 for i in range(4) for j in range(4) if i != j) / 4
+    torch.testing.assert_close(covariance(features), expected)
+
+
+def test_sigreg_is_least_for_a_standard_normal():
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(2000, 8, generator=generator)
+    values = {
+        name: sigreg(x, torch.Generator().manual_seed(1)).item()
+        for name, x in {
+            "normal": normal,
+            "narrow": 0.5 * normal,
+            "wide": 2 * normal,
+            "constant": torch.zeros(2000, 8),
+            "shifted": normal + 1,
+            "line": normal[:, :1].expand(-1, 8),
+        }.items()
+    }
+    assert all(values[name] > 5 * values["normal"] for name in values if name != "normal"), values
+
+
+def test_sigreg_equals_a_plain_sum_over_knots():
+    features = torch.randn(30, 3, dtype=torch.float64)
+    directions = torch.randn(3, 4, generator=torch.Generator().manual_seed(7)).double()
+    directions = directions / directions.norm(dim=0)
+    total = 0.0
+    for direction in directions.T:
+        h = features @ direction
+        for number in range(17):
+            t = number * 3.0 / 16
+            weight = 2 * 3.0 / 16 * (0.5 if number in (0, 16) else 1.0)
+            gauss = torch.exp(torch.tensor(-t * t / 2))
+            total += weight * gauss * (((t * h).cos().mean() - gauss) ** 2 + (t * h).sin().mean() ** 2)
+    expected = 30 * total / 4
+    found = sigreg(features, torch.Generator().manual_seed(7), num_directions=4)
+    assert abs(found - expected) < 1e-5
+
+
+def test_only_terms_with_a_weight_are_computed():
+    terms = anti_collapse(torch.randn(8, 4), TermsConfig(variance=2.0, sigreg=0.1), torch.Generator())
+    assert set(terms) == {"variance", "sigreg"}
+
+
+def test_centred_terms_count_what_moves_within_a_clip_alone():
+    still = torch.randn(8, 1, 4).expand(8, 5, 4)  # differs between clips, never moves
+    moving = still + torch.randn(8, 5, 4)
+    plain, centred = TermsConfig(variance=1.0), TermsConfig(variance=1.0, centred=True)
+    assert torch.equal(regularised_pooled(moving, plain), moving.flatten(0, 1))
+    spread = {
+        name: variance_hinge(regularised_pooled(x, centred)) for name, x in (("still", still), ("moving", moving))
+    }
+    assert spread["still"] > 0.98 and spread["moving"] < 0.3
+    assert variance_hinge(regularised_pooled(still, plain)) < 0.3
+    assert between_clips(moving, plain) == {}
+    assert between_clips(0.5 * moving, centred)["between"] < 0.2 < between_clips(4 * moving, centred)["between"]
+    with pytest.raises(ValueError, match="centred looks at embeddings of several frames"):
+        ObjectiveConfig(context="causal", space="tokens", terms=centred)
+
+
+def test_a_constant_predictor_is_beaten_by_the_truth_only():
+    target = torch.randn(100, 6)
+    assert constant_predictor_loss(target, "l2") == pytest.approx(target.var(0, unbiased=False).mean().item(), rel=1e-5)
+    assert constant_predictor_loss(target, "l1") <= regression(torch.zeros(100, 6), target, "l1")
+
+
+def test_targets_are_layer_normed_without_parameters():
+    target = normalised_target(5 + 3 * torch.randn(2, 7, 16))
+    torch.testing.assert_close(target.mean(-1), torch.zeros(2, 7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(target.var(-1, unbiased=False), torch.ones(2, 7), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"context": "masked", "space": "pooled"},
+        {"context": "masked", "space": "tokens"},
+        {"frames": 2, "context_frames": 2},
+    ],
+)
+def test_objectives_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="objective"):
+        ObjectiveConfig(**wrong)

@@ -1,0 +1,169 @@
+"""The loop: resume bit for bit, even after SIGKILL; schedules; what it does with a loss that is not finite."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.world_model.small import VJEPA2, encoder, frames
+from world_model.training.checkpoint import CheckpointError
+from world_model.training.loop import (
+    BF16_PARAMETERS,
+    Checkpoints,
+    Hooks,
+    TrainerConfig,
+    TrainingError,
+    learning_rate,
+    make_optimizer,
+    resolved_precision,
+    train,
+)
+from world_model.training.pretrain import PretrainModel
+
+CONFIG = TrainerConfig(steps=10, batch_size=2, warmup=3, checkpoint_every=5, evaluate_every=4, log_every=1)
+CPU = torch.device("cpu")
+
+
+def batch_at(step: int) -> dict[str, torch.Tensor]:
+    return {"pixels": frames(2, 8, seed=step)}
+
+
+def run(folder: Path, config: TrainerConfig = CONFIG, batches=batch_at) -> tuple[PretrainModel, list[dict]]:
+    """Train (or go on training) a masked model with an EMA teacher in `folder`."""
+    model = PretrainModel(encoder(seed=3), VJEPA2, steps=10)
+    lines: list[dict] = []
+    train(
+        model,
+        batches,
+        make_optimizer(model, config),
+        config,
+        Checkpoints(folder),
+        Hooks(log=lines.append),
+        CPU,
+    )
+    return model, lines
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different
+
+
+def test_ten_steps_equal_five_killed_and_resumed_five_bit_for_bit(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    script = f"""
+import os, signal, pathlib
+from tests.world_model.test_training import run, batch_at
+def batches(step):
+    if step == 7:  # two steps after the checkpoint of step 5
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch_at(step)
+run(pathlib.Path({str(tmp_path / "killed")!r}), batches=batches)
+"""
+    root = Path(__file__).parents[3]
+    died = subprocess.run([sys.executable, "-c", script], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert died.returncode == -signal.SIGKILL
+    assert Checkpoints(tmp_path / "killed").newest_step() == 5
+    resumed, lines = run(tmp_path / "killed")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [6, 7, 8, 9, 10]
+    assert_equal(weights_of(whole), weights_of(resumed))
+
+
+def test_more_steps_go_on_from_the_last(tmp_path):
+    constant = replace(CONFIG, schedule="constant")
+    whole, _ = run(tmp_path / "a", constant)
+    run(tmp_path / "b", replace(constant, steps=5))
+    longer, lines = run(tmp_path / "b", constant)
+    assert lines[0]["step"] == 6
+    assert_equal(weights_of(whole), weights_of(longer))
+
+
+def test_a_run_begins_with_weights_teacher_and_optimiser_of_another_and_counts_from_zero(tmp_path):
+    five = replace(CONFIG, steps=5)
+    before, _ = run(tmp_path / "a", five)
+    model = PretrainModel(encoder(seed=4), VJEPA2, steps=10)
+    optimizer = make_optimizer(model, CONFIG)
+    checkpoints = Checkpoints(tmp_path / "b", begin=tmp_path / "a")
+    assert checkpoints.restore(model, optimizer) == 0 and checkpoints.newest_step() == 0
+    assert_equal(weights_of(before), weights_of(model))
+    state = optimizer.state_dict()["state"]
+    assert len(state) and all(one["step"] == 5 and one["exp_avg_sq"].any() for one in state.values())
+    lines: list[dict] = []
+    train(model, batch_at, optimizer, five, checkpoints, Hooks(log=lines.append), CPU)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5]
+    after = weights_of(model)
+    assert checkpoints.restore(model, optimizer) == 5, "its own checkpoint comes before that of the other run"
+    assert_equal(after, weights_of(model))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_path):
+    class Bad(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2))
+
+        def loss(self, batch, step):
+            value = self.weight.sum() * batch["x"].mean()
+            return value, {"term": value}
+
+        def after_step(self, step):
+            pass
+
+    def batches(step):
+        bad = float("nan") if step == 6 else 1.0
+        return {"x": torch.tensor([bad]), "episode": torch.tensor([42]), "start": torch.tensor([7])}
+
+    model = Bad()
+    with pytest.raises(TrainingError, match=r"step 6 .*term nan.*episode \[42\], start \[7\].*step-00000005"):
+        train(model, batches, make_optimizer(model, CONFIG), CONFIG, Checkpoints(tmp_path), Hooks(), CPU)
+    assert model.weight.isfinite().all()
+    assert Checkpoints(tmp_path).newest_step() == 5
+
+
+def test_a_checkpoint_cut_short_is_named_and_not_used(tmp_path):
+    run(tmp_path, replace(CONFIG, steps=5))
+    path = Checkpoints(tmp_path).paths()[-1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="step-00000005.*not a complete checkpoint"):
+        run(tmp_path)
+
+
+def test_schedules_are_pure_functions_of_the_step():
+    config = TrainerConfig(steps=100, warmup=10, lr=1.0, lr_end=0.1, schedule="wsd", decay_share=0.2)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 and rates[79] == 1.0
+    assert (
+        rates[80] == 1.0 and 0.1 < rates[99] < 0.2 and all(a >= b for a, b in zip(rates[80:], rates[81:], strict=False))
+    )
+    cosine = replace(config, schedule="cosine")
+    assert learning_rate(cosine, 55) == pytest.approx(0.55) and learning_rate(cosine, 100) == pytest.approx(0.1)
+    assert learning_rate(replace(config, schedule="constant"), 99) == 1.0
+
+
+def test_biases_and_norms_are_not_decayed():
+    model = encoder()
+    decayed, free = make_optimizer(model, CONFIG).param_groups
+    assert decayed["weight_decay"] == 0.04 and free["weight_decay"] == 0.0
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in free["params"])
+
+
+def test_auto_precision_is_bf16_on_a_cpu_for_models_that_gain_by_it_alone(monkeypatch):
+    cpu, small, large = CPU, [torch.zeros(10)], [torch.zeros(BF16_PARAMETERS)]
+    for can in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda can=can: can)
+        assert resolved_precision(cpu, "auto", small) == "fp32"
+        assert resolved_precision(cpu, "auto", large) == ("bf16" if can else "fp32")
+        assert resolved_precision(cpu, "bf16", small) == "bf16" and resolved_precision(cpu, "fp32", large) == "fp32"

@@ -1,0 +1,160 @@
+"""Stage 1: every objective trains, teachers move, no action is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.world_model.small import (
+    DATA2VEC,
+    FUTURE,
+    IJEPA,
+    LEWM,
+    NEPA,
+    PIXELS,
+    PLDM,
+    SIZES,
+    VIDEOMAE,
+    VJEPA2,
+    VJEPA21,
+    encoder,
+    frames,
+    moving_squares,
+)
+from world_model.dynamics import ActionSpec
+from world_model.encoder import VideoEncoder
+from world_model.objectives.losses import TermsConfig, context_weights, normalised_target
+from world_model.training.loop import TrainerConfig, make_optimizer, train_step
+from world_model.training.pretrain import PretrainModel, embed_frames, fitted
+
+OBJECTIVES = {
+    "future": FUTURE,
+    "future with a rollout": replace(FUTURE, rollout=2),
+    "future with sigreg": replace(FUTURE, terms=TermsConfig(sigreg=0.1)),
+    "future with a teacher": replace(FUTURE, teacher="ema"),
+    "future of tokens": replace(VJEPA2, context="future", masks=(), context_frames=4),
+    "vjepa2": VJEPA2,
+    "vjepa21": VJEPA21,
+    "ijepa": IJEPA,
+    "data2vec": DATA2VEC,
+    "videomae": VIDEOMAE,
+    "nepa": NEPA,
+    "future with infonce": replace(FUTURE, terms=TermsConfig(infonce=1.0)),
+    "pixel twin": PIXELS,
+    "lewm": LEWM,
+    "pldm": PLDM,
+}
+ACTIONS = ActionSpec((-1.0, 0.0), (1.0, 4.0))
+CONFIG = TrainerConfig(steps=40, lr=3e-3, warmup=1, schedule="constant")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_learns_a_fixed_batch(name):
+    torch.manual_seed(0)
+    objective = OBJECTIVES[name]
+    actions = ACTIONS if objective.actions else None
+    model = PretrainModel(VideoEncoder(fitted(SIZES, objective)), objective, steps=40, actions=actions)
+    optimizer, batch = make_optimizer(model, CONFIG), {"pixels": moving_squares(4, objective.frames)}
+    if objective.actions:
+        batch["action"] = torch.rand(4, objective.frames - 1, 2)
+    losses = [train_step(model, batch, optimizer, CONFIG, step)[0].item() for step in range(40)]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), losses
+
+
+def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
+    model = PretrainModel(encoder(), replace(VJEPA2, masks=VJEPA2.masks[:1]), steps=1)
+    made = model.predict({"pixels": frames(2, 8)}, step=4)
+    hidden = model._masks(2, (4, 4, 4), 4)[0].targets_BP[0]
+    clip = model.encoder.normalise(frames(2, 8))
+    target = normalised_target(model.teacher(clip))
+    expected = (made.predicted[0] - target[torch.arange(2)[:, None], hidden]).abs().mean()
+    loss, terms = model.loss({"pixels": frames(2, 8)}, step=4)
+    torch.testing.assert_close(terms["prediction"], expected)
+    assert not made.targets[0].requires_grad
+
+
+def test_the_teacher_follows_slowly_and_gets_no_gradient():
+    model = PretrainModel(encoder(), VJEPA2, steps=10)
+    name = "blocks.0.mlp.fc1.weight"
+    before = model.teacher.state_dict()[name].clone()
+    train_step(model, {"pixels": frames(2, 8)}, make_optimizer(model, CONFIG), CONFIG, 0)
+    student, teacher = model.encoder.state_dict()[name], model.teacher.state_dict()[name]
+    torch.testing.assert_close(teacher, 0.9 * before + 0.1 * student)
+    assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
+    assert model.trained_encoder is model.teacher
+
+
+def test_predictions_of_the_future_do_not_see_it():
+    model = PretrainModel(encoder(), replace(FUTURE, rollout=2), steps=1)
+    clip = frames(2, 5)
+    changed = clip.clone()
+    changed[:, 3:] = 0
+    first, second = model.predict({"pixels": clip}, 0).predicted, model.predict({"pixels": changed}, 0).predicted
+    torch.testing.assert_close(first[0][:, :2], second[0][:, :2])  # frames 2 and 3, from frames 0 to 2
+    torch.testing.assert_close(first[1][:, :1], second[1][:, :1])  # frame 3, from frames 0 and 1
+    assert not torch.allclose(first[0][:, 2], second[0][:, 2])
+
+
+def test_the_pixel_twin_is_judged_in_pixels():
+    model = PretrainModel(encoder(), PIXELS, steps=1)
+    made = model.predict({"pixels": frames(2, 5)}, 0)
+    assert made.predicted[0].shape == made.targets[0].shape == (2, 3, 64, 64, 3)
+    torch.testing.assert_close(made.targets[0], model.encoder.normalise(frames(2, 5)).movedim(1, -1)[:, 2:])
+
+
+def test_frames_embedded_in_chunks_equal_frames_embedded_at_once():
+    model, clip = encoder(), frames(30, 5)
+    torch.testing.assert_close(embed_frames(model, clip), model.pooled(model.encode_frames(clip)), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_learned_with_actions_plans_as_it_was_trained():
+    torch.manual_seed(0)
+    model = PretrainModel(encoder(), PLDM, steps=1, actions=ACTIONS).eval()
+    clip, action = frames(2, 6), torch.rand(2, 5, 2)
+    dynamics = model.dynamics()
+    with torch.no_grad():
+        made = model.predict({"pixels": clip, "action": action}, step=0).predicted[0]
+        context = dynamics.observe(clip[:, :1], action[:, :0], torch.ones(2, 1, dtype=torch.bool))
+        path = dynamics.imagine(context, action[:, None]).view("pooled")[:, 0]
+    torch.testing.assert_close(path, made)
+    assert dynamics.spec.max_horizon == 5 and dynamics.spec.history == 1
+
+
+def test_the_inverse_term_reads_the_action_and_its_weight_matters():
+    model = PretrainModel(encoder(), PLDM, steps=1, actions=ACTIONS).eval()
+    batch = {"pixels": frames(2, 6), "action": torch.rand(2, 5, 2)}
+    terms = model.loss(batch, 0)[1]
+    other = {**batch, "action": batch["action"].flip(1)}
+    assert terms["inverse"] != model.loss(other, 0)[1]["inverse"]
+    none = replace(PLDM, terms=replace(PLDM.terms, inverse=0.0))
+    assert "inverse" not in PretrainModel(encoder(), none, steps=1, actions=ACTIONS).loss(batch, 0)[1]
+
+
+def test_the_context_loss_grows_with_the_step_and_weighs_what_is_near():
+    objective = replace(VJEPA21, context_warmup=(10, 20))
+    model = PretrainModel(VideoEncoder(fitted(SIZES, objective)), objective, steps=30)
+    batch = {"pixels": frames(2, 8)}
+    first, later = (model.loss(batch, step)[1]["context"] for step in (10, 15))
+    assert first == 0 and later > 0
+    places = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 0, 4], [0, 0, 9]])
+    weights = context_weights(torch.tensor([[1, 2, 3]]), torch.tensor([[0]]), places)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.5, 1 / 3]]))
+
+
+def test_a_causal_encoder_predicts_the_next_token_from_those_before_it():
+    model = PretrainModel(VideoEncoder(fitted(SIZES, NEPA)), NEPA, steps=1).eval()
+    clip = frames(1, 8)
+    changed = clip.clone()
+    changed[:, 6:] = 0  # the last of four tubelets
+    made, other = (model.predict({"pixels": x}, 0).predicted[0] for x in (clip, changed))
+    torch.testing.assert_close(made[:, :48], other[:, :48])
+    assert not torch.allclose(made[:, 48:], other[:, 48:])
+
+
+def test_a_stem_that_sees_neighbours_trains_no_masked_objective():
+    conv = replace(SIZES, stem="conv")
+    with pytest.raises(ValueError, match="encoder.stem=conv sees into hidden patches"):
+        PretrainModel(VideoEncoder(conv), VJEPA2, steps=4)
+    PretrainModel(VideoEncoder(fitted(conv, VJEPA2)), VJEPA2, steps=0)  # the row of an untrained encoder

@@ -1,0 +1,183 @@
+"""Golden vectors: numbers that the reference V-JEPA 2 modules gave, held against ours.
+
+A file is a safetensors file: keys that start with `weights.` are a state dict under the reference's names, the rest are
+inputs and outputs, the metadata entry `config` the sizes as JSON. What a file holds is read from its keys, so vectors
+of any size can be checked, on any device, in fp32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn import poses
+from world_model.nn.layers import gather_tokens
+from world_model.objectives.losses import normalised_target, regression
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.probing.attentive import AttentiveProbe, AttentiveProbeConfig
+from world_model.training.checkpoint import CheckpointError, load_weights
+
+WEIGHTS = "weights."
+TOLERANCE = 1e-4
+
+Vectors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output: its name, the largest absolute difference to the reference's, and the reference's largest value."""
+
+    name: str
+    difference: float
+    largest: float
+
+
+def compare(path: Path, device: torch.device) -> list[Comparison]:
+    """Every output a golden file holds beside ours. Raises CheckpointError for a file that is not one."""
+    config, weights, vectors = read(path, device)
+    kinds = [check for mark, check in CHECKS.items() if mark in weights or mark in vectors]
+    if not kinds:
+        raise CheckpointError(f"{path} holds no golden vectors that are known here (one of {', '.join(CHECKS)})")
+    with torch.no_grad():
+        found = kinds[0](config, weights, vectors, str(path))
+    return [
+        Comparison(name, (ours - vectors[name]).abs().max().item(), vectors[name].abs().max().item())
+        for name, ours in found.items()
+    ]
+
+
+def read(path: Path, device: torch.device) -> tuple[dict[str, Any], Vectors, Vectors]:
+    """Sizes, weights and vectors of a golden file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get("config", "null"))
+            tensors = {name: _moved(file.get_tensor(name), device) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as golden vectors: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no golden vectors: its metadata has no entry 'config'")
+    weights = {name.removeprefix(WEIGHTS): value for name, value in tensors.items() if name.startswith(WEIGHTS)}
+    return config, weights, {name: value for name, value in tensors.items() if not name.startswith(WEIGHTS)}
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """On the device; in single precision where the device has no double."""
+    return value.float().to(device) if device.type == "mps" and value.dtype == torch.float64 else value.to(device)
+
+
+def _loaded(model: torch.nn.Module, weights: Vectors, source: str, device: torch.device) -> Any:
+    """The model with the file's weights, in eval mode on the device of the vectors."""
+    own = {name: value for name, value in model.state_dict().items() if name not in weights and "pixel_" in name}
+    load_weights(model, {**weights, **own}, source)
+    return model.to(device).eval()
+
+
+def _encoder(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    sizes = EncoderConfig(
+        image_px=(config["img_size"],) * 2,
+        patch_px=config["patch_size"],
+        tubelet=config["tubelet_size"],
+        width=config["embed_dim"],
+        depth=config["depth"],
+        heads=config["num_heads"],
+        mlp_ratio=config["mlp_ratio"],
+        pooled_dim=0,
+        rope=config["rope"],
+    )
+    clip = vectors["clip_BCTHW"]
+    encoder = _loaded(VideoEncoder(sizes), weights, source, clip.device)
+    frame = clip[:, :, :1].repeat(1, 1, sizes.tubelet, 1, 1)
+    return {
+        "tokens_full_BND": encoder(clip),
+        "tokens_context_BMD": encoder(clip, vectors["context_BM"]),
+        "tokens_nonsquare_BND": encoder(vectors["clip_nonsquare_BCTHW"]),
+        "tokens_single_frame_duplicated_BND": encoder(frame),
+    }
+
+
+def _predictor_sizes(config: dict[str, Any]) -> tuple[PredictorConfig, tuple[int, int], int]:
+    side = config["img_size"] // config["patch_size"]
+    sizes = PredictorConfig(config["predictor_embed_dim"], config["depth"], config["num_heads"], rope=config["rope"])
+    return sizes, (side, side), config["num_frames"] // config["tubelet_size"]
+
+
+def _masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    sizes, grid, steps = _predictor_sizes(config)
+    model = MaskedPredictor(MaskedSizes(config["embed_dim"], grid, config["num_mask_tokens"]), sizes)
+    context, target, tokens = vectors["context_BM"], vectors["target_BP"], vectors["tokens_context_BMD"]
+    model = _loaded(model, weights, source, tokens.device)
+    found = {
+        f"predicted_mask_token_{k}_BPD": model(tokens, context, target, steps, k)
+        for k in range(config["num_mask_tokens"])
+    }
+    teacher = normalised_target(vectors["teacher_tokens_BND"])
+    loss = regression(found["predicted_mask_token_0_BPD"], gather_tokens(teacher, target), "l1")
+    return {**found, "l1_loss": loss.unsqueeze(0)}
+
+
+def _action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    sizes, grid, _ = _predictor_sizes(config)
+    extrinsics = vectors.get("extrinsics_BTE")
+    model = ActionPredictor(
+        config["embed_dim"],
+        grid,
+        config["action_dim"],
+        sizes,
+        residual=False,
+        state_dim=config["state_dim"],
+        extrinsics_dim=0 if extrinsics is None else extrinsics.shape[-1],
+    )
+    if extrinsics is None:  # the reference always has this map, and uses it only with extrinsics
+        weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder")}
+    parts = [vectors["actions_BTA"], vectors["states_BTS"], *([] if extrinsics is None else [extrinsics])]
+    rows = torch.cat(parts, -1)
+    model = _loaded(model, weights, source, rows.device)
+    features = vectors["tokens_B_TN_D"].unflatten(1, (-1, model.frame_tokens))
+    made = model(features, rows)
+    found = {
+        "predicted_B_TN_D": made.flatten(1, 2),
+        "predicted_first_frame_only_BND": model(features[:, :1], rows[:, :1])[:, 0],
+    }
+    if "rollout2_l1" in vectors:
+        # V-JEPA 2-AC's two losses: outputs are layer-normed before they are judged or fed back.
+        forced = F.layer_norm(made[:, :-1], made.shape[-1:])
+        again = model(torch.cat((features[:, :1], forced[:, :1]), 1), rows[:, :2])[:, 1:]
+        path = torch.cat((forced[:, :1], F.layer_norm(again, again.shape[-1:])), 1)
+        found["teacher_forcing_l1"] = regression(forced, features[:, 1:], "l1").unsqueeze(0)
+        found["rollout2_tokens_B_2N_D"] = path.flatten(1, 2)
+        found["rollout2_l1"] = regression(path, features[:, 1:3], "l1").unsqueeze(0)
+    return found
+
+
+def _attentive_probe(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    sizes = AttentiveProbeConfig(
+        config["embed_dim"], config["num_heads"], config["depth"], config["num_classes"], config["mlp_ratio"]
+    )
+    tokens = vectors["tokens_BND"]
+    return {"logits_BK": _loaded(AttentiveProbe(sizes), weights, source, tokens.device)(tokens)}
+
+
+def _poses(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    return {
+        "deltas_between_T7": poses.difference(vectors["poses_T7"]),
+        "integrated_T7": poses.integrate(vectors["poses_T7"], vectors["actions_T7"]),
+    }
+
+
+# A key that only files of that kind have -> its check.
+CHECKS: dict[str, Callable[[dict[str, Any], Vectors, Vectors, str], Vectors]] = {
+    "patch_embed.proj.weight": _encoder,
+    "mask_tokens.0": _masked_predictor,
+    "action_encoder.weight": _action_predictor,
+    "pooler.query_tokens": _attentive_probe,
+    "poses_T7": _poses,
+}

@@ -1,0 +1,274 @@
+"""Weights made elsewhere, read without executing anything from a file.
+
+Official V-JEPA 2, 2-AC and 2.1 checkpoints (`.pt`: one dictionary of state dicts) and Hugging Face VJEPA2 directories
+become state dicts under our names, which are the official ones without their prefixes; `world_model.interop.export` is
+the way back. Sizes are read from shapes; what shapes do not tell (heads, picture size) comes from the published table,
+from config.json, or from the caller.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
+from world_model.interop.huggingface import Weights, from_huggingface, pixel_statistics, read_config, read_weights
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.training.checkpoint import CheckpointError, first_line, load_weights, some_names
+
+# ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+# V-JEPA 2.1: what its positions reach to, whatever the pictures; and what its ViT-G reads, not quite ends of quarters.
+MODERN_PX = (256, 256)
+GIGANTIC_LEVELS = (11, 23, 37, 47)
+# Width of a released transformer -> its heads. The 1408-wide ViT-g was released with 22; 2.1's 1664-wide one with 26.
+ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
+PREDICTOR_HEADS = {384: 12, 1024: 16}
+# Entry of our `.pt` files that says what shapes do not: image_px, heads, predictor_heads. Others do not look at it.
+SIZES = "sizes"
+PICKLE = b"\x80"  # first byte of a pickle
+HIDDEN, PREDICTOR_HIDDEN = "blocks.0.mlp.fc1.weight", "predictor_blocks.0.mlp.fc1.weight"
+ENCODER_KEYS = ("target_encoder", "ema_encoder", "encoder")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a file or folder held: the encoder, a predictor if there is one, and a line that says what was taken."""
+
+    encoder: VideoEncoder
+    predictor: MaskedPredictor | ActionPredictor | None
+    said: str
+
+
+def load(
+    path: Path,
+    key: str | None = None,
+    image_px: int | None = None,
+    heads: int | None = None,
+    predictor_heads: int | None = None,
+) -> Pretrained:
+    """An encoder, with its predictor if the file has one, from a `.pt` file or a Hugging Face directory.
+
+    key: which encoder of a `.pt` file; None takes the EMA teacher's (`target_encoder`, else `ema_encoder`, else
+    `encoder`), as V-JEPA 2's evaluations do. image_px: side of the pictures it was trained on, where the file does not
+    say (default 256). heads: where the width is none of the released ones, and the file does not say. Raises
+    CheckpointError with one sentence for a file that is missing, cut short, of another kind, or that would have to
+    execute code.
+    """
+    if path.is_dir():
+        return _from_huggingface(path)
+    file = _state_dicts(path)
+    found = [name for name in ENCODER_KEYS if name in file]
+    if key is not None and key not in file or not found:
+        looked = key or ", ".join(ENCODER_KEYS)
+        raise CheckpointError(f"{path} has no {looked}, only {some_names(file)}")
+    key = key or found[0]
+    weights, dropped = _encoder_weights(file[key], path)
+    sizes = file[SIZES] if isinstance(file.get(SIZES), dict) else {}
+    image_px, heads = image_px or sizes.get("image_px"), heads or sizes.get("heads")
+    encoder = VideoEncoder(encoder_config(weights, path, image_px, heads))
+    _fill(encoder, weights, f"{path} ({key})")
+    said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
+    said += "".join(f"; left out {name}" for name in dropped)
+    made = None
+    if "predictor" in file:
+        predictor_heads = predictor_heads or sizes.get("predictor_heads")
+        made = predictor_of(strip(file["predictor"], path), encoder.config, path, predictor_heads)
+    if made is None and "predictor" in file:
+        said += "; left out its predictor (its width is not published, so its heads are not known)"
+    elif made is not None:
+        said += f"; with its {'action-conditioned' if isinstance(made, ActionPredictor) else 'masked'} predictor"
+    return Pretrained(encoder.eval(), made, said)
+
+
+def _state_dicts(path: Path) -> dict[str, Any]:
+    """The dictionary of state dicts in a file; a video encoder's state dict alone counts as `encoder`."""
+    file = read_torch_file(path)
+    if not isinstance(file, dict):
+        raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dictionary of state dicts")
+    if "classifiers" in file:
+        raise CheckpointError(f"{path} holds probes of a frozen encoder, not an encoder; give the encoder's own file")
+    if not set(ENCODER_KEYS) & file.keys() and any(isinstance(value, torch.Tensor) for value in file.values()):
+        return {"encoder": {name: value for name, value in file.items() if isinstance(value, torch.Tensor)}}
+    return file
+
+
+def read_torch_file(path: Path) -> Any:
+    """What a file of torch.save holds, tensors and plain containers alone."""
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} is a safetensors file: give the directory that holds it and its config.json, as Hugging Face does"
+        )
+    archive = zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        old = file.read(1) == PICKLE  # as torch.save wrote before 1.6, which cannot be mapped into memory
+    if not archive and not old:
+        raise CheckpointError(f"{path} is no complete file of torch.save (a web page, or a download cut short?)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} needs code to be executed to be read, which is refused: ask its makers for a file of plain "
+            f"tensors ({first_line(error)})"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no complete file of torch.save (a download cut short?): {first_line(error)}"
+        ) from error
+
+
+def strip(state: Any, source: Path) -> Weights:
+    """Names without what wrappers put before them (`module.`, `backbone.`), tensors as fp32."""
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
+    out = {}
+    for name, value in state.items():
+        parts = [part for part in str(name).split(".") if part not in ("module", "backbone")]
+        out[".".join(parts)] = value.float() if value.is_floating_point() else value
+    return out
+
+
+def _encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
+    """State dict of an encoder, and the names that were left out since no rotary model needs them."""
+    weights = strip(state, path)
+    first = weights.get("patch_embed.proj.weight")
+    if first is None or first.dim() != 5:
+        kind = "an image model" if first is not None or "cls_token" in weights else "another kind of model"
+        raise CheckpointError(
+            f"{path} holds {kind}, not a video encoder (its first names: {some_names(weights)}); image models of "
+            "timm are read with encoder=timm timm.weights=FILE"
+        )
+    dropped = [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
+    return weights, dropped
+
+
+def encoder_config(
+    weights: Weights, source: Path, image_px: int | None = None, heads: int | None = None
+) -> EncoderConfig:
+    """Sizes of an encoder from the shapes of its weights. V-JEPA 2.1 is known by its norms of several levels."""
+    _need(weights, source, "patch_embed.proj.weight", HIDDEN)
+    width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
+    depth = _depth(weights, "blocks")
+    modern = any(name.startswith("norms_block.") for name in weights)
+    if heads is None and width not in ENCODER_HEADS:
+        raise CheckpointError(
+            f"{source}: no released encoder is {width} wide, so its heads are not known: give heads= (pretrained.heads)"
+        )
+    return EncoderConfig(
+        image_px=(image_px or 256,) * 2,
+        patch_px=patch,
+        tubelet=tubelet,
+        width=width,
+        depth=depth,
+        heads=heads or ENCODER_HEADS[width],
+        mlp_ratio=weights[HIDDEN].shape[0] / width,
+        pooled_dim=0,
+        rope="interleaved" if modern else "tiled",
+        interpolate=modern,
+        levels=encoder_levels(depth, _depth(weights, "norms_block")),
+        image_path="patch_embed_img.proj.weight" in weights,
+        positions_px=MODERN_PX if modern else None,
+    )
+
+
+def encoder_levels(depth: int, count: int) -> tuple[int, ...]:
+    """Blocks that a released encoder of this depth reads through `count` norms of their own."""
+    return GIGANTIC_LEVELS if (depth, count) == (48, 4) else even_levels(depth, count) if count else ()
+
+
+def predictor_of(
+    weights: Weights, encoder: EncoderConfig, source: Path, heads: int | None = None
+) -> MaskedPredictor | ActionPredictor | None:
+    """The masked or the action-conditioned predictor that a state dict belongs to, with its weights; None where its
+    heads are neither given nor published for its width."""
+    _need(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
+    width = weights["predictor_norm.weight"].shape[0]
+    if heads is None and width not in PREDICTOR_HEADS:
+        return None
+    sizes = PredictorConfig(
+        width,
+        _depth(weights, "predictor_blocks"),
+        heads or PREDICTOR_HEADS[width],
+        weights[PREDICTOR_HIDDEN].shape[0] / width,
+        rope=encoder.rope,
+    )
+    made: MaskedPredictor | ActionPredictor
+    if "action_encoder.weight" in weights:
+        # The released files always hold the map of the extrinsics, and were trained without them.
+        weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder.")}
+        action_dim = weights["action_encoder.weight"].shape[1]
+        state_dim = weights["state_encoder.weight"].shape[1] if "state_encoder.weight" in weights else 0
+        made = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, residual=False, state_dim=state_dim)
+    else:
+        context = weights.get("predictor_proj_context.weight")  # V-JEPA 2.1, as several levels and the modalities
+        what = MaskedSizes(
+            encoder.width,
+            encoder.grid,
+            _depth(weights, "mask_tokens"),
+            len(weights["predictor_proj.weight"]),
+            max(1, len(encoder.levels)) if "predictor_embed.0.weight" in weights else 1,
+            0 if context is None else len(context),
+            "img_mod_embed" in weights,
+            encoder.familiar_grid,
+        )
+        made = MaskedPredictor(what, sizes)
+    load_weights(made, weights, f"{source} (predictor)")
+    return made.eval()
+
+
+def _fill(
+    encoder: VideoEncoder,
+    weights: Weights,
+    source: str,
+    pixels: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
+) -> None:
+    """Load strictly. pixels: mean and deviation of each channel in 0..255, ImageNet's unless the source says others."""
+    statistics = {"pixel_mean": torch.tensor(pixels[0]), "pixel_std": torch.tensor(pixels[1])}
+    load_weights(encoder, {**weights, **statistics}, source)
+
+
+def _need(weights: Weights, source: Path, *names: str) -> None:
+    """Raise CheckpointError for a state dict without a name that its sizes are read from."""
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({some_names(weights)})")
+
+
+def _from_huggingface(folder: Path) -> Pretrained:
+    config = read_config(folder)
+    encoder_weights, predictor_weights = from_huggingface(read_weights(folder), folder)
+    encoder = VideoEncoder(
+        EncoderConfig(
+            image_px=(config["crop_size"],) * 2,
+            patch_px=config["patch_size"],
+            tubelet=config["tubelet_size"],
+            width=config["hidden_size"],
+            depth=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            mlp_ratio=config["mlp_ratio"],
+            pooled_dim=0,
+            rope="tiled",
+        )
+    )
+    _fill(encoder, encoder_weights, str(folder), pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD))
+    made = None
+    if predictor_weights:
+        made = predictor_of(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
+    return Pretrained(encoder.eval(), made, f"{folder}: a Hugging Face VJEPA2 directory")
+
+
+# -- shapes and names --------------------------------------------------------------------------------------------
+
+
+def _depth(weights: Weights, stem: str) -> int:
+    """How many numbers follow `stem.` in the names."""
+    return len({name.split(".")[1] for name in weights if name.startswith(f"{stem}.")})

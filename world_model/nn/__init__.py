@@ -1,0 +1,1 @@
+"""Building blocks of the networks: layers, transformer stack, stems, pools, caches, heads."""

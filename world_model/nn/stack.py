@@ -1,0 +1,112 @@
+"""A stack of blocks: what its backward pass keeps, whether it is compiled, and how it is initialised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from world_model.nn.layers import Block, BlockConfig, Checkpointing, Rotary
+
+BlockInputs = tuple[Tensor, Rotary | None, Tensor | None, Tensor | None, int]  # of Block.forward
+
+# What selective checkpointing keeps: results that take long to compute and little room.
+_KEPT = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "addmm",
+        "mm",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+)
+
+
+def _keep_products(context: object, operation: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _block_step(block: Block, checkpointing: Checkpointing, inputs: BlockInputs) -> Tensor:
+    """A block's output, keeping for the backward pass what was chosen."""
+    if checkpointing == "none" or not torch.is_grad_enabled():
+        return block(*inputs)
+    if checkpointing == "full":
+        return checkpoint(block, *inputs, use_reentrant=False)
+    keep = partial(create_selective_checkpoint_contexts, _keep_products)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=keep)
+
+
+@cache
+def _compiled_block_step() -> Callable[..., Tensor]:
+    """One compiled function for all blocks of all models; the number of tokens differs from batch to batch."""
+    return torch.compile(_block_step, dynamic=True)
+
+
+class Blocks(nn.ModuleList):
+    """A stack of blocks, with a choice of what the backward pass keeps, and whether each block is compiled
+    (torch.compile: elementwise work is fused; the first steps take a minute)."""
+
+    def __init__(self, depth: int, config: BlockConfig) -> None:
+        super().__init__(Block(config) for _ in range(depth))
+        self.checkpointing = config.checkpointing
+        self.compiled = False
+
+    def __iter__(self) -> Iterator[Block]:
+        return super().__iter__()  # type: ignore[return-value]
+
+    def step(
+        self,
+        block: Block,
+        x_BND: Tensor,
+        positions: Rotary | None = None,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+        read_from: int = 0,
+    ) -> Tensor:
+        """The residual stream [B, N - read_from, D] after one of the blocks."""
+        run = _compiled_block_step() if self.compiled else _block_step
+        return run(block, self.checkpointing, (x_BND, positions, mask, condition, read_from))
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        positions: Rotary | None = None,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+        read_from: int = 0,
+    ) -> Tensor:
+        """The residual stream [B, N - read_from, D] after the last block, of the tokens that are read."""
+        *first, last = self
+        for block in first:
+            x_BND = self.step(block, x_BND, positions, mask, condition)
+        return self.step(last, x_BND, positions, mask, condition, read_from)
+
+
+def init_transformer(model: nn.Module, blocks: Blocks) -> None:
+    """Initialise as V-JEPA 2 does.
+
+    =====================================  ===========================================
+    linear and convolution weights         normal, std 0.02; biases 0
+    LayerNorm                              weight 1, bias 0
+    block l (from 1): attn.proj, the       weights divided by sqrt(2 l)
+    last layer of the MLP
+    modulation (AdaLN-Zero)                0
+    =====================================  ===========================================
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        for depth, block in enumerate(blocks, start=1):
+            for weight in (block.attn.proj.weight, block.mlp.out.weight):
+                weight.div_(math.sqrt(2 * depth))
+            if block.modulation is not None:
+                block.modulation.weight.zero_()

@@ -1,0 +1,105 @@
+"""How the robot's state goes on while a plan is imagined: by arithmetic, or as a small network learned it.
+
+A state (proprioception) is known at observed frames alone. `PoseIntegration` adds up pose actions as V-JEPA 2-AC does
+(arXiv 2506.09985, section 3.2); `StatePredictor` learns how actions change a state that no formula gives (joint
+angles and velocities under torques). Training uses the same rule as planning, so that a predictor never sees states
+while it is trained that it cannot have when it plans.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.nn.poses import POSE_SIZE, integrate
+
+ProprioModel = Literal["none", "integrate", "predicted"]
+
+HIDDEN = 256  # width of the hidden layers of a StatePredictor
+
+
+class StatePath(nn.Module):
+    """States at the frames that K action blocks leave: the observed one, then K - 1 that follow from it.
+
+    Normalised states [B, Q] and actions in environment units [B, S, K, A] -> normalised states [B, S, K, Q].
+    """
+
+    state_mean: Tensor
+    state_std: Tensor
+
+    def __init__(self, state_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("state_mean", torch.zeros(state_dim))
+        self.register_buffer("state_std", torch.ones(state_dim))
+
+    def set_statistics(self, states_FQ: Tensor) -> None:
+        """Mean and standard deviation of states of the train split."""
+        self.state_mean.copy_(states_FQ.mean(0))
+        self.state_std.copy_(states_FQ.std(0).clamp_min(1e-6))
+
+    def normalise(self, states: Tensor) -> Tensor:
+        """States in the robot's units -> zero mean and unit deviation."""
+        return (states - self.state_mean) / self.state_std
+
+    def step(self, state_Q: Tensor, block_A: Tensor) -> Tensor:
+        """The normalised state [..., Q] after one action block [..., A]."""
+        raise NotImplementedError
+
+    def forward(self, state_BQ: Tensor, blocks_BSKA: Tensor) -> Tensor:
+        state = state_BQ[:, None].expand(-1, blocks_BSKA.shape[1], -1)
+        path = [state]
+        for k in range(blocks_BSKA.shape[2] - 1):
+            state = self.step(state, blocks_BSKA[:, :, k])
+            path.append(state)
+        return torch.stack(path, 2)
+
+    def loss(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> Tensor | None:
+        """What trains the rule on recorded, normalised states; None where nothing is learned."""
+        return None
+
+
+class PoseIntegration(StatePath):
+    """7-D end-effector poses and pose actions; a block of several actions is integrated one after another."""
+
+    def __init__(self, state_dim: int, action_dim: int) -> None:
+        if (state_dim, action_dim) != (POSE_SIZE, POSE_SIZE):
+            raise ValueError(
+                f"dynamics.proprio_model=integrate adds pose actions of size {POSE_SIZE} to poses of that size; here "
+                f"states have {state_dim} numbers and actions {action_dim}: use predicted"
+            )
+        super().__init__(state_dim)
+
+    def step(self, state_Q: Tensor, block_A: Tensor) -> Tensor:
+        pose = state_Q * self.state_std + self.state_mean
+        for action in block_A.split(POSE_SIZE, -1):
+            pose = integrate(pose, action)
+        return self.normalise(pose)
+
+
+class StatePredictor(StatePath):
+    """A network for the change of a state under an action block, learned beside the dynamics by squared error."""
+
+    action_mid: Tensor
+    action_half: Tensor
+
+    def __init__(self, state_dim: int, block_mid: Tensor, block_half: Tensor) -> None:
+        super().__init__(state_dim)
+        self.register_buffer("action_mid", block_mid)
+        self.register_buffer("action_half", block_half)
+        self.change = nn.Sequential(
+            nn.Linear(state_dim + len(block_mid), HIDDEN),
+            nn.GELU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.GELU(),
+            nn.Linear(HIDDEN, state_dim),
+        )
+
+    def step(self, state_Q: Tensor, block_A: Tensor) -> Tensor:
+        block = (block_A - self.action_mid) / self.action_half
+        return state_Q + self.change(torch.cat((state_Q, block), -1))
+
+    def loss(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> Tensor:
+        return F.mse_loss(self.step(states_BTQ[:, :-1], blocks_BtA), states_BTQ[:, 1:])

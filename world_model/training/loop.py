@@ -1,0 +1,334 @@
+"""The one training loop, for both stages: batch, loss, backward, step, log; now and then evaluate and save.
+
+Everything that varies with time is a pure function of the step (batches, masks, schedules), so a run is resumed by
+restoring tensors and asking for the next step, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from world_model.distributed import (
+    Parallel,
+    average_gradients,
+    averaged_metrics,
+    check_same,
+    gathered,
+    is_first,
+    like,
+    whole,
+)
+from world_model.nn.stack import Blocks
+from world_model.training.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
+
+BF16_PARAMETERS = 5_000_000  # of a model, from which on `precision=auto` trains in bf16 on a CPU that can
+
+Batch = dict[str, Tensor]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step, on which data and what is left."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and how a stage is trained.
+
+    schedule: after a linear warm-up from lr_start, `constant`, `cosine` or `linear` to lr_end, or `wsd` (constant, then
+    linear to lr_end over the last `decay_share` of the steps). weight_decay_end: where a cosine takes the weight decay;
+    None: it stays. precision: `auto` is bf16 autocast where the device's matrix units have it. batch_size: of all
+    processes together. parallel: with several processes, each holds all of the model (`ddp`), or a part (`fsdp`).
+    compile: whether the transformer's blocks are compiled (`compile_blocks`).
+    """
+
+    steps: int = 500
+    batch_size: int = 48
+    lr: float = 1e-3
+    lr_start: float = 0.0
+    lr_end: float = 1e-5
+    warmup: int = 30
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
+    decay_share: float = 0.3
+    weight_decay: float = 0.04
+    weight_decay_end: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    parallel: Parallel = "ddp"
+    compile: bool = False
+    evaluate_every: int = 100
+    checkpoint_every: int = 250
+    log_every: int = 10
+    seed: int = 0
+
+
+class TrainingModel(Protocol):
+    """What the loop needs of a stage, besides being a module."""
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss and its named terms."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimiser's step (the EMA teacher)."""
+        ...
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """Learning rate of 0-based `step`; pure."""
+    if step < config.warmup:
+        return config.lr_start + (config.lr - config.lr_start) * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    if config.schedule == "cosine":
+        return _cosine(config.lr, config.lr_end, done)
+    if config.schedule == "linear":
+        return config.lr + (config.lr_end - config.lr) * done
+    decay_steps = max(1, round(config.steps * config.decay_share))
+    left = min(1.0, (config.steps - step) / decay_steps)
+    return config.lr_end + (config.lr - config.lr_end) * left
+
+
+def weight_decay(config: TrainerConfig, step: int) -> float:
+    """Weight decay of 0-based `step`; pure. V-JEPA takes it from 0.04 to 0.4 by a cosine."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    return _cosine(config.weight_decay, config.weight_decay_end, min(1.0, step / max(1, config.steps)))
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def autocast(device: torch.device, precision: str, trained: Iterable[Tensor]) -> Any:
+    """The autocast context of a precision for a step that trains these parameters."""
+    in_bf16 = resolved_precision(device, precision, trained) == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if in_bf16 else nullcontext()
+
+
+def resolved_precision(device: torch.device, precision: str, trained: Iterable[Tensor]) -> str:
+    """fp32 or bf16; `auto` means bf16 on CUDA and, from BF16_PARAMETERS trained numbers on, on CPUs with bf16 matrix
+    instructions: smaller models gain little by it there and may learn later (experiment 15)."""
+    if precision == "auto":
+        return "bf16" if _gains_by_bf16(device, trained) else "fp32"
+    return precision
+
+
+def _gains_by_bf16(device: torch.device, trained: Iterable[Tensor]) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":  # AVX2 machines emulate bf16 products about ten times slower than fp32
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return bool(supported()) and sum(p.numel() for p in trained) >= BF16_PARAMETERS
+    return False
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of returning them to the kernel after every step (Linux; else nothing).
+
+    A step frees and takes hundreds of MiB again; handing them back costs up to 80 % of a CPU step in page faults.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in (
+            (-4, 0),
+            (-1, 2**31 - 1),
+            (-2, 64 << 20),
+        ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            libc.mallopt(option, value)
+    except (OSError, AttributeError):
+        return
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile what is inside the model's blocks (torch.compile), the first time that each is called: a minute, then
+    faster steps. ValueError where a CPU's code cannot be compiled.
+
+    Numbers differ in the last digits. An ActionPredictor's rollouts take their blocks apart and stay as they are.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    compiler = os.environ.get("CXX") or "g++"
+    if on_cpu and shutil.which(compiler) is None:
+        raise ValueError(f"trainer.compile=true needs a C++ compiler on a CPU and {compiler} is not installed")
+    for part in model.modules():
+        if isinstance(part, Blocks):
+            part.compiled = True
+
+
+def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
+    """AdamW on what requires a gradient; biases and other 1-D parameters are not decayed (V-JEPA 2)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
+
+
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """In the order in which the optimiser's state numbers them."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+class Checkpoints:
+    """The checkpoints of one run, step-N.safetensors; the newest two are kept.
+
+    begin: folder of another run's checkpoints, with whose newest a run begins that has none itself (a cooldown).
+    """
+
+    def __init__(self, folder: Path, begin: Path | None = None) -> None:
+        self.folder, self.begin = folder, begin
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint, 0 where there is none."""
+        paths = self.paths()
+        return int(paths[-1].stem.removeprefix("step-")) if paths else 0
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]) -> None:
+        """Model, optimiser and step, atomically; older ones but one are removed. The first process writes, all of the
+        model also where it is sharded, so that any number of processes can go on."""
+        tensors = {f"model/{name}": whole(value) for name, value in model.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": whole(torch.as_tensor(value)) for name, value in state.items()}
+        if not is_first():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, {"step": step, **metadata})
+        for old in self.paths()[:-2]:
+            old.unlink()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Load the newest checkpoint and return its step; 0 where there is none, or where it is that of `begin`.
+
+        CheckpointError if it is damaged, or of another model.
+        """
+        paths = self.paths()
+        if not paths:
+            if self.begin is not None:
+                Checkpoints(self.begin).restore(model, optimizer)
+            return 0
+        tensors, metadata = load_tensors(paths[-1])
+        weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
+        ours = model.state_dict()
+        weights = {name: like(value, ours[name]) if name in ours else value for name, value in weights.items()}
+        load_weights(model, weights, str(paths[-1]))
+        trained = trained_parameters(optimizer)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = like(value, trained[int(index)])
+        if "step" not in metadata:
+            raise CheckpointError(f"{paths[-1]} does not say its step; delete it")
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return int(metadata["step"])
+
+
+@dataclass
+class Hooks:
+    """What the loop calls now and then. log(metrics), evaluate(step) -> metrics, progress(steps done, metrics)."""
+
+    log: Callable[[dict[str, Any]], None] = lambda metrics: None
+    evaluate: Callable[[int], dict[str, float]] | None = None
+    progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+
+
+def train(
+    model: Any,
+    batch_at: Callable[[int], Batch],
+    optimizer: torch.optim.Optimizer,
+    config: TrainerConfig,
+    checkpoints: Checkpoints | None,
+    hooks: Hooks,
+    device: torch.device,
+) -> int:
+    """Train from the newest checkpoint to config.steps; returns the step it began at.
+
+    `batch_at(step)` gives the batch of a step; its "source" entry, if any, names the data in error messages.
+    """
+    start = checkpoints.restore(model, optimizer) if checkpoints else 0
+    check_same(start, "the step of the newest checkpoint")
+    began = time.perf_counter()
+    for step in range(start, config.steps):
+        if hooks.evaluate and step % config.evaluate_every == 0:
+            hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
+        batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
+        loss, terms = train_step(model, batch, optimizer, config, step, checkpoints)
+        if (step + 1) % config.log_every == 0 or step == start:
+            metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
+            hooks.log(
+                {
+                    "step": step + 1,
+                    "kind": "train",
+                    **metrics,
+                    "lr": learning_rate(config, step),
+                    "seconds": round(time.perf_counter() - began, 3),
+                }
+            )
+            hooks.progress(step + 1, metrics)
+        if checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
+            checkpoints.save(step + 1, model, optimizer, {})
+    if hooks.evaluate:
+        hooks.log({"step": config.steps, "kind": "val", **hooks.evaluate(config.steps)})
+    return start
+
+
+def train_step(
+    model: Any,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    config: TrainerConfig,
+    step: int,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One optimiser step; the loss and its terms, detached, of all processes. Raises TrainingError on a loss that is
+    not finite: in all of them, so that none waits for the others."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step)
+    optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
+    model.train()
+    device = next(iter(batch.values())).device
+    trained = trained_parameters(optimizer)
+    with autocast(device, config.precision, trained):
+        loss, terms = model.loss(batch, step)
+    shown, terms = averaged_metrics(loss, terms)
+    if not torch.isfinite(shown):
+        raise TrainingError(_not_finite(step, terms, batch, checkpoints))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    average_gradients(trained)
+    norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
+    optimizer.step()
+    model.after_step(step)
+    return shown, terms | {"grad_norm": whole(norm.detach())}
+
+
+def _not_finite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:
+    values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+    source = ", ".join(f"{name} {gathered(batch[name]).tolist()[:8]}" for name in ("episode", "start") if name in batch)
+    paths = checkpoints.paths() if checkpoints else []
+    last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+    return (
+        f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "
+        "Try a lower trainer.lr or trainer.precision=fp32"
+    )
