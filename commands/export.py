@@ -19,11 +19,11 @@ import envs
 from commands.console import Console
 from commands.errors import RunError, UsageError, listed, nearest
 from commands.models import Parts, model_parts, open_reader
-from data.lerobot import pyarrow
-from data.lerobot_writer import CODECS, IMAGES, write_lerobot
-from data.minari import write_minari
-from data.ogbench import val_file, write_ogbench
-from data.robomimic import write_robomimic
+from data.formats.lerobot import pyarrow
+from data.formats.lerobot_writer import CODECS, IMAGES, write_lerobot
+from data.formats.minari import write_minari
+from data.formats.ogbench import val_file, write_ogbench
+from data.formats.robomimic import write_robomimic
 from data.store import Reader
 from world_model.interop.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor

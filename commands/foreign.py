@@ -22,7 +22,7 @@ from commands.config import build
 from commands.errors import UsageError, listed, nearest
 from commands.matching import SIZE_PX, Match
 from commands.recordings import Array, Facts, Recording
-from data.foreign import Contents, DataSet, Episode, ForeignError, own_columns
+from data.formats.dataset import Contents, DataSet, Episode, ForeignError, own_columns
 from data.schema import Column, StoreInfo
 from data.video import View
 

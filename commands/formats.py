@@ -16,11 +16,11 @@ from commands.config import build
 from commands.errors import UsageError, listed, nearest
 from commands.foreign import Foreign
 from commands.recordings import Array, Facts, Format, Recording
-from data.droid import DroidConfig, find_trajectories, read_trajectory
-from data.lerobot import LeRobot
-from data.minari import Minari
-from data.ogbench import OGBench
-from data.robomimic import Robomimic
+from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
+from data.formats.lerobot import LeRobot
+from data.formats.minari import Minari
+from data.formats.ogbench import OGBench
+from data.formats.robomimic import Robomimic
 from data.schema import Column
 from world_model.nn.poses import POSE_SIZE, difference
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from commands import cli
-from data import droid_example
-from data.droid_example import ExampleConfig, write_example
+from data.formats import droid_example
+from data.formats.droid_example import ExampleConfig, write_example
 from data.store import Reader
 from tests.data.made_sets import ours
 
@@ -32,7 +32,7 @@ def work(tmp_path_factory) -> Path:
     lines = re.search(r"```sh\n(.*?)```", (HOME / "docs/own_data.md").read_text(), re.DOTALL).group(1).splitlines()
     with contextlib.chdir(folder):
         for line in lines:
-            if line.startswith("python -m data.droid_example "):
+            if line.startswith("python -m data.formats.droid_example "):
                 assert droid_example.main(line.split()[3:]) == 0
             else:
                 jepa(*line.removeprefix("jepa ").split())

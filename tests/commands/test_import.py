@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from commands import cli, import_
-from data.droid_example import SERIAL, ExampleConfig, write_example
+from data.formats.droid_example import SERIAL, ExampleConfig, write_example
 from data.store import Reader
 from world_model.nn.poses import euler_angles, integrate, rotation_matrix
 

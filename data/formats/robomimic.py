@@ -24,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.foreign import (
+from data.formats.dataset import (
     OWN,
     Array,
     Contents,

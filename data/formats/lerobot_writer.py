@@ -1,4 +1,4 @@
-"""Our episodes as a LeRobot data set, version 3; the layout is at the top of `data/lerobot.py`.
+"""Our episodes as a LeRobot data set, version 3; the layout is at the top of `data/formats/lerobot.py`.
 
 Pictures go into a video, or into the table as PNGs. Of videos, `lossless` (H.264 in RGB) gives every pixel back;
 `lossy` (H.264 in 4:2:0) is a fraction of the size, and how far it is off is measured and said.
@@ -16,8 +16,19 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from data.foreign import Array, factors_json, own_columns, padded_actions, rewards
-from data.lerobot import BOOKKEEPING, CAMERA, INFO, OWN_FILE, REWARD, STATS, TASKS, foreign_name, parquet, pyarrow
+from data.formats.dataset import Array, factors_json, own_columns, padded_actions, rewards
+from data.formats.lerobot import (
+    BOOKKEEPING,
+    CAMERA,
+    INFO,
+    OWN_FILE,
+    REWARD,
+    STATS,
+    TASKS,
+    foreign_name,
+    parquet,
+    pyarrow,
+)
 from data.store import Reader
 from data.video import pictures_at, probe
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.foreign import (
+from data.formats.dataset import (
     OWN,
     Array,
     Contents,
@@ -39,7 +39,7 @@ from data.foreign import (
     padded_actions,
     squared,
 )
-from data.npz import NpyStream, heads_of, load_array, write_npz
+from data.formats.npz import NpyStream, heads_of, load_array, write_npz
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
 from data.video import Pictures, View

@@ -1,4 +1,5 @@
-"""A small folder in DROID's layout, made up: `python -m data.droid_example FOLDER` writes one to try commands on.
+"""A small folder in DROID's layout, made up: `python -m data.formats.droid_example FOLDER` writes one to try commands
+on.
 
 A coloured square stands for the gripper: its place is x and y of the pose, its size z, its colour the closedness. Rows
 come at 15 a second with jitter, and the video says 60, as DROID's do.
@@ -110,9 +111,9 @@ def _write_mp4(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """`python -m data.droid_example FOLDER [TRAJECTORIES]`."""
+    """`python -m data.formats.droid_example FOLDER [TRAJECTORIES]`."""
     if not words or len(words) > 2 or not words[-1].isdigit() and len(words) == 2:
-        print("usage: python -m data.droid_example FOLDER [TRAJECTORIES]", file=sys.stderr)
+        print("usage: python -m data.formats.droid_example FOLDER [TRAJECTORIES]", file=sys.stderr)
         return 2
     made = write_example(Path(words[0]), ExampleConfig(trajectories=int(words[1]) if len(words) == 2 else 12))
     print(f"{len(made)} trajectories in {words[0]}")

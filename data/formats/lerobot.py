@@ -11,7 +11,7 @@ io_utils}.py of huggingface/lerobot have it:
     videos/KEY/chunk-000/file-000.mp4          frames of one camera; an episode's begin at from_timestamp
 
 A feature of dtype `video` is in the videos, one of dtype `image` in the table as {bytes, path}. Row t has observation t
-and the action that leaves it; an episode's last action leads nowhere. `data.lerobot_writer` writes one.
+and the action that leaves it; an episode's last action leads nowhere. `data.formats.lerobot_writer` writes one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from data.foreign import (
+from data.formats.dataset import (
     OWN,
     Array,
     Contents,

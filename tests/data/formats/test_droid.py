@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.droid import DroidConfig, TrajectoryError, find_trajectories, read_trajectory, resampled
-from data.droid_example import SERIAL, ExampleConfig, drawn, main, write_example, write_trajectory
+from data.formats.droid import DroidConfig, TrajectoryError, find_trajectories, read_trajectory, resampled
+from data.formats.droid_example import SERIAL, ExampleConfig, drawn, main, write_example, write_trajectory
 from data.video import probe
 
 STAMPS = "observation/timestamp"

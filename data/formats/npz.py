@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from data.foreign import ForeignError
+from data.formats.dataset import ForeignError
 
 Array = NDArray[Any]
 BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -1,0 +1,1 @@
+"""Trajectory formats of other programs, one file each, and what they share."""
