@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 
 Look = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]

@@ -17,7 +17,7 @@ from commands.config import build, standard
 from commands.console import Console
 from commands.evaluation import Cases, RandomPolicy, Rollouts, Setting, ZeroPolicy
 from commands.oracle import OracleDynamics, OraclePolicy
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 from envs.vector import VectorGoalEnv
 from planners.costs import GoalCost
 from planners.mpc import MPC, MPCConfig

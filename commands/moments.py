@@ -12,7 +12,7 @@ from torch import Tensor
 
 import envs
 from commands.posttrain import recorded_proprio
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 from world_model.probing import surprise as energy
 from world_model.probing.surprise import Moments, energies, told_apart

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.loader import Loader
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import normed_tokens
 from world_model.objectives.losses import constant_predictor_loss, regression

@@ -27,7 +27,7 @@ from commands.report.imagined import write_strip
 from commands.report.planning import planning_report, write_videos
 from commands.report.recording import check_viewer, write_recording
 from commands.runs import RunFolder, plain, write_atomic, write_json
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, aimed
 from planners.mpc import MPC
 from world_model.dynamics import LatentDynamics

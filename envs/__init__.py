@@ -13,24 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from envs.tasks import TASKS as OWN_TASKS
-from envs.tasks import TaskSpec
-from envs.tasks.dmc import DMC_TASKS
+from envs.adapters.dm_control_tasks import DMC_TASKS
+from envs.point_maze.spec import POINT_MAZE
+from envs.push_t.spec import PUSH_T
+from envs.reacher.spec import REACHER
+from envs.task_spec import TaskSpec
+from envs.two_rooms.spec import TWO_ROOMS
 
 if TYPE_CHECKING:
     from envs.goal_env import GoalEnv
 
-__all__ = ["GYM", "TASKS", "TaskSpec", "find_task", "make", "task"]
+__all__ = ["GYM", "OWN_TASKS", "TASKS", "TaskSpec", "find_task", "make", "task"]
 
-# Tasks that are known by name alone; to these come all environments of Gymnasium, as "gym/<id>".
+# A task's specification imports no simulator, so a report can read it without OpenGL.
+OWN_TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (POINT_MAZE, PUSH_T, REACHER, TWO_ROOMS)}
+# Tasks known by name; any environment of Gymnasium is a task, too, under the name "gym/<id>".
 TASKS: dict[str, TaskSpec] = OWN_TASKS | DMC_TASKS
 GYM = "gym/"
 
 _ENTRY_POINTS = {
-    "point_maze": "envs.point_maze:PointMaze",
-    "push_t": "envs.push_t:PushT",
-    "reacher": "envs.reacher:Reacher",
-    "two_rooms": "envs.two_rooms:TwoRooms",
+    "point_maze": "envs.point_maze.env:PointMaze",
+    "push_t": "envs.push_t.env:PushT",
+    "reacher": "envs.reacher.env:Reacher",
+    "two_rooms": "envs.two_rooms.env:TwoRooms",
 }
 
 
@@ -39,9 +44,9 @@ def _entry(name: str) -> tuple[str, dict[str, str]]:
     if name in _ENTRY_POINTS:
         return _ENTRY_POINTS[name], {}
     if name in DMC_TASKS:
-        return "envs.dmc:Dmc", {"domain": name.removeprefix("dmc/")}
+        return "envs.adapters.dm_control_env:Dmc", {"domain": name.removeprefix("dmc/")}
     if name.startswith(GYM) and name != GYM:
-        return "envs.gym_adapter:GymGoalEnv", {"gym_id": name.removeprefix(GYM)}
+        return "envs.adapters.gymnasium_env:GymGoalEnv", {"gym_id": name.removeprefix(GYM)}
     near = difflib.get_close_matches(name, TASKS, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"unknown environment {name!r}; {hint}choices: {', '.join(sorted(TASKS))}, {GYM}ID")
@@ -77,7 +82,7 @@ def task(name: str) -> TaskSpec:
     if name in TASKS:
         return TASKS[name]
     _entry(name)
-    from envs.gym_adapter import gym_task
+    from envs.adapters.gymnasium_env import gym_task
 
     return gym_task(name.removeprefix(GYM))
 

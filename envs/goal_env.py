@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.factors import Factor, Variation, factors_of
 from envs.rendering import Renderer, choose_backend
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 
 if TYPE_CHECKING:
     import mujoco

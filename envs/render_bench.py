@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from envs.reacher import load_model
+from envs.reacher.env import load_model
 from envs.rendering import Renderer, choose_backend
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from commands.report.figure import SERIES
 from commands.report.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
 from commands.report.videos import write_videos
 from commands.runs import plain, write_atomic
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 
 __all__ = ["horizon_curves", "planning_report", "training_curves", "write_videos"]
 

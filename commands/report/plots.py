@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from commands.console import read_metrics
 from commands.evaluation import Rollouts, wilson
 from commands.report.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 
 
 def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from commands.errors import UsageError
 from commands.evaluation import Cases, Rollouts
 from commands.report.imagined import imagined
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 
 VIEWERS = ("none", "rerun")

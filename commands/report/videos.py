@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from commands.evaluation import Cases, Rollouts
 from commands.runs import write_atomic
-from envs.tasks import TaskSpec
+from envs.task_spec import TaskSpec
 
 Frame = NDArray[np.uint8]
 PANE_PX = 256  # wanted size of a pane; frames are enlarged by whole factors, 64 px by 4

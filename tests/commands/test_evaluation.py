@@ -10,7 +10,7 @@ import pytest
 from commands.config import build, compose
 from commands.evaluation import Cases, ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
 from commands.methods import planner_parts
-from envs.tasks import REACHER
+from envs.reacher.spec import REACHER
 
 
 class FakeReader:

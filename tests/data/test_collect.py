@@ -207,7 +207,7 @@ def test_a_killed_worker_is_reported_and_what_is_complete_is_kept(tmp_path):
 # --- the real thing
 
 
-@pytest.mark.skipif(importlib.util.find_spec("envs.reacher") is None, reason="the reacher is not there yet")
+@pytest.mark.skipif(importlib.util.find_spec("envs.reacher.env") is None, reason="the reacher is not there yet")
 def test_the_real_reacher_is_collected_alike_by_one_process_and_by_two(tmp_path):
     import envs
 
@@ -227,7 +227,7 @@ def test_the_real_reacher_is_collected_alike_by_one_process_and_by_two(tmp_path)
 
 def test_the_environment_is_told_each_episodes_split_and_can_draw_other_factors_in_it(tmp_path):
     import envs
-    from envs.tasks.mazes import random_layouts
+    from envs.point_maze.mazes import random_layouts
 
     config = CollectConfig(10, 3, workers=1, env_id="point_maze")
     collect(tmp_path / "maze.h5", partial(envs.make, "point_maze", size=16), config)

@@ -39,7 +39,7 @@ def push_t() -> Iterator[GoalEnv]:
     yield from _closing("push_t")
 
 
-@pytest.fixture(params=sorted(envs.tasks.TASKS))
+@pytest.fixture(params=sorted(envs.OWN_TASKS))
 def env(request: pytest.FixtureRequest) -> GoalEnv:
     """The environment of each task whose model is our own, in turn."""
     return request.getfixturevalue(request.param)

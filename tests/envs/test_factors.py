@@ -147,7 +147,7 @@ def test_a_ball_made_larger_touches_where_one_compiled_so_does() -> None:
 def _two_rooms_xml() -> str:
     import importlib.resources
 
-    return importlib.resources.files("envs").joinpath("two_rooms.xml").read_text(encoding="utf-8")
+    return importlib.resources.files("envs.two_rooms").joinpath("scene.xml").read_text(encoding="utf-8")
 
 
 def test_mass_and_inertia_change_together_as_in_a_model_compiled_heavier() -> None:
@@ -165,8 +165,8 @@ def test_mass_and_inertia_change_together_as_in_a_model_compiled_heavier() -> No
 
 
 def test_roles_follow_from_the_model() -> None:
-    from envs.dmc import load_model
-    from envs.tasks.dmc import DOMAINS
+    from envs.adapters.dm_control_env import load_model
+    from envs.adapters.dm_control_tasks import DOMAINS
 
     model = load_model(DOMAINS["finger"])
     roles = {role: {model.geom(geom).name for geom in geoms} for role, geoms in write.roles(model).items()}

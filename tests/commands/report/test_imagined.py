@@ -14,7 +14,7 @@ from commands.errors import UsageError
 from commands.evaluation import Cases, Rollouts
 from commands.report.imagined import imagined, write_strip
 from commands.report.recording import check_viewer, write_recording
-from envs.tasks import REACHER
+from envs.reacher.spec import REACHER
 from tests.world_model.small import dynamics, frames
 
 STEPS = 9

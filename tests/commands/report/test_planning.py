@@ -21,7 +21,8 @@ from commands.evaluation import Cases, ProtocolConfig, Rollouts, resolve
 from commands.report import planning as report
 from commands.report import videos
 from commands.runs import plain
-from envs.tasks import REACHER, TWO_ROOMS
+from envs.reacher.spec import REACHER
+from envs.two_rooms.spec import TWO_ROOMS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 STARTS = np.array([1.1, 1.2, 1.7, 2.1, 2.2, 3.5])

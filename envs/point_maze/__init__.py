@@ -1,0 +1,1 @@
+"""A ball in mazes: specification, environment, scene, layouts and routes."""

@@ -1,0 +1,1 @@
+"""A T pushed by a disc: specification, environment, scene and the scripted pusher."""

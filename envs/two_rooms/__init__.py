@@ -1,0 +1,1 @@
+"""A ball, a wall and a door: specification, environment and scene."""
