@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from commands import registry
-from commands.config import compose
-from commands.methods import planner_parts
-from commands.models import load_dynamics
+from commands.config import registry
+from commands.config.compose import compose
+from commands.evaluation.methods import planner_parts
+from commands.training.model_folders import load_dynamics
 from planners.mpc import MPC
 
 

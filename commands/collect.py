@@ -6,10 +6,10 @@ import functools
 from typing import Any
 
 import envs
-from commands.config import build
-from commands.console import Console
-from commands.errors import UsageError
-from commands.runs import RunFolder
+from commands.config.compose import build
+from commands.shared.console import Console
+from commands.shared.errors import UsageError
+from commands.shared.runs import RunFolder
 from data.collect import CollectConfig
 from data.collect import collect as collect_file
 from data.policies import PolicyConfig

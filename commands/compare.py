@@ -28,15 +28,15 @@ from commands import posttrain as posttrain_command
 from commands import pretrain as pretrain_command
 from commands.bench import pretraining
 from commands.collect import FILE, collect_into
-from commands.config import choices, compose, nested
-from commands.console import Console, duration
-from commands.errors import UsageError, listed
-from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
-from commands.models import MODEL, load_encoder, model_kind, open_reader
+from commands.config.compose import choices, compose, nested
+from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
 from commands.plan import flops_of
 from commands.report import comparison
 from commands.report.comparison import ORACLE
-from commands.runs import RunFolder, commit, identity, read_json, versions, write_json
+from commands.shared.console import Console, duration
+from commands.shared.errors import UsageError, listed
+from commands.shared.runs import RunFolder, commit, identity, read_json, versions, write_json
+from commands.training.model_folders import MODEL, load_encoder, model_kind, open_reader
 from data.features import FeatureCache
 from world_model.nn.reachability import ReachConfig
 from world_model.training.checkpoint import tensors_hash

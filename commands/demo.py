@@ -15,8 +15,8 @@ from commands import plan as plan_command
 from commands import posttrain as posttrain_command
 from commands import pretrain as pretrain_command
 from commands.collect import FILE, collect_into, write_preview
-from commands.console import Console, duration
-from commands.runs import RunFolder, read_json, write_json
+from commands.shared.console import Console, duration
+from commands.shared.runs import RunFolder, read_json, write_json
 from data.store import Reader
 
 PHASES = ("collect", "pretrain", "posttrain", "plan")

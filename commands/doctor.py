@@ -1,10 +1,9 @@
 """`jepa doctor`: is everything here that the other commands need, and which command mends what is not.
 
-With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/golden.py), and with
-`env=TASK` it lists what may differ between that task's episodes.
-Each check is a function that returns a `Finding`. The renderer is tried in a process of its own, because
-OpenGL libraries that do not fit can end a process, and because the backend must be chosen before MuJoCo is
-imported.
+With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/benchmarks/golden.py), and
+with `env=TASK` it lists what may differ between that task's episodes. Each check is a function that returns a
+`Finding`. The renderer is tried in a process of its own, because OpenGL libraries that do not fit can end a process,
+and because the backend must be chosen before MuJoCo is imported.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.config import build
-from commands.console import Console, table
-from commands.errors import RunError, UserError, one_line
+from commands.config.compose import build
+from commands.shared.console import Console, table
+from commands.shared.errors import RunError, UserError, one_line
 
 Status = Literal["ok", "broken", "optional"]
 HOME = Path(__file__).resolve().parent.parent
@@ -57,8 +56,8 @@ def run(config: dict[str, Any], folder: None, console: Console) -> int:
     """Print one line a check and the commands that mend; 1 if something needed is broken."""
     settings = build(DoctorConfig, config)
     if settings.golden is not None:
-        from commands.golden import check_golden
-        from commands.registry import device
+        from commands.benchmarks.golden import check_golden
+        from commands.config.registry import device
 
         return check_golden(settings.golden, device(settings.device), console)
     if settings.env is not None:
@@ -151,7 +150,7 @@ def check_torch(wanted: str) -> list[Finding]:
     except Exception as error:
         mend = f"{_pip()} install --force-reinstall torch torchvision"
         return [Finding("torch", "broken", one_line(error), mend)]
-    from commands.registry import device
+    from commands.config.registry import device
 
     try:
         name = device(wanted)
@@ -242,8 +241,8 @@ def check_disk(runs: str, wanted_gib: float) -> list[Finding]:
 
 def check_names() -> list[Finding]:
     """No folder of the user's stands before one of our packages, and none in sight would from here."""
-    from commands.cli import check_shadows
-    from commands.errors import PACKAGES
+    from commands.cli.main import check_shadows
+    from commands.shared.errors import PACKAGES
 
     try:
         check_shadows()

@@ -16,9 +16,9 @@ from typing import Any
 import gymnasium
 
 import envs
-from commands.console import Console
-from commands.errors import RunError, UsageError, listed, nearest
-from commands.models import Parts, model_parts, open_reader
+from commands.shared.console import Console
+from commands.shared.errors import RunError, UsageError, listed, nearest
+from commands.training.model_folders import Parts, model_parts, open_reader
 from data.formats.lerobot import pyarrow
 from data.formats.lerobot_writer import CODECS, IMAGES, write_lerobot
 from data.formats.minari import write_minari

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.collect import FILE, write_preview
-from commands.console import Console
-from commands.errors import RunError, UsageError
-from commands.formats import make_format
-from commands.recordings import Facts, Format, Recording
-from commands.runs import RunFolder, write_atomic
+from commands.shared.console import Console
+from commands.shared.errors import RunError, UsageError
+from commands.shared.runs import RunFolder, write_atomic
+from commands.transfer.formats import make_format
+from commands.transfer.recordings import Facts, Format, Recording
 from data.packed import pack
 from data.schema import SPLITS, Plan, draw_splits
 from data.store import Reader, StoreError, StoreInfo, Writer, create

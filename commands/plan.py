@@ -15,18 +15,29 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import envs
-from commands import evaluation, photo, registry
-from commands.config import build
-from commands.console import Console
-from commands.errors import UsageError
-from commands.evaluation import Cases, ProtocolConfig, Rollouts, Setting
-from commands.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
-from commands.models import check_actions, check_frames, frame_skip, load_dynamics, open_reader
+from commands.config import registry
+from commands.config.compose import build
+from commands.evaluation import photo_goals
+from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
+from commands.evaluation.protocol import (
+    Cases,
+    ProtocolConfig,
+    Rollouts,
+    Setting,
+    draw_cases,
+    judged,
+    reached,
+    resolve,
+    summarise,
+)
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
 from commands.report.planning import planning_report, write_videos
 from commands.report.recording import check_viewer, write_recording
-from commands.runs import RunFolder, plain, write_atomic, write_json
+from commands.shared.console import Console
+from commands.shared.errors import UsageError
+from commands.shared.runs import RunFolder, plain, write_atomic, write_json
+from commands.training.model_folders import check_actions, check_frames, frame_skip, load_dynamics, open_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, aimed
 from planners.mpc import MPC
@@ -41,7 +52,7 @@ def check(config: dict[str, Any]) -> None:
     build(ProtocolConfig, config["protocol"], "protocol")
     planner_parts(config["planner"])
     if config.get("goal") is not None:
-        photo.check_goals(config)
+        photo_goals.check_goals(config)
     check_viewer(config.get("viewer", "none"), config.get("videos", 0))  # a key of `jepa plan` alone
 
 
@@ -52,7 +63,7 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         return
     setting = opened(config, config["data"], config["model"])
     policy = MPC(setting.model, *planner_parts(config["planner"]))
-    line = photo.reach(config, setting, policy, folder.path, console)
+    line = photo_goals.reach(config, setting, policy, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")
     folder.finish(line)
 
@@ -78,12 +89,12 @@ def setting_of(
     if task is None:
         raise UsageError(
             f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
-            f"(environments: {', '.join(envs.TASKS)}); commands.models.load_dynamics gives the model to Python"
+            f"(environments: {', '.join(envs.TASKS)}); load_dynamics of commands.training.model_folders gives the model"
         )
     protocol = build(ProtocolConfig, config["protocol"], "protocol")
-    task = evaluation.judged(task, protocol)
-    protocol = evaluation.resolve(protocol, task)
-    cases = evaluation.draw_cases(reader, task, protocol)
+    task = judged(task, protocol)
+    protocol = resolve(protocol, task)
+    cases = draw_cases(reader, task, protocol)
     return Setting(model, about, reader, task, protocol, cases, skip)
 
 
@@ -135,7 +146,7 @@ def floors(config: dict[str, Any], data: Any, console: Console) -> dict[str, Any
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
         "methods": {
-            name: evaluation.summarise(run.distances, setting.cases, task, steps, setting.protocol.judge)
+            name: summarise(run.distances, setting.cases, task, steps, setting.protocol.judge)
             for name, run in runs.items()
         },
     }
@@ -186,7 +197,7 @@ def collect_results(
 ) -> dict[str, Any]:
     """results.json, schema 1 (DESIGN 4.1). spec: the model's."""
     steps, judge = config["planner"]["mpc"]["receding_steps"] * spec.frame_skip, protocol.judge
-    rows = {name: evaluation.summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
+    rows = {name: summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
     first = str(task.thresholds[0])
     times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
     return {
@@ -262,7 +273,7 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def _rates(run: Rollouts, task: TaskSpec) -> str:
-    shares = [f"{evaluation.reached(run.distances, t).mean():.0%}" for t in task.thresholds]
-    held = evaluation.reached(run.distances, task.thresholds[0], task.held_steps).mean()
+    shares = [f"{reached(run.distances, t).mean():.0%}" for t in task.thresholds]
+    held = reached(run.distances, task.thresholds[0], task.held_steps).mean()
     limits = "/".join(str(t) for t in task.thresholds)
     return f"within {limits} {task.distance_unit}: {' '.join(shares)}, held {held:.0%}"

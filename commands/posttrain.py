@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 import envs
-from commands.config import build
-from commands.console import Console
-from commands.errors import UsageError
-from commands.models import MODEL, frame_skip, frozen_encoder, open_reader, save_dynamics
-from commands.monitors import whole_episodes
+from commands.config.compose import build
+from commands.config.registry import device as torch_device
 from commands.pretrain import fit
-from commands.registry import device as torch_device
 from commands.report.planning import horizon_curves
-from commands.runs import RunFolder, write_json
+from commands.shared.console import Console
+from commands.shared.errors import UsageError
+from commands.shared.runs import RunFolder, write_json
+from commands.training.model_folders import MODEL, frame_skip, frozen_encoder, open_reader, save_dynamics
+from commands.training.monitors import whole_episodes
 from data.features import FeatureCache
 from data.loader import Loader
 from data.windows import Windows

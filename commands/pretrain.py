@@ -9,18 +9,19 @@ from typing import Any
 
 import torch
 
-from commands.config import build
-from commands.console import Console, Metrics
-from commands.errors import UsageError
-from commands.models import MODEL, save_dynamics, save_encoder
-from commands.registry import device as torch_device
+from commands.config.compose import build
+from commands.config.registry import device as torch_device
 from commands.report.planning import training_curves
-from commands.runs import RunFolder
-from commands.sources import VIDEO_FOLDER, open_source, video_config
+from commands.shared.console import Console, Metrics
+from commands.shared.errors import UsageError
+from commands.shared.runs import RunFolder
+from commands.training.model_folders import MODEL, save_dynamics, save_encoder
+from commands.training.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader
 from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives.losses import ObjectiveConfig, masking
+from world_model.objectives import masking
+from world_model.objectives.losses import ObjectiveConfig
 from world_model.training.checkpoint import config_dict
 from world_model.training.loop import (
     Checkpoints,

@@ -18,11 +18,15 @@ import torch
 from torch import Tensor
 
 import envs
-from commands import moments as recorded
-from commands.config import build
-from commands.console import Console, table
-from commands.errors import UsageError
-from commands.models import (
+from commands.config.compose import build
+from commands.config.registry import device as torch_device
+from commands.evaluation import moments as recorded
+from commands.evaluation.moments import EnergyConfig
+from commands.report.plots import horizon_curves, landscape_png
+from commands.shared.console import Console, table
+from commands.shared.errors import UsageError
+from commands.shared.runs import RunFolder, write_json
+from commands.training.model_folders import (
     check_actions,
     check_frames,
     frame_skip,
@@ -31,10 +35,6 @@ from commands.models import (
     model_folder,
     open_reader,
 )
-from commands.moments import EnergyConfig
-from commands.registry import device as torch_device
-from commands.report.plots import horizon_curves, landscape_png
-from commands.runs import RunFolder, write_json
 from data.windows import Windows
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder

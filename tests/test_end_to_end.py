@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.models import load_dynamics
+from commands.training.model_folders import load_dynamics
 
 HOME = Path(__file__).resolve().parent.parent
 TINY = ("trainer=debug", "seed=1")
@@ -100,7 +100,7 @@ def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
 def test_two_processes_pretrain_what_one_does(work):
     from safetensors.torch import load_file
 
-    from commands.console import read_metrics
+    from commands.shared.console import read_metrics
 
     words = ("pretrain", "data=runs/collect/data", "encoder=tiny", *TINY, "name=two")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -133,7 +133,7 @@ def test_the_same_command_makes_the_same_weights(work):
 
 def inside(*words: str, cwd: Path) -> None:
     """The same in this process, which is spared the imports."""
-    from commands import cli
+    from commands.cli import main as cli
 
     with contextlib.chdir(cwd):
         assert cli.main(list(words)) == 0, words
@@ -216,7 +216,7 @@ def test_an_end_to_end_model_plans_by_itself_and_its_encoder_posttrains(work, ob
 
 
 def test_a_cooldown_goes_on_from_another_run_with_other_clips_and_the_same_sizes(work, capsys):
-    from commands import cli
+    from commands.cli import main as cli
 
     words = ("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa2", *TINY)
     inside(*words, "name=primary", cwd=work)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import cli
+from commands.cli import main as cli
 from data.formats import droid_example
 from data.formats.droid_example import ExampleConfig, write_example
 from data.store import Reader

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands import cli
+from commands.cli import main as cli
 from data.store import Reader
 
 HOME = Path(__file__).resolve().parent.parent

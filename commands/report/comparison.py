@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from commands.evaluation import wilson
+from commands.evaluation.protocol import wilson
 
 Record = Mapping[str, Any]
 

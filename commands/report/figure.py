@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.runs import write_atomic
+from commands.shared.runs import write_atomic
 
 # name: (on a light page, on a dark page). Markers and line styles differ too, for colour-blind readers.
 THEME = {

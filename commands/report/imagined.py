@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 
-from commands.evaluation import Rollouts
-from commands.runs import write_atomic
+from commands.evaluation.protocol import Rollouts
+from commands.shared.runs import write_atomic
 from world_model.dynamics import LatentDynamics
 
 EPISODES = 3  # shown at most

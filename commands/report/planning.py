@@ -1,6 +1,6 @@
 """The report of a planning evaluation: one HTML file that says what was reached, beside floors and oracle.
 
-It shows the protocol of commands/evaluation.py whole: every method at every threshold with intervals, the
+It shows the protocol of commands/evaluation/protocol.py whole: every method at every threshold with intervals, the
 distance over time, success by distance, planning time, what was left out, and videos that were not picked.
 Figures come from commands/report/plots.py, videos from videos.py, pieces of the page from page.py.
 """
@@ -13,14 +13,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.config import flatten
-from commands.console import duration
-from commands.evaluation import Cases, Rollouts, reached
+from commands.config.compose import flatten
+from commands.evaluation.protocol import Cases, Rollouts, reached
 from commands.report import page
 from commands.report.figure import SERIES
 from commands.report.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
 from commands.report.videos import write_videos
-from commands.runs import plain, write_atomic
+from commands.shared.console import duration
+from commands.shared.runs import plain, write_atomic
 from envs.task_spec import TaskSpec
 
 __all__ = ["horizon_curves", "planning_report", "training_curves", "write_videos"]
@@ -36,7 +36,7 @@ MEANING = {
     "if it fails where the oracle succeeds, the cost is to blame and not the dynamics.",
 }
 
-# What a headline counts (commands.evaluation.Judge).
+# What a headline counts (commands.evaluation.protocol.Judge).
 JUDGED = {"any": "any time", "held": "held", "final": "at the end", "replan": "where it plans again"}
 
 

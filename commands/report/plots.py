@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.console import read_metrics
-from commands.evaluation import Rollouts, wilson
+from commands.evaluation.protocol import Rollouts, wilson
 from commands.report.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
+from commands.shared.console import read_metrics
 from envs.task_spec import TaskSpec
 
 

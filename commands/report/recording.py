@@ -10,9 +10,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from commands.errors import UsageError
-from commands.evaluation import Cases, Rollouts
+from commands.evaluation.protocol import Cases, Rollouts
 from commands.report.imagined import imagined
+from commands.shared.errors import UsageError
 from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 

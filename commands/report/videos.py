@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation import Cases, Rollouts
-from commands.runs import write_atomic
+from commands.evaluation.protocol import Cases, Rollouts
+from commands.shared.runs import write_atomic
 from envs.task_spec import TaskSpec
 
 Frame = NDArray[np.uint8]

@@ -3,7 +3,7 @@
 A format is a module beside this one (`robomimic.py`, `ogbench.py`, `minari.py`, `lerobot.py`) with a class that opens a
 data set of that format, says what it holds (`Contents`, `Episode`) and reads an episode of it, and a function that
 writes one from our own file. What its columns become here is not decided there but where the formats meet the
-configuration (`commands.foreign`).
+configuration (`commands.transfer.external`).
 
 A data set that we wrote ourselves carries the facts of the file it came from (`Contents.own`), so that the way back
 restores every number, name, seed and split.

@@ -9,7 +9,7 @@ import pytest
 import torchvision  # noqa: F401  (it loads Triton's LLVM, which crashes when Mesa's was loaded before it)
 
 import envs
-from commands import cli
+from commands.cli import main as cli
 from data.store import Reader
 
 TINY = ["data.episodes=2", "data.frames=4", "env.kwargs.size=32", "workers=1", "name=it"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from commands.cli import main
+from commands.cli.main import main
 from commands.compare import cell_config
-from commands.config import compose
+from commands.config.compose import compose
 
 
 @pytest.mark.parametrize(("pool", "context"), [("learned", "masked"), ("keypoints", "future")])

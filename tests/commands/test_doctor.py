@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from commands import cli, doctor
-from commands.console import Console
+from commands import doctor
+from commands.cli import main as cli
 from commands.doctor import Finding
+from commands.shared.console import Console
 
 CONFIG = {"runs": "runs", "device": "cpu", "disk_gib": 0.001, "render_timeout_s": 120.0}
 

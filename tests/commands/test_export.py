@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from commands import export
-from commands.cli import main
-from commands.models import save_dynamics, save_encoder
+from commands.cli.main import main
+from commands.training.model_folders import save_dynamics, save_encoder
 from tests.world_model.small import VJEPA2, dynamics, shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
@@ -130,6 +130,6 @@ def test_nothing_is_overwritten_and_what_is_wrong_is_said_in_one_sentence(capsys
 
 
 def test_every_format_names_a_source_that_is_a_key_of_the_command():
-    from commands.config import standard
+    from commands.config.compose import standard
 
     assert {made.source for made in export.FORMATS.values()} <= set(export.SOURCES) <= set(standard("export").config)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from commands import cli, import_
+from commands import import_
+from commands.cli import main as cli
 from data.formats.droid_example import SERIAL, ExampleConfig, write_example
 from data.store import Reader
 from world_model.nn.poses import euler_angles, integrate, rotation_matrix

@@ -7,10 +7,11 @@ from functools import cache
 import pytest
 import torch
 
-from commands import bench, registry
-from commands.config import choices, compose
-from commands.errors import UsageError
-from commands.methods import oracle_planner, planner_parts
+from commands import bench
+from commands.config import registry
+from commands.config.compose import choices, compose
+from commands.evaluation.methods import oracle_planner, planner_parts
+from commands.shared.errors import UsageError
 from planners.mpc import MPC
 
 NAMES = [name for name in choices("planner") if name != "nevergrad"]

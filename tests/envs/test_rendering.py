@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import envs
+from commands.benchmarks.render import bench_render
 from envs import rendering
 from envs.goal_env import GoalEnv
-from envs.render_bench import bench_render
 
 
 def test_a_backend_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

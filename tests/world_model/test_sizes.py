@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from commands.config import compose
-from commands.typed import build
+from commands.config.compose import compose
+from commands.config.typed import build
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 

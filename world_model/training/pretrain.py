@@ -20,6 +20,7 @@ from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.nn.decoder import PixelHead
 from world_model.nn.layers import gather_tokens
 from world_model.nn.pools import PrincipalPool
+from world_model.objectives import masking
 from world_model.objectives.losses import (
     ObjectiveConfig,
     anti_collapse,
@@ -29,7 +30,6 @@ from world_model.objectives.losses import (
     context_weights,
     infonce,
     level_targets,
-    masking,
     normalised_patches,
     normalised_target,
     over_time,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.errors import UsageError
-from commands.evaluation import Cases, Rollouts
+from commands.evaluation.protocol import Cases, Rollouts
 from commands.report.imagined import imagined, write_strip
 from commands.report.recording import check_viewer, write_recording
+from commands.shared.errors import UsageError
 from envs.reacher.spec import REACHER
 from tests.world_model.small import dynamics, frames
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import methods, plan
-from commands.evaluation import Cases, ProtocolConfig, Rollouts, resolve
+from commands import plan
+from commands.evaluation import methods
+from commands.evaluation.protocol import Cases, ProtocolConfig, Rollouts, resolve
 from commands.report import planning as report
 from commands.report import videos
-from commands.runs import plain
+from commands.shared.runs import plain
 from envs.reacher.spec import REACHER
 from envs.two_rooms.spec import TWO_ROOMS
 

@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 
 import envs
-from commands.oracle import OracleDynamics
+from commands.evaluation.oracle import OracleDynamics
 from envs.adapters.gymnasium_tasks import Largest, description_of
 from envs.adapters.mujoco_enums import compare_numbers
 from envs.goal_env import GoalEnv

@@ -1,0 +1,323 @@
+"""`jepa bench render | load | pretrain | posttrain | plan | rollout | planners`: speed, with the limit beside it, as a
+table and JSON; of planners regret against compute (`commands.benchmarks.planners`).
+
+Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
+is a large matrix product measured in the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from commands import posttrain, pretrain
+from commands.benchmarks import planners as bench_planners
+from commands.benchmarks import rollout as bench_rollout
+from commands.benchmarks.official import OfficialStep, side_by_side
+from commands.benchmarks.render import bench_render
+from commands.config import registry
+from commands.evaluation.methods import planner_parts
+from commands.plan import flops_of, peak_mib
+from commands.shared.console import Console, table
+from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.runs import RunFolder, write_json
+from planners.costs import aimed
+from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.encoder import VideoEncoder
+from world_model.objectives import masking
+from world_model.training.loop import (
+    compile_blocks,
+    keep_freed_memory,
+    make_optimizer,
+    resolved_precision,
+    train_step,
+    trained_parameters,
+)
+from world_model.training.posttrain import PosttrainModel
+from world_model.training.pretrain import PretrainModel
+
+NUM_ENVIRONMENTS = 50
+PLANNERS = "planners"  # not a matter of speed, and so no part of what=all
+Row = dict[str, Any]
+
+
+def check(config: dict[str, Any]) -> None:
+    """The name of what is to be measured."""
+    if config["what"] not in (*BENCHES, "all"):
+        raise UsageError(
+            f"what={config['what']}: nothing to measure{nearest(config['what'], BENCHES)} "
+            f"(choices: all, {listed(BENCHES)})"
+        )
+
+
+def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+    """Measure, print a table, write bench.json."""
+    keep_freed_memory()
+    names = [name for name in BENCHES if name != PLANNERS] if config["what"] == "all" else [config["what"]]
+    if PLANNERS not in names:
+        console.say(_sizes(config))
+    rows = []
+    for name in names:
+        for row in BENCHES[name](config):
+            rows.append({"bench": name, **row})
+    console.say(
+        table(
+            [[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows],
+            ["bench", "what", "value", "unit", "limit"],
+        )
+    )
+    write_json(folder.path / "bench.json", rows)
+    if PLANNERS in names:
+        bench_planners.write(rows, folder.path)
+        console.say(f"plot and table: {folder.path / 'planners.png'}, {folder.path / 'planners.md'}")
+    folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
+
+
+def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
+    """Median seconds of a call within a time budget, after one warm-up."""
+    call(0)
+    times: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < budget_s or len(times) < 3:
+        start = time.perf_counter()
+        call(len(times) + 1)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> float:
+    """Measured FLOP/s of a large matrix product."""
+    size = 4096 if device.type == "cuda" else 1536
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / seconds_per_call(lambda _: a @ a, min(1.0, budget_s))
+
+
+def render(config: dict[str, Any]) -> list[Row]:
+    """Our renderer against dm_control's own, in one run."""
+    found = bench_render(config["seconds"])
+    return [
+        {
+            "what": f"frames, {found['renderer']}",
+            "value": found["ours_fps"],
+            "unit": "frames/s",
+            "limit": f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}",
+            **found,
+        }
+    ]
+
+
+def load(config: dict[str, Any]) -> list[Row]:
+    """Random windows out of a memory map of frames."""
+    rng, size = np.random.default_rng(0), (20_000, *_frame(config))
+    frames = rng.integers(0, 256, size, np.uint8)
+    starts = rng.integers(0, 19_990, (1000, 48))
+    seconds = seconds_per_call(
+        lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config["seconds"]
+    )
+    copy = seconds_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
+    return [
+        {
+            "what": "windows of 5 frames",
+            "value": 48 / seconds,
+            "unit": "windows/s",
+            "limit": f"{48 / copy:.0f} (plain copy)",
+        }
+    ]
+
+
+def pretraining(config: dict[str, Any], device: torch.device) -> tuple[PretrainModel, dict[str, torch.Tensor], Any]:
+    """Model, a random batch and trainer settings of stage 1 as configured, for the task `env.name`."""
+    encoder, objective, trainer = pretrain.configs(config)
+    task = envs.task(config["env"]["name"])
+    batch = {
+        "pixels": torch.randint(
+            0, 256, (trainer.batch_size, objective.frames, *_frame(config)), dtype=torch.uint8, device=device
+        )
+    }
+    actions = None
+    if objective.actions:
+        actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
+        size = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
+        batch["action"] = torch.zeros(size, device=device)
+    model = PretrainModel(VideoEncoder(encoder), objective, trainer.steps, config["seed"], actions)
+    return model.to(device), batch, trainer
+
+
+def stage1(config: dict[str, Any]) -> list[Row]:
+    """A step of stage 1; with `official`, beside that of the official code."""
+    device = torch.device(registry.device(config["device"]))
+    model, batch, trainer = pretraining(config, device)
+    rows = _training_rows(model, batch, trainer, device, config["seconds"])
+    return rows if config["official"] is None else rows + _beside_official(config, model, batch, trainer)
+
+
+def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
+    objective, encoder = model.objective, model.encoder
+    if objective.context != "masked" or objective.space != "tokens" or objective.target != "features":
+        raise UsageError("official= measures V-JEPA 2's step: give objective=vjepa2")
+    clip = encoder.normalise(batch["pixels"])
+    theirs = [False, True] if trainer.compile else [False]  # by its own option, compile_model, too
+    official = [OfficialStep(Path(config["official"]), encoder.config, objective, trainer, clip, on) for on in theirs]
+    optimizer, clips = make_optimizer(model, trainer), len(batch["pixels"])
+    grid = encoder.clip_grid(clip)
+
+    def ours(number: int) -> int:
+        loss, _ = train_step(model, batch, optimizer, trainer, number)
+        loss.item()
+        masks = [
+            masking.sample(mask, clips, grid, (config["seed"], number, i)) for i, mask in enumerate(objective.masks)
+        ]
+        return clips * sum(m.context_BM.shape[1] + sum(t.shape[1] for t in m.targets_BP) for m in masks)
+
+    found = side_by_side(ours, official, clips, 5 * config["seconds"])
+    return [
+        {
+            "what": f"trained tokens, {name}",
+            "value": one["tokens_s"],
+            "unit": "tokens/s",
+            "limit": f"{one['clips_s']:.2f} clips/s, ours {found['ours']['tokens_s'] / one['tokens_s']:.2f} times",
+        }
+        for name, one in found.items()
+    ]
+
+
+def stage2(config: dict[str, Any]) -> list[Row]:
+    """A step of stage 2 on cached features."""
+    device = torch.device(registry.device(config["device"]))
+    _, losses, trainer = posttrain.configs({**config, "trainer": config["posttrainer"]})
+    model = PosttrainModel(_dynamics(config, device), losses)
+    dynamics, size = model.dynamics, trainer.batch_size
+    batch = {
+        "features": torch.randn(
+            size, model.window, dynamics.grid[0] * dynamics.grid[1], len(dynamics.feature_mean), device=device
+        ),
+        "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device),
+        "proprio": torch.zeros(size, model.window, dynamics.config.proprio_dim, device=device),
+    }
+    if dynamics.pixel_head is not None:
+        batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
+    return _training_rows(model, batch, trainer, device, config["seconds"])
+
+
+def plan(config: dict[str, Any]) -> list[Row]:
+    """One batched plan for many environments."""
+    device = torch.device(registry.device(config["device"]))
+    dynamics, (planner, cost, _) = _dynamics(config, device), planner_parts(config["planner"])
+    frames = torch.randint(
+        0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *_frame(config)), dtype=torch.uint8, device=device
+    )
+    past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
+    valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
+    felt = torch.zeros(*frames.shape[:2], dynamics.config.proprio_dim, device=device)
+
+    def once(number: int) -> Any:
+        with torch.no_grad():
+            context = dynamics.observe(frames, past, valid, felt)
+            goal = aimed(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
+        return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
+
+    seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))
+    return [
+        {
+            "what": f"plan, {NUM_ENVIRONMENTS} environments together",
+            "value": 1e3 * seconds / NUM_ENVIRONMENTS,
+            "unit": "ms an environment",
+            "limit": _share(flops / seconds, device, config["seconds"]),
+        }
+    ]
+
+
+def rollout(config: dict[str, Any]) -> list[Row]:
+    """A plan with cached keys and values beside the same plan by a loop that recomputes its window."""
+    rows = []
+    for setting in bench_rollout.SETTINGS:
+        found = bench_rollout.compared(setting, torch.device(registry.device(config["device"])))
+        rows.append(
+            {
+                "what": f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations",
+                "value": found.seconds,
+                "unit": "s",
+                "limit": f"loop {found.loop_seconds:.3g} s, {found.loop_seconds / found.seconds:.1f} times; "
+                f"operations {found.loop_flops / found.flops:.1f} times; costs within {found.difference:.0e}, "
+                f"{found.same_elites:.0%} of the elites the same, in bf16 {found.bf16_elites:.0%}",
+                **asdict(found),
+            }
+        )
+    return rows
+
+
+BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+    "render": render,
+    "load": load,
+    "pretrain": stage1,
+    "posttrain": stage2,
+    "plan": plan,
+    "rollout": rollout,
+    PLANNERS: bench_planners.planners,
+}
+
+
+def _training_rows(
+    model: Any, batch: dict[str, torch.Tensor], trainer: Any, device: torch.device, budget_s: float
+) -> list[Row]:
+    if trainer.compile:
+        compile_blocks(model)
+    optimizer = make_optimizer(model, trainer)
+
+    def step(number: int) -> None:
+        train_step(model, batch, optimizer, trainer, number)
+
+    seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
+    precision = resolved_precision(device, trainer.precision, trained_parameters(optimizer))
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mib()
+    return [
+        {
+            "what": f"training step, batch {trainer.batch_size}, {precision}",
+            "value": trainer.batch_size / seconds,
+            "unit": "clips/s",
+            "limit": _share(flops / seconds, device, budget_s, precision),
+        },
+        {"what": f"peak memory, batch {trainer.batch_size}", "value": memory / 1024, "unit": "GiB"},
+    ]
+
+
+def _share(achieved: float, device: torch.device, budget_s: float, precision: str = "fp32") -> str:
+    peak = peak_flops(device, budget_s, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
+
+
+def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
+    encoder, _, _ = pretrain.configs(config)
+    task = envs.task(config["env"]["name"])
+    shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]}, len(task.proprio_names))
+    actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"] or task.frame_skip)
+    return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)
+
+
+def _sizes(config: dict[str, Any]) -> str:
+    """What is measured, in one line."""
+    encoder, objective, dynamics = config["encoder"], config["objective"], config["dynamics"]
+
+    def shape(part: dict[str, Any]) -> str:
+        return f"{part['depth']} x {part['width']}, {part['heads']} heads"
+
+    height, width = encoder["image_px"]
+    return (
+        f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder['patch_px']}; {objective['context']} "
+        f"{objective['target']}, {objective['frames']} frames, predictor {shape(objective['predictor'])}; dynamics of "
+        f"{dynamics['space']}, {shape(dynamics['predictor'])}"
+    )
+
+
+def _frame(config: dict[str, Any]) -> tuple[int, int, int]:
+    height, width = config["encoder"]["image_px"]
+    return height, width, 3

@@ -1,0 +1,1 @@
+"""What `jepa bench` measures, and the comparison with reference numbers."""

@@ -1,0 +1,38 @@
+"""`jepa doctor golden=FOLDER`: our networks on the device at hand beside numbers that the reference modules gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from commands.shared.console import Console, table
+from commands.shared.errors import RunError
+from world_model.interop.golden import TOLERANCE, compare
+
+
+def check_golden(folder: str, device: str, console: Console) -> int:
+    """Print one line an output of every golden file in the folder; 1 if one differs by more than the tolerance.
+
+    A file alone may be given, too. Raises RunError where there is none, and CheckpointError for one that cannot be
+    read.
+    """
+    place = Path(folder)
+    files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    if not files:
+        raise RunError(f"golden={folder}: there are no golden vectors (*.safetensors)")
+    rows, wrong = [], []
+    for path in files:
+        for found in compare(path, torch.device(device)):
+            fits = found.difference <= TOLERANCE  # false for NaN, too
+            rows.append(
+                [path.stem, found.name, f"{found.difference:.1e}", f"{found.largest:.3g}", "" if fits else "too far"]
+            )
+            if not fits:
+                wrong.append(f"{path.stem}/{found.name}")
+    console.say(table(rows, ["file", "output", "largest difference", "largest value", ""]))
+    if wrong:
+        console.warn(f"jepa doctor: more than {TOLERANCE:g} from the reference on {device}: {', '.join(wrong)}")
+        return 1
+    console.say(f"\n{len(rows)} outputs of {len(files)} files within {TOLERANCE:g} on {device}, fp32")
+    return 0

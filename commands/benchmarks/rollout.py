@@ -1,0 +1,197 @@
+"""One plan with shared and cached keys and values beside the same plan by a plain loop that recomputes its window.
+
+The loop is what the peers do (stable-worldmodel, jepa-wms, DINO-WM): every candidate has a copy of the past, and each
+imagined step runs the predictor over all of past and path. Both have the same weights and draws, and no window slides:
+it holds the past and the whole horizon, so that both compute the same function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from commands.benchmarks.official import timed
+from commands.plan import flops_of
+from planners.cem import CEM, CEMConfig
+from planners.costs import GoalCost
+from planners.sampling import Proposal
+from planners.scoring import score
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.views import FrameViews
+from world_model.predictor import PredictorConfig
+
+STEPS = 5  # horizon, of both settings
+CONTEXT = 3  # frames seen before planning, of both
+BF16_ITERATIONS = 5  # iterations whose candidates are scored in bf16, too, evenly spread: slow where it is emulated
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of a model and of a search."""
+
+    name: str
+    encoder: EncoderConfig
+    dynamics: DynamicsConfig
+    samples: int
+    iterations: int
+
+
+# LeWM's latent (arXiv 2603.19312, appendix D: width 192, 6 layers of 16 heads, MLP 2048, AdaLN, history 3), its search.
+LEWM = Setting(
+    "LeWM-sized, one token",
+    EncoderConfig(image_px=(64, 64), patch_px=16, width=32, depth=1, heads=2, pooled_dim=192),
+    DynamicsConfig("pooled", "features", CONTEXT, STEPS, PredictorConfig(192, 6, 16, 2048 / 192, conditioning="adaln")),
+    samples=300,
+    iterations=30,
+)
+# 64 patch tokens a frame and a predictor of ViT-S's sizes; time and operations grow with candidates and iterations, so
+# a part of a search will do.
+PATCHES = Setting(
+    "ViT-S-sized, 64 tokens",
+    EncoderConfig(image_px=(128, 128), patch_px=16, width=384, depth=1, heads=6),
+    DynamicsConfig("tokens", "features", CONTEXT, STEPS, PredictorConfig(384, 12, 6, conditioning="adaln")),
+    samples=32,
+    iterations=1,
+)
+SETTINGS = (LEWM, PATCHES)
+
+
+@dataclass
+class WindowContext:
+    """Normalised features [B, T, N, F] of all frames seen, and the rows [B, T-1, A] between them."""
+
+    features_BTNF: Tensor
+    rows_BtA: Tensor
+
+
+class Recomputing:
+    """The dynamics of a model by a plain loop (`planners.protocol.Dynamics`, of one environment at a time)."""
+
+    def __init__(self, model: LatentDynamics) -> None:
+        self.model = model
+        self.spec = replace(model.spec, step_bytes=0)
+
+    def observe(
+        self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
+    ) -> WindowContext:
+        """The past as it is."""
+        features = self.model.normalise_features(self.model.encode(frames_BTHWC))
+        return WindowContext(features, self.model.rows(past_actions_BtA, None))
+
+    def imagine(
+        self,
+        context: WindowContext,
+        actions_BSKA: Tensor,
+        generator: Any = None,
+        keep: Literal["path", "last"] = "path",
+    ) -> FrameViews:
+        """Every candidate's window through the whole predictor, once a step."""
+        batch, samples, steps, _ = actions_BSKA.shape
+        window = context.features_BTNF.repeat_interleave(samples, 0)
+        rows = torch.cat(
+            (context.rows_BtA.repeat_interleave(samples, 0), self.model.rows(actions_BSKA.flatten(0, 1), None)), 1
+        )
+        past = context.features_BTNF.shape[1]
+        for step in range(steps):
+            following = self.model.predictor(window, rows[:, : past + step])
+            window = torch.cat((window, following[:, -1:]), 1)
+        path = window[:, past:].unflatten(0, (batch, samples))
+        path = path if keep == "path" else path[:, :, -1:]
+        name = self.model.config.space
+        return FrameViews({name: path.squeeze(-2) if name == "pooled" else path}, keep)
+
+
+class RecordingCEM(CEM):
+    """CEM that keeps all candidates and their costs, and so which were the elites of each iteration."""
+
+    def __init__(self, config: CEMConfig) -> None:
+        super().__init__(config)
+        self.actions: list[Tensor] = []
+        self.costs: list[Tensor] = []
+
+    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
+        """As CEM's."""
+        self.actions.append(actions_BSKA)
+        self.costs.append(cost_BS)
+        return super().update(proposal, actions_BSKA, cost_BS, half_A)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One plan by both ways: seconds and operations of each; the largest difference of a candidate's cost, relative to
+    the largest cost; and the share of elites that are the same, by the loop and, of the same candidates of some
+    iterations, in bf16."""
+
+    seconds: float
+    loop_seconds: float
+    flops: float
+    loop_flops: float
+    difference: float
+    same_elites: float
+    bf16_elites: float
+
+
+def compared(setting: Setting, device: torch.device, repeats: int = 3) -> Compared:
+    """Plan for one environment by both ways, in turns; medians of `repeats`."""
+    torch.manual_seed(0)
+    model = LatentDynamics(setting.dynamics, VideoEncoder(setting.encoder), ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
+    model.to(device).eval()
+    _wake(model)
+    sides: tuple[Any, Any] = (model, Recomputing(model))
+    size = setting.encoder.image_px
+    frames = torch.randint(0, 256, (1, CONTEXT + 1, *size, 3), dtype=torch.uint8, device=device)
+    past = torch.zeros(1, CONTEXT - 1, model.spec.block_dim, device=device)
+    valid = torch.ones(1, CONTEXT, dtype=torch.bool, device=device)
+    cost = GoalCost(view=setting.dynamics.space, metric="sq_l2", reduce="last")
+    with torch.no_grad():
+        goal = model.encode_goal(frames[:, -1])
+        contexts = [side.observe(frames[:, :-1], past, valid) for side in sides]
+
+    def planned(which: int, iterations: int = setting.iterations) -> RecordingCEM:
+        planner = RecordingCEM(
+            CEMConfig(samples=setting.samples, iterations=iterations, horizon=STEPS, elites=setting.samples // 10)
+        )
+        planner.plan(sides[which], contexts[which], goal, cost, seeds=[0])
+        return planner
+
+    ours, loop = planned(0), planned(1)  # a warm-up, too
+    times = [[timed(partial(planned, which))[0] for which in (0, 1)] for _ in range(repeats)]
+    flops, loop_flops = (setting.iterations * flops_of(partial(planned, which, 1)) for which in (0, 1))
+    stride = -(-setting.iterations // BF16_ITERATIONS)
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+        in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in ours.actions[::stride]]
+    gap = max(float((a - b).abs().max()) for a, b in zip(ours.costs, loop.costs, strict=True))
+    mine, theirs = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
+    return Compared(
+        mine,
+        theirs,
+        flops,
+        loop_flops,
+        gap / max(float(costs.max()) for costs in loop.costs),
+        _shared_elites(ours.costs, loop.costs),
+        _shared_elites(ours.costs[::stride], in_bf16),
+    )
+
+
+def _shared_elites(costs: list[Tensor], others: list[Tensor]) -> float:
+    """Share of the best tenth of candidates [1, S] that is the best tenth by other costs, too, over all iterations."""
+    shares = []
+    for one, other in zip(costs, others, strict=True):
+        count = one.shape[1] // 10
+        best = [set(cost[0].topk(count, largest=False).indices.tolist()) for cost in (one, other)]
+        shares.append(len(best[0] & best[1]) / count)
+    return sum(shares) / len(shares)
+
+
+@torch.no_grad()
+def _wake(model: LatentDynamics) -> None:
+    """Weights by which actions matter as in a trained model: those of the modulations start at zero."""
+    model.predictor.get_parameter("action_encoder.weight").normal_()
+    for block in model.predictor.predictor_blocks:
+        assert block.modulation is not None
+        block.modulation.weight.normal_(std=block.modulation.in_features**-0.5)

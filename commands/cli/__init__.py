@@ -1,0 +1,1 @@
+"""The command line: `jepa COMMAND ...`, its help, and sweeps of several runs."""

@@ -1,0 +1,272 @@
+"""`jepa COMMAND [group=choice] [key=value ...]`: read the words, check them, run one command, exit 0, 1 or 2.
+
+How a command is written. `commands/NAME.py` (`import_.py` for `import`) holds the body and `configs/NAME.yaml` the
+keys. The module is imported only when its command runs, so that `jepa --help` stays fast, and defines
+
+    def run(config: dict, folder: RunFolder | None, console: Console) -> int | None
+
+`config` is plain and nested; turn it into dataclasses with `commands.config.compose.build`. `folder` is the locked
+run folder (None for a command without one); call `folder.finish(summary)` as the last thing. None or 0 is
+success. It may also define
+
+    def check(config: dict) -> None
+
+which runs before the folder is made, for what can be known at once (a data file that is missing, sizes that
+do not fit): a ValueError or UsageError there is exit code 2 and leaves nothing behind. Any exception out of
+`run` becomes one sentence and exit code 1 (`errors.explain`); with --traceback it is shown whole.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import keyword
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from commands.shared import processes
+from commands.shared.errors import PACKAGES, RunError, UsageError, explain, listed, nearest
+
+OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: whether it keeps a run folder, and which keys are no part of what identifies its run.
+
+    `grows`: keys that say how far to go; more of them goes on in the same folder. `free`: keys that change no
+    result. `word`: the key that a bare word sets (`jepa bench render` is `jepa bench what=render`). `together`: whether
+    the processes of torchrun work on it together; else the first one runs alone.
+    """
+
+    name: str
+    folder: bool = True
+    grows: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    word: str | None = None
+    together: bool = False
+
+    @property
+    def module(self) -> str:
+        """Where its body is: commands/NAME.py, or NAME_.py where the name is a word of Python."""
+        return f"commands.{self.name}{'_' if keyword.iskeyword(self.name) else ''}"
+
+
+TRAINING_FREE = ("device", "workers", "trainer.checkpoint_every", "trainer.parallel")
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("doctor", folder=False),
+        Command("collect", free=("workers", "device")),
+        Command("import", free=("device",)),
+        Command("pretrain", grows=("trainer.steps",), free=(*TRAINING_FREE, "video.workers"), together=True),
+        Command("posttrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
+        Command("plan", free=("workers", "videos")),
+        Command("probe"),
+        Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),
+        Command("export", folder=False),
+        Command("bench", word="what"),
+        Command("demo", free=("workers", "videos")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line taken apart: command, options, and the words left for the configuration."""
+
+    command: str | None
+    words: list[str]
+    help: bool = False
+    multirun: bool = False
+    traceback: bool = False
+    version: bool = False
+
+
+def read_line(argv: Sequence[str]) -> Line:
+    """Take the command line apart; UsageError for an unknown command, option or bare word."""
+    options = [word for word in argv if word.startswith("-")]
+    for option in options:
+        if option not in OPTIONS:
+            raise UsageError(f"{option} is no option{nearest(option, OPTIONS)} (options: {listed(OPTIONS)})")
+    words = [word for word in argv if not word.startswith("-")]
+    flags = {
+        "help": bool({"--help", "-h"} & set(options)),
+        "multirun": bool({"--multirun", "-m"} & set(options)),
+        "traceback": "--traceback" in options,
+        "version": "--version" in options,
+    }
+    if not words:
+        return Line(None, [], **flags)
+    name, *rest = words
+    if name == "help":
+        return Line(rest[0] if rest else None, [], **{**flags, "help": True})
+    if name not in COMMANDS:
+        raise UsageError(f"{name} is no command{nearest(name, COMMANDS)} (commands: {listed(COMMANDS)})")
+    return Line(name, [_full_word(COMMANDS[name], word) for word in rest], **flags)
+
+
+def _full_word(command: Command, word: str) -> str:
+    if "=" in word or word.startswith("~"):
+        return word
+    if command.word is not None:
+        return f"{command.word}={word}"
+    raise UsageError(
+        f"'{word}' is not key=value: jepa {command.name} group=choice key=value "
+        f"(jepa {command.name} --help lists groups and keys)"
+    )
+
+
+def check_shadows() -> None:
+    """Raise RunError if Python finds another folder under the name of one of our packages."""
+    home = Path(__file__).resolve().parents[2]
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [Path(place).resolve() for place in (spec.submodule_search_locations or [])] if spec else []
+        if places[:1] != [home / name]:
+            found = places[0] if places else (spec.origin if spec else "nowhere")
+            raise RunError(
+                f"the package '{name}' is found at {found} instead of {home / name}: rename that folder, "
+                "or take its parent out of PYTHONPATH"
+            )
+
+
+def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:
+    """Run one composed configuration (find its folder, import, check, run) and return the exit code."""
+    from commands.shared.runs import RunFolder
+
+    folder = RunFolder(composed, standard, command.grows, command.free) if command.folder else None
+    if folder is not None:
+        folder.writes = processes.rank() == 0
+        folder.check()
+        summary = folder.finished()
+        if summary is not None:
+            console.say(f"{folder.path} is finished{': ' if summary else ''}{summary}")
+            return 0
+    module = importlib.import_module(command.module)
+    if folder is not None and composed.config.get("device", "auto") not in ("auto", "cpu"):
+        from commands.config.registry import device
+
+        device(str(composed.config["device"]))
+    if hasattr(module, "check"):
+        _checked(module, composed.config)
+    if folder is None:
+        return module.run(composed.config, None, console) or 0
+    with folder:
+        console.say(f"{'going on in' if folder.resumed else 'writing to'} {folder.path}")
+        return module.run(composed.config, folder, console) or 0
+
+
+def _checked(module: Any, config: dict[str, Any]) -> None:
+    try:
+        module.check(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `jepa`. Returns the exit code: 0 success, 1 failure, 2 wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = "--traceback" in argv
+    label = "jepa"
+    _stop_on_sigterm()
+    try:
+        line = read_line(argv)
+        label = f"jepa {line.command}" if line.command else "jepa"
+        if processes.idle(line, COMMANDS):
+            return 0
+        return _dispatch(line)
+    except KeyboardInterrupt:
+        if processes.rank() == 0:
+            print(f"{label}: stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output (head, less) left; closing stdout again at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return fail(error, label, show)
+
+
+def fail(error: BaseException, label: str, show: bool) -> int:
+    """Print the one sentence for an exception (the traceback before it where asked); return the exit code."""
+    code, sentence = explain(error)
+    if processes.rank():
+        if code == UsageError.exit_code:  # the first process says the same
+            return code
+        label = f"{label}, process {processes.rank()}"
+    if show:
+        traceback.print_exception(error)
+    print(f"{label}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _run_or_fail(command: Command, show: bool, composed: Any, standard: Any) -> int:
+    """One run of a sweep: its failure is told and stops no other."""
+    from commands.shared.console import Console
+
+    try:
+        return run_once(command, composed, standard, Console())
+    except Exception as error:
+        return fail(error, f"jepa {command.name}", show)
+
+
+def _dispatch(line: Line) -> int:
+    if line.version:
+        print(f"jepa {_version()}")
+        return 0
+    if line.command is None:
+        from commands.cli.help import overview
+
+        print(overview(COMMANDS))
+        return 0 if line.help else 2
+    check_shadows()
+    command = COMMANDS[line.command]
+    if line.help:
+        from commands.cli.help import details
+
+        print(details(command, line.words))
+        return 0
+    if line.multirun:
+        if processes.several() and command.together:
+            raise UsageError("--multirun starts runs of one process: without torchrun, or one torchrun a configuration")
+        from commands.cli.sweep import multirun
+
+        return multirun(command, line.words, partial(_run_or_fail, command, line.traceback))
+    from commands.config.compose import compose, standard
+    from commands.shared.console import Console, silent
+
+    composed = compose(command.name, line.words)
+    with processes.joined(command, composed.config) as speaks:
+        return run_once(command, composed, standard(command.name), Console() if speaks else silent())
+
+
+def _version() -> str:
+    try:
+        return metadata.version("jepa")
+    except metadata.PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def _stop_on_sigterm() -> None:
+    """Treat SIGTERM (Slurm, containers) as Ctrl-C, so that files are closed and locks released."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

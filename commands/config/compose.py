@@ -1,0 +1,378 @@
+"""From the words of a command line to a checked configuration, and from that to frozen dataclasses.
+
+`compose` reads the YAML in `pkg://configs` through Hydra, after every word has been checked here: a group, a
+choice or a key that does not exist is a `UsageError` with the nearest names, before anything heavy is
+imported. What comes out is a plain nested dict; no part of Hydra goes further than this file and `sweep.py`.
+`build` (from `typed.py`) turns such a dict into a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from commands.config.typed import build
+from commands.shared.errors import UsageError, listed, nearest, one_line
+
+__all__ = [
+    "CONFIGS",
+    "HYDRA_VERSION",
+    "Composed",
+    "build",
+    "choices",
+    "compose",
+    "flatten",
+    "nested",
+    "parse",
+    "standard",
+]
+
+CONFIGS = "configs"
+HYDRA_VERSION = "1.3"
+# Hydra takes any word `data=...` for a choice of the group configs/data, also in a command where `data` is a
+# file. Such words travel as `++given.data=...`, and `resolved` puts them in their place.
+ASIDE = "given"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A command's configuration: nested plain values, and the choice of each group ("env" -> "reacher")."""
+
+    command: str
+    config: dict[str, Any]
+    choices: dict[str, str]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {"a.b": value} for the leaves of a nested dict; an empty dict is a leaf."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config} if prefix else {}
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return out
+
+
+@contextmanager
+def hydra_loader() -> Iterator[Any]:
+    """Give Hydra's config loader over `pkg://configs`, and take Hydra's global state away again."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_module(config_module=CONFIGS, version_base=HYDRA_VERSION):
+        yield GlobalHydra.instance().config_loader()
+
+
+def parse(command: str, words: list[str], loader: Any) -> list[Any]:
+    """Parse `key=value` words into Hydra's Override objects; a word that is none is a UsageError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create(config_loader=loader)
+    overrides = []
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise UsageError(f"'{word}' is not key=value (jepa {command} --help lists groups and keys)")
+        try:
+            overrides += parser.parse_overrides([word])
+        except HydraException as error:
+            raise UsageError(f"'{word}' cannot be read as key=value") from error
+    return overrides
+
+
+def compose(command: str, words: list[str]) -> Composed:
+    """Check the words against the configuration of `command`, and return it composed and resolved.
+
+    Raises UsageError for a group, choice or key that is unknown, a value of another kind than the default's,
+    several values where one is meant, and a required key (`???`) that is not given.
+    """
+    usual = standard(command)
+    with hydra_loader() as loader:
+        overrides = parse(command, _expanded(usual, words, loader), loader)
+        chosen, values = _split(command, overrides, usual.choices, loader)
+        known = with_choices(command, chosen) if chosen else usual
+        for override in values:
+            _check_value(command, override, known.config, usual.choices)
+        config = _composed(command, chosen + [_as_word(item.input_line, known.config) for item in values])
+        return Composed(command, resolved(command, config), known.choices)
+
+
+@cache
+def standard(command: str) -> Composed:
+    """Return the command's configuration without any words, unresolved; what must be given is still '???'."""
+    with hydra_loader():
+        return with_choices(command, [])
+
+
+def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[str]]]:
+    """Return the configuration with the words' choices, nothing resolved, and the choices each group has."""
+    usual = standard(command)
+    with hydra_loader() as loader:
+        chosen, _ = _split(command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
+        options = {group: _offered(loader, group, usual.choices) for group in usual.choices}
+        return with_choices(command, chosen) if chosen else usual, options
+
+
+def choices(group: str) -> list[str]:
+    """Return the names that `group=` may be given."""
+    with hydra_loader() as loader:
+        return _options(loader, group)
+
+
+def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
+    """["a.b=1", "a.c=[2,3]"] as {"a": {"b": 1, "c": [2, 3]}}, with what is nested already; UsageError for a word that
+    is not key=value."""
+    from omegaconf import OmegaConf
+
+    strange = [word for word in words if not isinstance(word, dict) and "=" not in str(word)]
+    if strange:
+        raise UsageError(f"'{strange[0]}' is not key=value")
+    parts = [OmegaConf.from_dotlist([word]) if isinstance(word, str) else word for word in words]
+    return _plain(OmegaConf.merge({}, *parts))
+
+
+def expand(command: str, words: list[str]) -> list[str]:
+    """Return the words of a sweep as Hydra itself can take them: see ASIDE."""
+    usual = standard(command)
+    with hydra_loader() as loader:
+        return [_as_word(word, usual.config) for word in _expanded(usual, words, loader)]
+
+
+def _expanded(usual: Composed, words: list[str], loader: Any) -> list[str]:
+    aside = [key for key in usual.config if key not in usual.choices and loader.get_group_options(key)]
+    out = []
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        word = f"++{ASIDE}.{key}={value}" if key in aside and "=" in word else word
+        out.append(_quoted(word, loader))
+    return out
+
+
+def _quoted(word: str, loader: Any) -> str:
+    """Return the word, its value in quotes where Hydra's grammar cannot read it bare (a file (1).h5)."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    key, equals, value = word.partition("=")
+    try:
+        OverridesParser.create(config_loader=loader).parse_override(word)
+        return word
+    except HydraException:
+        return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if equals else word
+
+
+def with_choices(command: str, chosen: list[str]) -> Composed:
+    """Return the configuration with these choices, unresolved."""
+    config = _composed(command, chosen) if chosen else _wordless(command)
+    return Composed(command, _plain(_own(command, config)), runtime_choices(config))
+
+
+def runtime_choices(config: Any) -> dict[str, str]:
+    """Return {"env": "reacher", ...} of a configuration with Hydra's own node, in the YAML's order."""
+    chosen = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
+    return {key: chosen[key] for key in reversed(chosen) if not key.startswith("hydra/")}
+
+
+def resolved(command: str, config: Any) -> dict[str, Any]:
+    """Return an OmegaConf configuration as plain nested values, without what is not the command's own.
+
+    Raises UsageError where a required key is not given or a reference leads nowhere.
+    """
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    config = _own(command, config)
+    with open_dict(config):
+        config.merge_with(config.pop(ASIDE, {}))
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        given = " ".join(f"{key}=..." for key in missing)
+        raise UsageError(f"{listed(missing)} must be given: jepa {command} {given}")
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(one_line(error)) from error
+    assert isinstance(plain, dict), type(plain)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return the unresolved nested values of a composed configuration."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict), type(plain)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _own(command: str, config: Any) -> Any:
+    """Return what the command has keys for: without Hydra's node, and without what a recipe says to other commands."""
+    from omegaconf import OmegaConf
+
+    keys = {str(key) for key in _wordless(command)} - {"hydra"} | {ASIDE}
+    return OmegaConf.masked_copy(config, [key for key in config if key in keys])
+
+
+@cache
+def _wordless(command: str) -> Any:
+    return _composed(command, [])
+
+
+def _composed(command: str, words: list[str]) -> Any:
+    """Run Hydra's own composition; what it still finds wrong becomes a UsageError."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return hydra_compose(command, overrides=words, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise UsageError(f"{one_line(cause)} (jepa {command} --help lists groups and keys)") from error
+
+
+def _options(loader: Any, group: str) -> list[str]:
+    """The choices of a group: its files, but for those that only others take in (_shared.yaml), and those in folders of
+    it as "folder/choice"."""
+    from hydra.core.object_type import ObjectType
+
+    group = group.partition("@")[0]
+    inner = [
+        f"{folder}/{choice}"
+        for folder in loader.get_group_options(group, ObjectType.GROUP)
+        for choice in loader.get_group_options(f"{group}/{folder}")
+    ]
+    return sorted(name for name in loader.get_group_options(group) if not name.startswith("_")) + sorted(inner)
+
+
+def _offered(loader: Any, group: str, groups: dict[str, str]) -> list[str]:
+    """Return the choices of a group that a command with these groups has: a recipe that sets another group is for
+    another command."""
+    folder = group.partition("@")[0]
+    return [name for name in _options(loader, group) if _overridden(f"{folder}/{name}") <= groups.keys()]
+
+
+@cache
+def _overridden(file: str) -> frozenset[str]:
+    """Return the groups that a file, or a file it takes in whole, chooses itself ("override /GROUP: choice")."""
+    import yaml
+
+    text = resources.files(CONFIGS).joinpath(f"{file}.yaml").read_text(encoding="utf-8")
+    if "defaults:" not in text:
+        return frozenset()
+    found: set[str] = set()
+    for item in yaml.safe_load(text)["defaults"]:
+        if isinstance(item, dict):
+            found |= {str(key).removeprefix("override /") for key in item if str(key).startswith("override /")}
+        elif item != "_self_":
+            found |= _overridden(f"{file.rpartition('/')[0]}/{item}")
+    return frozenset(found)
+
+
+def _split(command: str, overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
+    """Separate checked group choices (as words) from overrides of values (as Override objects)."""
+    chosen, values = [], []
+    for override in overrides:
+        key = _key(override)
+        if override.is_sweep_override():
+            key = key.removeprefix(f"{ASIDE}.")
+            raise UsageError(
+                f"{key}={_after_equals(override)} gives several values: add --multirun for one run each, "
+                f"or write a list as {key}=[a,b]"
+            )
+        if override.is_delete():
+            raise UsageError(f"{override.input_line}: a key cannot be taken away, only set (key=value)")
+        if override.is_hydra_override():
+            raise UsageError(f"{override.input_line} steers Hydra's launcher: it goes with --multirun only")
+        if key not in standard:
+            values.append(override)
+            continue
+        choice, options = str(override.value()), _offered(loader, key, standard)
+        if choice not in options:
+            raise UsageError(
+                f"{key}={choice}: there is no such {key.partition('@')[0]}{nearest(choice, options)} "
+                f"(choices: {listed(options)})"
+            )
+        chosen.append(f"{key}={choice}")
+    return chosen, values
+
+
+def _key(override: Any) -> str:
+    package = f"@{override.package}" if override.package else ""
+    return f"{override.key_or_group}{package}"
+
+
+def _after_equals(override: Any) -> str:
+    return str(override.input_line).partition("=")[2]
+
+
+def _as_word(word: str, known: dict[str, Any]) -> str:
+    """Return the word as Hydra wants it: with "++" where it adds to an open (empty) mapping."""
+    word = word.lstrip("+")
+    found, default = _find(known, word.partition("=")[0])
+    return f"++{word}" if default == {} or not found and word.startswith(f"{ASIDE}.") else word
+
+
+def _find(tree: dict[str, Any], key: str) -> tuple[bool, Any]:
+    """Look a dotted key up: (True, value), or (False, the last thing that was found on the way)."""
+    node: Any = tree
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False, node
+        node = node[part]
+    return True, node
+
+
+def _check_value(command: str, override: Any, known: dict[str, Any], groups: dict[str, str]) -> None:
+    """Raise UsageError unless the key exists and the value is of the same kind as its default."""
+    key, value = _key(override).removeprefix(f"{ASIDE}."), override.value()
+    found, default = _find(known, key)
+    if not found and default == {}:
+        return
+    if not found:
+        raise UsageError(
+            f"'{key}' is no group or key of jepa {command}{nearest(key, [*groups, *flatten(known)])} "
+            f"(jepa {command} --help lists them)"
+        )
+    group, _, last = key.partition(".")
+    if last == "name" and isinstance(known.get(group), dict):
+        raise UsageError(f"{key} follows from the group: choose with {group}={value}")
+    _check_kind(key, value, default)
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Compare a value with its default by kind; the exact type is checked again where a dataclass is
+    built."""
+    if isinstance(default, dict):
+        if not isinstance(value, dict):
+            raise UsageError(
+                f"{key}={value}: {key} holds several keys; set one of them: {listed(flatten(default, key))}"
+            )
+        for name, inner in value.items():
+            if default and name not in default:
+                raise UsageError(f"'{key}.{name}' is no key{nearest(name, default)} (keys: {listed(default)})")
+            if default:
+                _check_kind(f"{key}.{name}", inner, default[name])
+        return
+    wanted = _kind(default)
+    if value is None or wanted in ("anything", "text") and not isinstance(value, (dict, list)):
+        return
+    if wanted not in ("anything", _kind(value)):
+        raise UsageError(f"{key}={value}: {key} is {wanted} (by default {default})")
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, str) and (value == "???" or "${" in value):
+        return "anything"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, list):
+        return "a list"
+    return "text"

@@ -1,0 +1,107 @@
+"""What an evaluation plays: the model, the floors of the protocol, and the true simulator in the model's place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from commands.config import registry
+from commands.config.compose import build, standard
+from commands.evaluation.oracle import OracleDynamics, OraclePolicy
+from commands.evaluation.protocol import Cases, RandomPolicy, Rollouts, Setting, ZeroPolicy, run_episodes
+from commands.shared.console import Console
+from envs.task_spec import TaskSpec
+from envs.vector import VectorGoalEnv
+from planners.costs import GoalCost
+from planners.mpc import MPC, MPCConfig
+
+MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
+    "model",
+    "random",
+    "zero action",
+    "oracle",
+    "oracle, model's cost",
+)
+
+
+def planner_parts(config: dict[str, Any]) -> tuple[Any, GoalCost, MPCConfig]:
+    """Planner, cost and receding-horizon settings of the planner group."""
+    rest = {key: value for key, value in config.items() if key not in ("cost", "mpc")}
+    return (
+        registry.made("planner", rest),
+        build(GoalCost, config["cost"], "planner.cost"),
+        build(MPCConfig, config["mpc"], "planner.mpc"),
+    )
+
+
+def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[str, Callable[[], Rollouts]]:
+    """Every row of the protocol, as a function that plays it; those of a model only where the setting has one."""
+    planner, cost, mpc = planner_parts(config["planner"])
+    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
+    felt = {} if model is None or model.spec.proprio == "none" else {"proprio": True}
+    kwargs = {**setting.about["env_kwargs"], **felt}
+    workers = config["workers"] or os.cpu_count() or 1
+    in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
+    budget = protocol.budget
+    assert budget is not None
+
+    def play(policy: Any, what: str, some: Cases = cases, videos: int = 0) -> Rollouts:
+        with console.progress(what, budget, "environment steps") as progress:
+            return run_episodes(policy, in_process, some, budget, videos, lambda done: progress.update(done))
+
+    def simulator(with_model: Any) -> OracleDynamics:
+        return OracleDynamics(envs.make(task.name, **kwargs), with_model, planner.horizon, workers, setting.frame_skip)
+
+    def oracle() -> Rollouts:
+        true_cost = replace(cost, view="truth", token_keep=1.0, distance=truth_distance(task))
+        return play(OraclePolicy(simulator(None), oracle_planner(planner, {}), true_cost, mpc), ORACLE_ROW)
+
+    def oracle_cost() -> Rollouts:
+        small = protocol.oracle_cost
+        less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
+        brief = replace(mpc, receding_steps=small.receding_steps)
+        policy = OraclePolicy(simulator(model), oracle_planner(planner, less), cost, brief)
+        return play(policy, ORACLE_COST_ROW, cases.first(small.episodes))
+
+    rows: dict[str, Callable[[], Rollouts]] = {
+        RANDOM_ROW: lambda: play(RandomPolicy(task), RANDOM_ROW),
+        ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW),
+    }
+    if model is not None:
+        played = {MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=config["videos"])}
+        rows = played | rows
+    if protocol.oracle:
+        rows[ORACLE_ROW] = oracle
+    if protocol.oracle_cost.episodes and model is not None:
+        rows[ORACLE_COST_ROW] = oracle_cost
+    return rows
+
+
+def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
+    """The planner as the simulator can serve it, with the settings `less` that it has: the simulator gives no
+    gradients, so that CEM of the same horizon stands in for planners that follow some (results: oracle_planner)."""
+    if planner.needs_gradient:
+        given = standard("plan").config["planner"]
+        rest = {key: value for key, value in given.items() if key not in ("cost", "mpc")}
+        planner = registry.made("planner", {**rest, "horizon": planner.horizon})
+    own = {field.name for field in fields(planner.config)}
+    settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}
+    if less and "keep_elites" in own:
+        settings["keep_elites"] = min(planner.config.keep_elites, less["elites"])
+    return type(planner)(replace(planner.config, **settings))
+
+
+def truth_distance(task: TaskSpec) -> Any:
+    """The task's true distance as a cost on the `truth` view."""
+
+    def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(task.distance(imagined.cpu().numpy(), goal.cpu().numpy())))
+
+    return distance

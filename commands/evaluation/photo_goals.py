@@ -1,0 +1,200 @@
+"""`jepa plan goal=photo.png`: reach what a picture shows, from held-out starts, where no true distance is known.
+
+Several pictures (`goal=[first.png,then.png]`) are sub-goals, taken one after the other. What comes out is judged in the
+model's own features (RMS over the cost's view, as the planner's `metric=l2`) and by eye on videos; success rates need
+goals whose state is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from commands.evaluation.protocol import RandomPolicy, Rollouts, Setting, run_episodes
+from commands.posttrain import split_rows
+from commands.report import page
+from commands.report.videos import write_videos
+from commands.shared.console import Console
+from commands.shared.errors import RunError, UsageError
+from commands.shared.runs import write_atomic, write_json
+from envs.vector import VectorGoalEnv
+from planners.costs import feature_distance
+from world_model.dynamics import LatentDynamics
+from world_model.nn.pools import normed_tokens
+
+SCHEMA = 1
+UNIT = "apart in features"
+KNOWN_FRAMES, TRIED_FRAMES = 512, 128  # of train and val, which a picture is compared with
+STRANGE = 1.5  # times as far from the nearest known frame as the strangest tried one
+
+
+class TowardsPhotos:
+    """A policy that is told the same pictures, uint8 [G, H, W, 3], whatever the goals of its episodes are."""
+
+    def __init__(self, policy: Any, photos: NDArray[np.uint8]) -> None:
+        self.policy, self.told = policy, photos[0] if len(photos) == 1 else photos
+        self.act = policy.act
+
+    def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
+        self.policy.reset(np.repeat(self.told[None], len(seeds), 0), seeds)
+
+
+def check_goals(config: dict[str, Any]) -> list[str]:
+    """The picture files of `goal`. UsageError for several of them where nothing would ever switch them."""
+    given = config["goal"]
+    goals = [str(given)] if isinstance(given, str) else [str(goal) for goal in given]
+    switching = config["planner"]["mpc"]
+    if not goals or len(goals) > 1 and not (switching["reached_cost"] or switching["subgoal_steps"]):
+        raise UsageError(
+            f"goal holds {len(goals)} pictures; several are switched by planner.mpc.reached_cost or "
+            "planner.mpc.subgoal_steps, one of which must be above 0"
+        )
+    return goals
+
+
+def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image file as uint8 [H, W, 3]. RunError if it cannot be read, UsageError for another size than the model's."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise RunError(f"goal={path}: there is no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise RunError(f"goal={path} cannot be read as an image ({error})") from error
+    if pixels.shape[:2] != tuple(frame_hw):
+        raise UsageError(
+            f"goal={path} has {pixels.shape[0]}x{pixels.shape[1]} pixels and the model needs "
+            f"{frame_hw[0]}x{frame_hw[1]}: crop and scale it"
+        )
+    return pixels
+
+
+def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, console: Console) -> str:
+    """Play the setting's starts towards the picture or pictures config["goal"]; writes results.json, videos and
+    report.html into `folder` and returns the headline, which is about the last picture."""
+    model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
+    assert budget is not None
+    goals = check_goals(config)
+    photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
+    for goal, photo in zip(goals, photos, strict=True):
+        times = strangeness(model, setting.reader, photo)
+        if times > STRANGE:
+            console.warn(
+                f"jepa plan: goal={goal} looks unlike the data: its features are {times:.1f} times as far from the "
+                "nearest training frame as those of the strangest held-out frame; is it of another environment, camera "
+                "or light?"
+            )
+    felt = {} if model.spec.proprio == "none" else {"proprio": True}
+    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **felt})
+    view = config["planner"]["cost"]["view"]
+    runs: dict[str, Rollouts] = {}
+    for name, method in (("model", policy), ("random", RandomPolicy(task))):
+        with console.progress(name, budget, "environment steps") as progress:
+            runs[name] = run_episodes(
+                TowardsPhotos(method, photos), make, cases, budget, len(cases.seeds), lambda done: progress.update(done)
+            )
+    frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
+    apart = {name: distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
+    count = config["videos"]
+    film = replace(
+        runs["model"],
+        distances=apart["model"][:count],
+        frames=frames["model"][:count],
+        goal_frames=np.repeat(photos[-1:], min(count, len(cases.seeds)), 0),
+    )
+    unjudged = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
+    videos = write_videos(film, cases, unjudged, folder / "videos") if count else []
+    methods = {name: _summary(d) for name, d in apart.items()}
+    for goal, photo in zip(goals[:-1], photos[:-1], strict=True):
+        methods[f"model, from {goal} on the way"] = _summary(distances(model, view, frames["model"], photo))
+    headline = (
+        f"{task.name}: towards {goals[-1]} from {len(cases.seeds)} starts, feature distance "
+        f"{methods['model']['start']:.2f} at the start, {methods['model']['least']:.2f} at the nearest, "
+        f"{methods['model']['final']:.2f} at the end; random actions {methods['random']['least']:.2f} at the nearest"
+    )
+    write_json(
+        folder / "results.json",
+        {
+            "schema": SCHEMA,
+            "task": task.name,
+            "goal": goals[-1],
+            "sub_goals": goals[:-1],
+            "unit": f"{UNIT} ({view})",
+            "episodes": len(cases.seeds),
+            "methods": methods,
+        },
+    )
+    _report(headline, methods, videos, folder / "report.html")
+    return headline
+
+
+@torch.no_grad()
+def distances(
+    model: LatentDynamics, view: str, frames: NDArray[np.uint8], photo: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """RMS distance [n, T] of frames [n, T, H, W, 3] from the picture, in a view of the model."""
+    device = model.spec.device
+    goal = model.encode_goal(torch.from_numpy(photo[None].copy()).to(device)).view(view)
+    rows = []
+    for episode in frames:
+        seen = model.encode_goal(torch.from_numpy(episode).to(device)).view(view)
+        rows.append(feature_distance(seen[None, None], goal, "l2", goal.ndim - 1)[0, 0].double().cpu().numpy())
+    return np.stack(rows)
+
+
+@torch.no_grad()
+def strangeness(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]) -> float:
+    """How far a picture's tokens are from those of the nearest of some train frames, over the same of that val frame
+    for which it is largest."""
+
+    def tokens(frames: NDArray[np.uint8]) -> torch.Tensor:
+        found = model.encoder.encode_frames(torch.from_numpy(frames[None]).to(model.spec.device))[0]
+        return normed_tokens(found).float()
+
+    known = tokens(_spread(reader, "train", KNOWN_FRAMES))
+    tried = torch.cdist(tokens(_spread(reader, "val", TRIED_FRAMES)), known).amin(1).max()
+    return float(torch.cdist(tokens(photo[None].copy()), known).min() / tried.clamp_min(1e-6))
+
+
+def _spread(reader: Any, split: str, count: int) -> NDArray[np.uint8]:
+    """Frames [n, H, W, 3] from all over a split."""
+    rows = split_rows(reader, split)
+    return reader.gather("pixels", rows[:: max(1, len(rows) // count), None])[:, 0]
+
+
+def _summary(distances_nT: NDArray[np.float64]) -> dict[str, float]:
+    """Medians over episodes of the distance at the start, at the nearest moment after it, and at the end."""
+    return {
+        "start": float(np.median(distances_nT[:, 0])),
+        "least": float(np.median(distances_nT[:, 1:].min(1))),
+        "final": float(np.median(distances_nT[:, -1])),
+    }
+
+
+def _report(headline: str, methods: dict[str, dict[str, float]], videos: Sequence[Path], path: Path) -> None:
+    moments = ("start", "least", "final")
+    rows = [[escape(name), *(f"{row[moment]:.3g}" for moment in moments)] for name, row in methods.items()]
+    text = (
+        "Left the episode, right the picture. Numbers are the root mean square distance from the picture in the "
+        "features the planner compares, medians over starts; no true distance is known for a picture."
+    )
+    shown = "".join(page.video(video, f"start {number}") for number, video in enumerate(videos))
+    title = "Towards a picture"
+    parts = [
+        f"<h1>{title}</h1>",
+        page.paragraph(headline, "headline"),
+        page.paragraph(text, "note"),
+        page.table(["method", "start", "nearest", "end"], rows),
+        page.section("Episodes on video", f'<div class="videos">{shown}</div>'),
+    ]
+    write_atomic(path, page.document(title, parts))

@@ -1,0 +1,111 @@
+"""What a user may have done wrong, as exceptions that carry one sentence and an exit code.
+
+`UsageError` (exit 2) says that the command as typed cannot mean anything; `RunError` (exit 1) that it could
+not be done here and now. Both messages hold what is wrong, the value, the choices and the next command.
+`explain` turns whatever a command raised into that one sentence; the packages below `commands` raise plain
+`ValueError` and `OSError`, so that they need not know this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+PACKAGES = ("commands", "configs", "data", "envs", "planners", "world_model")
+
+# Likeness (0 to 1, difflib) below which a name is no guess worth making.
+LEAST_ALIKE = 0.6
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_CUDA = ("Torch not compiled with CUDA enabled", "Found no NVIDIA driver", "No CUDA GPUs are available")
+
+
+class UserError(Exception):
+    """A mistake that one sentence explains. Not raised itself; see the two below."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The command line or a configuration value is wrong: nothing has been started or written."""
+
+    exit_code = 2
+
+
+class RunError(UserError):
+    """The command is right and cannot go on: a file, a device or a folder is not what it should be."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean a or b?" for the names in `known` closest to `word`, or "" where none is close.
+
+    A word without a dot is also compared with the last part of dotted names: `lr` finds `trainer.lr`.
+    """
+    scores: dict[str, float] = {}
+    for name in set(known):
+        parts = [name] if "." in word else [name, name.rpartition(".")[2]]
+        scores[name] = max(difflib.SequenceMatcher(None, word.lower(), part.lower()).ratio() for part in parts)
+    best = max(scores.values(), default=0.0)
+    if best < LEAST_ALIKE:
+        return ""
+    found = sorted((name for name in scores if scores[name] > best - 0.1), key=lambda name: (-scores[name], name))
+    return f"; did you mean {' or '.join(found[:3])}?"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return the names with commas, cut after `most` of them."""
+    names = list(names)
+    more = f", ... ({len(names) - most} more)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether `error` means that no space is left, also where a library wraps the system's own error."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    text = str(error)
+    return "No space left on device" in text or "Disk quota exceeded" in text
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the one sentence for an exception that left a command."""
+    if isinstance(error, UserError):
+        return error.exit_code, one_line(error)
+    if is_disk_full(error):
+        path = getattr(error, "filename", None)
+        where = f" while writing {path}" if path else ""
+        return 1, (
+            f"the disk is full{where}: free some space, or write elsewhere with runs=FOLDER; "
+            "what was finished is kept and the same command goes on"
+        )
+    if any(text in str(error) for text in NO_CUDA):
+        return 1, "CUDA was asked for and this machine has none that torch can use: device=auto or device=cpu"
+    if isinstance(error, ValueError):
+        return 1, one_line(error)
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        name = error.filename if error.filename is not None else one_line(error)
+        return 1, f"{os.strerror(error.errno) if error.errno else 'cannot open'}: {name}"
+    if isinstance(error, OSError):
+        return 1, one_line(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    if type(error) is RuntimeError and frames and _raised_by_us(frames[-1]):
+        return 1, one_line(error)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return 1, f"{type(error).__name__}: {one_line(error)}{place}; --traceback shows where it came from"
+
+
+def _raised_by_us(frame: traceback.FrameSummary) -> bool:
+    """Tell a `raise RuntimeError("a sentence")` of our packages from an error inside a library they
+    called."""
+    home = Path(__file__).resolve().parents[2]
+    folder = Path(frame.filename).resolve()
+    ours = folder.is_relative_to(home) and folder.relative_to(home).parts[0] in PACKAGES
+    return ours and (frame.line or "").lstrip().startswith("raise ")
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an exception without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,49 @@
+"""Commands under torchrun: which process runs, speaks and writes. Without torchrun nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from commands.shared.errors import RunError, UsageError
+
+
+def several() -> bool:
+    """Whether this process is one of torchrun's several."""
+    world = os.environ.get("WORLD_SIZE", "")
+    return world.isdigit() and int(world) > 1
+
+
+def rank() -> int:
+    """Number of this process; 0 for the first one, and where there is one alone."""
+    return int(os.environ.get("RANK", "0")) if several() else 0
+
+
+def idle(line: Any, commands: Mapping[str, Any]) -> bool:
+    """Whether this process has nothing to do: beside the first one, unless the command is worked on together."""
+    if rank() == 0:
+        return False
+    return line.command is None or line.help or line.version or not commands[line.command].together
+
+
+@contextmanager
+def joined(command: Any, config: Mapping[str, Any]) -> Iterator[bool]:
+    """Join the other processes for a command that they work on together; whether this one speaks."""
+    if not several() or not command.together:
+        yield True
+        return
+    import torch
+
+    from commands.config.registry import device
+    from world_model.distributed import DistributedError, launched, together
+
+    name = device(str(config["device"]))
+    if ":" in name or name == "mps":
+        raise UsageError(f"device={name} is one device for several processes: device=auto, device=cuda or device=cpu")
+    try:
+        with together(launched(), torch.device(name)):
+            yield rank() == 0
+    except DistributedError as error:
+        raise RunError(str(error)) from error

@@ -1,0 +1,271 @@
+"""Run folders: runs/COMMAND/NAME, found again by the same command, and files that are whole or absent.
+
+NAME is `name=` or is made from the choices that differ from the defaults and a hash of the resolved
+configuration, never a time stamp. A folder holds
+
+    config.json    the resolved configuration
+    run.json       command, seed, and per start: commit, versions, command line (appended when they change)
+    finished.json  written last: a summary, and how far the run went
+    .lock          held while a process works here
+
+Keys that only say how far to go (`grows`, as trainer.steps) or how to get there (`free`, as workers) belong
+to no identity: asking for more steps finds the same folder and goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from commands.config.compose import Composed, flatten
+from commands.config.recipes import baseline
+from commands.shared.errors import RunError, UsageError, listed
+
+VERSIONS = (
+    "jepa",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "mujoco",
+    "dm-control",
+    "gymnasium",
+    "h5py",
+    "av",
+    "hydra-core",
+)
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")
+# The keys every command has that say where a run is kept, not what it is.
+PLACE = ("name", "runs")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: tensors and arrays as lists, paths as text, NaN and infinity as
+    null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def write_atomic(path: Path | str, content: bytes | str) -> None:
+    """Write a whole file or none: a temporary neighbour, synced, then renamed over `path`."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_atomic(path, json.dumps(plain(value), indent=2) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Return the value in a JSON file; RunError names a file that holds none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): move it away and run again") from error
+
+
+def identity(config: Mapping[str, Any], apart: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the flat configuration without the keys (or whole branches) in `apart`."""
+    outside = (*PLACE, *apart)
+    return {
+        key: value
+        for key, value in flatten(plain(config)).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in outside)
+    }
+
+
+def run_name(composed: Composed, standard: Composed, apart: Sequence[str] = ()) -> str:
+    """Return `name=`, or choices and top-level values that differ from the standard ones plus a hash.
+
+    `standard` is the same command without any words. Example: "two_rooms-seed1-3fa9c2d1". A recipe stands for all that
+    it sets.
+    """
+    standard = baseline(composed, standard)
+    given = composed.config.get("name")
+    if given is not None:
+        if not NAME.match(str(given)):
+            raise UsageError(f"name={given}: a name is one folder, of letters, digits and . _ - + = ,")
+        return str(given)
+    parts = [
+        choice.replace("/", "-") for group, choice in composed.choices.items() if standard.choices.get(group) != choice
+    ]
+    for key, value in identity(composed.config, apart).items():
+        short = f"{key}{value}"
+        if "." not in key and standard.config.get(key) != value and NAME.match(short) and len(short) <= 24:
+            parts.append(short)
+    text = json.dumps(identity(composed.config, apart), sort_keys=True, separators=(",", ":"))
+    return "-".join([*(parts[:5] or ["default"]), hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+
+class RunFolder:
+    """One folder of one run. `with folder:` makes it, locks it and writes what belongs in it; the rest only
+    reads.
+
+    Attributes: path, config (resolved), seed; writes: False in a process that works beside the one that holds the
+    lock and writes; inside `with`, resumed: whether an earlier start left files.
+    """
+
+    def __init__(
+        self, composed: Composed, standard: Composed, grows: Sequence[str] = (), free: Sequence[str] = ()
+    ) -> None:
+        self.command = composed.command
+        self.config = composed.config
+        self.seed = composed.config.get("seed")
+        self.grows = tuple(grows)
+        self.apart = (*grows, *free)
+        name = run_name(composed, standard, self.apart)
+        runs = Path(str(composed.config.get("runs", "runs"))).expanduser()
+        self.path = runs / composed.command / name
+        self.resumed, self.writes = False, True
+        self._lock: int | None = None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def check(self) -> None:
+        """Raise RunError if another configuration lives here; it names the keys that differ."""
+        stored = self.path / "config.json"
+        if not stored.exists():
+            strange = [item.name for item in self.path.glob("[!.]*")] if self.path.is_dir() else []
+            if strange:
+                raise RunError(f"{self.path} holds files and no run ({listed(sorted(strange), 3)}): give another name=")
+            return
+        there, here = identity(read_json(stored), self.apart), identity(self.config, self.apart)
+        differ = [key for key in sorted({*there, *here}) if there.get(key, "-") != here.get(key, "-")]
+        if differ:
+            pairs = [f"{key} is {there.get(key, '-')} there and {here.get(key, '-')} here" for key in differ]
+            raise RunError(
+                f"{self.path} holds a run of another configuration ({listed(pairs, 4)}): "
+                "give another name=, or move that folder away"
+            )
+
+    def finished(self) -> str | None:
+        """Return the summary of a run that went at least as far as asked now, else None."""
+        path = self.path / "finished.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        went, asked = record.get("extent", {}), self._extent()
+        return str(record.get("summary", "")) if all(_reaches(went.get(k), asked[k]) for k in asked) else None
+
+    def finish(self, summary: str = "") -> None:
+        """Mark the run as finished as far as the configuration asks; the last thing a command does."""
+        if self.writes:
+            write_json(self.path / "finished.json", {"summary": summary, "extent": self._extent()})
+
+    def __enter__(self) -> RunFolder:
+        if not self.writes:
+            return self
+        self.check()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        try:
+            self.check()
+            self.resumed = (self.path / "config.json").exists()
+            write_json(self.path / "config.json", self.config)
+            self._record_start()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._release()
+
+    def _extent(self) -> dict[str, Any]:
+        values = flatten(plain(self.config))
+        return {key: values[key] for key in self.grows if key in values}
+
+    def _acquire(self) -> None:
+        path = self.path / ".lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text().strip() or "unknown"
+            self._release()
+            raise RunError(f"{self.path} is in use by process {owner}: wait for it, or give another name=") from None
+        except OSError:
+            return  # a file system without locks (some network mounts): go on without one
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _record_start(self) -> None:
+        path = self.path / "run.json"
+        record = read_json(path) if path.exists() else {"command": self.command, "seed": self.seed, "starts": []}
+        start = {"commit": commit(), "versions": versions(), "argv": sys.argv[1:]}
+        if start not in record["starts"]:
+            record["starts"].append(start)
+            write_json(path, record)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages whose change may change a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of the source tree this package lies in, with "+changes" if edited; None outside
+    git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return (head + ("+changes" if git("status", "--porcelain") else "")) if head else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _reaches(went: Any, asked: Any) -> bool:
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (went, asked))
+    return went >= asked if numbers else went == asked

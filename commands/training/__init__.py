@@ -1,0 +1,1 @@
+"""What both training commands use: data sources, monitors, model folders."""

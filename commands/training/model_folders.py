@@ -1,0 +1,226 @@
+"""Model folders: what stages 1 and 2 leave behind and what the later commands load.
+
+An encoder folder and a dynamics folder hold model.json and model.safetensors (world_model.training.checkpoint). The
+dynamics folder contains its encoder, so that a model is one folder. `load_planner` is the Python interface of
+the README.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from commands.config.compose import build
+from commands.shared.console import Console
+from commands.shared.errors import RunError, UsageError
+from data.store import StoreInfo
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.pretrained import load
+from world_model.interop.timm_encoder import make_encoder, timm_encoder
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.training.checkpoint import (
+    CheckpointError,
+    config_dict,
+    load_model_folder,
+    load_tensors,
+    load_weights,
+    model_kind,
+    save_model,
+)
+from world_model.training.loop import Checkpoints
+from world_model.training.pretrain import PretrainModel
+
+MODEL = "model"
+MODULES_VARIABLE = "JEPA_MODULES"  # modules with commas that a data file's environment may import
+TRUSTED_MODULES = ("gymnasium_robotics", "ogbench")
+
+
+def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> None:
+    """Write an encoder folder; `about` is kept beside the sizes (objective, environment)."""
+    save_model(folder, encoder, "encoder", {"encoder": config_dict(encoder.config), "about": about})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of that others can read. student: the encoder that a kept EMA teacher followed; None: it
+    followed none, or that is not known. said: a line of what was found."""
+
+    encoder: VideoEncoder
+    predictor: MaskedPredictor | ActionPredictor | None
+    student: VideoEncoder | None
+    said: str
+
+
+def model_parts(model: str | Path) -> Parts:
+    """Encoder, and where there are any its student and predictor, of a run folder or of weights made elsewhere (a `.pt`
+    file, a Hugging Face directory)."""
+    path = Path(model)
+    if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
+        found = load(path)
+        return Parts(found.encoder, found.predictor, None, found.said)
+    encoder, about = load_encoder(path)
+    checkpoints = Checkpoints(path / "checkpoints").paths()
+    masked = model_kind(model_folder(path)) == "encoder" and about["objective"]["context"] == "masked"
+    if not masked or about["objective"]["target"] != "features" or not checkpoints:
+        return Parts(encoder, None, None, "the encoder alone")
+    trained = PretrainModel(copy.deepcopy(encoder), build(ObjectiveConfig, about["objective"]), 1)
+    tensors, _ = load_tensors(checkpoints[-1], "model/")
+    load_weights(trained, tensors, str(checkpoints[-1]))
+    student = trained.encoder if trained.teacher is not None else None
+    if encoder.config.levels:
+        return Parts(encoder, None, student, "the encoder; its predictor, of several levels, is left out")
+    return Parts(encoder, trained.predictor, student, "the encoder with its masked predictor")  # type: ignore[arg-type]
+
+
+def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
+    """The frozen encoder of a run folder of `jepa pretrain` (or of its model folder), and what is known about
+    it. That of latent dynamics, where the folder holds those (an objective with actions)."""
+    if model_kind(model_folder(folder)) == "dynamics":
+        dynamics, about = load_dynamics(folder)
+        return dynamics.encoder, about
+    config, tensors = load_model_folder(model_folder(folder), "encoder")
+    encoder = make_encoder(build(EncoderConfig, config["encoder"]))
+    load_weights(encoder, tensors, str(folder))
+    return encoder.eval(), config["about"]
+
+
+def frozen_encoder(
+    config: dict[str, Any], encoder: str | Path, frame_hw: tuple[int, int], console: Console
+) -> tuple[VideoEncoder, dict[str, Any]]:
+    """The encoder of stage 2: of a run folder, or made elsewhere (`encoder=pretrained`, `encoder=timm`), where frames
+    of `frame_hw` are resized to what it was trained on."""
+    if encoder == "pretrained":
+        if config["path"] is None:
+            raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
+        options = config["pretrained"]
+        found = load(Path(config["path"]), options["key"], options["image_px"], options["heads"])
+        console.say(found.said)
+        return resized_frames(found.encoder, frame_hw), {"pretrained": str(config["path"])}
+    if encoder == "timm":
+        options = config["timm"]
+        side = options["image_px"]
+        made = timm_encoder(options["model"], options["weights"], (side, side))
+        return resized_frames(made, frame_hw), {"timm": options["model"], "weights": options["weights"]}
+    trained, about = load_encoder(encoder)
+    if trained.config.frame_hw != frame_hw:
+        console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(trained.config.image_px)}")
+    return resized_frames(trained, frame_hw), about
+
+
+def _size(size_hw: tuple[int, int]) -> str:
+    return f"{size_hw[0]}x{size_hw[1]} pixels"
+
+
+def resized_frames(encoder: VideoEncoder, frame_hw: tuple[int, int]) -> VideoEncoder:
+    """The encoder, made to take frames of this size, which need not be the one it was trained on."""
+    encoder.config = replace(encoder.config, frame_px=None if frame_hw == encoder.config.image_px else frame_hw)
+    return encoder.eval()
+
+
+def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any]) -> None:
+    """Write a dynamics folder, encoder included."""
+    save_model(
+        folder,
+        dynamics,
+        "dynamics",
+        {
+            "encoder": config_dict(dynamics.encoder.config),
+            "dynamics": config_dict(dynamics.config),
+            "actions": config_dict(dynamics.actions),
+            "about": about,
+        },
+    )
+
+
+def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
+    """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
+    with."""
+    if model_kind(model_folder(folder)) == "encoder":
+        raise CheckpointError(
+            f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
+        )
+    config, tensors = load_model_folder(model_folder(folder), "dynamics")
+    dynamics = LatentDynamics(
+        build(DynamicsConfig, config["dynamics"]),
+        make_encoder(build(EncoderConfig, config["encoder"])),
+        build(ActionSpec, config["actions"]),
+    )
+    load_weights(dynamics, tensors, str(folder))
+    return dynamics.to(device).eval(), config["about"]
+
+
+def model_folder(folder: str | Path) -> Path:
+    """The folder with model.json: the one given, or its subfolder `model`."""
+    path = Path(folder)
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; weights made elsewhere are read with encoder=pretrained path={path}")
+    if not path.is_dir():
+        raise CheckpointError(f"there is no folder {path}; give a run folder of jepa pretrain or jepa posttrain")
+    inside = path / MODEL
+    if not (path / "model.json").exists() and not inside.exists() and (path / "config.json").exists():
+        raise CheckpointError(f"{path} is not finished: run its command again to complete it")
+    return inside if inside.exists() else path
+
+
+def frame_skip(info: StoreInfo) -> int:
+    """Environment steps in a model step: the task's own; where no task of that name is known here, one row of the
+    file (recorded elsewhere, it has the rate it was imported at)."""
+    task = envs.find_task(info.env_id)
+    return 1 if task is None else task.frame_skip
+
+
+def check_frames(encoder: EncoderConfig, info: StoreInfo, source: str) -> None:
+    """The data's frames must have the size the encoder was built for."""
+    wanted, found = encoder.frame_hw, tuple(info.frame_hwc[:2])
+    if wanted != found:
+        raise UsageError(
+            f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "
+            f"{wanted[0]}x{wanted[1]}: collect with env.kwargs.size={wanted[0]}, or train on this file"
+        )
+
+
+def check_actions(actions: ActionSpec, info: StoreInfo, source: str) -> None:
+    """The data's actions must be those the model was trained on."""
+    if len(actions.low) != info.action_size:
+        raise UsageError(
+            f"{source} has actions of size {info.action_size} and the model was trained with "
+            f"{len(actions.low)}: give data of the environment the model knows"
+        )
+
+
+def open_reader(data: Any, on_damaged: str = "error") -> Any:
+    """Open trajectory files given as a path, a list of paths, a glob, or a run folder of `jepa collect`.
+
+    UsageError where one names an environment of a module that would be imported (gym/MODULE:ID) and is not trusted.
+    """
+    from commands.collect import FILE
+    from data.store import Reader, StoreError
+
+    paths = [data] if isinstance(data, str) else list(data)
+    full = [str(Path(path) / FILE) if Path(path).is_dir() else str(path) for path in paths]
+    try:
+        reader = Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)
+    except StoreError as error:
+        raise RunError(str(error)) from error
+    check_module(reader.info.env_id)
+    return reader
+
+
+def check_module(env_id: str) -> None:
+    """UsageError if a file's environment lies in a module that nobody has named but the file."""
+    module = env_id.removeprefix(envs.GYM).rpartition(":")[0]
+    trusted = (*TRUSTED_MODULES, *os.environ.get(MODULES_VARIABLE, "").split(","))
+    if env_id.startswith(envs.GYM) and module and module not in trusted and module not in sys.modules:
+        raise UsageError(
+            f"the data's environment {env_id} is in the module {module}, which would be imported and run: if you trust "
+            f"it, set {MODULES_VARIABLE}={module}"
+        )

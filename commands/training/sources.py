@@ -1,0 +1,250 @@
+"""What stage 1 learns from: trajectory files, or a folder of plain video. Both offer the same: clips of train and val,
+pixel statistics, stretches of video to fit a metric on, a monitor, and what a model folder says of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from commands.config.compose import build
+from commands.shared.console import Console
+from commands.shared.errors import UsageError
+from commands.training.model_folders import check_frames, frame_skip, open_reader
+from commands.training.monitors import (
+    METRIC_EPISODES,
+    NUM_FRAMES,
+    Monitor,
+    PretrainMonitor,
+    spread_rows,
+    whole_episodes,
+)
+from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
+from data.loader import Clips, Loader
+from data.statistics import statistics
+from data.video import find_videos
+from data.windows import Windows
+from world_model.dynamics import ActionSpec
+from world_model.encoder import EncoderConfig
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.training.augment import CropConfig
+from world_model.training.pretrain import PretrainModel
+
+VIDEO_FOLDER = "video_folder"  # data= that says: plain video, at path=
+STRETCH_FRAMES = 64  # longest stretch of a video that a metric is fitted on
+STATISTICS_CLIPS = 64  # clips of train that pixel statistics are taken from
+NAMED = 3  # files left out that are named; the rest are counted
+
+
+class Source(Protocol):
+    """What `commands.pretrain` needs of its data. actions: set where the objective reads them; crop: set where clips
+    are cut at random; workers: threads that read ahead."""
+
+    actions: ActionSpec | None
+    crop: CropConfig | None
+    workers: int
+    clips: dict[str, Clips]
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel on train, in 0..255."""
+        ...
+
+    def stretches(self, most: int) -> Iterator[Tensor]:
+        """Frames [T, H, W, C] that follow one another, of at most so many recordings of train."""
+        ...
+
+    def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
+        """What watches the training, given batches of val."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What the model folder says of its data."""
+        ...
+
+
+class Trajectories:
+    """Windows of a trajectory file; frames come in the encoder's size."""
+
+    crop: CropConfig | None = None
+    workers = 0  # copying from a memory map is quicker than handing it over
+
+    def __init__(self, reader: Any, objective: ObjectiveConfig) -> None:
+        self.reader = reader
+        gap = objective.frame_gap or frame_skip(reader.info)
+        self.actions: ActionSpec | None = None
+        columns = ["pixels"]
+        if objective.actions:
+            self.actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high), gap)
+            columns.append("action")
+        self.clips: dict[str, Clips] = {
+            split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")
+        }
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        mean, std = statistics(self.reader, "pixels")
+        return torch.from_numpy(mean), torch.from_numpy(std)
+
+    def stretches(self, most: int) -> Iterator[Tensor]:
+        return whole_episodes(self.reader, self.reader.episodes("train")[:most])
+
+    def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
+        """With the true state where the task is known here; else nothing says what the file's truth means."""
+        clips = list(self.stretches(METRIC_EPISODES))
+        task = envs.find_task(self.reader.info.env_id)
+        if task is not None:
+            return PretrainMonitor(model, self.reader, task, clips, batches, device)
+        frames = np.concatenate([self.reader.column("pixels", e)[rows] for e, rows in spread_rows(self.reader)])
+        return Monitor(model, torch.from_numpy(frames), clips, batches, device)
+
+    def about(self) -> dict[str, Any]:
+        info = self.reader.info
+        return {"env": info.env_id, "env_kwargs": info.env_kwargs, "data": self.reader.file_checksum}
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How clips are cut from plain video.
+
+    fps: pictures a second of a clip. store_px: side of the squares that pictures are squeezed into before crops are
+    cut from them; None: half as much again as the encoder's. val_share: share of the files. workers: threads.
+    """
+
+    fps: float = 4.0
+    store_px: int | None = None
+    val_share: float = 0.1
+    workers: int = 2
+    crop: CropConfig = field(default_factory=CropConfig)
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0:
+            raise ValueError(f"fps={self.fps}: give a rate above 0, in pictures a second")
+        if self.store_px is not None and self.store_px < 1 or self.workers < 0 or not 0 < self.val_share < 1:
+            raise ValueError(
+                f"store_px={self.store_px} workers={self.workers} val_share={self.val_share}: give at least one "
+                "pixel, no fewer than 0 threads, and a share between 0 and 1"
+            )
+
+
+class Videos:
+    """Clips of plain video. Those of train show whole pictures, larger than the encoder's, to cut crops from; those of
+    val, and all frames that are measured on, the middle in the encoder's size."""
+
+    actions: ActionSpec | None = None
+    crop: CropConfig | None
+
+    def __init__(
+        self,
+        folder: VideoFolder,
+        clip: ClipConfig,
+        video: VideoConfig,
+        image_px: tuple[int, int],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.folder, self.video, self.crop, self.workers = folder, video, video.crop, video.workers
+        side = video.store_px or round(1.5 * max(image_px))
+        self.whole = VideoClips(folder.train, clip, (side, side), "whole", tell)
+        self.middle = VideoClips(folder.train, clip, image_px, "centre", tell)
+        self.val = VideoClips(folder.val, clip, image_px, "centre", tell)
+        self.clips: dict[str, Clips] = {"train": self.whole, "val": self.val}
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        chosen = np.unique(np.linspace(0, len(self.whole) - 1, STATISTICS_CLIPS).astype(int))
+        means, squares = [], []
+        for index in chosen:
+            pixels = self.whole.gather(np.array([index]))["pixels"].reshape(-1, 3).astype(np.float64)
+            means.append(pixels.mean(0))
+            squares.append(np.square(pixels).mean(0))
+        mean = np.mean(means, 0)
+        std = np.sqrt(np.maximum(np.mean(squares, 0) - mean**2, 0))
+        return torch.from_numpy(mean), torch.from_numpy(std)
+
+    def stretches(self, most: int) -> Iterator[Tensor]:
+        return map(torch.from_numpy, self.middle.stretches(most, STRETCH_FRAMES))
+
+    def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
+        most = NUM_FRAMES // STRETCH_FRAMES
+        clips = list(self.stretches(most))
+        frames = np.concatenate(list(self.val.stretches(most, STRETCH_FRAMES)))
+        return Monitor(model, torch.from_numpy(frames), clips, batches, device)
+
+    def about(self) -> dict[str, Any]:
+        files = {"train": len(self.folder.train), "val": len(self.folder.val), "broken": len(self.folder.broken)}
+        return {
+            "env": None,
+            "env_kwargs": {},
+            "video": {"fps": self.video.fps, "files": files, "short": len(self.folder.short)},
+            "data": self.folder.checksum,
+        }
+
+
+def open_source(
+    config: dict[str, Any], data: Any, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
+) -> Source:
+    """The source that data= names, checked against the encoder's size; what was left out is told."""
+    if data == VIDEO_FOLDER:
+        return _videos(config, encoder, objective, console)
+    reader = open_reader(data, config["on_damaged"])
+    check_frames(encoder, reader.info, str(data))
+    return Trajectories(reader, objective)
+
+
+def video_config(config: dict[str, Any], objective: ObjectiveConfig) -> VideoConfig:
+    """The typed part of the configuration that is about plain video; UsageError where it does not go together."""
+    if config["path"] is None:
+        raise UsageError(f"data={VIDEO_FOLDER} needs path=FOLDER: the folder that holds the videos")
+    if objective.actions:
+        raise UsageError("this objective reads actions and plain video has none: choose objective=future, or vjepa2")
+    find_videos(Path(str(config["path"])))
+    return build(VideoConfig, config["video"], "video")
+
+
+def _videos(config: dict[str, Any], encoder: EncoderConfig, objective: ObjectiveConfig, console: Console) -> Videos:
+    video, folder = video_config(config, objective), Path(str(config["path"]))
+    clip = ClipConfig(objective.frames, video.fps)
+    with console.progress("check", 1, "videos") as progress:
+
+        def checked(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        found = open_folder(folder, clip, video.val_share, video.workers, checked)
+    tell = _telling(console)
+    _tell_left_out(found, clip, tell)
+    console.say(
+        f"{len(found.train)} videos to train on, {len(found.val)} to validate, clips of {clip.length_s:.2f} s "
+        f"({clip.frames} frames at {clip.fps:g} a second)"
+    )
+    return Videos(found, clip, video, encoder.image_px, tell)
+
+
+def _telling(console: Console) -> Callable[[str], None]:
+    return lambda sentence: console.warn(f"jepa pretrain: {sentence}")
+
+
+def _tell_left_out(found: VideoFolder, clip: ClipConfig, tell: Callable[[str], None]) -> None:
+    """One line for each kind of file that is left out, or that is not what it seems."""
+    total = len(found.files) + len(found.broken) + len(found.short)
+    if found.broken:
+        tell(f"left out as broken: {len(found.broken)} of {total} videos: {_named(found.broken, '; ')}")
+    if found.short:
+        names = _named([file.path.name for file in found.short])
+        tell(f"left out as shorter than a clip ({clip.length_s:.2f} s): {len(found.short)} of {total} videos: {names}")
+    slow = [file.path.name for file in found.files if file.rate < 0.9 * clip.fps]
+    if slow:
+        names = _named(slow)
+        tell(
+            f"fewer frames a second than video.fps={clip.fps:g}, so some repeat: {len(slow)} of {total} videos: {names}"
+        )
+    if found.train == found.val:
+        tell("there is one usable video alone: val is the video that is trained on")
+
+
+def _named(names: Sequence[str], between: str = ", ") -> str:
+    """The first names, and that there are more."""
+    return between.join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])

@@ -1,0 +1,87 @@
+"""The closed registry of trajectory formats that `jepa import` reads. A format finds trajectories and gives each as a
+`Recording`; it says what their numbers mean. Those of one robot are a class here, as DROID's; data sets of other
+programs share one (`commands.transfer.external`) and differ in what opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from commands.config.compose import build
+from commands.shared.errors import UsageError, listed, nearest
+from commands.transfer.external import Foreign
+from commands.transfer.recordings import Array, Facts, Format, Recording
+from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
+from data.formats.lerobot import LeRobot
+from data.formats.minari import Minari
+from data.formats.ogbench import OGBench
+from data.formats.robomimic import Robomimic
+from data.schema import Column
+from world_model.nn.poses import POSE_SIZE, difference
+
+POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "closed")
+DROID_FPS, DROID_SIZE_PX = 4.0, 64
+
+
+class Droid:
+    """DROID's raw release: an arm's poses, with the actions of V-JEPA 2-AC between them (`world_model.nn.poses`)."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.fps = DROID_FPS if config["fps"] is None else config["fps"]
+        self.size_px = DROID_SIZE_PX if config["size"] is None else config["size"]
+        shared = {"fps": self.fps, "least_frames": config["least_frames"]}
+        self.config = build(DroidConfig, {**shared, **config["droid"]}, "droid")
+        self.settings = {"format": "droid", "size": self.size_px, "view": config["view"], "droid": config["droid"]}
+        self.settings |= shared
+
+    def find(self, path: Path) -> list[Path]:
+        return find_trajectories(path)
+
+    def read(self, place: Path) -> Recording:
+        found = read_trajectory(place, self.config)
+        columns: dict[str, Array] = {
+            "action": difference(torch.from_numpy(found.pose)).numpy().astype(np.float32),
+            "time_s": found.time_s,
+            "state": found.pose,
+            "truth": found.pose.astype(np.float32),
+            "proprio": found.pose.astype(np.float32),
+        }
+        if found.extrinsics is not None:
+            columns["extrinsics"] = found.extrinsics
+        return Recording(place, columns, found.pictures, found.notes)
+
+    def facts(self) -> Facts:
+        return Facts(
+            env_id="droid",
+            action_names=tuple(f"change of {name}" for name in POSE_NAMES),
+            truth_names=POSE_NAMES,
+            truth_units=POSE_UNITS,
+            state_size=POSE_SIZE,
+            extra=(Column("proprio", (POSE_SIZE,), "float32"), Column("extrinsics", (6,), "float32")),
+            step_s=1 / self.fps,
+            size_px=self.size_px,
+            settings=self.settings,
+        )
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], Format]] = {
+    "droid": Droid,
+    "robomimic": partial(Foreign, Robomimic),
+    "ogbench": partial(Foreign, OGBench),
+    "minari": partial(Foreign, Minari),
+    "lerobot": partial(Foreign, LeRobot),
+}
+
+
+def make_format(config: dict[str, Any]) -> Format:
+    """The format that `format=` names; UsageError where there is none."""
+    name = str(config["format"])
+    if name not in FORMATS:
+        raise UsageError(f"format={name}: no such format{nearest(name, FORMATS)} (choices: {listed(FORMATS)})")
+    return FORMATS[name](config)

@@ -1,0 +1,257 @@
+"""Composition of configurations, and frozen dataclasses built from them."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from commands.cli.main import COMMANDS
+from commands.config import registry
+from commands.config.compose import build, compose, flatten, for_help, nested, standard
+from commands.shared.errors import UsageError, listed, nearest
+
+# What each command must be given; a cooldown goes on from a run.
+GIVEN = {
+    "import": ["format=droid"],
+    "pretrain": ["data=x.h5"],
+    "posttrain": ["data=x.h5", "encoder=runs/e"],
+    "plan": ["data=x.h5", "model=runs/m"],
+    "probe": ["data=x.h5", "model=runs/m"],
+    "compare": ["objectives=[future]"],  # not each objective is for each encoder
+}
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    name: str = "a"
+    kind: Literal["soft", "hard"] = "soft"
+    flag: bool = False
+    size: tuple[int, int] = (1, 2)
+    betas: tuple[float, ...] = ()
+    tags: list[str] = field(default_factory=list)
+    extra: dict[str, int] = field(default_factory=dict)
+    limit: int | None = None
+    either: int | str = 0
+    colour: Colour = Colour.RED
+    path: Path = Path(".")
+    parts: tuple[Inner, ...] = ()
+    anything: Any = None
+
+    def __post_init__(self):
+        if self.name == "forbidden":
+            raise ValueError("name=forbidden is taken")
+
+
+def test_words_and_pieces_of_configuration_nest_alike():
+    words = ["objective.frames=9", {"objective": {"terms": {"centred": True}}}, "data.episodes=5"]
+    assert nested(words) == {"objective": {"frames": 9, "terms": {"centred": True}}, "data": {"episodes": 5}}
+    assert nested([]) == {}
+    for strange in ("frames", 3):
+        with pytest.raises(UsageError, match=f"'{strange}' is not key=value"):
+            nested([strange])
+
+
+def test_nested_dicts_become_frozen_dataclasses_with_their_types():
+    made = build(
+        Outer,
+        {
+            "inner": {"width": 3.0, "rate": 1},
+            "size": [4, 5],
+            "betas": [0, 1],
+            "tags": ["x"],
+            "extra": {"k": 2},
+            "limit": 7,
+            "either": "seven",
+            "colour": "blue",
+            "path": "a/b",
+            "parts": [{"width": 1}, {"width": 2}],
+            "kind": "hard",
+            "flag": True,
+            "anything": {"free": 1},
+        },
+    )
+    assert made == Outer(
+        Inner(3, 1.0),
+        kind="hard",
+        flag=True,
+        size=(4, 5),
+        betas=(0.0, 1.0),
+        tags=["x"],
+        extra={"k": 2},
+        limit=7,
+        either="seven",
+        colour=Colour.BLUE,
+        path=Path("a/b"),
+        parts=(Inner(1), Inner(2)),
+        anything={"free": 1},
+    )
+    assert type(made.inner.width) is int and type(made.inner.rate) is float
+    assert build(Outer, {"inner": {"width": 1}, "either": 5}).either == 5
+    assert build(Outer, {"inner": {"width": 1}, "limit": None}).limit is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nam": "b"}, "'top.nam' is no key; did you mean name?"),
+        ({"inner": {"widht": 3}}, "'top.inner.widht' is no key; did you mean width?"),
+        ({"inner": {}}, "top.inner.width is missing"),
+        ({"inner": 3}, "top.inner"),
+        ({"inner": {"width": 2.5}}, "top.inner.width=2.5: top.inner.width must be a whole number"),
+        ({"inner": {"width": True}}, "must be a whole number"),
+        ({"inner": {"width": "3"}}, "must be a whole number"),
+        ({"inner": {"width": 3, "rate": "fast"}}, "must be a number"),
+        ({"flag": 1}, "must be true or false"),
+        ({"name": ["a"]}, "must be text"),
+        ({"kind": "sof"}, "did you mean soft? (choices: soft, hard)"),
+        ({"colour": "green"}, "choices: RED, BLUE"),
+        ({"size": [1]}, "must be a list of 2"),
+        ({"betas": 1}, "must be a list"),
+        ({"limit": "none"}, "must be a whole number"),
+        ({"extra": {"k": "v"}}, "top.extra.k=v"),
+        ({"parts": [{"width": "x"}]}, "top.parts.width=x"),
+        ({"name": "forbidden"}, "top: name=forbidden is taken"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_place(change, said):
+    with pytest.raises(UsageError) as caught:
+        build(Outer, {"inner": {"width": 1}, **change}, "top")
+    assert said in str(caught.value), str(caught.value)
+
+
+def test_a_configuration_is_plain_and_its_references_are_resolved():
+    composed = compose("collect", ["env=two_rooms"])
+    assert composed.choices == {"env": "two_rooms", "data": "small"}
+    assert composed.config["data"]["policy"]["name"] == composed.config["env"]["policy"]
+    assert "hydra" not in composed.config and "given" not in composed.config
+    for key, value in flatten(composed.config).items():
+        assert value is None or type(value) in (str, int, float, bool, list, dict), (key, type(value))
+
+
+def test_a_choice_takes_its_other_keys_from_the_one_it_is_based_on():
+    small, debug = (compose("collect", [f"data={name}"]).config["data"] for name in ("small", "debug"))
+    assert debug.keys() == small.keys() and debug["episodes"] < small["episodes"]
+    assert debug["policy"] == small["policy"]
+
+
+def test_values_are_set_whole_or_key_by_key():
+    one = compose("collect", ["data.policy.name=uniform", "data.policy.hold=3"]).config
+    two = compose("collect", ["data.policy={name: uniform, hold: 3}"]).config
+    assert one == two and one["data"]["policy"]["std"] == standard("collect").config["data"]["policy"]["std"]
+    assert compose("collect", ["env.kwargs={size: 32, proprio: true}"]).config["env"]["kwargs"] == {
+        "size": 32,
+        "proprio": True,
+    }
+    assert compose("collect", ["+seed=2"]).config["seed"] == 2
+    assert compose("collect", ["name=3"]).config["name"] == 3
+
+
+def test_composing_leaves_no_trace_in_hydra():
+    from hydra.core.global_hydra import GlobalHydra
+
+    compose("collect", [])
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_what_must_be_given_is_asked_for():
+    with pytest.raises(UsageError, match=r"data, encoder must be given: jepa posttrain data=\.\.\. encoder="):
+        compose("posttrain", [])
+    assert compose("posttrain", ["data=[a.h5,b.h5]", "encoder=runs/e"]).config["data"] == ["a.h5", "b.h5"]
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
+def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
+    """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""
+    module = importlib.import_module(COMMANDS[name].module)
+    _, options = for_help(name, [])
+    # What `demo` has tried in every choice, these two need not try again: it takes half a minute each.
+    tried = {group.partition("@")[0] for group in for_help("demo", [])[1]} if name in ("bench", "compare") else set()
+    options = {group: choices for group, choices in options.items() if group.partition("@")[0] not in tried}
+    lines = [[]] + [[f"{group}={choice}"] for group, choices in options.items() for choice in choices]
+    usual = standard(name).choices
+    checkpoint = tmp_path / "checkpoints" / "step-00000001.safetensors"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    (tmp_path / "trajectory.h5").touch()
+    for line in lines:
+        if line and "cooldown" in line[0]:
+            line.append(f"start={tmp_path}")
+        if name == "import":
+            line.append(f"path={tmp_path}")
+        if line and line[0] in {f"{group}={choice}" for group, choice in usual.items()}:
+            continue
+        config = compose(name, [*GIVEN.get(name, []), *line]).config
+        if hasattr(module, "check"):
+            module.check(config)
+
+
+@pytest.mark.parametrize("group", registry.ENTRIES)
+def test_the_registry_knows_every_choice_that_names_itself_and_no_other(group):
+    _, options = for_help("plan", [])
+    names = set()
+    for choice in options[group]:
+        mapping = compose("plan", [*GIVEN["plan"], f"{group}={choice}"]).config[group]
+        names.add(mapping["name"])
+        known = registry.entry(group, mapping)
+        assert registry.load(known.config) and registry.load(known.maker)
+    assert names == set(registry.ENTRIES[group])
+
+
+def test_a_name_outside_the_registry_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"planner.name=cme: no such planner; did you mean (cem|icem)"):
+        registry.made("planner", {"name": "cme"})
+    with pytest.raises(UsageError, match="'planner.sampels' is no key; did you mean samples"):
+        registry.made("planner", {"name": "cem", "sampels": 3})
+    assert registry.made("planner", {"name": "cem", "samples": 30}).config.samples == 30
+
+
+def test_auto_is_a_device_that_computes():
+    import torch
+
+    assert torch.ones(2, device=registry.device("auto")).sum() == 2
+    assert registry.device("cpu") == "cpu"
+    with pytest.raises(UsageError, match="choices: auto, cpu, cuda, mps"):
+        registry.device("cuda:first")
+
+
+def test_the_nearest_names_are_few_and_near():
+    names = ["trainer.lr", "trainer.lr_end", "trainer.steps", "seed", "data"]
+    assert nearest("sed", names) == "; did you mean seed?"
+    assert nearest("steps", names) == "; did you mean trainer.steps?"
+    assert nearest("lr", names) == "; did you mean trainer.lr?"
+    assert nearest("trainer.step", names) == "; did you mean trainer.steps?"
+    assert nearest("qqqq", names) == ""
+    assert listed("abcd", most=2) == "a, b, ... (2 more)"
+
+
+def test_a_choice_may_lie_in_a_folder_of_its_group_and_a_gym_task_is_named_by_its_id():
+    assert compose("collect", ["env=dmc/cheetah"]).config["env"]["name"] == "dmc/cheetah"
+    gym = compose("collect", ["env=gym", "env.id=MountainCarContinuous-v0"]).config["env"]
+    assert gym["name"] == "gym/MountainCarContinuous-v0"
+    with pytest.raises(UsageError, match="env.name follows from the group"):
+        compose("collect", ["env=gym", "env.name=gym/Pendulum-v1"])
+
+
+def test_factors_reach_the_data_file_and_are_not_there_when_off():
+    from commands.collect import collect_config
+
+    on = collect_config(compose("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]).config)
+    assert on.env_kwargs == {"size": 32, "factors": ["colour", "light"]}
+    assert collect_config(compose("collect", ["env.kwargs.size=32"]).config).env_kwargs == {"size": 32}

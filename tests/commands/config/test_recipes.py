@@ -1,0 +1,238 @@
+"""Published runs: their files resolve, name their sources, build the published sizes, and take a step. Tasks: what was
+chosen for each is the same in `jepa demo` and `jepa compare`, and finds the finished cells again."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from commands import compare, posttrain, pretrain
+from commands.cli.help import details
+from commands.cli.main import COMMANDS, main
+from commands.config.compose import CONFIGS, Composed, choices, compose, flatten, for_help, standard
+from commands.config.recipes import baseline
+from commands.shared.runs import run_name
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import VideoEncoder
+from world_model.objectives.losses import ObjectiveConfig
+from world_model.objectives.masking import sample
+from world_model.predictor import MaskedPredictor
+from world_model.training.loop import TrainerConfig, learning_rate, make_optimizer, train_step, weight_decay
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
+from world_model.training.pretrain import PretrainModel
+
+FOLDER = Path(posttrain.__file__).resolve().parent.parent / CONFIGS / "recipe"
+TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
+PUBLISHED = [name for name in choices("recipe") if name not in ("none", *TASKS)]
+PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
+# Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
+# tokens); None: not published.
+PARAMETERS = {
+    "vjepa2_vitl": (303.9, 22.1),
+    "vjepa2_vith": (631.6, None),
+    "vjepa2_vitg": (1012.2, None),
+    "vjepa21_vitgigantic": (1840, None),
+    "vjepa_vitl": (303.9, 22.1),
+    "ijepa_vith": (630.8, None),
+}
+
+
+@cache
+def recipe(name: str, *words: str) -> Composed:
+    """The resolved configuration of a recipe, as a user asks for it."""
+    command = "posttrain" if "2ac" in name else "pretrain"
+    start = ["start=runs/pretrain/x"] if "cooldown" in name else []
+    return compose(command, ["data=runs/collect/x", f"recipe={name}", *start, *words])
+
+
+def millions(module: torch.nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_line_of_a_recipe_names_its_source(name):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    values = [line for line in lines if not re.fullmatch(r"\s*[a-z_]+:|.*,", line)]  # not those that go on below
+    bare = [line for line in values if not re.search(r"# .*(paper|YAML|code)", line)]
+    assert not bare and "\n# Sources: " in text
+    assert yaml.safe_load(text)["defaults"]
+
+
+def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
+    assert set(for_help("pretrain", [])[1]["recipe"]) == {"none", *PRETRAIN}
+    assert set(for_help("posttrain", [])[1]["recipe"]) == {"none", "vjepa2ac_vitg"}
+    for command in ("demo", "compare"):
+        assert set(for_help(command, [])[1]["recipe"]) == {"none", *TASKS}
+    page = details(COMMANDS["pretrain"], ["recipe=vjepa2_vitg"])
+    assert "* vjepa2_vitg  " in page and "V-JEPA 2 ViT-g, primary phase" in page
+    assert "peak learning rate [paper, Table 9; YAML]" in page
+    assert main(["pretrain", "data=x.h5", "recipe=vjepa2_vitk"]) == 2
+    assert "did you mean vjepa2_vit" in capsys.readouterr().err
+    assert main(["posttrain", "data=x.h5", "encoder=e", "recipe=vjepa2_vitg"]) == 2
+    assert "choices: none, vjepa2ac_vitg" in capsys.readouterr().err
+
+
+def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
+    name = run_name(recipe("vjepa2_vitl"), standard("pretrain"))
+    assert re.fullmatch(r"vjepa2_vitl-[0-9a-f]{8}", name), name
+    other = run_name(recipe("vjepa2_vitl", "encoder=vit_small", "seed=3"), standard("pretrain"))
+    assert re.fullmatch(r"vit_small-vjepa2_vitl-seed3-[0-9a-f]{8}", other), other
+    assert baseline(compose("pretrain", ["data=x.h5"]), standard("pretrain")) is standard("pretrain")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
+    demo, table = (compose(command, [f"recipe={task}"]).config for command in ("demo", "compare"))
+    for command, config in (("demo", demo), ("compare", table)):
+        assert config.keys() == standard(command).config.keys()
+    compare.check(table)
+    cell = compare.cell_config(table, "future", 0)
+    assert cell["env"]["name"] == task and cell["planner"]["name"] == "icem"
+    same = cell.keys() & demo.keys() - {"name", "videos", "planner", "protocol"}
+    assert {key: cell[key] for key in same} == {key: demo[key] for key in same}
+    assert cell["planner"] == compare.merged(demo["planner"], {"cost": {"view": "pooled"}}, "")
+
+
+def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
+    known = set(flatten(standard("demo").config)) | set(flatten(standard("compare").config))
+    for file in ("_task", *TASKS):
+        said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
+        said.pop("defaults")
+        assert {key for key in flatten(said) if not key.startswith("env.kwargs")} <= known
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_finished_cells_are_those_of_the_recipe(task):
+    table = compose("compare", [f"recipe={task}"]).config
+    cells = [
+        compare.Cell(name, budget, seed, compare.cell_config(table, name, seed), 0.0).name
+        for name in table["objectives"]
+        for budget in ("both", "steps")
+        for seed in range(table["seeds"])
+    ]
+    kept = {file.stem for file in (FOLDER.parents[1] / table["cells"]).glob(f"{task}-*.json")}
+    assert kept and kept <= set(cells)
+
+
+def test_words_win_over_a_recipe():
+    config = recipe("vjepa2_vitl", "encoder=vit_small", "seed=3", "trainer.lr=1e-3").config
+    assert config["encoder"]["width"] == 384 and config["encoder"]["image_px"] == [256, 256]
+    assert config["trainer"]["lr"] == 1e-3 and config["trainer"]["steps"] == 240_000
+
+
+def test_a_cooldown_asks_for_the_run_it_goes_on_from(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", "data=x.h5", "recipe=vjepa2_vitl_cooldown"]) == 2
+    assert "give start=runs/pretrain/NAME" in capsys.readouterr().err
+    assert main(["pretrain", "data=x.h5", "recipe=vjepa2_vitl_cooldown", "start=runs/none"]) == 2
+    assert "start=runs/none holds no checkpoints/step-*.safetensors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_recipe_builds_the_published_sizes(name):
+    sizes, objective, _ = pretrain.configs(recipe(name).config)
+    with torch.device("meta"):
+        model = PretrainModel(VideoEncoder(sizes), objective, 1)
+    encoder, predictor = PARAMETERS[name]
+    assert millions(model.encoder) == pytest.approx(encoder, rel=0.004)
+    assert isinstance(model.predictor, MaskedPredictor) and model.predictor.rope == sizes.rope
+    assert predictor is None or millions(model.predictor) == pytest.approx(predictor, rel=0.004)
+
+
+def test_the_action_conditioned_recipe_builds_the_published_predictor():
+    shape, _, _ = posttrain.configs(recipe("vjepa2ac_vitg").config, proprio_dim=7)
+    giant, _, _ = pretrain.configs(recipe("vjepa2_vitg").config)
+    with torch.device("meta"):
+        made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
+    # The reference's 305.2 M hold a map of the camera's extrinsics (6), which is created there and never used.
+    assert millions(made.predictor) == pytest.approx(305.2 - 1.024e-3 - 6 * 1.024e-3, abs=0.05)
+
+
+def test_masks_cover_the_published_shares_of_a_clip():
+    _, objective, _ = pretrain.configs(recipe("vjepa2_vitl").config)
+    assert [(mask.blocks, mask.area) for mask in objective.masks] == [(8, (0.15, 0.15)), (2, (0.7, 0.7))]
+    for mask, visible in zip(objective.masks, (0.34, 0.11), strict=True):
+        made = sample(mask, 16, (objective.frames // 2, 16, 16), (0,))
+        assert made.context_BM.shape[1] / (8 * 256) == pytest.approx(visible, abs=0.12)
+
+
+def trainer(name: str) -> TrainerConfig:
+    command = posttrain if "2ac" in name else pretrain
+    return command.configs(recipe(name).config)[2]
+
+
+def test_learning_rates_are_the_published_ones():
+    main_phase, cooldown, acting = (trainer(f"vjepa2{name}") for name in ("_vitg", "_vitg_cooldown", "ac_vitg"))
+    rates = [learning_rate(main_phase, step) for step in (0, 5_999, 11_999, 12_000, 239_999)]
+    assert rates == pytest.approx([1e-4 + 4.25e-4 / 12_000, 3.125e-4, 5.25e-4, 5.25e-4, 5.25e-4])
+    rates = [learning_rate(cooldown, step) for step in (0, 6_000, 11_999)]
+    assert rates == pytest.approx([5.25e-4, 2.63e-4, 1e-6], rel=0.05)
+    assert main_phase.steps + cooldown.steps == 252_000
+    rates = [learning_rate(acting, step) for step in (0, 4_499, 4_500, 90_000, 92_250, 94_499)]
+    assert rates == pytest.approx([7.5e-5 + 3.5e-4 / 4_500, 4.25e-4, 4.25e-4, 4.25e-4, 2.125e-4, 4.25e-4 / 4_500])
+    first = trainer("vjepa_vitl")
+    assert learning_rate(first, 89_999) == pytest.approx(1e-6, rel=0.01)
+    assert weight_decay(first, 90_000) == pytest.approx(0.4)
+
+
+# What makes a recipe small enough to take a step here: sizes alone.
+TINY_ENCODER = {"width": 32, "depth": 4, "heads": 2, "mlp_ratio": 2.0}
+TINY_PREDICTOR = {"width": 32, "depth": 2, "heads": 2}
+
+
+def tiny(name: str) -> dict:
+    """A recipe with small networks, pictures of 4 x 4 patches and at most four tubelets."""
+    config = recipe(name).config
+    patch = config["encoder"]["patch_px"]
+    encoder = {**config["encoder"], **TINY_ENCODER, "image_px": [4 * patch, 4 * patch]}
+    encoder["levels"] = [0, 1, 2, 3] if encoder["levels"] else []
+    objective = config["objective"]
+    objective = {
+        **objective,
+        "frames": min(objective["frames"], 8),
+        "predictor": {**objective["predictor"], **TINY_PREDICTOR},
+    }
+    return {**config, "encoder": encoder, "objective": objective, "trainer": {**config["trainer"], "batch_size": 2}}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PRETRAIN if not re.search("vit(h|gigantic)_|vitg_cool|2_vit[hg]$", name)]
+)
+def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
+    sizes, objective, settings = pretrain.configs(tiny(name))
+    assert isinstance(objective, ObjectiveConfig)
+    torch.manual_seed(0)
+    model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed)
+    before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
+    clips = torch.randint(0, 256, (2, objective.frames, *sizes.image_px, 3), dtype=torch.uint8)
+    loss, terms = train_step(model, {"pixels": clips}, make_optimizer(model, settings), settings, 0)
+    assert torch.isfinite(loss) and terms["grad_norm"] > 0
+    assert any(not torch.equal(value, before[key]) for key, value in model.encoder.state_dict().items())
+
+
+def test_one_step_of_the_action_conditioned_recipe_at_a_reduced_size():
+    config = recipe("vjepa2ac_vitg").config
+    predictor = {**config["dynamics"]["predictor"], **TINY_PREDICTOR}
+    shape, losses, settings = posttrain.configs(
+        {**config, "dynamics": {**config["dynamics"], "predictor": predictor}}, 7
+    )
+    assert isinstance(shape, DynamicsConfig) and isinstance(losses, PosttrainConfig)
+    sizes, _, _ = pretrain.configs(tiny("vjepa2_vitg"))
+    torch.manual_seed(0)
+    model = PosttrainModel(LatentDynamics(shape, VideoEncoder(sizes), ActionSpec((-1.0,) * 7, (1.0,) * 7)), losses)
+    assert model.window == 16
+    batch = {"features": torch.randn(2, 16, 16, 32), "action": torch.rand(2, 15, 7), "proprio": torch.rand(2, 16, 7)}
+    loss, terms = train_step(model, batch, make_optimizer(model, settings), settings, 4_499)
+    # Both losses count the first prediction from the first frame: the rollout begins there at every step.
+    assert torch.isfinite(loss) and set(terms) == {"teacher_forcing", "rollout", "grad_norm"}
+    with torch.no_grad():
+        path = model.imagine(batch["features"], batch["action"], batch["proprio"], 1)
+        again = model.loss(batch, 0)[1]["rollout"], model.loss(batch, 7)[1]["rollout"]
+    assert path.shape[1] == 2 and torch.equal(*again)

@@ -1,0 +1,79 @@
+"""Several seeds as one result: counts add up, whatever the sizes; only runs that differ in their seed alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.config.compose import compose
+from commands.evaluation.pooling import pool, report
+from commands.evaluation.protocol import wilson
+from commands.shared.console import Console
+
+
+def result(successes: int, episodes: int, methods: tuple[str, ...] = ("model", "random")) -> dict[str, Any]:
+    row = {
+        "episodes": episodes,
+        "any": {"0.2": successes / episodes},
+        "held": {"0.2": 0.0},
+        "by_distance": [{"from": 1.0, "to": 2.0, "episodes": episodes, "successes": successes}],
+        "by_kind": [],
+    }
+    return {
+        "task": "reacher",
+        "unit": "rad",
+        "thresholds": [0.2],
+        "success_rate": successes / episodes,
+        "held_rate": 0.0,
+        "methods": dict.fromkeys(methods, row),
+    }
+
+
+def test_counts_add_up_over_runs_of_unequal_size():
+    made = pool([result(9, 10), result(10, 30)])
+    model = made["methods"]["model"]
+    assert model["episodes"] == 40
+    assert model["any"]["0.2"] == pytest.approx(19 / 40)
+    assert model["any_ci95"]["0.2"] == wilson(19, 40)
+    assert model["by_distance"] == [{"from": 1.0, "to": 2.0, "episodes": 40, "successes": 19}]
+    assert made["success_rate_of_each"] == [0.9, pytest.approx(1 / 3)]
+
+
+def test_a_method_that_one_run_lacks_is_left_out():
+    made = pool([result(1, 2), result(1, 2, methods=("model",))])
+    assert list(made["methods"]) == ["model"]
+
+
+def test_only_finished_runs_that_differ_in_seed_alone_are_pooled(tmp_path: Path):
+    folders = {}
+    for word, done in (("seed=0", True), ("seed=1", True), ("seed=2", False), ("planner.samples=9", True)):
+        path = tmp_path / word
+        path.mkdir()
+        if done:
+            (path / "results.json").write_text(json.dumps(result(1, 4)))
+        folders[path] = compose("demo", [word])
+    out = io.StringIO()
+    report(folders, (), Console(out))
+    (written,) = tmp_path.glob("pool-*.json")
+    pooled = json.loads(written.read_text())
+    assert pooled["runs"] == ["seed=0", "seed=1"]
+    assert pooled["methods"]["model"]["episodes"] == 8
+    assert "25.0%" in out.getvalue()
+
+
+def test_training_curves_of_a_sweep_are_drawn_over_each_other(tmp_path: Path):
+    folders = {}
+    for word, spread in (("objective=collapse", 1e-3), ("objective=vjepa2", 0.9)):
+        path = tmp_path / word.partition("=")[2]
+        path.mkdir()
+        rows = [{"kind": "val", "step": step, "feature_std": spread, "prediction": 0.1} for step in (0, 10)]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        folders[path] = compose("pretrain", [word, "data=x"])
+    out = io.StringIO()
+    report(folders, (), Console(out))
+    (drawn,) = tmp_path.glob("sweep-*.png")
+    assert drawn.stat().st_size > 5000 and drawn.name in out.getvalue()
