@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from commands.config.compose import build
 from commands.shared.console import Console, table
-from commands.shared.errors import RunError, UserError, one_line
+from commands.shared.errors import DISTRIBUTION, RunError, UserError, one_line
 
 Status = Literal["ok", "broken", "optional"]
 HOME = Path(__file__).resolve().parent.parent
@@ -129,6 +129,9 @@ def check_python() -> list[Finding]:
 def check_packages() -> list[Finding]:
     """Every dependency is installed in a version that pyproject.toml allows."""
     needed = _requirements("")
+    if not needed:
+        detail = f"{DISTRIBUTION} is not installed, so its dependencies are unknown"
+        return [Finding("packages", "optional", detail, f"{_pip()} install -e '{HOME}'")]
     findings = []
     if not _satisfied(SUITE):
         # Without its dependencies: one of them has no wheel for Python 3.13 (see pyproject.toml).
@@ -262,7 +265,7 @@ def check_extras() -> list[Finding]:
     for extra in _extras():
         missing = [_wanted(text) for text in _requirements(extra) if not _satisfied(text)]
         if missing:
-            mend = f"{_pip()} install 'jepa[{extra}]'" if not (HOME / "pyproject.toml").exists() else ""
+            mend = f"{_pip()} install '{DISTRIBUTION}[{extra}]'" if not (HOME / "pyproject.toml").exists() else ""
             mend = mend or f"{_pip()} install -e '{HOME}[{extra}]'"
             findings.append(Finding(f"[{extra}]", "optional", f"not installed: {', '.join(missing)}", mend))
         else:
@@ -272,7 +275,7 @@ def check_extras() -> list[Finding]:
 
 def _extras() -> list[str]:
     try:
-        return list(metadata.metadata("jepa").get_all("Provides-Extra") or [])
+        return list(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or [])
     except metadata.PackageNotFoundError:
         return []
 
@@ -281,7 +284,7 @@ def _requirements(extra: str) -> list[str]:
     """Return the requirement lines of jepa itself ("" ) or of one extra that hold on this machine."""
     requirement = import_module("packaging.requirements").Requirement
     try:
-        lines = metadata.requires("jepa") or []
+        lines = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return []
     kept = []

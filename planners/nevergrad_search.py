@@ -81,7 +81,7 @@ class Nevergrad(BasePlanner):
             import nevergrad
         except ImportError as error:
             raise ValueError(
-                "planner=nevergrad needs the package nevergrad; install it with pip install 'jepa[nevergrad]', or "
+                "planner=nevergrad needs the package nevergrad; install it with pip install 'jepa-lab[nevergrad]', or "
                 "choose another planner"
             ) from error
         if config.optimizer not in nevergrad.optimizers.registry:

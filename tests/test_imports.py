@@ -45,19 +45,22 @@ def test_the_import_contracts_hold():
     assert f"Contracts: {len(PROJECT['tool']['importlinter']['contracts'])} kept, 0 broken." in done.stdout
 
 
-def test_every_package_and_its_data_are_listed_for_installation():
-    listed = PROJECT["tool"]["setuptools"]["packages"]
-    on_disk = {
-        ".".join(path.parent.relative_to(HOME).parts)
-        for name in PACKAGES
-        for path in (HOME / name).rglob("__init__.py")
-    }
-    assert set(listed) == on_disk
+def test_every_folder_with_python_files_is_a_package_that_is_installed():
+    include = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert include == [pattern for name in PACKAGES for pattern in (name, f"{name}.*")]
+    folders = {path.parent for name in PACKAGES for path in (HOME / name).rglob("*.py")}
+    assert {HOME / name for name in PACKAGES} <= folders
+    missing = sorted(str(folder) for folder in folders if not (folder / "__init__.py").exists())
+    assert not missing, f"no __init__.py in: {missing}"
+
+
+def test_every_package_installs_its_data_and_its_type_marker():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]
     for name in PACKAGES:
-        held = {path for pattern in patterns.get(name, []) for path in (HOME / name).glob(pattern)}
-        wanted = {p for p in (HOME / name).rglob("*.*") if p.suffix in (".yaml", ".xml", ".json", ".css", ".html")}
-        assert wanted <= held, f"{name}: not in package-data: {sorted(wanted - held)}"
+        installed = {path for pattern in patterns.get(name, []) + patterns["*"] for path in (HOME / name).glob(pattern)}
+        wanted = {path for path in (HOME / name).rglob("*.*") if path.suffix not in (".py", ".pyc")}
+        assert wanted <= installed, f"{name}: not in package-data: {sorted(wanted - installed)}"
+        assert HOME / name / "py.typed" in installed, name
     assert resources.files("configs").joinpath("base.yaml").is_file()
 
 

@@ -35,7 +35,7 @@ from types import FrameType
 from typing import Any
 
 from commands.shared import processes
-from commands.shared.errors import PACKAGES, RunError, UsageError, explain, listed, nearest
+from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UsageError, explain, listed, nearest
 
 OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
 
@@ -253,7 +253,7 @@ def _dispatch(line: Line) -> int:
 
 def _version() -> str:
     try:
-        return metadata.version("jepa")
+        return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "0 (not installed)"
 

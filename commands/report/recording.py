@@ -24,7 +24,7 @@ def check_viewer(name: str, videos: int) -> None:
     if name not in VIEWERS:
         raise UsageError(f"viewer={name} is none (choices: {', '.join(VIEWERS)})")
     if name == "rerun" and importlib.util.find_spec("rerun") is None:
-        raise UsageError("viewer=rerun needs the package rerun-sdk: pip install 'jepa[rerun]'")
+        raise UsageError("viewer=rerun needs the package rerun-sdk: pip install 'jepa-lab[rerun]'")
     if name != "none" and videos < 1:
         raise UsageError(f"viewer={name} shows the recorded episodes: videos must be at least 1")
 

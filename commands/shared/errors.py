@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+DISTRIBUTION = "jepa-lab"  # the name that pip knows
 PACKAGES = ("commands", "configs", "data", "envs", "planners", "world_model")
 
 # Likeness (0 to 1, difflib) below which a name is no guess worth making.

@@ -33,7 +33,7 @@ from commands.config.recipes import baseline
 from commands.shared.errors import RunError, UsageError, listed
 
 VERSIONS = (
-    "jepa",
+    "jepa-lab",
     "torch",
     "torchvision",
     "timm",

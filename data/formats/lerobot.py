@@ -60,7 +60,7 @@ def pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ForeignError("LeRobot's tables are parquet, which needs pyarrow: pip install 'jepa[lerobot]'") from error
+        raise ForeignError("LeRobot's tables need pyarrow: pip install 'jepa-lab[lerobot]'") from error
     return pyarrow
 
 

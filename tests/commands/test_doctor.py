@@ -77,12 +77,20 @@ def test_a_torchvision_that_does_not_fit_is_broken(monkeypatch):
 
 
 def test_packages_are_compared_with_what_is_required(monkeypatch):
+    monkeypatch.setattr(doctor, "_requirements", lambda extra: ["numpy", doctor.SUITE])
     assert doctor.check_packages()[0].status == "ok", doctor.check_packages()
     monkeypatch.setattr(doctor, "_requirements", lambda extra: ["mujoco<1", "no-such-package>=2", "numpy"])
     (finding,) = doctor.check_packages()
     assert finding.status == "broken"
     assert "mujoco<1 (found 3." in finding.detail and "no-such-package>=2 (found none)" in finding.detail
     assert "install 'mujoco<1' 'no-such-package>=2'" in finding.mend and "numpy" not in finding.mend
+
+
+def test_a_checkout_that_is_not_installed_has_no_known_dependencies(monkeypatch):
+    monkeypatch.setattr(doctor, "DISTRIBUTION", "no-such-distribution")
+    (finding,) = doctor.check_packages()
+    assert finding.status == "optional" and "no-such-distribution is not installed" in finding.detail
+    assert "install -e" in finding.mend and doctor.check_extras() == []
 
 
 def test_each_extra_is_reported(monkeypatch):

@@ -373,7 +373,7 @@ def test_every_imagined_plan_of_projected_gradient_is_allowed_over_environment_s
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "nevergrad", None)
     context, goal, seeds = problem()
-    with pytest.raises(ValueError, match=r"pip install 'jepa\[nevergrad\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'jepa-lab\[nevergrad\]'"):
         Nevergrad().plan(PointMass(), context, goal, COST, seeds=seeds)
 
 

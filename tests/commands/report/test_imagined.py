@@ -71,7 +71,7 @@ def test_a_viewer_is_checked_before_anything_is_played(monkeypatch):
     with pytest.raises(UsageError, match="viewer=vtk is none"):
         check_viewer("vtk", 1)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'jepa\[rerun\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'jepa-lab\[rerun\]'"):
         check_viewer("rerun", 1)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(UsageError, match="videos must be at least 1"):
@@ -79,7 +79,7 @@ def test_a_viewer_is_checked_before_anything_is_played(monkeypatch):
 
 
 def test_a_recording_holds_every_episode(model, tmp_path):
-    pytest.importorskip("rerun", reason="rerun-sdk is an extra: pip install 'jepa[rerun]'")
+    pytest.importorskip("rerun", reason="rerun-sdk is an extra: pip install 'jepa-lab[rerun]'")
     path, fewer = tmp_path / "episodes.rrd", tmp_path / "one.rrd"
     run = played(model.spec.frame_skip)
     write_recording(model, run, cases(), REACHER, path)

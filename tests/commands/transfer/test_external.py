@@ -294,5 +294,5 @@ def test_an_interrupted_export_leaves_nothing_and_nothing_is_overwritten(monkeyp
 def test_where_pyarrow_is_missing_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     made_sets.ours(Path("ours/trajectories.h5"))
-    with pytest.raises(Exception, match="pip install 'jepa\\[lerobot\\]'"):
+    with pytest.raises(Exception, match="pip install 'jepa-lab\\[lerobot\\]'"):
         give("lerobot", "set")
