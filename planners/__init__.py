@@ -2,7 +2,8 @@
 
 Read in this order: protocol (what meets here), costs, scoring (imagine and judge, in chunks), sampling (candidates, the
 one search loop), cem (an update rule), mpc (frames in, actions out). The other rules: icem, mppi,
-predictive_sampling, gradient, projected_gradient, cem_gradient, nevergrad_search. docs/planners.md compares them.
+predictive_sampling, gradient, projected_gradient, cem_gradient, nevergrad_search.
+docs/concepts/planning.md compares them.
 """
 
 from planners.cem import CEM, CEMConfig

@@ -4,7 +4,7 @@ Four problems of a point with inertia (`planners.point_mass`): a quadratic cost,
 (optima known: least squares, with bounds), soft discs in the way with many ways between them, and discs whose cost has
 no slope (optima: the best that any planner of the table, or a far longer search, ever found). Regret is cost above
 the optimum, over that of doing nothing. Settings are those of `commands.benchmarks.planner_settings`
-(docs/planners.md).
+(docs/concepts/planning.md).
 """
 
 from __future__ import annotations
