@@ -26,7 +26,7 @@ from envs.goal_env import GoalEnv
 from envs.rendering import choose_backend
 from envs.task_spec import TaskSpec
 
-HOW = "see docs/environments.md"
+HOW = "see docs/guides/own_task.md"
 _SEEDS = 2**31
 
 

@@ -87,7 +87,7 @@ def test_many_run_as_one_and_the_oracle_steps_the_environment_itself() -> None:
 
 def test_the_guide_shows_the_example_that_is_tested_and_it_is_short() -> None:
     code = (HERE / "two_tanks.py").read_text(encoding="utf-8")
-    guide = (HERE.parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+    guide = (HERE.parents[2] / "docs" / "guides" / "own_task.md").read_text(encoding="utf-8")
     shown = code[code.index("import gymnasium") :].strip()
     assert shown in guide
     assert len(shown.splitlines()) < 50
@@ -128,7 +128,7 @@ def test_what_an_environment_lacks_is_said_in_one_sentence(kwargs: dict, said: s
     try:
         with pytest.raises(ValueError, match=said) as caught:
             envs.make("gym/Bare-v0")
-        assert "\n" not in str(caught.value) and "docs/environments.md" in str(caught.value)
+        assert "\n" not in str(caught.value) and "docs/guides/own_task.md" in str(caught.value)
     finally:
         del gymnasium.registry["Bare-v0"]
 

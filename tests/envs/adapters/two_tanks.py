@@ -1,4 +1,4 @@
-"""The example of docs/environments.md: two tanks of water with a pump each, and a pipe between them."""
+"""The example of docs/guides/own_task.md: two tanks of water with a pump each, and a pipe between them."""
 
 import gymnasium
 import numpy as np
