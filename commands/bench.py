@@ -24,9 +24,10 @@ from commands.benchmarks.official import OfficialStep, side_by_side
 from commands.benchmarks.render import bench_render
 from commands.config import registry
 from commands.evaluation.methods import planner_parts
-from commands.plan import flops_of, peak_mib
+from commands.plan import peak_mib
 from commands.shared.console import Console, table
 from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
 from planners.costs import aimed
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -225,7 +226,7 @@ def plan(config: dict[str, Any]) -> list[Row]:
             goal = aimed(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
-    seconds, flops = seconds_per_call(once, config["seconds"]), flops_of(lambda: once(0))
+    seconds, flops = seconds_per_call(once, config["seconds"]), count_flops(lambda: once(0))
     return [
         {
             "what": f"plan, {NUM_ENVIRONMENTS} environments together",
@@ -276,7 +277,7 @@ def _training_rows(
     def step(number: int) -> None:
         train_step(model, batch, optimizer, trainer, number)
 
-    seconds, flops = seconds_per_call(step, budget_s), flops_of(lambda: step(0))
+    seconds, flops = seconds_per_call(step, budget_s), count_flops(lambda: step(0))
     precision = resolved_precision(device, trainer.precision, trained_parameters(optimizer))
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mib()
     return [

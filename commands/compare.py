@@ -30,11 +30,11 @@ from commands.bench import pretraining
 from commands.collect import FILE, collect_into
 from commands.config.compose import choices, compose, nested
 from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
-from commands.plan import flops_of
 from commands.report import comparison
 from commands.report.comparison import ORACLE
 from commands.shared.console import Console, duration
 from commands.shared.errors import UsageError, listed
+from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, commit, identity, read_json, versions, write_json
 from commands.training.model_folders import MODEL, load_encoder, model_kind, open_reader
 from data.features import FeatureCache
@@ -248,7 +248,7 @@ def step_flops(config: dict[str, Any]) -> float:
     """Floating-point operations of one training step of stage 1: matrix products and attention, forward and back."""
     model, batch, trainer = pretraining({**config, "trainer": config["pretrain"]}, torch.device("cpu"))
     optimizer = make_optimizer(model, trainer)
-    return flops_of(lambda: train_step(model, batch, optimizer, trainer, 0))
+    return count_flops(lambda: train_step(model, batch, optimizer, trainer, 0))
 
 
 def finished(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import envs
 from commands.config import registry
@@ -36,6 +34,7 @@ from commands.report.planning import planning_report, write_videos
 from commands.report.recording import check_viewer, write_recording
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
+from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, plain, write_atomic, write_json
 from commands.training.model_folders import check_actions, check_frames, frame_skip, load_dynamics, open_reader
 from envs.task_spec import TaskSpec
@@ -176,14 +175,7 @@ def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
             goal = aimed(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
             return planner.plan(model, context, goal, cost, seeds=[0])
 
-    return flops_of(once)
-
-
-def flops_of(call: Callable[[], Any]) -> float:
-    """Floating-point operations of matrix products and attention in a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops())
+    return count_flops(once)
 
 
 def collect_results(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from commands.benchmarks.official import timed
-from commands.plan import flops_of
+from commands.shared.flops import count_flops
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
 from planners.sampling import Proposal
@@ -161,7 +161,7 @@ def compared(setting: Setting, device: torch.device, repeats: int = 3) -> Compar
 
     ours, loop = planned(0), planned(1)  # a warm-up, too
     times = [[timed(partial(planned, which))[0] for which in (0, 1)] for _ in range(repeats)]
-    flops, loop_flops = (setting.iterations * flops_of(partial(planned, which, 1)) for which in (0, 1))
+    flops, loop_flops = (setting.iterations * count_flops(partial(planned, which, 1)) for which in (0, 1))
     stride = -(-setting.iterations // BF16_ITERATIONS)
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in ours.actions[::stride]]
