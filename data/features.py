@@ -14,25 +14,22 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from data.disk import PathLike, ask_disk, reserve, temporary_beside
+from data.disk import ask_disk, reserve, temporary_beside
 from data.store import Reader
 
 Bits = NDArray[np.uint16]
 
 
 class FeatureCache:
-    """The cached features of a reader's frames, in `folder` (by default beside the first file,
-    `NAME.features/`).
-    """
+    """The cached features of a reader's frames, in `NAME.features/` beside the first file."""
 
-    def __init__(self, reader: Reader, folder: PathLike | None = None) -> None:
+    def __init__(self, reader: Reader) -> None:
         first = reader.paths[0]
-        self.folder = Path(folder) if folder is not None else first.with_name(first.name + ".features")
+        self.folder = first.with_name(first.name + ".features")
         self._checksum, self._rows = reader.file_checksum, reader.total_frames
 
     def path(self, encoder: str, layer: str) -> Path:
@@ -67,19 +64,3 @@ class FeatureCache:
             yield array
             array.flush()
             del array
-
-
-def bfloat16_bits(values: ArrayLike) -> Bits:
-    """Bit patterns of the nearest bfloat16 numbers, ties to even, as torch rounds.
-
-    In torch: `tensor.bfloat16().view(torch.uint16).numpy()`.
-    """
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    quiet_nan = (bits >> 16) | 0x40
-    return np.where(np.isnan(np.asarray(values, np.float32)), quiet_nan, rounded).astype(np.uint16)
-
-
-def from_bfloat16_bits(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """The numbers that bit patterns stand for."""
-    return (np.asarray(bits, np.uint16).astype(np.uint32) << 16).view(np.float32)

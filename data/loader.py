@@ -55,11 +55,6 @@ class Loader:
         self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Batches in which every window comes once."""
-        return len(self.windows) / self.batch_size
-
     def indices(self, step: int) -> NDArray[np.int64]:
         """Windows [B] of batch `step`, of all processes."""
         if step < 0:

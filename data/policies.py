@@ -6,7 +6,7 @@ environment no more than `action_space` (a Box) and, if it is scripted, `scripte
 
 Smooth noise after Uhlenbeck and Ornstein (Phys. Rev. 36, 1930), sampled exactly: over a step of dt seconds,
 
-    x' = r x + sqrt(1 - r^2) std n,    r = exp(-dt / time_constant),    n ~ N(0, 1)
+    x' = r x + sqrt(1 - r^2) std n,    r = exp(-dt / time_constant_s),    n ~ N(0, 1)
 
 with x in units of the action's half range, started in its stationary distribution and clipped to the bounds.
 """

@@ -220,15 +220,12 @@ class Reader:
 
     # -- rows
 
-    def column(self, name: str, episode: int, start: int = 0, stop: int | None = None) -> Array:
-        """Rows [start, stop) of an episode's column, read-only; `action` has one row less than the others."""
+    def column(self, name: str, episode: int) -> Array:
+        """Rows of an episode's column, read-only; `action` has one row less than the others."""
         file, index = self._find(episode)
         rows = self.num_frames(episode) - (name == "action")
-        stop = rows if stop is None else stop
-        if not 0 <= start <= stop <= rows:
-            raise ValueError(f"rows {start} to {stop} of {name} in {self.describe(episode)}: it has {rows}")
         first = int(file.episode["start"][index])
-        return self._array(file, name)[first + start : first + stop]
+        return self._array(file, name)[first : first + rows]
 
     def gather(self, name: str, rows: Array) -> Array:
         """Rows of a column by their place in the rows of all files together: [...] -> [..., *row], a copy.

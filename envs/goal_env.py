@@ -270,12 +270,9 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """Where velocities are in a state, and in a mjSTATE_FULLPHYSICS vector of `mujoco.rollout`."""
         return self._physics.qvel
 
-    def apply_factors(self, state: ArrayLike, model: mujoco.MjModel | None = None) -> None:
-        """Write a state's factors into this environment, or into a copy of its model."""
+    def apply_factors(self, state: ArrayLike) -> None:
+        """Write a state's factors into this environment."""
         factors = self._factors_of(self._checked("state", state))
-        if model is not None:
-            self._write(model, factors)
-            return
         self._frame = None
         self._use(factors)
 

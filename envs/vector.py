@@ -74,13 +74,6 @@ class Multiplexer:
         """States `[n, S]`."""
         return np.stack([session.state for session in self.sessions])
 
-    def set_states(self, states: NDArray[np.float64]) -> None:
-        """Go to states `[n, S]`; goals stay."""
-        for index, state in enumerate(states):
-            self.env.load_session(self.sessions[index])
-            self.env.set_state(state)
-            self.sessions[index] = self.env.save_session()
-
     def close(self) -> None:
         """Free the OpenGL context."""
         self.env.close()
@@ -208,13 +201,6 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
     def get_states(self) -> NDArray[np.float64]:
         """Every environment's state, float64 `[n, S]`."""
         return np.concatenate(self._call("get_states"))
-
-    def set_states(self, states: ArrayLike) -> None:
-        """Go to states `[n, S]`; goals stay."""
-        rows = np.asarray(states, np.float64)
-        if rows.ndim != 2 or len(rows) != self.num_envs:
-            raise ValueError(f"states of shape {rows.shape}, expected {self.num_envs} rows")
-        self._call("set_states", rows)
 
     def _one_each(self, name: str, given: Any) -> list[Any]:
         rows = [None] * self.num_envs if given is None else list(given)

@@ -56,7 +56,7 @@ TASKS = {
 }
 
 
-def cases(task: Task, seed: int) -> tuple[State, Views]:
+def cases(seed: int) -> tuple[State, Views]:
     """Starts left of the discs, goals right of them, with some height, SEEDS times each; at rest."""
     rng = np.random.default_rng(seed)
     heights = rng.uniform(-0.5, 0.5, (INSTANCES, 2))
@@ -97,7 +97,7 @@ def made(name: str, settings: Mapping[str, Any], budget: int) -> Any:
 
 def solved(name: str, settings: Mapping[str, Any], budget: int, task: Task, seed: int) -> tuple[Plan, float]:
     """Plans of all cases, and the candidates imagined for each."""
-    start, goal = cases(task, seed)
+    start, goal = cases(seed)
     dynamics = DoubleIntegrator(task.bound)
     count = len(start.state_B4)
     seeds = range(1000 * seed, 1000 * seed + count)
@@ -112,7 +112,7 @@ def idle(task: Task, seed: int) -> Tensor:
 
 def cost_of(task: Task, seed: int, actions_BKA: Tensor) -> Tensor:
     """cost_B of given actions."""
-    start, goal = cases(task, seed)
+    start, goal = cases(seed)
     actions = actions_BKA[:, None]
     return task.cost(DoubleIntegrator(task.bound).imagine(start, actions), goal, actions)[:, 0]
 
@@ -122,7 +122,7 @@ def exact_optimum(task: Task, seed: int) -> Tensor:
     problem in K accelerations, whose rows are the cost's terms."""
     from scipy.optimize import lsq_linear
 
-    start, goal = cases(task, seed)
+    start, goal = cases(seed)
     dt, cost = DoubleIntegrator().dt, task.cost
     fall = np.tril(np.ones((HORIZON, HORIZON)))
     reach = dt * dt * fall @ fall  # accelerations -> positions
@@ -197,13 +197,13 @@ def drawn(name: str, tries: int) -> list[dict[str, Any]]:
     return [{key: values[int(rng.integers(len(values)))] for key, values in space.items()} for _ in range(tries)]
 
 
-def swept(names: Sequence[str], tries: int = TRIES) -> dict[str, dict[str, Any]]:
+def swept(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The settings of least regret of each planner: mean over problems and budgets of its logarithm."""
     best: dict[str, dict[str, Any]] = {}
     known = {what: _reference(task) for what, task in TASKS.items()}
     for name in names:
         scores = []
-        for settings in drawn(name, tries):
+        for settings in drawn(name, TRIES):
             values = []
             for what, task in TASKS.items():
                 optimum, nothing = known[what]
@@ -212,7 +212,7 @@ def swept(names: Sequence[str], tries: int = TRIES) -> dict[str, dict[str, Any]]
                     regret = ((plan.cost_B - optimum) / (nothing - optimum)).clamp_min(0).mean()
                     values.append(math.log10(float(regret) + FLOOR))
             scores.append(sum(values) / len(values))
-        best[name] = drawn(name, tries)[int(np.argmin(scores))]
+        best[name] = drawn(name, TRIES)[int(np.argmin(scores))]
     return best
 
 

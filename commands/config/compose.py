@@ -93,7 +93,7 @@ def compose(command: str, words: list[str]) -> Composed:
     usual = standard(command)
     with hydra_loader() as loader:
         overrides = parse(command, _expanded(usual, words, loader), loader)
-        chosen, values = _split(command, overrides, usual.choices, loader)
+        chosen, values = _split(overrides, usual.choices, loader)
         known = with_choices(command, chosen) if chosen else usual
         for override in values:
             _check_value(command, override, known.config, usual.choices)
@@ -112,7 +112,7 @@ def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[s
     """Return the configuration with the words' choices, nothing resolved, and the choices each group has."""
     usual = standard(command)
     with hydra_loader() as loader:
-        chosen, _ = _split(command, parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
+        chosen, _ = _split(parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
         options = {group: _offered(loader, group, usual.choices) for group in usual.choices}
         return with_choices(command, chosen) if chosen else usual, options
 
@@ -274,7 +274,7 @@ def _overridden(file: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _split(command: str, overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
+def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
     """Separate checked group choices (as words) from overrides of values (as Override objects)."""
     chosen, values = [], []
     for override in overrides:

@@ -1,8 +1,7 @@
 """Model folders: what stages 1 and 2 leave behind and what the later commands load.
 
 An encoder folder and a dynamics folder hold model.json and model.safetensors (world_model.training.checkpoint). The
-dynamics folder contains its encoder, so that a model is one folder. `load_planner` is the Python interface of
-the README.
+dynamics folder contains its encoder, so that a model is one folder.
 """
 
 from __future__ import annotations

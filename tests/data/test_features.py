@@ -7,10 +7,9 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-import torch
 
 from data import disk
-from data.features import FeatureCache, bfloat16_bits, from_bfloat16_bits
+from data.features import FeatureCache
 from data.store import Reader, StoreError, Writer
 
 
@@ -95,16 +94,3 @@ def test_a_full_disk_is_noticed_first(reader, monkeypatch):
 def test_a_name_that_would_leave_the_folder_is_refused(reader):
     with pytest.raises(ValueError, match="layer='../x'"):
         FeatureCache(reader).path("abc", "../x")
-
-
-def test_bfloat16_rounds_as_torch_does():
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 2**32, 200_000, np.uint32).view(np.float32)
-    edges = np.array([0, -0.0, np.inf, -np.inf, 3.4e38, 1e-40], np.float32)
-    values = np.concatenate([values, rng.normal(size=1000).astype(np.float32), edges])
-    numbers = ~np.isnan(values)
-    want = torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
-    np.testing.assert_array_equal(bfloat16_bits(values)[numbers], want[numbers])
-    back = from_bfloat16_bits(bfloat16_bits(values))
-    np.testing.assert_array_equal(back[numbers], torch.from_numpy(values).bfloat16().float().numpy()[numbers])
-    assert np.isnan(back[~numbers]).all()

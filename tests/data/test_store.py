@@ -106,8 +106,6 @@ def test_reading_is_a_map_and_cannot_write(path):
 def test_the_last_action_row_never_leaves_and_is_nan_in_the_file(path):
     reader = Reader(path)
     assert reader.column("action", 2).shape == (3, 2)
-    with pytest.raises(ValueError, match="it has 3"):
-        reader.column("action", 2, 0, 4)
     with h5py.File(path) as file:
         assert np.isnan(file["action"][11]).all()
 

@@ -48,12 +48,3 @@ def integrate(poses_7: Tensor, actions_7: Tensor) -> Tensor:
     turned = rotation_matrix(actions_7[..., 3:6]) @ rotation_matrix(poses_7[..., 3:6])
     gripper = (poses_7[..., 6:] + actions_7[..., 6:]).clamp(0, 1)
     return torch.cat((poses_7[..., :3] + actions_7[..., :3], euler_angles(turned), gripper), -1)
-
-
-def integrate_path(pose_7: Tensor, actions_K7: Tensor) -> Tensor:
-    """Poses [..., K, 7] after 1..K actions from a first pose [..., 7]."""
-    path = []
-    for k in range(actions_K7.shape[-2]):
-        pose_7 = integrate(pose_7, actions_K7[..., k, :])
-        path.append(pose_7)
-    return torch.stack(path, -2)

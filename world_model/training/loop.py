@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,18 +73,6 @@ class TrainerConfig:
     checkpoint_every: int = 250
     log_every: int = 10
     seed: int = 0
-
-
-class TrainingModel(Protocol):
-    """What the loop needs of a stage, besides being a module."""
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss and its named terms."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called after the optimiser's step (the EMA teacher)."""
-        ...
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
@@ -264,6 +252,8 @@ def train(
 ) -> int:
     """Train from the newest checkpoint to config.steps; returns the step it began at.
 
+    `model` is a module with `loss(batch, step)`, which returns a scalar and its named terms, and `after_step(step)`,
+    called after the optimiser's step.
     `batch_at(step)` gives the batch of a step; its "source" entry, if any, names the data in error messages.
     """
     start = checkpoints.restore(model, optimizer) if checkpoints else 0
