@@ -66,7 +66,7 @@ def test_ten_steps_equal_five_killed_and_resumed_five_bit_for_bit(tmp_path):
     whole, _ = run(tmp_path / "whole")
     script = f"""
 import os, signal, pathlib
-from tests.world_model.test_training import run, batch_at
+from tests.world_model.training.test_loop import run, batch_at
 def batches(step):
     if step == 7:  # two steps after the checkpoint of step 5
         os.kill(os.getpid(), signal.SIGKILL)
