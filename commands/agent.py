@@ -7,6 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.shared.errors import find_shadow
+
+if sentence := find_shadow():  # a script beside an envs/ of its own
+    raise ImportError(sentence)
+
 from commands.config import registry
 from commands.config.compose import compose
 from commands.evaluation.methods import planner_parts

@@ -252,9 +252,9 @@ def check_names() -> list[Finding]:
     except RunError as error:
         return [Finding("names", "broken", one_line(error), "rename that folder, or unset PYTHONPATH")]
     here = Path.cwd()
-    alike = [name for name in PACKAGES if here != HOME and (here / name).is_dir()]
+    alike = [name for name in PACKAGES if here != HOME and (here / name / "__init__.py").exists()]
     if alike:
-        text = f"{', '.join(alike)} in {here}: `jepa` finds its own, `python -m commands` there would not"
+        text = f"{', '.join(alike)} in {here}: `jepa` finds its own packages, a Python script there does not"
         return [Finding("names", "optional", text)]
     return [Finding("names", "ok", f"packages come from {HOME}")]
 

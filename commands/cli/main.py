@@ -19,7 +19,6 @@ do not fit): a ValueError or UsageError there is exit code 2 and leaves nothing 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import keyword
 import os
 import signal
@@ -30,12 +29,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from commands.shared import processes
-from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UsageError, explain, listed, nearest
+from commands.shared.errors import DISTRIBUTION, RunError, UsageError, explain, find_shadow, listed, nearest
 
 OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
 
@@ -129,16 +127,8 @@ def _full_word(command: Command, word: str) -> str:
 
 def check_shadows() -> None:
     """Raise RunError if Python finds another folder under the name of one of our packages."""
-    home = Path(__file__).resolve().parents[2]
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        places = [Path(place).resolve() for place in (spec.submodule_search_locations or [])] if spec else []
-        if places[:1] != [home / name]:
-            found = places[0] if places else (spec.origin if spec else "nowhere")
-            raise RunError(
-                f"the package '{name}' is found at {found} instead of {home / name}: rename that folder, "
-                "or take its parent out of PYTHONPATH"
-            )
+    if sentence := find_shadow():
+        raise RunError(sentence)
 
 
 def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:

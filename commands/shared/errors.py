@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 import os
 import traceback
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from pathlib import Path
 
 DISTRIBUTION = "jepa-lab"  # the name that pip knows
 PACKAGES = ("commands", "configs", "data", "envs", "planners", "world_model")
+
+HOME = Path(__file__).resolve().parents[2]  # of our packages
 
 # Likeness (0 to 1, difflib) below which a name is no guess worth making.
 LEAST_ALIKE = 0.6
@@ -38,6 +41,20 @@ class UsageError(UserError):
 
 class RunError(UserError):
     """The command is right and cannot go on: a file, a device or a folder is not what it should be."""
+
+
+def find_shadow() -> str | None:
+    """Return a sentence about the first of our packages that another one of the same name hides, or None."""
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        folders = [Path(folder).resolve() for folder in (spec.submodule_search_locations or [])] if spec else []
+        if folders[:1] != [HOME / name]:
+            found = folders[0] if folders else (spec.origin if spec else "nowhere")
+            return (
+                f"Python finds the package '{name}' at {found} instead of {HOME / name}: rename that one, or take its "
+                "parent out of Python's path (PYTHONPATH, the folder of your script, or with -m the current folder)"
+            )
+    return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -101,9 +118,8 @@ def explain(error: BaseException) -> tuple[int, str]:
 def _raised_by_us(frame: traceback.FrameSummary) -> bool:
     """Tell a `raise RuntimeError("a sentence")` of our packages from an error inside a library they
     called."""
-    home = Path(__file__).resolve().parents[2]
     folder = Path(frame.filename).resolve()
-    ours = folder.is_relative_to(home) and folder.relative_to(home).parts[0] in PACKAGES
+    ours = folder.is_relative_to(HOME) and folder.relative_to(HOME).parts[0] in PACKAGES
     return ours and (frame.line or "").lstrip().startswith("raise ")
 
 

@@ -113,6 +113,8 @@ def test_folders_named_like_our_packages_are_mentioned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert doctor.check_names()[0].status == "ok"
     (tmp_path / "data").mkdir()
+    assert doctor.check_names()[0].status == "ok", "Python passes over a folder without __init__.py"
+    (tmp_path / "data" / "__init__.py").touch()
     (finding,) = doctor.check_names()
     assert finding.status == "optional" and str(tmp_path) in finding.detail
 
