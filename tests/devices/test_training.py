@@ -1,0 +1,153 @@
+"""Training on another device: a step of every objective and of every kind of dynamics loses there what it loses on the
+CPU, and what watches and follows the training reads the device's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from commands.bench import pretraining
+from commands.config.compose import choices, compose
+from commands.training.monitors import Monitor
+from tests.devices.test_world_models import MODELS
+from tests.world_model.small import FUTURE, SIZES, dynamics, encoder, frames
+from world_model.nn.reachability import ReachConfig, episode_pairs, fit_reach
+from world_model.objectives.metric import MetricConfig
+from world_model.probing.readout import ReadoutConfig, Samples, read
+from world_model.training.augment import CropConfig
+from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
+from world_model.training.pretrain import PretrainModel
+
+CPU = torch.device("cpu")
+SMALL = TrainerConfig(steps=1, batch_size=2, warmup=1, log_every=1, precision="fp32")  # `auto` is bf16 on a GPU
+
+
+class Batches:
+    """The same batch at every step, on the CPU, as a loader gives it."""
+
+    def __init__(self, batch):
+        self.batch = lambda step: batch
+
+
+def losses(model, batch, device, folder, config=SMALL):
+    """Losses and their terms at a step, and at another one that is trained when this is resumed."""
+    lines = []
+    model.to(device)
+    for steps in (config.steps, config.steps + 1):
+        more = replace(config, steps=steps)
+        optimizer = make_optimizer(model, more)
+        train(model, lambda step: batch, optimizer, more, Checkpoints(folder), Hooks(log=lines.append), device)
+    keys = sorted(set(lines[0]) - {"step", "kind", "seconds"})
+    assert [line["step"] for line in lines] == [1, 2]
+    return torch.tensor([[line[key] for key in keys] for line in lines])
+
+
+@cache
+def composed(name):
+    """The settings of an objective with a small encoder; composing them takes a while."""
+    words = [f"objective={name}", "encoder=tiny", "trainer=debug", "trainer.batch_size=2", "encoder.depth=4"]
+    return compose("bench", words).config
+
+
+def stage_1(name):
+    """A small model of an objective, and a batch for it on the CPU."""
+    torch.manual_seed(0)
+    model, batch, _ = pretraining(composed(name), CPU)
+    return model, batch
+
+
+@pytest.mark.parametrize("name", choices("objective"))
+def test_every_objective_trains_there_as_on_the_cpu(name, cuda, tmp_path):
+    found = []
+    for device in (CPU, cuda):
+        model, batch = stage_1(name)
+        found.append(losses(model, batch, device, tmp_path / device.type))
+        assert {value.device for value in model.state_dict().values()} == {device}
+        clips = list(frames(3, 12))
+        numbers = Monitor(model, frames(8), clips, Batches(batch), device)(0)
+        metric = model.metric(clip.to(device) for clip in clips)
+        if metric is not None:
+            model.trained_encoder.pool.fold(metric)
+        embedded = model.trained_encoder.embed_frames(frames(1, 2).to(device))
+        assert embedded.device == device
+        found[-1] = (found[-1], torch.tensor(list(numbers.values())), embedded.detach().cpu())
+        if model.actions is not None:
+            assert model.dynamics().spec.device == device
+    for there, here in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(there, here, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("of", ["pooled", "inputs"])
+@pytest.mark.parametrize("pool", ["learned", "keypoints"])
+def test_the_metric_is_fitted_there(pool, of, cuda):
+    objective = replace(FUTURE, metric=MetricConfig("biharmonic", lag=1, of=of, modes=4))
+    model = PretrainModel(encoder(config=replace(SIZES, pool=pool)), objective, steps=2).to(cuda)
+    model.encoder.pool.fold(model.metric(clip.to(cuda) for clip in frames(3, 12)))
+    assert model.encoder.embed_frames(frames(1, 2).to(cuda)).device == cuda
+
+
+def test_crops_are_cut_there(cuda):
+    found = []
+    for device in (CPU, cuda):
+        model = PretrainModel(encoder(), FUTURE, steps=2, crop=CropConfig()).to(device)
+        batch = {"pixels": frames(2, 5), "aspect": torch.ones(2), "draw": torch.arange(2)}
+        found.append(model.loss({name: value.to(device) for name, value in batch.items()}, 0)[0].cpu())
+    torch.testing.assert_close(*found)
+
+
+def test_bfloat16_trains_there(cuda, tmp_path):
+    model, batch = stage_1("future")
+    assert losses(model, batch, cuda, tmp_path, replace(SMALL, precision="bf16")).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_kind_of_dynamics_trains_there_as_on_the_cpu(kind, cuda, tmp_path):
+    found = []
+    for device in (CPU, cuda):
+        torch.manual_seed(0)
+        model = PosttrainModel(dynamics(**MODELS[kind]).to(device), PosttrainConfig(rollout_steps=3))
+        made, pixels = model.dynamics, frames(2, model.window)
+        with torch.no_grad():
+            batch = {name: value.cpu() for name, value in made.inputs(pixels.to(device)).items()}
+        made.set_feature_statistics(batch["features"][0])
+        if made.config.scene and made.encoder.scene_space == "points":
+            made.set_scene_statistics(batch["scene"][0])
+        if made.states is not None:
+            batch["proprio"] = torch.rand(2, model.window, made.config.proprio_dim)
+            made.states.set_statistics(batch["proprio"][0])
+        if "scene" in batch:
+            batch["scene"] = batch["scene"][:, : made.config.history]
+        batch |= {"pixels": pixels, "action": torch.rand(2, model.window - 1, made.spec.block_dim)}
+        steps = losses(model, batch, device, tmp_path / device.type)
+        errors = model.error_by_horizon({name: value.to(device) for name, value in batch.items()})
+        found.append((steps, torch.tensor(list(errors.values()))))
+    for there, here in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(there, here, rtol=2e-3, atol=2e-4)
+
+
+def test_reachability_is_learned_there_from_the_same_pairs(cuda):
+    found = []
+    for device in (CPU, cuda):
+        torch.manual_seed(0)
+        head = dynamics().reach.to(device).requires_grad_(True)
+        config = ReachConfig(dim=5, hidden=8, steps=3, batch_size=4, other_episodes=0.5)
+        features = torch.rand(20, 12).to(device)
+        head.set_statistics(features)
+        found.append(fit_reach(head, episode_pairs(features, [(0, 10), (10, 10)], 1, config), config, seed=1))
+    assert found[1]["reach_loss"] == pytest.approx(found[0]["reach_loss"], rel=1e-4)
+
+
+def test_readouts_are_trained_there_as_on_the_cpu(cuda):
+    config = ReadoutConfig(steps=2, batch_size=4, lrs=(1e-3,), depth=2, heads=2)
+    draw = torch.Generator().manual_seed(0)
+    splits = {
+        split: Samples(torch.rand(8, 2, 4, 8, generator=draw), torch.rand(8, 3, generator=draw))
+        for split in ("train", "val", "test")
+    }
+    here, there = (read(splits, config, 0, device) for device in (CPU, cuda))
+    for kind, numbers in here.items():
+        assert there[kind]["r2"] == pytest.approx(numbers["r2"], rel=1e-3)
