@@ -167,11 +167,12 @@ def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
     spec = model.spec
     frames = torch.zeros(1, spec.history, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
     past = torch.zeros(1, spec.history - 1, spec.block_dim, device=spec.device)
+    state = torch.zeros(1, spec.history, model.config.proprio_dim, device=spec.device)
 
     def once() -> Any:
         with torch.no_grad():
             valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
-            context = model.observe(frames, past, valid, torch.zeros(1, spec.history, model.config.proprio_dim))
+            context = model.observe(frames, past, valid, state)
             goal = aimed(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
             return planner.plan(model, context, goal, cost, seeds=[0])
 

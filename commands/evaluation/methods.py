@@ -102,6 +102,7 @@ def truth_distance(task: TaskSpec) -> Any:
     """The task's true distance as a cost on the `truth` view."""
 
     def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(task.distance(imagined.cpu().numpy(), goal.cpu().numpy())))
+        apart = task.distance(imagined.cpu().numpy(), goal.cpu().numpy())
+        return torch.from_numpy(np.asarray(apart)).to(imagined.device)
 
     return distance

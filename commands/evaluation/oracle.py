@@ -52,7 +52,8 @@ class OracleDynamics:
         task = env.task
         views = ("truth",) + (model.spec.views if model is not None else ())
         low, high = task.action_low * frame_skip, task.action_high * frame_skip
-        self.spec = DynamicsSpec(low, high, (env.size, env.size), horizon, views, frame_skip)
+        device = torch.device("cpu") if model is None else model.spec.device
+        self.spec = DynamicsSpec(low, high, (env.size, env.size), horizon, views, frame_skip, device=device)
 
     def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
         """True states and goals [B, S] of this moment."""
@@ -66,7 +67,7 @@ class OracleDynamics:
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
         """The goals' truth, and the model's views of the goal images."""
-        views: dict[str, Any] = {"truth": lambda: torch.from_numpy(self._truth(self.goal_states))}
+        views: dict[str, Any] = {"truth": lambda: self._truth(self.goal_states)}
         if self.model is not None:
             goal = self.model.encode_goal(frames_BHWC)
             views |= {name: goal.view(name) for name in self.model.spec.views}
@@ -82,7 +83,7 @@ class OracleDynamics:
         states = np.stack([self._simulate(state, plan) for state, plan in zip(context.states, actions, strict=True)])
         if keep == "last":
             states = states[:, :, -1:]
-        views: dict[str, Any] = {"truth": lambda: torch.from_numpy(self._truth(states))}
+        views: dict[str, Any] = {"truth": lambda: self._truth(states)}
         if self.model is not None:
             views |= {name: (lambda name=name: self._seen(states, name)) for name in self.model.spec.views}
         return Views(views, keep)
@@ -113,9 +114,9 @@ class OracleDynamics:
                 found[s, k] = self.env.get_state()
         return found
 
-    def _truth(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _truth(self, states: NDArray[np.float64]) -> Tensor:
         """Truth [..., L] of full states [..., S]."""
-        return self.env.truth(states)
+        return torch.from_numpy(self.env.truth(states)).to(self.spec.device)
 
     @torch.no_grad()
     def _seen(self, states: NDArray[np.float64], name: str) -> Tensor:
@@ -123,7 +124,7 @@ class OracleDynamics:
         assert self.model is not None
         flat = states.reshape(-1, states.shape[-1])
         frames = torch.from_numpy(np.stack([self.env.render_state(state) for state in flat]))
-        parts = [self.model.encode_goal(chunk).view(name) for chunk in frames.to(self.model.spec.device).split(256)]
+        parts = [self.model.encode_goal(chunk).view(name) for chunk in frames.to(self.spec.device).split(256)]
         return torch.cat(parts).unflatten(0, states.shape[:3])
 
 
