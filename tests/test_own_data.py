@@ -1,4 +1,4 @@
-"""The guide docs/own_data.md, as written; and what training on such data says where something is wrong."""
+"""The pages on own data and on import and export, as written; and messages where something about such data is wrong."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ def jepa(*words: str, code: int = 0) -> None:
     assert cli.main(list(words)) == code, words
 
 
+def shell_lines(page: str) -> list[str]:
+    """Lines of the first shell block of a page."""
+    block = re.search(r"```sh\n(.*?)```", (HOME / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None, page
+    return block.group(1).splitlines()
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     """A folder in which the guide's commands were run."""
     folder = tmp_path_factory.mktemp("work")
-    lines = re.search(r"```sh\n(.*?)```", (HOME / "docs/own_data.md").read_text(), re.DOTALL).group(1).splitlines()
+    lines = shell_lines("guides/own_data.md")
     with contextlib.chdir(folder):
         for line in lines:
             if line.startswith("python -m data.formats.droid_example "):
@@ -48,7 +55,7 @@ def test_the_commands_of_the_guide_leave_models(work):
 
 def test_the_trajectories_of_others_in_the_guide_come_back_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = re.findall(r"```sh\n(.*?)```", (HOME / "docs/own_data.md").read_text(), re.DOTALL)[1].splitlines()
+    lines = shell_lines("commands/import_export.md")
     collect, *rest = [line.removeprefix("jepa ").split() for line in lines]
     ours(Path("runs/collect/mine/trajectories.h5"))
     assert collect == ["collect", "data=debug", "name=mine"]
