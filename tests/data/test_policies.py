@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_goal_env import FakeEnv
 
-from data.policies import Mixture, PolicyConfig, Scripted, Smooth, Uniform, make_policy
+from data.policies import PolicyConfig, Scripted, Smooth, Uniform, make_policy
 
 ENV = FakeEnv(reach=3.0)
 STEP_S = 0.1
@@ -71,7 +71,6 @@ def test_scripted_asks_the_environment_and_forgets_between_episodes():
 
 def test_a_mixture_chooses_per_episode_by_the_shares():
     mixture = make_policy(PolicyConfig(name="scripted:3,uniform:1"), STEP_S)
-    assert isinstance(mixture, Mixture)
     scripted = [bool((play(mixture, 4, seed)[:, 0] == 1).all()) for seed in range(800)]
     assert np.mean(scripted) == pytest.approx(0.75, abs=0.05)
 

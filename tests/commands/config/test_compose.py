@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,7 +210,7 @@ def test_the_registry_knows_every_choice_that_names_itself_and_no_other(group):
         mapping = compose("plan", [*GIVEN["plan"], f"{group}={choice}"]).config[group]
         names.add(mapping["name"])
         known = registry.entry(group, mapping)
-        assert registry.load(known.config) and registry.load(known.maker)
+        assert is_dataclass(registry.load(known.config)) and callable(registry.load(known.maker))
     assert names == set(registry.ENTRIES[group])
 
 

