@@ -196,7 +196,7 @@ class Metrics:
 
     def __init__(self, path: Path | str, keep_to: int | None = None) -> None:
         self.path = Path(path)
-        if self.path.exists():
+        if self.path.is_file():  # never replace a device: /dev/null of processes that write nothing
             lines = list(_whole_lines(self.path.read_text(encoding="utf-8").splitlines(), self.path))
             kept = [text for text, row in lines if keep_to is None or row.get("step", 0) <= keep_to]
             write_atomic(self.path, "".join(f"{text}\n" for text in kept))

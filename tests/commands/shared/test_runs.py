@@ -190,6 +190,13 @@ def test_metrics_are_one_object_a_line_and_resume_without_repeating_a_step():
         read_metrics("m.jsonl")
 
 
+def test_metrics_never_replace_a_device():
+    Path("nowhere").symlink_to(os.devnull)
+    with Metrics("nowhere") as metrics:
+        metrics.write({"step": 0})
+    assert Path("nowhere").is_symlink(), "a process that writes nothing would replace /dev/null by a file"
+
+
 def test_progress_tells_count_rate_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("commands.shared.console.time.monotonic", lambda: now[0])
