@@ -51,8 +51,8 @@ def launched() -> Launch:
     missing = [name for name in needed if name not in os.environ]
     if missing:
         raise DistributedError(
-            f"{missing[0]} is not set, which several processes need: start them with torchrun (docs/clusters.md), or "
-            "unset WORLD_SIZE for one"
+            f"{missing[0]} is not set, which several processes need: start them with torchrun "
+            "(docs/guides/clusters.md), or unset WORLD_SIZE for one"
         )
     return Launch(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
