@@ -23,6 +23,7 @@ from typing import Any, Literal
 from commands.config.compose import build
 from commands.shared.console import Console, table
 from commands.shared.errors import DISTRIBUTION, RunError, UserError, one_line
+from commands.shared.torch_versions import PINNED, TESTED, is_tested
 
 Status = Literal["ok", "broken", "optional"]
 HOME = Path(__file__).resolve().parent.parent
@@ -165,11 +166,21 @@ def check_torch(wanted: str) -> list[Finding]:
         return [Finding("torch", "broken", f"{wanted}: {one_line(error)}", "use device=cpu")]
     what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
     detail = f"{torch.__version__}, torchvision {torchvision.__version__}, device {name} ({what})"
-    findings = [Finding("torch", "ok", detail)]
+    findings = [Finding("torch", "ok", detail), *check_pair(torch.__version__, torchvision.__version__)]
     if name == "cpu" and shutil.which("nvidia-smi"):
         hint = "there is an NVIDIA driver, but torch cannot use it (nvidia-smi shows its version)"
         findings.append(Finding("cuda", "optional", hint))
     return findings
+
+
+def check_pair(torch: str, torchvision: str) -> list[Finding]:
+    """A finding where this pair of versions was never tested."""
+    if is_tested(torch, torchvision):
+        return []
+    pairs = ", ".join(f"{one} with {other}" for one, other in TESTED.items())
+    detail = f"torch {torch} with torchvision {torchvision} was never tested; tested: {pairs}"
+    mend = f"{_pip()} install torch=={PINNED} torchvision=={TESTED[PINNED]}"
+    return [Finding("versions", "optional", detail, mend)]
 
 
 def check_renderer(timeout_s: float) -> list[Finding]:

@@ -76,6 +76,16 @@ def test_a_torchvision_that_does_not_fit_is_broken(monkeypatch):
     assert finding.status == "broken" and "torchvision" in finding.mend
 
 
+def test_a_pair_of_torch_and_torchvision_that_was_never_tested_is_reported():
+    assert not doctor.check_pair("2.14.1+cpu", "0.29.1+cpu") and not doctor.check_pair("2.11.0", "0.26.0")
+    (finding,) = doctor.check_pair("2.14.1+cu130", "0.26.0")
+    assert (
+        finding.status == "optional" and "torch 2.14.1+cu130 with torchvision 0.26.0 was never tested" in finding.detail
+    )
+    assert "2.11.0 with 0.26.0" in finding.detail and finding.mend.endswith("install torch==2.14.1 torchvision==0.29.1")
+    assert doctor.check_pair("2.12.0", "0.27.0") and doctor.check_pair("2.14.1", "0.29.1.dev1")
+
+
 def test_packages_are_compared_with_what_is_required(monkeypatch):
     monkeypatch.setattr(doctor, "_requirements", lambda extra: ["numpy", doctor.SUITE])
     assert doctor.check_packages()[0].status == "ok", doctor.check_packages()
