@@ -1,9 +1,10 @@
 # make demo   the whole job on this machine: collect, pretrain, posttrain, plan, one report
 # make test   the whole test suite
 # make lint   linter, types and import contracts
+# make docs   the documents as a site, in build/site; dead links are errors
 # Each sets everything up by itself. ARGS="..." goes to the command, PYTHON=... chooses the interpreter.
 
-.PHONY: demo test lint setup
+.PHONY: demo test lint docs setup
 
 demo: setup
 	.venv/bin/python -m commands demo $(ARGS)
@@ -15,6 +16,9 @@ lint: setup
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
+
+docs: setup
+	.venv/bin/python -m mkdocs build --strict $(ARGS)
 
 setup:
 	@PYTHON="$(PYTHON)" sh tools/setup.sh
