@@ -18,7 +18,7 @@ lint: setup
 	.venv/bin/lint-imports
 
 docs: setup
-	.venv/bin/python -m mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict $(ARGS)
 
 setup:
 	@PYTHON="$(PYTHON)" sh tools/setup.sh

@@ -276,18 +276,6 @@ def test_a_mistake_is_one_sentence_and_the_right_exit_code(work, words, code, sa
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_the_python_lines_of_the_readme_run_as_written(work, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", (HOME / "README.md").read_text(), re.DOTALL).group(1)
-    monkeypatch.chdir(work)
-    model = work / "runs/posttrain/model"
-    code = code.replace('"runs/posttrain/wm"', repr(str(model)))
-    assert str(model) in code, "the README names another model folder"
-    scope: dict = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    action = scope["action"]
-    assert action.shape == (2,) and action.dtype == np.float32 and (np.abs(action) <= 1).all()
-
-
 def test_a_goal_image_of_another_size_is_refused(work):
     from commands.agent import Agent
 

@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("world_model", "planners", "envs", "data", "commands")
 PAGES = {"LOG.md": "log/index.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
+NO_RUN = re.compile(r"^(```\w+) no-run$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]+)?\)")
 
 
@@ -65,11 +66,13 @@ def replace_link(match: re.Match[str], source: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the API pages into the navigation."""
+    """Put the pages of packages and experiments into the navigation."""
     nav: list[Any] = config.nav or []
     for entry in nav:
         if "API" in entry:
             entry["API"] += [{name: f"api/{name}.md"} for name in find_packages()]
+        if "Experiments" in entry:
+            entry["Experiments"] += [f"log/{path.name}" for path in sorted((ROOT / "docs" / "log").glob("*.md"))]
     return config
 
 
@@ -86,7 +89,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that leave docs/ to the pages of their files."""
+    """Lead links that leave docs/ to the pages of their files; drop the mark of shell blocks that no test runs."""
+    markdown = NO_RUN.sub(r"\1", markdown)
     if page.file.src_uri in PAGES.values() and not (ROOT / "docs" / page.file.src_uri).exists():
         return markdown  # done in on_files
     return LINK.sub(lambda match: replace_link(match, f"docs/{page.file.src_uri}"), markdown)
