@@ -1,10 +1,9 @@
-"""The pages on own data and on import and export, as written; and messages where something about such data is wrong."""
+"""Training on own videos and trajectories, and messages where something about such data is wrong."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from data.formats.droid_example import ExampleConfig, write_example
 from data.store import Reader
 from tests.data.made_sets import ours
 
-HOME = Path(__file__).resolve().parent.parent
 TINY = ("encoder=tiny", "trainer=debug")
 
 
@@ -25,42 +23,33 @@ def jepa(*words: str, code: int = 0) -> None:
     assert cli.main(list(words)) == code, words
 
 
-def shell_lines(page: str) -> list[str]:
-    """Lines of the first shell block of a page."""
-    block = re.search(r"```sh\n(.*?)```", (HOME / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert block is not None, page
-    return block.group(1).splitlines()
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
-    """A folder in which the guide's commands were run."""
+    """A folder with models of a folder of videos and of robot trajectories."""
     folder = tmp_path_factory.mktemp("work")
-    lines = shell_lines("guides/own_data.md")
     with contextlib.chdir(folder):
-        for line in lines:
-            if line.startswith("python -m data.formats.droid_example "):
-                assert droid_example.main(line.split()[3:]) == 0
-            else:
-                jepa(*line.removeprefix("jepa ").split())
+        assert droid_example.main(["example"]) == 0
+        jepa("pretrain", "data=video_folder", "path=example", *TINY, "name=video")
+        jepa("import", "format=droid", "path=example", "fps=4", "name=arm")
+        jepa("posttrain", "data=runs/import/arm", "encoder=runs/pretrain/video", "trainer=debug", "name=arm")
+        jepa("pretrain", "data=runs/import/arm", *TINY, "name=arm")
     return folder
 
 
-def test_the_commands_of_the_guide_leave_models(work):
+def test_training_on_own_data_leaves_models(work):
     for folder in ("pretrain/video", "posttrain/arm", "pretrain/arm"):
         assert (work / "runs" / folder / "model/model.safetensors").exists(), folder
     about = json.loads((work / "runs/pretrain/video/model/model.json").read_text())["config"]["about"]
     assert about["video"]["files"] == {"train": 10, "val": 2, "broken": 0} and about["video"]["fps"] == 4.0
 
 
-def test_the_trajectories_of_others_in_the_guide_come_back_the_same(tmp_path, monkeypatch):
+def test_trajectories_come_back_the_same_from_two_external_formats(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = shell_lines("commands/import_export.md")
-    collect, *rest = [line.removeprefix("jepa ").split() for line in lines]
     ours(Path("runs/collect/mine/trajectories.h5"))
-    assert collect == ["collect", "data=debug", "name=mine"]
-    for words in rest:
-        jepa(*words)
+    jepa("export", "data=runs/collect/mine", "format=robomimic", "to=mine.hdf5")
+    jepa("import", "format=robomimic", "path=mine.hdf5", "name=back")
+    jepa("export", "data=runs/import/back", "format=ogbench", "to=mine.npz")
+    jepa("import", "format=ogbench", "path=mine.npz", "name=again")
     before, after = Reader("runs/collect/mine/trajectories.h5"), Reader("runs/import/again/trajectories.h5")
     np.testing.assert_array_equal(after.column("pixels", 2), before.column("pixels", 2))
     np.testing.assert_array_equal(after.column("state", 2), before.column("state", 2))
