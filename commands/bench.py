@@ -32,7 +32,9 @@ from commands.shared.runs import RunFolder, write_json
 from planners.costs import aimed
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
-from world_model.objectives import masking
+from world_model.objectives.masked import FeatureTargets, MaskedConfig
+from world_model.objectives.masking import BlockMask
+from world_model.objectives.teacher import TeacherConfig
 from world_model.training.loop import (
     compile_blocks,
     keep_freed_memory,
@@ -145,7 +147,7 @@ def pretraining(config: dict[str, Any], device: torch.device) -> tuple[PretrainM
         )
     }
     actions = None
-    if objective.actions:
+    if objective.reads_actions:
         actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
         size = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
         batch["action"] = torch.zeros(size, device=device)
@@ -162,8 +164,12 @@ def stage1(config: dict[str, Any]) -> list[Row]:
 
 
 def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
-    objective, encoder = model.objective, model.encoder
-    if objective.context != "masked" or objective.space != "tokens" or objective.target != "features":
+    objective, encoder = model.config, model.encoder
+    if not isinstance(objective, MaskedConfig) or not (
+        isinstance(objective.targets, FeatureTargets)
+        and isinstance(objective.teacher, TeacherConfig)
+        and all(isinstance(mask, BlockMask) for mask in objective.masks)
+    ):
         raise UsageError("official= measures V-JEPA 2's step: give objective=vjepa2")
     clip = encoder.normalise(batch["pixels"])
     theirs = [False, True] if trainer.compile else [False]  # by its own option, compile_model, too
@@ -174,9 +180,7 @@ def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[s
     def ours(number: int) -> int:
         loss, _ = train_step(model, batch, optimizer, trainer, number)
         loss.item()
-        masks = [
-            masking.sample(mask, clips, grid, (config["seed"], number, i)) for i, mask in enumerate(objective.masks)
-        ]
+        masks = [mask.sample(clips, grid, (config["seed"], number, i)) for i, mask in enumerate(objective.masks)]
         return clips * sum(m.context_BM.shape[1] + sum(t.shape[1] for t in m.targets_BP) for m in masks)
 
     found = side_by_side(ours, official, clips, 5 * config["seconds"])
@@ -312,9 +316,10 @@ def _sizes(config: dict[str, Any]) -> str:
         return f"{part['depth']} x {part['width']}, {part['heads']} heads"
 
     height, width = encoder["image_px"]
+    predictor = f", predictor {shape(objective['predictor'])}" if "predictor" in objective else ""
     return (
-        f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder['patch_px']}; {objective['context']} "
-        f"{objective['target']}, {objective['frames']} frames, predictor {shape(objective['predictor'])}; dynamics of "
+        f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder['patch_px']}; {objective['family']} "
+        f"objective, {objective['frames']} frames{predictor}; dynamics of "
         f"{dynamics['space']}, {shape(dynamics['predictor'])}"
     )
 

@@ -192,8 +192,9 @@ def cell_config(config: dict[str, Any], objective: str, seed: int) -> dict[str, 
     cell = {key: value for key, value in config.items() if key not in OWN}
     cell |= {"objective": _published(name), "seed": seed, "videos": 0}
     cell["planner"] = merged(cell["planner"], {"cost": {"view": config["dynamics"]["space"]}}, "planner.")
-    if not cell["objective"]["actions"]:
-        cell["objective"] = merged(cell["objective"], {"metric": {"kind": config["metric"]}}, "objective.")
+    if "metric" in cell["objective"]:
+        metric = None if config["metric"] is None else {**(cell["objective"]["metric"] or {}), "kind": config["metric"]}
+        cell["objective"] = {**cell["objective"], "metric": metric}
     if name in config["small"]:
         cell = merged(cell, nested(config["small"][name]), f"small.{name}: ")
     if objective == UNTRAINED:

@@ -1,4 +1,4 @@
-"""`jepa pretrain`: stage 1, video -> encoder. Actions are read by end-to-end objectives alone (objective.actions)."""
+"""`jepa pretrain`: stage 1, video -> encoder. Actions are read by end-to-end objectives alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from commands.config.compose import build
+from commands.config.registry import build_objective
 from commands.config.registry import device as torch_device
 from commands.report.planning import training_curves
 from commands.shared.console import Console, Metrics
@@ -20,8 +21,9 @@ from commands.training.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader
 from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives import masking
-from world_model.objectives.losses import ObjectiveConfig
+from world_model.objectives import ObjectiveConfig
+from world_model.objectives.embedding import fit_metric, fit_principal_pool
+from world_model.objectives.end_to_end import EndToEnd
 from world_model.training.checkpoint import config_dict
 from world_model.training.loop import (
     Checkpoints,
@@ -33,7 +35,7 @@ from world_model.training.loop import (
     resolved_precision,
     train,
 )
-from world_model.training.pretrain import PretrainModel, check_stem, fit_summary, fitted
+from world_model.training.pretrain import PretrainModel
 
 TRIED = 8  # samples that masks are tried on
 REQUIRED = "required"  # start= of a recipe that needs one
@@ -43,10 +45,10 @@ CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 def configs(config: dict[str, Any]) -> tuple[EncoderConfig, ObjectiveConfig, TrainerConfig]:
     """The typed parts of the configuration."""
     trainer = build(TrainerConfig, {**config["trainer"], "seed": config["seed"]}, "trainer")
-    objective = build(ObjectiveConfig, config["objective"], "objective")
-    sizes = fitted(build(EncoderConfig, config["encoder"], "encoder"), objective)
+    objective = build_objective(config["objective"])
+    sizes = objective.adapt_encoder(build(EncoderConfig, config["encoder"], "encoder"))
     if trainer.steps:  # what is never trained sees no hidden patches
-        check_stem(sizes, objective)
+        objective.check_encoder(sizes)
     return sizes, objective, trainer
 
 
@@ -59,7 +61,7 @@ def check(config: dict[str, Any]) -> None:
         video_config(config, objective)
     grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
     for mask in objective.masks:
-        masking.sample(mask, min(TRIED, trainer.batch_size), grid, (trainer.seed,))
+        mask.sample(min(TRIED, trainer.batch_size), grid, (trainer.seed,))
 
 
 def begin(config: dict[str, Any]) -> Path | None:
@@ -100,14 +102,14 @@ def pretrain(config: dict[str, Any], data: Any, folder: Any, console: Console, b
     if monitor is None:
         return ""
     kept = model.trained_encoder.eval()
-    fit_summary(kept, monitor.clips)
-    metric = model.metric(clip.to(device) for clip in source.stretches(objective.metric.episodes))
-    if metric is not None and kept.pool is not None:
-        kept.pool.fold(metric)
+    fit_principal_pool(kept, monitor.clips)
+    if objective.metric is not None and kept.pool is not None:
+        episodes = (clip.to(device) for clip in source.stretches(objective.metric.episodes))
+        fit_metric(kept, objective.metric, episodes).fold_into(kept.pool)
     training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
     about = {"objective": config_dict(objective), **source.about()}
-    if objective.actions:
-        save_dynamics(folder / MODEL, model.dynamics(), about)
+    if isinstance(model.objective, EndToEnd):
+        save_dynamics(folder / MODEL, model.objective.dynamics(kept), about)
     else:
         save_encoder(folder / MODEL, kept, about)
     return monitor.summary(last)

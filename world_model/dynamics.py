@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
-from world_model.nn.decoder import PixelHead
+from world_model.nn.decoder import PixelHead, PixelHeadConfig
 from world_model.nn.pools import layer_normed
 from world_model.nn.reachability import ReachConfig, ReachHead
 from world_model.nn.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
@@ -146,7 +146,10 @@ class LatentDynamics(nn.Module):
         self.predictor = ActionPredictor(
             feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim, scene=scene
         )
-        self.pixel_head = PixelHead(feature_dim, encoder.config, pooled) if config.target == "pixels" else None
+        self.pixel_head: PixelHead | None = None
+        if config.target == "pixels":
+            head = PixelHeadConfig(encoder.config.pool_channels, encoder.config.pool_hidden)
+            self.pixel_head = PixelHead(feature_dim, encoder.config, pooled, head)
         self.reach: ReachHead | None = None
         if config.reach.dim:
             pooled_dim = encoder.config.pooled_dim or encoder.config.width

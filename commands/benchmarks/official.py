@@ -24,7 +24,9 @@ from torch import Tensor
 
 from commands.shared.errors import UsageError
 from world_model.encoder import EncoderConfig
-from world_model.objectives.losses import ObjectiveConfig
+from world_model.objectives.masked import MaskedConfig
+from world_model.objectives.masking import BlockMask
+from world_model.objectives.teacher import TeacherConfig
 from world_model.training.loop import TrainerConfig, autocast, trained_parameters
 
 MODULES = (
@@ -45,12 +47,14 @@ class OfficialStep:
         self,
         folder: Path,
         encoder: EncoderConfig,
-        objective: ObjectiveConfig,
+        objective: MaskedConfig,
         trainer: TrainerConfig,
         clip_BCTHW: Tensor,
         compiled: bool = False,
     ) -> None:
+        assert isinstance(objective.teacher, TeacherConfig), objective.teacher
         modules = official_modules(folder)
+        self.keep = objective.teacher.ema
         self.objective, self.trainer, self.clip = objective, trainer, clip_BCTHW
         self.name = "official, compiled" if compiled else "official"
         device = clip_BCTHW.device
@@ -90,6 +94,7 @@ class OfficialStep:
                     "num_blocks": mask.blocks,
                 }
                 for mask in objective.masks
+                if isinstance(mask, BlockMask)
             ],
             [objective.frames],
             encoder.image_px,
@@ -128,8 +133,8 @@ class OfficialStep:
         self.optimizer.step()
         with torch.no_grad():
             teacher, student = list(self.teacher.parameters()), list(self.encoder.parameters())
-            torch._foreach_mul_(teacher, self.objective.ema)
-            torch._foreach_add_(teacher, student, alpha=1 - self.objective.ema)
+            torch._foreach_mul_(teacher, self.keep)
+            torch._foreach_add_(teacher, student, alpha=1 - self.keep)
         loss.item()
         return len(self.clip) * sum(part.shape[1] for part in (*context, *target))
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commands.config.typed import build
 from commands.shared.errors import RunError, UsageError, listed, nearest
+
+if TYPE_CHECKING:
+    from world_model.objectives import ObjectiveConfig
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -64,6 +67,19 @@ def configured(group: str, mapping: Mapping[str, Any]) -> Any:
 def made(group: str, mapping: Mapping[str, Any]) -> Any:
     """Return what is made from that config: `planner = made("planner", config["planner"])`."""
     return load(entry(group, mapping).maker)(configured(group, mapping))
+
+
+def build_objective(mapping: Mapping[str, Any]) -> ObjectiveConfig:
+    """Return the frozen config of an objective, of the family that its key `family` names."""
+    from world_model.objectives import OBJECTIVES
+
+    families = {config.family: config for config in OBJECTIVES}
+    family = str(mapping.get("family"))
+    if family not in families:
+        raise UsageError(
+            f"objective.family={family}: no such family{nearest(family, families)} (choices: {listed(families)})"
+        )
+    return build(families[family], mapping, "objective")
 
 
 def load(place: str) -> Any:

@@ -96,7 +96,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in args:
         return None
-    rest = [arg for arg in args if arg is not type(None)]
+    rest = sorted((arg for arg in args if arg is not type(None)), key=lambda arg: not _agrees(arg, value))
     exact = [arg for arg in rest if isinstance(arg, type) and type(value) is arg]
     problem: UsageError | None = None
     for arg in exact + rest:
@@ -105,6 +105,16 @@ def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
         except UsageError as error:
             problem = problem or error
     raise problem or _wrong(where, value, "null")
+
+
+def _agrees(hint: Any, value: Any) -> bool:
+    """Whether a dataclass has all keys of a mapping, and its `kind`."""
+    if not (isinstance(value, Mapping) and dataclasses.is_dataclass(hint) and isinstance(hint, type)):
+        return False
+    if not value.keys() <= set(_names(hint)):
+        return False
+    kind = typing.get_args(typing.get_type_hints(hint).get("kind"))
+    return not kind or value.get("kind", kind[0]) == kind[0]
 
 
 def _choice(choices: dict[str, Any], value: Any, where: str) -> Any:

@@ -17,6 +17,7 @@ import torch
 
 import envs
 from commands.config.compose import build
+from commands.config.registry import build_objective
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from data.store import StoreInfo
@@ -24,7 +25,7 @@ from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import load
 from world_model.interop.timm_encoder import make_encoder, timm_encoder
-from world_model.objectives.losses import ObjectiveConfig
+from world_model.objectives.masked import Masked, PixelTargets
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import (
     CheckpointError,
@@ -68,16 +69,19 @@ def model_parts(model: str | Path) -> Parts:
         return Parts(found.encoder, found.predictor, None, found.said)
     encoder, about = load_encoder(path)
     checkpoints = Checkpoints(path / "checkpoints").paths()
-    masked = model_kind(model_folder(path)) == "encoder" and about["objective"]["context"] == "masked"
-    if not masked or about["objective"]["target"] != "features" or not checkpoints:
-        return Parts(encoder, None, None, "the encoder alone")
-    trained = PretrainModel(copy.deepcopy(encoder), build(ObjectiveConfig, about["objective"]), 1)
+    alone = Parts(encoder, None, None, "the encoder alone")
+    if model_kind(model_folder(path)) != "encoder" or not checkpoints:
+        return alone
+    trained = PretrainModel(copy.deepcopy(encoder), build_objective(about["objective"]), 1)
+    objective = trained.objective
+    if not isinstance(objective, Masked) or isinstance(objective.config.targets, PixelTargets):
+        return alone
     tensors, _ = load_tensors(checkpoints[-1], "model/")
     load_weights(trained, tensors, str(checkpoints[-1]))
-    student = trained.encoder if trained.teacher is not None else None
+    student = trained.encoder if objective.teacher is not None else None
     if encoder.config.levels:
         return Parts(encoder, None, student, "the encoder; its predictor, of several levels, is left out")
-    return Parts(encoder, trained.predictor, student, "the encoder with its masked predictor")  # type: ignore[arg-type]
+    return Parts(encoder, objective.predictor, student, "the encoder with its masked predictor")
 
 
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:

@@ -18,10 +18,10 @@ from data.loader import Loader
 from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import normed_tokens
-from world_model.objectives.losses import constant_predictor_loss, regression
+from world_model.objectives.embedding import embed_frames, fit_metric, fit_principal_pool
 from world_model.objectives.metric import Of
 from world_model.probing import probes
-from world_model.training.pretrain import PretrainModel, embed_frames, fit_metric, fit_summary
+from world_model.training.pretrain import PretrainModel
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
 NUM_FRAMES = 768  # of val that features are judged on
@@ -74,7 +74,7 @@ class Monitor:
     def __call__(self, step: int) -> dict[str, float]:
         """Losses; spread and effective rank of the kept encoder's features, as trained."""
         self.model.eval()
-        fit_summary(self.model.trained_encoder, self.clips)
+        fit_principal_pool(self.model.trained_encoder, self.clips)
         features = self._features(self.model.trained_encoder)
         return {**self._losses(step), **probes.spread(features)}
 
@@ -93,7 +93,7 @@ class Monitor:
     def _features(self, encoder: VideoEncoder) -> Tensor:
         """Features [N, D] in the space the objective predicts in: pooled embeddings, or layer-normed
         tokens."""
-        if self.model.objective.space == "pooled":
+        if self.model.config.space == "pooled":
             return self._embedded(encoder)
         parts = [encoder.encode_frames(chunk[None])[0] for chunk in self.frames.to(self.device).split(ENCODE_CHUNK)]
         return normed_tokens(torch.cat(parts)).float().cpu()
@@ -106,12 +106,8 @@ class Monitor:
     @torch.no_grad()
     def _losses(self, step: int) -> dict[str, float]:
         batch = self.batches.batch(0)
-        made = self.model.predict({name: value.to(self.device) for name, value in batch.items()}, step)
-        loss = self.model.objective.loss
-        pairs = list(zip(made.predicted, made.targets, strict=True))
-        predicted = torch.stack([regression(p.float(), t.float(), loss) for p, t in pairs]).mean()
-        constant = torch.stack([constant_predictor_loss(t.float(), loss) for _, t in pairs]).mean()
-        return {"prediction": predicted.item(), "constant": constant.item()}
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        return self.model.objective.errors(self.model.encoder, batch, step)
 
 
 class PretrainMonitor(Monitor):
@@ -160,10 +156,10 @@ class PretrainMonitor(Monitor):
 
     def _measured(self, encoder: VideoEncoder) -> Tensor:
         """Pooled embeddings [N, D] under the objective's metric: where plans measure distance."""
-        fit_summary(encoder, self.clips)
-        metric = fit_metric(encoder, self.model.objective.metric, (clip.to(self.device) for clip in self.clips))
-        if metric is None:
+        fit_principal_pool(encoder, self.clips)
+        if self.model.config.metric is None:
             return self._embedded(encoder)
+        metric = fit_metric(encoder, self.model.config.metric, (clip.to(self.device) for clip in self.clips))
         return metric(self._embedded(encoder, metric.of))
 
     def _judge(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:

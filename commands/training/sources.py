@@ -32,7 +32,7 @@ from data.video import find_videos
 from data.windows import Windows
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig
-from world_model.objectives.losses import ObjectiveConfig
+from world_model.objectives import ObjectiveConfig
 from world_model.training.augment import CropConfig
 from world_model.training.pretrain import PretrainModel
 
@@ -79,7 +79,7 @@ class Trajectories:
         gap = objective.frame_gap or frame_skip(reader.info)
         self.actions: ActionSpec | None = None
         columns = ["pixels"]
-        if objective.actions:
+        if objective.reads_actions:
             self.actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high), gap)
             columns.append("action")
         self.clips: dict[str, Clips] = {
@@ -198,7 +198,7 @@ def video_config(config: dict[str, Any], objective: ObjectiveConfig) -> VideoCon
     """The typed part of the configuration that is about plain video; UsageError where it does not go together."""
     if config["path"] is None:
         raise UsageError(f"data={VIDEO_FOLDER} needs path=FOLDER: the folder that holds the videos")
-    if objective.actions:
+    if objective.reads_actions:
         raise UsageError("this objective reads actions and plain video has none: choose objective=future, or vjepa2")
     find_videos(Path(str(config["path"])))
     return build(VideoConfig, config["video"], "video")

@@ -6,6 +6,8 @@ little compute and no depth of its own (the linear unpatchify head of the contro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -13,20 +15,30 @@ from torch import Tensor, nn
 from world_model.encoder import EncoderConfig
 
 
+@dataclass(frozen=True)
+class PixelHeadConfig:
+    """Sizes of a pixel head."""
+
+    channels: int = 32
+    """channels of a patch before its pixels (>= 1)"""
+    hidden: int = 512
+    """width of the hidden layer that spreads one embedding over all patches (>= 1)"""
+
+
 class PixelHead(nn.Module):
     """Features [..., N, F] of frames -> normalised pixels [..., H, W, C]; N is 1 (pooled) or one token a patch."""
 
-    def __init__(self, feature_dim: int, encoder: EncoderConfig, pooled: bool) -> None:
+    def __init__(self, feature_dim: int, encoder: EncoderConfig, pooled: bool, config: PixelHeadConfig) -> None:
         super().__init__()
         self.encoder, self.pooled = encoder, pooled
-        channels, hidden = encoder.pool_channels, encoder.pool_hidden
+        channels, hidden = config.channels, config.hidden
         self.expand: nn.Module
         if pooled:
             spread = nn.Linear(hidden, encoder.num_patches * channels)
             self.expand = nn.Sequential(nn.Linear(feature_dim, hidden), nn.GELU(), spread)
         else:
             self.expand = nn.Linear(feature_dim, channels)
-        self.paint = nn.Linear(encoder.pool_channels, 3 * encoder.patch_px**2)
+        self.paint = nn.Linear(channels, 3 * encoder.patch_px**2)
 
     def forward(self, features: Tensor) -> Tensor:
         """Pixels in the encoder's normalised units."""

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.nn.stem import Halvings
-from world_model.objectives.metric import Metric
 
 MAP_CHANNELS = (32, 64)  # of the convolutions that make the maps which keypoints are found in
 AT_ONCE = 4  # pictures embedded at a time on a CPU where no gradient is wanted: their heat stays in a core's cache
@@ -63,16 +62,6 @@ class Pool(nn.Module):
         for layer in self.children():
             assert isinstance(layer, nn.Linear), layer
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-
-    @torch.no_grad()
-    def fold(self, metric: Metric) -> None:
-        """Embed under a metric from now on: follow the last linear map by it, or put it in the map's place."""
-        mean, matrix = metric.mean_I.cpu().double(), metric.matrix_ID.cpu().double()
-        weight, bias = self.out.weight.cpu().double(), self.out.bias.cpu().double()
-        if metric.of == "inputs":
-            weight, bias = torch.eye(len(mean), dtype=torch.float64), torch.zeros_like(mean)
-        self.out.weight.copy_(matrix.T @ weight)
-        self.out.bias.copy_((bias - mean) @ matrix)
 
 
 class PoolHead(Pool):

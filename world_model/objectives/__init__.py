@@ -1,1 +1,33 @@
-"""Stage-1 objectives: losses, masks, targets, and the metric of the pooled embedding."""
+"""Stage-1 objectives, one file a family; and what they share: losses, masks, embeddings, teacher and metric.
+
+The config of a family says which one it is by its key `family`; `make_objective` is the one place that reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from world_model.dynamics import ActionSpec
+from world_model.encoder import VideoEncoder
+from world_model.objectives.causal import Causal, CausalConfig
+from world_model.objectives.end_to_end import EndToEnd, EndToEndConfig
+from world_model.objectives.future import Future, FutureConfig
+from world_model.objectives.masked import Masked, MaskedConfig
+from world_model.objectives.objective import Objective
+
+ObjectiveConfig = MaskedConfig | FutureConfig | CausalConfig | EndToEndConfig
+
+OBJECTIVES: dict[type[Any], Callable[..., Objective]] = {
+    MaskedConfig: Masked,
+    FutureConfig: Future,
+    CausalConfig: Causal,
+    EndToEndConfig: EndToEnd,
+}
+
+
+def make_objective(
+    config: ObjectiveConfig, encoder: VideoEncoder, steps: int, seed: int = 0, actions: ActionSpec | None = None
+) -> Objective:
+    """The objective of a config, around an encoder, for a run of so many steps."""
+    return OBJECTIVES[type(config)](config, encoder, steps, seed, actions)

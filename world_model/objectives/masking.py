@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,36 +23,7 @@ from torch import Tensor
 
 CANDIDATES = 48  # masks a sample draws
 
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """One mask generator.
-
-    blocks: how many blocks are hidden, each of an `area` drawn from this range (shares of the frame), an `aspect` drawn
-    from that one, and `time` (share of the steps). separate: whether every block is predicted by itself (I-JEPA), or
-    their union. context: area of the block that is visible, less what is hidden; 0: all that is left.
-    random: share of the tokens hidden at random instead of blocks; tube: the same places at every step.
-    """
-
-    blocks: int = 8
-    area: tuple[float, float] = (0.15, 0.15)
-    time: float = 1.0
-    aspect: tuple[float, float] = (0.75, 1.5)
-    separate: bool = False
-    context: tuple[float, float] = (0.0, 0.0)
-    random: float = 0.0
-    tube: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.random < 1 or not 0 < self.time <= 1:
-            raise ValueError(f"masks: random={self.random} and time={self.time} are shares, below and up to 1")
-        if not self.random and self.blocks < 1:
-            raise ValueError(f"masks: blocks={self.blocks} hides nothing; give blocks, or a share at random=")
-        for name, (low, high) in (("area", self.area), ("context", self.context), ("aspect", self.aspect)):
-            if not 0 <= low <= high or name != "aspect" and high > 1:
-                raise ValueError(f"masks: {name}=[{low}, {high}] is no ascending range of shares")
-        if self.separate and self.random:
-            raise ValueError("masks: separate=true is about blocks, and random= hides none")
+Grid = tuple[int, int, int]  # of tokens: steps, height, width
 
 
 @dataclass(frozen=True)
@@ -70,45 +42,109 @@ class Masks:
         return Masks(self.context_BM[chosen], tuple(part[chosen] for part in self.targets_BP), self.unused)
 
 
-def sample(config: MaskConfig, batch: int, grid: tuple[int, int, int], seed: tuple[int, ...]) -> Masks:
-    """Masks of one batch over a token grid (steps, height, width).
+@dataclass(frozen=True)
+class BlockMask:
+    """Hidden blocks of the picture, over some or all of the time."""
 
-    Block sizes are drawn once a batch, places once a sample. Raises ValueError where a sample would see nothing.
-    """
-    rng = np.random.default_rng(seed)
-    if config.random:
-        shape = (1, *grid[1:]) if config.tube else grid
+    blocks: int = 8
+    """hidden blocks (>= 1)"""
+    area: tuple[float, float] = (0.15, 0.15)
+    """share of the picture that a block covers, least and most"""
+    time: float = 1.0
+    """share of the clip's steps that a block lasts (0 to 1)"""
+    aspect: tuple[float, float] = (0.75, 1.5)
+    """height of a block over its width, least and most"""
+    separate: bool = False
+    """whether every block is predicted by itself (I-JEPA), or their union"""
+    context: tuple[float, float] = (0.0, 0.0)
+    """share of the picture of the block that is visible, less what is hidden; [0, 0]: all that is left"""
+
+    hides_patches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.time <= 1:
+            raise ValueError(f"masks: time={self.time} is a share, above 0 and up to 1")
+        if self.blocks < 1:
+            raise ValueError(f"masks: blocks={self.blocks} hides nothing; give at least 1")
+        for name, (low, high) in (("area", self.area), ("context", self.context), ("aspect", self.aspect)):
+            if not 0 <= low <= high or name != "aspect" and high > 1:
+                raise ValueError(f"masks: {name}=[{low}, {high}] is no ascending range of shares")
+
+    def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
+        """Masks of one batch. Block sizes are drawn once a batch, positions once a sample. Raises ValueError where a
+        sample would see nothing."""
+        rng = np.random.default_rng(seed)
+        sizes = [_block(self.area, self.aspect, self.time, grid, rng)] * self.blocks
+        if self.context[1]:
+            sizes.append(_block(self.context, (1.0, 1.0), 1.0, grid, rng))
+        rows = [np.random.default_rng((*seed, row)).random((CANDIDATES, len(sizes), 3)) for row in range(batch)]
+        draws = np.stack(rows)
+        visible = _visible(self, draws, sizes, grid).reshape(batch, CANDIDATES, -1).sum(2)
+        aim = int(np.median(visible[visible > 0])) if visible.any() else 0
+        chosen = np.where(visible > 0, np.abs(visible - aim), math.prod(grid)).argmin(1)
+        draws = draws[np.arange(batch), chosen]
+        context = _visible(self, draws[:, None], sizes, grid)[:, 0]
+        context = np.broadcast_to(context, (batch, *grid)).reshape(batch, -1)
+        blocks = [_placed(draws[:, k], sizes[k], grid) for k in range(self.blocks)]
+        groups = blocks if self.separate else [np.logical_or.reduce(blocks)]
+        what = f"blocks={self.blocks} of area={list(self.area)}"
+        return _rectangular(context, [group.reshape(batch, -1) for group in groups], rng, what)
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """Tokens hidden at random (MAE, data2vec), or the same at every step (VideoMAE's tubes)."""
+
+    random: float = 0.6
+    """share of the tokens that is hidden (above 0, below 1)"""
+    tube: bool = False
+    """whether the same positions are hidden at every step"""
+
+    hides_patches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.random < 1:
+            raise ValueError(f"masks: random={self.random} is a share, above 0 and below 1")
+
+    def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
+        """Masks of one batch."""
+        shape = (1, *grid[1:]) if self.tube else grid
         draws = np.stack([np.random.default_rng((*seed, row)).random(math.prod(shape)) for row in range(batch)])
-        hidden = draws.argsort(1).argsort(1) < round(config.random * math.prod(shape))
+        hidden = draws.argsort(1).argsort(1) < round(self.random * math.prod(shape))
         hidden = np.broadcast_to(hidden.reshape(batch, *shape), (batch, *grid)).reshape(batch, -1)
-        return _rectangular(~hidden, [hidden], rng, config)
-    sizes = [_block(config.area, config.aspect, config.time, grid, rng)] * config.blocks
-    if config.context[1]:
-        sizes.append(_block(config.context, (1.0, 1.0), 1.0, grid, rng))
-    draws = np.stack([np.random.default_rng((*seed, row)).random((CANDIDATES, len(sizes), 3)) for row in range(batch)])
-    visible = _visible(config, draws, sizes, grid).reshape(batch, CANDIDATES, -1).sum(2)
-    aim = int(np.median(visible[visible > 0])) if visible.any() else 0
-    chosen = np.where(visible > 0, np.abs(visible - aim), math.prod(grid)).argmin(1)
-    draws = draws[np.arange(batch), chosen]
-    context = _visible(config, draws[:, None], sizes, grid)[:, 0]
-    context = np.broadcast_to(context, (batch, *grid)).reshape(batch, -1)
-    blocks = [_placed(draws[:, k], sizes[k], grid) for k in range(config.blocks)]
-    groups = blocks if config.separate else [np.logical_or.reduce(blocks)]
-    return _rectangular(context, [group.reshape(batch, -1) for group in groups], rng, config)
+        return _rectangular(~hidden, [hidden], np.random.default_rng(seed), f"random={self.random}")
 
 
-def future(batch: int, grid: tuple[int, int, int], context_steps: int) -> Masks:
-    """The first `context_steps` steps are visible, all later ones hidden."""
-    tokens = torch.arange(math.prod(grid)).expand(batch, -1)
-    split = context_steps * grid[1] * grid[2]
-    return Masks(tokens[:, :split], (tokens[:, split:],), 0.0)
+@dataclass(frozen=True)
+class FutureMask:
+    """The first steps of a clip are visible, all later ones hidden."""
+
+    visible_steps: int
+    """steps of tokens that are visible (>= 1; a step is encoder.tubelet frames)"""
+
+    hides_patches: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.visible_steps < 1:
+            raise ValueError(f"masks: visible_steps={self.visible_steps} leave no context: give at least 1")
+
+    def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
+        """Masks of one batch; nothing is drawn."""
+        if grid[0] <= self.visible_steps:
+            raise ValueError(f"masks: visible_steps={self.visible_steps} hide nothing of a clip of {grid[0]} steps")
+        tokens = torch.arange(math.prod(grid)).expand(batch, -1)
+        split = self.visible_steps * grid[1] * grid[2]
+        return Masks(tokens[:, :split], (tokens[:, split:],), 0.0)
+
+
+Mask = BlockMask | RandomMask | FutureMask
 
 
 def _block(
     area: tuple[float, float],
     aspect: tuple[float, float],
     time: float,
-    grid: tuple[int, int, int],
+    grid: Grid,
     rng: np.random.Generator,
 ) -> tuple[int, int, int]:
     """Steps, height and width of a batch's blocks."""
@@ -121,7 +157,7 @@ def _block(
     )
 
 
-def _placed(draws_3: np.ndarray, size: tuple[int, int, int], grid: tuple[int, int, int]) -> np.ndarray:
+def _placed(draws_3: np.ndarray, size: tuple[int, int, int], grid: Grid) -> np.ndarray:
     """Boolean [..., steps, height, width], True in a block whose place draws [..., 3] in 0..1 decide."""
     inside = []
     for axis, (extent, length) in enumerate(zip(grid, size, strict=True)):
@@ -132,9 +168,7 @@ def _placed(draws_3: np.ndarray, size: tuple[int, int, int], grid: tuple[int, in
     return t[..., :, None, None] & h[..., None, :, None] & w[..., None, None, :]
 
 
-def _visible(
-    config: MaskConfig, draws: np.ndarray, sizes: list[tuple[int, int, int]], grid: tuple[int, int, int]
-) -> np.ndarray:
+def _visible(config: BlockMask, draws: np.ndarray, sizes: list[tuple[int, int, int]], grid: Grid) -> np.ndarray:
     """Boolean [B, C, steps, height, width] for draws [B, C, blocks, 3]: what the hidden blocks leave. Where they last
     all of the time, one step stands for all."""
     all_time = config.time == 1.0
@@ -148,12 +182,9 @@ def _visible(
     return out
 
 
-def _rectangular(
-    visible_BN: np.ndarray, groups_BN: list[np.ndarray], rng: np.random.Generator, config: MaskConfig
-) -> Masks:
-    """Indices of the True places, every kind cut to its shortest row by dropping random ones."""
+def _rectangular(visible_BN: np.ndarray, groups_BN: list[np.ndarray], rng: np.random.Generator, what: str) -> Masks:
+    """Indices of the True positions, every kind cut to its shortest row by dropping random ones. what: for messages."""
     if not visible_BN.any(1).all():
-        what = f"random={config.random}" if config.random else f"blocks={config.blocks} of area={list(config.area)}"
         raise ValueError(f"masks: {what} leave a sample without a visible token (no context): hide less")
     wanted = sum(int(part.sum()) for part in (visible_BN, *groups_BN))
     parts = []

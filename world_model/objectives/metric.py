@@ -23,25 +23,29 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from world_model.nn.pools import Pool
+
 LEAST_POWER = 1e-4  # directions with less than this share of the strongest one's variance are left out
 RHO_RANGE = (1e-3, 0.999)  # autocorrelations beyond are noise, or a standstill
 
-Kind = Literal["none", "kinetic", "commute", "biharmonic"]
+Kind = Literal["kinetic", "commute", "biharmonic"]
 Of = Literal["pooled", "inputs"]
 
 
 @dataclass(frozen=True)
 class MetricConfig:
-    """kind: see the table above; `none` leaves the embedding as trained. lag: environment steps between the two
-    moments whose correlation is taken. episodes: most training episodes it is fitted on. of: whose modes these are, the
-    pooled embedding's, or those of all `inputs` of the pool's last linear map, whose place it then takes. modes: how
-    many are kept, slowest first; 0: as many as the embedding has numbers."""
+    """What distance in the pooled embedding means once the encoder is trained."""
 
-    kind: Kind = "none"
-    lag: int = 2
-    episodes: int = 400
+    kind: Kind = "biharmonic"
+    """weight of each slow mode: kinetic, commute or biharmonic distance"""
     of: Of = "pooled"
+    """source of the slow modes: the pooled embedding, or all inputs of its last linear map, which they then replace"""
     modes: int = 0
+    """modes retained, slowest first (>= 1); 0: as many as the embedding has numbers"""
+    lag: int = 2
+    """environment steps between the two moments whose correlation is taken (>= 1)"""
+    episodes: int = 400
+    """most training episodes that it is fitted on (>= 1)"""
 
     def __post_init__(self) -> None:
         if self.modes < 0:
@@ -61,9 +65,19 @@ class Metric:
     mean_I: Tensor
     matrix_ID: Tensor
 
-    def __call__(self, seen: Tensor) -> Tensor:
+    def __call__(self, values: Tensor) -> Tensor:
         """Embed float32 values [..., I] of what it is of."""
-        return (seen - self.mean_I.float()) @ self.matrix_ID.float()
+        return (values - self.mean_I.float()) @ self.matrix_ID.float()
+
+    @torch.no_grad()
+    def fold_into(self, pool: Pool) -> None:
+        """Make the pool embed under this metric: follow its last linear map by it, or put it in the map's place."""
+        mean, matrix = self.mean_I.cpu().double(), self.matrix_ID.cpu().double()
+        weight, bias = pool.out.weight.cpu().double(), pool.out.bias.cpu().double()
+        if self.of == "inputs":
+            weight, bias = torch.eye(len(mean), dtype=torch.float64), torch.zeros_like(mean)
+        pool.out.weight.copy_(matrix.T @ weight)
+        pool.out.bias.copy_((bias - mean) @ matrix)
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,43 @@
-"""The EMA teacher: a slow copy of the encoder that makes the targets (BYOL, V-JEPA 2)."""
+"""Who makes the targets: the encoder itself, or its EMA teacher, a slow copy of it (BYOL, V-JEPA 2)."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
 from world_model.dynamics import freeze
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def make_teacher(student: nn.Module) -> nn.Module:
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The share of itself that an EMA teacher keeps at each step; linear over the run. V-JEPA 2 keeps it constant."""
+
+    ema: float = 0.99925
+    """share of itself that the teacher keeps a step, at the start (0 to 1)"""
+    ema_end: float = 0.99925
+    """the same at the last step (0 to 1)"""
+
+
+# An EMA teacher; `stop`: the encoder itself, without gradient; `shared`: the encoder itself, gradient on both sides.
+Teaching = TeacherConfig | Literal["stop", "shared"]
+
+
+def make_teacher(student: Network) -> Network:
     """A frozen copy of the student, equal to it at the start."""
     teacher = copy.deepcopy(student)
     freeze(teacher)
     return teacher
 
 
-def momentum(start: float, end: float, step: int, steps: int) -> float:
-    """Linear from start to end over the run; V-JEPA 2 keeps it constant at 0.99925."""
-    return start + (end - start) * min(1.0, step / max(1, steps))
+def momentum(config: TeacherConfig, step: int, steps: int) -> float:
+    """Share that the teacher keeps at 0-based `step` of `steps`."""
+    return config.ema + (config.ema_end - config.ema) * min(1.0, step / max(1, steps))
 
 
 @torch.no_grad()

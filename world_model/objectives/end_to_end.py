@@ -1,0 +1,165 @@
+"""End-to-end objectives: encoder and dynamics learned together from recorded actions.
+
+With the pooled embedding z of a frame, action blocks a, predictor P, and gradient on both sides of the error:
+
+LeWorldModel (arXiv 2603.19312): every frame from the true ones before it, and SIGReg (arXiv 2511.08544)
+
+    loss = mean || P(z[..t], a[..t]) - z[t+1] ||^2 + 0.09 SIGReg(z)
+
+PLDM (arXiv 2502.14819, appendix): a path z^ imagined from the first frames, VICReg's terms V and C, V over time, the
+distance of consecutive embeddings, and the error of an action that a small network I reads from two of them
+
+    loss = mean || z^[t] - z[t] ||^2 + 3.98 V(z) + 6.92 C(z)
+           + 0.245 V_time(z) + 0.742 mean || z[t+1] - z[t] ||^2 + 1.07 mean || I(z[t], z[t+1]) - a[t] ||^2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.distributed import ALONE, Place
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives.embedding import ClipTerms, embed_frames, pooled_size
+from world_model.objectives.losses import Loss, regression
+from world_model.objectives.masking import Mask
+from world_model.objectives.objective import Batch, Objective, Prediction
+from world_model.predictor import ActionPredictor, PredictorConfig
+
+INVERSE_HIDDEN = 512  # width of the network that reads an action from two embeddings (PLDM's released configuration)
+
+
+@dataclass(frozen=True)
+class PathTerms:
+    """PLDM's terms on the embeddings of consecutive frames; a weight of 0 leaves a term out."""
+
+    variance: float = 0.0
+    """weight of the variance hinge over time (>= 0)"""
+    smoothness: float = 0.0
+    """weight of the squared distance of consecutive embeddings (>= 0)"""
+    inverse: float = 0.0
+    """weight of the error of the action read from two embeddings (>= 0)"""
+
+
+@dataclass(frozen=True)
+class EndToEndConfig:
+    """Defaults: LeWorldModel (arXiv 2603.19312), whose paper predicts four frames of a clip."""
+
+    family: Literal["end_to_end"] = "end_to_end"
+    """encoder and dynamics are learned together, with recorded actions"""
+    frames: int = 9
+    """frames in a clip (above context_frames); plans may be frames - context_frames model steps long"""
+    frame_gap: int = 0
+    """environment steps between the frames of a clip (>= 1); 0: the task's model step"""
+    context_frames: int = 3
+    """frames that are seen before planning (>= 1)"""
+    rollout: bool = False
+    """whether the frames after context_frames are imagined in a row (PLDM), or each from the true ones before it"""
+    loss: Loss = "l2"
+    """error of a prediction: l1, l2, smooth_l1 or cosine"""
+    prediction: float = 1.0
+    """weight of that error (above 0)"""
+    terms: ClipTerms = field(default_factory=lambda: ClipTerms(sigreg=0.09, sigreg_directions=1024))
+    """anti-collapse terms"""
+    path_terms: PathTerms = field(default_factory=PathTerms)
+    """terms on consecutive embeddings (PLDM)"""
+    predictor: PredictorConfig = field(
+        default_factory=lambda: PredictorConfig(width=128, depth=2, conditioning="adaln", dropout=0.1)
+    )
+    """transformer of the predictor; without dropout LeWorldModel loses a fifth of its success (its Table 9)"""
+
+    space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
+    reads_actions: ClassVar[bool] = True
+    masks: ClassVar[tuple[Mask, ...]] = ()
+    metric: ClassVar[None] = None  # a metric would change the embedding under its own dynamics
+
+    def __post_init__(self) -> None:
+        if self.frame_gap < 0:
+            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1, or 0 for the task's model step")
+        if self.frames <= self.context_frames:
+            raise ValueError(
+                f"objective.frames={self.frames} leaves nothing to predict after "
+                f"objective.context_frames={self.context_frames}"
+            )
+
+    @property
+    def horizon(self) -> int:
+        """Model steps after the context."""
+        return self.frames - self.context_frames
+
+    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
+        """The encoder's sizes as they are."""
+        return sizes
+
+    def check_encoder(self, sizes: EncoderConfig) -> None:
+        """Nothing is refused: whole frames are hidden."""
+
+
+class EndToEnd(Objective):
+    """Predict the next frames' pooled embeddings from those before them and the actions between."""
+
+    action_mid: Tensor
+    action_half: Tensor
+
+    def __init__(
+        self, config: EndToEndConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None = None
+    ) -> None:
+        super().__init__(config.loss, config.terms, "shared", encoder, steps, seed)
+        assert actions is not None, "an end-to-end objective reads actions"
+        self.config, self.actions, size = config, actions, pooled_size(encoder)
+        mid, half = actions.block_mid_half()
+        self.predictor = ActionPredictor(size, (1, 1), len(mid), config.predictor)
+        self.register_buffer("action_mid", mid)
+        self.register_buffer("action_half", half)
+        self.inverse = nn.Sequential(
+            nn.Linear(2 * size, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(mid))
+        )
+
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+        """Every frame from the true ones before it, or a path from the first ones; the terms of PLDM."""
+        config, actions_BTA = self.config, (batch["action"] - self.action_mid) / self.action_half
+        embedded_BTD = embed_frames(encoder, batch["pixels"])
+        predict = self.imagine if config.rollout else self.force
+        predicted, target = predict(embedded_BTD, actions_BTA)
+        terms = {"prediction": config.prediction * self.mean_error([predicted], [target])}
+        terms |= self.sum_path_terms(embedded_BTD, actions_BTA)
+        return Prediction([predicted], [target], config.terms.select(embedded_BTD), terms)
+
+    def force(self, embedded_BTD: Tensor, actions_BTA: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher forcing (LeWM): frames 1..T-1, each from the true ones before it, beside the true ones."""
+        return self.predictor(embedded_BTD[:, :-1, None], actions_BTA).squeeze(2), embedded_BTD[:, 1:]
+
+    def imagine(self, embedded_BTD: Tensor, actions_BTA: Tensor) -> tuple[Tensor, Tensor]:
+        """A path (PLDM): all frames after the first context_frames, each from predictions, beside the true ones."""
+        first = self.config.context_frames
+        past = self.predictor.prefill(embedded_BTD[:, : first - 1, None], actions_BTA[:, : first - 1])
+        path = self.predictor.rollout(past, embedded_BTD[:, first - 1, None], actions_BTA[:, None, first - 1 :])
+        return path[:, 0].squeeze(2), embedded_BTD[:, first:]
+
+    def sum_path_terms(self, embedded_BTD: Tensor, actions_BTA: Tensor) -> dict[str, Tensor]:
+        """The weighted terms on consecutive embeddings that are switched on, by name."""
+        weights, terms = self.config.path_terms, {}
+        if weights.variance:
+            std = (embedded_BTD.float().var(1) + 1e-4).sqrt()
+            terms["variance_time"] = weights.variance * F.relu(1 - std).mean()
+        if weights.smoothness:
+            terms["smoothness"] = weights.smoothness * embedded_BTD.float().diff(dim=1).square().mean()
+        terms |= self.config.terms.between_clips(embedded_BTD)
+        if weights.inverse:
+            read = self.inverse(torch.cat((embedded_BTD[:, :-1], embedded_BTD[:, 1:]), -1))
+            terms["inverse"] = weights.inverse * regression(read.float(), actions_BTA, "l2")
+        return terms
+
+    def dynamics(self, encoder: VideoEncoder) -> LatentDynamics:
+        """What was learned with actions, as a planner needs it: as long paths as a training clip holds."""
+        config = DynamicsConfig(
+            "pooled", "features", self.config.context_frames, self.config.horizon, self.config.predictor
+        )
+        dynamics = LatentDynamics(config, encoder, self.actions)
+        dynamics.predictor.load_state_dict(self.predictor.state_dict())
+        return dynamics.to(self.action_mid.device).eval()

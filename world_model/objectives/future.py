@@ -1,0 +1,129 @@
+"""Objectives of the future: predict later frames from the few before them, without actions.
+
+Ours (docs/concepts/objectives.md). With the pooled embedding z of a frame, predictor P, and VICReg's variance and
+covariance terms V and C (arXiv 2105.04906, eq. 1 to 4), which keep z spread out,
+
+    loss = 3.5 mean || P(z[t-2], z[t-1]) - z[t] ||^2 + 5 V(z) + 5 C(z)             gradient on both sides
+
+The pixel baseline has the same encoder, clips and predictor, and a light head H; pixels x cannot collapse:
+
+    loss = mean || H(P(z[t-2], z[t-1])) - x[t] ||^2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from world_model.distributed import ALONE, Place
+from world_model.dynamics import ActionSpec
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.decoder import PixelHead, PixelHeadConfig
+from world_model.objectives.embedding import ClipTerms, embed_frames, pooled_size
+from world_model.objectives.losses import Loss
+from world_model.objectives.masking import Mask
+from world_model.objectives.metric import MetricConfig
+from world_model.objectives.objective import Batch, Objective, Prediction
+from world_model.objectives.teacher import Teaching
+from world_model.predictor import ActionPredictor, PredictorConfig
+
+
+@dataclass(frozen=True)
+class FutureConfig:
+    """Defaults: ours, chosen on `val` of reacher."""
+
+    family: Literal["future"] = "future"
+    """later frames of a clip are predicted from those before them"""
+    frames: int = 5
+    """frames in a clip (>= context_frames + rollout)"""
+    frame_gap: int = 2
+    """environment steps between the frames of a clip (>= 1)"""
+    context_frames: int = 2
+    """frames that are seen before each predicted one (>= 1)"""
+    rollout: int = 1
+    """predictions made in a row, each from those before it (>= 1)"""
+    pixels: PixelHeadConfig | None = None
+    """head by which the later frame's pixels are predicted; null: its pooled embedding is"""
+    loss: Loss = "l2"
+    """error of a prediction: l1, l2, smooth_l1 or cosine"""
+    prediction: float = 3.5
+    """weight of that error (above 0)"""
+    teacher: Teaching = "shared"
+    """who makes the targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
+    terms: ClipTerms = field(default_factory=lambda: ClipTerms(variance=5.0, covariance=5.0))
+    """anti-collapse terms"""
+    metric: MetricConfig | None = field(default_factory=MetricConfig)
+    """metric of the pooled embedding, fitted after training; null: none"""
+    predictor: PredictorConfig = field(default_factory=lambda: PredictorConfig(width=128, depth=2))
+    """transformer of the predictor"""
+
+    space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
+    reads_actions: ClassVar[bool] = False
+    masks: ClassVar[tuple[Mask, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.frame_gap < 1:
+            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1")
+        if self.frames < self.context_frames + self.rollout:
+            raise ValueError(
+                f"objective.frames={self.frames} leaves too little to predict after objective.context_frames="
+                f"{self.context_frames} with objective.rollout={self.rollout}: give at least "
+                f"{self.context_frames + self.rollout}"
+            )
+
+    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
+        """The encoder's sizes as they are."""
+        return sizes
+
+    def check_encoder(self, sizes: EncoderConfig) -> None:
+        """Nothing is refused: whole frames are hidden."""
+
+
+class Future(Objective):
+    """Predict a later frame's pooled embedding, or its pixels, from the embeddings of those before it."""
+
+    def __init__(
+        self, config: FutureConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None = None
+    ) -> None:
+        super().__init__(config.loss, config.terms, config.teacher, encoder, steps, seed)
+        self.config, size = config, pooled_size(encoder)
+        self.predictor = ActionPredictor(size, (1, 1), 0, config.predictor)
+        self.pixel_head = None if config.pixels is None else PixelHead(size, encoder.config, True, config.pixels)
+
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+        """From every window of context_frames frames, the `rollout` frames after it."""
+        config, frames_BTHWC = self.config, batch["pixels"]
+        embedded_BTD = embed_frames(encoder, frames_BTHWC)
+        predicted = self.imagine(embedded_BTD)
+        if self.pixel_head is None:
+            target = self.embed_targets(encoder, frames_BTHWC, embedded_BTD)
+        else:
+            predicted = [self.pixel_head(path.unsqueeze(-2)) for path in predicted]
+            target = encoder.normalise(frames_BTHWC).movedim(1, -1)
+        targets = [target[:, config.context_frames + k :] for k in range(config.rollout)]
+        terms = {"prediction": config.prediction * self.mean_error(predicted, targets)}
+        terms |= config.terms.between_clips(embedded_BTD)
+        return Prediction(predicted, targets, config.terms.select(embedded_BTD), terms)
+
+    def embed_targets(self, encoder: VideoEncoder, frames_BTHWC: Tensor, embedded_BTD: Tensor) -> Tensor:
+        """Embeddings that are predicted [B, T, D]: the teacher's, or the encoder's own with or without gradient."""
+        if self.teacher is not None:
+            with torch.no_grad():
+                return embed_frames(self.teacher, frames_BTHWC)
+        return embedded_BTD if self.config.teacher == "shared" else embedded_BTD.detach()
+
+    def imagine(self, embedded_BTD: Tensor) -> list[Tensor]:
+        """Predictions 1..rollout steps ahead of every window of context_frames frames: k-th [B, T - context - k, D]."""
+        window = embedded_BTD.unfold(1, self.config.context_frames, 1).transpose(2, 3)[:, :-1]  # [B, windows, ctx, D]
+        paths = []
+        for _ in range(self.config.rollout):
+            batch = window.shape[0]
+            flat = rearrange(window, "b w t d -> (b w) t 1 d")
+            following = self.predictor(flat)[:, -1, 0].unflatten(0, (batch, -1))
+            paths.append(following)
+            window = torch.cat((window[:, :, 1:], following.unsqueeze(2)), 2)[:, :-1]
+        return paths
