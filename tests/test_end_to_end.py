@@ -190,7 +190,7 @@ def posttrain_and_plan(work: Path, name: str, dynamics: str, view: str, *encoder
 def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, view):
     name = f"{objective}-{dynamics}"
     words = ("pretrain", "data=runs/collect/data", "encoder=tiny", f"objective={objective}", *TINY, f"name={name}")
-    levels = ("objective.levels=2",) if objective == "vjepa21" else ()  # the tiny encoder has two blocks
+    levels = ("objective.targets.levels=2",) if objective == "vjepa21" else ()  # the tiny encoder has two blocks
     inside(*words, *levels, cwd=work)
     posttrain_and_plan(work, name, dynamics, view, f"encoder=runs/pretrain/{name}")
 
@@ -254,7 +254,7 @@ def test_weights_made_elsewhere_posttrain_and_plan(work):
         (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
         (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
-        (("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa21"), 2, "objective.levels=4"),
+        (("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa21"), 2, "objective.targets.levels=4"),
         (("posttrain", "data=runs/collect/data", "encoder=pretrained"), 2, "path="),
         (("posttrain", "data=runs/collect/data", "encoder=pretrained", "path=no.pt"), 1, "there is no file no.pt"),
         (("posttrain", "data=runs/collect/data", "encoder=timm", "timm.model=resnet18"), 1, "no vision transformer"),

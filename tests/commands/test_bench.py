@@ -20,7 +20,7 @@ from commands.shared.errors import UsageError
 def test_the_step_of_stage_1_is_built_as_configured_with_actions_where_it_reads_them(objective):
     words = [f"objective={objective}", "encoder=tiny", "trainer.batch_size=3"]
     model, batch, trainer = pretraining(compose("bench", words).config, torch.device("cpu"))
-    assert batch["pixels"].shape[:2] == (3, model.objective.frames) and trainer.batch_size == 3
+    assert batch["pixels"].shape[:2] == (3, model.config.frames) and trainer.batch_size == 3
     assert ("action" in batch) == (objective == "lewm")
     loss, _ = model.loss(batch, 0)
     assert torch.isfinite(loss)

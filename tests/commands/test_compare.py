@@ -12,11 +12,11 @@ from commands.compare import cell_config
 from commands.config.compose import compose
 
 
-@pytest.mark.parametrize(("pool", "context"), [("learned", "masked"), ("keypoints", "future")])
-def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, context):
+@pytest.mark.parametrize(("pool", "family"), [("learned", "masked"), ("keypoints", "future")])
+def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, family):
     config = compose("compare", [f"encoder.pool={pool}", "small.future=['objective.frames=9']"]).config
     cell = cell_config(config, "untrained", 3)
-    assert (cell["objective"]["context"], cell["pretrain"]["steps"], cell["seed"]) == (context, 0, 3)
+    assert (cell["objective"]["family"], cell["pretrain"]["steps"], cell["seed"]) == (family, 0, 3)
     assert cell["objective"]["metric"]["kind"] == "biharmonic"
     trained = cell_config(config, "future", 3)
     assert trained["pretrain"]["steps"] > 0 and trained["objective"]["frames"] == 9

@@ -60,20 +60,20 @@ def test_an_official_file_holds_teacher_student_and_predictor_to_the_bit(capsys)
     assert "with its masked predictor" in said and "encoder=pretrained path=out/v.pt reads it" in said
     found = load(Path("out/v.pt"))
     assert found.encoder.config == replace(SIZES, pooled_dim=0, pool="learned")
-    assert_same(found.encoder, model.teacher)
-    assert_same(found.predictor, model.predictor)
+    assert_same(found.encoder, model.objective.teacher)
+    assert_same(found.predictor, model.objective.predictor)
     assert_same(load(Path("out/v.pt"), key="encoder").encoder, model.encoder)
-    assert not torch.equal(model.encoder.norm.bias, model.teacher.norm.bias)
+    assert not torch.equal(model.encoder.norm.bias, model.objective.teacher.norm.bias)
     assert main(["export", "model=out/v.pt", "format=huggingface", "to=hf"]) == 0, "one format into the other"
-    assert_same(load(Path("hf")).encoder, model.teacher)
+    assert_same(load(Path("hf")).encoder, model.objective.teacher)
 
 
 def test_a_hugging_face_directory_holds_everything_pixels_included_to_the_bit():
     model = finished_run(pixels=((100.0, 110.5, 7.3), (50.0, 40.1, 30.7)))
     assert main(["export", "model=runs/pretrain/r", "format=huggingface", "to=hf"]) == 0
     found = load(Path("hf"))
-    assert_same(found.encoder, model.teacher)
-    assert_same(found.predictor, model.predictor)
+    assert_same(found.encoder, model.objective.teacher)
+    assert_same(found.predictor, model.objective.predictor)
     assert torch.equal(found.encoder.pixel_mean, model.encoder.pixel_mean)
     assert torch.equal(found.encoder.pixel_std, model.encoder.pixel_std)
     assert main(["export", "model=hf", "format=huggingface", "to=again"]) == 0
@@ -88,7 +88,7 @@ def test_readers_that_know_imagenet_statistics_alone_get_the_same_features():
     torch.testing.assert_close(found.encoder.pixel_mean, torch.tensor(IMAGENET_MEAN))
     frames = torch.randint(0, 256, (2, 3, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
-        ours, theirs = model.teacher.encode_frames(frames), found.encoder.encode_frames(frames)
+        ours, theirs = model.objective.teacher.encode_frames(frames), found.encoder.encode_frames(frames)
     torch.testing.assert_close(theirs, ours, atol=2e-4, rtol=2e-4)
     found.encoder.set_pixel_statistics(torch.full((3,), 127.5), torch.full((3,), 127.5))
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_a_run_without_checkpoints_gives_its_encoder_alone(capsys):
     assert main(["export", "model=runs/pretrain/r", "format=official", "to=v.pt"]) == 0
     assert "the encoder alone" in capsys.readouterr().out
     found = load(Path("v.pt"))
-    assert_same(found.encoder, model.teacher)
+    assert_same(found.encoder, model.objective.teacher)
     assert found.predictor is None
 
 

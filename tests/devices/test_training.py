@@ -16,6 +16,8 @@ from commands.training.monitors import Monitor
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, SIZES, VJEPA2, dynamics, encoder, frames
 from world_model.nn.reachability import ReachConfig, episode_pairs, fit_reach
+from world_model.objectives.embedding import fit_metric
+from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.metric import MetricConfig
 from world_model.probing.readout import ReadoutConfig, Samples, read
 from world_model.training.augment import CropConfig
@@ -66,21 +68,22 @@ def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
     torch.testing.assert_close(losses(model, batch, cuda), here, rtol=2e-3, atol=2e-4)
     clips = list(frames(3, 6))
     assert np.isfinite(list(Monitor(model, frames(4), clips, Batches(batch), cuda)(0).values())).all()
-    metric = model.metric(clip.to(cuda) for clip in clips)
-    if metric is not None:
-        model.trained_encoder.pool.fold(metric)
+    if model.config.metric is not None:
+        metric = fit_metric(model.trained_encoder, model.config.metric, (clip.to(cuda) for clip in clips))
+        metric.fold_into(model.trained_encoder.pool)
     assert {value.device for value in model.state_dict().values()} == {cuda}
     assert model.trained_encoder.embed_frames(frames(1, 2).to(cuda)).device == cuda
-    assert model.actions is None or model.dynamics().spec.device == cuda
+    if isinstance(model.objective, EndToEnd):
+        assert model.objective.dynamics(model.encoder).spec.device == cuda
 
 
 @pytest.mark.parametrize("of", ["pooled", "inputs"])
 @pytest.mark.parametrize("pool", ["learned", "keypoints"])
 def test_the_metric_is_fitted_there(pool, of, cuda):
-    objective = replace(FUTURE, metric=MetricConfig("biharmonic", lag=1, of=of, modes=4))
-    model = PretrainModel(encoder(config=replace(SIZES, pool=pool)), objective, steps=2).to(cuda)
-    model.encoder.pool.fold(model.metric(clip.to(cuda) for clip in frames(3, 12)))
-    assert model.encoder.embed_frames(frames(1, 2).to(cuda)).device == cuda
+    model = encoder(config=replace(SIZES, pool=pool)).to(cuda)
+    config = MetricConfig("biharmonic", lag=1, of=of, modes=4)
+    fit_metric(model, config, (clip.to(cuda) for clip in frames(3, 12))).fold_into(model.pool)
+    assert model.embed_frames(frames(1, 2).to(cuda)).device == cuda
 
 
 def test_crops_are_cut_there(cuda):

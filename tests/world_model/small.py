@@ -9,46 +9,42 @@ import torch
 
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.decoder import PixelHeadConfig
 from world_model.nn.reachability import ReachConfig
-from world_model.objectives.losses import ObjectiveConfig, TermsConfig
-from world_model.objectives.masking import MaskConfig
+from world_model.objectives.causal import CausalConfig
+from world_model.objectives.embedding import ClipTerms
+from world_model.objectives.end_to_end import EndToEndConfig, PathTerms
+from world_model.objectives.future import FutureConfig
+from world_model.objectives.masked import AveragedTargets, ContextLoss, FeatureTargets, MaskedConfig, PixelTargets
+from world_model.objectives.masking import BlockMask, RandomMask
+from world_model.objectives.teacher import TeacherConfig
 from world_model.predictor import PredictorConfig
 
 SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pooled_dim=12)
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)
-FUTURE = ObjectiveConfig(predictor=PREDICTOR, terms=TermsConfig(variance=1.0, covariance=0.1))
-VJEPA2 = ObjectiveConfig(
-    context="masked",
-    space="tokens",
-    loss="l1",
-    teacher="ema",
-    ema=0.9,
-    ema_end=0.9,
-    frames=8,
-    masks=(MaskConfig(8, (0.15, 0.15)), MaskConfig(2, (0.7, 0.7))),
-    predictor=PREDICTOR,
+FUTURE = FutureConfig(
+    frame_gap=1, prediction=1.0, terms=ClipTerms(variance=1.0, covariance=0.1), metric=None, predictor=PREDICTOR
 )
-VJEPA21 = replace(VJEPA2, levels=2, context_loss=0.5)
-IJEPA = replace(VJEPA2, frames=1, loss="l2", masks=(MaskConfig(4, (0.15, 0.2), separate=True, context=(0.85, 1.0)),))
-DATA2VEC = replace(VJEPA2, loss="smooth_l1", average_blocks=2, masks=(MaskConfig(random=0.6),))
-VIDEOMAE = replace(VJEPA2, target="pixels", teacher="stop", loss="l2", normalise_patches=True)
-NEPA = replace(VJEPA2, context="causal", loss="cosine", teacher="stop", masks=())
-LEWM = ObjectiveConfig(
-    actions=True,
+VJEPA2 = MaskedConfig(teacher=TeacherConfig(0.9, 0.9), predictor=PREDICTOR)
+VJEPA21 = replace(VJEPA2, targets=FeatureTargets(levels=2, context_loss=ContextLoss(0.5, (0, 0))))
+IJEPA = replace(VJEPA2, frames=1, loss="l2", masks=(BlockMask(4, (0.15, 0.2), separate=True, context=(0.85, 1.0)),))
+DATA2VEC = replace(VJEPA2, loss="smooth_l1", targets=AveragedTargets(blocks=2), masks=(RandomMask(0.6),))
+VIDEOMAE = replace(VJEPA2, targets=PixelTargets(), teacher="stop", loss="l2")
+NEPA = CausalConfig()
+LEWM = EndToEndConfig(
     frames=6,
-    context_frames=3,
-    terms=TermsConfig(sigreg=0.09),
+    terms=ClipTerms(sigreg=0.09),
     predictor=replace(PREDICTOR, conditioning="adaln", dropout=0.1),
 )
-PLDM = ObjectiveConfig(
-    actions=True,
+PLDM = EndToEndConfig(
     frames=6,
     context_frames=1,
-    rollout=5,
-    terms=TermsConfig(variance=4.0, covariance=7.0, variance_time=0.2, smoothness=0.7, inverse=1.0),
+    rollout=True,
+    terms=ClipTerms(variance=4.0, covariance=7.0),
+    path_terms=PathTerms(variance=0.2, smoothness=0.7, inverse=1.0),
     predictor=PREDICTOR,
 )
-PIXELS = ObjectiveConfig(target="pixels", predictor=PREDICTOR)
+PIXELS = replace(FUTURE, pixels=PixelHeadConfig(16, 128), terms=ClipTerms())
 
 
 def encoder(seed: int = 0, config: EncoderConfig = SIZES) -> VideoEncoder:

@@ -16,7 +16,7 @@ import torch
 
 from tests.world_model.two_processes import CASES, LONG, RESUMED, trained
 from world_model.distributed import DistributedError, Place, averaged, gathered, launched, place
-from world_model.objectives.masking import MaskConfig, sample
+from world_model.objectives.masking import BlockMask
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +107,7 @@ def test_a_batch_parts_evenly_or_not_at_all():
 
 
 def test_rows_of_masks_are_those_of_the_whole_batch():
-    masks = sample(MaskConfig(), 6, (4, 4, 4), (1, 2))
+    masks = BlockMask().sample(6, (4, 4, 4), (1, 2))
     parts = [masks.rows(Place(rank, 2).rows(6)) for rank in range(2)]
     assert torch.equal(torch.cat([part.context_BM for part in parts]), masks.context_BM)
     assert torch.equal(torch.cat([part.targets_BP[0] for part in parts]), masks.targets_BP[0])

@@ -30,10 +30,11 @@ from world_model.distributed import (
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.objectives.losses import TermsConfig
+from world_model.objectives.embedding import ClipTerms
+from world_model.objectives.losses import TokenTerms
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
-from world_model.training.pretrain import PretrainModel, fitted
+from world_model.training.pretrain import PretrainModel
 
 CPU = torch.device("cpu")
 CONFIG = TrainerConfig(
@@ -42,11 +43,11 @@ CONFIG = TrainerConfig(
 LONG = replace(CONFIG, steps=4)
 OBJECTIVES = {
     "vicreg": FUTURE,
-    "sigreg": replace(FUTURE, terms=TermsConfig(sigreg=0.1, sigreg_directions=16)),
-    "infonce": replace(FUTURE, terms=TermsConfig(infonce=1.0)),
+    "sigreg": replace(FUTURE, terms=ClipTerms(sigreg=0.1, sigreg_directions=16)),
+    "infonce": replace(FUTURE, terms=ClipTerms(infonce=1.0)),
     "pldm": PLDM,
     "masked": VJEPA2,
-    "sigreg of tokens": replace(VJEPA2, terms=TermsConfig(on="tokens", sigreg=0.1, sigreg_directions=16)),
+    "sigreg of tokens": replace(VJEPA2, terms=TokenTerms(on="tokens", sigreg=0.1, sigreg_directions=16)),
 }
 CASES = [(name, "ddp") for name in (*OBJECTIVES, "posttrain")]
 CASES += [(name, "fsdp") for name in ("vicreg", "masked", "posttrain")]
@@ -59,8 +60,8 @@ def model_of(name: str) -> nn.Module:
     if name == "posttrain":
         return PosttrainModel(dynamics(), PosttrainConfig(rollout_steps=3))
     objective = OBJECTIVES[name]
-    actions = ActionSpec((-1.0, 0.0), (1.0, 4.0)) if objective.actions else None
-    model = PretrainModel(VideoEncoder(fitted(SIZES, objective)), objective, steps=4, actions=actions)
+    actions = ActionSpec((-1.0, 0.0), (1.0, 4.0)) if objective.reads_actions else None
+    model = PretrainModel(VideoEncoder(objective.adapt_encoder(SIZES)), objective, steps=4, actions=actions)
     shake(model, 0.05)
     return model
 

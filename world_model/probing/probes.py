@@ -60,7 +60,7 @@ def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
     if last["feature_std"] < COLLAPSED * first["feature_std"]:
         return (
             f"the features have collapsed: their spread is {last['feature_std']:.2g}, at the start it was "
-            f"{first['feature_std']:.2g}; give objective.teacher=ema, or anti-collapse terms "
+            f"{first['feature_std']:.2g}; give the objective an EMA teacher, or anti-collapse terms "
             "(objective.terms.variance=1 objective.terms.covariance=1), or a lower trainer.lr"
         )
     best = max(trained, key=lambda numbers: numbers["effective_rank"])
@@ -69,7 +69,7 @@ def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
         return (
             f"the features are collapsing in part: effective rank {last['effective_rank']:.1f}, at its best "
             f"{best['effective_rank']:.1f}, while the loss falls; try objective.terms.covariance=1, a slower teacher "
-            "(objective.ema nearer to 1) or a lower trainer.lr"
+            "(objective.teacher.ema nearer to 1) or a lower trainer.lr"
         )
     return None
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-SCHEMA = 1
+SCHEMA = 2  # of model.json; 1: objectives and encoders had other keys
 
 
 class CheckpointError(ValueError):
@@ -110,7 +110,10 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if description.get("schema") != SCHEMA:
-        raise CheckpointError(f"{path} has schema {description.get('schema')}, this version reads {SCHEMA}")
+        raise CheckpointError(
+            f"{folder} was made by another version (schema {description.get('schema')} of model.json, this one reads "
+            f"{SCHEMA}): train it again"
+        )
     if description.get("kind") != kind:
         raise CheckpointError(f"{folder} holds a {description.get('kind')!r} model, a {kind!r} model is needed here")
     return description["config"], load_tensors(folder / "model.safetensors")[0]

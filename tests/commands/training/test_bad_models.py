@@ -178,7 +178,7 @@ def test_a_model_of_the_wrong_stage_names_the_command_that_makes_the_right_one(c
         ("[{random: 0.999}]", "random=0.999 leave a sample without"),
         ("[{random: 1.0}]", "random=1.0"),
         ("[{blocks: 0}]", "blocks=0 hides nothing"),
-        ("[]", "needs objective.masks"),
+        ("[]", "objective.masks is empty"),
     ],
 )
 def test_masks_that_leave_nothing_to_see_are_wrong_usage_and_leave_no_folder(masks, said, capsys, tmp_path):

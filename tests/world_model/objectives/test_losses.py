@@ -5,19 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from world_model.objectives.causal import CausalConfig
+from world_model.objectives.embedding import ClipTerms
+from world_model.objectives.end_to_end import EndToEndConfig
+from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import (
-    ObjectiveConfig,
     TermsConfig,
     anti_collapse,
-    between_clips,
     constant_predictor_loss,
     covariance,
     normalised_target,
     regression,
-    regularised_pooled,
     sigreg,
     variance_hinge,
 )
+from world_model.objectives.masked import MaskedConfig
 
 
 def test_variance_hinge_is_zero_for_spread_features_and_one_for_a_constant():
@@ -75,17 +77,13 @@ def test_only_terms_with_a_weight_are_computed():
 def test_centred_terms_count_what_moves_within_a_clip_alone():
     still = torch.randn(8, 1, 4).expand(8, 5, 4)  # differs between clips, never moves
     moving = still + torch.randn(8, 5, 4)
-    plain, centred = TermsConfig(variance=1.0), TermsConfig(variance=1.0, centred=True)
-    assert torch.equal(regularised_pooled(moving, plain), moving.flatten(0, 1))
-    spread = {
-        name: variance_hinge(regularised_pooled(x, centred)) for name, x in (("still", still), ("moving", moving))
-    }
+    plain, centred = ClipTerms(variance=1.0), ClipTerms(variance=1.0, centred=True)
+    assert torch.equal(plain.select(moving), moving.flatten(0, 1))
+    spread = {name: variance_hinge(centred.select(x)) for name, x in (("still", still), ("moving", moving))}
     assert spread["still"] > 0.98 and spread["moving"] < 0.3
-    assert variance_hinge(regularised_pooled(still, plain)) < 0.3
-    assert between_clips(moving, plain) == {}
-    assert between_clips(0.5 * moving, centred)["between"] < 0.2 < between_clips(4 * moving, centred)["between"]
-    with pytest.raises(ValueError, match="centred looks at embeddings of several frames"):
-        ObjectiveConfig(context="causal", space="tokens", terms=centred)
+    assert variance_hinge(plain.select(still)) < 0.3
+    assert plain.between_clips(moving) == {}
+    assert centred.between_clips(0.5 * moving)["between"] < 0.2 < centred.between_clips(4 * moving)["between"]
 
 
 def test_a_constant_predictor_is_beaten_by_the_truth_only():
@@ -101,13 +99,17 @@ def test_targets_are_layer_normed_without_parameters():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("config", "wrong", "said"),
     [
-        {"context": "masked", "space": "pooled"},
-        {"context": "masked", "space": "tokens"},
-        {"frames": 2, "context_frames": 2},
+        (MaskedConfig, {"masks": ()}, "objective.masks is empty"),
+        (MaskedConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
+        (FutureConfig, {"frames": 2, "context_frames": 2}, "give at least 3"),
+        (FutureConfig, {"frames": 5, "rollout": 4}, "objective.rollout=4: give at least 6"),
+        (CausalConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
+        (EndToEndConfig, {"frames": 3}, "leaves nothing to predict"),
+        (ClipTerms, {"temperature": 0.0}, "objective.terms.temperature=0.0 must be above 0"),
     ],
 )
-def test_objectives_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match="objective"):
-        ObjectiveConfig(**wrong)
+def test_values_out_of_range_are_refused(config, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        config(**wrong)

@@ -25,24 +25,28 @@ from tests.world_model.small import (
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.objectives.losses import TermsConfig, context_weights, normalised_target
+from world_model.objectives.embedding import ClipTerms, embed_frames
+from world_model.objectives.losses import normalised_target
+from world_model.objectives.masked import ContextLoss, context_weights
+from world_model.objectives.masking import FutureMask
+from world_model.objectives.teacher import TeacherConfig
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
-from world_model.training.pretrain import PretrainModel, embed_frames, fitted
+from world_model.training.pretrain import PretrainModel
 
 OBJECTIVES = {
     "future": FUTURE,
     "future with a rollout": replace(FUTURE, rollout=2),
-    "future with sigreg": replace(FUTURE, terms=TermsConfig(sigreg=0.1)),
-    "future with a teacher": replace(FUTURE, teacher="ema"),
-    "future of tokens": replace(VJEPA2, context="future", masks=(), context_frames=4),
+    "future with sigreg": replace(FUTURE, terms=ClipTerms(sigreg=0.1)),
+    "future with a teacher": replace(FUTURE, teacher=TeacherConfig()),
+    "future of tokens": replace(VJEPA2, masks=(FutureMask(2),)),
     "vjepa2": VJEPA2,
     "vjepa21": VJEPA21,
     "ijepa": IJEPA,
     "data2vec": DATA2VEC,
     "videomae": VIDEOMAE,
     "nepa": NEPA,
-    "future with infonce": replace(FUTURE, terms=TermsConfig(infonce=1.0)),
-    "pixel twin": PIXELS,
+    "future with infonce": replace(FUTURE, terms=ClipTerms(infonce=1.0)),
+    "pixel baseline": PIXELS,
     "lewm": LEWM,
     "pldm": PLDM,
 }
@@ -54,10 +58,10 @@ CONFIG = TrainerConfig(steps=40, lr=3e-3, warmup=1, schedule="constant")
 def test_every_objective_learns_a_fixed_batch(name):
     torch.manual_seed(0)
     objective = OBJECTIVES[name]
-    actions = ACTIONS if objective.actions else None
-    model = PretrainModel(VideoEncoder(fitted(SIZES, objective)), objective, steps=40, actions=actions)
+    actions = ACTIONS if objective.reads_actions else None
+    model = PretrainModel(VideoEncoder(objective.adapt_encoder(SIZES)), objective, steps=40, actions=actions)
     optimizer, batch = make_optimizer(model, CONFIG), {"pixels": moving_squares(4, objective.frames)}
-    if objective.actions:
+    if objective.reads_actions:
         batch["action"] = torch.rand(4, objective.frames - 1, 2)
     losses = [train_step(model, batch, optimizer, CONFIG, step)[0].item() for step in range(40)]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), losses
@@ -65,10 +69,10 @@ def test_every_objective_learns_a_fixed_batch(name):
 
 def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
     model = PretrainModel(encoder(), replace(VJEPA2, masks=VJEPA2.masks[:1]), steps=1)
-    made = model.predict({"pixels": frames(2, 8)}, step=4)
-    hidden = model._masks(2, (4, 4, 4), 4)[0].targets_BP[0]
+    made = model.objective.predict(model.encoder, {"pixels": frames(2, 8)}, step=4)
+    hidden = model.objective.draw_masks(2, (4, 4, 4), 4)[0].targets_BP[0]
     clip = model.encoder.normalise(frames(2, 8))
-    target = normalised_target(model.teacher(clip))
+    target = normalised_target(model.objective.teacher(clip))
     expected = (made.predicted[0] - target[torch.arange(2)[:, None], hidden]).abs().mean()
     loss, terms = model.loss({"pixels": frames(2, 8)}, step=4)
     torch.testing.assert_close(terms["prediction"], expected)
@@ -78,12 +82,12 @@ def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
 def test_the_teacher_follows_slowly_and_gets_no_gradient():
     model = PretrainModel(encoder(), VJEPA2, steps=10)
     name = "blocks.0.mlp.fc1.weight"
-    before = model.teacher.state_dict()[name].clone()
+    before = model.objective.teacher.state_dict()[name].clone()
     train_step(model, {"pixels": frames(2, 8)}, make_optimizer(model, CONFIG), CONFIG, 0)
-    student, teacher = model.encoder.state_dict()[name], model.teacher.state_dict()[name]
+    student, teacher = model.encoder.state_dict()[name], model.objective.teacher.state_dict()[name]
     torch.testing.assert_close(teacher, 0.9 * before + 0.1 * student)
-    assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
-    assert model.trained_encoder is model.teacher
+    assert all(p.grad is None and not p.requires_grad for p in model.objective.teacher.parameters())
+    assert model.trained_encoder is model.objective.teacher
 
 
 def test_predictions_of_the_future_do_not_see_it():
@@ -91,15 +95,15 @@ def test_predictions_of_the_future_do_not_see_it():
     clip = frames(2, 5)
     changed = clip.clone()
     changed[:, 3:] = 0
-    first, second = model.predict({"pixels": clip}, 0).predicted, model.predict({"pixels": changed}, 0).predicted
+    first, second = (model.objective.predict(model.encoder, {"pixels": x}, 0).predicted for x in (clip, changed))
     torch.testing.assert_close(first[0][:, :2], second[0][:, :2])  # frames 2 and 3, from frames 0 to 2
     torch.testing.assert_close(first[1][:, :1], second[1][:, :1])  # frame 3, from frames 0 and 1
     assert not torch.allclose(first[0][:, 2], second[0][:, 2])
 
 
-def test_the_pixel_twin_is_judged_in_pixels():
+def test_the_pixel_baseline_is_judged_in_pixels():
     model = PretrainModel(encoder(), PIXELS, steps=1)
-    made = model.predict({"pixels": frames(2, 5)}, 0)
+    made = model.objective.predict(model.encoder, {"pixels": frames(2, 5)}, 0)
     assert made.predicted[0].shape == made.targets[0].shape == (2, 3, 64, 64, 3)
     torch.testing.assert_close(made.targets[0], model.encoder.normalise(frames(2, 5)).movedim(1, -1)[:, 2:])
 
@@ -113,9 +117,9 @@ def test_what_is_learned_with_actions_plans_as_it_was_trained():
     torch.manual_seed(0)
     model = PretrainModel(encoder(), PLDM, steps=1, actions=ACTIONS).eval()
     clip, action = frames(2, 6), torch.rand(2, 5, 2)
-    dynamics = model.dynamics()
+    dynamics = model.objective.dynamics(model.encoder)
     with torch.no_grad():
-        made = model.predict({"pixels": clip, "action": action}, step=0).predicted[0]
+        made = model.objective.predict(model.encoder, {"pixels": clip, "action": action}, step=0).predicted[0]
         context = dynamics.observe(clip[:, :1], action[:, :0], torch.ones(2, 1, dtype=torch.bool))
         path = dynamics.imagine(context, action[:, None]).view("pooled")[:, 0]
     torch.testing.assert_close(path, made)
@@ -128,13 +132,13 @@ def test_the_inverse_term_reads_the_action_and_its_weight_matters():
     terms = model.loss(batch, 0)[1]
     other = {**batch, "action": batch["action"].flip(1)}
     assert terms["inverse"] != model.loss(other, 0)[1]["inverse"]
-    none = replace(PLDM, terms=replace(PLDM.terms, inverse=0.0))
+    none = replace(PLDM, path_terms=replace(PLDM.path_terms, inverse=0.0))
     assert "inverse" not in PretrainModel(encoder(), none, steps=1, actions=ACTIONS).loss(batch, 0)[1]
 
 
 def test_the_context_loss_grows_with_the_step_and_weighs_what_is_near():
-    objective = replace(VJEPA21, context_warmup=(10, 20))
-    model = PretrainModel(VideoEncoder(fitted(SIZES, objective)), objective, steps=30)
+    objective = replace(VJEPA21, targets=replace(VJEPA21.targets, context_loss=ContextLoss(0.5, (10, 20))))
+    model = PretrainModel(VideoEncoder(objective.adapt_encoder(SIZES)), objective, steps=30)
     batch = {"pixels": frames(2, 8)}
     first, later = (model.loss(batch, step)[1]["context"] for step in (10, 15))
     assert first == 0 and later > 0
@@ -144,11 +148,11 @@ def test_the_context_loss_grows_with_the_step_and_weighs_what_is_near():
 
 
 def test_a_causal_encoder_predicts_the_next_token_from_those_before_it():
-    model = PretrainModel(VideoEncoder(fitted(SIZES, NEPA)), NEPA, steps=1).eval()
+    model = PretrainModel(VideoEncoder(NEPA.adapt_encoder(SIZES)), NEPA, steps=1).eval()
     clip = frames(1, 8)
     changed = clip.clone()
     changed[:, 6:] = 0  # the last of four tubelets
-    made, other = (model.predict({"pixels": x}, 0).predicted[0] for x in (clip, changed))
+    made, other = (model.objective.predict(model.encoder, {"pixels": x}, 0).predicted[0] for x in (clip, changed))
     torch.testing.assert_close(made[:, :48], other[:, :48])
     assert not torch.allclose(made[:, 48:], other[:, 48:])
 
@@ -157,4 +161,4 @@ def test_a_stem_that_sees_neighbours_trains_no_masked_objective():
     conv = replace(SIZES, stem="conv")
     with pytest.raises(ValueError, match="encoder.stem=conv sees into hidden patches"):
         PretrainModel(VideoEncoder(conv), VJEPA2, steps=4)
-    PretrainModel(VideoEncoder(fitted(conv, VJEPA2)), VJEPA2, steps=0)  # the row of an untrained encoder
+    PretrainModel(VideoEncoder(VJEPA2.adapt_encoder(conv)), VJEPA2, steps=0)  # the row of an untrained encoder
