@@ -38,14 +38,14 @@ class MetricConfig:
 
     kind: Kind = "biharmonic"
     """weight of each slow mode: kinetic, commute or biharmonic distance"""
-    of: Of = "pooled"
-    """source of the slow modes: the pooled embedding, or all inputs of its last linear map, which they then replace"""
-    modes: int = 0
-    """modes retained, slowest first (>= 1); 0: as many as the embedding has numbers"""
     lag: int = 2
     """environment steps between the two moments whose correlation is taken (>= 1)"""
     episodes: int = 400
     """most training episodes that it is fitted on (>= 1)"""
+    of: Of = "pooled"
+    """source of the slow modes: the pooled embedding, or all inputs of its last linear map, which they then replace"""
+    modes: int = 0
+    """modes retained, slowest first (>= 1); 0: as many as the embedding has numbers"""
 
     def __post_init__(self) -> None:
         if self.modes < 0:
