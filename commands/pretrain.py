@@ -21,9 +21,9 @@ from commands.training.sources import VIDEO_FOLDER, open_source, video_config
 from data.loader import Loader
 from world_model.distributed import copy_whole, is_first, place, spread
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives import ObjectiveConfig
 from world_model.objectives.embedding import fit_metric, fit_principal_pool
 from world_model.objectives.end_to_end import EndToEnd
+from world_model.objectives.families import ObjectiveConfig
 from world_model.training.checkpoint import config_dict
 from world_model.training.loop import (
     Checkpoints,

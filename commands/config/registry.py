@@ -17,7 +17,7 @@ from commands.config.typed import build
 from commands.shared.errors import RunError, UsageError, listed, nearest
 
 if TYPE_CHECKING:
-    from world_model.objectives import ObjectiveConfig
+    from world_model.objectives.families import ObjectiveConfig
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -71,7 +71,7 @@ def made(group: str, mapping: Mapping[str, Any]) -> Any:
 
 def build_objective(mapping: Mapping[str, Any]) -> ObjectiveConfig:
     """Return the frozen config of an objective, of the family that its key `family` names."""
-    from world_model.objectives import OBJECTIVES
+    from world_model.objectives.families import OBJECTIVES
 
     families = {config.family: config for config in OBJECTIVES}
     family = str(mapping.get("family"))

@@ -32,7 +32,7 @@ from data.video import find_videos
 from data.windows import Windows
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig
-from world_model.objectives import ObjectiveConfig
+from world_model.objectives.families import ObjectiveConfig
 from world_model.training.augment import CropConfig
 from world_model.training.pretrain import PretrainModel
 

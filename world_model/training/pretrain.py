@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.objectives import ObjectiveConfig, make_objective
+from world_model.objectives.families import ObjectiveConfig, make_objective
 from world_model.training.augment import CropConfig, random_crops
 
 
