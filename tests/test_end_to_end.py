@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -273,6 +275,20 @@ def test_a_mistake_is_one_sentence_and_the_right_exit_code(work, words, code, sa
     done = jepa(*words, "runs=runs", cwd=work, code=code)
     assert says in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/quick_start.md"])
+def test_the_python_of_a_page_drives_an_environment_with_a_model(work, monkeypatch, page):
+    (code,) = re.findall(r"^```python\n(.*?)^```", (HOME / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (folder,) = re.findall(r'Agent\("(runs/[^"]*)"', code)
+    monkeypatch.chdir(work)
+    shutil.copytree("runs/posttrain/model", folder)
+    scope: dict = {}
+    exec(compile(code, page, "exec"), scope)
+    scope["env"].close()
+    assert scope["action"].shape == (2,) and scope["action"].dtype == np.float32
+    assert (np.abs(scope["action"]) <= 1).all()
 
 
 def test_a_goal_image_of_another_size_is_refused(work):
