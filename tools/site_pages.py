@@ -6,6 +6,7 @@ of its public API. A link to one of these files leads to its page; a link to a s
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -28,18 +29,19 @@ def find_packages() -> list[str]:
 
 
 def find_modules(package: str) -> list[str]:
-    """The modules directly in a package, the package itself first."""
+    """The modules directly in a package."""
     folder = ROOT.joinpath(*package.split("."))
-    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("__"))
-    return [package, *(f"{package}.{name}" for name in names)]
+    return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("__")]
 
 
 def write_api_page(package: str) -> str:
-    """Markdown of one package's API."""
-    blocks = [f"# {package}"]
-    for module in find_modules(package):
-        blocks.append(f"::: {module}\n    options:\n      show_submodules: false")
-    return "\n\n".join(blocks) + "\n"
+    """Markdown of one package's API: what it defines itself, then its modules."""
+    source = (ROOT.joinpath(*package.split(".")) / "__init__.py").read_text(encoding="utf-8")
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    own = [node.name for node in ast.parse(source).body if isinstance(node, kinds) and not node.name.startswith("_")]
+    members = own or "false"  # not what it imports, which stands below
+    blocks = [f"::: {package}\n    options:\n      heading_level: 1\n      members: {members}"]
+    return "\n\n".join(blocks + [f"::: {module}" for module in find_modules(package)]) + "\n"
 
 
 def write_api_index() -> str:

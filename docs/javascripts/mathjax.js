@@ -1,4 +1,4 @@
-// Equations that pymdownx.arithmatex marks are set by MathJax, also on pages that are changed without a reload.
+// MathJax sets the equations that pymdownx.arithmatex marks.
 window.MathJax = {
   tex: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]], processEscapes: true},
   options: {ignoreHtmlClass: ".*|", processHtmlClass: "arithmatex"},
