@@ -45,9 +45,13 @@ class PolicyConfig:
     """
 
     name: str = "smooth"
+    """uniform, smooth, scripted, or shares of episodes as "smooth:0.5,scripted:0.5""""
     hold: int = 1
+    """environment steps an action is held (uniform, smooth)"""
     time_constant_s: float = 0.5
+    """how fast smooth actions forget, seconds"""
     std: float = 0.7
+    """size of smooth actions, in half ranges of the action"""
 
     def __post_init__(self) -> None:
         """ValueError names the key that is out of range."""

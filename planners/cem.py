@@ -27,12 +27,18 @@ class CEMConfig(SearchConfig):
     range is frozen, 0: never.
     """
 
-    elites: int = 20
+    elites: int = 12
+    """best candidates that shape the next iteration"""
     std_min: float = 0.05
-    momentum_mean: float = 0.1
-    momentum_std: float = 0.1
+    """least spread of actions, in half ranges"""
+    momentum_mean: float = 0.0
+    """share of the old mean that is kept"""
+    momentum_std: float = 0.0
+    """share of the old spread that is kept"""
     keep_elites: int = 0
+    """elites that take part in the next iteration again"""
     early_stop_std: float = 0.0
+    """spread, in half ranges, below which an environment stops iterating; 0: never"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

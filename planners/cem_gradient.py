@@ -23,9 +23,14 @@ class CEMGradientConfig(CEMConfig):
     """`CEMConfig`, and: refined: how many of the best candidates take gradient steps each iteration; steps: how
     many; learning_rate: of Adam, in half ranges, falling to a tenth over the steps."""
 
-    refined: int = 8
-    steps: int = 3
-    learning_rate: float = 0.1
+    samples: int = 48
+    elites: int = 8
+    refined: int = 4
+    """best candidates that take gradient steps"""
+    steps: int = 4
+    """gradient steps an iteration"""
+    learning_rate: float = 0.4
+    """size of a gradient step, in half ranges"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +49,9 @@ class CEMGradient(SamplingPlanner):
 
     def __init__(self, config: CEMGradientConfig | None = None) -> None:
         self.config: CEMGradientConfig = config or CEMGradientConfig()
-        self.descent = GradientConfig(iterations=self.config.steps, learning_rate=self.config.learning_rate)
+        self.descent = GradientConfig(
+            iterations=self.config.steps, learning_rate=self.config.learning_rate, lr_end=0.1, momentum=0.9
+        )
 
     @property
     def early_stop_std(self) -> float:

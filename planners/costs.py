@@ -95,15 +95,25 @@ class GoalCost:
     """
 
     view: str = "pooled"
+    """what is compared with the goal: pooled, tokens, pixels or reach"""
     metric: Metric = "l2"
+    """how: l1, l2, sq_l2 or cosine"""
     reduce: Reduce = "closest"
+    """last, sum, closest, smallest, window, running_min or power"""
     steps: int = 3
-    power: float = 0.5
+    """steps that smallest and window count"""
+    power: float = -1.0
+    """exponent of power"""
     last_weight: float = 0.0
+    """weight of the last step beside the path"""
     path_weight: float = 0.1
+    """weight of the mean over the path, so that ties prefer early arrival"""
     action_penalty: float = 0.0
+    """weight of the mean squared action"""
     change_penalty: float = 0.0
+    """weight of the mean squared change between consecutive actions"""
     token_keep: float = 1.0
+    """share of tokens compared, those whose goal differs most from the present frame (view=tokens)"""
     action_dim: int = field(default=0, repr=False)
     distance: Distance | None = field(default=None, repr=False)
 

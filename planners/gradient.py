@@ -39,16 +39,26 @@ class GradientConfig(SearchConfig):
     each step, in half ranges, falling straight to 0. bounds: clamp or tanh.
     """
 
+    return_best: bool = True
+    noise_beta: float = 2.0
     least_samples: ClassVar[int] = 1
 
-    samples: int = 16
-    iterations: int = 20
-    learning_rate: float = 0.2
-    lr_end: float = 0.1
-    momentum: float = 0.9
+    samples: int = 6
+    """starts that are descended at once"""
+    iterations: int = 32
+    """steps of each"""
+    learning_rate: float = 0.4
+    """size of a step, in half ranges"""
+    lr_end: float = 0.01
+    """share of it that the last step has"""
+    momentum: float = 0.7
+    """memory of Adam for the slope"""
     square_momentum: float = 0.99
+    """memory of Adam for its square"""
     noise: float = 0.0
+    """spread of noise added after a step, in half ranges, falling to 0"""
     bounds: Bounds = "clamp"
+    """how actions stay in bounds: clamp or tanh"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

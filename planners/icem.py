@@ -20,10 +20,17 @@ class ICEMConfig(CEMConfig):
     """`CEMConfig`, and: shrink: the population is divided by this every iteration, down to twice the elites.
     carry_elites: the elites kept in the last iteration take part in the first one of the next plan."""
 
+    samples: int = 112
+    return_best: bool = True
+    momentum_std: float = 0.2
     noise_beta: float = 2.0
-    keep_elites: int = 6
-    shrink: float = 1.25
+    """correlation of noise in time: 0 white, 1 pink, 2 red"""
+    keep_elites: int = 4
+    """elites that take part in the next iteration again"""
+    shrink: float = 1.1
+    """the population is divided by this every iteration, down to twice the elites"""
     carry_elites: bool = True
+    """whether the kept elites, shifted, take part in the next plan"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

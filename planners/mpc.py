@@ -44,10 +44,15 @@ class MPCConfig:
     subgoal_steps: model steps after which it goes on in any case, 0: never for that."""
 
     receding_steps: int = 1
+    """model steps executed before planning again"""
     warm_start: bool = True
+    """whether a search begins at the rest of the last plan"""
     tail: Tail = "repeat"
+    """what fills the end of a shifted plan: repeat or zero"""
     reached_cost: float = 0.0
+    """cost of a frame below which the next of several sub-goals is taken; 0: never for that"""
     subgoal_steps: int = 0
+    """model steps after which the next of several sub-goals is taken; 0: never for that"""
 
     def __post_init__(self) -> None:
         if self.receding_steps < 1:

@@ -28,13 +28,19 @@ class MPPIConfig(SearchConfig):
     weights, else it stays; std_min: its floor, as a fraction of half the action range.
     """
 
-    return_best: bool = False
-    temperature: float = 0.3
+    noise_beta: float = 2.0
+    temperature: float = 0.1
+    """small follows the best candidate, large averages all"""
     relative: bool = True
+    """whether the temperature is in standard deviations of the costs, else in their unit"""
     elites: int = 0
+    """best candidates that have a weight; 0: all"""
     update_std: bool = True
+    """whether the spread is refitted with the weights, else it stays"""
     std_min: float = 0.05
-    momentum: float = 0.1
+    """least spread of actions, in half ranges"""
+    momentum: float = 0.0
+    """share of the old mean and spread that is kept"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,7 +31,9 @@ class NevergradConfig(PlannerConfig):
     return_best: the best candidate ever seen, else what the optimiser recommends (scored once more).
     """
 
+    return_best: bool = True
     optimizer: str = "CMA"
+    """a name of its registry: CMA, DE, TwoPointsDE, PSO, NGOpt, ..."""
 
 
 class Nevergrad(BasePlanner):

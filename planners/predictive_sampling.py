@@ -18,7 +18,14 @@ from planners.sampling import Proposal, SamplingPlanner, SearchConfig
 class PredictiveSamplingConfig(SearchConfig):
     """`SearchConfig`, and std_decay: the spread is multiplied by it every iteration."""
 
-    std_decay: float = 1.0
+    samples: int = 24
+    iterations: int = 16
+    std_init: float = 0.4
+    std_warm: float = 0.2
+    return_best: bool = True
+    noise_beta: float = 2.0
+    std_decay: float = 0.9
+    """the spread is multiplied by this every iteration"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

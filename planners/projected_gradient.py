@@ -33,15 +33,25 @@ class ProjectedGradientConfig(SearchConfig):
     environment action, in half ranges from the middle; 0: none.
     """
 
+    std_init: float = 0.4
+    return_best: bool = True
+    noise_beta: float = 3.0
     least_samples: ClassVar[int] = 1
 
-    samples: int = 16
-    iterations: int = 20
-    learning_rate: float = 0.2
-    lr_end: float = 0.1
-    momentum: float = 0.5
+    samples: int = 6
+    """starts that are descended at once"""
+    iterations: int = 32
+    """steps of each"""
+    learning_rate: float = 0.1
+    """size of a step, in half ranges"""
+    lr_end: float = 0.01
+    """share of it that the last step has"""
+    momentum: float = 0.8
+    """share of the last step that is taken again"""
     max_change: float = 0.0
+    """bound on the change between consecutive actions, in half ranges; 0: none"""
     max_norm: float = 0.0
+    """bound on the norm of an action, in half ranges from the middle; 0: none"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,14 +47,22 @@ class PlannerConfig:
 
     least_samples: ClassVar[int] = 2
 
-    samples: int = 200
-    iterations: int = 5
+    samples: int = 96
+    """candidates an iteration"""
+    iterations: int = 4
+    """iterations a plan"""
     horizon: int = 6
-    std_init: float = 0.5
-    std_warm: float = 0.0
+    """steps a plan looks ahead, model steps"""
+    std_init: float = 1.0
+    """first spread of actions, in half ranges"""
+    std_warm: float = 0.4
+    """the same after a warm start; 0: as std_init"""
     include_mean: bool = True
-    return_best: bool = True
+    """whether the mean itself is a candidate"""
+    return_best: bool = False
+    """whether the best candidate ever seen is executed, else the mean"""
     chunk_elements: int = 0
+    """candidate steps imagined at once; 0: as many as memory allows"""
 
     def __post_init__(self) -> None:
         least_of = {"samples": self.least_samples, "iterations": 1, "horizon": 1, "chunk_elements": 0}
@@ -70,7 +78,8 @@ class PlannerConfig:
 class SearchConfig(PlannerConfig):
     """`PlannerConfig`, and noise_beta: colour of the noise over time (1/f^beta), 0 is white."""
 
-    noise_beta: float = 0.0
+    noise_beta: float = 1.5
+    """correlation of noise in time: 0 white, 1 pink, 2 red"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,14 +40,23 @@ class DynamicsConfig:
     """
 
     space: Space = "pooled"
+    """what is predicted: pooled (one token a frame) or tokens (all patches)"""
     target: Literal["features", "pixels"] = "features"
+    """what predictions are trained to match: features or pixels"""
     history: int = 3
+    """frames seen before planning, model steps"""
     horizon: int = 6
+    """longest imagined path, model steps"""
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     proprio_model: ProprioModel = "none"
+    """robot state as an input: none, integrate (7-D pose actions) or predicted (learned); images alone is none"""
     proprio_dim: int = 0
     reach: ReachConfig = field(default_factory=ReachConfig)
+    """an embedding, learned from time differences alone, whose distances count model steps
+    (planner.cost.view=reach)"""
     scene: bool = False
+    """whether imagined frames see the patches (or keypoints) of the frame that the path starts at, too: walls,
+    obstacles, contacts"""
 
     def __post_init__(self) -> None:
         if self.scene and self.space != "pooled":

@@ -45,14 +45,21 @@ class PredictorConfig:
     """
 
     width: int = 96
-    depth: int = 3
+    """width of a token"""
+    depth: int = 2
+    """blocks"""
     heads: int = 4
+    """attention heads a block"""
     mlp_ratio: float = 4.0
+    """width of a block's hidden layer, in widths"""
     rope: Rope = "interleaved"
     feedforward: Feedforward = "gelu"
     checkpointing: Checkpointing = "none"
+    """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
     conditioning: Literal["tokens", "adaln"] = "tokens"
+    """how actions and states enter: tokens (V-JEPA 2-AC) or adaln"""
     dropout: float = 0.0
+    """of a block's branches, while training"""
 
     def blocks(self, condition_dim: int = 0) -> Blocks:
         """The transformer of these sizes."""

@@ -1,13 +1,15 @@
-"""From the words of a command line to a checked configuration, and from that to frozen dataclasses.
+"""From the overrides of a command line to a checked configuration.
 
-`compose` reads the YAML in `pkg://configs` through Hydra, after every word has been checked here: a group, a
-choice or a key that does not exist is a `UsageError` with the nearest names, before anything heavy is
-imported. What comes out is a plain nested dict; no part of Hydra goes further than this file and `sweep.py`.
-`build` (from `typed.py`) turns such a dict into a frozen dataclass.
+A command `NAME` is a module of `commands` with a frozen dataclass `Config`: its keys, their defaults and help texts.
+`compose` reads the choices in `pkg://configs` (YAML) through Hydra, puts the defaults of `Config` beneath them, and
+checks every override: a group, choice or key that does not exist is a `UsageError` with the nearest names. No part of
+Hydra goes further than this file and `commands.cli.sweep`.
 """
 
 from __future__ import annotations
 
+import importlib
+import keyword
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,21 +17,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from commands.config.typed import build
+from commands.config import schema
 from commands.shared.errors import UsageError, listed, nearest, one_line
-
-__all__ = [
-    "CONFIGS",
-    "HYDRA_VERSION",
-    "Composed",
-    "build",
-    "choices",
-    "compose",
-    "flatten",
-    "nested",
-    "parse",
-    "standard",
-]
+from commands.shared.runs import flatten
 
 CONFIGS = "configs"
 HYDRA_VERSION = "1.3"
@@ -40,21 +30,21 @@ ASIDE = "given"
 
 @dataclass(frozen=True)
 class Composed:
-    """A command's configuration: nested plain values, and the choice of each group ("env" -> "reacher")."""
+    """A command's whole configuration as nested plain values, and the choice of each group ("env" -> "reacher")."""
 
     command: str
     config: dict[str, Any]
     choices: dict[str, str]
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {"a.b": value} for the leaves of a nested dict; an empty dict is a leaf."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config} if prefix else {}
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        out.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return out
+def module_of(command: str) -> str:
+    """Return where a command's body is: commands/NAME.py, or NAME_.py where the name is a word of Python."""
+    return f"commands.{command}{'_' if keyword.iskeyword(command) else ''}"
+
+
+def config_class(command: str) -> type:
+    """Return the dataclass of a command's keys."""
+    return importlib.import_module(module_of(command)).Config
 
 
 @contextmanager
@@ -97,7 +87,7 @@ def compose(command: str, words: list[str]) -> Composed:
         known = with_choices(command, chosen) if chosen else usual
         for override in values:
             _check_value(command, override, known.config, usual.choices)
-        config = _composed(command, chosen + [_as_word(item.input_line, known.config) for item in values])
+        config = _composed(command, chosen + [_adding(item.input_line) for item in values])
         return Composed(command, resolved(command, config), known.choices)
 
 
@@ -139,7 +129,8 @@ def expand(command: str, words: list[str]) -> list[str]:
     """Return the words of a sweep as Hydra itself can take them: see ASIDE."""
     usual = standard(command)
     with hydra_loader() as loader:
-        return [_as_word(word, usual.config) for word in _expanded(usual, words, loader)]
+        expanded = _expanded(usual, words, loader)
+    return [word if word.partition("=")[0] in usual.choices else _adding(word) for word in expanded]
 
 
 def _expanded(usual: Composed, words: list[str], loader: Any) -> list[str]:
@@ -169,7 +160,8 @@ def _quoted(word: str, loader: Any) -> str:
 def with_choices(command: str, chosen: list[str]) -> Composed:
     """Return the configuration with these choices, unresolved."""
     config = _composed(command, chosen) if chosen else _wordless(command)
-    return Composed(command, _plain(_own(command, config)), runtime_choices(config))
+    filled = schema.fill(config_class(command), _plain(_own(command, config)))
+    return Composed(command, filled, runtime_choices(config))
 
 
 def runtime_choices(config: Any) -> dict[str, str]:
@@ -179,7 +171,7 @@ def runtime_choices(config: Any) -> dict[str, str]:
 
 
 def resolved(command: str, config: Any) -> dict[str, Any]:
-    """Return an OmegaConf configuration as plain nested values, without what is not the command's own.
+    """Return a composed configuration as plain nested values, with defaults, of the command's own keys alone.
 
     Raises UsageError where a required key is not given or a reference leads nowhere.
     """
@@ -189,12 +181,13 @@ def resolved(command: str, config: Any) -> dict[str, Any]:
     config = _own(command, config)
     with open_dict(config):
         config.merge_with(config.pop(ASIDE, {}))
-    missing = sorted(OmegaConf.missing_keys(config))
+    filled = OmegaConf.create(schema.fill(config_class(command), _plain(config)))
+    missing = sorted(OmegaConf.missing_keys(filled))
     if missing:
         given = " ".join(f"{key}=..." for key in missing)
         raise UsageError(f"{listed(missing)} must be given: jepa {command} {given}")
     try:
-        plain = OmegaConf.to_container(config, resolve=True)
+        plain = OmegaConf.to_container(filled, resolve=True)
     except OmegaConfBaseException as error:
         raise UsageError(one_line(error)) from error
     assert isinstance(plain, dict), type(plain)
@@ -211,10 +204,10 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _own(command: str, config: Any) -> Any:
-    """Return what the command has keys for: without Hydra's node, and without what a recipe says to other commands."""
+    """Return what the command has keys for: without Hydra's node, and without what a recipe sets for other commands."""
     from omegaconf import OmegaConf
 
-    keys = {str(key) for key in _wordless(command)} - {"hydra"} | {ASIDE}
+    keys = schema.fields(config_class(command)).keys() | {ASIDE}
     return OmegaConf.masked_copy(config, [key for key in config if key in keys])
 
 
@@ -311,11 +304,9 @@ def _after_equals(override: Any) -> str:
     return str(override.input_line).partition("=")[2]
 
 
-def _as_word(word: str, known: dict[str, Any]) -> str:
-    """Return the word as Hydra wants it: with "++" where it adds to an open (empty) mapping."""
-    word = word.lstrip("+")
-    found, default = _find(known, word.partition("=")[0])
-    return f"++{word}" if default == {} or not found and word.startswith(f"{ASIDE}.") else word
+def _adding(word: str) -> str:
+    """Return the override as Hydra takes it for a key that the YAML files leave to its default."""
+    return f"++{word.lstrip('+')}"
 
 
 def _find(tree: dict[str, Any], key: str) -> tuple[bool, Any]:

@@ -30,9 +30,13 @@ class EnergyConfig:
     """The grid of actions around the taken ones: see configs/probe.yaml."""
 
     axes: tuple[int, int] = (0, 1)
+    """two of the action's numbers; the same twice for an action of one"""
     reach: float = 1.0
+    """how far from the taken action, half ranges of the action"""
     cells: int = 21
+    """cells a side, odd: the taken action is the middle one"""
     steps: int = 1
+    """model steps to the frame that energy is measured at"""
 
     def __post_init__(self) -> None:
         if self.cells < 3 or self.cells % 2 == 0:

@@ -28,10 +28,15 @@ class OracleCostConfig:
     future, minutes an episode on a CPU at the model's own search, so it plays few episodes with a smaller search."""
 
     episodes: int = 4
+    """episodes it plays; 0: none"""
     samples: int = 48
+    """candidates an iteration"""
     elites: int = 8
+    """best candidates that shape the next iteration"""
     iterations: int = 3
+    """iterations a plan"""
     receding_steps: int = 2
+    """model steps executed before planning again"""
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,29 @@ class ProtocolConfig:
     """
 
     episodes: int = 50
+    """starts and goals"""
     split: str = "eval"
+    """episodes they come from: val to choose a planner, eval to report"""
     seed: int = 0
+    """seed of the choice of starts and goals, and of the planner's draws"""
     budget: int | None = None
+    """environment steps an episode may take; null: the task's own"""
     goal_offset: int | None = None
+    """environment steps between start and goal; null: the task's own"""
     min_goal_distance: float | None = None
+    """least distance between start and goal, the task's unit; null: the task's own"""
     judge: Judge = "any"
+    """what the headline counts: any, held, final, or replan (where the planner plans again)"""
     thresholds: dict[str, float] = field(default_factory=dict)
+    """the headline's threshold by task, as {reacher: 0.05}; else the task's own"""
     keep_solved: bool = False
+    """whether starts that satisfy the goal already count"""
     says: str = ""
+    """what is to be known of the protocol, for its report"""
     oracle: bool = True
+    """whether the true simulator plans with the true distance, too"""
     oracle_cost: OracleCostConfig = field(default_factory=OracleCostConfig)
+    """the true simulator with the model's own cost: renders and encodes every candidate's future"""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:

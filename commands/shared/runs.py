@@ -28,8 +28,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commands.config.compose import Composed, flatten
-from commands.config.recipes import baseline
 from commands.shared.errors import RunError, UsageError, listed
 
 VERSIONS = (
@@ -97,6 +95,16 @@ def read_json(path: Path | str) -> Any:
         raise RunError(f"{path} is damaged ({error}): move it away and run again") from error
 
 
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {"a.b": value} for the leaves of a nested dict; an empty dict is a leaf."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config} if prefix else {}
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return out
+
+
 def identity(config: Mapping[str, Any], apart: Sequence[str] = ()) -> dict[str, Any]:
     """Return the flat configuration without the keys (or whole branches) in `apart`."""
     outside = (*PLACE, *apart)
@@ -107,48 +115,25 @@ def identity(config: Mapping[str, Any], apart: Sequence[str] = ()) -> dict[str, 
     }
 
 
-def run_name(composed: Composed, standard: Composed, apart: Sequence[str] = ()) -> str:
-    """Return `name=`, or choices and top-level values that differ from the standard ones plus a hash.
-
-    `standard` is the same command without any words. Example: "two_rooms-seed1-3fa9c2d1". A recipe stands for all that
-    it sets.
-    """
-    standard = baseline(composed, standard)
-    given = composed.config.get("name")
-    if given is not None:
-        if not NAME.match(str(given)):
-            raise UsageError(f"name={given}: a name is one folder, of letters, digits and . _ - + = ,")
-        return str(given)
-    parts = [
-        choice.replace("/", "-") for group, choice in composed.choices.items() if standard.choices.get(group) != choice
-    ]
-    for key, value in identity(composed.config, apart).items():
-        short = f"{key}{value}"
-        if "." not in key and standard.config.get(key) != value and NAME.match(short) and len(short) <= 24:
-            parts.append(short)
-    text = json.dumps(identity(composed.config, apart), sort_keys=True, separators=(",", ":"))
-    return "-".join([*(parts[:5] or ["default"]), hashlib.sha256(text.encode()).hexdigest()[:8]])
-
-
 class RunFolder:
     """One folder of one run. `with folder:` makes it, locks it and writes what belongs in it; the rest only
     reads.
 
-    Attributes: path, config (resolved), seed; writes: False in a process that works beside the one that holds the
+    command, name: it is runs/command/name. config: resolved, nested plain values. grows: keys that say how far to go;
+    free: keys that change no result.
+
+    Attributes: path, config, seed; writes: False in a process that works beside the one that holds the
     lock and writes; inside `with`, resumed: whether an earlier start left files.
     """
 
     def __init__(
-        self, composed: Composed, standard: Composed, grows: Sequence[str] = (), free: Sequence[str] = ()
+        self, command: str, name: str, config: dict[str, Any], grows: Sequence[str] = (), free: Sequence[str] = ()
     ) -> None:
-        self.command = composed.command
-        self.config = composed.config
-        self.seed = composed.config.get("seed")
+        self.command, self.config = command, config
+        self.seed = config.get("seed")
         self.grows = tuple(grows)
         self.apart = (*grows, *free)
-        name = run_name(composed, standard, self.apart)
-        runs = Path(str(composed.config.get("runs", "runs"))).expanduser()
-        self.path = runs / composed.command / name
+        self.path = Path(str(config.get("runs", "runs"))).expanduser() / command / name
         self.resumed, self.writes = False, True
         self._lock: int | None = None
 

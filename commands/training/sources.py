@@ -116,9 +116,13 @@ class VideoConfig:
     """
 
     fps: float = 4.0
+    """frames a second of a clip, by the files' time stamps (objective.frame_gap is for trajectories)"""
     store_px: int | None = None
+    """side of the squares that crops are cut from, pixels; null: half as much again as the encoder's"""
     val_share: float = 0.1
+    """share of the files that is held out, chosen by the hash of their names"""
     workers: int = 2
+    """threads that decode ahead of the training; 0: none; changes no result"""
     crop: CropConfig = field(default_factory=CropConfig)
 
     def __post_init__(self) -> None:

@@ -35,9 +35,13 @@ class ColumnsConfig:
     """Which columns of the data set become ours; None: the ones that the format suggests, [] none."""
 
     pixels: str | None = None
+    """camera or observation of pictures; null: the first"""
     state: tuple[str, ...] | None = None
+    """list; null: what sets the simulator up, else as truth"""
     truth: tuple[str, ...] | None = None
+    """list; null: all other numbers"""
     proprio: tuple[str, ...] | None = None
+    """list; null: the body's own, where the format tells them apart"""
 
 
 class Foreign:

@@ -56,7 +56,9 @@ class DroidConfig:
 
     fps: float = 4.0
     camera: Camera = "left"
+    """whose video: left, right or wrist"""
     angles: Literal["radians", "degrees"] = "radians"
+    """unit of the recorded angles: radians or degrees"""
     least_frames: int = 2
 
     def __post_init__(self) -> None:

@@ -17,8 +17,9 @@ from .watch import Watch
 
 LAST = GoalCost(reduce="last", metric="l2")
 SUM = GoalCost(reduce="sum", metric="l2")
-GOOD = CEMConfig(samples=200, iterations=12, horizon=4, elites=20, std_min=0.0, std_init=1.0)
-QUICK = CEMConfig(samples=32, iterations=3, horizon=3, elites=6)
+PLAIN = {"std_warm": 0.0, "noise_beta": 0.0, "return_best": True, "momentum_mean": 0.1, "momentum_std": 0.1}
+GOOD = CEMConfig(samples=200, iterations=12, horizon=4, elites=20, std_min=0.0, std_init=1.0, **PLAIN)
+QUICK = CEMConfig(samples=32, iterations=3, horizon=3, elites=6, std_init=0.5, **PLAIN)
 
 
 def plan(config=QUICK, cost=SUM, num_envs=3, dynamics=None, only=None, **kwargs):

@@ -77,7 +77,7 @@ CHANGES = {
     "metric": (GoalCost(), "l1"),
     "reduce": (GoalCost(), "sum"),
     "steps": (GoalCost(reduce="window"), 2),
-    "power": (GoalCost(reduce="power"), -1.0),
+    "power": (GoalCost(reduce="power", power=0.5), -1.0),
     "last_weight": (GoalCost(), 1.0),
     "path_weight": (GoalCost(), 0.5),
     "action_penalty": (GoalCost(), 0.1),
@@ -115,7 +115,7 @@ def paths():
 
 @pytest.mark.parametrize("reduce", [name for name in get_args(Reduce) if name != "last"])
 def test_arriving_early_and_staying_costs_least(reduce):
-    cost = GoalCost(reduce=reduce, path_weight=0.1)
+    cost = GoalCost(reduce=reduce, path_weight=0.1, power=0.5)
     costs = {name: float(cost.reduce_path(torch.tensor(d)[None, None])) for name, d in paths().items()}
     # Reaching once is all that a running minimum asks for, so passing through ties with staying.
     stays = {name: value for name, value in costs.items() if reduce != "running_min" or name != "through"}

@@ -27,22 +27,28 @@ from .watch import Watch
 
 COST = GoalCost(reduce="sum", metric="l2")
 SMOOTH = GoalCost(reduce="sum", metric="sq_l2")
+PLAIN = {"std_init": 0.5, "std_warm": 0.0, "return_best": True}
+WHITE = {**PLAIN, "noise_beta": 0.0}
+SMOOTHED = {**WHITE, "momentum_mean": 0.1, "momentum_std": 0.1}
 SMALL = {"samples": 24, "iterations": 4, "horizon": 3}
-FEW = {"samples": 4, "iterations": 8, "horizon": 3}
+FEW = {"samples": 4, "iterations": 8, "horizon": 3, "learning_rate": 0.2, "lr_end": 0.1, **WHITE}
 
 FAMILY = {
-    "cem": (CEM, CEMConfig(**SMALL, elites=6)),
-    "icem": (ICEM, ICEMConfig(**SMALL, elites=6, keep_elites=3)),
-    "mppi": (MPPI, MPPIConfig(**SMALL)),
-    "predictive_sampling": (PredictiveSampling, PredictiveSamplingConfig(**SMALL, std_decay=0.7)),
-    "gradient": (Gradient, GradientConfig(**FEW)),
-    "projected_gradient": (ProjectedGradient, ProjectedGradientConfig(**FEW)),
-    "cem_gradient": (CEMGradient, CEMGradientConfig(**SMALL, elites=6, refined=3)),
+    "cem": (CEM, CEMConfig(**SMALL, **SMOOTHED, elites=6)),
+    "icem": (ICEM, ICEMConfig(**{**SMALL, **SMOOTHED, "noise_beta": 2.0}, elites=6, keep_elites=3, shrink=1.25)),
+    "mppi": (MPPI, MPPIConfig(**SMALL, **WHITE | {"return_best": False}, temperature=0.3, momentum=0.1)),
+    "predictive_sampling": (PredictiveSampling, PredictiveSamplingConfig(**SMALL, **WHITE, std_decay=0.7)),
+    "gradient": (Gradient, GradientConfig(**FEW, momentum=0.9)),
+    "projected_gradient": (ProjectedGradient, ProjectedGradientConfig(**FEW, momentum=0.5)),
+    "cem_gradient": (
+        CEMGradient,
+        CEMGradientConfig(**SMALL, **SMOOTHED, elites=6, refined=3, steps=3, learning_rate=0.1),
+    ),
 }
 try:
     import nevergrad  # noqa: F401
 
-    FAMILY["nevergrad"] = (Nevergrad, NevergradConfig(**SMALL))
+    FAMILY["nevergrad"] = (Nevergrad, NevergradConfig(**SMALL, **PLAIN))
 except ImportError:
     pass
 
@@ -319,8 +325,12 @@ def test_more_starts_escape_a_bad_basin():
             x = actions[..., 0].mean(-1)
             return -0.3 * torch.exp(-(x.square()) / 0.02) - torch.exp(-((x - 0.8).square()) / 0.05)
 
-    one = plan("gradient", GradientConfig(samples=1, iterations=30, horizon=3), cost=Dents())
-    many = plan("gradient", GradientConfig(samples=32, iterations=30, horizon=3, std_init=1.5), cost=Dents())
+    one = plan("gradient", GradientConfig(**FEW | {"samples": 1, "iterations": 30}, momentum=0.9), cost=Dents())
+    many = plan(
+        "gradient",
+        GradientConfig(**FEW | {"samples": 32, "iterations": 30, "std_init": 1.5}, momentum=0.9),
+        cost=Dents(),
+    )
     assert (one.cost_B > -0.35).all() and (many.cost_B < -0.9).all()
 
 

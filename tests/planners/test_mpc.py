@@ -14,7 +14,8 @@ from planners.protocol import Plan
 from .point_mass import PointMass, draw, read
 
 COST = GoalCost(reduce="sum", metric="l2")
-SMALL = CEMConfig(samples=64, iterations=4, horizon=4, elites=8)
+PLAIN = {"std_init": 0.5, "noise_beta": 0.0, "return_best": True, "momentum_mean": 0.1, "momentum_std": 0.1}
+SMALL = CEMConfig(samples=64, iterations=4, horizon=4, elites=8, std_warm=0.0, **PLAIN)
 
 
 class Scripted:
@@ -48,7 +49,9 @@ def run(config=None, steps=8, dynamics=None, planner=None, start=None, goal=None
 
 
 def test_the_goal_is_reached_and_held():
-    positions, _, agent = run(planner=CEM(CEMConfig(std_warm=0.2)), steps=10)
+    positions, _, agent = run(
+        planner=CEM(CEMConfig(samples=200, iterations=5, elites=20, std_warm=0.2, **PLAIN)), steps=10
+    )
     goal = torch.tensor([[2.0, -2.5], [-1.0, 1.0]])
     assert (positions[5:] - goal).abs().max() < 0.1
     assert len(agent.plan_ms) == len(agent.energies) == 10
@@ -149,7 +152,10 @@ SUBGOALS = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [3.0, 1.0]], [[1.0, -2.0], [-1
 
 def test_every_environment_goes_on_to_its_next_subgoal_when_it_has_reached_one():
     positions, _, agent = run(
-        MPCConfig(reached_cost=0.1), steps=14, goal=SUBGOALS, planner=CEM(CEMConfig(std_warm=0.2))
+        MPCConfig(reached_cost=0.1),
+        steps=14,
+        goal=SUBGOALS,
+        planner=CEM(CEMConfig(samples=200, iterations=5, elites=20, std_warm=0.2, **PLAIN)),
     )
     for env in range(2):
         seen = (positions[:, env, None] - SUBGOALS[env]).square().mean(-1).sqrt() < 0.1

@@ -27,13 +27,21 @@ class ReachConfig:
     pairs from different episodes, pushed `far` apart: what differs between episodes alone then outweighs what moves."""
 
     dim: int = 0
+    """its numbers; 0: there is none"""
     hidden: int = 256
+    """width of its two hidden layers"""
     far: int = 25
+    """model steps beyond which frames count as equally far"""
     expectile: float = 0.03
+    """below 0.5; the lower, the more the shortest recorded ways count"""
     other_episodes: float = 0.0
+    """share of training pairs that come from different episodes"""
     steps: int = 2000
+    """optimiser steps"""
     batch_size: int = 512
-    lr: float = 1e-3
+    """pairs a step"""
+    lr: float = 0.001
+    """learning rate at the start"""
 
     def __post_init__(self) -> None:
         if self.dim < 0 or self.hidden < 1 or self.far < 1 or self.steps < 1 or self.batch_size < 2:

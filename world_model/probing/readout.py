@@ -30,13 +30,20 @@ class ReadoutConfig:
     """How readouts are fitted. lrs and weight_decays: every pair is trained. depth and heads: of the attentive one (the
     reference: 4 and 16; as many heads as the width allows)."""
 
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = ("ridge", "linear", "attentive")
+    """readouts: ridge (closed form), linear (of mean tokens), attentive (4 blocks)"""
     steps: int = 400
+    """training steps of linear and attentive"""
     batch_size: int = 64
-    lrs: tuple[float, ...] = (3e-3, 1e-3, 3e-4)
+    """windows a step"""
+    lrs: tuple[float, ...] = (0.003, 0.001, 0.0003)
+    """learning rates, all trained at once"""
     weight_decays: tuple[float, ...] = (0.01,)
+    """weight decays, each with each learning rate"""
     depth: int = 4
+    """blocks of the attentive one, the one that queries included"""
     heads: int = 16
+    """its attention heads, as many as the features' width allows"""
 
     def __post_init__(self) -> None:
         strange = [kind for kind in self.kinds if kind not in KINDS]

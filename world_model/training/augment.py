@@ -24,8 +24,11 @@ class CropConfig:
     flip: probability that the clip is mirrored left to right."""
 
     area: tuple[float, float] = (0.3, 1.0)
+    """share of the picture that a random crop covers, least and most; [1,1] and flip 0: no crops"""
     aspect: tuple[float, float] = (0.75, 1.35)
+    """width over height of a crop, least and most"""
     flip: float = 0.5
+    """probability that a clip is mirrored left to right"""
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] <= 1:

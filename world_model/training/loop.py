@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,25 +54,43 @@ class TrainerConfig:
     compile: whether the transformer's blocks are compiled (`compile_blocks`).
     """
 
-    steps: int = 500
+    steps: int = 400
+    """optimiser steps; more of them goes on in the same folder"""
     batch_size: int = 48
-    lr: float = 1e-3
+    """windows a step, of all processes together"""
+    lr: float = 0.002
+    """peak learning rate"""
     lr_start: float = 0.0
-    lr_end: float = 1e-5
+    """learning rate that the warm-up begins at"""
+    lr_end: float = 1e-05
+    """learning rate at the end"""
     warmup: int = 30
+    """steps of warm-up"""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
+    """after the warm-up: constant, cosine, linear, or wsd (constant, then a linear decay)"""
     decay_share: float = 0.3
+    """share of the steps in which wsd decays"""
     weight_decay: float = 0.04
+    """weight decay of matrices"""
     weight_decay_end: float | None = None
+    """weight decay at the end of a cosine; null: it stays"""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's averages"""
     clip_norm: float = 1.0
+    """largest norm of a gradient; 0: no limit"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto (bf16 where it pays), fp32 or bf16"""
     parallel: Parallel = "ddp"
+    """under torchrun: ddp (each process holds the whole model) or fsdp (a part of it)"""
     compile: bool = False
-    evaluate_every: int = 100
-    checkpoint_every: int = 250
+    """whether blocks are compiled: faster steps after a minute; last digits differ"""
+    evaluate_every: int = 200
+    """steps between evaluations"""
+    checkpoint_every: int = 200
+    """steps between checkpoints"""
     log_every: int = 10
-    seed: int = 0
+    """steps between lines of metrics.jsonl"""
+    seed: int = field(default=0, repr=False)
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:

@@ -22,9 +22,13 @@ class PosttrainConfig:
     before them; 0: by turns 1 to dynamics.history (V-JEPA 2-AC: 1)."""
 
     loss: Literal["l1", "l2"] = "l2"
+    """how predictions are judged: l1 or l2"""
     teacher_forcing: float = 1.0
+    """weight of the one-step loss from true frames"""
     rollout: float = 1.0
+    """weight of the loss of imagined paths"""
     rollout_steps: int = 6
+    """length of these paths, model steps; at most horizon"""
     rollout_history: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,81 @@
+"""Keys that several commands share, without torch: where a run is kept, the environment, the data to collect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data.policies import PolicyConfig
+
+OnDamaged = Literal["error", "skip"]
+Files = str | list[str]  # a trajectory file, a list of them, a glob, or a run folder of jepa collect
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKeys:
+    """Keys of every command that keeps a run folder."""
+
+    name: str | None = None
+    """name of the run folder; null: made from the choices and a hash of the configuration"""
+    runs: str = "runs"
+    """folder that holds all run folders"""
+    seed: int = 0
+    """seed of everything random in this run"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvKeys:
+    """A task and the behaviour that covers it (group env)."""
+
+    name: str
+    """task"""
+    policy: str
+    """behaviour that covers this task, see data.policy.name"""
+    hold: int = 1
+    """environment steps an action is held"""
+    factors: str | list[str] = field(default_factory=list)
+    """further differences between episodes: all, groups as [colour,light], or names (jepa doctor env=TASK)"""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """further arguments of the environment, as {size: 96}"""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments of the environment; a file without factors records none."""
+        factors = self.factors if isinstance(self.factors, str) else list(self.factors)
+        return self.kwargs | ({"factors": factors} if factors else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymKeys(EnvKeys):
+    """An environment of Gymnasium (env=gym)."""
+
+    id: str
+    """id as for gymnasium.make; MODULE:ID imports the module that registers it first"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataKeys:
+    """How many episodes are collected, and by which behaviour (group data)."""
+
+    episodes: int = 1000
+    """episodes in the file (>= 1)"""
+    frames: int = 41
+    """frames per episode (>= 2), one more than environment steps"""
+    compression: Literal["none", "gzip"] = "none"
+    """compression of pictures once all episodes are written: none, or gzip (a fraction of the disk, slower reads)"""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """behaviour policy"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectKeys(RunKeys):
+    """Keys of `jepa collect`."""
+
+    env: EnvKeys | GymKeys
+    """task"""
+    data: DataKeys = field(default_factory=DataKeys)
+    """size of the file and behaviour"""
+    workers: int = 0
+    """processes; 0: one per core; changes no data"""

@@ -1,0 +1,176 @@
+"""Frozen dataclasses as the schema of a configuration: defaults, help texts, and strict conversion.
+
+A default and its help text stand in one place, the dataclass: the help text is the string below the field. YAML files
+hold what a choice sets differently. Values are converted and checked by pydantic; messages name the dotted key.
+
+A field whose type is a union of dataclasses (the planners, the objectives) takes the class whose literal fields, such
+as `name: Literal["cem"]`, agree with the mapping.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+import pydantic
+
+from commands.shared.errors import UsageError, listed, nearest, one_line
+
+T = TypeVar("T")
+REQUIRED = "???"  # the value of a key that must be given (OmegaConf's own mark)
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """Return `cls(**mapping)`; nested mappings become the dataclasses that `cls` names.
+
+    where: dotted key of `mapping`, for messages ("trainer"). Raises UsageError for a key that is unknown or missing and
+    for a value of another type, with the nearest names or the choices; a ValueError of `__post_init__` becomes one, too.
+    """
+    if not isinstance(mapping, Mapping):
+        raise UsageError(f"{where or cls.__name__}={mapping!r}: it holds keys, as {listed(fields(cls))}")
+    hints, mapping = fields(cls), fill(cls, mapping)
+    for key in mapping:
+        if key not in hints:
+            raise UsageError(f"'{_at(where, key)}' is no key{nearest(str(key), hints)} (keys: {listed(hints, 30)})")
+    missing = [key for key in hints if mapping[key] == REQUIRED]
+    if missing:
+        raise UsageError(f"{_at(where, missing[0])} is missing: give {_at(where, missing[0])}=...")
+    values = {key: _nested(hints[key], value, _at(where, key)) for key, value in mapping.items()}
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise UsageError(_sentence(error.errors()[0], where)) from error
+
+
+def fill(cls: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping with the defaults of `cls` wherever it has no value; '???' where a value must be given."""
+    filled = dict(mapping)
+    for key, hint in fields(cls).items():
+        inner = member(hint, mapping.get(key))
+        if inner is not None and isinstance(mapping.get(key, {}), Mapping) and (key in mapping or not _optional(hint)):
+            filled[key] = fill(inner, {**_plain(_default(cls, key), {}), **mapping.get(key, {})})
+        elif key not in mapping:
+            filled[key] = _plain(_default(cls, key), REQUIRED)
+    return {key: filled[key] for key in [*fields(cls), *(set(filled) - set(fields(cls)))]}
+
+
+def help_texts(cls: type, mapping: Mapping[str, Any]) -> dict[str, str]:
+    """Return {"a.b": help text} of all keys; `mapping` decides which class of a union applies."""
+    found = dict(_docstrings(cls))
+    for key, hint in fields(cls).items():
+        inner = member(hint, mapping.get(key))
+        if inner is not None and isinstance(mapping.get(key), Mapping):
+            found |= {f"{key}.{name}": text for name, text in help_texts(inner, mapping[key]).items()}
+    return found
+
+
+@cache
+def fields(cls: type) -> dict[str, Any]:
+    """Return {name: type} of the fields that a configuration may set: all but those with `repr=False`, which the
+    program sets itself."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.repr}
+
+
+def member(hint: Any, value: Any) -> type | None:
+    """Return the dataclass that a field of this type holds, None where it holds none.
+
+    Of several, the one whose literal fields agree with `value`, and that has all of its keys if one does.
+    """
+    options = [part for part in _parts(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
+    if len(options) < 2 or not isinstance(value, Mapping):
+        return options[0] if options else None
+    agree = [option for option in options if _tags_agree(option, value)] or options
+    return next((option for option in agree if value.keys() <= fields(option).keys()), agree[0])
+
+
+def _nested(hint: Any, value: Any, where: str) -> Any:
+    inner = member(hint, value)
+    if isinstance(value, bool) and bool not in _parts(hint) and {int, float} & set(_parts(hint)):
+        raise UsageError(f"{where}={value}: {where} must be a number")  # pydantic would take true for 1
+    if inner is not None and isinstance(value, Mapping):
+        return build(inner, value, where)
+    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        (item, *_) = typing.get_args(hint)
+        return [_nested(item, entry, f"{where}[{number}]") for number, entry in enumerate(value)]
+    return value
+
+
+def _tags_agree(cls: type, value: Mapping[str, Any]) -> bool:
+    """Whether every field of a single literal, such as `name: Literal["cem"]`, has that value in the mapping."""
+    tags = {
+        key: typing.get_args(hint) for key, hint in fields(cls).items() if typing.get_origin(hint) is typing.Literal
+    }
+    return all(value.get(key, only[0]) == only[0] for key, only in tags.items() if len(only) == 1)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _optional(hint: Any) -> bool:
+    return type(None) in _parts(hint)
+
+
+def _default(cls: type, key: str) -> Any:
+    field = next(field for field in dataclasses.fields(cls) if field.name == key)
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return REQUIRED if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _plain(value: Any, otherwise: Any) -> Any:
+    """A default as YAML would write it: nested dicts and lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(getattr(value, name), otherwise) for name in fields(type(value))}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item, otherwise) for item in value]
+    return otherwise if isinstance(value, str) and value == REQUIRED else value
+
+
+@cache
+def _docstrings(cls: type) -> dict[str, str]:
+    """Return {field: the string below it}, those of base classes included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for line, after in zip(body, body[1:], strict=False):
+            text = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(text, ast.Constant):
+                found[line.target.id] = " ".join(str(text.value).split())
+    return found
+
+
+def _at(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _sentence(error: Any, where: str) -> str:
+    """One of pydantic's errors as one sentence: the key, its value, what it must be."""
+    if error["type"] == "value_error" and not error["loc"]:
+        return f"{where}: {one_line(error['ctx']['error'])}" if where else one_line(error["ctx"]["error"])
+    key, value = _at(where, ".".join(str(part) for part in error["loc"][:1])), error["input"]
+    if error["type"] == "literal_error":
+        choices = [part.strip(" '\"") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{key}={value} is no choice{nearest(str(value), choices)} (choices: {listed(choices)})"
+    wanted = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "text",
+        "tuple": "a list, as [a,b]",
+        "list": "a list, as [a,b]",
+        "dict": "a mapping, as {key: value}",
+        "path": "a path",
+    }.get(error["type"].split("_")[0])
+    return f"{key}={value}: {key} must be {wanted}" if wanted else f"{key}={value}: {one_line(error['msg'])}"

@@ -1,0 +1,29 @@
+"""The torch device that a command computes on."""
+
+from __future__ import annotations
+
+from commands.shared.errors import RunError, UsageError, listed, nearest
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str) -> str:
+    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises UsageError for another word and RunError for a device that this machine does not have.
+    """
+    import torch
+
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES or index and not index.isdigit():
+        raise UsageError(f"device={name} is no device{nearest(name, DEVICES)} (choices: {listed(DEVICES)}, cuda:1)")
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "cuda" and torch.cuda.device_count() <= int(index or 0):
+        raise RunError(
+            f"device={name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
+            "use device=auto or device=cpu (jepa doctor says more)"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise RunError("device=mps: this machine has no Apple GPU that torch can use; use device=auto or device=cpu")
+    return name
