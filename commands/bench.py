@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,31 @@ import numpy as np
 import torch
 
 import envs
-from commands import posttrain, pretrain
 from commands.benchmarks import planners as bench_planners
 from commands.benchmarks import rollout as bench_rollout
 from commands.benchmarks.official import OfficialStep, side_by_side
 from commands.benchmarks.render import bench_render
-from commands.config import registry
-from commands.evaluation.methods import planner_parts
-from commands.plan import peak_mib
+from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys, make_planner
+from commands.config.keys import EnvKeys, GymKeys, RunKeys
+from commands.evaluation.evaluate import peak_mib
 from commands.shared.console import Console, table
+from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, listed, nearest
 from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
+from commands.training.posttraining import TRAINER
+from commands.training.pretraining import random_stage1
 from planners.costs import aimed
 from world_model.dynamics import ActionSpec, LatentDynamics
-from world_model.encoder import VideoEncoder
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.future import FutureConfig
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
 from world_model.objectives.masking import BlockMask
 from world_model.objectives.teacher import TeacherConfig
+from world_model.predictor import PredictorConfig
 from world_model.training.loop import (
+    TrainerConfig,
     compile_blocks,
     keep_freed_memory,
     make_optimizer,
@@ -51,19 +57,46 @@ PLANNERS = "planners"  # not a matter of speed, and so no part of what=all
 Row = dict[str, Any]
 
 
-def check(config: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunKeys):
+    """Keys of `jepa bench`."""
+
+    env: EnvKeys | GymKeys
+    """task whose actions and robot state are measured with"""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """sizes of the encoder"""
+    objective: ObjectiveConfig = field(default_factory=FutureConfig)
+    """what stage 1 predicts from what"""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """optimisation of stage 1"""
+    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
+    """shape and losses of the latent dynamics"""
+    posttrainer: TrainerConfig = TRAINER
+    """optimisation of stage 2"""
+    planner: PlannerKeys = field(default_factory=CEMKeys)
+    """search, cost and receding horizon"""
+    what: str = "all"
+    """measurement: all, render, load, pretrain, posttrain, plan or rollout; or planners, by their regret"""
+    sweep: bool = False
+    """whether the settings of planners are searched anew first (planners)"""
+    seconds: float = 3.0
+    """time for each measurement, seconds"""
+    official: str | None = None
+    """clone of github.com/facebookresearch/vjepa2, whose training step is measured beside ours (pretrain)"""
+
+
+def check(config: Config) -> None:
     """The name of what is to be measured."""
-    if config["what"] not in (*BENCHES, "all"):
+    if config.what not in (*BENCHES, "all"):
         raise UsageError(
-            f"what={config['what']}: nothing to measure{nearest(config['what'], BENCHES)} "
-            f"(choices: all, {listed(BENCHES)})"
+            f"what={config.what}: nothing to measure{nearest(config.what, BENCHES)} (choices: all, {listed(BENCHES)})"
         )
 
 
-def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Measure, print a table, write bench.json."""
     keep_freed_memory()
-    names = [name for name in BENCHES if name != PLANNERS] if config["what"] == "all" else [config["what"]]
+    names = [name for name in BENCHES if name != PLANNERS] if config.what == "all" else [config.what]
     if PLANNERS not in names:
         console.say(_sizes(config))
     rows = []
@@ -104,9 +137,9 @@ def peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> flo
     return 2 * size**3 / seconds_per_call(lambda _: a @ a, min(1.0, budget_s))
 
 
-def render(config: dict[str, Any]) -> list[Row]:
+def render(config: Config) -> list[Row]:
     """Our renderer against dm_control's own, in one run."""
-    found = bench_render(config["seconds"])
+    found = bench_render(config.seconds)
     return [
         {
             "what": f"frames, {found['renderer']}",
@@ -118,14 +151,12 @@ def render(config: dict[str, Any]) -> list[Row]:
     ]
 
 
-def load(config: dict[str, Any]) -> list[Row]:
+def load(config: Config) -> list[Row]:
     """Random windows out of a memory map of frames."""
     rng, size = np.random.default_rng(0), (20_000, *_frame(config))
     frames = rng.integers(0, 256, size, np.uint8)
     starts = rng.integers(0, 19_990, (1000, 48))
-    seconds = seconds_per_call(
-        lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config["seconds"]
-    )
+    seconds = seconds_per_call(lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config.seconds)
     copy = seconds_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
     return [
         {
@@ -137,33 +168,16 @@ def load(config: dict[str, Any]) -> list[Row]:
     ]
 
 
-def pretraining(config: dict[str, Any], device: torch.device) -> tuple[PretrainModel, dict[str, torch.Tensor], Any]:
-    """Model, a random batch and trainer settings of stage 1 as configured, for the task `env.name`."""
-    encoder, objective, trainer = pretrain.configs(config)
-    task = envs.task(config["env"]["name"])
-    batch = {
-        "pixels": torch.randint(
-            0, 256, (trainer.batch_size, objective.frames, *_frame(config)), dtype=torch.uint8, device=device
-        )
-    }
-    actions = None
-    if objective.reads_actions:
-        actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
-        size = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
-        batch["action"] = torch.zeros(size, device=device)
-    model = PretrainModel(VideoEncoder(encoder), objective, trainer.steps, config["seed"], actions)
-    return model.to(device), batch, trainer
-
-
-def stage1(config: dict[str, Any]) -> list[Row]:
+def stage1(config: Config) -> list[Row]:
     """A step of stage 1; with `official`, beside that of the official code."""
-    device = torch.device(registry.device(config["device"]))
-    model, batch, trainer = pretraining(config, device)
-    rows = _training_rows(model, batch, trainer, device, config["seconds"])
-    return rows if config["official"] is None else rows + _beside_official(config, model, batch, trainer)
+    device = torch.device(resolve_device(config.device))
+    trainer = config.trainer
+    model, batch = random_stage1(config.encoder, config.objective, trainer, config.env.name, config.seed, device)
+    rows = _training_rows(model, batch, trainer, device, config.seconds)
+    return rows if config.official is None else rows + _beside_official(config, model, batch, trainer)
 
 
-def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
+def _beside_official(config: Config, model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
     objective, encoder = model.config, model.encoder
     if not isinstance(objective, MaskedConfig) or not (
         isinstance(objective.targets, FeatureTargets)
@@ -173,17 +187,18 @@ def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[s
         raise UsageError("official= measures V-JEPA 2's step: give objective=vjepa2")
     clip = encoder.normalise(batch["pixels"])
     theirs = [False, True] if trainer.compile else [False]  # by its own option, compile_model, too
-    official = [OfficialStep(Path(config["official"]), encoder.config, objective, trainer, clip, on) for on in theirs]
+    assert config.official is not None
+    official = [OfficialStep(Path(config.official), encoder.config, objective, trainer, clip, on) for on in theirs]
     optimizer, clips = make_optimizer(model, trainer), len(batch["pixels"])
     grid = encoder.clip_grid(clip)
 
     def ours(number: int) -> int:
         loss, _ = train_step(model, batch, optimizer, trainer, number)
         loss.item()
-        masks = [mask.sample(clips, grid, (config["seed"], number, i)) for i, mask in enumerate(objective.masks)]
+        masks = [mask.sample(clips, grid, (config.seed, number, i)) for i, mask in enumerate(objective.masks)]
         return clips * sum(m.context_BM.shape[1] + sum(t.shape[1] for t in m.targets_BP) for m in masks)
 
-    found = side_by_side(ours, official, clips, 5 * config["seconds"])
+    found = side_by_side(ours, official, clips, 5 * config.seconds)
     return [
         {
             "what": f"trained tokens, {name}",
@@ -195,11 +210,11 @@ def _beside_official(config: dict[str, Any], model: PretrainModel, batch: dict[s
     ]
 
 
-def stage2(config: dict[str, Any]) -> list[Row]:
+def stage2(config: Config) -> list[Row]:
     """A step of stage 2 on cached features."""
-    device = torch.device(registry.device(config["device"]))
-    _, losses, trainer = posttrain.configs({**config, "trainer": config["posttrainer"]})
-    model = PosttrainModel(_dynamics(config, device), losses)
+    device = torch.device(resolve_device(config.device))
+    trainer = config.posttrainer
+    model = PosttrainModel(_dynamics(config, device), config.dynamics.losses)
     dynamics, size = model.dynamics, trainer.batch_size
     batch = {
         "features": torch.randn(
@@ -210,13 +225,13 @@ def stage2(config: dict[str, Any]) -> list[Row]:
     }
     if dynamics.pixel_head is not None:
         batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
-    return _training_rows(model, batch, trainer, device, config["seconds"])
+    return _training_rows(model, batch, trainer, device, config.seconds)
 
 
-def plan(config: dict[str, Any]) -> list[Row]:
+def plan(config: Config) -> list[Row]:
     """One batched plan for many environments."""
-    device = torch.device(registry.device(config["device"]))
-    dynamics, (planner, cost, _) = _dynamics(config, device), planner_parts(config["planner"])
+    device = torch.device(resolve_device(config.device))
+    dynamics, planner, cost = _dynamics(config, device), make_planner(config.planner), config.planner.cost
     frames = torch.randint(
         0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *_frame(config)), dtype=torch.uint8, device=device
     )
@@ -230,22 +245,22 @@ def plan(config: dict[str, Any]) -> list[Row]:
             goal = aimed(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
-    seconds, flops = seconds_per_call(once, config["seconds"]), count_flops(lambda: once(0))
+    seconds, flops = seconds_per_call(once, config.seconds), count_flops(lambda: once(0))
     return [
         {
             "what": f"plan, {NUM_ENVIRONMENTS} environments together",
             "value": 1e3 * seconds / NUM_ENVIRONMENTS,
             "unit": "ms an environment",
-            "limit": _share(flops / seconds, device, config["seconds"]),
+            "limit": _share(flops / seconds, device, config.seconds),
         }
     ]
 
 
-def rollout(config: dict[str, Any]) -> list[Row]:
+def rollout(config: Config) -> list[Row]:
     """A plan with cached keys and values beside the same plan by a loop that recomputes its window."""
     rows = []
     for setting in bench_rollout.SETTINGS:
-        found = bench_rollout.compared(setting, torch.device(registry.device(config["device"])))
+        found = bench_rollout.compared(setting, torch.device(resolve_device(config.device)))
         rows.append(
             {
                 "what": f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations",
@@ -260,14 +275,14 @@ def rollout(config: dict[str, Any]) -> list[Row]:
     return rows
 
 
-BENCHES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+BENCHES: dict[str, Callable[[Config], list[Row]]] = {
     "render": render,
     "load": load,
     "pretrain": stage1,
     "posttrain": stage2,
     "plan": plan,
     "rollout": rollout,
-    PLANNERS: bench_planners.planners,
+    PLANNERS: lambda config: bench_planners.compare_planners(config.sweep),
 }
 
 
@@ -300,30 +315,30 @@ def _share(achieved: float, device: torch.device, budget_s: float, precision: st
     return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
 
 
-def _dynamics(config: dict[str, Any], device: torch.device) -> LatentDynamics:
-    encoder, _, _ = pretrain.configs(config)
-    task = envs.task(config["env"]["name"])
-    shape, _, _ = posttrain.configs({**config, "trainer": config["posttrainer"]}, len(task.proprio_names))
-    actions = ActionSpec(task.action_low, task.action_high, config["dynamics"]["frame_skip"] or task.frame_skip)
-    return LatentDynamics(shape, VideoEncoder(encoder), actions).to(device)
+def _dynamics(config: Config, device: torch.device) -> LatentDynamics:
+    task = envs.task(config.env.name)
+    shape = config.dynamics.shape(len(task.proprio_names))
+    actions = ActionSpec(task.action_low, task.action_high, config.dynamics.frame_skip or task.frame_skip)
+    return LatentDynamics(shape, VideoEncoder(config.objective.adapt_encoder(config.encoder)), actions).to(device)
 
 
-def _sizes(config: dict[str, Any]) -> str:
+def _sizes(config: Config) -> str:
     """What is measured, in one line."""
-    encoder, objective, dynamics = config["encoder"], config["objective"], config["dynamics"]
+    encoder, objective, dynamics = config.encoder, config.objective, config.dynamics
 
-    def shape(part: dict[str, Any]) -> str:
-        return f"{part['depth']} x {part['width']}, {part['heads']} heads"
+    def shape(part: EncoderConfig | PredictorConfig) -> str:
+        return f"{part.depth} x {part.width}, {part.heads} heads"
 
-    height, width = encoder["image_px"]
-    predictor = f", predictor {shape(objective['predictor'])}" if "predictor" in objective else ""
+    height, width = encoder.image_px
+    own = getattr(objective, "predictor", None)  # a causal encoder predicts by itself
+    predictor = "" if own is None else f", predictor {shape(own)}"
     return (
-        f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder['patch_px']}; {objective['family']} "
-        f"objective, {objective['frames']} frames{predictor}; dynamics of "
-        f"{dynamics['space']}, {shape(dynamics['predictor'])}"
+        f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder.patch_px}; {objective.family} "
+        f"objective, {objective.frames} frames{predictor}; dynamics of "
+        f"{dynamics.space}, {shape(dynamics.predictor)}"
     )
 
 
-def _frame(config: dict[str, Any]) -> tuple[int, int, int]:
-    height, width = config["encoder"]["image_px"]
+def _frame(config: Config) -> tuple[int, int, int]:
+    height, width = config.encoder.image_px
     return height, width, 3

@@ -1,42 +1,40 @@
 """`jepa demo`: collect -> pretrain -> posttrain -> plan on one task, on the machine at hand, with one report.
 
 Each phase writes into its own folder below the run's and leaves a mark when it is done, so that an
-interrupted demo goes on with the phase it was in.
+interrupted demo resumes in the phase it was in.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from commands import collect as collect_command
-from commands import plan as plan_command
-from commands import posttrain as posttrain_command
-from commands import pretrain as pretrain_command
-from commands.collect import FILE, collect_into, write_preview
+from commands.evaluation.evaluate import evaluate, headline, peak_mib
+from commands.pipeline import PipelineKeys
 from commands.shared.console import Console, duration
 from commands.shared.runs import RunFolder, read_json, write_json
+from commands.training.posttraining import posttrain
+from commands.training.pretraining import pretrain
+from commands.transfer.collection import FILE, collect_into, write_preview
 from data.store import Reader
 
 PHASES = ("collect", "pretrain", "posttrain", "plan")
 
 
-def check(config: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Config(PipelineKeys):
+    """Keys of `jepa demo`."""
+
+
+def check(config: Config) -> None:
     """Everything that can be known at once, of all phases, before the first begins."""
-    collect_command.check(config)
-    pretrain_command.configs(stage(config, "pretrain"))
-    posttrain_command.check(stage(config, "posttrain"))
-    plan_command.check(config)
+    config.check()
 
 
-def stage(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """The configuration of a training stage: the demo keeps both stages' trainers apart under the stage's
-    name."""
-    return {**config, "trainer": config[name]}
-
-
-def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+def run(config: Config, folder: RunFolder, console: Console) -> None:
     """All phases, each gone on with where it stopped."""
     base = folder.path
     paths = {name: base / name for name in PHASES}
@@ -55,46 +53,33 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
         began = time.perf_counter()
         result = work()
         seconds[name] = round(time.perf_counter() - began, 2)
-        peaks[name] = round(plan_command.peak_mib())
+        peaks[name] = round(peak_mib())
         write_json(done, {"seconds": seconds[name], "peak_mib": peaks[name], "result": result})
         console.say(f"{name}: {result if isinstance(result, str) else 'done'} [{duration(seconds[name])}]")
         return result
 
     phase("collect", lambda: _collect(paths["collect"] / FILE, config, console))
-    phase(
-        "pretrain",
-        lambda: pretrain_command.pretrain(stage(config, "pretrain"), data, paths["pretrain"], console),
-    )
-    phase(
-        "posttrain",
-        lambda: posttrain_command.posttrain(
-            stage(config, "posttrain"), data, str(paths["pretrain"]), paths["posttrain"], console
-        ),
-    )
-    results = phase(
-        "plan",
-        lambda: plan_command.plan(
-            config, data, str(paths["posttrain"]), paths["plan"], console, _sections(paths, seconds)
-        ),
-    )
+    phase("pretrain", lambda: pretrain(config.stage1, data, paths["pretrain"], console))
+    encoder = str(paths["pretrain"])
+    phase("posttrain", lambda: posttrain(config.stage2, data, encoder, paths["posttrain"], console))
+    model, sections = str(paths["posttrain"]), _sections(paths, seconds)
+    results = phase("plan", lambda: evaluate(config.evaluation, data, model, paths["plan"], console, sections))
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     write_json(base / "results.json", results)
     total = duration(sum(seconds.values()))
     console.say(f"report: {paths['plan'] / 'report.html'}")
-    folder.finish(
-        f"{plan_command.headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB"
-    )
+    folder.finish(f"{headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB")
     console.say(f"all phases: {total}, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB")
 
 
-def _collect(path: Any, config: dict[str, Any], console: Console) -> str:
-    summary = collect_into(path, config, console)
+def _collect(path: Path, config: Config, console: Console) -> str:
+    summary = collect_into(path, config.collection, console)
     write_preview(Reader(path, verify=False), path.parent / "preview.gif")
     return summary
 
 
-def _sections(paths: dict[str, Any], seconds: dict[str, float]) -> list[tuple[str, Any]]:
+def _sections(paths: dict[str, Path], seconds: dict[str, float]) -> list[tuple[str, Any]]:
     """What the report shows of the phases before planning."""
     rows = "".join(f"<tr><td>{name}</td><td>{value:.1f} s</td></tr>" for name, value in seconds.items())
     return [

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from commands.config.compose import build
 from commands.shared.console import Console, table
+from commands.shared.devices import resolve_device
 from commands.shared.errors import DISTRIBUTION, RunError, UserError, one_line
 from commands.shared.torch_versions import PINNED, TESTED, is_tested
 
@@ -31,16 +31,22 @@ GIB = 2**30
 SUITE = "dm-control<2,>=1.0.50"
 
 
-@dataclass(frozen=True)
-class DoctorConfig:
-    """Keys of configs/doctor.yaml."""
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Keys of `jepa doctor`."""
 
-    runs: str
-    device: str
-    disk_gib: float
-    render_timeout_s: float
+    runs: str = "runs"
+    """folder whose disk is checked"""
+    device: str = "auto"
+    """device that must work: auto, cpu, cuda, cuda:1 or mps"""
+    disk_gib: float = 2.0
+    """free space that a run needs, GiB"""
+    render_timeout_s: float = 120.0
+    """time limit for drawing the first picture, seconds"""
     golden: str | None = None
+    """folder (or file) of reference outputs to compare our networks with on the device, instead of these checks"""
     env: str | None = None
+    """task whose factors of variation are listed, as two_rooms or dmc/cheetah, instead of these checks"""
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,16 @@ class Finding:
     mend: str = ""
 
 
-def run(config: dict[str, Any], folder: None, console: Console) -> int:
+def run(config: Config, folder: None, console: Console) -> int:
     """Print one line a check and the commands that mend; 1 if something needed is broken."""
-    settings = build(DoctorConfig, config)
-    if settings.golden is not None:
+    if config.golden is not None:
         from commands.benchmarks.golden import check_golden
-        from commands.config.registry import device
 
-        return check_golden(settings.golden, device(settings.device), console)
-    if settings.env is not None:
-        return list_factors(settings.env, console)
+        return check_golden(config.golden, resolve_device(config.device), console)
+    if config.env is not None:
+        return list_factors(config.env, console)
     findings = []
-    for check in checks(settings):
+    for check in checks(config):
         for finding in check():
             findings.append(finding)
             console.say(f"{finding.status.ljust(8)}  {finding.name.ljust(11)} {finding.detail}")
@@ -104,7 +108,7 @@ def list_factors(task: str, console: Console) -> int:
     return 0
 
 
-def checks(settings: DoctorConfig) -> list[Callable[[], list[Finding]]]:
+def checks(settings: Config) -> list[Callable[[], list[Finding]]]:
     """Return the checks in the order of the report."""
     return [
         check_python,
@@ -154,10 +158,8 @@ def check_torch(wanted: str) -> list[Finding]:
     except Exception as error:
         mend = f"{_pip()} install --force-reinstall torch torchvision"
         return [Finding("torch", "broken", one_line(error), mend)]
-    from commands.config.registry import device
-
     try:
-        name = device(wanted)
+        name = resolve_device(wanted)
         total = float(torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name)).sum())
         assert total == 512.0, f"8x8 matrix product gives {total} on {name}"
     except UserError as error:

@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 
 import envs
+from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, listed, nearest
 from commands.training.model_folders import Parts, model_parts, open_reader
 from data.formats.lerobot import pyarrow
-from data.formats.lerobot_writer import CODECS, IMAGES, write_lerobot
+from data.formats.lerobot_writer import write_lerobot
 from data.formats.minari import write_minari
 from data.formats.ogbench import val_file, write_ogbench
 from data.formats.robomimic import write_robomimic
@@ -28,7 +29,23 @@ from data.store import Reader
 from world_model.interop.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor
 
-PICTURES = (*CODECS, IMAGES)
+Pictures = Literal["lossless", "lossy", "images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Keys of `jepa export`."""
+
+    model: str | None = None
+    """run folder of jepa pretrain or posttrain (its encoder), or weights made elsewhere: .pt file or directory"""
+    data: Files | None = None
+    """trajectories: run folder of jepa collect or import, its file, or several"""
+    format: str
+    """of a model: official (V-JEPA 2's .pt), huggingface. Of data: robomimic, ogbench, minari, lerobot"""
+    to: str
+    """file (official, robomimic, ogbench) or directory (huggingface, minari, lerobot) to write"""
+    pictures: Pictures = "lossless"
+    """of data in lerobot: lossless video, lossy video (a fraction of the size), or images (PNG)"""
 
 
 @dataclass(frozen=True)
@@ -38,8 +55,8 @@ class Format:
     writes."""
 
     source: str
-    write: Callable[[Any, Path, dict[str, Any], Console], str]
-    check: Callable[[dict[str, Any]], None] = lambda config: None
+    write: Callable[[Any, Path, Config, Console], str]
+    check: Callable[[Config], None] = lambda config: None
     beside: Callable[[Path], Path] = lambda path: path
 
 
@@ -65,13 +82,13 @@ class Trajectories:
 # --- models
 
 
-def official(parts: Parts, path: Path, config: dict[str, Any], console: Console) -> str:
+def official(parts: Parts, path: Path, config: Config, console: Console) -> str:
     """V-JEPA 2's `.pt` file."""
     export_official(path, parts.encoder, parts.predictor, parts.student)
     return f"jepa posttrain encoder=pretrained path={path} reads it"
 
 
-def huggingface(parts: Parts, path: Path, config: dict[str, Any], console: Console) -> str:
+def huggingface(parts: Parts, path: Path, config: Config, console: Console) -> str:
     """A VJEPA2 directory. It has no place for an action-conditioned predictor."""
     masked = parts.predictor if isinstance(parts.predictor, MaskedPredictor) else None
     export_huggingface(path, parts.encoder, masked)
@@ -90,31 +107,31 @@ def trajectories(data: Any) -> Trajectories:
 
 
 def exported(
-    write: Callable[[Trajectories, Path, dict[str, Any], Callable[[], None]], str],
+    write: Callable[[Trajectories, Path, Config, Callable[[], None]], str],
     source: Trajectories,
     path: Path,
-    config: dict[str, Any],
+    config: Config,
     console: Console,
 ) -> str:
     """Writes episodes with a bar; says how they come back, and what the format loses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("export", len(source.reader.episodes()), "episodes") as progress:
         lost = write(source, path, config, progress.advance)
-    back = f"jepa import format={config['format']} path={path} reads it back"
+    back = f"jepa import format={config.format} path={path} reads it back"
     return f"{back}; lost: {lost}" if lost else f"{back}, every number as it was"
 
 
-def robomimic(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+def robomimic(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """One HDF5 file."""
     return write_robomimic(source.reader, path, source.gym_id, tick)
 
 
-def ogbench(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+def ogbench(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """NAME.npz, and NAME-val.npz beside it."""
     return write_ogbench(source.reader, path, tick)
 
 
-def minari(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+def minari(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
     spec = None
     if source.reader.info.env_id in envs.TASKS:
@@ -123,22 +140,20 @@ def minari(source: Trajectories, path: Path, config: dict[str, Any], tick: Calla
     return write_minari(source.reader, path, None if spec is None else spec.to_json(), tick)
 
 
-def lerobot(source: Trajectories, path: Path, config: dict[str, Any], tick: Callable[[], None]) -> str:
+def lerobot(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
     task = f"reach a goal image in {source.reader.info.env_id}"
-    return write_lerobot(source.reader, path, config["pictures"], task, tick)
+    return write_lerobot(source.reader, path, config.pictures, task, tick)
 
 
-def check_pictures(config: dict[str, Any]) -> None:
-    """How pictures are kept, and what writes tables."""
-    if config["pictures"] not in PICTURES:
-        raise UsageError(f"pictures={config['pictures']}: choose one of {listed(PICTURES)}")
+def check_arrow(config: Config) -> None:
+    """The package that writes tables is installed."""
     pyarrow()
 
 
-def check_npz(config: dict[str, Any]) -> None:
+def check_npz(config: Config) -> None:
     """The name, which the second file's follows from."""
-    val_file(Path(str(config["to"])))
+    val_file(Path(config.to))
 
 
 SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts, "data": trajectories}
@@ -148,34 +163,34 @@ FORMATS = {
     "robomimic": Format("data", partial(exported, robomimic)),
     "ogbench": Format("data", partial(exported, ogbench), check_npz, val_file),
     "minari": Format("data", partial(exported, minari)),
-    "lerobot": Format("data", partial(exported, lerobot), check_pictures),
+    "lerobot": Format("data", partial(exported, lerobot), check_arrow),
 }
 
 
-def chosen(config: dict[str, Any]) -> Format:
+def chosen(config: Config) -> Format:
     """The format of `format=`; UsageError for one that is unknown, or whose source is not given."""
-    name = str(config["format"])
+    name = config.format
     if name not in FORMATS:
         raise UsageError(f"format={name}: there is no such format{nearest(name, FORMATS)} (choices: {listed(FORMATS)})")
     source = FORMATS[name].source
-    if config[source] is None:
+    if getattr(config, source) is None:
         raise UsageError(f"format={name} exports {'a model' if source == 'model' else source}: give {source}=...")
     return FORMATS[name]
 
 
-def check(config: dict[str, Any]) -> None:
+def check(config: Config) -> None:
     """What can be known before anything is read."""
-    made, to = chosen(config), Path(str(config["to"]))
+    made, to = chosen(config), Path(config.to)
     made.check(config)
     for path in (to, made.beside(to)):
         if path.exists():
             raise UsageError(f"to={path} exists and is not overwritten: give another, or move it away")
 
 
-def run(config: dict[str, Any], folder: None, console: Console) -> None:
+def run(config: Config, folder: None, console: Console) -> None:
     """Read the source, write the format."""
-    made, to = chosen(config), Path(str(config["to"]))
-    source = SOURCES[made.source](config[made.source])
+    made, to = chosen(config), Path(config.to)
+    source = SOURCES[made.source](getattr(config, made.source))
     with whole_or_none(to, made.beside(to)):
         said = made.write(source, to, config, console)
     console.say(f"wrote {to} ({source.said}); {said}")

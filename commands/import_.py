@@ -10,17 +10,19 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.collect import FILE, write_preview
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import RunFolder, write_atomic
+from commands.transfer.collection import FILE, write_preview
 from commands.transfer.formats import make_format
+from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Facts, Format, Recording
 from data.packed import pack
 from data.schema import SPLITS, Plan, draw_splits
@@ -34,35 +36,40 @@ NAMED = 3  # trajectories left out that are named; the rest are counted
 LARGEST_PX = 4096
 
 
-def check(config: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Config(ImportKeys):
+    """Keys of `jepa import`."""
+
+    compression: Literal["none", "gzip"] = "none"
+    """compression of pictures once all episodes are written: none, or gzip (a fraction of the disk, slower reads)"""
+
+
+def check(config: Config) -> None:
     """What can be known before a folder is made."""
-    if config["environment"] is not None and config["format"] == "droid":
-        raise UsageError(f"environment={config['environment']}: there is no simulator of format=droid")
-    make_format(config).find(Path(str(config["path"])))
-    for key, choices in (("view", ("centre", "whole")), ("compression", ("none", "gzip"))):
-        if config[key] not in choices:
-            raise UsageError(f"{key}={config[key]}: choose {' or '.join(choices)}")
-    if config["size"] is not None and not 1 <= config["size"] <= LARGEST_PX:
-        raise UsageError(f"size={config['size']}: give the side of the pictures, 1 to {LARGEST_PX} pixels")
+    if config.environment is not None and config.format == "droid":
+        raise UsageError(f"environment={config.environment}: there is no simulator of format=droid")
+    make_format(config).find(Path(config.path))
+    if config.size is not None and not 1 <= config.size <= LARGEST_PX:
+        raise UsageError(f"size={config.size}: give the side of the pictures, 1 to {LARGEST_PX} pixels")
 
 
-def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Import into the run folder, going on where an interrupted run stopped."""
     summary = import_into(folder.path, config, console)
     write_preview(Reader(folder.path / FILE, verify=False), folder.path / "preview.gif")
     folder.finish(summary)
 
 
-def import_into(folder: Path, config: dict[str, Any], console: Console) -> str:
+def import_into(folder: Path, config: Config, console: Console) -> str:
     """Fill the file in `folder`; returns what was done in one line."""
     form, path = make_format(config), folder / FILE
-    recordings, left_out = read_all(form, Path(str(config["path"])), console)
+    recordings, left_out = read_all(form, Path(config.path), console)
     if not recordings:
-        raise RunError(f"none of the {len(left_out)} trajectories in {config['path']} can be used: {left_out[0]}")
+        raise RunError(f"none of the {len(left_out)} trajectories in {config.path} can be used: {left_out[0]}")
     facts = form.facts()
     for line in facts.said:
         console.say(line)
-    splits = split(recordings, config["seed"], console)
+    splits = split(recordings, config.seed, console)
     info = describe(facts, recordings, splits, config, console)
     if not path.exists():
         seeds = np.array([recording.seed for recording in recordings], np.int64)
@@ -70,11 +77,11 @@ def import_into(folder: Path, config: dict[str, Any], console: Console) -> str:
     elif info.differences(Reader(path, verify=False).info, but=("render",)):
         raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
     if not Reader(path, verify=False).packed:
-        left_out += write_all(path, recordings, facts.size_px, config["view"], console)
+        left_out += write_all(path, recordings, facts.size_px, config.view, console)
     reader = Reader(path, verify=False)
     if not reader.episodes().size:
-        raise RunError(f"none of the videos in {config['path']} can be decoded: {left_out[0]}")
-    if config["compression"] == "gzip":
+        raise RunError(f"none of the videos in {config.path} can be decoded: {left_out[0]}")
+    if config.compression == "gzip":
         pack(path)
     write_atomic(folder / "episodes.jsonl", episode_lines(recordings, reader))
     if left_out:
@@ -129,7 +136,7 @@ def split(recordings: Sequence[Recording], seed: int, console: Console) -> NDArr
 
 
 def describe(
-    facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: dict[str, Any], console: Console
+    facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: Config, console: Console
 ) -> StoreInfo:
     """The facts of the file; the actions' bounds are told where they come from the data."""
     low, high = facts.bounds or measured_bounds(facts, recordings, splits, console)
@@ -138,7 +145,7 @@ def describe(
         having = sum(column.name in r.columns for r in recordings)
         if 0 < having < len(recordings):
             console.warn(f"jepa import: {having} of {len(recordings)} trajectories have {column.name}: it is left out")
-    found = [(os.path.relpath(r.source, config["path"]), len(r.columns["time_s"])) for r in recordings]
+    found = [(os.path.relpath(r.source, config.path), len(r.columns["time_s"])) for r in recordings]
     return StoreInfo(
         env_id=facts.env_id,
         env_kwargs=facts.env_kwargs,

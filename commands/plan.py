@@ -1,272 +1,51 @@
-"""`jepa plan`: reach goals given as images, zero-shot, with every method and floor of the protocol beside the
-model."""
+"""`jepa plan`: reach goals given as images, zero-shot, beside every baseline of the protocol."""
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-import envs
-from commands.config import registry
-from commands.config.compose import build
-from commands.evaluation import photo_goals
-from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, methods, planner_parts
-from commands.evaluation.protocol import (
-    Cases,
-    ProtocolConfig,
-    Rollouts,
-    Setting,
-    draw_cases,
-    judged,
-    reached,
-    resolve,
-    summarise,
-)
-from commands.report.imagined import TITLE as STRIP_TITLE
-from commands.report.imagined import write_strip
-from commands.report.planning import planning_report, write_videos
-from commands.report.recording import check_viewer, write_recording
+from commands.config.groups import make_planner
+from commands.config.keys import Files
+from commands.evaluation.evaluate import evaluate, headline, open_setting
+from commands.evaluation.methods import EvaluationKeys
+from commands.evaluation.photo_goals import check_goals, reach
+from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
-from commands.shared.errors import UsageError
-from commands.shared.flops import count_flops
-from commands.shared.runs import RunFolder, plain, write_atomic, write_json
-from commands.training.model_folders import check_actions, check_frames, frame_skip, load_dynamics, open_reader
-from envs.task_spec import TaskSpec
-from planners.costs import GoalCost, aimed
+from commands.shared.runs import RunFolder
 from planners.mpc import MPC
-from world_model.dynamics import LatentDynamics
-from world_model.training.loop import keep_freed_memory
-
-SCHEMA = 1
 
 
-def check(config: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Config(EvaluationKeys):
+    """Keys of `jepa plan`."""
+
+    model: str
+    """run folder of jepa posttrain"""
+    data: Files
+    """trajectory file whose held-out episodes give starts and goals"""
+    goal: str | list[str] | None = None
+    """image file to reach instead of those goals, of the size of the model's frames; [A,B]: one after the other"""
+    viewer: Viewer = "none"
+    """none, or rerun: those rollouts as episodes.rrd, too, for the viewer of rerun.io (an extra)"""
+
+
+def check(config: Config) -> None:
     """What can be known before a folder is made."""
-    build(ProtocolConfig, config["protocol"], "protocol")
-    planner_parts(config["planner"])
-    if config.get("goal") is not None:
-        photo_goals.check_goals(config)
-    check_viewer(config.get("viewer", "none"), config.get("videos", 0))  # a key of `jepa plan` alone
+    if config.goal is not None:
+        check_goals(config.goal, config.planner.mpc)
+    check_viewer(config.viewer, config.videos)
 
 
-def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
-    """Evaluate the model in its run folder, or go for the pictures `goal`."""
-    if config["goal"] is None:
-        folder.finish(headline(plan(config, config["data"], config["model"], folder.path, console)))
+def run(config: Config, folder: RunFolder, console: Console) -> None:
+    """Evaluate the model in its run folder, or plan to the pictures `goal`."""
+    if config.goal is None:
+        results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
+        folder.finish(headline(results))
         return
-    setting = opened(config, config["data"], config["model"])
-    policy = MPC(setting.model, *planner_parts(config["planner"]))
-    line = photo_goals.reach(config, setting, policy, folder.path, console)
+    setting = open_setting(config, config.data, config.model)
+    planner = config.planner
+    policy = MPC(setting.model, make_planner(planner), planner.cost, planner.mpc)
+    photos = check_goals(config.goal, planner.mpc)
+    line = reach(photos, planner.cost.view, config.videos, setting, policy, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")
     folder.finish(line)
-
-
-def opened(config: dict[str, Any], data: Any, model_folder: Any) -> Setting:
-    """Model and data, checked against each other, with task, protocol and the starts and goals it draws."""
-    keep_freed_memory()
-    model, about = load_dynamics(model_folder, registry.device(config["device"]))
-    reader = open_reader(data, config["on_damaged"])
-    check_frames(model.encoder.config, reader.info, str(data))
-    check_actions(model.actions, reader.info, str(data))
-    if reader.info.env_id != about["env"]:
-        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
-    return setting_of(config, reader, about, model.spec.frame_skip, model)
-
-
-def setting_of(
-    config: dict[str, Any], reader: Any, about: dict[str, Any], skip: int, model: LatentDynamics | None = None
-) -> Setting:
-    """What is evaluated on a file's environment, `skip` environment steps a model step: task, protocol, and the starts
-    and goals it draws."""
-    task = envs.find_task(about["env"])
-    if task is None:
-        raise UsageError(
-            f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
-            f"(environments: {', '.join(envs.TASKS)}); load_dynamics of commands.training.model_folders gives the model"
-        )
-    protocol = build(ProtocolConfig, config["protocol"], "protocol")
-    task = judged(task, protocol)
-    protocol = resolve(protocol, task)
-    cases = draw_cases(reader, task, protocol)
-    return Setting(model, about, reader, task, protocol, cases, skip)
-
-
-def plan(
-    config: dict[str, Any],
-    data: Any,
-    model_folder: Any,
-    folder: Path,
-    console: Console,
-    extra: list[tuple[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`."""
-    setting = opened(config, data, model_folder)
-    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    runs, seconds = _played(config, setting, console)
-    results = collect_results(runs, cases, task, protocol, config, seconds, model.spec)
-    planner, cost, _ = planner_parts(config["planner"])
-    results["proprio"] = model.spec.proprio
-    results["oracle_planner"] = "cem" if planner.needs_gradient else config["planner"]["name"]
-    results["plan"]["flops"] = plan_flops(model, planner, cost)
-    results["model"] = {"folder": str(model_folder), **setting.about}
-    results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
-    write_json(folder / "results.json", results)
-    write_atomic(folder / "episodes.jsonl", episode_lines(runs, cases))
-    tested, sections = runs[MODEL_ROW], list(extra or ())
-    videos = write_videos(tested, cases, task, folder / "videos")
-    if tested.frames is not None and "pixels" in model.spec.views:
-        write_strip(model, tested, folder / "imagined.png")
-        sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
-    if config.get("viewer") == "rerun":
-        write_recording(model, tested, cases, task, folder / "episodes.rrd")
-        console.say(f"recording: rerun {folder / 'episodes.rrd'}")
-    planning_report(results, runs, cases, task, videos, folder / "report.html", sections)
-    console.say(headline(results))
-    console.say(f"report: {folder / 'report.html'}")
-    return results
-
-
-def floors(config: dict[str, Any], data: Any, console: Console) -> dict[str, Any]:
-    """What needs no model, random and zero actions and the true simulator, each as in results.json; the simulator's
-    plans have the model steps of `dynamics.frame_skip`, or the task's own."""
-    reader = open_reader(data, config["on_damaged"])
-    about = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
-    skip = config["dynamics"]["frame_skip"] or frame_skip(reader.info)
-    setting = setting_of(config, reader, about, skip)
-    runs, _ = _played(config, setting, console)
-    steps, task = config["planner"]["mpc"]["receding_steps"] * skip, setting.task
-    return {
-        "unit": task.distance_unit,
-        "thresholds": list(task.thresholds),
-        "methods": {
-            name: summarise(run.distances, setting.cases, task, steps, setting.protocol.judge)
-            for name, run in runs.items()
-        },
-    }
-
-
-def _played(config: dict[str, Any], setting: Setting, console: Console) -> tuple[dict[str, Rollouts], dict[str, float]]:
-    """What every method did, and the seconds that each took."""
-    runs, seconds = {}, {}
-    for name, play in methods(config, setting, console).items():
-        began = time.perf_counter()
-        runs[name] = play()
-        seconds[name] = round(time.perf_counter() - began, 2)
-        console.say(f"{name:22s} {_rates(runs[name], setting.task)}, {seconds[name]} s")
-    return runs, seconds
-
-
-def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
-    """Floating-point operations of one plan of one environment: matrix products and attention."""
-    spec = model.spec
-    frames = torch.zeros(1, spec.history, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
-    past = torch.zeros(1, spec.history - 1, spec.block_dim, device=spec.device)
-    state = torch.zeros(1, spec.history, model.config.proprio_dim, device=spec.device)
-
-    def once() -> Any:
-        with torch.no_grad():
-            valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
-            context = model.observe(frames, past, valid, state)
-            goal = aimed(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
-            return planner.plan(model, context, goal, cost, seeds=[0])
-
-    return count_flops(once)
-
-
-def collect_results(
-    runs: dict[str, Rollouts],
-    cases: Cases,
-    task: TaskSpec,
-    protocol: ProtocolConfig,
-    config: dict[str, Any],
-    seconds: dict[str, float],
-    spec: Any,
-) -> dict[str, Any]:
-    """results.json, schema 1 (DESIGN 4.1). spec: the model's."""
-    steps, judge = config["planner"]["mpc"]["receding_steps"] * spec.frame_skip, protocol.judge
-    rows = {name: summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
-    first = str(task.thresholds[0])
-    times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
-    return {
-        "schema": SCHEMA,
-        "task": task.name,
-        "unit": task.distance_unit,
-        "thresholds": list(task.thresholds),
-        "success_rate": rows[MODEL_ROW][judge][first],
-        "success_rate_ci95": rows[MODEL_ROW][f"{judge}_ci95"][first],
-        "held_rate": rows[MODEL_ROW]["held"][first],
-        "episodes": len(cases.seeds),
-        "floors": {"random": rows[RANDOM_ROW][judge][first], "zero": rows[ZERO_ROW][judge][first]},
-        "oracle": rows[ORACLE_ROW][judge][first] if ORACLE_ROW in rows else None,
-        "seconds": seconds,
-        "methods": rows,
-        "protocol": asdict(protocol),
-        "planner": config["planner"],
-        "control_step_s": task.control_step_s,
-        "plan": {
-            "ms_p50": float(np.median(times)),
-            "ms_p95": float(np.quantile(times, 0.95)),
-            "environments": len(cases.seeds),
-            "device": str(spec.device),
-            "peak_mib": peak_mib(),
-            "precision": "fp32",
-        },
-        "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
-    }
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def episode_lines(runs: dict[str, Rollouts], cases: Cases) -> str:
-    """One JSON object an episode and method: where it came from and the distance after every step."""
-    lines = []
-    for name, run in runs.items():
-        for number, distances in enumerate(run.distances):
-            lines.append(
-                json.dumps(
-                    plain(
-                        {
-                            "method": name,
-                            "number": number,
-                            "episode": int(cases.episodes[number]),
-                            "start": int(cases.starts[number]),
-                            "seed": cases.seeds[number],
-                            "distances": [round(float(d), 4) for d in distances],
-                        }
-                    )
-                )
-            )
-    return "\n".join(lines) + "\n"
-
-
-def headline(results: dict[str, Any]) -> str:
-    """The result in one line."""
-    low, high = results["success_rate_ci95"]
-    threshold, unit = results["thresholds"][0], results["unit"]
-    oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
-    known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
-    return (
-        f"{results['task']}{known}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
-        f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
-        f"{results['floors']['zero']:.0%}{oracle}; {results['episodes']} episodes"
-    )
-
-
-def _rates(run: Rollouts, task: TaskSpec) -> str:
-    shares = [f"{reached(run.distances, t).mean():.0%}" for t in task.thresholds]
-    held = reached(run.distances, task.thresholds[0], task.held_steps).mean()
-    limits = "/".join(str(t) for t in task.thresholds)
-    return f"within {limits} {task.distance_unit}: {' '.join(shares)}, held {held:.0%}"

@@ -8,7 +8,7 @@ from what could not have. Nothing here trains or renders.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 import envs
-from commands.config.compose import build
-from commands.config.registry import device as torch_device
+from commands.config.keys import Files, OnDamaged, RunKeys
 from commands.evaluation import moments as recorded
 from commands.evaluation.moments import EnergyConfig
 from commands.report.plots import horizon_curves, landscape_png
 from commands.shared.console import Console, table
+from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder, write_json
 from commands.training.model_folders import (
@@ -47,29 +47,49 @@ ENCODE_CHUNK = 64  # windows encoded at once
 SPLITS = {"train": "train", "val": "val", "test": "eval"}
 
 
-def check(config: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunKeys):
+    """Keys of `jepa probe`."""
+
+    model: str
+    """run folder of jepa pretrain or jepa posttrain"""
+    data: Files
+    """trajectory file: probes are fitted on train, chosen on val and reported on eval"""
+    on_damaged: OnDamaged = "error"
+    """episodes whose checksum fails: error, or skip to leave them out"""
+    frames: int = 2
+    """frames per window (>= 1), one model step apart, each encoded alone"""
+    windows: int = 2000
+    """training windows at most (>= 4); a quarter as many of val and of eval"""
+    episodes: int = 60
+    """eval episodes at most (>= 2) for the dynamics"""
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    """probes of the features"""
+    landscape: EnergyConfig = field(default_factory=EnergyConfig)
+    """energy around recorded actions"""
+
+
+def check(config: Config) -> None:
     """What can be known before a folder is made."""
-    build(ReadoutConfig, config["readout"], "readout")
-    build(EnergyConfig, config["landscape"], "landscape")
-    if config["frames"] < 1 or config["windows"] < 4 or config["episodes"] < 2:
+    if config.frames < 1 or config.windows < 4 or config.episodes < 2:
         raise UsageError("frames must be at least 1, windows at least 4 and episodes at least 2")
 
 
-def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
+def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Ask everything the model can answer; results.json and plots."""
-    device = torch.device(torch_device(config["device"]))
-    reader = open_reader(config["data"], config["on_damaged"])
+    device = torch.device(resolve_device(config.device))
+    reader = open_reader(config.data, config.on_damaged)
     dynamics: LatentDynamics | None = None
-    if model_kind(model_folder(config["model"])) == "dynamics":
-        dynamics, about = load_dynamics(config["model"], device)
+    if model_kind(model_folder(config.model)) == "dynamics":
+        dynamics, about = load_dynamics(config.model, device)
         encoder = dynamics.encoder
-        check_actions(dynamics.actions, reader.info, str(config["data"]))
+        check_actions(dynamics.actions, reader.info, str(config.data))
     else:
-        encoder, about = load_encoder(config["model"])
+        encoder, about = load_encoder(config.model)
         encoder.to(device)
-    check_frames(encoder.config, reader.info, str(config["data"]))
+    check_frames(encoder.config, reader.info, str(config.data))
     results: dict[str, Any] = {
-        "model": {"folder": str(config["model"]), **about},
+        "model": {"folder": str(config.model), **about},
         "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
         "probes": probes(config, encoder, reader, console),
     }
@@ -84,10 +104,10 @@ def run(config: dict[str, Any], folder: RunFolder, console: Console) -> None:
 # -- what features hold --------------------------------------------------------------------------------------------
 
 
-def probes(config: dict[str, Any], encoder: VideoEncoder, reader: Any, console: Console) -> dict[str, Any]:
+def probes(config: Config, encoder: VideoEncoder, reader: Any, console: Console) -> dict[str, Any]:
     """R2 of every group of true quantities: from tokens by every kind of readout, and by ridge from the pooled
     embedding and from an untrained encoder's tokens."""
-    readout = build(ReadoutConfig, config["readout"], "readout")
+    readout = config.readout
     device = encoder.pixel_mean.device
     windows = {part: _windows(config, reader, split, part) for part, split in SPLITS.items()}
     values = {part: _targets(reader, batch) for part, batch in windows.items()}
@@ -100,7 +120,7 @@ def probes(config: dict[str, Any], encoder: VideoEncoder, reader: Any, console: 
 
     def ask(name: str, encode: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
         with console.progress(f"probe {name}", 1, "feature sets") as progress:
-            found = read(samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config["seed"], device)
+            found = read(samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config.seed, device)
             progress.advance()
         return found
 
@@ -119,12 +139,12 @@ def probes(config: dict[str, Any], encoder: VideoEncoder, reader: Any, console: 
     return rows
 
 
-def _windows(config: dict[str, Any], reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
+def _windows(config: Config, reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
     """Random windows of a split: `pixels` [n, T, H, W, C], `truth` [n, T, L] and their `episode` [n]."""
     skip = frame_skip(reader.info)
-    windows = Windows(reader, split, config["frames"], skip, ("pixels", "truth"))
-    count = min(len(windows), config["windows"] if part == "train" else math.ceil(config["windows"] / 4))
-    rng = np.random.default_rng([config["seed"], list(SPLITS).index(part)])
+    windows = Windows(reader, split, config.frames, skip, ("pixels", "truth"))
+    count = min(len(windows), config.windows if part == "train" else math.ceil(config.windows / 4))
+    rng = np.random.default_rng([config.seed, list(SPLITS).index(part)])
     return windows.gather(np.sort(rng.choice(len(windows), count, replace=False)))
 
 
@@ -164,10 +184,10 @@ def _embedding(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
 # -- what dynamics know --------------------------------------------------------------------------------------------
 
 
-def knowledge(config: dict[str, Any], dynamics: LatentDynamics, reader: Any, folder: Path) -> dict[str, Any]:
+def knowledge(config: Config, dynamics: LatentDynamics, reader: Any, folder: Path) -> dict[str, Any]:
     """Open-loop errors, the energy landscape, and what the model tells apart, all on eval; plots into `folder`."""
-    episodes = reader.episodes("eval")[: config["episodes"]]
-    options = build(EnergyConfig, config["landscape"], "landscape")
+    episodes = reader.episodes("eval")[: config.episodes]
+    options = config.landscape
     errors = recorded.open_loop(dynamics, reader, episodes)
     horizon_curves(errors, folder / "open_loop.png")
     found, mean_energy, offsets = recorded.landscape(dynamics, reader, episodes, options)
@@ -177,7 +197,7 @@ def knowledge(config: dict[str, Any], dynamics: LatentDynamics, reader: Any, fol
     return {
         "open_loop": errors,
         "landscape": found,
-        "surprise": recorded.surprise(dynamics, reader, episodes, config["seed"]),
+        "surprise": recorded.surprise(dynamics, reader, episodes, config.seed),
     }
 
 

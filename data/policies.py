@@ -45,7 +45,7 @@ class PolicyConfig:
     """
 
     name: str = "smooth"
-    """uniform, smooth, scripted, or shares of episodes as "smooth:0.5,scripted:0.5""""
+    """uniform, smooth, scripted, or a mixture of episodes as "smooth:0.5,scripted:0.5" (shares)"""
     hold: int = 1
     """environment steps an action is held (uniform, smooth)"""
     time_constant_s: float = 0.5

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from commands.benchmarks.planner_settings import SPACE, TUNED
-from commands.config import registry
+from commands.config.groups import CEMKeys, PlannerKeys, make_planner
+from commands.config.schema import build
 from planners.point_mass import DoubleIntegrator, PointCost, State
 from planners.protocol import Plan, Views
 
@@ -67,6 +68,13 @@ def cases(seed: int) -> tuple[State, Views]:
     return State(both[0]), Views({"pooled": both[1]})
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A planner by name and settings."""
+
+    planner: PlannerKeys = field(default_factory=CEMKeys)
+
+
 def made(name: str, settings: Mapping[str, Any], budget: int) -> Any:
     """The planner with as many samples as the budget allows; shares become numbers."""
     config = dict(settings)
@@ -92,7 +100,7 @@ def made(name: str, settings: Mapping[str, Any], budget: int) -> Any:
         config["keep_elites"] = min(config["keep_elites"], config["elites"], config["samples"] - 2)
     if name == "icem":
         config |= {"keep_elites": max(1, config["keep_elites"]), "carry_elites": False}
-    return registry.made("planner", {"name": name, "horizon": HORIZON, **config})
+    return make_planner(build(Searched, {"planner": {"name": name, "horizon": HORIZON, **config}}).planner)
 
 
 def solved(name: str, settings: Mapping[str, Any], budget: int, task: Task, seed: int) -> tuple[Plan, float]:
@@ -221,9 +229,9 @@ def _reference(task: Task) -> tuple[Tensor, Tensor]:
     return optimum, idle(task, TUNING)
 
 
-def planners(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of `jepa bench planners`."""
-    settings = swept(available()) if config["sweep"] else {name: TUNED[name] for name in available()}
+def compare_planners(sweep: bool) -> list[dict[str, Any]]:
+    """The rows of `jepa bench planners`; sweep: search the settings anew first."""
+    settings = swept(available()) if sweep else {name: TUNED[name] for name in available()}
     rows = []
     for row in measured(settings, BUDGETS, TESTING):
         what = f"{row['task']}, {row['planner']}, {row['candidates']:.0f} candidates"

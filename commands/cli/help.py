@@ -1,7 +1,7 @@
 """The text of `jepa --help` and `jepa COMMAND --help`: groups, choices and keys, a line each.
 
-The lines are the comments in the YAML files, so that a key is explained where its value stands: the comment
-behind a key, or right above it, and the first line of a file for the choice itself.
+A key's line is the help text below its field in the dataclass. What a YAML file says of the value that it sets, in the
+comment behind it, follows in brackets. The first line of a YAML file explains the choice itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from commands.config.compose import CONFIGS, flatten, for_help
+from commands.config.compose import CONFIGS, Composed, config_class, for_help
+from commands.config.schema import help_texts
+from commands.shared.runs import flatten
 
 # Header of a file whose keys stand at the top, not under its group's name (recipes).
 PACKAGE = "# @package"
@@ -51,7 +53,7 @@ def details(command: Any, words: list[str]) -> str:
         for name in names:
             mark = "*" if choices.get(group) == name else " "
             lines.append(f"    {mark} {name.ljust(width)}  {title(f'{folder}/{name}')}")
-    about = key_comments(command.name, choices)
+    about = key_comments(command.name, composed)
     leaves = flatten(composed.config)
     lines += ["", "keys (with these choices):"]
     pairs = {key: f"{key}={_shown(value)}" for key, value in leaves.items()}
@@ -66,19 +68,16 @@ def title(file: str) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def key_comments(command: str, choices: Mapping[str, str]) -> dict[str, str]:
-    """Return {"a.b": comment} for every key of a command with these choices; what a recipe says of its value comes in
-    brackets behind what the key means."""
-    found = file_comments(command)
-    sources: dict[str, str] = {}
-    for group, choice in choices.items():
+def key_comments(command: str, composed: Composed) -> dict[str, str]:
+    """Return {"a.b": help text} for every key of a command with these choices."""
+    found = help_texts(config_class(command), composed.config)
+    reasons = file_comments(command)
+    for group, choice in composed.choices.items():
         folder, _, package = group.partition("@")
-        inner = file_comments(f"{folder}/{choice}")
-        if _text(f"{folder}/{choice}").startswith(PACKAGE):
-            sources |= inner
-        else:
-            found |= {f"{package or folder}.{key}": text for key, text in inner.items()}
-    return found | {key: f"{found[key]} [{text}]" if key in found else text for key, text in sources.items()}
+        whole = _text(f"{folder}/{choice}").startswith(PACKAGE)
+        prefix = "" if whole else f"{package or folder}."
+        reasons |= {f"{prefix}{key}": text for key, text in file_comments(f"{folder}/{choice}").items()}
+    return found | {key: f"{found[key]} [{text}]" for key, text in reasons.items() if key in found}
 
 
 @cache

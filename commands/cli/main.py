@@ -1,25 +1,24 @@
 """`jepa COMMAND [group=choice] [key=value ...]`: read the words, check them, run one command, exit 0, 1 or 2.
 
-How a command is written. `commands/NAME.py` (`import_.py` for `import`) holds the body and `configs/NAME.yaml` the
-keys. The module is imported only when its command runs, so that `jepa --help` stays fast, and defines
+How a command is written. `commands/NAME.py` (`import_.py` for `import`) holds the body, and `configs/NAME.yaml` the
+groups that it offers. The module defines
 
-    def run(config: dict, folder: RunFolder | None, console: Console) -> int | None
+    class Config: a frozen dataclass, the keys of the command with defaults and help texts
+    def run(config: Config, folder: RunFolder | None, console: Console) -> int | None
 
-`config` is plain and nested; turn it into dataclasses with `commands.config.compose.build`. `folder` is the locked
-run folder (None for a command without one); call `folder.finish(summary)` as the last thing. None or 0 is
-success. It may also define
+`folder` is the locked run folder (None for a command without one); call `folder.finish(summary)` as the last thing.
+None or 0 is success. It may also define
 
-    def check(config: dict) -> None
+    def check(config: Config) -> None
 
-which runs before the folder is made, for what can be known at once (a data file that is missing, sizes that
-do not fit): a ValueError or UsageError there is exit code 2 and leaves nothing behind. Any exception out of
-`run` becomes one sentence and exit code 1 (`errors.explain`); with --traceback it is shown whole.
+which runs before the folder is made, for what can be known at once (a data file that is missing, sizes that do not
+fit): a ValueError or UsageError there is exit code 2 and leaves nothing behind. Any exception out of `run` becomes one
+sentence and exit code 1 (`errors.explain`); with --traceback it is shown whole.
 """
 
 from __future__ import annotations
 
 import importlib
-import keyword
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from types import FrameType
 from typing import Any
 
 from commands.shared import processes
+from commands.shared.devices import resolve_device
 from commands.shared.errors import DISTRIBUTION, RunError, UsageError, explain, find_shadow, listed, nearest
 
 OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
@@ -53,11 +53,6 @@ class Command:
     free: tuple[str, ...] = ()
     word: str | None = None
     together: bool = False
-
-    @property
-    def module(self) -> str:
-        """Where its body is: commands/NAME.py, or NAME_.py where the name is a word of Python."""
-        return f"commands.{self.name}{'_' if keyword.iskeyword(self.name) else ''}"
 
 
 TRAINING_FREE = ("device", "workers", "trainer.checkpoint_every", "trainer.parallel")
@@ -131,11 +126,26 @@ def check_shadows() -> None:
         raise RunError(sentence)
 
 
-def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:
-    """Run one composed configuration (find its folder, import, check, run) and return the exit code."""
+def run_folder(command: Command, composed: Any, standard: Any) -> Any:
+    """Return the folder of this configuration's run."""
+    from commands.config.compose import config_class
+    from commands.config.run_names import run_name
+    from commands.config.schema import fill
     from commands.shared.runs import RunFolder
 
-    folder = RunFolder(composed, standard, command.grows, command.free) if command.folder else None
+    name = run_name(composed, standard, (*command.grows, *command.free))
+    complete = partial(fill, config_class(command.name))
+    return RunFolder(command.name, name, composed.config, command.grows, command.free, complete)
+
+
+def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:
+    """Run one composed configuration (find its folder, import, check, run) and return the exit code."""
+    from commands.config.compose import module_of
+    from commands.config.schema import build
+
+    module = importlib.import_module(module_of(command.name))
+    config = build(module.Config, composed.config)
+    folder = run_folder(command, composed, standard) if command.folder else None
     if folder is not None:
         folder.writes = processes.rank() == 0
         folder.check()
@@ -143,21 +153,18 @@ def run_once(command: Command, composed: Any, standard: Any, console: Any) -> in
         if summary is not None:
             console.say(f"{folder.path} is finished{': ' if summary else ''}{summary}")
             return 0
-    module = importlib.import_module(command.module)
-    if folder is not None and composed.config.get("device", "auto") not in ("auto", "cpu"):
-        from commands.config.registry import device
-
-        device(str(composed.config["device"]))
+    if folder is not None and config.device not in ("auto", "cpu"):
+        resolve_device(config.device)
     if hasattr(module, "check"):
-        _checked(module, composed.config)
+        _checked(module, config)
     if folder is None:
-        return module.run(composed.config, None, console) or 0
+        return module.run(config, None, console) or 0
     with folder:
         console.say(f"{'going on in' if folder.resumed else 'writing to'} {folder.path}")
-        return module.run(composed.config, folder, console) or 0
+        return module.run(config, folder, console) or 0
 
 
-def _checked(module: Any, config: dict[str, Any]) -> None:
+def _checked(module: Any, config: Any) -> None:
     try:
         module.check(config)
     except ValueError as error:
@@ -237,7 +244,7 @@ def _dispatch(line: Line) -> int:
     from commands.shared.console import Console, silent
 
     composed = compose(command.name, line.words)
-    with processes.joined(command, composed.config) as speaks:
+    with processes.joined(command, str(composed.config.get("device"))) as speaks:
         return run_once(command, composed, standard(command.name), Console() if speaks else silent())
 
 

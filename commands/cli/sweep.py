@@ -28,7 +28,6 @@ from commands.config.compose import (
 from commands.evaluation.pooling import report
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, one_line
-from commands.shared.runs import RunFolder
 
 # Where Hydra keeps its own record of a sweep, beside the run folders; nothing of ours is read from there.
 SWEEP_DIR = "hydra.sweep.dir={runs}/{command}/.multirun"
@@ -101,13 +100,15 @@ def _check_launcher(words: list[str]) -> None:
 
 def _check_all(command: Any, lines: list[list[str]], usual: Composed) -> dict[Path, Composed]:
     """Compose each run, and refuse two that would share a folder; returns the runs by folder."""
+    from commands.cli.main import run_folder
+
     folders: dict[Path, Composed] = {}
     words: dict[Path, str] = {}
     for line in lines:
         composed = compose(command.name, line)
         if not command.folder:
             continue
-        path = RunFolder(composed, usual, command.grows, command.free).path
+        path = run_folder(command, composed, usual).path
         if path in folders:
             raise UsageError(
                 f"'{words[path]}' and '{' '.join(line)}' would share the folder {path}: "

@@ -114,7 +114,6 @@ PLANNERS: dict[type[PlannerConfig], type[BasePlanner]] = {
     PredictiveSamplingKeys: PredictiveSampling,
     ProjectedGradientKeys: ProjectedGradient,
 }
-PLANNER_NAMES: dict[str, type[PlannerConfig]] = {keys.name: keys for keys in PLANNERS}  # type: ignore[attr-defined]
 
 
 def make_planner(keys: PlannerKeys) -> BasePlanner:

@@ -1,7 +1,7 @@
 """The name of a run's folder: `name=`, or what its overrides choose and a hash of its whole configuration.
 
-A recipe (a file of configs/recipe: groups and keys at once, a published run or what was chosen for a task) stands in the
-name for all that it sets.
+A recipe (a file of configs/recipe: groups and keys at once, a published run or what was chosen for a task) stands in
+the name for all that it sets.
 """
 
 from __future__ import annotations

@@ -31,11 +31,13 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """Return `cls(**mapping)`; nested mappings become the dataclasses that `cls` names.
 
     where: dotted key of `mapping`, for messages ("trainer"). Raises UsageError for a key that is unknown or missing and
-    for a value of another type, with the nearest names or the choices; a ValueError of `__post_init__` becomes one, too.
+    for a value of another type, with the nearest names or the choices; a ValueError of `__post_init__` becomes one,
+    too.
     """
     if not isinstance(mapping, Mapping):
         raise UsageError(f"{where or cls.__name__}={mapping!r}: it holds keys, as {listed(fields(cls))}")
-    hints, mapping = fields(cls), fill(cls, mapping)
+    kind: Any = cls
+    hints, mapping = fields(kind), fill(kind, mapping)
     for key in mapping:
         if key not in hints:
             raise UsageError(f"'{_at(where, key)}' is no key{nearest(str(key), hints)} (keys: {listed(hints, 30)})")
@@ -49,15 +51,30 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
         raise UsageError(_sentence(error.errors()[0], where)) from error
 
 
+def override(config: T, over: Mapping[str, Any], where: str = "") -> T:
+    """Return the dataclass with the values of a nested mapping in place of its own; UsageError as of `build`."""
+    return build(type(config), _merge(_plain(config), over), where)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) and old else value
+    return merged
+
+
 def fill(cls: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Return the mapping with the defaults of `cls` wherever it has no value; '???' where a value must be given."""
     filled = dict(mapping)
     for key, hint in fields(cls).items():
         inner = member(hint, mapping.get(key))
         if inner is not None and isinstance(mapping.get(key, {}), Mapping) and (key in mapping or not _optional(hint)):
-            filled[key] = fill(inner, {**_plain(_default(cls, key), {}), **mapping.get(key, {})})
+            default = _default(cls, key)
+            own = _plain(default) if type(default) is inner else {}  # of a union, another class may be chosen
+            filled[key] = fill(inner, _merge(own, mapping.get(key, {})))
         elif key not in mapping:
-            filled[key] = _plain(_default(cls, key), REQUIRED)
+            filled[key] = _plain(_default(cls, key))
     return {key: filled[key] for key in [*fields(cls), *(set(filled) - set(fields(cls)))]}
 
 
@@ -126,13 +143,13 @@ def _default(cls: type, key: str) -> Any:
     return REQUIRED if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _plain(value: Any, otherwise: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A default as YAML would write it: nested dicts and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(getattr(value, name), otherwise) for name in fields(type(value))}
+        return {name: _plain(getattr(value, name)) for name in fields(type(value))}
     if isinstance(value, (tuple, list)):
-        return [_plain(item, otherwise) for item in value]
-    return otherwise if isinstance(value, str) and value == REQUIRED else value
+        return [_plain(item) for item in value]
+    return value
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,23 @@ import numpy as np
 import torch
 
 import envs
-from commands.config import registry
-from commands.config.compose import build, standard
+from commands.config.groups import CEMKeys, PlannerKeys, make_planner
+from commands.config.keys import OnDamaged, RunKeys
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
-from commands.evaluation.protocol import Cases, RandomPolicy, Rollouts, Setting, ZeroPolicy, run_episodes
+from commands.evaluation.protocol import (
+    Cases,
+    ProtocolConfig,
+    RandomPolicy,
+    Rollouts,
+    Setting,
+    ZeroPolicy,
+    run_episodes,
+)
 from commands.shared.console import Console
 from envs.task_spec import TaskSpec
 from envs.vector import VectorGoalEnv
-from planners.costs import GoalCost
-from planners.mpc import MPC, MPCConfig
+from planners.cem import CEM
+from planners.mpc import MPC
 
 MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
     "model",
@@ -31,23 +39,29 @@ MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
 )
 
 
-def planner_parts(config: dict[str, Any]) -> tuple[Any, GoalCost, MPCConfig]:
-    """Planner, cost and receding-horizon settings of the planner group."""
-    rest = {key: value for key, value in config.items() if key not in ("cost", "mpc")}
-    return (
-        registry.made("planner", rest),
-        build(GoalCost, config["cost"], "planner.cost"),
-        build(MPCConfig, config["mpc"], "planner.mpc"),
-    )
+@dataclass(frozen=True, kw_only=True)
+class EvaluationKeys(RunKeys):
+    """How a model is evaluated."""
+
+    planner: PlannerKeys = field(default_factory=CEMKeys)
+    """search, cost and receding horizon"""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    """starts, goals, and what counts as success"""
+    on_damaged: OnDamaged = "error"
+    """episodes whose checksum fails: error, or skip to leave them out"""
+    workers: int = 0
+    """threads that simulate for the oracle; 0: one per core; changes no result"""
+    videos: int = 6
+    """rollout videos to write"""
 
 
-def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[str, Callable[[], Rollouts]]:
+def methods(keys: EvaluationKeys, setting: Setting, console: Console) -> dict[str, Callable[[], Rollouts]]:
     """Every row of the protocol, as a function that plays it; those of a model only where the setting has one."""
-    planner, cost, mpc = planner_parts(config["planner"])
+    planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
     model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
     felt = {} if model is None or model.spec.proprio == "none" else {"proprio": True}
     kwargs = {**setting.about["env_kwargs"], **felt}
-    workers = config["workers"] or os.cpu_count() or 1
+    workers = keys.workers or os.cpu_count() or 1
     in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
     budget = protocol.budget
     assert budget is not None
@@ -75,7 +89,7 @@ def methods(config: dict[str, Any], setting: Setting, console: Console) -> dict[
         ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW),
     }
     if model is not None:
-        played = {MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=config["videos"])}
+        played = {MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=keys.videos)}
         rows = played | rows
     if protocol.oracle:
         rows[ORACLE_ROW] = oracle
@@ -88,10 +102,8 @@ def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
     """The planner as the simulator can serve it, with the settings `less` that it has: the simulator gives no
     gradients, so that CEM of the same horizon stands in for planners that follow some (results: oracle_planner)."""
     if planner.needs_gradient:
-        given = standard("plan").config["planner"]
-        rest = {key: value for key, value in given.items() if key not in ("cost", "mpc")}
-        planner = registry.made("planner", {**rest, "horizon": planner.horizon})
-    own = {field.name for field in fields(planner.config)}
+        planner = CEM(CEMKeys(horizon=planner.horizon))
+    own = {item.name for item in fields(planner.config)}
     settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}
     if less and "keep_elites" in own:
         settings["keep_elites"] = min(planner.config.keep_elites, less["elites"])

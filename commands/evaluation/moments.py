@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import envs
-from commands.posttrain import recorded_proprio
+from commands.training.feature_cache import recorded_proprio
 from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 from world_model.probing import surprise as energy

@@ -19,14 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from commands.evaluation.protocol import RandomPolicy, Rollouts, Setting, run_episodes
-from commands.posttrain import split_rows
 from commands.report import page
 from commands.report.videos import write_videos
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import write_atomic, write_json
+from commands.training.feature_cache import split_rows
 from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
+from planners.mpc import MPCConfig
 from world_model.dynamics import LatentDynamics
 from world_model.nn.pools import normed_tokens
 
@@ -47,12 +48,10 @@ class TowardsPhotos:
         self.policy.reset(np.repeat(self.told[None], len(seeds), 0), seeds)
 
 
-def check_goals(config: dict[str, Any]) -> list[str]:
+def check_goals(goal: str | list[str], switching: MPCConfig) -> list[str]:
     """The picture files of `goal`. UsageError for several of them where nothing would ever switch them."""
-    given = config["goal"]
-    goals = [str(given)] if isinstance(given, str) else [str(goal) for goal in given]
-    switching = config["planner"]["mpc"]
-    if not goals or len(goals) > 1 and not (switching["reached_cost"] or switching["subgoal_steps"]):
+    goals = [goal] if isinstance(goal, str) else list(goal)
+    if not goals or len(goals) > 1 and not (switching.reached_cost or switching.subgoal_steps):
         raise UsageError(
             f"goal holds {len(goals)} pictures; several are switched by planner.mpc.reached_cost or "
             "planner.mpc.subgoal_steps, one of which must be above 0"
@@ -79,12 +78,15 @@ def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]
     return pixels
 
 
-def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, console: Console) -> str:
-    """Play the setting's starts towards the picture or pictures config["goal"]; writes results.json, videos and
-    report.html into `folder` and returns the headline, which is about the last picture."""
+def reach(
+    goals: Sequence[str], view: str, count: int, setting: Setting, policy: Any, folder: Path, console: Console
+) -> str:
+    """Plan from the setting's starts to picture files, one after the other; returns the headline, about the last one.
+
+    view: of the model, in which distances are measured. count: videos. Writes results.json, videos and report.html.
+    """
     model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
     assert budget is not None
-    goals = check_goals(config)
     photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
     for goal, photo in zip(goals, photos, strict=True):
         times = strangeness(model, setting.reader, photo)
@@ -96,7 +98,6 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
             )
     felt = {} if model.spec.proprio == "none" else {"proprio": True}
     make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **felt})
-    view = config["planner"]["cost"]["view"]
     runs: dict[str, Rollouts] = {}
     for name, method in (("model", policy), ("random", RandomPolicy(task))):
         with console.progress(name, budget, "environment steps") as progress:
@@ -105,7 +106,6 @@ def reach(config: dict[str, Any], setting: Setting, policy: Any, folder: Path, c
             )
     frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
     apart = {name: distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
-    count = config["videos"]
     film = replace(
         runs["model"],
         distances=apart["model"][:count],

@@ -13,14 +13,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.config.compose import flatten
 from commands.evaluation.protocol import Cases, Rollouts, reached
 from commands.report import page
 from commands.report.figure import SERIES
 from commands.report.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
 from commands.report.videos import write_videos
 from commands.shared.console import duration
-from commands.shared.runs import plain, write_atomic
+from commands.shared.runs import flatten, plain, write_atomic
 from envs.task_spec import TaskSpec
 
 __all__ = ["horizon_curves", "planning_report", "training_curves", "write_videos"]

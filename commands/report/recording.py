@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from commands.evaluation.protocol import Cases, Rollouts
 from commands.report.imagined import imagined
@@ -16,13 +16,11 @@ from commands.shared.errors import UsageError
 from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 
-VIEWERS = ("none", "rerun")
+Viewer = Literal["none", "rerun"]
 
 
-def check_viewer(name: str, videos: int) -> None:
-    """UsageError for a viewer that is none of ours, is not installed, or would be shown no episode."""
-    if name not in VIEWERS:
-        raise UsageError(f"viewer={name} is none (choices: {', '.join(VIEWERS)})")
+def check_viewer(name: Viewer, videos: int) -> None:
+    """UsageError for a viewer that is not installed, or would be shown no episode."""
     if name == "rerun" and importlib.util.find_spec("rerun") is None:
         raise UsageError("viewer=rerun needs the package rerun-sdk: pip install 'jepa-lab[rerun]'")
     if name != "none" and videos < 1:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from commands.shared.devices import resolve_device
 from commands.shared.errors import RunError, UsageError
 
 
@@ -29,17 +30,16 @@ def idle(line: Any, commands: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def joined(command: Any, config: Mapping[str, Any]) -> Iterator[bool]:
+def joined(command: Any, device: str) -> Iterator[bool]:
     """Join the other processes for a command that they work on together; whether this one speaks."""
     if not several() or not command.together:
         yield True
         return
     import torch
 
-    from commands.config.registry import device
     from world_model.distributed import DistributedError, launched, together
 
-    name = device(str(config["device"]))
+    name = resolve_device(device)
     if ":" in name or name == "mps":
         raise UsageError(f"device={name} is one device for several processes: device=auto, device=cuda or device=cpu")
     try:

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
 import json
 import math
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commands.shared.errors import RunError, UsageError, listed
+from commands.shared.errors import RunError, listed
 
 VERSIONS = (
     "jepa-lab",
@@ -120,16 +119,22 @@ class RunFolder:
     reads.
 
     command, name: it is runs/command/name. config: resolved, nested plain values. grows: keys that say how far to go;
-    free: keys that change no result.
+    free: keys that change no result. complete: adds the defaults of keys that a stored configuration lacks.
 
     Attributes: path, config, seed; writes: False in a process that works beside the one that holds the
     lock and writes; inside `with`, resumed: whether an earlier start left files.
     """
 
     def __init__(
-        self, command: str, name: str, config: dict[str, Any], grows: Sequence[str] = (), free: Sequence[str] = ()
+        self,
+        command: str,
+        name: str,
+        config: dict[str, Any],
+        grows: Sequence[str] = (),
+        free: Sequence[str] = (),
+        complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> None:
-        self.command, self.config = command, config
+        self.command, self.config, self.complete = command, config, complete
         self.seed = config.get("seed")
         self.grows = tuple(grows)
         self.apart = (*grows, *free)
@@ -148,7 +153,14 @@ class RunFolder:
             if strange:
                 raise RunError(f"{self.path} holds files and no run ({listed(sorted(strange), 3)}): give another name=")
             return
-        there, here = identity(read_json(stored), self.apart), identity(self.config, self.apart)
+        there = identity(self.complete(read_json(stored)), self.apart)
+        here = identity(self.config, self.apart)
+        unknown = sorted({key.partition(".")[0] for key in there} - {key.partition(".")[0] for key in here})
+        if unknown:
+            raise RunError(
+                f"{self.path} was written by another version of jepa, with keys that are unknown now "
+                f"({listed(unknown, 4)}): give another name=, or move that folder away"
+            )
         differ = [key for key in sorted({*there, *here}) if there.get(key, "-") != here.get(key, "-")]
         if differ:
             pairs = [f"{key} is {there.get(key, '-')} there and {here.get(key, '-')} here" for key in differ]

@@ -11,13 +11,12 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 import envs
-from commands.config.compose import build
-from commands.config.registry import build_objective
+from commands.config.schema import build
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from data.store import StoreInfo
@@ -25,6 +24,7 @@ from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import load
 from world_model.interop.timm_encoder import make_encoder, timm_encoder
+from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.masked import Masked, PixelTargets
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import (
@@ -50,6 +50,13 @@ def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> 
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a model folder records of its training."""
+
+    objective: ObjectiveConfig
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a model is made of that others can read. student: the encoder that a kept EMA teacher followed; None: it
     followed none, or that is not known. said: a line of what was found."""
@@ -72,7 +79,7 @@ def model_parts(model: str | Path) -> Parts:
     alone = Parts(encoder, None, None, "the encoder alone")
     if model_kind(model_folder(path)) != "encoder" or not checkpoints:
         return alone
-    trained = PretrainModel(copy.deepcopy(encoder), build_objective(about["objective"]), 1)
+    trained = PretrainModel(copy.deepcopy(encoder), build(Trained, {"objective": about["objective"]}).objective, 1)
     objective = trained.objective
     if not isinstance(objective, Masked) or isinstance(objective.config.targets, PixelTargets):
         return alone
@@ -96,23 +103,57 @@ def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     return encoder.eval(), config["about"]
 
 
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """What a file of official weights may not say."""
+
+    key: str | None = None
+    """encoder in the file: target_encoder, ema_encoder or encoder; null: the first of these it has"""
+    image_px: int | None = None
+    """side of the pictures it was trained on, pixels; null: 256"""
+    heads: int | None = None
+    """attention heads; null: those published for its width"""
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """A vision transformer of timm."""
+
+    model: str = "vit_small_patch14_dinov2.lvd142m"
+    """name of the model"""
+    weights: str = "hub"
+    """hub, random, or a local file"""
+    image_px: int = 224
+    """side of the pictures it sees, pixels; frames of another size are resized"""
+
+
+class EncoderSource(Protocol):
+    """The keys that say where a frozen encoder comes from."""
+
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def pretrained(self) -> PretrainedConfig: ...
+    @property
+    def timm(self) -> TimmConfig: ...
+
+
 def frozen_encoder(
-    config: dict[str, Any], encoder: str | Path, frame_hw: tuple[int, int], console: Console
+    keys: EncoderSource, encoder: str | Path, frame_hw: tuple[int, int], console: Console
 ) -> tuple[VideoEncoder, dict[str, Any]]:
     """The encoder of stage 2: of a run folder, or made elsewhere (`encoder=pretrained`, `encoder=timm`), where frames
     of `frame_hw` are resized to what it was trained on."""
     if encoder == "pretrained":
-        if config["path"] is None:
+        if keys.path is None:
             raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
-        options = config["pretrained"]
-        found = load(Path(config["path"]), options["key"], options["image_px"], options["heads"])
+        options = keys.pretrained
+        found = load(Path(keys.path), options.key, options.image_px, options.heads)
         console.say(found.said)
-        return resized_frames(found.encoder, frame_hw), {"pretrained": str(config["path"])}
+        return resized_frames(found.encoder, frame_hw), {"pretrained": keys.path}
     if encoder == "timm":
-        options = config["timm"]
-        side = options["image_px"]
-        made = timm_encoder(options["model"], options["weights"], (side, side))
-        return resized_frames(made, frame_hw), {"timm": options["model"], "weights": options["weights"]}
+        timm = keys.timm
+        made = timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
+        return resized_frames(made, frame_hw), {"timm": timm.model, "weights": timm.weights}
     trained, about = load_encoder(encoder)
     if trained.config.frame_hw != frame_hw:
         console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(trained.config.image_px)}")
@@ -205,7 +246,7 @@ def open_reader(data: Any, on_damaged: str = "error") -> Any:
 
     UsageError where one names an environment of a module that would be imported (gym/MODULE:ID) and is not trusted.
     """
-    from commands.collect import FILE
+    from commands.transfer.collection import FILE
     from data.store import Reader, StoreError
 
     paths = [data] if isinstance(data, str) else list(data)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import envs
-from commands.config.compose import build
+from commands.config.keys import OnDamaged
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.training.model_folders import check_frames, frame_skip, open_reader
@@ -188,28 +188,38 @@ class Videos:
 
 
 def open_source(
-    config: dict[str, Any], data: Any, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
+    data: Any,
+    path: str | None,
+    video: VideoConfig,
+    on_damaged: OnDamaged,
+    encoder: EncoderConfig,
+    objective: ObjectiveConfig,
+    console: Console,
 ) -> Source:
-    """The source that data= names, checked against the encoder's size; what was left out is told."""
+    """The source that data= names, checked against the encoder's size; reports what was left out.
+
+    path, video: folder of plain video and how clips are cut from it, where data is `video_folder`.
+    """
     if data == VIDEO_FOLDER:
-        return _videos(config, encoder, objective, console)
-    reader = open_reader(data, config["on_damaged"])
+        return _videos(check_video(path, objective), video, encoder, objective, console)
+    reader = open_reader(data, on_damaged)
     check_frames(encoder, reader.info, str(data))
     return Trajectories(reader, objective)
 
 
-def video_config(config: dict[str, Any], objective: ObjectiveConfig) -> VideoConfig:
-    """The typed part of the configuration that is about plain video; UsageError where it does not go together."""
-    if config["path"] is None:
+def check_video(path: str | None, objective: ObjectiveConfig) -> Path:
+    """The folder of plain video; UsageError where there is none, or where the objective needs actions."""
+    if path is None:
         raise UsageError(f"data={VIDEO_FOLDER} needs path=FOLDER: the folder that holds the videos")
     if objective.reads_actions:
         raise UsageError("this objective reads actions and plain video has none: choose objective=future, or vjepa2")
-    find_videos(Path(str(config["path"])))
-    return build(VideoConfig, config["video"], "video")
+    find_videos(Path(path))
+    return Path(path)
 
 
-def _videos(config: dict[str, Any], encoder: EncoderConfig, objective: ObjectiveConfig, console: Console) -> Videos:
-    video, folder = video_config(config, objective), Path(str(config["path"]))
+def _videos(
+    folder: Path, video: VideoConfig, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
+) -> Videos:
     clip = ClipConfig(objective.frames, video.fps)
     with console.progress("check", 1, "videos") as progress:
 

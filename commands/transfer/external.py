@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 
 import envs
-from commands.config.compose import build
 from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.runs import plain
+from commands.transfer.keys import ColumnsConfig, ImportKeys
 from commands.transfer.matching import SIZE_PX, Match
 from commands.transfer.recordings import Array, Facts, Recording
 from data.formats.dataset import Contents, DataSet, Episode, ForeignError, own_columns
@@ -30,28 +30,14 @@ REWARD = Column("reward", (), "float32")
 LIKE_LEVELS = 12  # mean difference of two pictures, of 255 levels, below which they count as of one camera
 
 
-@dataclass(frozen=True)
-class ColumnsConfig:
-    """Which columns of the data set become ours; None: the ones that the format suggests, [] none."""
-
-    pixels: str | None = None
-    """camera or observation of pictures; null: the first"""
-    state: tuple[str, ...] | None = None
-    """list; null: what sets the simulator up, else as truth"""
-    truth: tuple[str, ...] | None = None
-    """list; null: all other numbers"""
-    proprio: tuple[str, ...] | None = None
-    """list; null: the body's own, where the format tells them apart"""
-
-
 class Foreign:
     """A data set that `open_set` opens."""
 
-    def __init__(self, open_set: Callable[[Path], DataSet], config: dict[str, Any]) -> None:
-        self._open, self.config = open_set, config
+    def __init__(self, open_set: Callable[[Path], DataSet], keys: ImportKeys) -> None:
+        self._open, self.keys = open_set, keys
         self.action_size = 0
         self.match: Match | None = None
-        self.chosen = build(ColumnsConfig, config["columns"], "columns")
+        self.chosen = keys.columns
 
     def find(self, path: Path) -> Sequence[Episode]:
         self.set = self._open(path)
@@ -61,27 +47,27 @@ class Foreign:
     # -- what becomes what
 
     def _choose(self, contents: Contents) -> None:
-        wanted = self.config["environment"]
+        wanted = self.keys.environment
         if not contents.images and wanted is None:
             raise UsageError(
-                f"{self.config['path']} holds no pictures (it has: {listed(contents.numbers) or 'nothing'}): give "
+                f"{self.keys.path} holds no pictures (it has: {listed(contents.numbers) or 'nothing'}): give "
                 f"environment=, which draws them where positions and velocities are recorded; or {self.set.render_hint}"
             )
         self.pixels = ""
         if contents.images:
             self.pixels = self._named("pixels", self.chosen.pixels or next(iter(contents.images)), contents.images)
         sides = contents.images[self.pixels][:2] if self.pixels else (SIZE_PX,)
-        self.size_px = int(self.config["size"] or min(sides))
+        self.size_px = int(self.keys.size or min(sides))
         if contents.own is not None:
             if self.chosen != ColumnsConfig(self.chosen.pixels) or wanted is not None:
                 raise UsageError(
-                    f"columns.* and environment: {self.config['path']} was made by jepa export and comes back as it was"
+                    f"columns.* and environment: {self.keys.path} was made by jepa export and comes back as it was"
                 )
             self.fps = self._rate(contents)
             return
         if wanted is not None:
             theirs = contents.env_kwargs if str(wanted) == f"{envs.GYM}{contents.env}" else {}
-            self.match = Match(str(wanted), self.size_px, {**theirs, **self.config["environment_kwargs"]})
+            self.match = Match(str(wanted), self.size_px, {**theirs, **self.keys.environment_kwargs})
         self.fps = self._rate(contents)
         seen = tuple(name for name in contents.numbers if name not in contents.state)
         self.truth = self._listed("truth", self.chosen.truth, seen or contents.state)
@@ -94,7 +80,7 @@ class Foreign:
     def _named(self, key: str, name: str, there: Mapping[str, Any]) -> str:
         if name not in there:
             raise UsageError(
-                f"columns.{key}={name} is not in {self.config['path']}{nearest(name, there)} (choices: {listed(there)})"
+                f"columns.{key}={name} is not in {self.keys.path}{nearest(name, there)} (choices: {listed(there)})"
             )
         return name
 
@@ -109,23 +95,25 @@ class Foreign:
             theirs, recorded = recorded, 1 / self.match.task.control_step_s
             if theirs is not None and not math.isclose(theirs, recorded, rel_tol=1e-2):
                 raise UsageError(
-                    f"environment={self.match.name} makes {recorded:g} steps a second and {self.config['path']} has "
+                    f"environment={self.match.name} makes {recorded:g} steps a second and {self.keys.path} has "
                     f"{theirs:g} frames"
                 )
-        asked = self.config["fps"]
+        asked = self.keys.fps
         if asked is not None and not asked > 0:
             raise UsageError(f"fps={asked}: give a rate above 0, in frames a second")
         if recorded is None and asked is None:
             raise UsageError(
-                f"format={self.config['format']} records no rate: give fps=, the steps a second of {contents.env} "
+                f"format={self.keys.format} records no rate: give fps=, the steps a second of {contents.env} "
                 "(20 for robosuite and OGBench's manipulation, 10 for its point and ant mazes)"
             )
         if asked is not None and recorded is not None and not math.isclose(asked, recorded, rel_tol=1e-6):
             raise UsageError(
-                f"fps={asked:g}: {self.config['path']} has {recorded:g} frames a second and is imported at that rate "
+                f"fps={asked:g}: {self.keys.path} has {recorded:g} frames a second and is imported at that rate "
                 "(leave fps out); training leaves frames out by objective.frame_gap"
             )
-        return float(recorded if recorded is not None else asked)
+        rate = recorded if recorded is not None else asked
+        assert rate is not None
+        return float(rate)
 
     # -- reading
 
@@ -135,8 +123,8 @@ class Foreign:
         if not np.isfinite(columns["action"]).all():
             raise ForeignError(f"{place.name} has actions that are not finite numbers")
         frames = len(columns["time_s"])
-        if frames < self.config["least_frames"]:
-            raise ForeignError(f"{place.name} has {frames} frames, fewer than {self.config['least_frames']}")
+        if frames < self.keys.least_frames:
+            raise ForeignError(f"{place.name} has {frames} frames, fewer than {self.keys.least_frames}")
         sizes = columns["action"].shape[1]
         self.action_size = self.action_size or sizes
         if self.match is not None and sizes != len(self.match.task.action_low):
@@ -188,7 +176,7 @@ class Foreign:
 
     def facts(self) -> Facts:
         contents = self.set.contents
-        settings = {key: self.config[key] for key in ("format", "view", "least_frames", "columns")}
+        settings = {key: plain(getattr(self.keys, key)) for key in ("format", "view", "least_frames", "columns")}
         settings |= {"size": self.size_px, "fps": self.fps}
         if contents.own is not None:
             return self._own_facts(contents.own, settings)
@@ -196,7 +184,7 @@ class Foreign:
             return self._matched_facts(self.match, settings)
         names = self._names(self.truth)
         return Facts(
-            env_id=f"{self.config['format']}/{contents.env}",
+            env_id=f"{self.keys.format}/{contents.env}",
             env_kwargs=contents.env_kwargs,
             action_names=self._action_names(),
             truth_names=names,
@@ -238,7 +226,7 @@ class Foreign:
         if not self.pixels:
             return f"pictures are drawn by {match.name}; actions are within its bounds or are clipped to them there"
         episode = self.set.episodes[0]
-        recorded = self.set.pictures(episode, self.pixels, self.size_px, self.config["view"])[0]
+        recorded = self.set.pictures(episode, self.pixels, self.size_px, self.keys.view)[0]
         drawn = match.draw(self._columns(episode)["state"][:1])[0]
         levels = float(np.abs(recorded.astype(float) - drawn).mean())
         says = "the same camera" if levels < LIKE_LEVELS else "another camera or look, which would mislead plans"
@@ -282,7 +270,7 @@ class Foreign:
         return given if len(given) == self.action_size else tuple(f"action[{k}]" for k in range(self.action_size))
 
     def _counted(self) -> str:
-        return f"{self.config['format']}: {len(self.set.episodes)} episodes of {self.set.contents.env}"
+        return f"{self.keys.format}: {len(self.set.episodes)} episodes of {self.set.contents.env}"
 
     def _said(self) -> tuple[str, ...]:
         """What became what, and what was left."""

@@ -5,16 +5,16 @@ programs share one (`commands.transfer.external`) and differ in what opens them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from commands.config.compose import build
 from commands.shared.errors import UsageError, listed, nearest
 from commands.transfer.external import Foreign
+from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Array, Facts, Format, Recording
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
 from data.formats.lerobot import LeRobot
@@ -32,13 +32,13 @@ DROID_FPS, DROID_SIZE_PX = 4.0, 64
 class Droid:
     """DROID's raw release: an arm's poses, with the actions of V-JEPA 2-AC between them (`world_model.nn.poses`)."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.fps = DROID_FPS if config["fps"] is None else config["fps"]
-        self.size_px = DROID_SIZE_PX if config["size"] is None else config["size"]
-        shared = {"fps": self.fps, "least_frames": config["least_frames"]}
-        self.config = build(DroidConfig, {**shared, **config["droid"]}, "droid")
-        self.settings = {"format": "droid", "size": self.size_px, "view": config["view"], "droid": config["droid"]}
-        self.settings |= shared
+    def __init__(self, keys: ImportKeys) -> None:
+        self.fps = DROID_FPS if keys.fps is None else keys.fps
+        self.size_px = DROID_SIZE_PX if keys.size is None else keys.size
+        droid = asdict(keys.droid)
+        self.config = DroidConfig(fps=self.fps, least_frames=keys.least_frames, **droid)
+        self.settings = {"format": "droid", "size": self.size_px, "view": keys.view, "droid": droid}
+        self.settings |= {"fps": self.fps, "least_frames": keys.least_frames}
 
     def find(self, path: Path) -> list[Path]:
         return find_trajectories(path)
@@ -70,7 +70,7 @@ class Droid:
         )
 
 
-FORMATS: dict[str, Callable[[dict[str, Any]], Format]] = {
+FORMATS: dict[str, Callable[[ImportKeys], Format]] = {
     "droid": Droid,
     "robomimic": partial(Foreign, Robomimic),
     "ogbench": partial(Foreign, OGBench),
@@ -79,9 +79,9 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Format]] = {
 }
 
 
-def make_format(config: dict[str, Any]) -> Format:
+def make_format(keys: ImportKeys) -> Format:
     """The format that `format=` names; UsageError where there is none."""
-    name = str(config["format"])
+    name = keys.format
     if name not in FORMATS:
         raise UsageError(f"format={name}: no such format{nearest(name, FORMATS)} (choices: {listed(FORMATS)})")
-    return FORMATS[name](config)
+    return FORMATS[name](keys)

@@ -18,7 +18,7 @@ BUDGET_TITLES = {
 }
 
 
-def page(records: Sequence[Record], budgets: Sequence[str]) -> str:
+def task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
     """Markdown: one table for every budget, rows by success, with the floors and what stage 1 is measured against."""
     first = records[0]
     threshold, unit = str(first["thresholds"][0]), first["unit"]

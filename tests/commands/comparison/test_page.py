@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.report.comparison import overview, page
+from commands.comparison.page import overview, task_page
 
 
 def cell(objective, task="reacher", seed=0, rate=0.5, random=0.1, **more):
@@ -37,11 +37,11 @@ def row_of(text, objective):
 
 def test_success_is_normalised_by_the_oracle_of_the_same_seeds():
     cells = [cell("future", seed=0, rate=0.5), cell("future", seed=1, rate=0.9), oracle(0), oracle(1, rate=1.0)]
-    text = page(cells, ["steps"])
+    text = task_page(cells, ["steps"])
     row = row_of(text, "future")
     assert row[1] == "0, 1" and row[7].startswith("70%") and row[9] == "0.71"  # (0.7 - 0.1) / (0.95 - 0.1)
     assert row_of(text, "oracle")[9] == "1.00" and "–" in row_of(text, "oracle")
-    without = page(cells[:3], ["steps"])
+    without = task_page(cells[:3], ["steps"])
     assert "0.71" not in without  # the oracle of seed 1 is missing
 
 

@@ -1,0 +1,1 @@
+"""Tables of several objectives: which cells there are, running one, and the page of the finished ones."""

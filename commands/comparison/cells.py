@@ -1,0 +1,189 @@
+"""The cells of a table: one objective with one budget of stage 1 and one seed, as the keys of its pipeline.
+
+A finished cell leaves a JSON record with its whole configuration. A record belongs to a cell if the two configurations
+agree once defaults are filled in, so a new key orphans no record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from commands.config.compose import choices, compose, nested
+from commands.config.schema import build, fill, override
+from commands.pipeline import PipelineKeys
+from commands.shared.errors import UsageError, listed
+from commands.shared.flops import count_flops
+from commands.shared.runs import identity, plain, read_json
+from commands.training.pretraining import random_stage1
+from world_model.encoder import EncoderConfig
+from world_model.objectives.end_to_end import EndToEndConfig
+from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.future import FutureConfig
+from world_model.objectives.metric import Kind, MetricConfig
+from world_model.training.loop import make_optimizer, train_step
+
+UNTRAINED = "untrained"  # a row of its own: an encoder before its first step
+ORACLE = "oracle"  # a row of its own: the true simulator with the task's true distance
+ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "on_damaged")  # keys that matter for it
+Budget = Literal["steps", "flops"]
+# Keys that change no number of a cell.
+FREE = (
+    "device",
+    "workers",
+    "videos",
+    *(
+        f"{stage}.{key}"
+        for stage in ("pretrain", "posttrain")
+        for key in ("evaluate_every", "checkpoint_every", "log_every", "parallel")
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableKeys(PipelineKeys):
+    """Keys of a table: the pipeline that all rows share, and the rows."""
+
+    objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each row has its own
+    videos: int = field(default=0, repr=False)
+    objectives: list[str] = field(default_factory=list)
+    """rows: names of objectives, untrained, oracle"""
+    budgets: list[Budget] = field(default_factory=lambda: ["steps", "flops"])
+    """steps: equal steps of stage 1; flops: the arithmetic of the first trained row"""
+    seeds: int = 1
+    """training seeds (>= 1), from `seed` on, each with data of its own that all rows share"""
+    cells: str = "docs/objectives"
+    """folder of finished cells, one JSON file each, and of the table made from them"""
+    table_only: bool = False
+    """whether to make the table of finished cells and run none"""
+    metric: Kind | None = "biharmonic"
+    """objective.metric.kind of all rows but those that learn dynamics themselves; null: no metric"""
+    small: dict[str, list[Any]] = field(default_factory=dict)
+    """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
+
+    @property
+    def shared(self) -> PipelineKeys:
+        """The pipeline of all rows."""
+        return PipelineKeys(**{item.name: getattr(self, item.name) for item in fields(PipelineKeys)})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table with one seed."""
+
+    objective: str
+    budget: str
+    seed: int
+    keys: PipelineKeys
+    flops_per_step: float
+
+    @property
+    def task(self) -> str:
+        """The task, as the beginning of a file's name."""
+        return self.keys.env.name.replace("/", "_")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration as the record holds it: nested plain values, without keys that change no number."""
+        parts = ORACLE_PARTS if self.objective == ORACLE else [item.name for item in fields(PipelineKeys)]
+        return {key: plain(getattr(self.keys, key)) for key in parts if key not in (*FREE, "name", "runs")}
+
+    @property
+    def name(self) -> str:
+        """Name of its record."""
+        text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.task}-{self.objective}-{self.budget}-seed{self.seed}-{key}"
+
+    def find_record(self, folder: Path) -> Path | None:
+        """The record of this cell among those in the folder; None where it is not finished."""
+        for path in sorted(folder.glob(f"{self.task}-{self.objective}-*-seed{self.seed}-*.json")):
+            if self._agrees(read_json(path)["config"]):
+                return path
+        return None
+
+    def _agrees(self, recorded: Mapping[str, Any]) -> bool:
+        if not is_current(recorded):
+            return False
+        complete = fill(PipelineKeys, recorded)
+        return identity({key: complete[key] for key in self.config}, FREE) == identity(self.config, FREE)
+
+
+def is_current(recorded: Mapping[str, Any]) -> bool:
+    """Whether a record's configuration has the keys of this version."""
+    return recorded.keys() <= {item.name for item in fields(PipelineKeys)}
+
+
+def make_cells(config: TableKeys) -> list[Cell]:
+    """All cells; the first trained objective sets the budget of equal arithmetic."""
+    trained = [name for name in config.objectives if name not in (UNTRAINED, ORACLE)]
+    flops = {name: step_flops(cell_keys(config, name, 0)) for name in trained}
+    reference = next(iter(flops.values()), 0.0)
+    cells = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        for name in config.objectives:
+            keys = cell_keys(config, name, seed)
+            per_step = flops.get(name, 0.0)
+            for budget in config.budgets:
+                same = name not in trained or per_step == reference
+                if same and budget != config.budgets[0]:
+                    continue  # the same cell under both budgets
+                cell = keys
+                if budget == "flops" and not same:
+                    steps = max(1, round(keys.pretrain.steps * reference / per_step))
+                    cell = replace(keys, pretrain=replace(keys.pretrain, steps=steps))
+                cells.append(Cell(name, "both" if same else budget, seed, cell, per_step))
+    return cells
+
+
+def cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
+    """The pipeline of a row with a seed. Raises UsageError for an unknown objective or override."""
+    known = choices("objective")
+    if objective not in (UNTRAINED, ORACLE, *known):
+        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {listed(known, 30)})")
+    keys = replace(config.shared, seed=seed, videos=0)
+    if objective == ORACLE:
+        keys = replace(keys, protocol=replace(keys.protocol, oracle=True))
+        return _with_overrides(keys, config.small.get(ORACLE, []), ORACLE)
+    name = untrained_as(keys.encoder) if objective == UNTRAINED else objective
+    cost = replace(keys.planner.cost, view=keys.dynamics.space)
+    published = _published(name)
+    if not isinstance(published, EndToEndConfig):
+        metric = None if config.metric is None else replace(published.metric or MetricConfig(), kind=config.metric)
+        published = replace(published, metric=metric)
+    keys = replace(keys, objective=published, planner=replace(keys.planner, cost=cost))
+    keys = _with_overrides(keys, config.small.get(name, []), name)
+    return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
+
+
+def untrained_as(encoder: EncoderConfig) -> str:
+    """The objective whose encoder is taken before its first step: what a new keypoint pool embeds, or else principal
+    components of new tokens."""
+    return "future" if encoder.pool == "keypoints" else "vjepa2"
+
+
+def _with_overrides(keys: PipelineKeys, words: Sequence[Any], row: str) -> PipelineKeys:
+    try:
+        return override(keys, nested(words))
+    except UsageError as error:
+        raise UsageError(f"small.{row}: {error}") from error
+
+
+@cache
+def _published(objective: str) -> ObjectiveConfig:
+    return build(PipelineKeys, compose("demo", [f"objective={objective}"]).config).objective
+
+
+def step_flops(keys: PipelineKeys) -> float:
+    """Floating-point operations of one training step of stage 1: matrix products and attention, forward and back."""
+    stage, cpu = keys.stage1, torch.device("cpu")
+    model, batch = random_stage1(stage.encoder, stage.objective, stage.trainer, keys.env.name, stage.seed, cpu)
+    optimizer = make_optimizer(model, stage.trainer)
+    return count_flops(lambda: train_step(model, batch, optimizer, stage.trainer, 0))

@@ -1,0 +1,98 @@
+"""Running one cell of a table, and the record that it leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from commands.comparison.cells import ORACLE, Cell
+from commands.evaluation.evaluate import evaluate, evaluate_baselines
+from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
+from commands.shared.console import Console, duration
+from commands.shared.runs import commit, versions, write_json
+from commands.training.model_folders import MODEL, load_encoder, model_kind, open_reader
+from commands.training.posttraining import posttrain
+from commands.training.pretraining import pretrain
+from commands.transfer.collection import FILE, collect_into
+from data.features import FeatureCache
+from world_model.training.checkpoint import tensors_hash
+
+
+def run_cell(cell: Cell, folder: Path, records: Path, console: Console) -> None:
+    """Collect its seed's data unless they exist, run the cell in `folder` and leave its record in `records`."""
+    data = folder / f"data-seed{cell.seed}" / FILE
+    data.parent.mkdir(exist_ok=True)
+    collect_into(data, cell.keys.collection, console)
+    work = folder / cell.name
+    record = (run_oracle if cell.objective == ORACLE else run_pipeline)(cell, str(data), work, console)
+    write_json(records / f"{cell.name}.json", record)
+    shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
+
+
+def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
+    """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record."""
+    keys, seconds = cell.keys, {}
+    paths = {name: work / name for name in ("pretrain", "posttrain", "plan", "plan_own")}
+    for path in paths.values():
+        path.mkdir(parents=True, exist_ok=True)
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = call()
+        seconds[name] = round(time.perf_counter() - began, 1)
+        console.say(f"{name} [{duration(seconds[name])}]")
+        return result
+
+    encoder, model, evaluation = str(paths["pretrain"]), str(paths["posttrain"]), keys.evaluation
+    timed("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
+    timed("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
+    plan = timed("plan", lambda: evaluate(evaluation, data, model, paths["plan"], console))
+    record = _record(cell, plan, MODEL_ROW) | {
+        "steps": keys.pretrain.steps,
+        "flops_per_step": cell.flops_per_step,
+        "space": keys.dynamics.space,
+        "pretrain": last_evaluation(paths["pretrain"]),
+        "posttrain": last_evaluation(paths["posttrain"]),
+        "seconds": seconds,
+    }
+    if model_kind(paths["pretrain"] / MODEL) == "dynamics":
+        own = timed("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
+        record["plan_own"] = own["methods"][MODEL_ROW]
+    features = FeatureCache(open_reader(data, keys.on_damaged))
+    features.path(tensors_hash(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
+    return record
+
+
+def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
+    """The record of the oracle's cell, with those keys of the others that it has."""
+    began = time.perf_counter()
+    results = evaluate_baselines(cell.keys.evaluation, cell.keys.dynamics.frame_skip, data, console)
+    return _record(cell, results, ORACLE_ROW) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
+
+
+def _record(cell: Cell, results: Mapping[str, Any], row: str) -> dict[str, Any]:
+    """What every cell keeps: what it is, how the method of that row did beside random actions, and what ran it."""
+    return {
+        "objective": cell.objective,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "task": cell.keys.env.name,
+        "plan": results["methods"][row],
+        "random": results["methods"][RANDOM_ROW],
+        "thresholds": results["thresholds"],
+        "unit": results["unit"],
+        "commit": commit(),
+        "versions": versions(),
+        "config": cell.config,
+    }
+
+
+def last_evaluation(folder: Path) -> dict[str, Any]:
+    """The numbers of the last evaluation on val in metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records: Sequence[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [record for record in records if record["kind"] == "val"][-1]

@@ -1,0 +1,95 @@
+"""Frozen features of a trajectory file, computed once for an encoder and kept beside the file as bfloat16 bits."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from commands.shared.console import Console
+from commands.shared.errors import UsageError
+from commands.training.monitors import whole_episodes
+from data.features import FeatureCache
+from world_model.dynamics import LatentDynamics
+from world_model.training.checkpoint import tensors_hash
+
+ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
+
+
+@torch.no_grad()
+def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
+    """What the predictor takes of every frame of the file (`LatentDynamics.inputs`), each as bfloat16 bits [F, N, D];
+    computed once for an encoder and a file."""
+    cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
+    device = dynamics.action_mid.device
+    spaces: dict[str, str] = {"features": dynamics.config.space}
+    if dynamics.config.scene:
+        spaces["scene"] = dynamics.encoder.scene_space
+    missing = [name for name, space in spaces.items() if cache.read(key, space) is None]
+    if missing:
+        example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
+        episodes = reader.episodes()
+        with console.progress("encode", len(episodes), "episodes") as progress, ExitStack() as files:
+            rows = {
+                name: files.enter_context(cache.write(key, spaces[name], tuple(example[name].shape[2:])))
+                for name in missing
+            }
+            for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
+                row = int(reader.first_row(episode))
+                for chunk in frames.split(ENCODE_CHUNK):
+                    made = dynamics.inputs(chunk[None].to(device))
+                    for name in missing:
+                        rows[name][row : row + len(chunk)] = bits(made[name][0])
+                    row += len(chunk)
+                progress.advance()
+    stored: dict[str, np.ndarray] = {}
+    for name, space in spaces.items():
+        found = cache.read(key, space)
+        assert found is not None, cache.path(key, space)
+        stored[name] = found
+    return stored
+
+
+def bits(values: Tensor) -> np.ndarray:
+    """bfloat16 bit patterns as uint16."""
+    return values.bfloat16().cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
+
+
+def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
+    """A spread of raw features [n, N, D] of the train split, for their statistics."""
+    rows = split_rows(reader, "train")
+    return numbers(features[rows[:: max(1, len(rows) // most)]]).to(device)
+
+
+def numbers(values: np.ndarray) -> Tensor:
+    """The float32 numbers that bfloat16 bit patterns (uint16) stand for."""
+    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16).float()
+
+
+def split_rows(reader: Any, split: str) -> np.ndarray:
+    """Rows of all frames of a split."""
+    firsts = [(reader.first_row(episode), reader.num_frames(int(episode))) for episode in reader.episodes(split)]
+    return np.concatenate([np.arange(first, first + count) for first, count in firsts])
+
+
+def recorded_proprio(reader: Any) -> np.ndarray:
+    """The robot's state [F, Q] at every frame of the file: its column `proprio`, or those true quantities that the
+    file's task counts as felt. UsageError where it has neither."""
+    task = envs.find_task(reader.info.env_id)
+    if any(column.name == "proprio" for column in reader.info.columns):
+        name, chosen = "proprio", slice(None)
+    elif task is not None:
+        name, chosen = "truth", list(task.proprio_index)  # type: ignore[assignment]
+    else:
+        raise UsageError("dynamics.proprio_model: this file has no column proprio, and its environment is unknown")
+    episodes = reader.episodes()
+    example = reader.column(name, int(episodes[0]))[:, chosen]
+    found = np.zeros((reader.total_frames, example.shape[1]), np.float32)
+    for episode in episodes:
+        first = int(reader.first_row(episode))
+        found[first : first + reader.num_frames(int(episode))] = reader.column(name, int(episode))[:, chosen]
+    return found

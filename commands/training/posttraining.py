@@ -1,0 +1,178 @@
+"""Stage 2 of a run: a frozen encoder and recorded trajectories -> latent dynamics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from commands.config.groups import DynamicsKeys
+from commands.config.keys import OnDamaged, RunKeys
+from commands.report.planning import horizon_curves
+from commands.shared.console import Console
+from commands.shared.devices import resolve_device
+from commands.shared.runs import write_json
+from commands.training.feature_cache import cached_features, numbers, recorded_proprio, split_rows, train_features
+from commands.training.fit import fit
+from commands.training.model_folders import (
+    MODEL,
+    PretrainedConfig,
+    TimmConfig,
+    frame_skip,
+    frozen_encoder,
+    open_reader,
+    save_dynamics,
+)
+from data.loader import Loader
+from data.windows import Windows
+from world_model.distributed import first_alone, is_first, place
+from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.nn.reachability import episode_pairs, fit_reach
+from world_model.training.checkpoint import config_dict
+from world_model.training.loop import TrainerConfig, keep_freed_memory
+from world_model.training.posttrain import PosttrainModel
+
+REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
+ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
+# Stage 2 trains longer steps at a higher rate than stage 1.
+TRAINER = TrainerConfig(steps=1200, lr=3e-3, batch_size=64, evaluate_every=600, checkpoint_every=600)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosttrainKeys(RunKeys):
+    """What stage 2 trains, and how."""
+
+    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
+    """shape and losses of the latent dynamics"""
+    trainer: TrainerConfig = TRAINER
+    """optimisation"""
+    path: str | None = None
+    """encoder=pretrained: .pt file of V-JEPA 2, 2-AC or 2.1, or Hugging Face VJEPA2 directory"""
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    """facts that such a file may lack"""
+    timm: TimmConfig = field(default_factory=TimmConfig)
+    """encoder=timm: a vision transformer of timm"""
+    on_damaged: OnDamaged = "error"
+    """episodes whose checksum fails: error, or skip to leave them out"""
+
+    def check(self) -> None:
+        """Raise ValueError for parts that do not fit together, before anything is read or written."""
+        place().rows(self.trainer.batch_size)
+
+
+def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
+    """Stage 2 into `folder`; returns one line of what came out, in the first process."""
+    device = torch.device(resolve_device(keys.device))
+    keep_freed_memory()
+    reader = open_reader(data, keys.on_damaged)
+    proprio = {} if keys.dynamics.proprio_model == "none" else {"proprio": recorded_proprio(reader)}
+    shape = keys.dynamics.shape(sum(column.shape[1] for column in proprio.values()))
+    losses, trainer = keys.dynamics.losses, replace(keys.trainer, seed=keys.seed)
+    height, width = reader.info.frame_hwc[:2]
+    encoder, about = frozen_encoder(keys, encoder_folder, (height, width), console)
+    torch.manual_seed(keys.seed)
+    actions = ActionSpec(
+        tuple(reader.info.action_low),
+        tuple(reader.info.action_high),
+        keys.dynamics.frame_skip or frame_skip(reader.info),
+    )
+    dynamics = LatentDynamics(shape, encoder, actions).to(device)
+    with first_alone():
+        cached = cached_features(dynamics, reader, console)
+    features = cached["features"]
+    dynamics.set_feature_statistics(train_features(features, reader, device))
+    if shape.scene and encoder.scene_space == "points":
+        dynamics.set_scene_statistics(train_features(cached["scene"], reader, device))
+    if dynamics.states is not None:
+        dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
+    model = PosttrainModel(dynamics, losses)
+    columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
+    extra, seen = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
+    windows = {
+        split: Windows(reader, split, model.window, actions.frame_skip, columns, extra, seen)
+        for split in ("train", "val")
+    }
+    if is_first():
+        console.say(f"training on {windows['train'].counted()}")
+    monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
+    last = fit(
+        model,
+        Loader(windows["train"], trainer.batch_size, keys.seed, **place()._asdict()),
+        trainer,
+        folder,
+        monitor,
+        console,
+        "posttrain",
+    )
+    if monitor is None:
+        return ""
+    learn_reach(dynamics, features, reader, keys.seed, console)
+    errors = monitor.errors()
+    write_json(folder / "open_loop.json", errors)
+    horizon_curves(errors, folder / "open_loop.png")
+    save_dynamics(
+        folder / MODEL,
+        dynamics,
+        {
+            **about,
+            "env": reader.info.env_id,
+            "env_kwargs": reader.info.env_kwargs,
+            "losses": config_dict(losses),
+            "data": reader.file_checksum,
+        },
+    )
+    return (
+        f"open-loop error over copying the last frame: {last['over_copy_1']:.3f} one step, "
+        f"{last['over_copy_last']:.3f} {losses.rollout_steps} steps ahead"
+    )
+
+
+class OpenLoopMonitor:
+    """Errors of imagined paths on `val`, beside those of copying the last frame."""
+
+    def __init__(self, model: PosttrainModel, windows: Windows, device: torch.device) -> None:
+        self.model, self.device = model, device
+        loader = Loader(windows, min(ERROR_WINDOWS, len(windows)), seed=0)
+        self.batch = {name: value.to(device) for name, value in loader.batch(0).items()}
+
+    def errors(self) -> dict[str, list[float]]:
+        """`predicted` and `copy`, squared error at steps 1..K."""
+        return self.model.error_by_horizon(self.batch)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Error over copying, at the first and at the last step; and both errors there."""
+        errors = self.errors()
+        ratios = [made / max(copy, 1e-12) for made, copy in zip(errors["predicted"], errors["copy"], strict=True)]
+        return {
+            "over_copy_1": ratios[0],
+            "over_copy_last": ratios[-1],
+            "error_1": errors["predicted"][0],
+            "error_last": errors["predicted"][-1],
+        }
+
+    def warning(self, evaluations: list[dict[str, float]]) -> None:
+        """Frozen features cannot collapse."""
+
+
+def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
+    """Train the reachability head, where the dynamics has one, on the cached features of the train split."""
+    if dynamics.reach is None:
+        return
+    device, config = dynamics.action_mid.device, dynamics.config.reach
+    train = split_rows(reader, "train")
+    with torch.no_grad():
+        parts = [
+            dynamics.pooled_view(dynamics.normalise_features(numbers(features[rows]).to(device)))
+            for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
+        ]
+    pooled = torch.cat(parts)
+    lengths = [reader.num_frames(int(episode)) for episode in reader.episodes("train")]
+    places = list(zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True))
+    dynamics.reach.set_statistics(pooled)
+    dynamics.reach.requires_grad_(True)
+    found = fit_reach(dynamics.reach, episode_pairs(pooled, places, dynamics.actions.frame_skip, config), config, seed)
+    dynamics.reach.requires_grad_(False)
+    console.say(f"reachability from {len(pooled)} frames: expectile loss {found['reach_loss']:.3f}")

@@ -1,0 +1,120 @@
+"""Stage 1 of a run: video -> encoder. Actions are read by end-to-end objectives alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from commands.config.keys import OnDamaged, RunKeys
+from commands.report.planning import training_curves
+from commands.shared.console import Console
+from commands.shared.devices import resolve_device
+from commands.training.fit import fit
+from commands.training.model_folders import MODEL, save_dynamics, save_encoder
+from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video, open_source
+from data.loader import Loader
+from world_model.distributed import is_first, place
+from world_model.dynamics import ActionSpec
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives.embedding import fit_metric, fit_principal_pool
+from world_model.objectives.end_to_end import EndToEnd
+from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.future import FutureConfig
+from world_model.training.checkpoint import config_dict
+from world_model.training.loop import TrainerConfig, keep_freed_memory
+from world_model.training.pretrain import PretrainModel
+
+TRIED = 8  # samples that masks are tried on
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainKeys(RunKeys):
+    """What stage 1 trains, and how."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """sizes of the encoder"""
+    objective: ObjectiveConfig = field(default_factory=FutureConfig)
+    """what is predicted from what"""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """optimisation"""
+    path: str | None = None
+    """data=video_folder: folder of mp4, webm, gif, mkv, mov or avi files, with those below it"""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """how clips are cut from plain video"""
+    on_damaged: OnDamaged = "error"
+    """episodes whose checksum fails: error, or skip to leave them out"""
+
+    @property
+    def sizes(self) -> EncoderConfig:
+        """Sizes of the encoder that the objective trains."""
+        return self.objective.adapt_encoder(self.encoder)
+
+    def check(self, data: Any = None) -> None:
+        """Raise ValueError for parts that do not fit together, before anything is read or written."""
+        sizes, objective = self.sizes, self.objective
+        if self.trainer.steps:  # what is never trained sees no hidden patches
+            objective.check_encoder(sizes)
+        place().rows(self.trainer.batch_size)
+        if data == VIDEO_FOLDER:
+            check_video(self.path, objective)
+        grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
+        for mask in objective.masks:
+            mask.sample(min(TRIED, self.trainer.batch_size), grid, (self.seed,))
+
+
+def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begin: Path | None = None) -> str:
+    """Stage 1 into `folder`; returns one line of what came out, in the first process.
+
+    begin: checkpoints of another run, from whose newest the training begins.
+    """
+    objective, trainer = keys.objective, replace(keys.trainer, seed=keys.seed)
+    device = torch.device(resolve_device(keys.device))
+    keep_freed_memory()
+    source = open_source(data, keys.path, keys.video, keys.on_damaged, keys.sizes, objective, console)
+    torch.manual_seed(keys.seed)
+    encoder = VideoEncoder(keys.sizes)
+    encoder.set_pixel_statistics(*source.pixel_statistics())
+    model = PretrainModel(encoder, objective, trainer.steps, keys.seed, source.actions, source.crop).to(device)
+    here = place()._asdict()
+    loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **here)
+    val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
+    monitor = source.monitor(model, val, device) if is_first() else None
+    last = fit(model, loader, trainer, folder, monitor, console, "pretrain", begin)
+    if monitor is None:
+        return ""
+    kept = model.trained_encoder.eval()
+    fit_principal_pool(kept, monitor.clips)
+    if objective.metric is not None and kept.pool is not None:
+        episodes = (clip.to(device) for clip in source.stretches(objective.metric.episodes))
+        fit_metric(kept, objective.metric, episodes).fold_into(kept.pool)
+    training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
+    about = {"objective": config_dict(objective), **source.about()}
+    if isinstance(model.objective, EndToEnd):
+        save_dynamics(folder / MODEL, model.objective.dynamics(kept), about)
+    else:
+        save_encoder(folder / MODEL, kept, about)
+    return monitor.summary(last)
+
+
+def random_stage1(
+    encoder: EncoderConfig,
+    objective: ObjectiveConfig,
+    trainer: TrainerConfig,
+    task_name: str,
+    seed: int,
+    device: torch.device,
+) -> tuple[PretrainModel, dict[str, torch.Tensor]]:
+    """Model of stage 1 and a batch of random pictures for it, to measure speed and count operations."""
+    sizes, task = objective.adapt_encoder(encoder), envs.task(task_name)
+    frames = (trainer.batch_size, objective.frames, *sizes.image_px, 3)
+    batch = {"pixels": torch.randint(0, 256, frames, dtype=torch.uint8, device=device)}
+    actions = None
+    if objective.reads_actions:
+        actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
+        rows = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
+        batch["action"] = torch.zeros(rows, device=device)
+    return PretrainModel(VideoEncoder(sizes), objective, trainer.steps, seed, actions).to(device), batch

@@ -1,0 +1,60 @@
+"""Keys of `jepa import`, as its formats read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from commands.config.keys import RunKeys
+from data.formats.droid import Camera
+from data.video import View
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """Which columns of the data set become ours; None: the ones that the format suggests, [] none."""
+
+    pixels: str | None = None
+    """camera or observation of pictures; null: the first"""
+    state: tuple[str, ...] | None = None
+    """list; null: what sets the simulator up, else as truth"""
+    truth: tuple[str, ...] | None = None
+    """list; null: all other numbers"""
+    proprio: tuple[str, ...] | None = None
+    """list; null: the body's own, where the format tells them apart"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroidKeys:
+    """Choices that DROID's raw release leaves."""
+
+    camera: Camera = "left"
+    """camera whose video is read: left, right or wrist"""
+    angles: Literal["radians", "degrees"] = "radians"
+    """unit of the recorded angles"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportKeys(RunKeys):
+    """What is imported, and how its columns, rate and pictures become ours."""
+
+    format: str
+    """droid, robomimic, ogbench, minari or lerobot (version 3)"""
+    path: str
+    """file or folder that holds the trajectories (of droid: at any depth)"""
+    fps: float | None = None
+    """frames per second. droid: those retained, null for 4. Others keep their own; give it where none is recorded"""
+    environment: str | None = None
+    """environment that the data come from, where models plan: a task, or gym/ID; null: that of jepa export, or none"""
+    environment_kwargs: dict[str, Any] = field(default_factory=dict)
+    """further arguments of that environment, as {width: 128, height: 128}"""
+    least_frames: int = 2
+    """frames below which a trajectory is left out"""
+    size: int | None = None
+    """side of the pictures written, pixels; null: 64 of droid, of others the shorter side as recorded"""
+    view: View = "centre"
+    """centre: the largest square in the middle of a picture; whole: all of it, squeezed into a square"""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """columns of the data set that become ours, not of droid"""
+    droid: DroidKeys = field(default_factory=DroidKeys)
+    """format=droid"""
