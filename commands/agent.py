@@ -12,10 +12,8 @@ from commands.shared.errors import find_shadow
 if sentence := find_shadow():  # a script beside an envs/ of its own
     raise ImportError(sentence)
 
-from commands.config.compose import compose
+from commands.config.compose import load_config
 from commands.config.groups import make_planner
-from commands.config.schema import build
-from commands.plan import Config
 from commands.shared.devices import resolve_device
 from commands.training.model_folders import load_dynamics
 from planners.mpc import MPC
@@ -32,7 +30,7 @@ class Agent:
         self, folder: str | Path, device: str = "auto", overrides: tuple[str, ...] = (), seed: int = 0
     ) -> None:
         self.dynamics, self.about = load_dynamics(folder, resolve_device(device))
-        planner = build(Config, compose("plan", ["model=-", "data=-", *overrides]).config).planner
+        planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
         self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc)
         self.seed = seed
         self._goal: NDArray[np.uint8] | None = None

@@ -53,7 +53,9 @@ class PredictorConfig:
     mlp_ratio: float = 4.0
     """width of a block's hidden layer, in widths"""
     rope: Rope = "interleaved"
+    """rotary positions: interleaved (a true rotation), or tiled (released V-JEPA 2 weights)"""
     feedforward: Feedforward = "gelu"
+    """hidden layer of a block: gelu or swiglu"""
     checkpointing: Checkpointing = "none"
     """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
     conditioning: Literal["tokens", "adaln"] = "tokens"

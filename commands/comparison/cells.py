@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from commands.config.compose import choices, compose, nested
-from commands.config.schema import build, fill, override
+from commands.config.compose import choices, load_config, nested
+from commands.config.schema import fill, override
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, listed
 from commands.shared.flops import count_flops
@@ -178,7 +178,7 @@ def _with_overrides(keys: PipelineKeys, words: Sequence[Any], row: str) -> Pipel
 
 @cache
 def _published(objective: str) -> ObjectiveConfig:
-    return build(PipelineKeys, compose("demo", [f"objective={objective}"]).config).objective
+    return load_config("demo", [f"objective={objective}"]).objective
 
 
 def step_flops(keys: PipelineKeys) -> float:

@@ -91,6 +91,11 @@ def compose(command: str, words: list[str]) -> Composed:
         return Composed(command, resolved(command, config), known.choices)
 
 
+def load_config(command: str, words: Sequence[str] = ()) -> Any:
+    """Return the configuration of a command with these overrides as an instance of its `Config`."""
+    return schema.build(config_class(command), compose(command, list(words)).config)
+
+
 @cache
 def standard(command: str) -> Composed:
     """Return the command's configuration without any words, unresolved; what must be given is still '???'."""

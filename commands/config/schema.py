@@ -24,6 +24,7 @@ import pydantic
 from commands.shared.errors import UsageError, listed, nearest, one_line
 
 T = TypeVar("T")
+TYPE_NAMES = ("int", "float", "bool", "str", "list[str]")  # which pydantic appends to the place of a value
 REQUIRED = "???"  # the value of a key that must be given (OmegaConf's own mark)
 
 
@@ -110,14 +111,23 @@ def member(hint: Any, value: Any) -> type | None:
 
 def _nested(hint: Any, value: Any, where: str) -> Any:
     inner = member(hint, value)
-    if isinstance(value, bool) and bool not in _parts(hint) and {int, float} & set(_parts(hint)):
-        raise UsageError(f"{where}={value}: {where} must be a number")  # pydantic would take true for 1
+    _check_scalar(set(_parts(hint)) - {type(None)}, value, where)
     if inner is not None and isinstance(value, Mapping):
         return build(inner, value, where)
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         (item, *_) = typing.get_args(hint)
         return [_nested(item, entry, f"{where}[{number}]") for number, entry in enumerate(value)]
     return value
+
+
+def _check_scalar(kinds: set[Any], value: Any, where: str) -> None:
+    """Raise UsageError where pydantic would convert too kindly: true to 1, "3" to 3."""
+    if not kinds or not kinds <= {int, float, bool} or not isinstance(value, (bool, int, float, str)):
+        return
+    fits = bool in kinds if isinstance(value, bool) else not isinstance(value, str) and bool(kinds & {int, float})
+    if not fits:
+        wanted = "true or false" if kinds == {bool} else "a whole number" if kinds == {int} else "a number"
+        raise UsageError(f"{where}={value}: {where} must be {wanted}")
 
 
 def _tags_agree(cls: type, value: Mapping[str, Any]) -> bool:
@@ -176,10 +186,12 @@ def _sentence(error: Any, where: str) -> str:
     """One of pydantic's errors as one sentence: the key, its value, what it must be."""
     if error["type"] == "value_error" and not error["loc"]:
         return f"{where}: {one_line(error['ctx']['error'])}" if where else one_line(error["ctx"]["error"])
-    key, value = _at(where, ".".join(str(part) for part in error["loc"][:1])), error["input"]
-    if error["type"] == "literal_error":
+    key, value = _at(where, ".".join(str(part) for part in error["loc"] if part not in TYPE_NAMES)), error["input"]
+    if error["type"] in ("literal_error", "enum"):
         choices = [part.strip(" '\"") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key}={value} is no choice{nearest(str(value), choices)} (choices: {listed(choices)})"
+    if error["type"] in ("missing", "too_long", "tuple_type") and len(error["loc"]) > 1:
+        return f"{key.rpartition('.')[0]}={value}: the list has another length"
     wanted = {
         "int": "a whole number",
         "float": "a number",

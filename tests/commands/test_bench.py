@@ -8,19 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from commands.bench import pretraining
 from commands.benchmarks.official import official_modules, side_by_side
 from commands.benchmarks.rollout import SETTINGS, compared
 from commands.cli.main import main
-from commands.config.compose import compose
+from commands.config.compose import load_config
 from commands.shared.errors import UsageError
+from commands.training.pretraining import random_stage1
 
 
 @pytest.mark.parametrize("objective", ["vjepa2", "lewm"])
 def test_the_step_of_stage_1_is_built_as_configured_with_actions_where_it_reads_them(objective):
     words = [f"objective={objective}", "encoder=tiny", "trainer.batch_size=3"]
-    model, batch, trainer = pretraining(compose("bench", words).config, torch.device("cpu"))
-    assert batch["pixels"].shape[:2] == (3, model.config.frames) and trainer.batch_size == 3
+    config, cpu = load_config("bench", words), torch.device("cpu")
+    model, batch = random_stage1(config.encoder, config.objective, config.trainer, config.env.name, 0, cpu)
+    assert batch["pixels"].shape[:2] == (3, model.config.frames)
     assert ("action" in batch) == (objective == "lewm")
     loss, _ = model.loss(batch, 0)
     assert torch.isfinite(loss)

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from commands.cli.main import main
-from commands.compare import cell_config
-from commands.config.compose import compose
+from commands.comparison.cells import cell_keys
+from commands.config.compose import load_config
 
 
 @pytest.mark.parametrize(("pool", "family"), [("learned", "masked"), ("keypoints", "future")])
 def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, family):
-    config = compose("compare", [f"encoder.pool={pool}", "small.future=['objective.frames=9']"]).config
-    cell = cell_config(config, "untrained", 3)
-    assert (cell["objective"]["family"], cell["pretrain"]["steps"], cell["seed"]) == (family, 0, 3)
-    assert cell["objective"]["metric"]["kind"] == "biharmonic"
-    trained = cell_config(config, "future", 3)
-    assert trained["pretrain"]["steps"] > 0 and trained["objective"]["frames"] == 9
-    assert (trained["objective"] == cell["objective"]) == (pool == "keypoints")
+    config = load_config("compare", [f"encoder.pool={pool}", "small.future=['objective.frames=9']"])
+    cell = cell_keys(config, "untrained", 3)
+    assert (cell.objective.family, cell.pretrain.steps, cell.seed) == (family, 0, 3)
+    assert cell.objective.metric.kind == "biharmonic"
+    trained = cell_keys(config, "future", 3)
+    assert trained.pretrain.steps > 0 and trained.objective.frames == 9
+    assert (trained.objective == cell.objective) == (pool == "keypoints")
 
 
 def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path, monkeypatch, capsys):

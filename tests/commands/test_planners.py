@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from commands import bench
-from commands.config import registry
-from commands.config.compose import choices, compose
-from commands.evaluation.methods import oracle_planner, planner_parts
+from commands.config.compose import choices, load_config
+from commands.config.groups import make_planner
+from commands.config.schema import override
+from commands.evaluation.methods import oracle_planner
 from commands.shared.errors import UsageError
 from planners.mpc import MPC
 
@@ -20,20 +21,21 @@ NAMES = [name for name in choices("planner") if name != "nevergrad"]
 @cache
 def composed(*words):
     """Composing takes a while; what comes out is not changed here."""
-    return compose("bench", list(words)).config
+    return load_config("bench", words)
 
 
 def parts(name, *words):
-    return planner_parts(composed(f"planner={name}", *words)["planner"])
+    keys = composed(f"planner={name}", *words).planner
+    return make_planner(keys), keys.cost, keys.mpc
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_planner_drives_a_model_from_frames(name):
     small = {"samples": 16, "iterations": 2} | ({"elites": 4} if "elites" in parts(name)[0].config.__dict__ else {})
-    config = {**composed("encoder=tiny"), "planner": composed(f"planner={name}")["planner"] | small}
+    keys = override(composed(f"planner={name}").planner, small)
     torch.manual_seed(0)
-    model = bench._dynamics(config, torch.device("cpu"))
-    agent = MPC(model, *planner_parts(config["planner"]))
+    model = bench._dynamics(composed("encoder=tiny"), torch.device("cpu"))
+    agent = MPC(model, make_planner(keys), keys.cost, keys.mpc)
     height, width = model.spec.frame_hw
     frames = torch.randint(0, 256, (3, 2, height, width, 3), dtype=torch.uint8)
     agent.reset(frames[0], seeds=[0, 1])
@@ -83,4 +85,4 @@ def test_a_wrong_value_gives_one_sentence(name, word, said):
 
 
 def test_files_that_others_take_in_are_no_choices():
-    assert "_shared" not in choices("planner") and set(registry.ENTRIES["planner"]) <= set(choices("planner"))
+    assert "_task" not in choices("recipe") and "push_t" in choices("recipe")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import envs
+from commands.evaluation.evaluate import plan_flops
 from commands.evaluation.methods import truth_distance
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
 from commands.evaluation.photo_goals import distances, strangeness
 from commands.evaluation.protocol import Rollouts
-from commands.plan import plan_flops
 from commands.report.imagined import imagined
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.config.registry import ENTRIES, load, made
+from commands.config.groups import PLANNERS as CLASSES
 from planners.costs import GoalCost, Metric, Reduce
 from planners.mpc import MPC, MPCConfig
 from planners.noise import Draws
@@ -17,7 +17,9 @@ from planners.protocol import Keep
 from tests.world_model.small import dynamics, frames
 
 PLANNERS = {
-    name: {} for name in ENTRIES["planner"] if name != "nevergrad" or importlib.util.find_spec("nevergrad") is not None
+    keys().name: {}
+    for keys in CLASSES
+    if keys().name != "nevergrad" or importlib.util.find_spec("nevergrad") is not None
 }
 PLANNERS["cem"] = {"noise_beta": 2.0, "early_stop_std": 0.9, "return_best": False}
 PLANNERS["icem"] = {"keep_elites": 2}
@@ -26,9 +28,9 @@ SMALL = {"samples": 8, "iterations": 2, "horizon": 2, "elites": 4, "refined": 2,
 
 def planner(name: str):
     """A planner of the registry with a small search."""
-    keys = load(ENTRIES["planner"][name].config).__dataclass_fields__
-    small = {key: value for key, value in SMALL.items() if key in keys}
-    return made("planner", {"name": name, **small, **PLANNERS[name]})
+    (keys,) = (keys for keys in CLASSES if keys().name == name)
+    small = {key: value for key, value in SMALL.items() if key in keys.__dataclass_fields__}
+    return CLASSES[keys](keys(**{**small, **PLANNERS[name]}))
 
 
 def actions(model, planner, cost, config=None, state_dim=0, goals=1):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from commands.bench import pretraining
-from commands.config.compose import choices, compose
+from commands.config.compose import choices, load_config
 from commands.training.monitors import Monitor
+from commands.training.pretraining import random_stage1
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, SIZES, VJEPA2, dynamics, encoder, frames
 from world_model.nn.reachability import ReachConfig, episode_pairs, fit_reach
@@ -50,14 +50,14 @@ def losses(model, batch, device, config=SMALL, checkpoints=None):
 def composed(name):
     """The settings of an objective with a small encoder; composing them takes a while."""
     words = [f"objective={name}", "encoder=tiny", "trainer=debug", "trainer.batch_size=2", "encoder.depth=4"]
-    return compose("bench", words).config
+    return load_config("bench", words)
 
 
 def stage_1(name):
     """A small model of an objective, and a batch for it on the CPU."""
     torch.manual_seed(0)
-    model, batch, _ = pretraining(composed(name), CPU)
-    return model, batch
+    config = composed(name)
+    return random_stage1(config.encoder, config.objective, config.trainer, config.env.name, config.seed, CPU)
 
 
 @pytest.mark.parametrize("name", choices("objective"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from commands.config.compose import compose
-from commands.config.typed import build
-from world_model.encoder import EncoderConfig, VideoEncoder
+from commands.config.compose import load_config
+from world_model.encoder import VideoEncoder
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 
 # Parameters in millions, of the reference's own modules.
@@ -28,7 +27,7 @@ def millions(module: torch.nn.Module) -> float:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_of_a_published_size_has_its_parameters(name):
-    config = build(EncoderConfig, compose("pretrain", ["data=x", f"encoder={name}"]).config["encoder"])
+    config = load_config("pretrain", ["data=x", f"encoder={name}"]).encoder
     with torch.device("meta"):
         encoder = VideoEncoder(config)
     assert millions(encoder) == pytest.approx(ENCODERS[name], rel=0.004)

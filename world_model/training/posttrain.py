@@ -30,6 +30,7 @@ class PosttrainConfig:
     rollout_steps: int = 6
     """length of these paths, model steps; at most horizon"""
     rollout_history: int = 0
+    """frames seen before these paths; 0: 1 to dynamics.history in turn (V-JEPA 2-AC: 1)"""
 
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:

@@ -7,7 +7,7 @@ import torch
 
 from commands.benchmarks import planners as bench
 from commands.cli.main import main
-from commands.config import registry
+from commands.config.groups import PLANNERS
 
 
 @pytest.mark.parametrize("name", ["quadratic", "bounds"])
@@ -32,7 +32,7 @@ def test_a_planner_imagines_what_its_budget_allows(name, monkeypatch):
 
 
 def test_every_planner_of_the_registry_is_in_the_bench_with_settings_out_of_what_was_swept():
-    assert set(bench.SPACE) == set(registry.ENTRIES["planner"]) == set(bench.TUNED)
+    assert set(bench.SPACE) == {keys().name for keys in PLANNERS} == set(bench.TUNED)
     for name, settings in bench.TUNED.items():
         assert settings.keys() == bench.SPACE[name].keys()
         assert all(value in bench.SPACE[name][key] for key, value in settings.items())

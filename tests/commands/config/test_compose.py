@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import enum
 import importlib
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from commands.cli.main import COMMANDS
-from commands.config import registry
-from commands.config.compose import build, compose, flatten, for_help, nested, standard
+from commands.config.compose import compose, config_class, for_help, load_config, module_of, nested, standard
+from commands.config.groups import PLANNERS, make_planner
+from commands.config.schema import build, help_texts
+from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.runs import flatten
 
 # What each command must be given; a cooldown goes on from a run.
 GIVEN = {
@@ -121,12 +124,12 @@ def test_nested_dicts_become_frozen_dataclasses_with_their_types():
         ({"flag": 1}, "must be true or false"),
         ({"name": ["a"]}, "must be text"),
         ({"kind": "sof"}, "did you mean soft? (choices: soft, hard)"),
-        ({"colour": "green"}, "choices: RED, BLUE"),
-        ({"size": [1]}, "must be a list of 2"),
+        ({"colour": "green"}, "choices: red, blue"),
+        ({"size": [1]}, "top.size=[1]: the list has another length"),
         ({"betas": 1}, "must be a list"),
         ({"limit": "none"}, "must be a whole number"),
         ({"extra": {"k": "v"}}, "top.extra.k=v"),
-        ({"parts": [{"width": "x"}]}, "top.parts.width=x"),
+        ({"parts": [{"width": "x"}]}, "top.parts[0].width=x"),
         ({"name": "forbidden"}, "top: name=forbidden is taken"),
     ],
 )
@@ -179,7 +182,7 @@ def test_what_must_be_given_is_asked_for():
 @pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
 def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
     """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""
-    module = importlib.import_module(COMMANDS[name].module)
+    module = importlib.import_module(module_of(name))
     _, options = for_help(name, [])
     # What `demo` has tried in every choice, these two need not try again: it takes half a minute each.
     tried = {group.partition("@")[0] for group in for_help("demo", [])[1]} if name in ("bench", "compare") else set()
@@ -197,38 +200,44 @@ def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
             line.append(f"path={tmp_path}")
         if line and line[0] in {f"{group}={choice}" for group, choice in usual.items()}:
             continue
-        config = compose(name, [*GIVEN.get(name, []), *line]).config
+        config = load_config(name, [*GIVEN.get(name, []), *line])
         if hasattr(module, "check"):
             module.check(config)
 
 
-@pytest.mark.parametrize("group", registry.ENTRIES)
-def test_the_registry_knows_every_choice_that_names_itself_and_no_other(group):
-    _, options = for_help("plan", [])
+def test_every_choice_of_a_planner_has_its_class_and_every_class_a_choice():
     names = set()
-    for choice in options[group]:
-        mapping = compose("plan", [*GIVEN["plan"], f"{group}={choice}"]).config[group]
-        names.add(mapping["name"])
-        known = registry.entry(group, mapping)
-        assert is_dataclass(registry.load(known.config)) and callable(registry.load(known.maker))
-    assert names == set(registry.ENTRIES[group])
+    for choice in for_help("plan", [])[1]["planner"]:
+        keys = load_config("plan", [*GIVEN["plan"], f"planner={choice}"]).planner
+        names.add(keys.name)
+        assert type(make_planner(keys)) is PLANNERS[type(keys)] and make_planner(keys).config == keys
+    assert names == {keys().name for keys in PLANNERS}
 
 
-def test_a_name_outside_the_registry_is_refused_with_the_nearest():
-    with pytest.raises(UsageError, match=r"planner.name=cme: no such planner; did you mean (cem|icem)"):
-        registry.made("planner", {"name": "cme"})
-    with pytest.raises(UsageError, match="'planner.sampels' is no key; did you mean samples"):
-        registry.made("planner", {"name": "cem", "sampels": 3})
-    assert registry.made("planner", {"name": "cem", "samples": 30}).config.samples == 30
+def test_a_planners_keys_are_those_of_its_class():
+    with pytest.raises(
+        UsageError, match="'planner.sampels' is no group or key of jepa plan; did you mean planner.samples"
+    ):
+        compose("plan", [*GIVEN["plan"], "planner.sampels=3"])
+    with pytest.raises(UsageError, match="'planner.temperature' is no group or key"):
+        compose("plan", [*GIVEN["plan"], "planner.temperature=3"])
+    assert load_config("plan", [*GIVEN["plan"], "planner=mppi", "planner.temperature=3"]).planner.temperature == 3
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_key_has_a_help_text(name):
+    texts = help_texts(config_class(name), standard(name).config)
+    later = ("small", "encoder", "objective")  # the last two say it in YAML
+    assert not [key for key in flatten(standard(name).config) if not texts.get(key) and not key.startswith(later)]
 
 
 def test_auto_is_a_device_that_computes():
     import torch
 
-    assert torch.ones(2, device=registry.device("auto")).sum() == 2
-    assert registry.device("cpu") == "cpu"
+    assert torch.ones(2, device=resolve_device("auto")).sum() == 2
+    assert resolve_device("cpu") == "cpu"
     with pytest.raises(UsageError, match="choices: auto, cpu, cuda, mps"):
-        registry.device("cuda:first")
+        resolve_device("cuda:first")
 
 
 def test_the_nearest_names_are_few_and_near():
@@ -250,8 +259,8 @@ def test_a_choice_may_lie_in_a_folder_of_its_group_and_a_gym_task_is_named_by_it
 
 
 def test_factors_reach_the_data_file_and_are_not_there_when_off():
-    from commands.collect import collect_config
+    from commands.transfer.collection import collect_config
 
-    on = collect_config(compose("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]).config)
+    on = collect_config(load_config("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]))
     assert on.env_kwargs == {"size": 32, "factors": ["colour", "light"]}
-    assert collect_config(compose("collect", ["env.kwargs.size=32"]).config).env_kwargs == {"size": 32}
+    assert collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}

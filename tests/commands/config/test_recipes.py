@@ -11,12 +11,14 @@ import pytest
 import torch
 import yaml
 
-from commands import compare, posttrain, pretrain
+from commands import compare
 from commands.cli.help import details, title
 from commands.cli.main import COMMANDS, main
-from commands.config.compose import CONFIGS, Composed, choices, compose, flatten, for_help, standard
-from commands.config.recipes import baseline
-from commands.shared.runs import run_name
+from commands.comparison.cells import Cell, cell_keys
+from commands.config.compose import CONFIGS, Composed, choices, compose, config_class, for_help, load_config, standard
+from commands.config.run_names import baseline, run_name
+from commands.config.schema import build, override
+from commands.shared.runs import flatten
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.masked import Masked
@@ -24,7 +26,7 @@ from world_model.training.loop import TrainerConfig, learning_rate, make_optimiz
 from world_model.training.posttrain import PosttrainModel
 from world_model.training.pretrain import PretrainModel
 
-FOLDER = Path(posttrain.__file__).resolve().parent.parent / CONFIGS / "recipe"
+FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
 PUBLISHED = [name for name in choices("recipe") if name not in ("none", *TASKS)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
@@ -46,6 +48,11 @@ def recipe(name: str, *words: str) -> Composed:
     command = "posttrain" if "2ac" in name else "pretrain"
     start = ["start=runs/pretrain/x"] if "cooldown" in name else []
     return compose(command, ["data=runs/collect/x", f"recipe={name}", *start, *words])
+
+
+def config_of(composed: Composed):
+    """The same as an instance of its command's Config."""
+    return build(config_class(composed.command), composed.config)
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -86,15 +93,12 @@ def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
-    demo, table = (compose(command, [f"recipe={task}"]).config for command in ("demo", "compare"))
-    for command, config in (("demo", demo), ("compare", table)):
-        assert config.keys() == standard(command).config.keys()
+    demo, table = (load_config(command, [f"recipe={task}"]) for command in ("demo", "compare"))
     compare.check(table)
-    cell = compare.cell_config(table, "future", 0)
-    assert cell["env"]["name"] == task and cell["planner"]["name"] == "icem"
-    same = cell.keys() & demo.keys() - {"name", "videos", "planner", "protocol"}
-    assert {key: cell[key] for key in same} == {key: demo[key] for key in same}
-    assert cell["planner"] == compare.merged(demo["planner"], {"cost": {"view": "pooled"}}, "")
+    cell = cell_keys(table, "future", 0)
+    assert cell.env.name == task and cell.planner.name == "icem"
+    for key in ("env", "data", "encoder", "objective", "pretrain", "dynamics", "posttrain", "planner"):
+        assert getattr(cell, key) == getattr(demo, key), key
 
 
 def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
@@ -106,16 +110,16 @@ def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_finished_cells_are_rows_of_the_recipe(task):
-    table = compose("compare", [f"recipe={task}"]).config
+def test_finished_cells_are_those_of_the_recipe(task):
+    table = load_config("compare", [f"recipe={task}"])
+    folder = FOLDER.parents[1] / table.cells
     cells = [
-        compare.Cell(name, budget, seed, compare.cell_config(table, name, seed), 0.0).name.rpartition("-")[0]
-        for name in table["objectives"]
-        for budget in ("both", "steps")
-        for seed in range(table["seeds"])
+        Cell(name, "steps", seed, cell_keys(table, name, seed), 0.0)
+        for name in table.objectives
+        for seed in range(table.seeds)
     ]
-    kept = {file.stem.rpartition("-")[0] for file in (FOLDER.parents[1] / table["cells"]).glob(f"{task}-*.json")}
-    assert kept and kept <= set(cells)
+    records = {record for cell in cells if (record := cell.find_record(folder)) is not None}
+    assert records == set(folder.glob(f"{task}-*.json"))
 
 
 def test_words_win_over_a_recipe():
@@ -135,7 +139,8 @@ def test_a_cooldown_asks_for_the_run_it_goes_on_from(capsys, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_recipe_builds_the_published_sizes(name):
-    sizes, objective, _ = pretrain.configs(recipe(name).config)
+    config = config_of(recipe(name))
+    sizes, objective = config.sizes, config.objective
     with torch.device("meta"):
         model = PretrainModel(VideoEncoder(sizes), objective, 1)
     encoder, predictor = PARAMETERS[name]
@@ -145,8 +150,8 @@ def test_a_recipe_builds_the_published_sizes(name):
 
 
 def test_the_action_conditioned_recipe_builds_the_published_predictor():
-    shape, _, _ = posttrain.configs(recipe("vjepa2ac_vitg").config, proprio_dim=7)
-    giant, _, _ = pretrain.configs(recipe("vjepa2_vitg").config)
+    shape = config_of(recipe("vjepa2ac_vitg")).dynamics.shape(7)
+    giant = config_of(recipe("vjepa2_vitg")).sizes
     with torch.device("meta"):
         made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
     # The reference's 305.2 M hold a map of the camera's extrinsics (6), which is created there and never used.
@@ -154,7 +159,7 @@ def test_the_action_conditioned_recipe_builds_the_published_predictor():
 
 
 def test_masks_cover_the_published_shares_of_a_clip():
-    _, objective, _ = pretrain.configs(recipe("vjepa2_vitl").config)
+    objective = config_of(recipe("vjepa2_vitl")).objective
     assert [(mask.blocks, mask.area) for mask in objective.masks] == [(8, (0.15, 0.15)), (2, (0.7, 0.7))]
     for mask, visible in zip(objective.masks, (0.34, 0.11), strict=True):
         made = mask.sample(16, (objective.frames // 2, 16, 16), (0,))
@@ -162,8 +167,7 @@ def test_masks_cover_the_published_shares_of_a_clip():
 
 
 def trainer(name: str) -> TrainerConfig:
-    command = posttrain if "2ac" in name else pretrain
-    return command.configs(recipe(name).config)[2]
+    return config_of(recipe(name)).trainer
 
 
 def test_learning_rates_are_the_published_ones():
@@ -185,26 +189,27 @@ TINY_ENCODER = {"width": 32, "depth": 4, "heads": 2, "mlp_ratio": 2.0}
 TINY_PREDICTOR = {"width": 32, "depth": 2, "heads": 2}
 
 
-def tiny(name: str) -> dict:
+def tiny(name: str):
     """A recipe with small networks, pictures of 4 x 4 patches and at most four tubelets."""
-    config = recipe(name).config
-    patch = config["encoder"]["patch_px"]
-    encoder = {**config["encoder"], **TINY_ENCODER, "image_px": [4 * patch, 4 * patch]}
-    encoder["levels"] = [0, 1, 2, 3] if encoder["levels"] else []
-    objective = config["objective"]
-    objective = {
-        **objective,
-        "frames": min(objective["frames"], 8),
-        "predictor": {**objective["predictor"], **TINY_PREDICTOR},
-    }
-    return {**config, "encoder": encoder, "objective": objective, "trainer": {**config["trainer"], "batch_size": 2}}
+    config = config_of(recipe(name))
+    side = 4 * config.encoder.patch_px
+    levels = [0, 1, 2, 3] if config.encoder.levels else []
+    return override(
+        config,
+        {
+            "encoder": {**TINY_ENCODER, "image_px": [side, side], "levels": levels},
+            "objective": {"frames": min(config.objective.frames, 8), "predictor": TINY_PREDICTOR},
+            "trainer": {"batch_size": 2},
+        },
+    )
 
 
 @pytest.mark.parametrize(
     "name", [name for name in PRETRAIN if not re.search("vit(h|gigantic)_|vitg_cool|2_vit[hg]$", name)]
 )
 def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
-    sizes, objective, settings = pretrain.configs(tiny(name))
+    config = tiny(name)
+    sizes, objective, settings = config.sizes, config.objective, config.trainer
     torch.manual_seed(0)
     model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed)
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
@@ -215,12 +220,9 @@ def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
 
 
 def test_one_step_of_the_action_conditioned_recipe_at_a_reduced_size():
-    config = recipe("vjepa2ac_vitg").config
-    predictor = {**config["dynamics"]["predictor"], **TINY_PREDICTOR}
-    shape, losses, settings = posttrain.configs(
-        {**config, "dynamics": {**config["dynamics"], "predictor": predictor}}, 7
-    )
-    sizes, _, _ = pretrain.configs(tiny("vjepa2_vitg"))
+    config = override(config_of(recipe("vjepa2ac_vitg")), {"dynamics": {"predictor": TINY_PREDICTOR}})
+    shape, losses, settings = config.dynamics.shape(7), config.dynamics.losses, config.trainer
+    sizes = tiny("vjepa2_vitg").sizes
     torch.manual_seed(0)
     model = PosttrainModel(LatentDynamics(shape, VideoEncoder(sizes), ActionSpec((-1.0,) * 7, (1.0,) * 7)), losses)
     assert model.window == 16

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from commands.config.compose import build, compose
-from commands.evaluation.methods import planner_parts
+from commands.config.compose import load_config
 from commands.evaluation.protocol import ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
 from envs.reacher.spec import REACHER
 
@@ -100,11 +99,10 @@ def test_a_protocol_may_have_thresholds_of_its_own_and_count_solved_starts():
 
 @pytest.mark.parametrize("name", ["dino_wm", "jepa_wms", "lewm"])
 def test_the_protocols_of_others_say_what_they_count_and_are_served_whole_episodes(name):
-    config = compose("plan", [f"protocol={name}", f"planner=cem_{name}", "model=m", "data=d"]).config
-    protocol = build(ProtocolConfig, config["protocol"], "protocol")
+    config = load_config("plan", [f"protocol={name}", f"planner=cem_{name}", "model=m", "data=d"])
+    protocol, planner = config.protocol, config.planner
     assert protocol.keep_solved and protocol.says and protocol.min_goal_distance == 0
-    planner, _, mpc = planner_parts(config["planner"])
-    assert planner.config.samples == 300 and mpc.receding_steps == planner.horizon
+    assert planner.samples == 300 and planner.mpc.receding_steps == planner.horizon
     with pytest.raises(ValueError, match="serves 0 starts with goals .* ahead"):
         draw_cases(FakeReader(steps=20), REACHER, resolve(protocol, REACHER))
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from commands.config.compose import Composed
+from commands.config.run_names import run_name
 from commands.shared import runs
 from commands.shared.console import Console, Metrics, Progress, duration, read_metrics, table
 from commands.shared.errors import RunError, UsageError
-from commands.shared.runs import RunFolder, plain, run_name, write_atomic, write_json
+from commands.shared.runs import RunFolder, plain, write_atomic, write_json
 
 USUAL = Composed(
     "work",
@@ -52,7 +53,8 @@ def composed(choices=None, **keys):
 
 
 def folder(**keys):
-    return RunFolder(composed(**keys), USUAL, GROWS, FREE)
+    config = composed(**keys)
+    return RunFolder("work", run_name(config, USUAL, (*GROWS, *FREE)), config.config, GROWS, FREE)
 
 
 def name(**keys):
@@ -119,20 +121,17 @@ def test_a_folder_with_files_that_are_no_run_is_left_alone():
 def test_one_process_works_in_a_folder():
     home = str(Path(runs.__file__).resolve().parents[2])
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from commands.config.compose import Composed\n"
-        "from commands.shared.runs import RunFolder\n"
-        "one = Composed('work', {'name': 'x'}, {})\n"
-        "with RunFolder(one, one):\n    print('in', flush=True); sys.stdin.read()\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from commands.shared.runs import RunFolder\n"
+        "with RunFolder('work', 'x', {}):\n    print('in', flush=True); sys.stdin.read()\n"
     )
-    one = Composed("work", {"name": "x"}, {})
     with subprocess.Popen(
         [sys.executable, "-c", script, home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout is not None and child.stdout.readline() == "in\n"
-        with pytest.raises(RunError, match=f"in use by process {child.pid}"), RunFolder(one, one):
+        with pytest.raises(RunError, match=f"in use by process {child.pid}"), RunFolder("work", "x", {}):
             pass
         child.kill()
-    with RunFolder(one, one) as run:
+    with RunFolder("work", "x", {}) as run:
         assert run.resumed, "a killed process holds no lock"
 
 

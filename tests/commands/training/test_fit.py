@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
-from commands.pretrain import fit
 from commands.shared.console import Console
+from commands.training.fit import fit
 from tests.world_model.small import FUTURE, encoder, frames
 from world_model.training.loop import TrainerConfig
 from world_model.training.pretrain import PretrainModel
