@@ -288,7 +288,7 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path):
 def test_multirun_runs_each_value_in_its_own_folder(body, capfd):
     seen = body("collect")
     assert cli.main(["collect", "--multirun", "seed=0,1", "env=reacher,two_rooms"]) == 0
-    assert [(c["seed"], c["env"]["name"]) for c in seen] == [
+    assert [(c.seed, c.env.name) for c in seen] == [
         (0, "reacher"),
         (0, "two_rooms"),
         (1, "reacher"),
