@@ -131,6 +131,9 @@ def test_blocks_are_found_inside_lists_with_titles_and_over_several_lines(tmp_pa
 
 def run_page(page: str) -> int:
     """Write the titled blocks of a page and run its commands in the present folder; 1 where one fails."""
+    import envs
+
+    envs.make("reacher").reset(seed=0)  # OpenGL loads before the compiler that torch's optimisers load
     for _, info, text in blocks(page):
         if title := TITLE.search(info):
             Path(title[1]).write_text(text, encoding="utf-8")

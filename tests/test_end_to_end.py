@@ -17,6 +17,7 @@ import torch
 
 from commands.training.model_folders import load_dynamics
 
+pytestmark = pytest.mark.slow
 HOME = Path(__file__).resolve().parent.parent
 TINY = ("trainer=debug", "seed=1")
 PLANNED = ("model=runs/posttrain/model", "data=runs/collect/data", "protocol.episodes=2")

@@ -16,6 +16,7 @@ from data.formats.droid_example import ExampleConfig, write_example
 from data.store import Reader
 from tests.data.made_sets import ours
 
+pytestmark = pytest.mark.slow
 TINY = ("encoder=tiny", "trainer=debug")
 
 

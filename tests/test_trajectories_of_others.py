@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from commands.cli import main as cli
 from data.store import Reader
 
+pytestmark = pytest.mark.slow
 HOME = Path(__file__).resolve().parent.parent
 TINY = ("encoder=tiny", "trainer=debug", "trainer.steps=2", "trainer.warmup=1", "seed=1")
 

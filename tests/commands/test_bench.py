@@ -59,6 +59,7 @@ def test_another_folder_is_no_clone_of_the_official_code(tmp_path, capsys, monke
     assert "give objective=vjepa2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_a_cached_plan_is_the_recomputed_one_with_fewer_operations(setting):
     shape = replace(setting.dynamics.predictor, width=32, depth=2, heads=2)

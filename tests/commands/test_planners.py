@@ -29,6 +29,7 @@ def parts(name, *words):
     return make_planner(keys), keys.cost, keys.mpc
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_planner_drives_a_model_from_frames(name):
     small = {"samples": 16, "iterations": 2} | ({"elites": 4} if "elites" in parts(name)[0].config.__dict__ else {})

@@ -61,11 +61,13 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any], since: int = 0) -> No
     torch.testing.assert_close(two["weights"], one["weights"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parallel"), CASES)
 def test_two_processes_equal_one(found, alone, name, parallel):
     assert_equal(alone[name], found[name, parallel])
 
 
+@pytest.mark.slow
 def test_a_gathered_value_gets_the_gradients_of_all_processes(found):
     rows = torch.tensor([1.0, 2.0, 11.0, 12.0])
     made = found["gradients"]
@@ -75,6 +77,7 @@ def test_a_gathered_value_gets_the_gradients_of_all_processes(found):
     torch.testing.assert_close(made["averaged"], ((1 + 2) * 2 * mean / 2).repeat(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_another_number_of_processes_goes_on_with_the_same_losses(folder, found, parallel):
     whole = trained(RESUMED, config=LONG)
@@ -82,15 +85,18 @@ def test_another_number_of_processes_goes_on_with_the_same_losses(folder, found,
     assert_equal(whole, trained(RESUMED, config=LONG, folder=folder / f"two-{parallel}"), since=2)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_its_data(folder, found):
     assert "term nan" in found["not finite"] and "episode [40, 41]" in found["not finite"]
     assert (folder / "second").read_text() == found["not finite"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_does_not_leave_the_others_waiting(folder):
     assert "another process has stopped" in (folder / "left").read_text()
 
 
+@pytest.mark.slow
 def test_the_second_process_waits_for_what_the_first_one_writes(found):
     assert found["turn"] == "first"
 

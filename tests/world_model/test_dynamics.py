@@ -24,6 +24,7 @@ def observed(model: LatentDynamics, size: int = 2):
     return model.observe(frames(size, 3), torch.zeros(size, 2, len(model.spec.action_low)), valid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "target"), ALL)
 def test_training_moves_the_predictor_and_leaves_the_encoder_frozen(space, target):
     model = dynamics(space, target)

@@ -179,6 +179,7 @@ def test_what_must_be_given_is_asked_for():
     assert compose("posttrain", ["data=[a.h5,b.h5]", "encoder=runs/e"]).config["data"] == ["a.h5", "b.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
 def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
     """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""

@@ -39,6 +39,7 @@ def read_linearly(model: VideoEncoder, seen: Tensor, wanted: Tensor) -> Tensor:
     return 1 - error / (y[-rest:] - y[-rest:].mean(0)).square().sum(0)
 
 
+@pytest.mark.slow
 def test_untrained_keypoints_say_where_a_thing_is_and_how_it_is_turned():
     draw = torch.Generator().manual_seed(0)
     places = 10 + (SIDE - 20) * torch.rand(1200, 2, generator=draw)

@@ -18,6 +18,7 @@ def wandering_walks(walks: int, length: int) -> tuple[torch.Tensor, list[tuple[i
     return places.flatten()[:, None] / 5, [(i * length, length) for i in range(walks)]
 
 
+@pytest.mark.slow
 def test_distances_are_in_proportion_to_the_fewest_steps_although_recorded_ways_wander():
     features, episodes = wandering_walks(60, 60)
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ def test_reading_the_last_tokens_alone_gives_the_same_outputs_and_gradients():
     torch.testing.assert_close(gradients(blocks, tokens, read_from=3), gradients(blocks, tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_blocks_give_the_same_outputs_and_gradients():
     blocks, tokens = blocks_and_tokens()

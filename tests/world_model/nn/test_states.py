@@ -35,6 +35,7 @@ def test_integration_is_refused_for_what_is_no_pose():
         PoseIntegration(4, 2)
 
 
+@pytest.mark.slow
 def test_a_learned_state_follows_its_actions():
     torch.manual_seed(0)
     states = StatePredictor(2, torch.zeros(1), torch.ones(1))

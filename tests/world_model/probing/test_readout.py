@@ -28,6 +28,7 @@ def found():
     return read(splits(mean_of_the_second_frame), CONFIG, seed=0, device=torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_reads_a_value_that_is_there(found, kind):
     assert found[kind]["r2"][0] > (0.95 if kind == "ridge" else 0.5)
@@ -38,6 +39,7 @@ def test_of_several_learning_rates_the_best_on_val_is_kept(found, kind):
     assert found[kind]["chosen"]["lr"] == 3e-3  # 1e-8 learns nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_is_not_read(kind):
     data = splits(lambda tokens, generator: torch.randn(len(tokens), 1, generator=generator))

@@ -62,6 +62,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
     assert not different, different
 
 
+@pytest.mark.slow
 def test_ten_steps_equal_five_killed_and_resumed_five_bit_for_bit(tmp_path):
     whole, _ = run(tmp_path / "whole")
     script = f"""

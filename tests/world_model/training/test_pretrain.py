@@ -54,6 +54,7 @@ ACTIONS = ActionSpec((-1.0, 0.0), (1.0, 4.0))
 CONFIG = TrainerConfig(steps=40, lr=3e-3, warmup=1, schedule="constant")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_learns_a_fixed_batch(name):
     torch.manual_seed(0)
