@@ -48,6 +48,7 @@ def work(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_every_method_of_a_plan_is_played(work):
     jepa(*PLAN, "videos=0", "name=all")
     results = json.loads((work / "runs/plan/all/results.json").read_text())

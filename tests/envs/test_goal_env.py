@@ -231,6 +231,7 @@ def test_the_scripted_behaviour_is_a_function_of_its_generator(env: GoalEnv) -> 
     assert np.std(runs[0]) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["uniform", "zero"])
 def test_random_and_zero_actions_seldom_reach_the_goal(env: GoalEnv, policy: str) -> None:
     rng, reached, episodes = np.random.default_rng(0), 0, 100

@@ -91,6 +91,7 @@ def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
     assert baseline(compose("pretrain", ["data=x.h5"]), standard("pretrain")) is standard("pretrain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
     demo, table = (load_config(command, [f"recipe={task}"]) for command in ("demo", "compare"))
@@ -109,6 +110,7 @@ def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
         assert {key for key in flatten(said) if not key.startswith("env.kwargs")} <= known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_finished_cells_are_those_of_the_recipe(task):
     table = load_config("compare", [f"recipe={task}"])
@@ -204,6 +206,7 @@ def tiny(name: str):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in PRETRAIN if not re.search("vit(h|gigantic)_|vitg_cool|2_vit[hg]$", name)]
 )

@@ -34,6 +34,7 @@ def test_every_kind_reads_a_value_that_is_there(found, kind):
     assert found[kind]["r2"][0] > (0.95 if kind == "ridge" else 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_of_several_learning_rates_the_best_on_val_is_kept(found, kind):
     assert found[kind]["chosen"]["lr"] == 3e-3  # 1e-8 learns nothing

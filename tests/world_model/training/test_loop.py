@@ -83,6 +83,7 @@ run(pathlib.Path({str(tmp_path / "killed")!r}), batches=batches)
     assert_equal(weights_of(whole), weights_of(resumed))
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_the_last(tmp_path):
     constant = replace(CONFIG, schedule="constant")
     whole, _ = run(tmp_path / "a", constant)
