@@ -1,16 +1,13 @@
 """Latent dynamics: what a planner talks to.
 
 `LatentDynamics` joins a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. Raw frames and
-raw actions outside, normalised inside by buffers. What it predicts is data: pooled embeddings or patch tokens
-(`space`), trained to match features or, through a light head, pixels (`target`); the planner sees named views.
+raw actions outside, normalised inside by buffers. What it predicts is a choice of parts (`world_model.nn.features`,
+`outputs`, `states`, `reachability`); the planner sees named views.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,14 +15,13 @@ from torch import Tensor, nn
 
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
-from world_model.nn.decoder import PixelHead, PixelHeadConfig
-from world_model.nn.pools import layer_normed
+from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.features import Space, make_features
+from world_model.nn.outputs import make_output
 from world_model.nn.reachability import ReachConfig, ReachHead
-from world_model.nn.states import PoseIntegration, ProprioModel, StatePath, StatePredictor
-from world_model.nn.views import FrameViews
+from world_model.nn.states import ProprioModel, make_states
+from world_model.nn.views import FrameViews, Lazy
 from world_model.predictor import ActionPredictor, PredictorConfig
-
-Space = Literal["pooled", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -117,66 +113,50 @@ class ModelSpec:
 @dataclass
 class LatentContext:
     """The past: cached keys and values of all frames but the last, the last frame's features [B, N, F], and the
-    robot's normalised state [B, Q] there, of a model that knows it."""
+    robot's normalised state [B, Q] there (Q = 0 for a model of images alone)."""
 
     past: PastCache
     last_BNF: Tensor
-    state_BQ: Tensor | None = None
+    state_BQ: Tensor
 
     def select(self, rows: slice | Tensor) -> LatentContext:
         """Those environments only."""
-        state = None if self.state_BQ is None else self.state_BQ[rows]
-        return LatentContext(self.past.select(rows), self.last_BNF[rows], state)
+        return LatentContext(self.past.select(rows), self.last_BNF[rows], self.state_BQ[rows])
 
 
 class LatentDynamics(nn.Module):
-    """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`)."""
+    """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`).
+
+    Its parts are choices of the config: `features` (what is predicted), `output` (what that is trained to match),
+    `states` (how the robot's state goes on) and `reach` (an embedding whose distances count model steps, or None).
+    """
 
     action_mid: Tensor
     action_half: Tensor
-    feature_mean: Tensor
-    feature_scale: Tensor
-    scene_mean: Tensor
-    scene_scale: Tensor
 
     def __init__(self, config: DynamicsConfig, encoder: VideoEncoder, actions: ActionSpec) -> None:
         super().__init__()
         self.config, self.actions, self.encoder = config, actions, encoder
-        pooled = config.space == "pooled"
-        if pooled and encoder.pool is None:
-            raise ValueError(
-                "dynamics.space=pooled needs an encoder with a pool head; pretrain with objective=future "
-                "or set dynamics.space=tokens"
-            )
-        self.grid = (1, 1) if pooled else encoder.config.grid
-        feature_dim = encoder.config.pooled_dim if pooled else encoder.config.width
-        block_dim = len(actions.low) * actions.frame_skip
-        scene = encoder.scene_shape if config.scene else None
+        mid, half = actions.block_mid_half()
+        self.features = make_features(config.space, config.scene, encoder)
         self.predictor = ActionPredictor(
-            feature_dim, self.grid, block_dim, config.predictor, state_dim=config.proprio_dim, scene=scene
+            self.features.dim,
+            self.features.grid,
+            len(mid),
+            config.predictor,
+            state_dim=config.proprio_dim,
+            scene=self.features.scene_shape,
         )
-        self.pixel_head: PixelHead | None = None
-        if config.target == "pixels":
-            head = PixelHeadConfig(encoder.config.pool_channels, encoder.config.pool_hidden)
-            self.pixel_head = PixelHead(feature_dim, encoder.config, pooled, head)
+        head = PixelHeadConfig(encoder.config.pool_channels, encoder.config.pool_hidden)
+        self.output = make_output(head if config.target == "pixels" else None, self.features, encoder)
         self.reach: ReachHead | None = None
         if config.reach.dim:
             pooled_dim = encoder.config.pooled_dim or encoder.config.width
             self.reach = ReachHead(pooled_dim, config.reach.dim, config.reach.hidden)
             freeze(self.reach)  # it has a training of its own
-        mid, half = actions.block_mid_half()
-        self.states: StatePath | None = None
-        if config.proprio_model == "integrate":
-            self.states = PoseIntegration(config.proprio_dim, len(actions.low))
-        elif config.proprio_model == "predicted":
-            self.states = StatePredictor(config.proprio_dim, mid, half)
+        self.states = make_states(config.proprio_model, config.proprio_dim, len(actions.low), mid, half)
         self.register_buffer("action_mid", mid)
         self.register_buffer("action_half", half)
-        self.register_buffer("feature_mean", torch.zeros(feature_dim))
-        self.register_buffer("feature_scale", torch.ones(()))
-        if scene is not None and encoder.scene_space == "points":
-            self.register_buffer("scene_mean", torch.zeros(scene[0]))
-            self.register_buffer("scene_scale", torch.ones(scene[0]))
         freeze(self.encoder)
 
     def train(self, mode: bool = True) -> LatentDynamics:
@@ -185,126 +165,66 @@ class LatentDynamics(nn.Module):
         self.encoder.eval()
         return self
 
-    # -- features ------------------------------------------------------------------------------------------------
+    # -- what the predictor takes --------------------------------------------------------------------------------
 
-    def encode(self, frames_BTHWC: Tensor) -> Tensor:
-        """Raw features [B, T, N, F] of frames in 0..255: the pooled embedding (N = 1), or layer-normed tokens."""
-        return self.inputs(frames_BTHWC)["features"]
-
-    def inputs(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        """All that the predictor takes of frames in 0..255: raw `features` as of `encode`, and where it sees the scene
-        [B, T, M, D] the frames' layer-normed patch tokens, or raw keypoints as one token."""
-        encoder = self.encoder
-        if self.config.space == "tokens":
-            return {"features": layer_normed(encoder.encode_frames(frames_BTHWC))}
-        if not self.config.scene:
-            return {"features": encoder.embed_frames(frames_BTHWC).unsqueeze(2)}
-        if encoder.scene_space == "points":
-            assert encoder.pool is not None
-            points = encoder.pool_inputs(frames_BTHWC)
-            return {"features": encoder.pool.out(points).unsqueeze(2), "scene": points.unsqueeze(2)}
-        tokens = encoder.encode_frames(frames_BTHWC)
-        embedded = encoder.embed_frames(frames_BTHWC, tokens)
-        return {"features": embedded.unsqueeze(2), "scene": layer_normed(tokens)}
-
-    def normalise_features(self, features: Tensor) -> Tensor:
-        """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""
-        return (features - self.feature_mean) / self.feature_scale
-
-    def normalise_scene(self, scene: Tensor) -> Tensor:
-        """What `inputs` gives of the scene -> the predictor's scale: every keypoint number its own; tokens have one."""
-        return scene if self.encoder.scene_space == "tokens" else (scene - self.scene_mean) / self.scene_scale
+    def read(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
+        """All that the predictor takes of frames in 0..255: raw `features` [B, T, N, F], and where it sees the scene,
+        the raw `scene` [B, T, M, D]."""
+        return self.features.read(self.encoder, frames_BTHWC)
 
     def normalise_actions(self, actions: Tensor) -> Tensor:
         """Actions in environment units -> [-1, 1] at the bounds."""
         return (actions - self.action_mid) / self.action_half
 
-    def rows(self, actions_TA: Tensor, states_TQ: Tensor | None) -> Tensor:
+    def rows(self, actions_TA: Tensor, states_TQ: Tensor) -> Tensor:
         """What happens in each frame, as the predictor takes it: normalised actions [..., T, A] from those in
-        environment units, beside normalised states [..., T, Q] where the model knows them."""
-        actions = self.normalise_actions(actions_TA)
-        return actions if states_TQ is None else torch.cat((actions, states_TQ), -1)
+        environment units, beside normalised states [..., T, Q]."""
+        return torch.cat((self.normalise_actions(actions_TA), states_TQ), -1)
 
-    def rollout(self, past: PastCache, last_BNF: Tensor, state_BQ: Tensor | None, actions_BSKA: Tensor) -> Tensor:
+    def rollout(self, past: PastCache, last_BNF: Tensor, state_BQ: Tensor, actions_BSKA: Tensor) -> Tensor:
         """Normalised features [B, S, K, N, F] after candidates' action blocks in environment units."""
-        path = None
-        if self.states is not None:
-            assert state_BQ is not None, "this model needs the robot's state"
-            path = self.states(state_BQ, actions_BSKA)
-        return self.predictor.rollout(past, last_BNF, self.rows(actions_BSKA, path))
+        return self.predictor.rollout(past, last_BNF, self.rows(actions_BSKA, self.states(state_BQ, actions_BSKA)))
 
-    def set_feature_statistics(self, features_FNF: Tensor) -> None:
-        """Mean and common standard deviation of raw features [frames, N, F] of the train split."""
-        flat = features_FNF.flatten(0, 1)
-        self.feature_mean.copy_(flat.mean(0))
-        self.feature_scale.copy_((flat - flat.mean(0)).square().mean().sqrt().clamp_min(1e-6))
-
-    def set_scene_statistics(self, points_FMD: Tensor) -> None:
-        """Mean and standard deviation of every number of keypoints [frames, M, D] of the train split."""
-        flat = points_FMD.flatten(0, 1)
-        self.scene_mean.copy_(flat.mean(0))
-        self.scene_scale.copy_(flat.std(0).clamp_min(1e-6))
+    def pooled(self, features: Tensor) -> Tensor:
+        """One embedding [..., D] of normalised features [..., N, F]: themselves, or the encoder's of patch tokens."""
+        return self.features.pooled(self.encoder, features)
 
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
 
     @property
     def spec(self) -> ModelSpec:
         """The facts a planner needs."""
-        views = (
-            ("pixels", "pooled")
-            if self.pixel_head is not None
-            else (("pooled",) if self.config.space == "pooled" else ("tokens", "pooled"))
-        )
-        views = views if self.reach is None else (*views, "reach")
-        tokens = self.predictor.block_tokens
-        per_step = 4 * tokens * self.config.predictor.width * (4 + 2 * self.config.predictor.depth)
-        if self.pixel_head is not None:
-            per_step += 16 * 3 * math.prod(self.encoder.config.image_px)
+        size = self.config.predictor
+        per_token = 4 * size.width * (4 + 2 * size.depth)
         return ModelSpec(
-            self.actions.block_low,
-            self.actions.block_high,
-            self.encoder.config.frame_hw,
-            self.actions.frame_skip,
-            self.config.history,
-            self.config.horizon,
-            views,
-            self.action_mid.device,
-            per_step,
-            self.config.proprio_model,
+            action_low=self.actions.block_low,
+            action_high=self.actions.block_high,
+            frame_hw=self.encoder.config.frame_hw,
+            frame_skip=self.actions.frame_skip,
+            history=self.config.history,
+            max_horizon=self.config.horizon,
+            views=(*self.output.view_names, *(["reach"] if self.reach is not None else [])),
+            device=self.action_mid.device,
+            step_bytes=self.predictor.block_tokens * per_token + self.output.step_bytes(self.encoder),
+            proprio=self.config.proprio_model,
         )
 
     def observe(
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
     ) -> LatentContext:
         """Encode the past once a replan and fill the caches of all frames but the last."""
-        assert past_actions_BtA.shape[1] == frames_BTHWC.shape[1] - 1, (
-            past_actions_BtA.shape,
-            frames_BTHWC.shape,
-        )
-        seen = self.inputs(frames_BTHWC)
-        features = self.normalise_features(seen["features"])
-        states = self._states(proprio)
-        before = None if states is None else states[:, :-1]
-        scene = self.normalise_scene(seen["scene"][:, -1]) if self.config.scene else None
-        past = self.predictor.prefill(features[:, :-1], self.rows(past_actions_BtA, before), valid_BT[:, :-1], scene)
-        return LatentContext(past, features[:, -1], None if states is None else states[:, -1])
-
-    def _states(self, proprio: Tensor | None) -> Tensor | None:
-        if self.states is None:
-            return None
-        if proprio is None:
-            raise ValueError(
-                f"this model was trained with the robot's state (proprio_model={self.config.proprio_model}): give it "
-                "beside the frames"
-            )
-        return self.states.normalise(proprio)
+        want = (frames_BTHWC.shape[0], frames_BTHWC.shape[1] - 1)
+        assert past_actions_BtA.shape[:2] == want, (past_actions_BtA.shape, frames_BTHWC.shape)
+        inputs = self.read(frames_BTHWC)
+        features = self.features.normalise(inputs["features"])
+        states = self.states.read(proprio, frames_BTHWC)
+        rows, scene = self.rows(past_actions_BtA, states[:, :-1]), self.features.select_scene(inputs, -1)
+        past = self.predictor.prefill(features[:, :-1], rows, valid_BT[:, :-1], scene)
+        return LatentContext(past, features[:, -1], states[:, -1])
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> FrameViews:
         """Views of goal images [B, H, W, C], once an episode."""
-        if self.pixel_head is not None:
-            return self._pixel_views(frames_BHWC.float())
-        features = self.normalise_features(self.encode(frames_BHWC[:, None]))[:, 0]
-        return FrameViews(self._feature_views(features))
+        return self._offer(self.output.goal_views(self.encoder, self.features, frames_BHWC))
 
     def as_goal(self, imagined: FrameViews, step: int) -> FrameViews:
         """Step `step` of an imagined path of one candidate, as a goal."""
@@ -320,41 +240,15 @@ class LatentDynamics(nn.Module):
         """Futures of all candidates. Deterministic: the generator is not used."""
         assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
         path = self.rollout(context.past, context.last_BNF, context.state_BQ, actions_BSKA)
-        if keep == "last":
-            path = path[:, :, -1:]
-        if self.pixel_head is not None:
-            return self._pixel_views(self._to_bytes(self.pixel_head(path)), keep)
-        return FrameViews(self._feature_views(path), keep)
+        path = path[:, :, -1:] if keep == "last" else path
+        return self._offer(self.output.views(self.encoder, self.features, path), keep)
 
-    def _feature_views(self, features: Tensor) -> dict[str, Tensor | Callable[[], Tensor]]:
-        """Views of normalised features [..., N, F]."""
-        views = self._pooled_views(partial(self.pooled_view, features))
-        return views if self.config.space == "pooled" else {"tokens": features, **views}
-
-    def _pooled_views(self, pooled: Callable[[], Tensor]) -> dict[str, Tensor | Callable[[], Tensor]]:
-        """The view of one embedding a frame, and what is made of it."""
-        head = self.reach
-        return {"pooled": pooled} if head is None else {"pooled": pooled, "reach": lambda: head(pooled())}
-
-    def pooled_view(self, features: Tensor) -> Tensor:
-        """One embedding [..., D] of normalised features [..., N, F]: themselves, or the encoder's of patch tokens."""
-        if self.config.space == "pooled":
-            return features.squeeze(-2)
-        tokens = features * self.feature_scale + self.feature_mean
-        return self.encoder.pooled(tokens.flatten(0, -3).unsqueeze(0))[0].unflatten(0, tokens.shape[:-2])
-
-    def _pixel_views(self, frames: Tensor, keep: Literal["path", "last"] = "path") -> FrameViews:
-        """Views of (predicted) frames in 0..255: themselves, and the frozen encoder's embedding of them."""
-        return FrameViews({"pixels": frames, **self._pooled_views(partial(self._embed_frames, frames))}, keep)
-
-    def _to_bytes(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels [..., H, W, C] -> 0..255, clamped."""
-        return (pixels * self.encoder.pixel_std + self.encoder.pixel_mean).clamp(0, 255)
-
-    def _embed_frames(self, frames: Tensor) -> Tensor:
-        """Frozen encoder's pooled embedding [..., D] of frames [..., H, W, C] in 0..255."""
-        flat = frames.flatten(0, -4).unsqueeze(0)
-        return self.encoder.embed_frames(flat)[0].unflatten(0, frames.shape[:-3])
+    def _offer(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> FrameViews:
+        """These views, and what is made of the pooled one."""
+        offered, head = FrameViews(views, keep), self.reach
+        if head is not None:
+            offered.views["reach"] = lambda: head(offered.view("pooled"))
+        return offered
 
 
 def freeze(module: nn.Module) -> None:

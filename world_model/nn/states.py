@@ -44,6 +44,14 @@ class StatePath(nn.Module):
         """States in the robot's units -> zero mean and unit deviation."""
         return (states - self.state_mean) / self.state_std
 
+    def read(self, proprio_BTQ: Tensor | None, frames_BT: Tensor) -> Tensor:
+        """Normalised states [B, T, Q] at frames [B, T, ...]; ValueError where they are not given."""
+        if proprio_BTQ is None:
+            raise ValueError(
+                "this model was trained with the robot's state (dynamics.proprio_model): give it beside the frames"
+            )
+        return self.normalise(proprio_BTQ.float())
+
     def step(self, state_Q: Tensor, block_A: Tensor) -> Tensor:
         """The normalised state [..., Q] after one action block [..., A]."""
         raise NotImplementedError
@@ -56,9 +64,26 @@ class StatePath(nn.Module):
             path.append(state)
         return torch.stack(path, 2)
 
-    def loss(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> Tensor | None:
-        """What trains the rule on recorded, normalised states; None where nothing is learned."""
-        return None
+    def losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
+        """What trains the rule on recorded, normalised states, by name; empty where nothing is learned."""
+        return {}
+
+
+class NoStates(StatePath):
+    """A model of images alone: states of no numbers."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # no statistics
+
+    def read(self, proprio_BTQ: Tensor | None, frames_BT: Tensor) -> Tensor:
+        """States [B, T, 0]; recorded ones are not looked at."""
+        return torch.zeros(*frames_BT.shape[:2], 0, device=frames_BT.device)
+
+    def set_statistics(self, states_FQ: Tensor) -> None:
+        """Nothing to set."""
+
+    def forward(self, state_BQ: Tensor, blocks_BSKA: Tensor) -> Tensor:
+        return blocks_BSKA.new_zeros(*blocks_BSKA.shape[:3], 0)
 
 
 class PoseIntegration(StatePath):
@@ -101,5 +126,12 @@ class StatePredictor(StatePath):
         block = (block_A - self.action_mid) / self.action_half
         return state_Q + self.change(torch.cat((state_Q, block), -1))
 
-    def loss(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> Tensor:
-        return F.mse_loss(self.step(states_BTQ[:, :-1], blocks_BtA), states_BTQ[:, 1:])
+    def losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
+        return {"state": F.mse_loss(self.step(states_BTQ[:, :-1], blocks_BtA), states_BTQ[:, 1:])}
+
+
+def make_states(model: ProprioModel, state_dim: int, action_dim: int, mid: Tensor, half: Tensor) -> StatePath:
+    """How states of so many numbers go on under actions; mid, half: middle and half range of an action block."""
+    if model == "none":
+        return NoStates()
+    return PoseIntegration(state_dim, action_dim) if model == "integrate" else StatePredictor(state_dim, mid, half)

@@ -9,10 +9,13 @@ from typing import Literal
 from torch import Tensor
 
 
+Lazy = Tensor | Callable[[], Tensor]  # a view, or what computes it
+
+
 class FrameViews:
     """Named views of goals or imagined frames, each computed when first asked for."""
 
-    def __init__(self, views: dict[str, Tensor | Callable[[], Tensor]], keep: Literal["path", "last"] = "path") -> None:
+    def __init__(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> None:
         self.views, self.keep = views, keep
 
     def view(self, name: str) -> Tensor:

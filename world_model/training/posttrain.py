@@ -38,9 +38,12 @@ class PosttrainConfig:
 
 
 class PosttrainModel(nn.Module):
-    """A LatentDynamics with its training losses. Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A],
-    `proprio` [B, T, Q] for a model that knows the robot's state, and for one that sees the scene, the raw `scene`
-    [B, H, M, D] of the history's H frames: no path starts at a later one."""
+    """A LatentDynamics with its training losses.
+
+    Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A]; `proprio` [B, T, Q] for a model that knows the
+    robot's state; for one that sees the scene, the raw `scene` [B, H, M, D] of the history's H frames, since no path
+    starts at a later one; and `pixels` [B, T, H, W, C] for one that predicts them.
+    """
 
     def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
         super().__init__()
@@ -52,63 +55,44 @@ class PosttrainModel(nn.Module):
         return self.dynamics.config.history + self.config.rollout_steps
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the two losses."""
-        dynamics = self.dynamics
-        features = dynamics.normalise_features(batch["features"].float())
-        actions, states, scene = batch["action"], self._states(batch), self._scene(batch)
-        target = self._target(features, batch)
-        terms: dict[str, Tensor] = {}
-        if states is not None and dynamics.states is not None:
-            learned = dynamics.states.loss(states, actions)
-            terms |= {} if learned is None else {"state": learned}
-        if self.config.teacher_forcing:
-            known = None if states is None else states[:, :-1]
-            first = None if scene is None else scene[:, 0]
-            predicted = dynamics.predictor(features[:, :-1], dynamics.rows(actions, known), scene_BMD=first)
-            terms["teacher_forcing"] = self.config.teacher_forcing * self._error(predicted, target[:, 1:])
-        if self.config.rollout:
-            history = self.config.rollout_history or 1 + step % dynamics.config.history
-            path = self.imagine(features, actions, states, history, scene)
-            terms["rollout"] = self.config.rollout * self._error(path, target[:, history : history + path.shape[1]])
+        """Weighted sum of the two losses, and that of the robot's state where it is learned."""
+        dynamics, config = self.dynamics, self.config
+        features, states = self._read(batch)
+        target = dynamics.output.target(dynamics.encoder, features, batch)
+        terms = dynamics.states.losses(states, batch["action"])
+        if config.teacher_forcing:
+            rows, scene = dynamics.rows(batch["action"], states[:, :-1]), dynamics.features.select_scene(batch, 0)
+            predicted = dynamics.predictor(features[:, :-1], rows, scene_BMD=scene)
+            terms["teacher_forcing"] = config.teacher_forcing * self._error(predicted, target[:, 1:])
+        if config.rollout:
+            history = config.rollout_history or 1 + step % dynamics.config.history
+            path = self.imagine(batch, features, states, history)
+            terms["rollout"] = config.rollout * self._error(path, target[:, history : history + path.shape[1]])
         return torch.stack(list(terms.values())).sum(), terms
 
     def after_step(self, step: int) -> None:
         """Nothing moves but the predictor."""
 
-    def imagine(
-        self, features: Tensor, actions: Tensor, states: Tensor | None, history: int, scene: Tensor | None = None
-    ) -> Tensor:
+    def imagine(self, batch: dict[str, Tensor], features: Tensor, states: Tensor, history: int) -> Tensor:
         """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with the recorded
-        actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes [B, H, M, D]
-        that of its last frame, as in planning."""
-        before, last = history - 1, None
-        known = None
-        if states is not None:
-            known, last = states[:, :before], states[:, before]
-        past = self.dynamics.predictor.prefill(
+        actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes that of its
+        last frame, as in planning."""
+        dynamics, actions, before = self.dynamics, batch["action"], history - 1
+        past = dynamics.predictor.prefill(
             features[:, :before],
-            self.dynamics.rows(actions[:, :before], known),
-            scene_BMD=None if scene is None else scene[:, before],
+            dynamics.rows(actions[:, :before], states[:, :before]),
+            scene_BMD=dynamics.features.select_scene(batch, before),
         )
         chosen = actions[:, None, before : before + self.config.rollout_steps]
-        return self.dynamics.rollout(past, features[:, before], last, chosen)[:, 0]
+        return dynamics.rollout(past, features[:, before], states[:, before], chosen)[:, 0]
 
-    def _states(self, batch: dict[str, Tensor]) -> Tensor | None:
-        states = self.dynamics.states
-        return None if states is None else states.normalise(batch["proprio"].float())
-
-    def _scene(self, batch: dict[str, Tensor]) -> Tensor | None:
-        return self.dynamics.normalise_scene(batch["scene"].float()) if self.dynamics.config.scene else None
-
-    def _target(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        if self.dynamics.pixel_head is None:
-            return features
-        return self.dynamics.encoder.normalise(batch["pixels"]).movedim(1, -1)
+    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Normalised features and states of a batch."""
+        features = self.dynamics.features.normalise(batch["features"].float())
+        return features, self.dynamics.states.read(batch.get("proprio"), features)
 
     def _error(self, predicted: Tensor, target: Tensor) -> Tensor:
-        if self.dynamics.pixel_head is not None:
-            predicted = self.dynamics.pixel_head(predicted)
-        return regression(predicted.float(), target, self.config.loss)
+        return regression(self.dynamics.output.decode(predicted).float(), target, self.config.loss)
 
     @torch.no_grad()
     def error_by_horizon(self, batch: dict[str, Tensor]) -> dict[str, list[float]]:
@@ -117,16 +101,15 @@ class PosttrainModel(nn.Module):
         In the space of the target (normalised features or pixels), mean over samples and channels.
         """
         self.eval()
-        dynamics = self.dynamics
-        features = dynamics.normalise_features(batch["features"].float())
-        history, steps = dynamics.config.history, self.config.rollout_steps
-        path = self.imagine(features, batch["action"], self._states(batch), history, self._scene(batch))
-        target = self._target(features, batch)
-        made = path if dynamics.pixel_head is None else dynamics.pixel_head(path)
+        dynamics, steps = self.dynamics, self.config.rollout_steps
+        history = dynamics.config.history
+        features, states = self._read(batch)
+        predicted = dynamics.output.decode(self.imagine(batch, features, states, history))
+        target = dynamics.output.target(dynamics.encoder, features, batch)
         future = target[:, history : history + steps]
         copy = target[:, history - 1 : history].expand_as(future)
         axes = [0, *range(2, future.ndim)]
         return {
-            "predicted": (made - future).square().mean(axes).tolist(),
+            "predicted": (predicted - future).square().mean(axes).tolist(),
             "copy": (copy - future).square().mean(axes).tolist(),
         }
