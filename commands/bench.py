@@ -217,13 +217,11 @@ def stage2(config: Config) -> list[Row]:
     model = PosttrainModel(_dynamics(config, device), config.dynamics.losses)
     dynamics, size = model.dynamics, trainer.batch_size
     batch = {
-        "features": torch.randn(
-            size, model.window, dynamics.grid[0] * dynamics.grid[1], len(dynamics.feature_mean), device=device
-        ),
+        "features": torch.randn(size, model.window, dynamics.features.num_tokens, dynamics.features.dim, device=device),
         "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device),
         "proprio": torch.zeros(size, model.window, dynamics.config.proprio_dim, device=device),
     }
-    if dynamics.pixel_head is not None:
+    if dynamics.output.reads_pixels:
         batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
     return _training_rows(model, batch, trainer, device, config.seconds)
 

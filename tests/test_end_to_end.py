@@ -203,7 +203,7 @@ def test_dynamics_see_the_keypoints_of_an_encoder_that_has_them(work):
     inside("pretrain", *words, "name=keypoints", cwd=work)
     posttrain_and_plan(work, "keypoints", "scene", "pooled", "encoder=runs/pretrain/keypoints")
     seen, _ = load_dynamics(work / "runs/posttrain/keypoints", torch.device("cpu"))
-    assert seen.predictor.scene_tokens == 1 and seen.scene_scale.max() < 0.5  # those of the data, no longer ones
+    assert seen.predictor.scene_tokens == 1 and seen.features.scene_scale.max() < 0.5  # those of the data
 
 
 @pytest.mark.parametrize("objective", ["lewm", "pldm"])

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from world_model.nn.layers import Block
 from world_model.predictor import ActionPredictor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # slow to import
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -255,14 +258,14 @@ def _shard(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
     return model
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether it is a DTensor, of which every process holds a part."""
     return hasattr(tensor, "device_mesh")
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or all parts of a sharded one, on the CPU; all processes have to ask."""
-    return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:

@@ -261,20 +261,6 @@ class VideoEncoder(nn.Module):
         seen = self.encode_frames(frames_BTHWC).flatten(0, 1) if tokens else self._pictures(frames_BTHWC)
         return self.pool.inputs(seen).unflatten(0, frames_BTHWC.shape[:2])
 
-    @property
-    def scene_space(self) -> Literal["tokens", "points"]:
-        """What says more of a frame than its pooled embedding: patch tokens, or where the pool reads pictures, all that
-        its last linear map reads."""
-        return "tokens" if self.pool is None or self.pool.reads == "tokens" else "points"
-
-    @property
-    def scene_shape(self) -> tuple[int, tuple[int, int]]:
-        """Numbers of a token of that, and rows and columns of these tokens; points are one token."""
-        if self.scene_space == "tokens":
-            return self.config.width, self.config.grid
-        assert self.pool is not None
-        return self.pool.out.in_features, (1, 1)
-
     def pooled(self, tokens_BTND: Tensor) -> Tensor:
         """Pooled embeddings [B, T, D] of frames by their tokens: the pool's, or the mean over tokens where there is
         none. ValueError for a pool that reads pictures, which imagined tokens do not have."""

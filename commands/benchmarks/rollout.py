@@ -80,8 +80,8 @@ class Recomputing:
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
     ) -> WindowContext:
         """The past as it is."""
-        features = self.model.normalise_features(self.model.encode(frames_BTHWC))
-        return WindowContext(features, self.model.rows(past_actions_BtA, None))
+        features = self.model.features.normalise(self.model.read(frames_BTHWC)["features"])
+        return WindowContext(features, self.model.normalise_actions(past_actions_BtA))
 
     def imagine(
         self,
@@ -93,9 +93,8 @@ class Recomputing:
         """Every candidate's window through the whole predictor, once a step."""
         batch, samples, steps, _ = actions_BSKA.shape
         window = context.features_BTNF.repeat_interleave(samples, 0)
-        rows = torch.cat(
-            (context.rows_BtA.repeat_interleave(samples, 0), self.model.rows(actions_BSKA.flatten(0, 1), None)), 1
-        )
+        planned = self.model.normalise_actions(actions_BSKA.flatten(0, 1))
+        rows = torch.cat((context.rows_BtA.repeat_interleave(samples, 0), planned), 1)
         past = context.features_BTNF.shape[1]
         for step in range(steps):
             following = self.model.predictor(window, rows[:, : past + step])

@@ -94,7 +94,7 @@ def moments(dynamics: LatentDynamics, reader: Any, where: Place) -> Moments:
         blocks(past[:, 0], history - 1),
         blocks(row, steps // skip),
         frames(reader, where.episode, where.after).to(device),
-        None if dynamics.states is None else torch.from_numpy(recorded_proprio(reader)[past]).to(device),
+        None if not dynamics.config.proprio_dim else torch.from_numpy(recorded_proprio(reader)[past]).to(device),
     )
 
 
@@ -110,14 +110,14 @@ def open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int]) ->
     where = places(dynamics, reader, episodes, dynamics.config.horizon)
     ahead = np.arange(1 - history, 1 + model.config.rollout_steps) * skip
     rows = (reader.first_row(where.episode) + where.last)[:, None] + ahead
-    felt = None if dynamics.states is None else recorded_proprio(reader)
+    felt = None if not dynamics.config.proprio_dim else recorded_proprio(reader)
     sums: dict[str, np.ndarray] = {}
     for chunk in np.array_split(rows, -(-len(rows) // energy.MOMENTS_PER_CHUNK)):
         pixels = torch.from_numpy(reader.gather("pixels", chunk)).to(dynamics.action_mid.device)
         actions = reader.gather("action", chunk[:, :1] + np.arange((model.window - 1) * skip))
         batch = {
             "pixels": pixels,
-            **dynamics.inputs(pixels),
+            **dynamics.read(pixels),
             "action": torch.from_numpy(actions.reshape(len(chunk), model.window - 1, -1)).to(pixels.device),
         }
         if felt is not None:

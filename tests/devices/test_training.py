@@ -107,7 +107,7 @@ def test_a_training_there_is_resumed_as_if_it_had_never_stopped(cuda, tmp_path):
         for steps in parts:
             config = replace(SMALL, steps=steps, schedule="constant")
             steps_2_and_3 = losses(model, {"pixels": frames(2, 8)}, cuda, config, folder)[-2:]
-        found += [steps_2_and_3, torch.stack([value.sum() for value in model.teacher.parameters()])]
+        found += [steps_2_and_3, torch.stack([value.sum() for value in model.objective.teacher.parameters()])]
     assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
 
 
@@ -119,11 +119,9 @@ def test_every_kind_of_dynamics_trains_there_as_on_the_cpu(kind, cuda):
         model = PosttrainModel(dynamics(**MODELS[kind]).to(device), PosttrainConfig(rollout_steps=3))
         made, pixels = model.dynamics, frames(2, model.window)
         with torch.no_grad():
-            batch = {name: value.cpu() for name, value in made.inputs(pixels.to(device)).items()}
-        made.set_feature_statistics(batch["features"][0])
-        if made.config.scene and made.encoder.scene_space == "points":
-            made.set_scene_statistics(batch["scene"][0])
-        if made.states is not None:
+            batch = {name: value.cpu() for name, value in made.read(pixels.to(device)).items()}
+        made.features.set_statistics(lambda name, batch=batch: batch[name][0])
+        if made.config.proprio_dim:
             batch["proprio"] = torch.rand(2, model.window, made.config.proprio_dim)
             made.states.set_statistics(batch["proprio"][0])
         if "scene" in batch:

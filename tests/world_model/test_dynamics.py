@@ -16,7 +16,7 @@ ALL = [("pooled", "features"), ("tokens", "features"), ("pooled", "pixels"), ("t
 def batch_for(model: LatentDynamics, size: int = 4) -> dict[str, torch.Tensor]:
     clip = frames(size, 7)
     actions = torch.rand(size, 6, len(model.spec.action_low), generator=torch.Generator().manual_seed(0))
-    return {"pixels": clip, "action": actions, **model.inputs(clip)}
+    return {"pixels": clip, "action": actions, **model.read(clip)}
 
 
 def observed(model: LatentDynamics, size: int = 2):
@@ -44,25 +44,25 @@ def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame(pool, tokens):
     stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
     assert batch["scene"].shape[2] == model.predictor.scene_tokens == tokens
     if pool == "keypoints":  # numbers between -1 and 1 that hardly differ: each is brought to a scale of its own
-        model.set_scene_statistics(batch["scene"].flatten(0, 1))
-        scene = model.normalise_scene(batch["scene"])
+        model.features.set_statistics(lambda name: batch[name].flatten(0, 1))
+        scene = torch.stack([model.features.select_scene(batch, frame) for frame in range(7)], 1)
         assert batch["scene"].std((0, 1, 2)).max() < 0.5
         torch.testing.assert_close(scene.std((0, 1, 2)), torch.ones(scene.shape[-1]))
     loss, _ = stage.loss(batch, 1)
     loss.backward()
     assert model.predictor.scene_encoder.weight.grad.abs().max() > 0
-    features, scene = model.normalise_features(batch["features"]), model.normalise_scene(batch["scene"])
+    features, states = model.features.normalise(batch["features"]), torch.zeros(4, 7, 0)
     for history in (1, 3):
-        path = stage.imagine(features, batch["action"][:, :6], None, history, scene)
+        path = stage.imagine(batch, features, states, history)
         past = batch["pixels"][:, :history]
         valid = torch.ones(4, history, dtype=torch.bool)
         context = model.observe(past, batch["action"][:, : history - 1], valid)
         plans = batch["action"][:, None, history - 1 : history + 3]
         planned = model.imagine(context, plans).view("pooled")[:, 0]
         torch.testing.assert_close(path.squeeze(2), planned, atol=1e-4, rtol=1e-4)
-        elsewhere = scene.clone()
-        elsewhere[:, history - 1] = elsewhere[:, history - 1].flip(-1)
-        assert not torch.allclose(stage.imagine(features, batch["action"], None, history, elsewhere), path)
+        elsewhere = {**batch, "scene": batch["scene"].clone()}
+        elsewhere["scene"][:, history - 1] = batch["scene"][:, history - 1].flip(-1)
+        assert not torch.allclose(stage.imagine(elsewhere, features, states, history), path)
     with pytest.raises(ValueError, match=r"dynamics.scene=true .* dynamics.space=pooled"):
         dynamics("tokens", scene=True)
 
@@ -111,8 +111,8 @@ def test_actions_are_normalised_by_their_bounds():
 def test_one_common_scale_keeps_the_order_of_distances():
     model = dynamics()
     features = torch.randn(100, 1, 12) * torch.linspace(0.1, 3, 12) + 5
-    model.set_feature_statistics(features)
-    normalised = model.normalise_features(features)[:, 0]
+    model.features.set_statistics(lambda name: features)
+    normalised = model.features.normalise(features)[:, 0]
     torch.testing.assert_close(normalised.mean(0), torch.zeros(12), atol=1e-4, rtol=0)
     ratio = torch.pdist(normalised) / torch.pdist(features[:, 0])
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), atol=1e-4, rtol=1e-3)
@@ -145,7 +145,7 @@ def test_errors_by_horizon_stand_beside_copying_the_last_frame():
     model = dynamics()
     stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
     errors = stage.error_by_horizon(batch)
-    features = model.normalise_features(batch["features"])
+    features = model.features.normalise(batch["features"])
     expected = [(features[:, 2] - features[:, 3 + k]).square().mean().item() for k in range(4)]
     assert errors["copy"] == pytest.approx(expected, rel=1e-5)
     assert len(errors["predicted"]) == 4

@@ -6,7 +6,7 @@ One class a choice: how frames are read, on which scale the predictor sees them,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -23,15 +23,14 @@ Space = Literal["pooled", "tokens"]
 class Features(nn.Module):
     """Features [B, T, N, F] of frames; N = rows x columns of `grid`, F = `dim`.
 
-    space: under which features are cached; scene_space: the same of the scene, "" where there is none. scene_shape:
-    numbers of a token of the scene, and rows and columns of these tokens; None where there is none.
+    spaces: the kind of values that `read` gives under each name. scene_shape: numbers of a token of the scene, and rows
+    and columns of these tokens; None where there is none.
     """
 
     mean: Tensor
     scale: Tensor
-    space: Space
+    spaces: Mapping[str, str]
     view_names: tuple[str, ...]
-    scene_space: str = ""
     scene_shape: tuple[int, tuple[int, int]] | None = None
 
     def __init__(self, dim: int, grid: tuple[int, int]) -> None:
@@ -53,14 +52,12 @@ class Features(nn.Module):
         """Raw features -> the predictor's scale: centred, one common scale, so that distances keep their order."""
         return (features - self.mean) / self.scale
 
-    def set_statistics(self, features_FNF: Tensor) -> None:
-        """Mean and common standard deviation of raw features [frames, N, F] of the train split."""
-        flat = features_FNF.flatten(0, 1)
+    def set_statistics(self, raw: Callable[[str], Tensor]) -> None:
+        """Mean and common standard deviation of features. raw(name): values [frames, N, F] of the train split, by the
+        names that `read` gives."""
+        flat = raw("features").flatten(0, 1)
         self.mean.copy_(flat.mean(0))
         self.scale.copy_((flat - flat.mean(0)).square().mean().sqrt().clamp_min(1e-6))
-
-    def set_scene_statistics(self, scene_FMD: Tensor) -> None:
-        """Statistics of the raw scene [frames, M, D] of the train split, where its numbers have scales of their own."""
 
     def select_scene(self, inputs: Mapping[str, Tensor], frame: int) -> Tensor | None:
         """The scene [B, M, D] at a frame, on the predictor's scale, of what `read` gave; None where there is none."""
@@ -78,7 +75,7 @@ class Features(nn.Module):
 class PooledFeatures(Features):
     """The pooled embedding, one token a frame."""
 
-    space: Space = "pooled"
+    spaces: Mapping[str, str] = {"features": "pooled"}
     view_names = ("pooled",)
 
     def __init__(self, encoder: VideoEncoder) -> None:
@@ -102,7 +99,7 @@ class PooledFeatures(Features):
 class PooledInTokens(PooledFeatures):
     """The pooled embedding, beside the layer-normed patch tokens of the frame that a path starts at."""
 
-    scene_space = "tokens"
+    spaces = {"features": "pooled", "scene": "tokens"}
 
     def __init__(self, encoder: VideoEncoder) -> None:
         super().__init__(encoder)
@@ -124,7 +121,7 @@ class PooledInPoints(PooledFeatures):
 
     scene_mean: Tensor
     scene_scale: Tensor
-    scene_space = "points"
+    spaces = {"features": "pooled", "scene": "points"}
 
     def __init__(self, encoder: VideoEncoder) -> None:
         super().__init__(encoder)
@@ -139,8 +136,9 @@ class PooledInPoints(PooledFeatures):
         points = encoder.pool_inputs(frames_BTHWC)
         return {"features": encoder.pool.out(points).unsqueeze(2), "scene": points.unsqueeze(2)}
 
-    def set_scene_statistics(self, scene_FMD: Tensor) -> None:
-        flat = scene_FMD.flatten(0, 1)
+    def set_statistics(self, raw: Callable[[str], Tensor]) -> None:
+        super().set_statistics(raw)
+        flat = raw("scene").flatten(0, 1)
         self.scene_mean.copy_(flat.mean(0))
         self.scene_scale.copy_(flat.std(0).clamp_min(1e-6))
 
@@ -151,7 +149,7 @@ class PooledInPoints(PooledFeatures):
 class TokenFeatures(Features):
     """All layer-normed patch tokens of a frame (V-JEPA 2-AC)."""
 
-    space: Space = "tokens"
+    spaces: Mapping[str, str] = {"features": "tokens"}
     view_names = ("tokens", "pooled")
 
     def __init__(self, encoder: VideoEncoder) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from world_model.encoder import VideoEncoder
@@ -53,7 +52,7 @@ class PixelOutput(nn.Module):
 
     def __init__(self, features: Features, encoder: VideoEncoder, config: PixelHeadConfig) -> None:
         super().__init__()
-        self.head = PixelHead(features.dim, encoder.config, features.space == "pooled", config)
+        self.head = PixelHead(features.dim, encoder.config, features.num_tokens == 1, config)
 
     def step_bytes(self, encoder: VideoEncoder) -> int:
         """Memory of one imagined step of one candidate beside the predictor's own."""
@@ -85,6 +84,9 @@ def embed_flat(encoder: VideoEncoder, frames: Tensor) -> Tensor:
     return encoder.embed_frames(flat)[0].unflatten(0, frames.shape[:-3])
 
 
-def make_output(pixels: PixelHeadConfig | None, features: Features, encoder: VideoEncoder) -> FeatureOutput | PixelOutput:
+Output = FeatureOutput | PixelOutput
+
+
+def make_output(pixels: PixelHeadConfig | None, features: Features, encoder: VideoEncoder) -> Output:
     """Pixels by a head of these sizes; None: features."""
     return FeatureOutput(features) if pixels is None else PixelOutput(features, encoder, pixels)

@@ -58,7 +58,9 @@ class Blocks(nn.ModuleList):
         self.compiled = False
 
     def __iter__(self) -> Iterator[Block]:
-        return super().__iter__()  # type: ignore[return-value]
+        for block in super().__iter__():
+            assert isinstance(block, Block)
+            yield block
 
     def step(
         self,

@@ -8,7 +8,6 @@ from typing import Literal
 
 from torch import Tensor
 
-
 Lazy = Tensor | Callable[[], Tensor]  # a view, or what computes it
 
 

@@ -32,8 +32,9 @@ class Moments:
 
     def rows(self, rows: slice) -> Moments:
         """Those moments only."""
-        parts = (self.past_BTHWC, self.actions_BtA, self.taken_BKA, self.after_BHWC, self.proprio_BTQ)
-        return Moments(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+        proprio = None if self.proprio_BTQ is None else self.proprio_BTQ[rows]
+        past, actions, taken, after = self.past_BTHWC, self.actions_BtA, self.taken_BKA, self.after_BHWC
+        return Moments(past[rows], actions[rows], taken[rows], after[rows], proprio)
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def test_a_learned_state_follows_its_actions():
     optimizer = torch.optim.Adam(states.parameters(), 3e-3)
     for _ in range(300):
         optimizer.zero_grad()
-        loss = states.loss(states.normalise(path), blocks)
+        loss = states.losses(states.normalise(path), blocks)["state"]
         loss.backward()
         optimizer.step()
     assert loss < 1e-3
@@ -70,7 +70,7 @@ def test_the_state_moves_predictions_and_is_asked_for(proprio, size, block):
 
 def test_training_sees_states_of_the_history_alone():
     model = PosttrainModel(dynamics("pooled", proprio="predicted", proprio_dim=3), PosttrainConfig(rollout_steps=3))
-    features = model.dynamics.encode(frames(4, 6))
+    features = model.dynamics.read(frames(4, 6))["features"]
     batch = {
         "features": features,
         "action": torch.rand(4, 5, 2, generator=GENERATOR),
