@@ -113,7 +113,7 @@ class PooledInTokens(PooledFeatures):
         }
 
     def select_scene(self, inputs: Mapping[str, Tensor], frame: int) -> Tensor:
-        return inputs["scene"][:, frame].float()
+        return inputs["scene"].float()[:, frame]
 
 
 class PooledInPoints(PooledFeatures):
@@ -143,7 +143,7 @@ class PooledInPoints(PooledFeatures):
         self.scene_scale.copy_(flat.std(0).clamp_min(1e-6))
 
     def select_scene(self, inputs: Mapping[str, Tensor], frame: int) -> Tensor:
-        return (inputs["scene"][:, frame].float() - self.scene_mean) / self.scene_scale
+        return ((inputs["scene"].float() - self.scene_mean) / self.scene_scale)[:, frame]
 
 
 class TokenFeatures(Features):
