@@ -22,16 +22,14 @@ ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 
 @torch.no_grad()
 def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
-    """What the predictor takes of every frame of the file (`LatentDynamics.inputs`), each as bfloat16 bits [F, N, D];
+    """What the predictor takes of every frame of the file (`LatentDynamics.read`), each as bfloat16 bits [F, N, D];
     computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
     device = dynamics.action_mid.device
-    spaces: dict[str, str] = {"features": dynamics.config.space}
-    if dynamics.config.scene:
-        spaces["scene"] = dynamics.encoder.scene_space
+    spaces = dynamics.features.spaces
     missing = [name for name, space in spaces.items() if cache.read(key, space) is None]
     if missing:
-        example = dynamics.inputs(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
+        example = dynamics.read(torch.from_numpy(reader.gather("pixels", np.array([[0]]))).to(device))
         episodes = reader.episodes()
         with console.progress("encode", len(episodes), "episodes") as progress, ExitStack() as files:
             rows = {
@@ -41,7 +39,7 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
             for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
                 row = int(reader.first_row(episode))
                 for chunk in frames.split(ENCODE_CHUNK):
-                    made = dynamics.inputs(chunk[None].to(device))
+                    made = dynamics.read(chunk[None].to(device))
                     for name in missing:
                         rows[name][row : row + len(chunk)] = bits(made[name][0])
                     row += len(chunk)

@@ -83,13 +83,11 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     with first_alone():
         cached = cached_features(dynamics, reader, console)
     features = cached["features"]
-    dynamics.set_feature_statistics(train_features(features, reader, device))
-    if shape.scene and encoder.scene_space == "points":
-        dynamics.set_scene_statistics(train_features(cached["scene"], reader, device))
-    if dynamics.states is not None:
+    dynamics.features.set_statistics(lambda name: train_features(cached[name], reader, device))
+    if proprio:
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
-    columns = ("pixels", "action") if shape.target == "pixels" else ("action",)
+    columns = ("pixels", "action") if dynamics.output.reads_pixels else ("action",)
     extra, seen = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
     windows = {
         split: Windows(reader, split, model.window, actions.frame_skip, columns, extra, seen)
@@ -165,7 +163,7 @@ def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, see
     train = split_rows(reader, "train")
     with torch.no_grad():
         parts = [
-            dynamics.pooled_view(dynamics.normalise_features(numbers(features[rows]).to(device)))
+            dynamics.pooled(dynamics.features.normalise(numbers(features[rows]).to(device)))
             for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
         ]
     pooled = torch.cat(parts)
