@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.transfer.keys import ImportKeys
 from data.schema import NO_SEED, Column
 from data.video import View
 
@@ -56,8 +57,8 @@ class Facts:
 class Format(Protocol):
     """A format of trajectories."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """From the configuration of the command."""
+    def __init__(self, keys: ImportKeys) -> None:
+        """From the keys of `jepa import`."""
         ...
 
     def find(self, path: Path) -> Sequence[Any]:
