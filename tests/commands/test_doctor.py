@@ -14,7 +14,7 @@ from commands.cli import main as cli
 from commands.doctor import Finding
 from commands.shared.console import Console
 
-CONFIG = {"runs": "runs", "device": "cpu", "disk_gib": 0.001, "render_timeout_s": 120.0}
+CONFIG = doctor.Config(device="cpu", disk_gib=0.001)
 
 
 def report(monkeypatch, *findings):

@@ -116,7 +116,7 @@ def test_extrinsics_that_some_lack_are_left_out_and_that_is_said(work, capsys):
         (("format=lerobots",), 2, "format=lerobots: no such format; did you mean lerobot?"),
         (("path=none",), 2, "path=none is no folder"),
         (("path=arms/trajectory_000/recordings",), 2, "holds a trajectory.h5"),
-        (("view=middle",), 2, "choose centre or whole"),
+        (("view=middle",), 2, "choices: whole, centre"),
         (("size=0",), 2, "size=0"),
         (("fps=0",), 2, "fps=0"),
         (("droid.angles=turns",), 2, "radians, degrees"),

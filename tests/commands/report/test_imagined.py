@@ -68,8 +68,6 @@ def test_the_strip_has_two_rows_an_episode(model, tmp_path):
 
 def test_a_viewer_is_checked_before_anything_is_played(monkeypatch):
     check_viewer("none", 0)
-    with pytest.raises(UsageError, match="viewer=vtk is none"):
-        check_viewer("vtk", 1)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'jepa-lab\[rerun\]'"):
         check_viewer("rerun", 1)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import plan
 from commands.evaluation import methods
+from commands.evaluation.evaluate import collect_results
 from commands.evaluation.protocol import Cases, ProtocolConfig, Rollouts, resolve
 from commands.report import planning as report
 from commands.report import videos
@@ -68,12 +68,8 @@ def runs():
 
 
 def results_of(runs, cases, task=REACHER):
-    protocol, config = (
-        resolve(ProtocolConfig(), task),
-        {"planner": {"name": "cem", "cost": {"view": "pooled"}, "mpc": {"receding_steps": 1}}},
-    )
-    seconds = dict.fromkeys(runs, 2.5)
-    made = plan.collect_results(runs, cases, task, protocol, config, seconds, SPEC)
+    protocol, keys = resolve(ProtocolConfig(), task), methods.EvaluationKeys()
+    made = collect_results(runs, cases, task, protocol, keys, dict.fromkeys(runs, 2.5), SPEC)
     made["model"] = {"folder": "runs/posttrain/small", "env": task.name}
     made["data"] = {"file": ["runs/collect/small/data.h5"], "checksum": "9a8b"}
     return made

@@ -16,6 +16,7 @@ import pytest
 from commands import export, import_
 from commands.cli import main as cli
 from commands.config.compose import standard
+from commands.config.schema import build
 from commands.shared.console import Console
 from commands.shared.errors import explain
 from data.store import Reader
@@ -47,8 +48,9 @@ def usual(command: str) -> dict[str, Any]:
 
 def take(format: str, path: str, folder: str = "x", columns: dict[str, Any] | None = None, **keys: Any) -> Reader:
     """What `jepa import` does, without a run folder; returns the file."""
-    config = {**usual("import"), "format": format, "path": path, "seed": 0, **keys}
-    config["columns"] = {**config["columns"], **(columns or {})}
+    given = {**usual("import"), "format": format, "path": path, "seed": 0, **keys}
+    given["columns"] = {**given["columns"], **(columns or {})}
+    config = build(import_.Config, given)
     import_.check(config)
     Path(folder).mkdir(exist_ok=True)
     import_.import_into(Path(folder), config, Console())
@@ -57,7 +59,7 @@ def take(format: str, path: str, folder: str = "x", columns: dict[str, Any] | No
 
 def give(format: str, to: str, **keys: Any) -> None:
     """What `jepa export data=ours` does."""
-    config = {**usual("export"), "data": "ours", "format": format, "to": to, **keys}
+    config = build(export.Config, {**usual("export"), "data": "ours", "format": format, "to": to, **keys})
     export.check(config)
     export.run(config, None, Console())
 
@@ -258,7 +260,7 @@ def test_a_data_set_that_cannot_be_used_is_one_sentence(format, what, says):
     ("keys", "says"),
     [
         ({"fps": None}, "format=minari records no rate: give fps="),
-        ({"fps": 0}, "fps=0: give a rate above 0"),
+        ({"fps": 0}, "fps=0.0: give a rate above 0"),
         ({"columns": {"pixels": "rgb"}}, "columns.pixels=rgb is not in set"),
         ({"columns": {"truth": ["pos"]}}, "(choices: observations/arm/pos, infos/clock)"),
         ({"path": "none"}, "path=none is no folder"),
