@@ -29,7 +29,6 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, listed, nearest
 from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
-from commands.training.posttraining import TRAINER
 from commands.training.pretraining import random_stage1
 from planners.costs import aimed
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -71,7 +70,7 @@ class Config(RunKeys):
     """optimisation of stage 1"""
     dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
     """shape and losses of the latent dynamics"""
-    posttrainer: TrainerConfig = TRAINER
+    posttrainer: TrainerConfig = field(default_factory=TrainerConfig)
     """optimisation of stage 2"""
     planner: PlannerKeys = field(default_factory=CEMKeys)
     """search, cost and receding horizon"""

@@ -12,7 +12,7 @@ from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys, GymKeys, OnDamaged, RunKeys
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig
-from commands.training.posttraining import TRAINER, PosttrainKeys
+from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
 from commands.transfer.collection import check_collection
 from world_model.encoder import EncoderConfig
@@ -39,7 +39,7 @@ class PipelineKeys(RunKeys):
     """optimisation of stage 1"""
     dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
     """shape and losses of the latent dynamics"""
-    posttrain: TrainerConfig = TRAINER
+    posttrain: TrainerConfig = field(default_factory=TrainerConfig)
     """optimisation of stage 2"""
     planner: PlannerKeys = field(default_factory=CEMKeys)
     """search, cost and receding horizon"""

@@ -37,8 +37,6 @@ from world_model.training.posttrain import PosttrainModel
 
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
-# Stage 2 trains longer steps at a higher rate than stage 1.
-TRAINER = TrainerConfig(steps=1200, lr=3e-3, batch_size=64, evaluate_every=600, checkpoint_every=600)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ class PosttrainKeys(RunKeys):
 
     dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
     """shape and losses of the latent dynamics"""
-    trainer: TrainerConfig = TRAINER
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """optimisation"""
     path: str | None = None
     """encoder=pretrained: .pt file of V-JEPA 2, 2-AC or 2.1, or Hugging Face VJEPA2 directory"""

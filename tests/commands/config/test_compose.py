@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 
 from commands.cli.main import COMMANDS
 from commands.config.compose import compose, config_class, for_help, load_config, module_of, nested, standard
 from commands.config.groups import PLANNERS, make_planner
-from commands.config.schema import build, help_texts
+from commands.config.schema import build, fields, fill, help_texts, member
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, listed, nearest
 from commands.shared.runs import flatten
 
+CONFIGS = Path(__file__).parents[3] / "configs"
 # What each command must be given; a cooldown goes on from a run.
 GIVEN = {
     "import": ["format=droid"],
@@ -265,3 +267,18 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
     on = collect_config(load_config("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]))
     assert on.env_kwargs == {"size": 32, "factors": ["colour", "light"]}
     assert collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}
+
+
+@pytest.mark.parametrize("group", ["planner", "dynamics", "protocol", "data", "env"])
+def test_a_choice_restates_no_default(group):
+    """A value that a YAML file sets differs from the dataclass's default, or a comment names its source."""
+    hint = fields(config_class("demo"))[group]
+    for path in sorted((CONFIGS / group).rglob("*.yaml")):
+        content = yaml.safe_load(path.read_text()) or {}
+        if "defaults" in content:
+            continue  # it may take back what another choice sets
+        tags = {key: content[key] for key in ("name", "policy", "id") if isinstance(content.get(key), str)}
+        default = flatten(fill(member(hint, content), tags))
+        bare = {key for key in flatten(content) if f"{key.rpartition('.')[2]}: " in path.read_text()}
+        bare -= {line.partition(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line}
+        assert not [key for key in bare - tags.keys() if flatten(content)[key] == default[key]], path
