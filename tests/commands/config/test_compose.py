@@ -281,4 +281,4 @@ def test_a_choice_restates_no_default(group):
         default = flatten(fill(member(hint, content), tags))
         bare = {key for key in flatten(content) if f"{key.rpartition('.')[2]}: " in path.read_text()}
         bare -= {line.partition(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line}
-        assert not [key for key in bare - tags.keys() if flatten(content)[key] == default[key]], path
+        assert not [key for key in bare - tags.keys() if flatten(content)[key] == default.get(key)], path
