@@ -1,5 +1,5 @@
 # make demo   the whole job on this machine: collect, pretrain, posttrain, plan, one report
-# make test   the whole test suite
+# make test   all tests; make test ARGS='-n 2 -m "not slow"' leaves trainings and end-to-end runs out
 # make lint   linter, types and import contracts
 # make docs   the documents as a site, in build/site; dead links are errors
 # Each sets everything up by itself. ARGS="..." goes to the command, PYTHON=... chooses the interpreter.
