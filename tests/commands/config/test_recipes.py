@@ -234,6 +234,6 @@ def test_one_step_of_the_action_conditioned_recipe_at_a_reduced_size():
     # Both losses count the first prediction from the first frame: the rollout begins there at every step.
     assert torch.isfinite(loss) and set(terms) == {"teacher_forcing", "rollout", "grad_norm"}
     with torch.no_grad():
-        path = model.imagine(batch["features"], batch["action"], batch["proprio"], 1)
+        path = model.imagine(batch, batch["features"], batch["proprio"], 1)
         again = model.loss(batch, 0)[1]["rollout"], model.loss(batch, 7)[1]["rollout"]
     assert path.shape[1] == 2 and torch.equal(*again)
