@@ -22,7 +22,7 @@ from typing import Literal
 
 from commands.shared.console import Console, table
 from commands.shared.devices import resolve_device
-from commands.shared.errors import DISTRIBUTION, RunError, UserError, one_line
+from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UserError, find_shadow, one_line
 from commands.shared.torch_versions import PINNED, TESTED, is_tested
 
 Status = Literal["ok", "broken", "optional"]
@@ -257,13 +257,8 @@ def check_disk(runs: str, wanted_gib: float) -> list[Finding]:
 
 def check_names() -> list[Finding]:
     """No folder of the user's stands before one of our packages, and none in sight would from here."""
-    from commands.cli.main import check_shadows
-    from commands.shared.errors import PACKAGES
-
-    try:
-        check_shadows()
-    except RunError as error:
-        return [Finding("names", "broken", one_line(error), "rename that folder, or unset PYTHONPATH")]
+    if shadow := find_shadow():
+        return [Finding("names", "broken", shadow, "rename that folder, or unset PYTHONPATH")]
     here = Path.cwd()
     alike = [name for name in PACKAGES if here != HOME and (here / name / "__init__.py").exists()]
     if alike:

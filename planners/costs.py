@@ -36,7 +36,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from planners.protocol import VIEW_AXES, Cost, Dynamics, Goal, Imagined, Keep, Spec, Views
+from planners.protocol import VIEW_AXES, Cost, Dynamics, DynamicsSpec, Goal, Imagined, Keep, Views
 
 Metric = Literal["l1", "l2", "sq_l2", "cosine"]
 Reduce = Literal["last", "sum", "closest", "smallest", "window", "running_min", "power"]
@@ -147,7 +147,7 @@ class GoalCost:
                 cost_BS = cost_BS + self.change_penalty * steps.diff(dim=2).square().mean((-1, -2))
         return cost_BS
 
-    def fitted(self, spec: Spec) -> GoalCost:
+    def fitted(self, spec: DynamicsSpec) -> GoalCost:
         """This cost, told of what the model's action blocks are made."""
         return replace(self, action_dim=spec.action_dim)
 

@@ -2,7 +2,8 @@
 
 A world model (latent, pixel-generative, or the true simulator) offers `Dynamics`; a planner asks it to
 `observe` once a replan and to `imagine` many candidate action sequences, and lets a `Cost` judge one named
-view of what was imagined. Neither side imports the other: these are structural protocols (PEP 544).
+view of what was imagined. Planners import no world model; a world model may import this file alone.
+Protocols are structural (PEP 544).
 
 Axes: B environments, S candidates, T observed frames, K planned model steps, N tokens, D width, A action
 block, L named quantities of the true state, E draws or ensemble members (optional, in front), H W C image.
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 Keep = Literal["path", "last"]
+Lazy = Tensor | Callable[[], Tensor]  # a view, or the function that computes it
 Rows = slice | Tensor  # which environments: a slice (no copy) or an index tensor, int64 [b]
 
 VIEW_AXES: dict[str, tuple[str, str]] = {
@@ -86,35 +88,6 @@ class DynamicsSpec:
         return len(self.action_low) // self.frame_skip
 
 
-class Spec(Protocol):
-    """The facts themselves, whoever states them: a world model may bring a class of its own (see DynamicsSpec)."""
-
-    @property
-    def action_low(self) -> tuple[float, ...]: ...
-    @property
-    def action_high(self) -> tuple[float, ...]: ...
-    @property
-    def frame_hw(self) -> tuple[int, int]: ...
-    @property
-    def max_horizon(self) -> int: ...
-    @property
-    def views(self) -> tuple[str, ...]: ...
-    @property
-    def frame_skip(self) -> int: ...
-    @property
-    def history(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def step_bytes(self) -> int: ...
-    @property
-    def block_dim(self) -> int: ...
-    @property
-    def action_dim(self) -> int: ...
-    @property
-    def proprio(self) -> Literal["none", "integrate", "predicted"]: ...
-
-
 class Context(Protocol):
     """What `observe` made of the past: encoded frames, cached keys and values. Opaque to planners."""
 
@@ -168,7 +141,7 @@ class Dynamics(Protocol):
     """A world model as a planner sees it. All methods are batched and keep tensors on `spec.device`."""
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> DynamicsSpec:
         """Bounds, sizes and views."""
         ...
 
@@ -281,7 +254,7 @@ class Views:
     Serves every dynamics whose views are plain tensors; a function is called once and its result kept.
     """
 
-    def __init__(self, views: Mapping[str, Tensor | Callable[[], Tensor]], keep: Keep = "path") -> None:
+    def __init__(self, views: Mapping[str, Lazy], keep: Keep = "path") -> None:
         self._views = dict(views)
         self.keep: Keep = keep
 

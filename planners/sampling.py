@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from planners.noise import Draws, candidate_noise, colour_matrix, upload
-from planners.protocol import Context, Cost, Dynamics, Goal, Plan, Spec
+from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan
 from planners.scoring import Problem, bounds, check_fit, finite_mean
 
 Tail = Literal["repeat", "zero"]
@@ -114,7 +114,7 @@ class Proposal:
     elite_cost_B: Tensor | None = None
 
 
-def first_proposal(spec: Spec, config: PlannerConfig, num_envs: int, warm_start: Tensor | None) -> Proposal:
+def first_proposal(spec: DynamicsSpec, config: PlannerConfig, num_envs: int, warm_start: Tensor | None) -> Proposal:
     """Where a search begins: the middle of the range, or a warm start [B,K,A], or several [B,1+E,K,A] of which the
     first is the mean and the others take part in the first iteration."""
     low_A, high_A = bounds(spec)
@@ -143,7 +143,7 @@ def candidates(proposal: Proposal, noise_BSKA: Tensor, low: Tensor, high: Tensor
     return actions.clamp_(low, high)
 
 
-def colour_of(config: SearchConfig, spec: Spec) -> Tensor | None:
+def colour_of(config: SearchConfig, spec: DynamicsSpec) -> Tensor | None:
     """The colour of a planner's noise over environment steps; None: white."""
     if not config.noise_beta:
         return None

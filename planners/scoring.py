@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from planners.noise import upload
-from planners.protocol import Context, Cost, Dynamics, Goal, Noise, Spec
+from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Noise
 
 # What judges one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
 Judge = Callable[[Context, Goal, Noise | None, Tensor], tuple[Tensor, ...]]
@@ -24,13 +24,13 @@ CUDA_CHUNK_SHARE = 0.25  # of the device's memory; of the total, so that the chu
 SLOPE_MEMORY = 4  # times the memory of a step: backward needs what every layer of every step computed
 
 
-def bounds(spec: Spec) -> tuple[Tensor, Tensor]:
+def bounds(spec: DynamicsSpec) -> tuple[Tensor, Tensor]:
     """low_A, high_A on the dynamics' device."""
     low, high = upload(torch.tensor([spec.action_low, spec.action_high]), spec.device)
     return low, high
 
 
-def chunk_size(spec: Spec) -> int:
+def chunk_size(spec: DynamicsSpec) -> int:
     """How many imagined candidate steps (B x S x K) fit into memory at once; 0: no limit known."""
     if spec.step_bytes == 0:
         return 0
@@ -137,7 +137,7 @@ def finite_mean(cost: Tensor) -> Tensor:
     return mean.nan_to_num(nan=math.inf)
 
 
-def check_fit(spec: Spec, cost: Cost, horizon: int) -> None:
+def check_fit(spec: DynamicsSpec, cost: Cost, horizon: int) -> None:
     """Raise ValueError where the model cannot serve this cost or horizon."""
     if cost.view not in spec.views:
         raise ValueError(f"cost view is {cost.view!r}, but this model offers {', '.join(spec.views)}")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from planners.protocol import DynamicsSpec, Lazy, Views
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
 from world_model.nn.decoder import PixelHeadConfig
@@ -20,7 +21,6 @@ from world_model.nn.features import Space, make_features
 from world_model.nn.outputs import make_output
 from world_model.nn.reachability import ReachConfig, ReachHead
 from world_model.nn.states import ProprioModel, make_states
-from world_model.nn.views import FrameViews, Lazy
 from world_model.predictor import ActionPredictor, PredictorConfig
 
 
@@ -84,30 +84,6 @@ class ActionSpec:
         """Middle and half range of every number of an action block, by which models normalise."""
         low, high = torch.tensor(self.block_low), torch.tensor(self.block_high)
         return (high + low) / 2, (high - low) / 2
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What `planners.protocol.DynamicsSpec` asks for; see there."""
-
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    frame_hw: tuple[int, int]
-    frame_skip: int
-    history: int
-    max_horizon: int
-    views: tuple[str, ...]
-    device: torch.device
-    step_bytes: int
-    proprio: ProprioModel = "none"
-
-    @property
-    def action_dim(self) -> int:
-        return len(self.action_low) // self.frame_skip
-
-    @property
-    def block_dim(self) -> int:
-        return len(self.action_low)
 
 
 @dataclass
@@ -192,11 +168,11 @@ class LatentDynamics(nn.Module):
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
 
     @property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> DynamicsSpec:
         """The facts a planner needs."""
         size = self.config.predictor
         per_token = 4 * size.width * (4 + 2 * size.depth)
-        return ModelSpec(
+        return DynamicsSpec(
             action_low=self.actions.block_low,
             action_high=self.actions.block_high,
             frame_hw=self.encoder.config.frame_hw,
@@ -222,13 +198,13 @@ class LatentDynamics(nn.Module):
         past = self.predictor.prefill(features[:, :-1], rows, valid_BT[:, :-1], scene)
         return LatentContext(past, features[:, -1], states[:, -1])
 
-    def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> FrameViews:
+    def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
         """Views of goal images [B, H, W, C], once an episode."""
         return self._offer(self.output.goal_views(self.encoder, self.features, frames_BHWC))
 
-    def as_goal(self, imagined: FrameViews, step: int) -> FrameViews:
+    def as_goal(self, imagined: Views, step: int) -> Views:
         """Step `step` of an imagined path of one candidate, as a goal."""
-        return FrameViews({name: imagined.view(name)[:, 0, step] for name in imagined.views})
+        return Views({name: imagined.view(name)[:, 0, step] for name in imagined.names()})
 
     def imagine(
         self,
@@ -236,18 +212,18 @@ class LatentDynamics(nn.Module):
         actions_BSKA: Tensor,
         generator: Any = None,
         keep: Literal["path", "last"] = "path",
-    ) -> FrameViews:
+    ) -> Views:
         """Futures of all candidates. Deterministic: the generator is not used."""
         assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
         path = self.rollout(context.past, context.last_BNF, context.state_BQ, actions_BSKA)
         path = path[:, :, -1:] if keep == "last" else path
         return self._offer(self.output.views(self.encoder, self.features, path), keep)
 
-    def _offer(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> FrameViews:
+    def _offer(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> Views:
         """These views, and what is made of the pooled one."""
-        offered, head = FrameViews(views, keep), self.reach
-        if head is not None:
-            offered.views["reach"] = lambda: head(offered.view("pooled"))
+        if (head := self.reach) is not None:
+            views = {**views, "reach": lambda: head(offered.view("pooled"))}
+        offered = Views(views, keep)
         return offered
 
 

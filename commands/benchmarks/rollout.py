@@ -18,11 +18,11 @@ from commands.benchmarks.official import timed
 from commands.shared.flops import count_flops
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
+from planners.protocol import Views
 from planners.sampling import Proposal
 from planners.scoring import score
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.nn.views import FrameViews
 from world_model.predictor import PredictorConfig
 
 STEPS = 5  # horizon, of both settings
@@ -89,7 +89,7 @@ class Recomputing:
         actions_BSKA: Tensor,
         generator: Any = None,
         keep: Literal["path", "last"] = "path",
-    ) -> FrameViews:
+    ) -> Views:
         """Every candidate's window through the whole predictor, once a step."""
         batch, samples, steps, _ = actions_BSKA.shape
         window = context.features_BTNF.repeat_interleave(samples, 0)
@@ -102,7 +102,7 @@ class Recomputing:
         path = window[:, past:].unflatten(0, (batch, samples))
         path = path if keep == "path" else path[:, :, -1:]
         name = self.model.config.space
-        return FrameViews({name: path.squeeze(-2) if name == "pooled" else path}, keep)
+        return Views({name: path.squeeze(-2) if name == "pooled" else path}, keep)
 
 
 class RecordingCEM(CEM):

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from planners.protocol import Lazy
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import layer_normed
-from world_model.nn.views import Lazy
 
 Space = Literal["pooled", "tokens"]
 

@@ -7,10 +7,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from planners.protocol import Lazy
 from world_model.encoder import VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
 from world_model.nn.features import Features
-from world_model.nn.views import Lazy
 
 
 class FeatureOutput(nn.Module):
