@@ -84,6 +84,7 @@ def compose(command: str, words: list[str]) -> Composed:
     with hydra_loader() as loader:
         overrides = parse(command, _expanded(usual, words, loader), loader)
         chosen, values = _split(overrides, usual.choices, loader)
+        chosen += _kinds(command, chosen, values)
         known = with_choices(command, chosen) if chosen else usual
         for override in values:
             _check_value(command, override, known.config, usual.choices)
@@ -300,6 +301,21 @@ def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple
     return chosen, values
 
 
+def _kinds(command: str, chosen: list[str], values: list[Any]) -> list[str]:
+    """Return the words by which overrides such as encoder.pool.kind=keypoints replace a part by one of another kind,
+    with the defaults of that kind, instead of leaving keys of the former kind in it."""
+    parts = {key.rpartition(".")[0]: item for item in values if (key := _key(item)).endswith(".kind")}
+    if not parts:
+        return []
+    composed, words = _plain(_own(command, _composed(command, chosen))), []
+    filled = schema.fill(config_class(command), composed)
+    for part, item in parts.items():
+        if _find(filled, f"{part}.kind")[1] != item.value():
+            words += [f"~{part}"] if _find(composed, part)[0] else []
+            words += [_adding(item.input_line)]
+    return words
+
+
 def _key(override: Any) -> str:
     package = f"@{override.package}" if override.package else ""
     return f"{override.key_or_group}{package}"
@@ -328,17 +344,19 @@ def _check_value(command: str, override: Any, known: dict[str, Any], groups: dic
     """Raise UsageError unless the key exists and the value is of the same kind as its default."""
     key, value = _key(override).removeprefix(f"{ASIDE}."), override.value()
     found, default = _find(known, key)
-    if not found and default == {}:
-        return
+    hint = schema.hint_at(config_class(command), key)
+    if not found and (default == {} or hint is not None):
+        return  # an open mapping, or a key of another class that the part may be
     if not found:
         raise UsageError(
             f"'{key}' is no group or key of jepa {command}{nearest(key, [*groups, *flatten(known)])} "
             f"(jepa {command} --help lists them)"
         )
     group, _, last = key.partition(".")
-    if last == "name" and isinstance(known.get(group), dict):
-        raise UsageError(f"{key} follows from the group: choose with {group}={value}")
-    _check_kind(key, value, default)
+    if last in ("name", "family") and isinstance(known.get(group), dict):
+        raise UsageError(f"{key} follows from the group: choose with {group}=...")
+    if not schema.has_alternatives(hint):
+        _check_kind(key, value, default)
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:

@@ -97,12 +97,27 @@ def fields(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.repr}
 
 
+def hint_at(cls: type, key: str) -> Any:
+    """Return the type of a dotted key, in any of the classes that its parts may be; None where there is no such key."""
+    name, _, rest = key.partition(".")
+    hint = fields(cls).get(name)
+    if not rest or hint is None:
+        return hint
+    found = (hint_at(option, rest) for option in _classes(hint))
+    return next((inner for inner in found if inner is not None), None)
+
+
+def has_alternatives(hint: Any) -> bool:
+    """Whether a field of this type holds a dataclass or something else, such as null, a word or another class."""
+    return bool(_classes(hint)) and len(_parts(hint)) > 1
+
+
 def member(hint: Any, value: Any) -> type | None:
     """Return the dataclass that a field of this type holds, None where it holds none.
 
     Of several, the one whose literal fields agree with `value`, and that has all of its keys if one does.
     """
-    options = [part for part in _parts(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
+    options = _classes(hint)
     if len(options) < 2 or not isinstance(value, Mapping):
         return options[0] if options else None
     agree = [option for option in options if _tags_agree(option, value)] or options
@@ -140,6 +155,11 @@ def _tags_agree(cls: type, value: Mapping[str, Any]) -> bool:
 
 def _parts(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _classes(hint: Any) -> list[type]:
+    """The dataclasses among the parts of a type."""
+    return [part for part in _parts(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
 
 
 def _optional(hint: Any) -> bool:
