@@ -304,7 +304,8 @@ def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple
 def _kinds(command: str, chosen: list[str], values: list[Any]) -> list[str]:
     """Return the words by which overrides such as encoder.pool.kind=keypoints replace a part by one of another kind,
     with the defaults of that kind, instead of leaving keys of the former kind in it."""
-    parts = {key.rpartition(".")[0]: item for item in values if (key := _key(item)).endswith(".kind")}
+    parts = {key.removesuffix(".kind"): item for item in values if (key := _key(item)).endswith(".kind")}
+    parts = {key: item for key, item in parts.items() if schema.is_union(schema.hint_at(config_class(command), key))}
     if not parts:
         return []
     composed, words = _plain(_own(command, _composed(command, chosen))), []
@@ -345,8 +346,8 @@ def _check_value(command: str, override: Any, known: dict[str, Any], groups: dic
     key, value = _key(override).removeprefix(f"{ASIDE}."), override.value()
     found, default = _find(known, key)
     hint = schema.hint_at(config_class(command), key)
-    if not found and (default == {} or hint is not None):
-        return  # an open mapping, or a key of another class that the part may be
+    if not found and (default == {} or hint is not None and not isinstance(default, dict)):
+        return  # an open mapping, or a part that is null or a word by default
     if not found:
         raise UsageError(
             f"'{key}' is no group or key of jepa {command}{nearest(key, [*groups, *flatten(known)])} "
@@ -354,7 +355,8 @@ def _check_value(command: str, override: Any, known: dict[str, Any], groups: dic
         )
     group, _, last = key.partition(".")
     if last in ("name", "family") and isinstance(known.get(group), dict):
-        raise UsageError(f"{key} follows from the group: choose with {group}=...")
+        choice = value if last == "name" else "NAME"
+        raise UsageError(f"{key} follows from the group: choose with {group}={choice}")
     if not schema.has_alternatives(hint):
         _check_kind(key, value, default)
 

@@ -112,6 +112,11 @@ def has_alternatives(hint: Any) -> bool:
     return bool(_classes(hint)) and len(_parts(hint)) > 1
 
 
+def is_union(hint: Any) -> bool:
+    """Whether a field of this type holds one of several dataclasses."""
+    return len(_classes(hint)) > 1
+
+
 def member(hint: Any, value: Any) -> type | None:
     """Return the dataclass that a field of this type holds, None where it holds none.
 
@@ -129,6 +134,12 @@ def _nested(hint: Any, value: Any, where: str) -> Any:
     _check_scalar(set(_parts(hint)) - {type(None)}, value, where)
     if inner is not None and isinstance(value, Mapping):
         return build(inner, value, where)
+    words = [
+        word for part in _parts(hint) if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)
+    ]
+    if inner is not None and isinstance(value, str) and value not in words:
+        choices = f" (choices: {listed(words)})" if words else ""
+        raise UsageError(f"{where}={value} is no choice{choices}, and it holds keys, as {listed(fields(inner))}")
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         (item, *_) = typing.get_args(hint)
         return [_nested(item, entry, f"{where}[{number}]") for number, entry in enumerate(value)]

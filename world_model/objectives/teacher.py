@@ -23,6 +23,10 @@ class TeacherConfig:
     ema_end: float = 0.99925
     """the same at the last step (0 to 1)"""
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.ema <= 1 and 0 <= self.ema_end <= 1):
+            raise ValueError(f"objective.teacher.ema={self.ema}, ema_end={self.ema_end}: give shares, 0 to 1")
+
 
 # An EMA teacher; `stop`: the encoder itself, without gradient; `shared`: the encoder itself, gradient on both sides.
 Teaching = TeacherConfig | Literal["stop", "shared"]

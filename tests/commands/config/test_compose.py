@@ -269,7 +269,7 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
     assert collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}
 
 
-@pytest.mark.parametrize("group", ["planner", "dynamics", "protocol", "data", "env"])
+@pytest.mark.parametrize("group", ["planner", "objective", "dynamics", "protocol", "data", "env"])
 def test_a_choice_restates_no_default(group):
     """A value that a YAML file sets differs from the dataclass's default, or a comment names its source."""
     hint = fields(config_class("demo"))[group]
@@ -277,8 +277,52 @@ def test_a_choice_restates_no_default(group):
         content = yaml.safe_load(path.read_text()) or {}
         if "defaults" in content:
             continue  # it may take back what another choice sets
-        tags = {key: content[key] for key in ("name", "policy", "id") if isinstance(content.get(key), str)}
+        tags = {key: content[key] for key in ("name", "family", "policy", "id") if isinstance(content.get(key), str)}
         default = flatten(fill(member(hint, content), tags))
         bare = {key for key in flatten(content) if f"{key.rpartition('.')[2]}: " in path.read_text()}
         bare -= {line.partition(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line}
         assert not [key for key in bare - tags.keys() if flatten(content)[key] == default.get(key)], path
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["objective=vjepa2", "objective.teacher=stop"], "teacher", "stop"),
+        (["objective=collapse", "objective.teacher.ema=0.9"], "teacher", {"ema": 0.9, "ema_end": 0.99925}),
+        (["objective=future", "objective.metric=null"], "metric", None),
+        (["objective=vjepa2", "objective.metric={kind: commute, lag: 1}"], "metric.lag", 1),
+        (
+            ["objective=vjepa21", "objective.targets.kind=pixels"],
+            "targets",
+            {"kind": "pixels", "normalise_patches": True},
+        ),
+        (["objective=vjepa2", "objective.targets.kind=average", "objective.targets.blocks=3"], "targets.blocks", 3),
+    ],
+)
+def test_a_part_may_be_another_kind_a_word_or_null(words, key, value):
+    config = compose("pretrain", [*words, "data=x"]).config["objective"]
+    found = config
+    for name in key.split("."):
+        found = found[name]
+    assert found == value
+    load_config("pretrain", [*words, "data=x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["objective.teacher=ema"],
+            "objective.teacher=ema is no choice (choices: stop, shared), and it holds keys, as ema",
+        ),
+        (["objective.masks=[]"], "'objective.masks' is no group or key"),  # those of another family
+        (["objective=vjepa2", "objective.targets.blocks=3"], "'objective.targets.blocks' is no group or key"),
+        (["objective=vjepa2", "objective.targets.kind=pixel"], "objective.targets.kind=pixel is no choice"),
+        (["objective.family=masked"], "objective.family follows from the group"),
+        (["objective=lewm", "objective.metric.kind=commute"], "'objective.metric.kind' is no group or key"),
+    ],
+)
+def test_keys_of_another_family_or_kind_are_refused(words, said):
+    with pytest.raises(UsageError) as caught:
+        load_config("pretrain", [*words, "data=x"])
+    assert said in str(caught.value), str(caught.value)
