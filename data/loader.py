@@ -101,6 +101,16 @@ class Loader:
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    """A tensor over the array's memory; numpy has no bfloat16, the feature cache keeps it as uint16."""
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+    """A tensor over the array's memory; uint16 columns are cached features."""
+    return from_bits(array) if array.dtype == np.uint16 else torch.from_numpy(array)
+
+
+# numpy has no bfloat16: the feature cache keeps its bit patterns in uint16.
+def to_bits(values: torch.Tensor) -> NDArray[np.uint16]:
+    """Numbers as bfloat16 bit patterns."""
+    return values.bfloat16().cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
+
+
+def from_bits(bits: NDArray[np.uint16]) -> torch.Tensor:
+    """bfloat16 numbers of bit patterns, over the same memory where that is contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(bits).view(np.int16)).view(torch.bfloat16)

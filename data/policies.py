@@ -156,7 +156,7 @@ def _shares(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, _, share = (piece.strip() for piece in part.partition(":"))
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
+            near = difflib.get_close_matches(name, NAMES, 1)  # data may not import commands, which has `nearest`
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
                 f"policy {name!r} is unknown{hint}: choose from {', '.join(NAMES)}, or mix as smooth:0.5,scripted:0.5"

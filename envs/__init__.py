@@ -7,13 +7,13 @@ is made, after the OpenGL backend has been chosen (see `envs.rendering`).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from envs.adapters.dm_control_tasks import DMC_TASKS
+from envs.names import suggest
 from envs.point_maze.spec import POINT_MAZE
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
@@ -47,9 +47,9 @@ def _entry(name: str) -> tuple[str, dict[str, str]]:
         return "envs.adapters.dm_control_env:Dmc", {"domain": name.removeprefix("dmc/")}
     if name.startswith(GYM) and name != GYM:
         return "envs.adapters.gymnasium_env:GymGoalEnv", {"gym_id": name.removeprefix(GYM)}
-    near = difflib.get_close_matches(name, TASKS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"unknown environment {name!r}; {hint}choices: {', '.join(sorted(TASKS))}, {GYM}ID")
+    raise ValueError(
+        f"unknown environment {name!r}; {suggest(name, TASKS)}choices: {', '.join(sorted(TASKS))}, {GYM}ID"
+    )
 
 
 def _register() -> None:

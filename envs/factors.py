@@ -11,7 +11,6 @@ body that moves), `floor` (fixed planes that face upwards) and `walls` (all else
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import factor_writes as write
+from envs.names import suggest
 
 if TYPE_CHECKING:
     import mujoco
@@ -113,8 +113,7 @@ def factors_of(model: mujoco.MjModel, camera: str) -> tuple[Factor, ...]:
 
 
 def _unknown(name: str, groups: set[str], names: set[str]) -> str:
-    near = difflib.get_close_matches(name, [*groups, *names], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = suggest(name, [*groups, *names])
     kept = [group for group in GROUPS if group in groups]
     return f"factors: {name!r} is no factor of this task; {hint}choices: {ALL}, {', '.join(kept)}, or single factors"
 

@@ -6,7 +6,6 @@ MP4 (H.264) through imageio-ffmpeg; where no ffmpeg works, GIF through Pillow. B
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.protocol import Cases, Rollouts
-from commands.shared.runs import write_atomic
+from commands.shared.runs import replacing, write_atomic
 from envs.task_spec import TaskSpec
 
 Frame = NDArray[np.uint8]
@@ -107,8 +106,7 @@ def _write_mp4(pictures: Sequence[Frame], frames_per_s: float, path: Path) -> Pa
     import imageio_ffmpeg
 
     height, width = pictures[0].shape[:2]
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with replacing(path) as temporary:
         writer = imageio_ffmpeg.write_frames(
             str(temporary),
             (width, height),
@@ -125,9 +123,6 @@ def _write_mp4(pictures: Sequence[Frame], frames_per_s: float, path: Path) -> Pa
         writer.close()
         if not temporary.exists() or temporary.stat().st_size == 0:
             raise RuntimeError(f"ffmpeg wrote no {path.name}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -22,7 +22,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,20 +66,24 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def write_atomic(path: Path | str, content: bytes | str) -> None:
-    """Write a whole file or none: a temporary neighbour, synced, then renamed over `path`."""
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+# world_model.training.checkpoint and data.disk have their own: they may not import commands.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary neighbour with the same suffix to write to; synced and renamed over `path` if the block ends well."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_atomic(path: Path | str, content: bytes | str) -> None:
+    """Write a whole file or none (see `replacing`)."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path | str, value: Any) -> None:

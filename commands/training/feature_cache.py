@@ -14,6 +14,7 @@ from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.training.monitors import whole_episodes
 from data.features import FeatureCache
+from data.loader import from_bits, to_bits
 from world_model.dynamics import LatentDynamics
 from world_model.training.checkpoint import tensors_hash
 
@@ -41,7 +42,7 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
                 for chunk in frames.split(ENCODE_CHUNK):
                     made = dynamics.read(chunk[None].to(device))
                     for name in missing:
-                        rows[name][row : row + len(chunk)] = bits(made[name][0])
+                        rows[name][row : row + len(chunk)] = to_bits(made[name][0])
                     row += len(chunk)
                 progress.advance()
     stored: dict[str, np.ndarray] = {}
@@ -52,20 +53,10 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     return stored
 
 
-def bits(values: Tensor) -> np.ndarray:
-    """bfloat16 bit patterns as uint16."""
-    return values.bfloat16().cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
-
-
 def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
     """A spread of raw features [n, N, D] of the train split, for their statistics."""
     rows = split_rows(reader, "train")
-    return numbers(features[rows[:: max(1, len(rows) // most)]]).to(device)
-
-
-def numbers(values: np.ndarray) -> Tensor:
-    """The float32 numbers that bfloat16 bit patterns (uint16) stand for."""
-    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16).float()
+    return from_bits(features[rows[:: max(1, len(rows) // most)]]).float().to(device)
 
 
 def split_rows(reader: Any, split: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from commands.report.planning import horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.runs import write_json
-from commands.training.feature_cache import cached_features, numbers, recorded_proprio, split_rows, train_features
+from commands.training.feature_cache import cached_features, recorded_proprio, split_rows, train_features
 from commands.training.fit import fit
 from commands.training.model_folders import (
     MODEL,
@@ -26,7 +26,7 @@ from commands.training.model_folders import (
     open_reader,
     save_dynamics,
 )
-from data.loader import Loader
+from data.loader import Loader, from_bits
 from data.windows import Windows
 from world_model.distributed import first_alone, is_first, place
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -161,7 +161,7 @@ def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, see
     train = split_rows(reader, "train")
     with torch.no_grad():
         parts = [
-            dynamics.pooled(dynamics.features.normalise(numbers(features[rows]).to(device)))
+            dynamics.pooled(dynamics.features.normalise(from_bits(features[rows]).float().to(device)))
             for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
         ]
     pooled = torch.cat(parts)
