@@ -22,7 +22,7 @@ from commands.shared.runs import plain
 from commands.transfer.keys import ColumnsConfig, ImportKeys
 from commands.transfer.matching import SIZE_PX, Match
 from commands.transfer.recordings import Array, Facts, Recording
-from data.formats.dataset import Contents, DataSet, Episode, ForeignError, own_columns
+from data.formats.dataset import Contents, DataSet, Episode, ExternalError, own_columns
 from data.schema import Column, StoreInfo
 from data.video import View
 
@@ -30,7 +30,7 @@ REWARD = Column("reward", (), "float32")
 LIKE_LEVELS = 12  # mean difference of two pictures, of 255 levels, below which they count as of one camera
 
 
-class Foreign:
+class ExternalImport:
     """A data set that `open_set` opens."""
 
     def __init__(self, open_set: Callable[[Path], DataSet], keys: ImportKeys) -> None:
@@ -71,7 +71,7 @@ class Foreign:
         self.fps = self._rate(contents)
         seen = tuple(name for name in contents.numbers if name not in contents.state)
         self.truth = self._listed("truth", self.chosen.truth, seen or contents.state)
-        self.proprio = self._listed("proprio", self.chosen.proprio, contents.felt)
+        self.proprio = self._listed("proprio", self.chosen.proprio, contents.proprio)
         self.state = self._listed("state", self.chosen.state, contents.state) or self.truth
         if self.match is not None:
             self.match.check_state(len(self._names(self.state)))
@@ -121,17 +121,17 @@ class Foreign:
         own = self.set.contents.own
         columns = self._own_columns(place, own) if own is not None else self._columns(place)
         if not np.isfinite(columns["action"]).all():
-            raise ForeignError(f"{place.name} has actions that are not finite numbers")
+            raise ExternalError(f"{place.name} has actions that are not finite numbers")
         frames = len(columns["time_s"])
         if frames < self.keys.least_frames:
-            raise ForeignError(f"{place.name} has {frames} frames, fewer than {self.keys.least_frames}")
+            raise ExternalError(f"{place.name} has {frames} frames, fewer than {self.keys.least_frames}")
         sizes = columns["action"].shape[1]
         self.action_size = self.action_size or sizes
         if self.match is not None and sizes != len(self.match.task.action_low):
             ours = len(self.match.task.action_low)
-            raise ForeignError(f"{place.name} has actions of {sizes} numbers, {self.match.name} of {ours}")
+            raise ExternalError(f"{place.name} has actions of {sizes} numbers, {self.match.name} of {ours}")
         if sizes != self.action_size:
-            raise ForeignError(f"{place.name} has actions of {sizes} numbers, those before it {self.action_size}")
+            raise ExternalError(f"{place.name} has actions of {sizes} numbers, those before it {self.action_size}")
         pictures = partial(self.set.pictures, place, self.pixels)
         if not self.pixels:
             pictures = partial(self._drawn, columns["state"])

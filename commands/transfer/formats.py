@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from commands.shared.errors import UsageError, listed, nearest
-from commands.transfer.external import Foreign
+from commands.transfer.external import ExternalImport
 from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Array, Facts, Format, Recording
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
@@ -72,10 +72,10 @@ class Droid:
 
 FORMATS: dict[str, Callable[[ImportKeys], Format]] = {
     "droid": Droid,
-    "robomimic": partial(Foreign, Robomimic),
-    "ogbench": partial(Foreign, OGBench),
-    "minari": partial(Foreign, Minari),
-    "lerobot": partial(Foreign, LeRobot),
+    "robomimic": partial(ExternalImport, Robomimic),
+    "ogbench": partial(ExternalImport, OGBench),
+    "minari": partial(ExternalImport, Minari),
+    "lerobot": partial(ExternalImport, LeRobot),
 }
 
 

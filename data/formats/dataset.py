@@ -32,7 +32,7 @@ Array = NDArray[Any]
 OWN = "jepa"  # name of the attribute, member or file in which our own export leaves the facts of its source
 
 
-class ForeignError(ValueError):
+class ExternalError(ValueError):
     """A file of another program cannot be used; the message is one sentence for the user."""
 
 
@@ -53,8 +53,8 @@ class Contents:
     """What a data set holds, as its first episode shows.
 
     env: the environment by the format's name; rate: frames a second, None where the format records none. numbers and
-    images: columns with a row for every frame, and the shape of a row. felt: the columns that are the body's own, where
-    the format tells them apart; state: those that set a simulator up again. names: of the numbers in a column, or in
+    images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception, where
+    the format marks them; state: those that set a simulator up again. names: of the numbers in a column, or in
     `action`, where the format gives them; bounds: low and high of the actions, likewise. rest: what is in the files and
     is not read, in words.
     """
@@ -64,7 +64,7 @@ class Contents:
     rate: float | None
     numbers: Mapping[str, tuple[int, ...]]
     images: Mapping[str, tuple[int, ...]]
-    felt: tuple[str, ...] = ()
+    proprio: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -80,7 +80,7 @@ class DataSet(Protocol):
     render_hint: str
 
     def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
-        """`action` [T-1,A], `reward` [T] where there is one, and these columns [T,...]. ForeignError if it cannot."""
+        """`action` [T-1,A], `reward` [T] where there is one, and these columns [T,...]. ExternalError if it cannot."""
         ...
 
     def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
@@ -96,24 +96,24 @@ class DataSet(Protocol):
 
 
 @contextmanager
-def opened_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, to read; ForeignError where it is none, or cut short."""
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file, to read; ExternalError where it is none, or cut short."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except OSError as error:
-        raise ForeignError(f"{path} cannot be read as HDF5, or is cut short: copy it again") from error
+        raise ExternalError(f"{path} cannot be read as HDF5, or is cut short: copy it again") from error
 
 
 def files_below(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
-    """The file itself, or all files with such a suffix in a folder and below it, by name; ForeignError if none."""
+    """The file itself, or all files with such a suffix in a folder and below it, by name; ExternalError if none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ForeignError(f"path={path} is neither a file nor a folder: give the {what}, or a folder that holds it")
+        raise ExternalError(f"path={path} is neither a file nor a folder: give the {what}, or a folder that holds it")
     found = sorted(file for suffix in suffixes for file in path.rglob(f"*{suffix}"))
     if not found:
-        raise ForeignError(f"there is no {what} ({', '.join(suffixes)}) in {path}")
+        raise ExternalError(f"there is no {what} ({', '.join(suffixes)}) in {path}")
     return found
 
 
@@ -127,17 +127,17 @@ def is_numbers(shape: Sequence[int], dtype: Any) -> bool:
     return 1 <= len(shape) <= 2 and np.dtype(dtype).kind in "fiub"
 
 
-def decoded(encoded: Any) -> Pictures:
+def decode_picture(encoded: Any) -> Pictures:
     """A JPEG's or PNG's bytes as a picture [H,W,3]; the numbers are those that PIL gives, which the formats use."""
     from PIL import Image
 
     try:
         return np.asarray(Image.open(io.BytesIO(bytes(encoded))).convert("RGB"))
     except (OSError, ValueError) as error:
-        raise ForeignError("a picture cannot be decoded: copy the data set again") from error
+        raise ExternalError("a picture cannot be decoded: copy the data set again") from error
 
 
-def squared(frames_THWC: Array, size_px: int, view: View) -> Pictures:
+def resize_to_square(frames_THWC: Array, size_px: int, view: View) -> Pictures:
     """Frames as squares of a size: untouched where they are that already, else as `data.video.picture` makes them."""
     if frames_THWC.shape[1:3] == (size_px, size_px):
         return np.ascontiguousarray(frames_THWC)
@@ -145,28 +145,28 @@ def squared(frames_THWC: Array, size_px: int, view: View) -> Pictures:
     return np.stack([picture(frame, (size_px, size_px), view) for frame in frames])
 
 
-def missing(where: str, wanted: Sequence[str], there: Sequence[str]) -> None:
-    """ForeignError unless all names wanted are there; says which are."""
+def check_names(where: str, wanted: Sequence[str], there: Sequence[str]) -> None:
+    """ExternalError unless all names wanted are there; says which are."""
     lacking = [name for name in wanted if name not in there]
     if lacking:
-        raise ForeignError(f"{where} has no {', '.join(lacking)} (it has: {', '.join(sorted(there)) or 'nothing'})")
+        raise ExternalError(f"{where} has no {', '.join(lacking)} (it has: {', '.join(sorted(there)) or 'nothing'})")
 
 
-def as_actions(where: str, actions: Array, frames: int) -> Array:
-    """Actions [T-1,A] of T frames; ForeignError unless there is one between any two frames."""
+def check_actions(where: str, actions: Array, frames: int) -> Array:
+    """Actions [T-1,A] of T frames; ExternalError unless there is one between any two frames."""
     actions = np.asarray(actions, np.float32)
     actions = actions.reshape(len(actions), -1)
     if len(actions) != frames - 1:
-        raise ForeignError(f"{where} has {len(actions)} actions between {frames} frames: {frames - 1} are needed")
+        raise ExternalError(f"{where} has {len(actions)} actions between {frames} frames: {frames - 1} are needed")
     return actions
 
 
-def one_of(values: Mapping[str, Any], what: str) -> Any:
-    """The value that all files share; ForeignError names two that differ."""
+def require_equal(values: Mapping[str, Any], what: str) -> Any:
+    """The value that all files share; ExternalError names two that differ."""
     names = list(values)
     for name in names[1:]:
         if values[name] != values[names[0]]:
-            raise ForeignError(
+            raise ExternalError(
                 f"{names[0]} and {name} differ in {what} ({values[names[0]]} against {values[name]}): "
                 "import them apart, each with a path= of its own"
             )
@@ -178,7 +178,7 @@ def own_info(text: Any) -> StoreInfo | None:
     try:
         return None if text is None else StoreInfo.from_json(str(text))
     except (KeyError, TypeError, ValueError) as error:
-        raise ForeignError(f"what jepa export left in the data set is damaged ({error})") from error
+        raise ExternalError(f"what jepa export left in the data set is damaged ({error})") from error
 
 
 # --- writing
@@ -196,7 +196,7 @@ def rewards(reader: Reader, episode: int) -> NDArray[np.float64]:
     return np.asarray(reader.column("reward", episode)[:-1], np.float64)
 
 
-def padded_actions(reader: Reader, episode: int) -> NDArray[np.float32]:
+def pad_actions(reader: Reader, episode: int) -> NDArray[np.float32]:
     """Actions [T,A] for formats with a row an action at every frame: the last leads nowhere and is 0."""
     return np.concatenate([reader.column("action", episode), np.zeros((1, reader.info.action_size), np.float32)])
 

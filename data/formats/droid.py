@@ -111,7 +111,7 @@ def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
         )
     if len(poses) > frames:
         notes.append(f"{folder} has {len(poses)} rows and its video {frames} frames: the last rows are dropped")
-    rows = resampled(times_s[:frames], config.fps)
+    rows = select_rows(times_s[:frames], config.fps)
     if len(rows) < config.least_frames:
         raise TrajectoryError(
             f"{folder} has {len(rows)} frames at {config.fps:g} a second, fewer than {config.least_frames}"
@@ -130,7 +130,7 @@ def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
     )
 
 
-def resampled(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
+def select_rows(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
     """Numbers of the rows nearest to the ticks of a clock that starts with the first row; each row once at most.
 
     Where the recording pauses, its longest stretch without a pause is taken: a step over a pause is no action.

@@ -69,11 +69,11 @@ def write_trajectory(
         "left_mp4_path": f"{folder.name}/recordings/MP4/{video.name}",
     }
     (folder / f"metadata_{folder.name}.json").write_text(json.dumps(words, indent=1))
-    _write_mp4(video, [drawn(pose, frame_hw) for pose in poses_T7])
+    _write_mp4(video, [draw_gripper(pose, frame_hw) for pose in poses_T7])
     return folder
 
 
-def drawn(pose_7: NDArray[np.float64], frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def draw_gripper(pose_7: NDArray[np.float64], frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """The picture [H,W,3] of a pose."""
     height, width = frame_hw
     rows, columns = np.mgrid[:height, :width]

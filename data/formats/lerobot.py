@@ -28,28 +28,28 @@ from data.formats.dataset import (
     Array,
     Contents,
     Episode,
-    ForeignError,
-    as_actions,
-    decoded,
+    ExternalError,
+    check_actions,
+    check_names,
+    decode_picture,
     is_pictures,
-    missing,
     own_info,
-    squared,
+    resize_to_square,
 )
 from data.video import Pictures, VideoError, VideoFile, View, pictures_at, probe
 
 INFO, EPISODES, TASKS, STATS = "meta/info.json", "meta/episodes", "meta/tasks.parquet", "meta/stats.json"
 OWN_FILE = f"meta/{OWN}.json"
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-REWARD, FELT = "next.reward", "observation.state"
+REWARD, PROPRIO = "next.reward", "observation.state"
 NUMBERS = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 UNEVEN = 0.1  # of a step, by which a frame's time may differ from its place at the data set's rate
 # What our columns are called there; others are jepa.NAME, so that no policy takes them for an observation.
-NAMES = {"proprio": FELT, "truth": "observation.environment_state"}
+NAMES = {"proprio": PROPRIO, "truth": "observation.environment_state"}
 CAMERA = "observation.images.camera"
 
 
-def foreign_name(column: str) -> str:
+def external_name(column: str) -> str:
     """What one of our columns is called in a data set that we write."""
     return NAMES[column] if column in NAMES else f"{OWN}.{column}"
 
@@ -60,7 +60,7 @@ def pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ForeignError("LeRobot's tables need pyarrow: pip install 'jepa-lab[lerobot]'") from error
+        raise ExternalError("LeRobot's tables need pyarrow: pip install 'jepa-lab[lerobot]'") from error
     return pyarrow
 
 
@@ -100,14 +100,14 @@ class LeRobot:
             for key, made in self.features.items()
             if made["dtype"] in NUMBERS and len(made["shape"]) == 1 and key not in (*BOOKKEEPING, "action", REWARD)
         }
-        felt = (FELT,) if FELT in numbers else ()
+        proprio = (PROPRIO,) if PROPRIO in numbers else ()
         used = {*images, *numbers, *BOOKKEEPING, "action", REWARD}
         robot = self.about["robot_type"] if "robot_type" in self.about else None
         env = str(robot or self.root.resolve().name)
         rest = ", ".join(sorted(self.features.keys() - used))
         names = {key: _part_names(self.features[key]) for key in (*numbers, "action")}
         rate = float(self.about["fps"])
-        return Contents(env, {}, rate, numbers, images, felt, names=names, rest=rest, own=own_info(own))
+        return Contents(env, {}, rate, numbers, images, proprio, names=names, rest=rest, own=own_info(own))
 
     def _episode_rows(self) -> Iterator[dict[str, Any]]:
         """What meta/episodes says of each, statistics left out."""
@@ -116,11 +116,11 @@ class LeRobot:
             needed += [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
         files = sorted((self.root / EPISODES).glob("*/*.parquet"))
         if not files:
-            raise ForeignError(f"{self.root / EPISODES} holds no parquet file: copy the data set again")
+            raise ExternalError(f"{self.root / EPISODES} holds no parquet file: copy the data set again")
         for file in files:
             with _readable(file):
                 there = parquet().read_schema(file).names
-                missing(str(file), needed, [name for name in there if not name.startswith("stats/")])
+                check_names(str(file), needed, [name for name in there if not name.startswith("stats/")])
                 yield from parquet().read_table(file, columns=needed).to_pylist()
 
     def _episode(self, row: dict[str, Any], splits: Mapping[int, str], ours: Any) -> Episode:
@@ -131,11 +131,11 @@ class LeRobot:
         return Episode(name, row, ours[index]["split"], ours[index]["seed"], ours[index]["factors"])
 
     def own_name(self, column: str) -> str:
-        return foreign_name(column)
+        return external_name(column)
 
     def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
         table = self._rows(episode, ["action", "timestamp"])
-        missing(str(episode.name), names, table.column_names)
+        check_names(str(episode.name), names, table.column_names)
         found = {name: _array(table[name]) for name in names}
         if REWARD in table.column_names and self.contents.own is None:
             found["reward"] = _array(table[REWARD]).reshape(-1)
@@ -143,19 +143,19 @@ class LeRobot:
         assert self.contents.rate is not None
         apart = np.diff(times_s) * self.contents.rate
         if len(apart) and np.abs(apart - 1).max() > UNEVEN:
-            raise ForeignError(
+            raise ExternalError(
                 f"{episode.name} has mixed rates: frames {apart.min() / self.contents.rate:.3g} to "
                 f"{apart.max() / self.contents.rate:.3g} s apart, where fps={self.contents.rate:g} in {INFO}"
             )
         actions = _array(table["action"])
-        return found | {"action": as_actions(str(episode.name), actions[:-1], len(times_s))}
+        return found | {"action": check_actions(str(episode.name), actions[:-1], len(times_s))}
 
     def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
-        missing(str(self.root), [name], list(self.contents.images))
+        check_names(str(self.root), [name], list(self.contents.images))
         if name not in self._video_keys:
             cells = self._rows(episode, [name])[name].to_pylist()
-            frames = [decoded(c["bytes"] or (self.root / c["path"]).read_bytes()) for c in cells]
-            return squared(np.stack(frames), size_px, view)
+            frames = [decode_picture(c["bytes"] or (self.root / c["path"]).read_bytes()) for c in cells]
+            return resize_to_square(np.stack(frames), size_px, view)
         row = episode.place
         file = self.root / self._template("video_path").format(
             video_key=name,
@@ -169,10 +169,10 @@ class LeRobot:
             begins_s = row[f"videos/{name}/from_timestamp"] - video.start_s
             times_s = begins_s + np.arange(row["length"]) / self.about["fps"]
             if times_s[-1] > video.length_s + 1 / self.about["fps"]:
-                raise ForeignError(f"{file} ends after {video.length_s:.2f} s, before {episode.name} does")
+                raise ExternalError(f"{file} ends after {video.length_s:.2f} s, before {episode.name} does")
             return pictures_at(video, times_s.clip(0), (size_px, size_px), view)
         except VideoError as error:
-            raise ForeignError(str(error)) from error
+            raise ExternalError(str(error)) from error
 
     def _rows(self, episode: Episode, needed: Sequence[str]) -> Any:
         """The table of an episode's frames; the file last read is kept, for the next episode is in it."""
@@ -182,18 +182,18 @@ class LeRobot:
         )
         if self._tables is None or self._tables[0] != file:
             with _readable(file):
-                missing(str(file), ["episode_index", "action", "timestamp"], parquet().read_schema(file).names)
+                check_names(str(file), ["episode_index", "action", "timestamp"], parquet().read_schema(file).names)
                 self._tables = (file, parquet().read_table(file))
         table = self._tables[1]
         mine = np.flatnonzero(_array(table["episode_index"]).reshape(-1) == row["episode_index"])
-        missing(str(file), needed, table.column_names)
+        check_names(str(file), needed, table.column_names)
         if len(mine) != row["length"]:
-            raise ForeignError(f"{episode.name} has {len(mine)} rows in {file}, and {row['length']} in {EPISODES}")
+            raise ExternalError(f"{episode.name} has {len(mine)} rows in {file}, and {row['length']} in {EPISODES}")
         return table.take(mine)
 
     def _template(self, key: str) -> str:
         if key not in self.about or not self.about[key]:
-            raise ForeignError(f"{self.root / INFO} has no {key}: copy the data set again")
+            raise ExternalError(f"{self.root / INFO} has no {key}: copy the data set again")
         return str(self.about[key])
 
 
@@ -201,18 +201,18 @@ def _info(root: Path) -> dict[str, Any]:
     """meta/info.json, of a version that is read."""
     file = root / INFO
     if not file.is_file():
-        raise ForeignError(f"path={root} is no LeRobot data set: there is no {INFO} in it")
+        raise ExternalError(f"path={root} is no LeRobot data set: there is no {INFO} in it")
     try:
         about = dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ForeignError(f"{file} is no JSON: copy the data set again") from error
-    missing(str(file), ("codebase_version", "fps", "features", "data_path"), list(about))
+        raise ExternalError(f"{file} is no JSON: copy the data set again") from error
+    check_names(str(file), ("codebase_version", "fps", "features", "data_path"), list(about))
     version = str(about["codebase_version"])
     if not version.startswith("v3."):
         older = version.startswith(("v1", "v2"))
         mend = "LeRobot's convert_dataset_v21_to_v30 script brings it to v3.0" if older else "v3 alone is read here"
-        raise ForeignError(f"{file} says codebase_version={version}: {mend}")
-    missing(f"{file}, features,", ["action"], list(about["features"]))
+        raise ExternalError(f"{file} says codebase_version={version}: {mend}")
+    check_names(f"{file}, features,", ["action"], list(about["features"]))
     return about
 
 
@@ -249,18 +249,18 @@ def _named_splits(about: Mapping[str, Any]) -> dict[int, str]:
 
 
 class _readable:
-    """What pyarrow raises of a damaged file becomes a ForeignError that names it."""
+    """What pyarrow raises of a damaged file becomes a ExternalError that names it."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def __enter__(self) -> None:
         if not self.file.is_file():
-            raise ForeignError(f"{self.file} is not there: copy the data set again")
+            raise ExternalError(f"{self.file} is not there: copy the data set again")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError) and not isinstance(error, ForeignError):
-            raise ForeignError(f"{self.file} cannot be read as parquet, or is cut short: copy it again") from error
+        if isinstance(error, OSError | ValueError) and not isinstance(error, ExternalError):
+            raise ExternalError(f"{self.file} cannot be read as parquet, or is cut short: copy it again") from error
 
 
 def _array(column: Any) -> Array:

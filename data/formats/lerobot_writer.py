@@ -16,7 +16,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from data.formats.dataset import Array, factors_json, own_columns, padded_actions, rewards
+from data.formats.dataset import Array, factors_json, own_columns, pad_actions, rewards
 from data.formats.lerobot import (
     BOOKKEEPING,
     CAMERA,
@@ -25,7 +25,7 @@ from data.formats.lerobot import (
     REWARD,
     STATS,
     TASKS,
-    foreign_name,
+    external_name,
     parquet,
     pyarrow,
 )
@@ -88,8 +88,8 @@ def _table(reader: Reader, episode: int, number: int, begun: int, fps: float, im
     """Columns of an episode's rows."""
     length = reader.num_frames(episode)
     index = np.arange(length)
-    columns: dict[str, Any] = {"action": padded_actions(reader, episode)}
-    columns |= {foreign_name(c.name): reader.column(c.name, episode) for c in own_columns(reader.info)}
+    columns: dict[str, Any] = {"action": pad_actions(reader, episode)}
+    columns |= {external_name(c.name): reader.column(c.name, episode) for c in own_columns(reader.info)}
     columns[REWARD] = np.append(rewards(reader, episode), 0).astype(np.float32)
     columns["next.done"] = index == length - 1
     columns |= {"timestamp": (index / fps).astype(np.float32), "frame_index": index, "index": begun + index}
@@ -201,7 +201,7 @@ def _features(reader: Reader, kept: Kept, fps: float) -> dict[str, Any]:
     found = {"action": feature("float32", (info.action_size,), list(info.action_names))}
     for column in own_columns(info):
         names = list(info.truth_names) if column.name == "truth" else None
-        found[foreign_name(column.name)] = feature(column.dtype, column.shape, names)
+        found[external_name(column.name)] = feature(column.dtype, column.shape, names)
     found[REWARD], found["next.done"] = feature("float32", ()), feature("bool", ())
     for name in BOOKKEEPING:
         found[name] = feature("float32" if name == "timestamp" else "int64", ())
@@ -220,7 +220,7 @@ def _statistics(reader: Reader) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("action", "truth", *(column.name for column in reader.info.extra)):
         rows = np.concatenate([reader.column(name, episode) for episode in episodes]).astype(np.float64)
-        found["action" if name == "action" else foreign_name(name)] = _summary(rows.reshape(len(rows), -1))
+        found["action" if name == "action" else external_name(name)] = _summary(rows.reshape(len(rows), -1))
     some = episodes[:: -(-len(episodes) // STATISTICS_EPISODES)]
     pixels = np.concatenate([reader.column("pixels", episode).reshape(-1, 3) for episode in some]) / 255
     summary = _summary(pixels)

@@ -29,18 +29,18 @@ from data.formats.dataset import (
     Array,
     Contents,
     Episode,
-    ForeignError,
-    as_actions,
-    decoded,
+    ExternalError,
+    check_actions,
+    check_names,
+    decode_picture,
     factors_json,
     is_numbers,
     is_pictures,
-    missing,
-    opened_hdf5,
+    open_hdf5,
     own_columns,
     own_info,
+    resize_to_square,
     rewards,
-    squared,
 )
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
@@ -64,12 +64,12 @@ class Minari:
         self.about = _metadata(self.folder / META)
         self.file = self.folder / MAIN
         if not self.file.is_file():
-            raise ForeignError(f"{self.file} is not there, though {META} is: copy the data set again")
+            raise ExternalError(f"{self.file} is not there, though {META} is: copy the data set again")
         self._spaces = dict(_spaces(self._space("observation_space"), OBSERVED))
-        with opened_hdf5(self.file) as file:
+        with open_hdf5(self.file) as file:
             names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
             if not names:
-                raise ForeignError(f"{self.file} holds no episode (episode_0, ...)")
+                raise ExternalError(f"{self.file} holds no episode (episode_0, ...)")
             self.episodes: Sequence[Episode] = [self._episode(name, file[name].attrs) for name in names]
             self.contents = self._contents(names[0], file[names[0]])
 
@@ -84,7 +84,7 @@ class Minari:
         return Episode(self.folder / name, name, split, seed, factors)
 
     def _contents(self, name: str, group: h5py.Group) -> Contents:
-        missing(f"{self.file} {name}", (OBSERVED, "actions"), list(group))
+        check_names(f"{self.file} {name}", (OBSERVED, "actions"), list(group))
         found = dict(_leaves(group))
         images = {key: self._shape(key, data) for key, data in found.items() if self._is_pictures(key, data)}
         numbers = {
@@ -127,37 +127,39 @@ class Minari:
         return f"{INFOS if column == TIME else OBSERVED}/{column}"
 
     def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
-        with opened_hdf5(self.file) as file:
+        with open_hdf5(self.file) as file:
             group, where = file[episode.place], f"{self.file} {episode.place}"
-            missing(where, (OBSERVED, "actions"), list(group))
+            check_names(where, (OBSERVED, "actions"), list(group))
             found = dict(_leaves(group))
-            missing(where, names, list(found))
+            check_names(where, names, list(found))
             columns = {name: np.asarray(found[name]) for name in names}
             shown = np.asarray(group["actions"]) if isinstance(group["actions"], h5py.Dataset) else None
             if shown is None:
-                raise ForeignError(f"{where} has actions in parts ({', '.join(group['actions'])}): one array is needed")
+                raise ExternalError(
+                    f"{where} has actions in parts ({', '.join(group['actions'])}): one array is needed"
+                )
             frames = len(next(iter(found.values())))
             if "rewards" in group and self.contents.own is None:
                 columns["reward"] = np.append(np.asarray(group["rewards"], np.float32), np.float32(np.nan))
-        return columns | {"action": as_actions(where, shown, frames)}
+        return columns | {"action": check_actions(where, shown, frames)}
 
     def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
-        with opened_hdf5(self.file) as file:
+        with open_hdf5(self.file) as file:
             found = dict(_leaves(file[episode.place]))
-            missing(f"{self.file} {episode.place}", [name], list(found))
+            check_names(f"{self.file} {episode.place}", [name], list(found))
             data = found[name]
-            frames = np.stack([decoded(row) for row in data]) if self._is_jpeg(name, data) else np.asarray(data)
-        return squared(frames, size_px, view)
+            frames = np.stack([decode_picture(row) for row in data]) if self._is_jpeg(name, data) else np.asarray(data)
+        return resize_to_square(frames, size_px, view)
 
 
 def _folder(path: Path) -> Path:
-    """The folder with metadata.json; ForeignError unless there is one alone."""
+    """The folder with metadata.json; ExternalError unless there is one alone."""
     if not path.is_dir():
-        raise ForeignError(f"path={path} is no folder: give that of a Minari data set (it has data/{META} in it)")
+        raise ExternalError(f"path={path} is no folder: give that of a Minari data set (it has data/{META} in it)")
     found = sorted(file.parent for file in path.rglob(META))
     if len(found) != 1:
         named = f"{len(found)} data sets ({', '.join(str(f) for f in found[:3])})" if found else f"no {META}"
-        raise ForeignError(f"{path} holds {named}: give path= the folder of one Minari data set")
+        raise ExternalError(f"{path} holds {named}: give path= the folder of one Minari data set")
     return found[0]
 
 
@@ -165,10 +167,10 @@ def _metadata(file: Path) -> dict[str, Any]:
     try:
         about = dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ForeignError(f"{file} is no JSON: copy the data set again") from error
+        raise ExternalError(f"{file} is no JSON: copy the data set again") from error
     stored = about["data_format"] if "data_format" in about else "hdf5"
     if stored != "hdf5":
-        raise ForeignError(
+        raise ExternalError(
             f"{file} says data_format={stored}, and hdf5 alone is read: write it again with "
             "minari.create_dataset_from_buffers(..., data_format='hdf5')"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from data.formats.dataset import ForeignError
+from data.formats.dataset import ExternalError
 
 Array = NDArray[Any]
 BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -22,11 +22,11 @@ Head = tuple[tuple[int, ...], np.dtype[Any]]
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """What a damaged file raises becomes a ForeignError that names it."""
+    """What a damaged file raises becomes a ExternalError that names it."""
     try:
         yield
     except BROKEN as error:
-        raise ForeignError(f"{file} cannot be read as npz, or is cut short: copy it again") from error
+        raise ExternalError(f"{file} cannot be read as npz, or is cut short: copy it again") from error
 
 
 def heads_of(file: Path) -> dict[str, Head]:
@@ -70,9 +70,9 @@ def _head(opened: IO[bytes], file: Path) -> Head:
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, by_columns, dtype = read(opened)
     except ValueError as error:
-        raise ForeignError(f"{file} holds something that is no npy array ({error})") from error
+        raise ExternalError(f"{file} holds something that is no npy array ({error})") from error
     if by_columns and len(shape) > 1 or dtype.hasobject:
-        raise ForeignError(f"{file} holds Python objects, or an array stored by columns: save it again with np.savez")
+        raise ExternalError(f"{file} holds Python objects, or an array stored by columns: save it again with np.savez")
     return shape, dtype
 
 

@@ -26,18 +26,18 @@ from data.formats.dataset import (
     Array,
     Contents,
     Episode,
-    ForeignError,
-    as_actions,
+    ExternalError,
+    check_actions,
+    check_names,
     factors_json,
     files_below,
     is_numbers,
     is_pictures,
-    missing,
-    one_of,
     own_columns,
     own_info,
-    padded_actions,
-    squared,
+    pad_actions,
+    require_equal,
+    resize_to_square,
 )
 from data.formats.npz import NpyStream, heads_of, load_array, write_npz
 from data.schema import NO_SEED, SPLITS
@@ -73,18 +73,18 @@ class OGBench:
             found += self._episodes(file, len(files) > 1)
         self.episodes: Sequence[Episode] = [found[k] for k in np.argsort(self._order, kind="stable")]
         shapes = {str(file): {name: a.shape[1:] for name, a in self._columns[file].items()} for file in files}
-        one_of(shapes, "columns")
-        one_of({str(file): _name(file) for file in files}, "data set")
+        require_equal(shapes, "columns")
+        require_equal({str(file): _name(file) for file in files}, "data set")
         self.contents = self._contents(files[0])
 
     def _episodes(self, file: Path, with_val: bool) -> list[Episode]:
         """Episodes of a file between the rows that `terminals` ends; its columns of numbers are kept."""
         heads = heads_of(file)
-        missing(str(file), NEEDED, list(heads))
+        check_names(str(file), NEEDED, list(heads))
         rows = heads["actions"][0][0]
         wrong = [name for name in NEEDED if heads[name][0][0] != rows]
         if wrong:
-            raise ForeignError(f"{file} has {rows} actions and {heads[wrong[0]][0][0]} rows of {wrong[0]}")
+            raise ExternalError(f"{file} has {rows} actions and {heads[wrong[0]][0][0]} rows of {wrong[0]}")
         large = {"next_observations"} if is_numbers(*heads[IMAGES]) else {"next_observations", IMAGES}
         loaded = {name: load_array(file, name) for name in heads.keys() - large}
         ends = np.flatnonzero(loaded.pop("terminals")) + 1
@@ -124,15 +124,15 @@ class OGBench:
     def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
         file, start, end = episode.place
         columns = self._columns[file]
-        missing(str(file), names, list(columns))
+        check_names(str(file), names, list(columns))
         found = {name: columns[name][start:end] for name in names}
         actions = columns["actions"][start : end - 1]
-        return found | {"action": as_actions(str(episode.name), actions, end - start)}
+        return found | {"action": check_actions(str(episode.name), actions, end - start)}
 
     def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
         file, start, end = episode.place
         stream = self._streams.setdefault(file, NpyStream(file, name))
-        return squared(stream.rows(start, end), size_px, view)
+        return resize_to_square(stream.rows(start, end), size_px, view)
 
 
 def _name(file: Path) -> str:
@@ -148,7 +148,7 @@ def _name(file: Path) -> str:
 def val_file(path: Path) -> Path:
     """Where the held-out episodes of NAME.npz are."""
     if path.suffix != ".npz" or path.stem.endswith(VAL):
-        raise ForeignError(f"to={path}: OGBench's files are called NAME.npz, and NAME{VAL}.npz is written beside it")
+        raise ExternalError(f"to={path}: OGBench's files are called NAME.npz, and NAME{VAL}.npz is written beside it")
     return path.with_name(f"{path.stem}{VAL}.npz")
 
 
@@ -181,7 +181,7 @@ def _write_file(reader: Reader, file: Path, episodes: list[int], progress: Calla
     write_npz(
         file,
         {
-            "actions": np.concatenate([padded_actions(reader, episode) for episode in episodes]),
+            "actions": np.concatenate([pad_actions(reader, episode) for episode in episodes]),
             "terminals": terminals,
             **{column.name: joined(column.name) for column in own_columns(reader.info)},
             OWN: np.array(reader.info.to_json()),

@@ -29,19 +29,19 @@ from data.formats.dataset import (
     Array,
     Contents,
     Episode,
-    ForeignError,
-    as_actions,
+    ExternalError,
+    check_actions,
+    check_names,
     factors_json,
     files_below,
     is_numbers,
     is_pictures,
-    missing,
-    one_of,
-    opened_hdf5,
+    open_hdf5,
     own_columns,
     own_info,
+    require_equal,
+    resize_to_square,
     rewards,
-    squared,
 )
 from data.schema import NO_SEED
 from data.store import Reader
@@ -50,7 +50,7 @@ from data.video import Pictures, View
 CAMERA = "camera_image"  # what our pixels are called there
 MASKS = {"train": "train", "valid": "val", "eval": "eval"}  # filter keys that are splits; eval is ours alone
 PREFERRED = "agentview_image"
-FELT = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")  # robomimic's own choice of low_dim observations
+PROPRIO = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")  # robomimic's own choice of low_dim observations
 GYM_TYPE = 2  # robomimic's EnvType
 
 
@@ -67,16 +67,16 @@ class Robomimic:
         env: dict[str, Any] = {}
         found: list[Episode] = []
         for file in files:
-            with opened_hdf5(file) as opened:
+            with open_hdf5(file) as opened:
                 env[str(file)] = _env_args(file, opened)
                 found += _episodes(file, opened)
         if not found:
-            raise ForeignError(f"{path} holds no demonstration (data/demo_0, ...)")
+            raise ExternalError(f"{path} holds no demonstration (data/demo_0, ...)")
         self.episodes: Sequence[Episode] = found
-        name = one_of({key: args["env_name"] for key, args in env.items()}, "environment")
-        rate = one_of({key: _rate(args) for key, args in env.items()}, "rate (control_freq)")
+        name = require_equal({key: args["env_name"] for key, args in env.items()}, "environment")
+        rate = require_equal({key: _rate(args) for key, args in env.items()}, "rate (control_freq)")
         first, demo = found[0].place
-        with opened_hdf5(first) as opened:
+        with open_hdf5(first) as opened:
             self.contents = _contents(first, opened, demo, str(name), env[str(first)], rate)
 
     def own_name(self, column: str) -> str:
@@ -84,13 +84,13 @@ class Robomimic:
 
     def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
         file, demo = episode.place
-        with opened_hdf5(file) as opened:
+        with open_hdf5(file) as opened:
             group = opened[f"data/{demo}"]
             where = f"{file} {demo}"
             own = self.contents.own is not None
-            missing(where, ("actions", "obs"), list(group))
+            check_names(where, ("actions", "obs"), list(group))
             states = ["states"] if "states" in group else []
-            missing(where, names, [*group["obs"], *states])
+            check_names(where, names, [*group["obs"], *states])
             found = {
                 name: _frames(group, name, own) if name in group["obs"] else np.asarray(group[name]) for name in names
             }
@@ -100,14 +100,14 @@ class Robomimic:
                 found["reward"] = np.asarray(group["rewards"], np.float32)
             for name, rows in found.items():
                 if len(rows) != frames:
-                    raise ForeignError(f"{where} has {len(actions)} actions and {len(rows)} rows of {name}")
-        return found | {"action": as_actions(where, actions if own else actions[:-1], frames)}
+                    raise ExternalError(f"{where} has {len(actions)} actions and {len(rows)} rows of {name}")
+        return found | {"action": check_actions(where, actions if own else actions[:-1], frames)}
 
     def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
         file, demo = episode.place
-        with opened_hdf5(file) as opened:
-            missing(f"{file} {demo}", [name], list(opened[f"data/{demo}/obs"]))
-            return squared(_frames(opened[f"data/{demo}"], name, self.contents.own is not None), size_px, view)
+        with open_hdf5(file) as opened:
+            check_names(f"{file} {demo}", [name], list(opened[f"data/{demo}/obs"]))
+            return resize_to_square(_frames(opened[f"data/{demo}"], name, self.contents.own is not None), size_px, view)
 
 
 def _frames(group: Any, name: str, with_last: bool) -> Array:
@@ -115,19 +115,19 @@ def _frames(group: Any, name: str, with_last: bool) -> Array:
     rows = np.asarray(group["obs"][name])
     if not with_last:
         return rows
-    missing(group.name, ["next_obs"], list(group))
+    check_names(group.name, ["next_obs"], list(group))
     return np.concatenate([rows, np.asarray(group["next_obs"][name][-1:])])
 
 
 def _env_args(path: Path, file: h5py.File) -> dict[str, Any]:
     if "data" not in file or "env_args" not in file["data"].attrs:
         there = list(file["data"].attrs) if "data" in file else list(file)
-        raise ForeignError(f"{path} is no robomimic file: no group data with the attribute env_args (it has: {there})")
+        raise ExternalError(f"{path} is no robomimic file: no group data with the attribute env_args (it has: {there})")
     try:
         args = json.loads(file["data"].attrs["env_args"])
     except ValueError as error:
-        raise ForeignError(f"{path} has an attribute env_args that is no JSON") from error
-    missing(f"{path}, env_args", ["env_name", "env_kwargs"], list(args))
+        raise ExternalError(f"{path} has an attribute env_args that is no JSON") from error
+    check_names(f"{path}, env_args", ["env_name", "env_kwargs"], list(args))
     return dict(args)
 
 
@@ -158,7 +158,7 @@ def _contents(
     path: Path, file: h5py.File, demo: str, env: str, args: Mapping[str, Any], rate: float | None
 ) -> Contents:
     group = file[f"data/{demo}"]
-    missing(f"{path} {demo}", ("actions", "obs"), list(group))
+    check_names(f"{path} {demo}", ("actions", "obs"), list(group))
     own = own_info(file["data"].attrs[OWN]) if OWN in file["data"].attrs else None
     observed = {name: data for name, data in group["obs"].items() if isinstance(data, h5py.Dataset)}
     images = {name: data.shape[1:] for name, data in observed.items() if is_pictures(data.shape, data.dtype)}
@@ -166,11 +166,13 @@ def _contents(
     state: tuple[str, ...] = ()
     if "states" in group and len(group["states"]) == len(group["actions"]) and own is None:
         numbers["states"], state = group["states"].shape[1:], ("states",)
-    felt = FELT if all(name in numbers for name in FELT) else ()
+    proprio = PROPRIO if all(name in numbers for name in PROPRIO) else ()
     read = {"actions", "obs", "rewards", *state} | ({"next_obs", "states", "dones"} if own else set())
     rest = sorted(set(group) - read) + sorted(set(observed) - images.keys() - numbers.keys())
     first = {name: images[name] for name in (PREFERRED,) if name in images}
-    return Contents(env, args["env_kwargs"], rate, numbers, first | images, felt, state, rest=", ".join(rest), own=own)
+    return Contents(
+        env, args["env_kwargs"], rate, numbers, first | images, proprio, state, rest=", ".join(rest), own=own
+    )
 
 
 # --- writing

@@ -84,7 +84,7 @@ class PointMaze(GoalEnv):
     def _sample_pose(
         self, rng: np.random.Generator, factors: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return _random_place(rng, _index(factors)), np.zeros(2)
+        return _sample_position(rng, _index(factors)), np.zeros(2)
 
     def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 5]`; see the class."""
@@ -94,7 +94,7 @@ class PointMaze(GoalEnv):
         """Forces `[2]` that take the ball to one random place after another by the shortest way, with noise."""
         truth = self.truth().astype(np.float64)
         place, velocity, layout = truth[:2], truth[2:4], _index(self._factors)
-        target = destination(memory, place, lambda: self._far_place(rng, layout))
+        target = destination(memory, place, lambda: self._sample_far_position(rng, layout))
         heading = maze(layout).heading(place, target, _ROOM_M)
         towards = heading - place
         if heading is not target:  # a corner is passed at speed
@@ -102,9 +102,9 @@ class PointMaze(GoalEnv):
         action = noisy_force(rng, memory, towards, velocity)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
-    def _far_place(self, rng: np.random.Generator, layout: int) -> NDArray[np.float64]:
-        """The farthest `[2]` of a few random places, so that most ways lead around walls."""
-        places = np.stack([_random_place(rng, layout) for _ in range(_PLACES)])
+    def _sample_far_position(self, rng: np.random.Generator, layout: int) -> NDArray[np.float64]:
+        """The farthest `[2]` of a few random places, so that most routes lead around walls."""
+        places = np.stack([_sample_position(rng, layout) for _ in range(_PLACES)])
         truths = np.concatenate([places, np.zeros((_PLACES, 2)), np.full((_PLACES, 1), layout)], -1)
         return places[self.task.distance(self.truth(), truths).argmax()]
 
@@ -113,7 +113,7 @@ def _index(factors: NDArray[np.float64]) -> int:
     return int(factors[0])
 
 
-def _random_place(rng: np.random.Generator, layout: int) -> NDArray[np.float64]:
+def _sample_position(rng: np.random.Generator, layout: int) -> NDArray[np.float64]:
     """A place `[2]` of the ball's centre in a free cell, clear of its edges."""
     room = CELL_M / 2 - BALL_RADIUS_M - _MARGIN_M
     cells = centre(*np.nonzero(~walls(layout)))

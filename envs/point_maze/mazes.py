@@ -5,7 +5,7 @@ A layout is a 6 x 6 grid of cells, each free or filled by a wall. Index 0 is `u`
 alone, so that an episode's state needs to hold nothing but a number. A random layout belongs to one split of the
 data: `random_layouts("eval")` and `random_layouts("train")` have none in common.
 
-Ways are shortest paths in a visibility graph: straight pieces between corners, each wall grown by PATH_MARGIN_M.
+Routes are shortest paths in a visibility graph: straight pieces between corners, each wall grown by PATH_MARGIN_M.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.point_maze.routes import Places, Ways, make_ways
+from envs.point_maze.routes import Positions, Routes, build_routes
 
 CELLS = 6
 CELL_M = 1 / 3
 BALL_RADIUS_M = 0.08
 MAX_WALLS = 16
 # A ball's centre turns a corner on an arc of its radius. A square corner of 0.6 radii lies within that arc, even where
-# the ball presses into the wall, so every place a ball can be is free; ways are at most 0.4 radii (3 cm) a right-angled
-# turn too short.
+# the ball presses into the wall, so every position a ball can have is free. Routes are at most 0.4 radii (3 cm) too
+# short for each right-angled turn.
 PATH_MARGIN_M = 0.6 * BALL_RADIUS_M
 
 _U = """
@@ -43,7 +43,7 @@ _MEDIUM = """
 ...#..
 """
 NAMED = {"u": 0, "medium": 1}
-_NUM_RANDOM = 10_000  # more than episodes of most files: ways around walls are to be learned, not layouts
+_NUM_RANDOM = 10_000  # more than episodes of most files: routes around walls are to be learned, not layouts
 NUM_LAYOUTS = len(NAMED) + _NUM_RANDOM
 _RANDOM_WALLS = (10, 14)
 _FIRST_COLUMN = sum(1 << row * CELLS for row in range(CELLS))  # of cells as bits of a number
@@ -96,16 +96,16 @@ def _connected(free: NDArray[np.bool_]) -> bool:
     return seen == cells
 
 
-def centre(row: NDArray[np.int64], column: NDArray[np.int64]) -> Places:
+def centre(row: NDArray[np.int64], column: NDArray[np.int64]) -> Positions:
     """Middles `[..., 2]` of cells in metres; the maze's middle is the origin, x to the right, y upwards."""
     return np.stack([np.asarray(column) - (CELLS - 1) / 2, (CELLS - 1) / 2 - np.asarray(row)], -1) * CELL_M
 
 
 @functools.lru_cache(maxsize=2048)
-def maze(layout: int) -> Ways:
-    """The ways around a layout's walls, prepared once."""
+def maze(layout: int) -> Routes:
+    """The routes around a layout's walls, prepared once."""
     filled = walls(layout)
-    return make_ways(np.array([_box(*run) for run in _runs(filled)]), *_corners(filled), PATH_MARGIN_M)
+    return build_routes(np.array([_box(*run) for run in _runs(filled)]), *_corners(filled), PATH_MARGIN_M)
 
 
 def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
@@ -122,8 +122,8 @@ def _box(row: int, first: int, last: int) -> NDArray[np.float64]:
     return np.concatenate([middle, np.array([last - first + 1, 1]) * CELL_M / 2])
 
 
-def _corners(filled: NDArray[np.bool_]) -> tuple[Places, Places]:
-    """Where exactly one of the four cells around a point of the grid is a wall, ways may turn; and the way out."""
+def _corners(filled: NDArray[np.bool_]) -> tuple[Positions, Positions]:
+    """Where exactly one of the four cells around a point of the grid is a wall, routes may turn; and the way out."""
     places, outwards = [], []
     for row in range(1, CELLS):
         for column in range(1, CELLS):

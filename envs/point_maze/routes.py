@@ -1,4 +1,5 @@
-"""Shortest ways around boxes: straight pieces between corners of a visibility graph (Lozano-Perez and Wesley 1979)."""
+"""Shortest routes around boxes: straight segments between corners of a visibility graph
+(Lozano-Perez and Wesley 1979)."""
 
 from __future__ import annotations
 
@@ -7,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Places = NDArray[np.float64]
+Positions = NDArray[np.float64]
 
 _EPSILON_M = 1e-9
 _PIECE = 4096  # segments compared with all boxes at once, so that they fit a core's cache
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Boxes grown by a margin, and the lengths of the ways between their corners."""
+class Routes:
+    """Boxes grown by a margin, and the lengths of the routes between their corners."""
 
     boxes: NDArray[np.float64]  # [W, 4]: middles and half sizes, grown
-    corners: Places  # [V, 2]: where ways may turn
-    outwards: Places  # [V, 2]: away from the corner's box, for who wants to turn with more room
+    corners: Positions  # [V, 2]: where routes may turn
+    outwards: Positions  # [V, 2]: away from the corner's box, for who wants to turn with more room
     lengths: NDArray[np.float64]  # [V, V]
 
-    def visible(self, start: Places, end: Places) -> NDArray[np.bool_]:
+    def visible(self, start: Positions, end: Positions) -> NDArray[np.bool_]:
         """Whether nothing stands between places `[..., 2]` that broadcast."""
         start, end = np.broadcast_arrays(start, end)
         middle, run = ((start + end) / 2).reshape(-1, 1, 2), ((end - start) / 2).reshape(-1, 1, 2)
@@ -30,7 +31,7 @@ class Ways:
         clear = [self._clear(middle[first : first + _PIECE], run[first : first + _PIECE]) for first in pieces]
         return np.concatenate([np.zeros(0, bool), *clear]).reshape(start.shape[:-1])
 
-    def _clear(self, middle: Places, run: Places) -> NDArray[np.bool_]:
+    def _clear(self, middle: Positions, run: Positions) -> NDArray[np.bool_]:
         """Whether segments of middles and half runs `[n, 1, 2]` meet no box: an axis separates them from each."""
         off, half = middle - self.boxes[:, :2], self.boxes[:, 2:]
         reach = np.abs(run)
@@ -39,16 +40,16 @@ class Ways:
         apart |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
         return np.asarray(apart.all(-1))
 
-    def to_corners(self, places: Places) -> NDArray[np.float64]:
+    def to_corners(self, places: Positions) -> NDArray[np.float64]:
         """Straight lengths `[n, V]` from places `[n, 2]` to the corners they see, else infinity."""
         away = np.linalg.norm(places[:, None] - self.corners, axis=-1)
         return np.where(self.visible(places[:, None], self.corners), away, np.inf)
 
-    def from_corners(self, places: Places) -> NDArray[np.float64]:
-        """Lengths `[n, V]` of the shortest ways from every corner to places `[n, 2]`."""
+    def from_corners(self, places: Positions) -> NDArray[np.float64]:
+        """Lengths `[n, V]` of the shortest routes from every corner to places `[n, 2]`."""
         return (self.to_corners(places)[:, None] + self.lengths).min(-1)
 
-    def heading(self, place: Places, target: Places, room_m: float) -> Places:
+    def heading(self, place: Positions, target: Positions, room_m: float) -> Positions:
         """Where to go from a place `[2]` to reach a target `[2]`: there, or around the way's next corner.
 
         `room_m` is how much farther than necessary to keep from corners. A place within a box, which sees nothing,
@@ -61,8 +62,8 @@ class Ways:
         return self.corners[turn] + room_m * self.outwards[turn] if np.isfinite(lengths[turn]) else target
 
 
-def make_ways(boxes: NDArray[np.float64], corners: Places, outwards: Places, margin_m: float) -> Ways:
-    """Ways that keep `margin_m` from boxes `[W, 4]` (middle, half size), turning at corners `[V, 2]` of them.
+def build_routes(boxes: NDArray[np.float64], corners: Positions, outwards: Positions, margin_m: float) -> Routes:
+    """Routes that keep `margin_m` from boxes `[W, 4]` (middle, half size), turning at corners `[V, 2]` of them.
 
     `outwards` `[V, 2]` has the signs of both axes that lead away from each corner's box.
     """
@@ -70,5 +71,5 @@ def make_ways(boxes: NDArray[np.float64], corners: Places, outwards: Places, mar
 
     grown = boxes + np.array([0, 0, 1, 1]) * (margin_m - _EPSILON_M)
     corners = corners + margin_m * outwards
-    blank = Ways(grown, corners, outwards, np.zeros((len(corners),) * 2))
-    return Ways(grown, corners, outwards, floyd_warshall(blank.to_corners(corners)))
+    blank = Routes(grown, corners, outwards, np.zeros((len(corners),) * 2))
+    return Routes(grown, corners, outwards, floyd_warshall(blank.to_corners(corners)))

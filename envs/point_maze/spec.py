@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.point_maze.mazes import NAMED, maze
-from envs.point_maze.routes import Ways
+from envs.point_maze.routes import Routes
 from envs.task_spec import TaskSpec
 
 _LAYOUT = 4  # where truth holds the layout's index
@@ -32,7 +32,7 @@ class _Pairs:
         self.layout = np.rint(self.a[self.row_a, _LAYOUT]).astype(int)
 
     def each_layout(
-        self, ask: Callable[[Ways, NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
+        self, ask: Callable[[Routes, NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
     ) -> NDArray[np.float64]:
         """Answers `[...]` to `ask(maze, rows of a [n], rows of b [n])`, asked once a layout."""
         found = np.zeros(len(self.layout))
@@ -41,12 +41,12 @@ class _Pairs:
             found[here] = ask(maze(int(layout)), self.row_a[here], self.row_b[here])
         return found.reshape(self.shape)
 
-    def seen(self, layout: Ways, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def seen(self, layout: Routes, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the straight way is free `[n]`."""
         return layout.visible(self.a[rows_a, :2], self.b[rows_b, :2])
 
-    def length(self, layout: Ways, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Lengths of the shortest ways `[n]`."""
+    def length(self, layout: Routes, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Lengths of the shortest routes `[n]`."""
         straight = np.linalg.norm(self.a[rows_a, :2] - self.b[rows_b, :2], axis=-1)
         around = np.flatnonzero(~self.seen(layout, rows_a, rows_b))
         if not around.size:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.behaviour import correlated_noise
-from envs.point_maze.routes import make_ways
+from envs.point_maze.routes import build_routes
 from envs.push_t.spec import UNIT_M
 from envs.task_spec import wrap_angle
 
@@ -29,7 +29,7 @@ REACH_M = 0.14  # what the disc travels in a step at full action
 BOXES = np.array([[0, 25.714, 60, 15], [0, -34.286, 15, 45]]) * UNIT_M
 _CORNERS = np.array([[-60, 40.714], [60, 40.714], [-60, 10.714], [60, 10.714], [-15, -79.286], [15, -79.286]]) * UNIT_M
 _OUTWARDS = np.array([[-1, 1], [1, 1], [-1, -1], [1, -1], [-1, -1], [1, -1]], float)
-AROUND = make_ways(BOXES, _CORNERS, _OUTWARDS, AGENT_RADIUS_M + 0.015)
+AROUND = build_routes(BOXES, _CORNERS, _OUTWARDS, AGENT_RADIUS_M + 0.015)
 
 # Edges in units: from, to, outward normal; inner edges end where the disc meets the other box.
 _EDGES = (

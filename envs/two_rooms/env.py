@@ -56,7 +56,7 @@ class TwoRooms(GoalEnv):
     def _sample_pose(
         self, rng: np.random.Generator, factors: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return _random_place(rng), np.zeros(2)
+        return _sample_position(rng), np.zeros(2)
 
     def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 5]`; see the class."""
@@ -66,12 +66,12 @@ class TwoRooms(GoalEnv):
         """Forces `[2]` that take the ball to one random place after another, through the door, with noise."""
         truth = self.truth().astype(np.float64)
         place, velocity, door_y = truth[:2], truth[2:4], truth[4]
-        target = destination(memory, place, lambda: _random_place(rng))
+        target = destination(memory, place, lambda: _sample_position(rng))
         action = noisy_force(rng, memory, next_waypoint(place, target, door_y) - place, velocity)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
 
-def _random_place(rng: np.random.Generator) -> NDArray[np.float64]:
+def _sample_position(rng: np.random.Generator) -> NDArray[np.float64]:
     """A place `[2]` of the ball's centre in either room, clear of walls."""
     inner, outer = WALL_HALF_THICKNESS_M + BALL_RADIUS_M + _MARGIN_M, ROOM_HALF_M - BALL_RADIUS_M - _MARGIN_M
     x = rng.uniform(inner, outer) * rng.choice((-1.0, 1.0))

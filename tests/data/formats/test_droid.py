@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.formats.droid import DroidConfig, TrajectoryError, find_trajectories, read_trajectory, resampled
-from data.formats.droid_example import SERIAL, ExampleConfig, drawn, main, write_example, write_trajectory
+from data.formats.droid import DroidConfig, TrajectoryError, find_trajectories, read_trajectory, select_rows
+from data.formats.droid_example import SERIAL, ExampleConfig, draw_gripper, main, write_example, write_trajectory
 from data.video import probe
 
 STAMPS = "observation/timestamp"
@@ -47,7 +47,7 @@ def test_a_row_comes_with_its_own_frame(tmp_path):
     found = read_trajectory(trajectory(tmp_path, jittered(60)), DroidConfig(fps=5))
     pictures = found.pictures(48, "centre").astype(float)
     for row, picture in zip(found.rows, pictures, strict=True):
-        apart = [np.abs(picture - drawn(pose, (48, 64))[:, 8:56]).mean() for pose in poses(60)]
+        apart = [np.abs(picture - draw_gripper(pose, (48, 64))[:, 8:56]).mean() for pose in poses(60)]
         assert int(np.argmin(apart)) == row
 
 
@@ -71,9 +71,9 @@ def test_every_known_clock_gives_the_same_rows(tmp_path, kept):
 
 def test_a_recording_that_pauses_gives_its_longest_stretch():
     times_s = np.concatenate([np.arange(20), 100 + np.arange(50), 300 + np.arange(10)]) / 15
-    rows = resampled(times_s, 5.0)
+    rows = select_rows(times_s, 5.0)
     assert rows.min() == 20 and rows.max() <= 69 and np.diff(rows).tolist() == [3] * (len(rows) - 1)
-    assert resampled(np.array([0.0]), 4.0).tolist() == [0]
+    assert select_rows(np.array([0.0]), 4.0).tolist() == [0]
 
 
 def test_a_rate_above_the_recorded_one_takes_every_row_once_and_is_noted(tmp_path):

@@ -1,4 +1,4 @@
-"""Maze layouts and their splits; ways around walls against brute force on a fine grid."""
+"""Maze layouts and their splits; routes around walls against brute force on a fine grid."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ def _grid_lengths(layout: int, start: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("layout", _ALL)
 def test_lengths_between_corners_are_those_of_floyd_and_warshall_to_the_bit(layout: int) -> None:
     """The last bit chooses between equally short routes, and recorded episodes follow the choice."""
-    ways = maze(layout)
-    lengths = ways.to_corners(ways.corners)
+    routes = maze(layout)
+    lengths = routes.to_corners(routes.corners)
     for via in range(len(lengths)):
         lengths = np.minimum(lengths, lengths[:, via, None] + lengths[via])
-    np.testing.assert_array_equal(ways.lengths, lengths)
+    np.testing.assert_array_equal(routes.lengths, lengths)
 
 
 @pytest.mark.parametrize("layout", [NAMED["u"], NAMED["medium"], int(random_layouts("train")[3])])
