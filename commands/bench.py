@@ -30,7 +30,7 @@ from commands.shared.errors import UsageError, listed, nearest
 from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
 from commands.training.pretraining import random_stage1
-from planners.costs import aimed
+from planners.costs import focus_goal
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.families import ObjectiveConfig
@@ -239,7 +239,7 @@ def plan(config: Config) -> list[Row]:
     def once(number: int) -> Any:
         with torch.no_grad():
             context = dynamics.observe(frames, past, valid, felt)
-            goal = aimed(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
+            goal = focus_goal(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
     seconds, flops = seconds_per_call(once, config.seconds), count_flops(lambda: once(0))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingPlanner, SearchConfig, not_negative, share
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
 from planners.scoring import finite_mean
 
 
@@ -46,8 +46,8 @@ class CEMConfig(SearchConfig):
             raise ValueError(f"planner elites is {self.elites}; choose 2 to samples = {self.samples}")
         if not 0 <= self.keep_elites <= min(self.elites, self.samples - 1):
             raise ValueError(f"planner keep_elites is {self.keep_elites}; choose 0 to elites ({self.elites})")
-        share(self, "momentum_mean", "momentum_std")
-        not_negative(self, "std_min", "early_stop_std")
+        check_share(self, "momentum_mean", "momentum_std")
+        check_not_negative(self, "std_min", "early_stop_std")
         if 0 < self.early_stop_std <= self.std_min:
             raise ValueError(
                 f"planner early_stop_std is {self.early_stop_std}, never below std_min {self.std_min}; "

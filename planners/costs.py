@@ -23,7 +23,7 @@ between them. Everything is vectorised over B, S and K, float32, and differentia
 
 Most tokens of a picture show what is the same now and at the goal, whatever is done; their errors of prediction
 are noise in the cost. With `token_keep` below 1 only that share of tokens is compared in which the goal differs
-most from the present frame: `GoalCost.focused` picks them, anew for every plan.
+most from the present frame: `GoalCost.focus` picks them, anew for every plan.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class GoalCost:
     last_weight, path_weight: of the table's extra terms, where it has them. action_penalty: times the mean
     square of the actions, environment units; change_penalty: times the mean square of the change from one
     environment action to the next. token_keep: share of tokens that is compared; see the top of this file.
-    action_dim: numbers in one environment action, 0: a whole block (`fitted` sets it).
+    action_dim: numbers in one environment action, 0: a whole block (`bind_spec` sets it).
     distance: (imagined_view, goal_view) -> d_BSK in place of the metric, such as a task's true distance on
     the `truth` view; the goal view comes as [B, 1, 1, ...], ready to broadcast.
     """
@@ -147,11 +147,11 @@ class GoalCost:
                 cost_BS = cost_BS + self.change_penalty * steps.diff(dim=2).square().mean((-1, -2))
         return cost_BS
 
-    def fitted(self, spec: DynamicsSpec) -> GoalCost:
+    def bind_spec(self, spec: DynamicsSpec) -> GoalCost:
         """This cost, told of what the model's action blocks are made."""
         return replace(self, action_dim=spec.action_dim)
 
-    def focused(self, goal: Goal, seen: Goal) -> Goal:
+    def focus(self, goal: Goal, seen: Goal) -> Goal:
         """The goal with the tokens to compare: the share `token_keep` in which it differs most from the present
         frame, `seen`, by the RMS over features. The goal itself where all are compared."""
         if self.token_keep == 1:
@@ -164,7 +164,7 @@ class GoalCost:
 
     def between(self, seen: Goal, goal: Goal) -> Tensor:
         """d_B of observed frames, encoded as goals are, from goals: the distance of one step that is there."""
-        goal = self.focused(goal, seen)
+        goal = self.focus(goal, seen)
         here = seen.view(self.view)
         axis = here.ndim - len(VIEW_AXES[self.view][1]) + 1
         step = Views({self.view: here.unsqueeze(axis).unsqueeze(axis)})
@@ -182,7 +182,7 @@ class GoalCost:
             step_axis = x.ndim - num_features - 1
             x = x.narrow(step_axis, x.shape[step_axis] - 1, 1)
         if self.token_keep < 1:
-            chosen = goal.view(FOCUS)  # planning goes through `aimed`, which sees to it that this is there
+            chosen = goal.view(FOCUS)  # planning goes through `focus_goal`, which sees to it that this is there
             g = _take(g, chosen[:, :, None])
             x = _take(x, chosen[:, None, None, :, None])
         if self.distance is None:
@@ -218,8 +218,8 @@ def _take(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.take_along_dim(index[(None,) * (tokens.ndim - index.ndim)], dim=-2)
 
 
-def aimed(dynamics: Dynamics, cost: Cost, goal: Goal, frames_BHWC: Tensor) -> Goal:
+def focus_goal(dynamics: Dynamics, cost: Cost, goal: Goal, frames_BHWC: Tensor) -> Goal:
     """The goal as a plan from these frames should see it: with the tokens to compare where the cost asks for some."""
     if not isinstance(cost, GoalCost) or cost.token_keep == 1:
         return goal
-    return cost.focused(goal, dynamics.encode_goal(frames_BHWC))
+    return cost.focus(goal, dynamics.encode_goal(frames_BHWC))

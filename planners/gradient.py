@@ -17,7 +17,15 @@ from torch import Tensor
 
 from planners.noise import NUDGES, Draws, candidate_noise
 from planners.protocol import Plan
-from planners.sampling import BasePlanner, SearchConfig, candidates, colour_of, first_proposal, not_negative, share
+from planners.sampling import (
+    BasePlanner,
+    SearchConfig,
+    candidates,
+    check_not_negative,
+    check_share,
+    colour_of,
+    first_proposal,
+)
 from planners.scoring import Problem, bounds, finite_mean
 
 Bounds = Literal["clamp", "tanh"]
@@ -66,8 +74,8 @@ class GradientConfig(SearchConfig):
             raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.lr_end <= 1:
             raise ValueError(f"planner lr_end is {self.lr_end}; choose 0 to 1")
-        share(self, "momentum", "square_momentum")
-        not_negative(self, "noise")
+        check_share(self, "momentum", "square_momentum")
+        check_not_negative(self, "noise")
         if self.bounds not in get_args(Bounds):
             raise ValueError(f"planner bounds is {self.bounds!r}; choose one of {', '.join(get_args(Bounds))}")
 
@@ -119,7 +127,7 @@ def _record(cost_BS: Tensor, best_BS: Tensor, x: Tensor) -> dict[str, Tensor]:
     return {"best": best_BS.amin(1), "mean": finite_mean(cost_BS), "elite_mean": cost_BS.amin(1), "std": spread}
 
 
-def falling(first: float, share_left: float, number: int, count: int) -> float:
+def anneal(first: float, share_left: float, number: int, count: int) -> float:
     """A straight line over steps 0 .. count - 1, from `first` to that share of it."""
     return first * (1 - (1 - share_left) * number / max(1, count - 1))
 
@@ -135,7 +143,7 @@ def adam(x: Tensor, slope: Tensor, memory: Memory, number: int, config: Gradient
     square = slope.square().lerp(square, config.square_momentum)
     direction = mean / (1 - config.momentum ** (number + 1))
     size = (square / (1 - config.square_momentum ** (number + 1))).sqrt()
-    rate = falling(config.learning_rate, config.lr_end, number, config.iterations)
+    rate = anneal(config.learning_rate, config.lr_end, number, config.iterations)
     free = free - rate * direction / (size + TINY)
     return torch.tanh(free) if squashed else free.clamp(-1, 1), (mean, square)
 
@@ -151,7 +159,7 @@ class DescendingPlanner(BasePlanner):
         environment action."""
         raise NotImplementedError
 
-    def allowed(self, x: Tensor, action_dim: int) -> Tensor:
+    def project(self, x: Tensor, action_dim: int) -> Tensor:
         """The first points, where the planner wants them."""
         return x
 
@@ -165,10 +173,10 @@ class DescendingPlanner(BasePlanner):
         shape = (config.samples, *proposal.mean_BKA.shape[1:])
         noise = candidate_noise(draws.at(0), shape, colour_of(config, spec))
         start = candidates(proposal, noise, low_A, high_A, config.include_mean)
-        start = (mid_A + half_A * self.allowed((start - mid_A) / half_A, spec.action_dim)).clamp(low_A, high_A)
+        start = (mid_A + half_A * self.project((start - mid_A) / half_A, spec.action_dim)).clamp(low_A, high_A)
 
         def step(x: Tensor, slope: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
-            return self.nudged(*self.step(x, slope, memory, number, spec.action_dim), draws.at(number), number)
+            return self.nudge(*self.step(x, slope, memory, number, spec.action_dim), draws.at(number), number)
 
         found = descend(problem, start, config.iterations, step, draws.at)
         points, costs = found.best_BSKA, found.best_cost_BS
@@ -178,7 +186,7 @@ class DescendingPlanner(BasePlanner):
         best = points.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
         return Plan(best, cost_B, found.history)
 
-    def nudged(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
+    def nudge(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
         """The points after a step, with noise where the planner adds some."""
         return x, memory
 
@@ -193,9 +201,9 @@ class Gradient(DescendingPlanner):
         """See `adam`."""
         return adam(x, slope, memory, number, self.config)
 
-    def nudged(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
+    def nudge(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
         """Noise that falls to 0 by the last step."""
         if not self.config.noise:
             return x, memory
-        size = falling(self.config.noise, 0.0, number, self.config.iterations)
+        size = anneal(self.config.noise, 0.0, number, self.config.iterations)
         return (x + size * draws.normal(x.shape[1:], stream=NUDGES)).clamp(-1, 1), memory

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.costs import GoalCost, aimed
+from planners.costs import GoalCost, focus_goal
 from planners.protocol import Context, Cost, Dynamics, FrameCost, Goal, Plan, Planner
 from planners.sampling import Tail, shift_plan
 from planners.scoring import check_fit
@@ -84,7 +84,7 @@ class MPC:
         self.dynamics, self.planner = dynamics, planner
         self.config = config or MPCConfig()
         self.spec = dynamics.spec
-        self.cost: Cost = cost.fitted(self.spec) if isinstance(cost, GoalCost) else cost
+        self.cost: Cost = cost.bind_spec(self.spec) if isinstance(cost, GoalCost) else cost
         if self.config.receding_steps > planner.horizon:
             raise ValueError(
                 f"planner receding_steps is {self.config.receding_steps}; choose 1 to horizon = {planner.horizon}"
@@ -113,7 +113,7 @@ class MPC:
         self._steps_at_B = torch.zeros_like(self.subgoal_B)
         self._seeds = tuple(int(seed) for seed in seeds)
         self._frames_seen: deque[Tensor] = deque(maxlen=self.spec.history)
-        self._felt: deque[Tensor] = deque(maxlen=self.spec.history)
+        self._proprio: deque[Tensor] = deque(maxlen=self.spec.history)
         self._blocks_done: deque[Tensor] = deque(maxlen=self.spec.history - 1)
         self._queue: deque[Tensor] = deque()  # environment actions [B, a] on the host
         self._blocks_to_do: deque[Tensor] = deque()  # the same as action blocks [B, A] on the device
@@ -134,7 +134,7 @@ class MPC:
             assert len(frames) == len(self._seeds), (frames.shape, len(self._seeds))
             self._frames_seen.append(frames)
             if self.spec.proprio != "none":
-                self._felt.append(self._state(proprio_BQ))
+                self._proprio.append(self._state(proprio_BQ))
             if self._count > 1 and self._step:
                 self._switch(self._goal, frames)
             if not self._queue:
@@ -150,7 +150,7 @@ class MPC:
         steps = self.config.receding_steps
         with torch.no_grad():
             context = self._observe()
-            goal = aimed(self.dynamics, self.cost, goal, self._frames_seen[-1])
+            goal = focus_goal(self.dynamics, self.cost, goal, self._frames_seen[-1])
         warm_start = None
         if self.config.warm_start and self.last_plan is not None:
             warm_start = shift_plan(rows_of(self.last_plan), steps, self.config.tail)
@@ -217,8 +217,8 @@ class MPC:
         blocks = [zero] * missing + list(self._blocks_done)
         actions = torch.stack(blocks, dim=1) if blocks else zero[:, None][:, :0]
         valid = torch.arange(self.spec.history, device=self.spec.device) >= missing
-        felt = torch.stack([self._felt[0]] * missing + list(self._felt), dim=1) if self._felt else None
-        return self.dynamics.observe(frames, actions, valid.expand(len(first), -1), felt)
+        proprio = torch.stack([self._proprio[0]] * missing + list(self._proprio), dim=1) if self._proprio else None
+        return self.dynamics.observe(frames, actions, valid.expand(len(first), -1), proprio)
 
     def _state(self, proprio_BQ: Frames | None) -> Tensor:
         if proprio_BQ is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingPlanner, SearchConfig, not_negative, share
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
 from planners.scoring import finite_mean
 
 TINY = 1e-12
@@ -48,8 +48,8 @@ class MPPIConfig(SearchConfig):
             raise ValueError(f"planner temperature is {self.temperature}; it must be above 0")
         if self.elites != 0 and not 2 <= self.elites <= self.samples:
             raise ValueError(f"planner elites is {self.elites}; choose 2 to samples = {self.samples}, or 0 for all")
-        share(self, "momentum")
-        not_negative(self, "std_min")
+        check_share(self, "momentum")
+        check_not_negative(self, "std_min")
 
 
 class MPPI(SamplingPlanner):
@@ -74,7 +74,7 @@ class MPPI(SamplingPlanner):
         if config.update_std:
             std = torch.where(known, std, spread).lerp(spread, config.momentum)
             spread = std.maximum(config.std_min * half_A)
-        return Proposal(mean, spread, elite_cost_B=_weighted(cost_BS, weight_BS))
+        return Proposal(mean, spread, elite_cost_B=_average_cost(cost_BS, weight_BS))
 
 
 def path_weights(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:
@@ -90,7 +90,7 @@ def path_weights(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:
     return weight / weight.sum(1, keepdim=True).clamp_min(TINY)
 
 
-def _weighted(cost_BS: Tensor, weight_BS: Tensor) -> Tensor:
+def _average_cost(cost_BS: Tensor, weight_BS: Tensor) -> Tensor:
     """Weighted mean cost; inf where no candidate has a weight."""
     mean = (weight_BS * cost_BS.masked_fill(weight_BS == 0, 0.0)).sum(1)
     return mean.masked_fill(weight_BS.sum(1) == 0, torch.inf)

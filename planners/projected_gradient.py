@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from planners.gradient import TINY, DescendingPlanner, Memory, falling
-from planners.sampling import SearchConfig, not_negative, share
+from planners.gradient import TINY, DescendingPlanner, Memory, anneal
+from planners.sampling import SearchConfig, check_not_negative, check_share
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -59,11 +59,11 @@ class ProjectedGradientConfig(SearchConfig):
             raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.lr_end <= 1:
             raise ValueError(f"planner lr_end is {self.lr_end}; choose 0 to 1")
-        share(self, "momentum")
-        not_negative(self, "max_change", "max_norm")
+        check_share(self, "momentum")
+        check_not_negative(self, "max_change", "max_norm")
 
 
-def projected(x: Tensor, action_dim: int, max_change: float, max_norm: float) -> Tensor:
+def project_actions(x: Tensor, action_dim: int, max_change: float, max_norm: float) -> Tensor:
     """The allowed point nearest to x [..., K, A]; action_dim: numbers in one environment action."""
     steps = x.unflatten(-1, (-1, action_dim)).flatten(-3, -2)  # [..., environment steps, one action]
     if max_norm and not max_change:
@@ -125,9 +125,9 @@ class ProjectedGradient(DescendingPlanner):
     def __init__(self, config: ProjectedGradientConfig | None = None) -> None:
         self.config: ProjectedGradientConfig = config or ProjectedGradientConfig()
 
-    def allowed(self, x: Tensor, action_dim: int) -> Tensor:
+    def project(self, x: Tensor, action_dim: int) -> Tensor:
         """The nearest allowed point."""
-        return projected(x, action_dim, self.config.max_change, self.config.max_norm)
+        return project_actions(x, action_dim, self.config.max_change, self.config.max_norm)
 
     def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
         """A step of given length against the slope of each start, and back to what is allowed."""
@@ -135,5 +135,5 @@ class ProjectedGradient(DescendingPlanner):
         direction = slope / (slope.square().mean((-1, -2), keepdim=True).sqrt() + TINY)
         if memory:
             direction = direction + config.momentum * memory[0]
-        rate = falling(config.learning_rate, config.lr_end, number, config.iterations)
-        return self.allowed(x - rate * direction, action_dim), (direction,)
+        rate = anneal(config.learning_rate, config.lr_end, number, config.iterations)
+        return self.project(x - rate * direction, action_dim), (direction,)

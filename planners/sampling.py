@@ -71,7 +71,7 @@ class PlannerConfig:
                 raise ValueError(f"planner {key} is {getattr(self, key)}; it must be at least {least}")
         if self.std_init <= 0:
             raise ValueError(f"planner std_init is {self.std_init}; it must be above 0")
-        not_negative(self, "std_warm")
+        check_not_negative(self, "std_warm")
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,17 @@ class SearchConfig(PlannerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        not_negative(self, "noise_beta")
+        check_not_negative(self, "noise_beta")
 
 
-def not_negative(config: object, *keys: str) -> None:
+def check_not_negative(config: object, *keys: str) -> None:
     """Raise ValueError for the first of these fields that is below 0."""
     for key in keys:
         if getattr(config, key) < 0:
             raise ValueError(f"planner {key} is {getattr(config, key)}; it must not be negative")
 
 
-def share(config: object, *keys: str) -> None:
+def check_share(config: object, *keys: str) -> None:
     """Raise ValueError for the first of these fields that is not from 0 to below 1."""
     for key in keys:
         if not 0 <= getattr(config, key) < 1:

@@ -37,7 +37,7 @@ from commands.shared.flops import count_flops
 from commands.shared.runs import plain, write_atomic, write_json
 from commands.training.model_folders import check_actions, check_frames, frame_skip, load_dynamics, open_reader
 from envs.task_spec import TaskSpec
-from planners.costs import GoalCost, aimed
+from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
 from world_model.training.loop import keep_freed_memory
 
@@ -155,7 +155,7 @@ def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
         with torch.no_grad():
             valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
             context = model.observe(frames, past, valid, state)
-            goal = aimed(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
+            goal = focus_goal(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
             return planner.plan(model, context, goal, cost, seeds=[0])
 
     return count_flops(once)

@@ -70,7 +70,7 @@ def test_every_cost_judges_there_as_on_the_cpu(kind, cuda):
         )
         paths = {keep: model.imagine(context, plans.to(device), keep=keep) for keep in get_args(Keep)}
         goal = model.encode_goal(frames(2, seed=3).to(device))
-        judged = [cost.fitted(model.spec)(paths[cost.keep], goal, plans.to(device)) for cost in costs]
+        judged = [cost.bind_spec(model.spec)(paths[cost.keep], goal, plans.to(device)) for cost in costs]
         assert {value.device for value in judged} == {device}
         found.append(torch.stack(judged).cpu())
     torch.testing.assert_close(found[1], found[0])

@@ -197,7 +197,7 @@ def test_only_the_tokens_that_the_goal_changes_most_are_compared(metric):
     seen[0, [1, 3]] += 2.0
     seen[1, [0, 3]] += torch.tensor([[1.0], [3.0]])
     cost = GoalCost(view="tokens", metric=metric, token_keep=0.5, reduce="sum")
-    aim = cost.focused(goal, Views({"tokens": seen}))
+    aim = cost.focus(goal, Views({"tokens": seen}))
     assert [sorted(row) for row in aim.view("focus").tolist()] == [[1, 3], [0, 3]]
     for b, kept in enumerate([[1, 3], [0, 3]]):
         x, g = imagined.view("tokens")[b : b + 1, :, :, kept], goal.view("tokens")[b : b + 1, kept]
@@ -209,7 +209,7 @@ def test_only_the_tokens_that_the_goal_changes_most_are_compared(metric):
         )
     twice = Views({"tokens": torch.stack([imagined.view("tokens")] * 2)})
     assert torch.allclose(cost(twice, aim, actions), cost(imagined, aim, actions)), "draws share the choice"
-    assert GoalCost(view="tokens").focused(goal, Views({"tokens": seen})) is goal
+    assert GoalCost(view="tokens").focus(goal, Views({"tokens": seen})) is goal
 
 
 def test_the_penalty_of_change_runs_over_environment_actions_within_and_across_blocks():

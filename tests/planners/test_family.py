@@ -11,13 +11,13 @@ from scipy.optimize import LinearConstraint, NonlinearConstraint, minimize
 from planners.cem import CEM, CEMConfig
 from planners.cem_gradient import CEMGradient, CEMGradientConfig
 from planners.costs import GoalCost
-from planners.gradient import Gradient, GradientConfig, falling
+from planners.gradient import Gradient, GradientConfig, anneal
 from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig, path_weights
 from planners.nevergrad_search import Nevergrad, NevergradConfig
 from planners.noise import Draws
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
-from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig, projected
+from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig, project_actions
 from planners.protocol import Planner
 from planners.sampling import Proposal
 from planners.scoring import Problem, score
@@ -311,8 +311,8 @@ def test_dynamics_without_gradients_are_refused_in_a_sentence():
 
 
 def test_a_rate_falls_in_a_straight_line():
-    assert [falling(2.0, 0.5, number, 3) for number in range(3)] == [2.0, 1.5, 1.0]
-    assert falling(2.0, 0.5, 0, 1) == 2.0
+    assert [anneal(2.0, 0.5, number, 3) for number in range(3)] == [2.0, 1.5, 1.0]
+    assert anneal(2.0, 0.5, 0, 1) == 2.0
 
 
 def test_more_starts_escape_a_bad_basin():
@@ -338,12 +338,12 @@ def test_a_projection_is_the_nearest_allowed_point():
     generator = torch.Generator().manual_seed(3)
     for max_change, max_norm in ((0.4, 0.0), (0.0, 0.7), (0.4, 0.8)):
         x = 1.5 * torch.randn(4, 2, generator=generator)
-        got = projected(x[None], 2, max_change, max_norm)[0]
+        got = project_actions(x[None], 2, max_change, max_norm)[0]
         assert allowed(got, max_change, max_norm)
         want = nearest(x.double().numpy(), max_change, max_norm)
         assert (got - x).norm() <= (want - x).norm() * 1.02 + 1e-3
     inside = torch.full((4, 2), 0.1)
-    assert torch.allclose(projected(inside, 2, 0.4, 0.8), inside)
+    assert torch.allclose(project_actions(inside, 2, 0.4, 0.8), inside)
 
 
 def nearest(x, max_change, max_norm):
