@@ -37,21 +37,16 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which policy, and how it moves.
-
-    `name` is uniform, smooth, scripted, or a mixture as "smooth:0.5,scripted:0.5" (shares of episodes).
-    `hold` repeats each action for that many environment steps (uniform and smooth). `time_constant_s`
-    (seconds) and `std` (in half ranges of the action) shape the smooth one.
-    """
+    """Which policy, and how it moves."""
 
     name: str = "smooth"
-    """uniform, smooth, scripted, or a mixture of episodes as "smooth:0.5,scripted:0.5" (shares)"""
+    """policy: uniform, smooth, scripted, or a mixture by shares of episodes ("smooth:0.5,scripted:0.5")"""
     hold: int = 1
-    """environment steps an action is held (uniform, smooth)"""
+    """environment steps per action, for uniform and smooth (>= 1)"""
     time_constant_s: float = 0.5
-    """how fast smooth actions forget, seconds"""
+    """correlation time of smooth actions, in seconds (> 0)"""
     std: float = 0.7
-    """size of smooth actions, in half ranges of the action"""
+    """standard deviation of smooth actions, in half action ranges (> 0)"""
 
     def __post_init__(self) -> None:
         """ValueError names the key that is out of range."""

@@ -19,26 +19,20 @@ from planners.scoring import finite_mean
 
 @dataclass(frozen=True)
 class CEMConfig(SearchConfig):
-    """`SearchConfig`, and the update: next = (1 - momentum) x elites' statistic + momentum x the last.
-
-    elites: how many of the best candidates are refitted. std_min: floor of the standard deviation, as a
-    fraction of half the action range. keep_elites: how many elites take part in the next iteration again.
-    early_stop_std: an environment whose largest standard deviation falls below this fraction of half the
-    range is frozen, 0: never.
-    """
+    """`SearchConfig`, and the update: next = (1 - momentum) x elites' statistic + momentum x the last."""
 
     elites: int = 12
-    """best candidates that shape the next iteration"""
+    """best candidates that the next mean and standard deviation are fitted to (2 to samples)"""
     std_min: float = 0.05
-    """least spread of actions, in half ranges"""
+    """smallest standard deviation, in half action ranges (>= 0)"""
     momentum_mean: float = 0.0
-    """share of the old mean that is kept"""
+    """weight of the old mean (0 to below 1)"""
     momentum_std: float = 0.0
-    """share of the old spread that is kept"""
+    """weight of the old standard deviation (0 to below 1)"""
     keep_elites: int = 0
-    """elites that take part in the next iteration again"""
+    """elites that take part in the next iteration again (0 to elites)"""
     early_stop_std: float = 0.0
-    """spread, in half ranges, below which an environment stops iterating; 0: never"""
+    """standard deviation below which an environment stops iterating, in half action ranges (0 disables this)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,17 +20,16 @@ from planners.scoring import Problem
 
 @dataclass(frozen=True)
 class CEMGradientConfig(CEMConfig):
-    """`CEMConfig`, and: refined: how many of the best candidates take gradient steps each iteration; steps: how
-    many; learning_rate: of Adam, in half ranges, falling to a tenth over the steps."""
+    """`CEMConfig`, and Adam's steps, whose size falls to a tenth over them."""
 
     samples: int = 48
     elites: int = 8
     refined: int = 4
-    """best candidates that take gradient steps"""
+    """best candidates that take gradient steps (1 to samples)"""
     steps: int = 4
-    """gradient steps an iteration"""
+    """gradient steps per iteration (>= 1)"""
     learning_rate: float = 0.4
-    """size of a gradient step, in half ranges"""
+    """size of the first gradient step, in half action ranges (> 0)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

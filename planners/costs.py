@@ -84,36 +84,32 @@ def power_mean(d_BSK: Tensor, power: float) -> Tensor:
 class GoalCost:
     """Cost of a path towards a goal; see the table at the top of this file.
 
-    view: the view that is compared. metric: see `feature_distance`; unused where `distance` is given.
-    reduce: see the table. steps: m of `smallest` and `window` (at most K counts). power: p of `power`.
-    last_weight, path_weight: of the table's extra terms, where it has them. action_penalty: times the mean
-    square of the actions, environment units; change_penalty: times the mean square of the change from one
-    environment action to the next. token_keep: share of tokens that is compared; see the top of this file.
+    Actions are penalised in environment units. `metric` is unused where `distance` is given.
     action_dim: numbers in one environment action, 0: a whole block (`bind_spec` sets it).
     distance: (imagined_view, goal_view) -> d_BSK in place of the metric, such as a task's true distance on
     the `truth` view; the goal view comes as [B, 1, 1, ...], ready to broadcast.
     """
 
     view: str = "pooled"
-    """what is compared with the goal: pooled, tokens, pixels or reach"""
+    """view compared with the goal: pooled, tokens, pixels or reach"""
     metric: Metric = "l2"
-    """how: l1, l2, sq_l2 or cosine"""
+    """distance between views: l1, l2, sq_l2 or cosine"""
     reduce: Reduce = "closest"
-    """last, sum, closest, smallest, window, running_min or power"""
+    """reduction over the path: last, sum, closest, smallest, window, running_min or power"""
     steps: int = 3
-    """steps that smallest and window count"""
+    """model steps that smallest and window count (>= 1)"""
     power: float = -1.0
-    """exponent of power"""
+    """exponent of the power reduction"""
     last_weight: float = 0.0
-    """weight of the last step beside the path"""
+    """weight of the last step's distance (>= 0)"""
     path_weight: float = 0.1
-    """weight of the mean over the path, so that ties prefer early arrival"""
+    """weight of the mean distance over the path, for early arrival (>= 0)"""
     action_penalty: float = 0.0
-    """weight of the mean squared action"""
+    """weight of the mean squared action (>= 0)"""
     change_penalty: float = 0.0
-    """weight of the mean squared change between consecutive actions"""
+    """weight of the mean squared change between consecutive actions (>= 0)"""
     token_keep: float = 1.0
-    """share of tokens compared, those whose goal differs most from the present frame (view=tokens)"""
+    """share of tokens compared, those that differ most between goal and current frame (above 0 to 1; view=tokens)"""
     action_dim: int = field(default=0, repr=False)
     distance: Distance | None = field(default=None, repr=False)
 
@@ -148,7 +144,7 @@ class GoalCost:
         return cost_BS
 
     def bind_spec(self, spec: DynamicsSpec) -> GoalCost:
-        """This cost, told of what the model's action blocks are made."""
+        """This cost with the size of the model's environment actions."""
         return replace(self, action_dim=spec.action_dim)
 
     def focus(self, goal: Goal, seen: Goal) -> Goal:
@@ -182,7 +178,7 @@ class GoalCost:
             step_axis = x.ndim - num_features - 1
             x = x.narrow(step_axis, x.shape[step_axis] - 1, 1)
         if self.token_keep < 1:
-            chosen = goal.view(FOCUS)  # planning goes through `focus_goal`, which sees to it that this is there
+            chosen = goal.view(FOCUS)  # set by `focus_goal`
             g = _take(g, chosen[:, :, None])
             x = _take(x, chosen[:, None, None, :, None])
         if self.distance is None:

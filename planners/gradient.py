@@ -39,12 +39,11 @@ EDGE = 1 - 1e-6  # where tanh is inverted instead of at 1
 
 @dataclass(frozen=True)
 class GradientConfig(SearchConfig):
-    """`SearchConfig`, where samples are the starts and iterations the steps, and the steps of Adam.
+    """`SearchConfig` for descents by Adam: samples are the starts, iterations the steps.
 
-    return_best: the best point of any start, else the best of the points where the descents end.
-    learning_rate: size of a step, in half ranges (of u for tanh); lr_end: share of it that the last step has
-    (straight between). momentum, square_momentum: Adam's two averages. noise: standard deviation added after
-    each step, in half ranges, falling straight to 0. bounds: clamp or tanh.
+    The plan is the best point of any start (`return_best`), else the best of the points where the descents end.
+    The step's size changes linearly. With bounds=tanh it is in units of u, where action = middle + half range x
+    tanh(u).
     """
 
     return_best: bool = True
@@ -52,21 +51,21 @@ class GradientConfig(SearchConfig):
     least_samples: ClassVar[int] = 1
 
     samples: int = 6
-    """starts that are descended at once"""
+    """starts that descend at once (>= 1)"""
     iterations: int = 32
-    """steps of each"""
+    """gradient steps per start (>= 1)"""
     learning_rate: float = 0.4
-    """size of a step, in half ranges"""
+    """size of the first step, in half action ranges (> 0)"""
     lr_end: float = 0.01
-    """share of it that the last step has"""
+    """size of the last step, as a share of learning_rate (0 to 1)"""
     momentum: float = 0.7
-    """memory of Adam for the slope"""
+    """Adam's averaging of the gradient (0 to below 1)"""
     square_momentum: float = 0.99
-    """memory of Adam for its square"""
+    """Adam's averaging of the squared gradient (0 to below 1)"""
     noise: float = 0.0
-    """spread of noise added after a step, in half ranges, falling to 0"""
+    """standard deviation of noise after the first step, falling to 0, in half action ranges (>= 0)"""
     bounds: Bounds = "clamp"
-    """how actions stay in bounds: clamp or tanh"""
+    """method that keeps actions in bounds: clamp or tanh"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

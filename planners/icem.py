@@ -17,20 +17,19 @@ from planners.sampling import Proposal, SamplingPlanner
 
 @dataclass(frozen=True)
 class ICEMConfig(CEMConfig):
-    """`CEMConfig`, and: shrink: the population is divided by this every iteration, down to twice the elites.
-    carry_elites: the elites kept in the last iteration take part in the first one of the next plan."""
+    """`CEMConfig`, and a shrinking population whose elites join the next plan."""
 
     samples: int = 112
     return_best: bool = True
     momentum_std: float = 0.2
     noise_beta: float = 2.0
-    """correlation of noise in time: 0 white, 1 pink, 2 red"""
+    """exponent of the noise spectrum over time (>= 0; 0 white, 1 pink, 2 red)"""
     keep_elites: int = 4
-    """elites that take part in the next iteration again"""
+    """elites that take part in the next iteration again (0 to elites)"""
     shrink: float = 1.1
-    """the population is divided by this every iteration, down to twice the elites"""
+    """divisor of the population per iteration, down to twice the elites (>= 1)"""
     carry_elites: bool = True
-    """whether the kept elites, shifted, take part in the next plan"""
+    """whether the last elites, shifted in time, take part in the next plan"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

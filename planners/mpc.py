@@ -38,21 +38,21 @@ ENERGIES = ("best", "elite_mean", "mean")  # of Plan.history, whose means `MPC.e
 
 @dataclass(frozen=True)
 class MPCConfig:
-    """receding_steps: model steps executed a plan. warm_start: begin a search at the shifted last plan, whose
-    freed `tail` repeats the last action or is zero. For sequences of sub-goals, reached_cost: an environment goes
-    on once the cost's distance between its frame and the sub-goal is below this, 0: never for that;
-    subgoal_steps: model steps after which it goes on in any case, 0: never for that."""
+    """How much of a plan is executed, where the next search begins, and when the next sub-goal is taken.
+
+    A frame's cost is the distance between that frame and the sub-goal. The two sub-goal keys need a sequence of them.
+    """
 
     receding_steps: int = 1
-    """model steps executed before planning again"""
+    """model steps executed per plan (1 to horizon)"""
     warm_start: bool = True
-    """whether a search begins at the rest of the last plan"""
+    """whether a search begins at the shifted last plan"""
     tail: Tail = "repeat"
-    """what fills the end of a shifted plan: repeat or zero"""
+    """end of a shifted plan: repeat (its last action) or zero"""
     reached_cost: float = 0.0
-    """cost of a frame below which the next of several sub-goals is taken; 0: never for that"""
+    """cost of a frame below which the next sub-goal is taken (>= 0; 0 disables this)"""
     subgoal_steps: int = 0
-    """model steps after which the next of several sub-goals is taken; 0: never for that"""
+    """model steps after which the next sub-goal is taken (>= 0; 0 disables this)"""
 
     def __post_init__(self) -> None:
         if self.receding_steps < 1:

@@ -20,27 +20,21 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class MPPIConfig(SearchConfig):
-    """`SearchConfig`, and the update: next = (1 - momentum) x weighted statistic + momentum x the last.
-
-    temperature: small follows the best candidate, large averages all. relative: the temperature is in standard
-    deviations of the weighted candidates' costs, so that one value serves every cost; else in the cost's unit.
-    elites: how many of the best candidates have a weight, 0: all. update_std: refit the spread with the
-    weights, else it stays; std_min: its floor, as a fraction of half the action range.
-    """
+    """`SearchConfig`, and the update: next = (1 - momentum) x weighted statistic + momentum x the last."""
 
     noise_beta: float = 2.0
     temperature: float = 0.1
-    """small follows the best candidate, large averages all"""
+    """temperature of the weights (> 0): small follows the best candidate, large averages all"""
     relative: bool = True
-    """whether the temperature is in standard deviations of the costs, else in their unit"""
+    """whether the temperature is in standard deviations of the weighted costs, else in the cost's unit"""
     elites: int = 0
-    """best candidates that have a weight; 0: all"""
+    """best candidates that have a weight (2 to samples; 0: all)"""
     update_std: bool = True
-    """whether the spread is refitted with the weights, else it stays"""
+    """whether the standard deviation is refitted with the weights, else constant"""
     std_min: float = 0.05
-    """least spread of actions, in half ranges"""
+    """smallest standard deviation, in half action ranges (>= 0)"""
     momentum: float = 0.0
-    """share of the old mean and spread that is kept"""
+    """weight of the old mean and standard deviation (0 to below 1)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,19 +21,16 @@ from planners.protocol import Plan
 from planners.sampling import BasePlanner, PlannerConfig, first_proposal
 from planners.scoring import Problem, bounds, finite_mean
 
-UNUSABLE = 1e15  # told for an infinite cost; nevergrad takes no larger number seriously
+UNUSABLE = 1e15  # reported for an infinite cost: nevergrad clips larger numbers
 
 
 @dataclass(frozen=True)
 class NevergradConfig(PlannerConfig):
-    """`PlannerConfig`, and optimizer: its name in nevergrad's registry, such as CMA, DE, TwoPointsDE, PSO, NGOpt.
-
-    return_best: the best candidate ever seen, else what the optimiser recommends (scored once more).
-    """
+    """`PlannerConfig`, and the optimiser. With return_best=False the plan is its recommendation (scored once more)."""
 
     return_best: bool = True
     optimizer: str = "CMA"
-    """a name of its registry: CMA, DE, TwoPointsDE, PSO, NGOpt, ..."""
+    """name in nevergrad's registry: CMA, DE, TwoPointsDE, PSO, NGOpt, ..."""
 
 
 class Nevergrad(BasePlanner):

@@ -16,7 +16,7 @@ from planners.sampling import Proposal, SamplingPlanner, SearchConfig
 
 @dataclass(frozen=True)
 class PredictiveSamplingConfig(SearchConfig):
-    """`SearchConfig`, and std_decay: the spread is multiplied by it every iteration."""
+    """`SearchConfig`, and a standard deviation that shrinks every iteration."""
 
     samples: int = 24
     iterations: int = 16
@@ -25,7 +25,7 @@ class PredictiveSamplingConfig(SearchConfig):
     return_best: bool = True
     noise_beta: float = 2.0
     std_decay: float = 0.9
-    """the spread is multiplied by this every iteration"""
+    """factor of the standard deviation per iteration (above 0 to 1)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

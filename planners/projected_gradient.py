@@ -24,13 +24,10 @@ ROUNDS = 12  # of alternating projections a step
 
 @dataclass(frozen=True)
 class ProjectedGradientConfig(SearchConfig):
-    """`SearchConfig`, where samples are the starts and iterations the steps, and:
+    """`SearchConfig` for projected descents: samples are the starts, iterations the steps.
 
-    return_best: the best point of any start, else the best of the points where the descents end.
-    learning_rate: root mean square of a step, in half ranges; lr_end: share of it that the last step has
-    (straight between). momentum: share of the last step that is taken again. max_change: bound on the change of
-    each number between consecutive environment actions, in half ranges; max_norm: bound on the L2 norm of an
-    environment action, in half ranges from the middle; 0: none.
+    The plan is the best point of any start (`return_best`), else the best of the points where the descents end.
+    The step's size changes linearly.
     """
 
     std_init: float = 0.4
@@ -39,19 +36,19 @@ class ProjectedGradientConfig(SearchConfig):
     least_samples: ClassVar[int] = 1
 
     samples: int = 6
-    """starts that are descended at once"""
+    """starts that descend at once (>= 1)"""
     iterations: int = 32
-    """steps of each"""
+    """gradient steps per start (>= 1)"""
     learning_rate: float = 0.1
-    """size of a step, in half ranges"""
+    """root mean square of the first step, in half action ranges (> 0)"""
     lr_end: float = 0.01
-    """share of it that the last step has"""
+    """size of the last step, as a share of learning_rate (0 to 1)"""
     momentum: float = 0.8
-    """share of the last step that is taken again"""
+    """share of the previous step that is added (0 to below 1)"""
     max_change: float = 0.0
-    """bound on the change between consecutive actions, in half ranges; 0: none"""
+    """largest change of a number between consecutive actions, in half action ranges (>= 0; 0: no limit)"""
     max_norm: float = 0.0
-    """bound on the norm of an action, in half ranges from the middle; 0: none"""
+    """largest L2 norm of an action from the middle, in half action ranges (>= 0; 0: no limit)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,35 +34,31 @@ def shift_plan(actions: Tensor, steps: int, tail: Tail = "repeat") -> Tensor:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """What every planner is told.
+    """Keys of every planner.
 
-    samples, iterations: candidates an iteration, iterations a plan. horizon: K, model steps.
-    std_init: first standard deviation, as a fraction of half the action range; std_warm: the same after a
-    warm start, 0: as std_init. A few iterations leave an error in proportion to it: small holds a goal
-    precisely, large escapes a bad plan. include_mean: the mean is one of the candidates. return_best: return
-    the best candidate ever seen, else the final mean (scored once more), which is steadier at the goal under
-    costs that a lucky candidate can win (closest approach).
-    chunk_elements: candidate steps imagined at once, 0: as many as memory allows.
+    A few iterations leave an error in proportion to `std_init` and `std_warm`: small values hold a goal precisely,
+    large ones escape a bad plan. The final mean (`return_best=False`, scored once more) is steadier at the goal
+    under costs that a lucky candidate can win (closest approach).
     """
 
     least_samples: ClassVar[int] = 2
 
     samples: int = 96
-    """candidates an iteration"""
+    """candidates per iteration (>= 2; gradient planners: >= 1)"""
     iterations: int = 4
-    """iterations a plan"""
+    """iterations per plan (>= 1)"""
     horizon: int = 6
-    """steps a plan looks ahead, model steps"""
+    """planned model steps (>= 1, at most the model's horizon)"""
     std_init: float = 1.0
-    """first spread of actions, in half ranges"""
+    """first standard deviation, in half action ranges (> 0)"""
     std_warm: float = 0.4
-    """the same after a warm start; 0: as std_init"""
+    """first standard deviation after a warm start, in half action ranges (>= 0; 0: std_init)"""
     include_mean: bool = True
-    """whether the mean itself is a candidate"""
+    """whether the mean is one of the candidates"""
     return_best: bool = False
-    """whether the best candidate ever seen is executed, else the mean"""
+    """whether the plan is the best candidate of all iterations, else the final mean"""
     chunk_elements: int = 0
-    """candidate steps imagined at once; 0: as many as memory allows"""
+    """candidate model steps imagined at once (>= 0; 0: as many as memory allows)"""
 
     def __post_init__(self) -> None:
         least_of = {"samples": self.least_samples, "iterations": 1, "horizon": 1, "chunk_elements": 0}
@@ -76,10 +72,10 @@ class PlannerConfig:
 
 @dataclass(frozen=True)
 class SearchConfig(PlannerConfig):
-    """`PlannerConfig`, and noise_beta: colour of the noise over time (1/f^beta), 0 is white."""
+    """`PlannerConfig`, and the colour of the noise over time (1/f^noise_beta)."""
 
     noise_beta: float = 1.5
-    """correlation of noise in time: 0 white, 1 pink, 2 red"""
+    """exponent of the noise spectrum over time (>= 0; 0 white, 1 pink, 2 red)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,31 +37,30 @@ PLACE_STD = 0.02  # of the learned positions of a scene's patches, at the start
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Sizes and variants of a predictor's transformer; rope, feedforward and checkpointing as in
-    `world_model.nn.layers`.
+    """Sizes and variants of a predictor's transformer (`world_model.nn.layers`).
 
-    conditioning: how actions (and states) enter an ActionPredictor: as `tokens` of their frame (V-JEPA 2-AC), or as
-    `adaln`, modulating every block (jepa-wms, LeWM). dropout: while training; LeWM needs 0.1 (its appendix).
+    `conditioning`: actions and states are tokens of their frame (V-JEPA 2-AC), or modulate every block (`adaln`:
+    jepa-wms, LeWM). `dropout`: LeWM needs 0.1 (its appendix).
     """
 
     width: int = 96
     """width of a token"""
     depth: int = 2
-    """blocks"""
+    """transformer blocks"""
     heads: int = 4
-    """attention heads a block"""
+    """attention heads per block"""
     mlp_ratio: float = 4.0
-    """width of a block's hidden layer, in widths"""
+    """width of a block's hidden layer, as a multiple of width"""
     rope: Rope = "interleaved"
-    """rotary positions: interleaved (a true rotation), or tiled (released V-JEPA 2 weights)"""
+    """rotary position layout: interleaved (a true rotation) or tiled (released V-JEPA 2 weights)"""
     feedforward: Feedforward = "gelu"
     """hidden layer of a block: gelu or swiglu"""
     checkpointing: Checkpointing = "none"
     """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
     conditioning: Literal["tokens", "adaln"] = "tokens"
-    """how actions and states enter: tokens (V-JEPA 2-AC) or adaln"""
+    """input of actions and states: tokens (V-JEPA 2-AC) or adaln"""
     dropout: float = 0.0
-    """of a block's branches, while training"""
+    """dropout of a block's branches in training (0 to below 1)"""
 
     def blocks(self, condition_dim: int = 0) -> Blocks:
         """The transformer of these sizes."""

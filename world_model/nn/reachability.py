@@ -2,7 +2,7 @@
 
 Learned on `train` from time differences alone, without actions: frames k steps apart in an episode should be about k
 apart in the embedding. Recorded behaviour wanders, so the time it took is more than the time that is needed; an
-expectile far below the median reads the shortest ways out of it, and the triangle inequality, which an embedding
+expectile far below the median reads the shortest routes out of it, and the triangle inequality, which an embedding
 cannot break, joins them. Distance as a Hilbert norm is that of HILP (arXiv 2402.15567, eq. 3), the expectile that of
 IQL (arXiv 2110.06169, eq. 5); here by regression on recorded times, without a value function.
 """
@@ -22,26 +22,28 @@ PairSource = Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class ReachConfig:
-    """The embedding and its training. dim: its numbers; 0: there is none. far: model steps beyond which pairs count as
-    equally far. expectile: below 0.5; the lower, the more the shortest recorded ways count. other_episodes: share of
-    pairs from different episodes, pushed `far` apart: what differs between episodes alone then outweighs what moves."""
+    """The embedding and its training.
+
+    Pairs from different episodes are pushed `far` apart. Frames from different episodes may be close in state, so a
+    large `other_episodes` lets what differs between episodes outweigh what moves.
+    """
 
     dim: int = 0
-    """its numbers; 0: there is none"""
+    """size of the embedding (>= 0; 0: none)"""
     hidden: int = 256
-    """width of its two hidden layers"""
+    """width of the two hidden layers (>= 1)"""
     far: int = 25
-    """model steps beyond which frames count as equally far"""
+    """largest distance, in model steps (>= 1)"""
     expectile: float = 0.03
-    """below 0.5; the lower, the more the shortest recorded ways count"""
+    """expectile of recorded path lengths (below 0.5; lower favours the shortest routes)"""
     other_episodes: float = 0.0
-    """share of training pairs that come from different episodes"""
+    """share of training pairs from different episodes"""
     steps: int = 2000
-    """optimiser steps"""
+    """optimiser steps (>= 1)"""
     batch_size: int = 512
-    """pairs a step"""
+    """pairs per step (>= 2)"""
     lr: float = 0.001
-    """learning rate at the start"""
+    """initial learning rate"""
 
     def __post_init__(self) -> None:
         if self.dim < 0 or self.hidden < 1 or self.far < 1 or self.steps < 1 or self.batch_size < 2:

@@ -47,49 +47,45 @@ class TrainingError(RuntimeError):
 class TrainerConfig:
     """How long and how a stage is trained.
 
-    schedule: after a linear warm-up from lr_start, `constant`, `cosine` or `linear` to lr_end, or `wsd` (constant, then
-    linear to lr_end over the last `decay_share` of the steps). weight_decay_end: where a cosine takes the weight decay;
-    None: it stays. precision: `auto` is bf16 autocast where the device's matrix units have it. batch_size: of all
-    processes together. parallel: with several processes, each holds all of the model (`ddp`), or a part (`fsdp`).
-    compile: whether the transformer's blocks are compiled (`compile_blocks`).
+    The warm-up is linear. A `weight_decay_end` is reached by a cosine. `compile`: see `compile_blocks`.
     """
 
     steps: int = 400
-    """optimiser steps; more of them goes on in the same folder"""
+    """optimiser steps (a larger number continues in the same folder)"""
     batch_size: int = 48
-    """windows a step, of all processes together"""
+    """windows per step, summed over processes"""
     lr: float = 0.002
     """peak learning rate"""
     lr_start: float = 0.0
-    """learning rate that the warm-up begins at"""
+    """learning rate at the start of the warm-up"""
     lr_end: float = 1e-05
     """learning rate at the end"""
     warmup: int = 30
-    """steps of warm-up"""
+    """optimiser steps of the warm-up"""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
-    """after the warm-up: constant, cosine, linear, or wsd (constant, then a linear decay)"""
+    """learning rate after the warm-up: constant, or to lr_end by cosine, linear or wsd (constant, then linear)"""
     decay_share: float = 0.3
-    """share of the steps in which wsd decays"""
+    """share of the steps in which wsd decays (0 to 1)"""
     weight_decay: float = 0.04
-    """weight decay of matrices"""
+    """weight decay of weight matrices"""
     weight_decay_end: float | None = None
-    """weight decay at the end of a cosine; null: it stays"""
+    """weight decay at the last step, by a cosine (null: constant)"""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's averages"""
+    """AdamW's decay rates of the gradient's first and second moment"""
     clip_norm: float = 1.0
-    """largest norm of a gradient; 0: no limit"""
+    """largest norm of the gradient (0: no limit)"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto (bf16 where it pays), fp32 or bf16"""
+    """number format: auto (bf16 on devices with fast bf16), fp32 or bf16"""
     parallel: Parallel = "ddp"
-    """under torchrun: ddp (each process holds the whole model) or fsdp (a part of it)"""
+    """model per process under torchrun: ddp (full) or fsdp (a shard)"""
     compile: bool = False
-    """whether blocks are compiled: faster steps after a minute; last digits differ"""
+    """whether transformer blocks are compiled (faster after a minute, last digits differ)"""
     evaluate_every: int = 200
-    """steps between evaluations"""
+    """optimiser steps between evaluations"""
     checkpoint_every: int = 200
-    """steps between checkpoints"""
+    """optimiser steps between checkpoints"""
     log_every: int = 10
-    """steps between lines of metrics.jsonl"""
+    """optimiser steps between lines of metrics.jsonl"""
     seed: int = field(default=0, repr=False)
 
 

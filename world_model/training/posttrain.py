@@ -18,19 +18,18 @@ from world_model.objectives.losses import regression
 
 @dataclass(frozen=True)
 class PosttrainConfig:
-    """Losses of stage 2. rollout_steps: imagined steps trained; at most dynamics.horizon. rollout_history: frames seen
-    before them; 0: by turns 1 to dynamics.history (V-JEPA 2-AC: 1)."""
+    """Losses of stage 2."""
 
     loss: Literal["l1", "l2"] = "l2"
-    """how predictions are judged: l1 or l2"""
+    """distance between prediction and target: l1 or l2"""
     teacher_forcing: float = 1.0
-    """weight of the one-step loss from true frames"""
+    """weight of the one-step loss from recorded frames (0 disables this)"""
     rollout: float = 1.0
-    """weight of the loss of imagined paths"""
+    """weight of the rollout loss (0 disables this)"""
     rollout_steps: int = 6
-    """length of these paths, model steps; at most horizon"""
+    """length of a training rollout, in model steps (1 to dynamics.horizon)"""
     rollout_history: int = 0
-    """frames seen before these paths; 0: 1 to dynamics.history in turn (V-JEPA 2-AC: 1)"""
+    """frames before a training rollout (0: 1 to dynamics.history in turn; V-JEPA 2-AC: 1)"""
 
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:
