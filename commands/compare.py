@@ -15,7 +15,7 @@ from pathlib import Path
 from commands.comparison import page
 from commands.comparison.cells import ORACLE, Cell, TableKeys, cell_keys, is_current, make_cells
 from commands.comparison.runs import run_cell
-from commands.config.compose import choices
+from commands.config.choices import choices
 from commands.shared.console import Console
 from commands.shared.errors import UsageError, listed
 from commands.shared.runs import RunFolder, read_json

@@ -11,7 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from commands.config.compose import CONFIGS, Composed, config_class, for_help
+from commands.config.choices import CONFIGS
+from commands.config.compose import Composed, config_class, for_help
 from commands.config.schema import help_texts
 from commands.shared.runs import flatten
 

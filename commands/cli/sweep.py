@@ -13,13 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from commands.config.choices import CONFIGS, HYDRA_VERSION, hydra_loader
 from commands.config.compose import (
-    CONFIGS,
-    HYDRA_VERSION,
     Composed,
     compose,
     expand,
-    hydra_loader,
     parse,
     resolved,
     runtime_choices,

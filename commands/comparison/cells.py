@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from commands.config.compose import choices, load_config, nested
+from commands.config.choices import choices
+from commands.config.compose import load_config, nested
 from commands.config.schema import fill, override
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, listed

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import importlib
 import keyword
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from commands.config import schema
+from commands.config.choices import hydra_loader, list_offered
 from commands.shared.errors import UsageError, listed, nearest, one_line
 from commands.shared.runs import flatten
 
-CONFIGS = "configs"
-HYDRA_VERSION = "1.3"
 # Hydra takes any word `data=...` for a choice of the group configs/data, also in a command where `data` is a
 # file. Such words travel as `++given.data=...`, and `resolved` puts them in their place.
 ASIDE = "given"
@@ -45,16 +42,6 @@ def module_of(command: str) -> str:
 def config_class(command: str) -> type:
     """Return the dataclass of a command's keys."""
     return importlib.import_module(module_of(command)).Config
-
-
-@contextmanager
-def hydra_loader() -> Iterator[Any]:
-    """Give Hydra's config loader over `pkg://configs`, and take Hydra's global state away again."""
-    from hydra import initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    with initialize_config_module(config_module=CONFIGS, version_base=HYDRA_VERSION):
-        yield GlobalHydra.instance().config_loader()
 
 
 def parse(command: str, words: list[str], loader: Any) -> list[Any]:
@@ -109,14 +96,8 @@ def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[s
     usual = standard(command)
     with hydra_loader() as loader:
         chosen, _ = _split(parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
-        options = {group: _offered(loader, group, usual.choices) for group in usual.choices}
+        options = {group: list_offered(loader, group, usual.choices) for group in usual.choices}
         return with_choices(command, chosen) if chosen else usual, options
-
-
-def choices(group: str) -> list[str]:
-    """Return the names that `group=` may be given."""
-    with hydra_loader() as loader:
-        return _options(loader, group)
 
 
 def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
@@ -235,44 +216,6 @@ def _composed(command: str, words: list[str]) -> Any:
         raise UsageError(f"{one_line(cause)} (jepa {command} --help lists groups and keys)") from error
 
 
-def _options(loader: Any, group: str) -> list[str]:
-    """The choices of a group: its files, but for those that only others take in (_shared.yaml), and those in folders of
-    it as "folder/choice"."""
-    from hydra.core.object_type import ObjectType
-
-    group = group.partition("@")[0]
-    inner = [
-        f"{folder}/{choice}"
-        for folder in loader.get_group_options(group, ObjectType.GROUP)
-        for choice in loader.get_group_options(f"{group}/{folder}")
-    ]
-    return sorted(name for name in loader.get_group_options(group) if not name.startswith("_")) + sorted(inner)
-
-
-def _offered(loader: Any, group: str, groups: dict[str, str]) -> list[str]:
-    """Return the choices of a group that a command with these groups has: a recipe that sets another group is for
-    another command."""
-    folder = group.partition("@")[0]
-    return [name for name in _options(loader, group) if _overridden(f"{folder}/{name}") <= groups.keys()]
-
-
-@cache
-def _overridden(file: str) -> frozenset[str]:
-    """Return the groups that a file, or a file it takes in whole, chooses itself ("override /GROUP: choice")."""
-    import yaml
-
-    text = resources.files(CONFIGS).joinpath(f"{file}.yaml").read_text(encoding="utf-8")
-    if "defaults:" not in text:
-        return frozenset()
-    found: set[str] = set()
-    for item in yaml.safe_load(text)["defaults"]:
-        if isinstance(item, dict):
-            found |= {str(key).removeprefix("override /") for key in item if str(key).startswith("override /")}
-        elif item != "_self_":
-            found |= _overridden(f"{file.rpartition('/')[0]}/{item}")
-    return frozenset(found)
-
-
 def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
     """Separate checked group choices (as words) from overrides of values (as Override objects)."""
     chosen, values = [], []
@@ -291,7 +234,7 @@ def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple
         if key not in standard:
             values.append(override)
             continue
-        choice, options = str(override.value()), _offered(loader, key, standard)
+        choice, options = str(override.value()), list_offered(loader, key, standard)
         if choice not in options:
             raise UsageError(
                 f"{key}={choice}: there is no such {key.partition('@')[0]}{nearest(choice, options)} "

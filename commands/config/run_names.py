@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from commands.config.compose import Composed, hydra_loader, with_choices
+from commands.config.choices import hydra_loader
+from commands.config.compose import Composed, with_choices
 from commands.shared.errors import UsageError
 from commands.shared.runs import identity
 

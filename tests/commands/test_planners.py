@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from commands import bench
-from commands.config.compose import choices, load_config
+from commands.config.choices import choices
+from commands.config.compose import load_config
 from commands.config.groups import make_planner
 from commands.config.schema import override
 from commands.evaluation.methods import oracle_planner

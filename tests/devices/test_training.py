@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from commands.config.compose import choices, load_config
+from commands.config.choices import choices
+from commands.config.compose import load_config
 from commands.training.monitors import Monitor
 from commands.training.pretraining import random_stage1
 from tests.devices.test_world_models import MODELS

@@ -15,7 +15,8 @@ from commands import compare
 from commands.cli.help import details, title
 from commands.cli.main import COMMANDS, main
 from commands.comparison.cells import Cell, cell_keys
-from commands.config.compose import CONFIGS, Composed, choices, compose, config_class, for_help, load_config, standard
+from commands.config.choices import CONFIGS, choices
+from commands.config.compose import Composed, compose, config_class, for_help, load_config, standard
 from commands.config.run_names import baseline, run_name
 from commands.config.schema import build, override
 from commands.shared.runs import flatten
