@@ -38,6 +38,7 @@ from commands.training.model_folders import (
 from data.windows import Windows
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
+from world_model.interop.timm_encoder import TimmEncoder
 from world_model.nn.pools import layer_normed
 from world_model.probing.probes import untrained
 from world_model.probing.readout import ReadoutConfig, Samples, read
@@ -87,7 +88,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     else:
         encoder, about = load_encoder(config.model)
         encoder.to(device)
-    check_frames(encoder.config, reader.info, str(config.data))
+    check_frames(encoder.frame_hw, reader.info, str(config.data))
     results: dict[str, Any] = {
         "model": {"folder": str(config.model), **about},
         "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
@@ -127,7 +128,7 @@ def probes(config: Config, encoder: VideoEncoder, reader: Any, console: Console)
     found = {"tokens": ask("tokens", partial(_tokens, encoder), readout.kinds)}
     if encoder.pool is not None:
         found["embedding"] = ask("embedding", partial(_embedding, encoder), ("ridge",))
-    if not encoder.config.timm:
+    if not isinstance(encoder, TimmEncoder):
         found["untrained tokens"] = ask("untrained tokens", partial(_tokens, untrained(encoder, seed=0)), ("ridge",))
     rows = {}
     for features, kinds in found.items():

@@ -199,7 +199,7 @@ def test_every_arm_goes_through_the_same_commands(work, objective, dynamics, vie
 
 
 def test_dynamics_see_the_keypoints_of_an_encoder_that_has_them(work):
-    words = ("data=runs/collect/data", "encoder=tiny", "encoder.pool=keypoints", "objective=future", *TINY)
+    words = ("data=runs/collect/data", "encoder=tiny", "encoder.pool.kind=keypoints", "objective=future", *TINY)
     inside("pretrain", *words, "name=keypoints", cwd=work)
     posttrain_and_plan(work, "keypoints", "scene", "pooled", "encoder=runs/pretrain/keypoints")
     seen, _ = load_dynamics(work / "runs/posttrain/keypoints", torch.device("cpu"))
@@ -240,7 +240,7 @@ def test_weights_made_elsewhere_posttrain_and_plan(work):
     from world_model.encoder import EncoderConfig, VideoEncoder
     from world_model.interop.export import export_official
 
-    sizes = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pooled_dim=0, rope="tiled")
+    sizes = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pool=None, rope="tiled")
     export_official(work / "official.pt", VideoEncoder(sizes), None)
     words = ("encoder=pretrained", "path=official.pt", "pretrained.image_px=32", "pretrained.heads=3")
     posttrain_and_plan(work, "elsewhere", "tokens", "tokens", *words)

@@ -37,8 +37,6 @@ class DynamicsConfig:
 
     space: Space = "pooled"
     """what is predicted: pooled (one token a frame) or tokens (all patches)"""
-    target: Literal["features", "pixels"] = "features"
-    """what predictions are trained to match: features or pixels"""
     history: int = 3
     """frames seen before planning, model steps"""
     horizon: int = 6
@@ -47,12 +45,14 @@ class DynamicsConfig:
     proprio_model: ProprioModel = "none"
     """robot state as an input: none, integrate (7-D pose actions) or predicted (learned); images alone is none"""
     proprio_dim: int = 0
-    reach: ReachConfig = field(default_factory=ReachConfig)
-    """an embedding, learned from time differences alone, whose distances count model steps
-    (planner.cost.view=reach)"""
+    reach: ReachConfig | None = None
+    """an embedding, learned from time differences alone, whose distances count model steps (planner.cost.view=reach);
+    null: none"""
     scene: bool = False
     """whether imagined frames see the patches (or keypoints) of the frame that the path starts at, too: walls,
     obstacles, contacts"""
+    pixels: PixelHeadConfig | None = None
+    """head by which the next frames' pixels are predicted (the pixel baseline); null: features are"""
 
     def __post_init__(self) -> None:
         if self.scene and self.space != "pooled":
@@ -123,12 +123,10 @@ class LatentDynamics(nn.Module):
             state_dim=config.proprio_dim,
             scene=self.features.scene_shape,
         )
-        head = PixelHeadConfig(encoder.config.pool_channels, encoder.config.pool_hidden)
-        self.output = make_output(head if config.target == "pixels" else None, self.features, encoder)
+        self.output = make_output(config.pixels, self.features, encoder)
         self.reach: ReachHead | None = None
-        if config.reach.dim:
-            pooled_dim = encoder.config.pooled_dim or encoder.config.width
-            self.reach = ReachHead(pooled_dim, config.reach.dim, config.reach.hidden)
+        if config.reach is not None:
+            self.reach = ReachHead(encoder.pooled_dim, config.reach.dim, config.reach.hidden)
             freeze(self.reach)  # it has a training of its own
         self.states = make_states(config.proprio_model, config.proprio_dim, len(actions.low), mid, half)
         self.register_buffer("action_mid", mid)
@@ -175,7 +173,7 @@ class LatentDynamics(nn.Module):
         return DynamicsSpec(
             action_low=self.actions.block_low,
             action_high=self.actions.block_high,
-            frame_hw=self.encoder.config.frame_hw,
+            frame_hw=self.encoder.frame_hw,
             frame_skip=self.actions.frame_skip,
             history=self.config.history,
             max_horizon=self.config.horizon,

@@ -2,14 +2,13 @@
 
 A vision transformer over tubelets with 3-D rotary positions (V-JEPA 2, arXiv 2506.09985). A frame that is observed or
 is a goal is encoded alone, duplicated to one tubelet, so that contexts and goals live in one space. The pooled
-embedding (`Pool`) is where objectives with `space=pooled` predict and where the planner then measures distance.
+embedding (`Pool`) is where objectives of the future predict and where the planner then measures distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -27,53 +26,45 @@ from world_model.nn.layers import (
     grid_positions,
     rotary,
 )
-from world_model.nn.pools import POOLS, Pool, PoolSizes
+from world_model.nn.pools import LearnedPoolConfig, Pool, PoolConfig
 from world_model.nn.stack import Blocks, init_transformer
-from world_model.nn.stem import STEMS, ConvStem, PatchEmbed
+from world_model.nn.stem import ConvStem, LinearStemConfig, PatchEmbed, StemConfig
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and variants of a VideoEncoder.
-
-    image_px: height and width of the frames it is made for; others may be given, where their patches come out even.
-    pooled_dim: 0 means no pooled embedding. pool: `learned` (a head trained with the encoder), `keypoints` (of the
-    picture itself, by spatial softmax) or `principal` (principal components of the tokens, fitted when training is
-    over: for objectives that predict tokens); see `world_model.nn.pools`, also for pool_channels, pool_hidden,
-    pool_stride. rope, feedforward, checkpointing: see `world_model.nn.layers`. interpolate: whether frames of another
-    size are seen at the positions of image_px (V-JEPA 2.1), or at further integers (V-JEPA 2). positions_px: with
-    interpolate, another size whose positions those are (V-JEPA 2.1: 256, whatever the pictures). levels: blocks (from
-    0) whose outputs are read, each through a norm of its own (V-JEPA 2.1); empty: the last one alone. image_path:
-    whether a single frame has a patch embedding of its own, of one frame, and images and videos a learned embedding
-    that tells them apart (V-JEPA 2.1); else it is repeated to one tubelet. causal: whether a token sees only itself and
-    those before it in raster order (NEPA). frame_px: size of the frames that come in, where they are resized to
-    image_px first; None: they have that size. timm: a timm model of these sizes instead of our own transformer
-    (`world_model.interop.timm_encoder.TimmEncoder`); empty: our own.
-    """
+    """Sizes and variants of a VideoEncoder. Defaults: a transformer that trains on two cores."""
 
     image_px: tuple[int, int] = (64, 64)
-    patch_px: int = 8
+    """height and width of the frames it is made for, pixels; others may be given, where their patches come out even"""
+    patch_px: int = 16
+    """side of a patch, pixels (>= 1)"""
     tubelet: int = 2
+    """frames in a tubelet (>= 1)"""
     width: int = 128
+    """width of a token (>= 2)"""
     depth: int = 4
+    """blocks (>= 1)"""
     heads: int = 4
+    """attention heads a block (>= 1)"""
     mlp_ratio: float = 4.0
-    pooled_dim: int = 32
-    pool_channels: int = 16
-    pool_hidden: int = 128
-    pool: Literal["learned", "keypoints", "principal"] = "learned"
+    """width of a block's hidden layer, in widths (above 0)"""
+    stem: StemConfig = field(default_factory=LinearStemConfig)
+    """what makes tokens of pixels"""
+    pool: PoolConfig | None = field(default_factory=LearnedPoolConfig)
+    """one embedding a frame; null: none"""
     rope: Rope = "interleaved"
-    interpolate: bool = False
-    feedforward: Feedforward = "gelu"
-    checkpointing: Checkpointing = "none"
-    levels: tuple[int, ...] = ()
-    image_path: bool = False
-    causal: bool = False
-    frame_px: tuple[int, int] | None = None
-    timm: str = ""
+    """rotary positions: interleaved (a true rotation), or tiled (released V-JEPA 2 weights)"""
     positions_px: tuple[int, int] | None = None
-    stem: Literal["linear", "conv"] = "linear"
-    pool_stride: int = 4
+    """size of frames whose positions frames of every size are seen at (V-JEPA 2.1: 256 x 256); null: plain integers"""
+    feedforward: Feedforward = "gelu"
+    """hidden layer of a block: gelu or swiglu"""
+    checkpointing: Checkpointing = "none"
+    """activations kept for the backward pass: none (all are), selective (products) or full (blocks' inputs)"""
+    levels: tuple[int, ...] = ()
+    """blocks (from 0) whose outputs are read, each through a norm of its own (V-JEPA 2.1); empty: the last alone"""
+    causal: bool = False
+    """whether a token sees only itself and those before it in raster order (NEPA)"""
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
@@ -84,21 +75,7 @@ class EncoderConfig:
             )
         if any(not 0 <= level < self.depth for level in self.levels) or list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels={list(self.levels)} are not ascending blocks of 0..{self.depth - 1}")
-        if self.stem == "conv" and (self.patch_px < 2 or self.patch_px & (self.patch_px - 1)):
-            raise ValueError(
-                f"encoder.stem=conv halves a patch again and again: patch_px={self.patch_px} is no power of two"
-            )
-        if self.pool_stride not in (2, 4):
-            raise ValueError(f"encoder.pool_stride={self.pool_stride}: keypoints are found at every 2nd or 4th pixel")
-        if self.stem == "conv" and (self.image_path or self.causal):
-            raise ValueError(
-                "encoder.stem=conv sees neighbouring patches and clips alone: not with image_path or causal"
-            )
-
-    @property
-    def frame_hw(self) -> tuple[int, int]:
-        """Height and width of the frames that come in."""
-        return self.frame_px or self.image_px
+        self.stem.check(self.patch_px)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -108,9 +85,9 @@ class EncoderConfig:
     @property
     def familiar_grid(self) -> tuple[int, int] | None:
         """Patches whose positions pictures of every size are seen at; None: at their own."""
-        if not self.interpolate:
+        if self.positions_px is None:
             return None
-        height, width = self.positions_px or self.image_px
+        height, width = self.positions_px
         return height // self.patch_px, width // self.patch_px
 
     @property
@@ -124,16 +101,19 @@ def even_levels(depth: int, count: int) -> tuple[int, ...]:
 
 
 class VideoEncoder(nn.Module):
-    """clip [B, C, T, H, W] -> tokens [B, N, D]; frames uint8 [B, T, H, W, C] -> tokens and pooled embeddings."""
+    """clip [B, C, T, H, W] -> tokens [B, N, D]; frames uint8 [B, T, H, W, C] -> tokens and pooled embeddings.
+
+    frame_px: size of the frames that come in, where they are resized to config.image_px first; None: as they are.
+    """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, frame_px: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.patch_embed = STEMS[config.stem](config.patch_px, config.tubelet, config.width)
-        if config.image_path:
+        self.config, self.frame_px = config, frame_px
+        self.patch_embed: PatchEmbed | ConvStem = config.stem.make(config.patch_px, config.tubelet, config.width)
+        if config.stem.images:
             self.patch_embed_img = PatchEmbed(config.patch_px, 1, config.width)
             self.img_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
             self.video_mod_embed = nn.Parameter(torch.empty(1, 1, config.width))
@@ -145,13 +125,12 @@ class VideoEncoder(nn.Module):
             self.norms_block = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
         else:
             self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.pool: Pool | None = _pool(config) if config.pooled_dim else None
+        self.pool: Pool | None = None if config.pool is None else config.pool.make(config.width, config.num_patches)
         self.register_buffer("pixel_mean", torch.full((3,), 127.5))
         self.register_buffer("pixel_std", torch.full((3,), 127.5))
         init_transformer(self, self.blocks)
-        if isinstance(self.patch_embed, ConvStem):
-            self.patch_embed.init_weights()
-        if config.image_path:
+        self.patch_embed.init_weights()
+        if config.stem.images:
             nn.init.normal_(self.img_mod_embed, std=MODALITY_STD)
             nn.init.normal_(self.video_mod_embed, std=MODALITY_STD)
         if self.pool is not None:
@@ -167,7 +146,17 @@ class VideoEncoder(nn.Module):
         was made for another size."""
         frames = (frames_BTHWC.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         clip = rearrange(frames, "b t h w c -> b c t h w")
-        return clip if self.config.frame_px is None else _resized(clip, self.config.image_px)
+        return clip if self.frame_px is None else _resized(clip, self.config.image_px)
+
+    @property
+    def frame_hw(self) -> tuple[int, int]:
+        """Height and width of the frames that come in."""
+        return self.frame_px or self.config.image_px
+
+    @property
+    def pooled_dim(self) -> int:
+        """Numbers of a frame's pooled embedding: the pool's, or the width of tokens where their mean is taken."""
+        return self.config.width if self.pool is None else self.pool.out.out_features
 
     @property
     def num_levels(self) -> int:
@@ -185,7 +174,7 @@ class VideoEncoder(nn.Module):
     def clip_grid(self, clip_BCTHW: Tensor) -> tuple[int, int, int]:
         """Steps, height and width of a clip's token grid. Raises ValueError where its size does not part evenly."""
         steps, height, width = clip_BCTHW.shape[2:]
-        alone = self.config.image_path and steps == 1
+        alone = self.config.stem.images and steps == 1
         tubelet, patch = 1 if alone else self.config.tubelet, self.config.patch_px
         if steps % tubelet or height % patch or width % patch:
             raise ValueError(
@@ -197,7 +186,7 @@ class VideoEncoder(nn.Module):
     def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens [B, N, D] of a normalised clip, of all tubelets or only of those listed by raster index.
 
-        The clip may have any number of frames and any size that parts evenly. With `image_path`, a clip of one frame
+        The clip may have any number of frames and any size that parts evenly. With `stem.images`, a clip of one frame
         takes the image's way.
         """
         return self.outputs(clip_BCTHW, indices_BM)[-1]
@@ -214,7 +203,7 @@ class VideoEncoder(nn.Module):
 
     def embed(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens before the transformer."""
-        if not self.config.image_path:
+        if not self.config.stem.images:
             return self.patch_embed(clip_BCTHW, indices_BM)
         if clip_BCTHW.shape[2] == 1:
             return self.patch_embed_img(clip_BCTHW, indices_BM) + self.img_mod_embed
@@ -241,7 +230,7 @@ class VideoEncoder(nn.Module):
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of frames in 0..255, each encoded alone: as an image, or as one tubelet."""
         clip = self._pictures(frames_BTHWC)
-        if self.config.image_path:
+        if self.config.stem.images:
             tokens = self(clip.unsqueeze(2))
         else:
             grid = self.clip_grid(clip.unsqueeze(2).expand(-1, -1, self.config.tubelet, -1, -1))
@@ -268,20 +257,13 @@ class VideoEncoder(nn.Module):
             return tokens_BTND.mean(2)
         if self.pool.reads == "pictures":
             raise ValueError(
-                f"encoder.pool={self.config.pool} reads pictures, and imagined tokens have none: give the planner "
+                "encoder.pool.kind=keypoints reads pictures, and imagined tokens have none: give the planner "
                 "cost.view=tokens, or take dynamics=pooled"
             )
         return self.pool(tokens_BTND.flatten(0, 1)).unflatten(0, tokens_BTND.shape[:2])
 
     def _pictures(self, frames_BTHWC: Tensor) -> Tensor:
         return rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
-
-
-def _pool(config: EncoderConfig) -> Pool:
-    channels, hidden = config.pool_channels, config.pool_hidden
-    return POOLS[config.pool](
-        PoolSizes(config.width, config.grid, channels, hidden, config.pooled_dim, config.pool_stride)
-    )
 
 
 def _resized(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:

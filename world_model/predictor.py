@@ -85,8 +85,8 @@ class MaskedSizes:
     levels: outputs of the encoder that come side by side [B, M, levels * feature_dim]; several are first brought to
     feature_dim by a layer of their own (V-JEPA 2.1). out_dim: size of a prediction; 0: levels * feature_dim.
     context_dim: size of what is predicted at the visible places, too, by a head of its own (V-JEPA 2.1's context loss);
-    0: nothing. modalities: whether a learned embedding tells images from videos, as in an encoder with `image_path`.
-    familiar_grid: patches whose positions pictures of every size are seen at, as in an encoder with `interpolate`;
+    0: nothing. modalities: whether a learned embedding tells images from videos, as in an encoder with `stem.images`.
+    familiar_grid: patches whose positions pictures of every size are seen at, as in an encoder with `positions_px`;
     None: at their own.
     """
 

@@ -23,6 +23,7 @@ from planners.sampling import Proposal
 from planners.scoring import score
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.pools import LearnedPoolConfig
 from world_model.predictor import PredictorConfig
 
 STEPS = 5  # horizon, of both settings
@@ -44,8 +45,8 @@ class Setting:
 # LeWM's latent (arXiv 2603.19312, appendix D: width 192, 6 layers of 16 heads, MLP 2048, AdaLN, history 3), its search.
 LEWM = Setting(
     "LeWM-sized, one token",
-    EncoderConfig(image_px=(64, 64), patch_px=16, width=32, depth=1, heads=2, pooled_dim=192),
-    DynamicsConfig("pooled", "features", CONTEXT, STEPS, PredictorConfig(192, 6, 16, 2048 / 192, conditioning="adaln")),
+    EncoderConfig(image_px=(64, 64), patch_px=16, width=32, depth=1, heads=2, pool=LearnedPoolConfig(192)),
+    DynamicsConfig("pooled", CONTEXT, STEPS, PredictorConfig(192, 6, 16, 2048 / 192, conditioning="adaln")),
     samples=300,
     iterations=30,
 )
@@ -54,7 +55,7 @@ LEWM = Setting(
 PATCHES = Setting(
     "ViT-S-sized, 64 tokens",
     EncoderConfig(image_px=(128, 128), patch_px=16, width=384, depth=1, heads=6),
-    DynamicsConfig("tokens", "features", CONTEXT, STEPS, PredictorConfig(384, 12, 6, conditioning="adaln")),
+    DynamicsConfig("tokens", CONTEXT, STEPS, PredictorConfig(384, 12, 6, conditioning="adaln")),
     samples=32,
     iterations=1,
 )

@@ -25,6 +25,7 @@ from commands.shared.flops import count_flops
 from commands.shared.runs import identity, plain, read_json
 from commands.training.pretraining import random_stage1
 from world_model.encoder import EncoderConfig
+from world_model.nn.pools import KeypointPoolConfig
 from world_model.objectives.end_to_end import EndToEndConfig
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
@@ -167,7 +168,7 @@ def cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
 def untrained_as(encoder: EncoderConfig) -> str:
     """The objective whose encoder is taken before its first step: what a new keypoint pool embeds, or else principal
     components of new tokens."""
-    return "future" if encoder.pool == "keypoints" else "vjepa2"
+    return "future" if isinstance(encoder.pool, KeypointPoolConfig) else "vjepa2"
 
 
 def _with_overrides(keys: PipelineKeys, words: Sequence[Any], row: str) -> PipelineKeys:

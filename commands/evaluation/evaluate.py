@@ -49,7 +49,7 @@ def open_setting(keys: EvaluationKeys, data: Any, model_folder: Any) -> Setting:
     keep_freed_memory()
     model, about = load_dynamics(model_folder, resolve_device(keys.device))
     reader = open_reader(data, keys.on_damaged)
-    check_frames(model.encoder.config, reader.info, str(data))
+    check_frames(model.encoder.frame_hw, reader.info, str(data))
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != about["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")

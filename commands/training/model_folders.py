@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from data.store import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import load
-from world_model.interop.timm_encoder import make_encoder, timm_encoder
+from world_model.interop.timm_encoder import TimmSizes, make_encoder, timm_encoder
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.masked import Masked, PixelTargets
 from world_model.predictor import ActionPredictor, MaskedPredictor
@@ -91,6 +91,11 @@ def model_parts(model: str | Path) -> Parts:
     return Parts(encoder, objective.predictor, student, "the encoder with its masked predictor")
 
 
+def encoder_config(mapping: dict[str, Any]) -> EncoderConfig:
+    """Sizes of an encoder as a model folder holds them: of ours, or of a timm model."""
+    return build(TimmSizes if "timm" in mapping else EncoderConfig, mapping)
+
+
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     """The frozen encoder of a run folder of `jepa pretrain` (or of its model folder), and what is known about
     it. That of latent dynamics, where the folder holds those (an objective with actions)."""
@@ -98,7 +103,7 @@ def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
         dynamics, about = load_dynamics(folder)
         return dynamics.encoder, about
     config, tensors = load_model_folder(model_folder(folder), "encoder")
-    encoder = make_encoder(build(EncoderConfig, config["encoder"]))
+    encoder = make_encoder(encoder_config(config["encoder"]))
     load_weights(encoder, tensors, str(folder))
     return encoder.eval(), config["about"]
 
@@ -155,7 +160,7 @@ def frozen_encoder(
         made = timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
         return resized_frames(made, frame_hw), {"timm": timm.model, "weights": timm.weights}
     trained, about = load_encoder(encoder)
-    if trained.config.frame_hw != frame_hw:
+    if trained.frame_hw != frame_hw:
         console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(trained.config.image_px)}")
     return resized_frames(trained, frame_hw), about
 
@@ -166,7 +171,7 @@ def _size(size_hw: tuple[int, int]) -> str:
 
 def resized_frames(encoder: VideoEncoder, frame_hw: tuple[int, int]) -> VideoEncoder:
     """The encoder, made to take frames of this size, which need not be the one it was trained on."""
-    encoder.config = replace(encoder.config, frame_px=None if frame_hw == encoder.config.image_px else frame_hw)
+    encoder.frame_px = None if frame_hw == encoder.config.image_px else frame_hw
     return encoder.eval()
 
 
@@ -178,6 +183,7 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
         "dynamics",
         {
             "encoder": config_dict(dynamics.encoder.config),
+            "frame_px": dynamics.encoder.frame_px,
             "dynamics": config_dict(dynamics.config),
             "actions": config_dict(dynamics.actions),
             "about": about,
@@ -195,7 +201,7 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
     config, tensors = load_model_folder(model_folder(folder), "dynamics")
     dynamics = LatentDynamics(
         build(DynamicsConfig, config["dynamics"]),
-        make_encoder(build(EncoderConfig, config["encoder"])),
+        make_encoder(encoder_config(config["encoder"]), tuple(config["frame_px"]) if config["frame_px"] else None),
         build(ActionSpec, config["actions"]),
     )
     load_weights(dynamics, tensors, str(folder))
@@ -222,9 +228,9 @@ def frame_skip(info: StoreInfo) -> int:
     return 1 if task is None else task.frame_skip
 
 
-def check_frames(encoder: EncoderConfig, info: StoreInfo, source: str) -> None:
-    """The data's frames must have the size the encoder was built for."""
-    wanted, found = encoder.frame_hw, tuple(info.frame_hwc[:2])
+def check_frames(wanted: tuple[int, int], info: StoreInfo, source: str) -> None:
+    """The data's frames must have the height and width that the encoder takes."""
+    found = tuple(info.frame_hwc[:2])
     if wanted != found:
         raise UsageError(
             f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "

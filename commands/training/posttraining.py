@@ -155,9 +155,9 @@ class OpenLoopMonitor:
 
 def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
     """Train the reachability head, where the dynamics has one, on the cached features of the train split."""
-    if dynamics.reach is None:
-        return
     device, config = dynamics.action_mid.device, dynamics.config.reach
+    if dynamics.reach is None or config is None:
+        return
     train = split_rows(reader, "train")
     with torch.no_grad():
         parts = [

@@ -203,7 +203,7 @@ def open_source(
     if data == VIDEO_FOLDER:
         return _videos(check_video(path, objective), video, encoder, objective, console)
     reader = open_reader(data, on_damaged)
-    check_frames(encoder, reader.info, str(data))
+    check_frames(encoder.image_px, reader.info, str(data))
     return Trajectories(reader, objective)
 
 

@@ -14,7 +14,7 @@ from commands.config.compose import load_config
 
 @pytest.mark.parametrize(("pool", "family"), [("learned", "masked"), ("keypoints", "future")])
 def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, family):
-    config = load_config("compare", [f"encoder.pool={pool}", "small.future=['objective.frames=9']"])
+    config = load_config("compare", [f"encoder.pool.kind={pool}", "small.future=['objective.frames=9']"])
     cell = cell_keys(config, "untrained", 3)
     assert (cell.objective.family, cell.pretrain.steps, cell.seed) == (family, 0, 3)
     assert cell.objective.metric.kind == "biharmonic"

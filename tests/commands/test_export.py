@@ -14,12 +14,13 @@ from commands.training.model_folders import save_dynamics, save_encoder
 from tests.world_model.small import VJEPA2, dynamics, shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
+from world_model.nn.pools import PrincipalPoolConfig
 from world_model.predictor import PredictorConfig
 from world_model.training.checkpoint import config_dict
 from world_model.training.loop import Checkpoints, TrainerConfig, make_optimizer
 from world_model.training.pretrain import PretrainModel
 
-SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=4, pool="principal", rope="tiled")
+SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pool=PrincipalPoolConfig(4), rope="tiled")
 OBJECTIVE = replace(VJEPA2, predictor=PredictorConfig(36, 2, 3))
 
 
@@ -59,7 +60,7 @@ def test_an_official_file_holds_teacher_student_and_predictor_to_the_bit(capsys)
     said = capsys.readouterr().out
     assert "with its masked predictor" in said and "encoder=pretrained path=out/v.pt reads it" in said
     found = load(Path("out/v.pt"))
-    assert found.encoder.config == replace(SIZES, pooled_dim=0, pool="learned")
+    assert found.encoder.config == replace(SIZES, pool=None)
     assert_same(found.encoder, model.objective.teacher)
     assert_same(found.predictor, model.objective.predictor)
     assert_same(load(Path("out/v.pt"), key="encoder").encoder, model.encoder)

@@ -15,7 +15,7 @@ from commands.config.compose import load_config
 from commands.training.monitors import Monitor
 from commands.training.pretraining import random_stage1
 from tests.devices.test_world_models import MODELS
-from tests.world_model.small import FUTURE, SIZES, VJEPA2, dynamics, encoder, frames
+from tests.world_model.small import FUTURE, POOLS, SIZES, VJEPA2, dynamics, encoder, frames
 from world_model.nn.reachability import ReachConfig, episode_pairs, fit_reach
 from world_model.objectives.embedding import fit_metric
 from world_model.objectives.end_to_end import EndToEnd
@@ -81,7 +81,7 @@ def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
 @pytest.mark.parametrize("of", ["pooled", "inputs"])
 @pytest.mark.parametrize("pool", ["learned", "keypoints"])
 def test_the_metric_is_fitted_there(pool, of, cuda):
-    model = encoder(config=replace(SIZES, pool=pool)).to(cuda)
+    model = encoder(config=replace(SIZES, pool=POOLS[pool])).to(cuda)
     config = MetricConfig("biharmonic", lag=1, of=of, modes=4)
     fit_metric(model, config, (clip.to(cuda) for clip in frames(3, 12))).fold_into(model.pool)
     assert model.embed_frames(frames(1, 2).to(cuda)).device == cuda

@@ -10,6 +10,7 @@ import torch
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig, PrincipalPoolConfig
 from world_model.nn.reachability import ReachConfig
 from world_model.objectives.causal import CausalConfig
 from world_model.objectives.embedding import ClipTerms
@@ -20,7 +21,8 @@ from world_model.objectives.masking import BlockMask, RandomMask
 from world_model.objectives.teacher import TeacherConfig
 from world_model.predictor import PredictorConfig
 
-SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pooled_dim=12)
+SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pool=LearnedPoolConfig(12, 16, 128))
+POOLS = {"learned": SIZES.pool, "keypoints": KeypointPoolConfig(12, 16), "principal": PrincipalPoolConfig(12)}
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)
 FUTURE = FutureConfig(
     frame_gap=1, prediction=1.0, terms=ClipTerms(variance=1.0, covariance=0.1), metric=None, predictor=PREDICTOR
@@ -72,10 +74,10 @@ def dynamics(
     pool: Literal["learned", "keypoints"] = "learned",
 ) -> LatentDynamics:
     """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
-    reach = ReachConfig(dim=5, hidden=8)
-    config = DynamicsConfig(space, target, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene)  # type: ignore[arg-type]
+    reach, head = ReachConfig(dim=5, hidden=8), PixelHeadConfig(16, 128) if target == "pixels" else None
+    config = DynamicsConfig(space, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene, head)  # type: ignore[arg-type]
     low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
-    made = LatentDynamics(config, encoder(config=replace(SIZES, pool=pool)), ActionSpec(low, high, frame_skip))
+    made = LatentDynamics(config, encoder(config=replace(SIZES, pool=POOLS[pool])), ActionSpec(low, high, frame_skip))
     shake(made.predictor)
     return made.eval()
 

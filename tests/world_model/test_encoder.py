@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from einops import repeat
 
-from tests.world_model.small import SIZES, encoder, frames
+from tests.world_model.small import POOLS, SIZES, encoder, frames
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.layers import gather_tokens
+from world_model.nn.stem import ConvStemConfig, LinearStemConfig
 
 
 def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
@@ -22,7 +23,7 @@ def test_a_frame_alone_equals_the_frame_repeated_to_one_tubelet():
 
 
 def test_a_convolutional_stem_keeps_the_encoder_s_promises():
-    model, clip = encoder(config=replace(SIZES, stem="conv")), frames(2, 4)
+    model, clip = encoder(config=replace(SIZES, stem=ConvStemConfig())), frames(2, 4)
     normalised = model.normalise(clip)
     assert model(normalised).shape == (2, 32, 24)
     alone = model.encode_frames(clip[:, :1])[:, 0]
@@ -39,22 +40,15 @@ def test_a_convolutional_stem_keeps_the_encoder_s_promises():
 
 
 def test_a_convolutional_stem_starts_with_tokens_as_large_as_those_of_patches():
-    made = {stem: VideoEncoder(EncoderConfig(patch_px=16, width=128, stem=stem)) for stem in ("linear", "conv")}
+    stems = LinearStemConfig(), ConvStemConfig()
+    made = {stem.kind: VideoEncoder(EncoderConfig(patch_px=16, width=128, stem=stem)) for stem in stems}
     stds = {stem: model.patch_embed(torch.randn(4, 3, 2, 64, 64)).std().item() for stem, model in made.items()}
     assert 0.3 < stds["conv"] / stds["linear"] < 3, stds
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"patch_px": 12, "image_px": (48, 48)}, "patch_px=12 is no power of two"),
-        ({"causal": True}, "encoder.stem=conv sees neighbouring patches"),
-        ({"image_path": True}, "not with image_path or causal"),
-    ],
-)
-def test_a_convolutional_stem_says_what_it_cannot_do(wrong, says):
-    with pytest.raises(ValueError, match=says):
-        VideoEncoder(replace(SIZES, stem="conv", **wrong))
+def test_a_convolutional_stem_needs_patches_that_can_be_halved():
+    with pytest.raises(ValueError, match="patch_px=12 is no power of two"):
+        replace(SIZES, stem=ConvStemConfig(), patch_px=12, image_px=(48, 48))
 
 
 def test_frames_are_encoded_independently_of_their_neighbours():
@@ -95,8 +89,7 @@ def test_pixels_are_normalised_by_the_buffers():
 
 
 def test_without_a_pool_head_the_embedding_is_the_mean_token():
-    config = EncoderConfig(**{**SIZES.__dict__, "pooled_dim": 0})
-    model = encoder(config=config)
+    model = encoder(config=replace(SIZES, pool=None))
     tokens = model.encode_frames(frames(1, 2))
     torch.testing.assert_close(model.pooled(tokens), tokens.mean(2))
 
@@ -109,7 +102,7 @@ def test_a_patch_that_does_not_divide_the_frame_is_refused():
 VARIANTS = {
     "swiglu": {"feedforward": "swiglu"},
     "levels": {"levels": (0, 1)},
-    "an image path": {"image_path": True},
+    "a patch embedding for images": {"stem": LinearStemConfig(images=True)},
     "causal": {"causal": True},
     "tiled": {"rope": "tiled"},
 }
@@ -127,7 +120,7 @@ def test_every_variant_changes_the_tokens_and_takes_clips_of_other_sizes(name):
 
 
 def test_another_resolution_is_seen_within_the_trained_extent():
-    model = encoder(config=replace(SIZES, interpolate=True))
+    model = encoder(config=replace(SIZES, positions_px=SIZES.image_px))
     places = model.places((1, 8, 8), torch.device("cpu"))
     assert places[:, 1:].max() == 3 and places[9].tolist() == pytest.approx([0, 3 / 7, 3 / 7])
     clip = torch.randn(1, 3, 2, 128, 128)
@@ -148,11 +141,12 @@ def test_levels_are_normed_each_by_itself_and_blocks_by_the_last_norm():
 
 
 def test_frames_of_another_size_are_resized():
-    model = encoder(config=replace(SIZES, frame_px=(96, 96)))
+    model = encoder()
+    model.frame_px = (96, 96)
     large = torch.full((1, 1, 96, 96, 3), 200, dtype=torch.uint8)
     small = torch.full((1, 1, 64, 64, 3), 200, dtype=torch.uint8)
     torch.testing.assert_close(model.encode_frames(large), encoder().encode_frames(small), atol=1e-5, rtol=1e-5)
-    assert model.config.frame_hw == (96, 96)
+    assert model.frame_hw == (96, 96)
 
 
 @pytest.mark.parametrize("choice", ["selective", "full"])
@@ -172,7 +166,7 @@ def test_levels_beyond_the_depth_and_uneven_heads_are_refused():
 
 
 def test_positions_reach_as_far_as_those_of_another_size_where_one_is_given():
-    config = EncoderConfig((64, 64), 8, 2, 24, 2, 2, pooled_dim=0, interpolate=True, positions_px=(32, 32))
+    config = EncoderConfig((64, 64), 8, 2, 24, 2, 2, pool=None, positions_px=(32, 32))
     places = VideoEncoder(config).places((2, 8, 8), torch.device("cpu"))
     assert places.amax(0).tolist() == [1, 3, 3] and places[1].tolist() == pytest.approx([0, 0, 3 / 7])
     plain = VideoEncoder(replace(config, positions_px=None)).places((2, 8, 8), torch.device("cpu"))
@@ -180,7 +174,7 @@ def test_positions_reach_as_far_as_those_of_another_size_where_one_is_given():
 
 
 def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
-    made = encoder(config=replace(SIZES, pool="principal"))
+    made = encoder(config=replace(SIZES, pool=POOLS["principal"]))
     seen = frames(40)
     tokens = torch.cat([made.encode_frames(chunk[None])[0] for chunk in seen.split(20)])
     before = {name: value.clone() for name, value in made.state_dict().items() if not name.startswith("pool.")}
@@ -189,7 +183,7 @@ def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
     flat = flat - flat.mean(0)
     power = torch.linalg.svdvals(flat).square()
     embedded = made.pooled(tokens[None])[0].double()
-    # As many components as pooled_dim, the strongest, uncorrelated, centred; nothing else of the encoder moves.
+    # As many components as the pool has numbers, the strongest, uncorrelated, centred; nothing else of the encoder moves.
     torch.testing.assert_close(embedded.T @ embedded, torch.diag(power[:12]), atol=1e-3 * power[0].item(), rtol=0)
     assert embedded.mean(0).abs().max() < 1e-3
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items() if name in before)
@@ -197,6 +191,6 @@ def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
 
 
 def test_fewer_frames_than_components_leave_the_rest_at_zero():
-    made = encoder(config=replace(SIZES, pool="principal"))
+    made = encoder(config=replace(SIZES, pool=POOLS["principal"]))
     made.pool.fit(made.encode_frames(frames(1, 5))[0])
     assert made.pooled(made.encode_frames(frames(1, 5)))[0, :, 4:].abs().max() == 0

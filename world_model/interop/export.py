@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from world_model.encoder import VideoEncoder
 from world_model.interop.huggingface import PREPROCESSOR, Weights, to_huggingface
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, MODERN_PX, SIZES, encoder_levels
+from world_model.interop.timm_encoder import TimmEncoder
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import write_atomic
 
@@ -110,14 +111,14 @@ def _gaps(encoder: VideoEncoder) -> list[str]:
     """What of this encoder V-JEPA 2's network does not have."""
     sizes = encoder.config
     beyond = {
-        f"timm model {sizes.timm}": bool(sizes.timm),
-        "rope=interleaved": sizes.rope != "tiled" and not sizes.timm,
+        "a timm model": isinstance(encoder, TimmEncoder),
+        "rope=interleaved": sizes.rope != "tiled" and not isinstance(encoder, TimmEncoder),
         "feedforward=swiglu": sizes.feedforward != "gelu",
-        "interpolate": sizes.interpolate,
+        "positions_px": sizes.positions_px is not None,
         "levels": bool(sizes.levels),
-        "image_path": sizes.image_path,
+        "stem.images": sizes.stem.images,
         "causal": sizes.causal,
-        "stem=conv": sizes.stem != "linear",
+        "stem.kind=conv": sizes.stem.kind != "linear",
         "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
     }
     return [name for name, is_so in beyond.items() if is_so]
@@ -129,12 +130,11 @@ def _modern_gaps(encoder: VideoEncoder) -> list[str]:
     beyond = {
         "rope=tiled": sizes.rope != "interleaved",
         "feedforward=swiglu": sizes.feedforward != "gelu",
-        "positions of another size than 256": not sizes.interpolate
-        or (sizes.positions_px or sizes.image_px) != MODERN_PX,
+        "positions of another size than 256": sizes.positions_px != MODERN_PX,
         f"levels={list(sizes.levels)}": sizes.levels != encoder_levels(sizes.depth, len(sizes.levels)),
-        "no image_path": not sizes.image_path,
+        "no stem.images": not sizes.stem.images,
         "causal": sizes.causal,
-        "stem=conv": sizes.stem != "linear",
+        "stem.kind=conv": sizes.stem.kind != "linear",
         "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
     }
     return [name for name, is_so in beyond.items() if is_so]

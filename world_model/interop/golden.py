@@ -90,7 +90,7 @@ def _encoder(config: dict[str, Any], weights: Vectors, vectors: Vectors, source:
         depth=config["depth"],
         heads=config["num_heads"],
         mlp_ratio=config["mlp_ratio"],
-        pooled_dim=0,
+        pool=None,
         rope=config["rope"],
     )
     clip = vectors["clip_BCTHW"]

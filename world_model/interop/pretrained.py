@@ -19,6 +19,7 @@ import torch
 
 from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.interop.huggingface import Weights, from_huggingface, pixel_statistics, read_config, read_weights
+from world_model.nn.stem import LinearStemConfig
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.training.checkpoint import CheckpointError, first_line, load_weights, some_names
 
@@ -171,11 +172,10 @@ def encoder_config(
         depth=depth,
         heads=heads or ENCODER_HEADS[width],
         mlp_ratio=weights[HIDDEN].shape[0] / width,
-        pooled_dim=0,
+        stem=LinearStemConfig(images="patch_embed_img.proj.weight" in weights),
+        pool=None,
         rope="interleaved" if modern else "tiled",
-        interpolate=modern,
         levels=encoder_levels(depth, _depth(weights, "norms_block")),
-        image_path="patch_embed_img.proj.weight" in weights,
         positions_px=MODERN_PX if modern else None,
     )
 
@@ -255,7 +255,7 @@ def _from_huggingface(folder: Path) -> Pretrained:
             depth=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
             mlp_ratio=config["mlp_ratio"],
-            pooled_dim=0,
+            pool=None,
             rope="tiled",
         )
     )

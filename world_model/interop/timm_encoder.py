@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,18 @@ from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.training.checkpoint import CheckpointError, first_line
 
 
-def make_encoder(config: EncoderConfig) -> VideoEncoder:
-    """Our encoder, or a timm model, of these sizes and with random weights."""
-    return TimmEncoder(config) if config.timm else VideoEncoder(config)
+@dataclass(frozen=True)
+class TimmSizes(EncoderConfig):
+    """Sizes of a timm model, read off it. timm: its name."""
+
+    timm: str = ""
+
+
+def make_encoder(config: EncoderConfig, frame_px: tuple[int, int] | None = None) -> VideoEncoder:
+    """Our encoder, or a timm model, of these sizes and with random weights, for frames of that size."""
+    if isinstance(config, TimmSizes):
+        return TimmEncoder(config, _timm_model(config.timm, config.image_px), frame_px)
+    return VideoEncoder(config, frame_px)
 
 
 class TimmEncoder(VideoEncoder):
@@ -25,10 +35,12 @@ class TimmEncoder(VideoEncoder):
     statistics are its own. It has no clips: stage 1 does not train it.
     """
 
-    def __init__(self, config: EncoderConfig, model: Any = None) -> None:
+    config: TimmSizes
+
+    def __init__(self, config: TimmSizes, model: Any, frame_px: tuple[int, int] | None = None) -> None:
         torch.nn.Module.__init__(self)
-        self.config, self.pool = config, None
-        self.model = _timm_model(config.timm, config.image_px) if model is None else model
+        self.config, self.frame_px, self.pool = config, frame_px, None
+        self.model = model
         mean, std = (torch.tensor(self.model.pretrained_cfg[key]) * 255 for key in ("mean", "std"))
         self.register_buffer("pixel_mean", mean)
         self.register_buffer("pixel_std", std)
@@ -51,14 +63,14 @@ def timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEnco
     CheckpointError for a name that is no vision transformer of timm, or weights that cannot be had.
     """
     model = _timm_model(name, image_px, weights)
-    config = EncoderConfig(
+    config = TimmSizes(
         image_px=image_px,
         patch_px=model.patch_embed.patch_size[0],
         tubelet=1,
         width=model.embed_dim,
         depth=len(model.blocks),
         heads=model.blocks[0].attn.num_heads,
-        pooled_dim=0,
+        pool=None,
         timm=name,
     )
     return TimmEncoder(config, model)

@@ -20,26 +20,6 @@ SHARPNESS = 5.0  # standard deviation of a new pool's heat over places, about: a
 SPREAD = 5.0  # how much larger a keypoint pool's last map starts, since points hardly leave the middle at first
 
 
-@dataclass(frozen=True)
-class PoolSizes:
-    """Tokens [B, N, width] of a grid of patches (rows, columns) -> embeddings [B, out].
-
-    channels: numbers that a learned pool reduces a token to, or keypoints. hidden: width of the learned pool's layer.
-    stride: pixels between the places where keypoints are looked for, 2 or 4.
-    """
-
-    width: int
-    grid: tuple[int, int]
-    channels: int
-    hidden: int
-    out: int
-    stride: int = 4
-
-    @property
-    def num_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-
 class Pool(nn.Module):
     """What it `reads` of frames, tokens [B, N, D] or normalised pictures [B, C, H, W] -> embeddings [B, out].
 
@@ -64,15 +44,72 @@ class Pool(nn.Module):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
+@dataclass(frozen=True)
+class LearnedPoolConfig:
+    """A head trained with the encoder."""
+
+    dim: int = 64
+    """numbers of the embedding (>= 1)"""
+    channels: int = 32
+    """channels that a token is reduced to before it is pooled (>= 1)"""
+    hidden: int = 512
+    """width of the hidden layer (>= 1)"""
+    kind: Literal["learned"] = "learned"
+    """the pooled embedding: learned, keypoints (where things are) or principal (components of the tokens)"""
+
+    def make(self, width: int, num_patches: int) -> Pool:
+        """The pool of so many patch tokens of this width."""
+        return PoolHead(self, width, num_patches)
+
+
+@dataclass(frozen=True)
+class KeypointPoolConfig:
+    """Keypoints of the picture itself, by spatial softmax."""
+
+    dim: int = 64
+    """numbers of the embedding (>= 1)"""
+    points: int = 32
+    """keypoints (>= 1)"""
+    stride: int = 4
+    """pixels between the positions where keypoints are looked for: 4, or 2 (finer, and four times the work)"""
+    kind: Literal["keypoints"] = "keypoints"
+    """the pooled embedding: learned, keypoints (where things are) or principal (components of the tokens)"""
+
+    def __post_init__(self) -> None:
+        if self.stride not in (2, 4):
+            raise ValueError(f"encoder.pool.stride={self.stride}: keypoints are found at every 2nd or 4th pixel")
+
+    def make(self, width: int, num_patches: int) -> Pool:
+        """The pool; it reads no tokens."""
+        return KeypointPool(self)
+
+
+@dataclass(frozen=True)
+class PrincipalPoolConfig:
+    """Principal components of the tokens, fitted when training is over: for objectives that predict tokens."""
+
+    dim: int = 64
+    """numbers of the embedding (>= 1)"""
+    kind: Literal["principal"] = "principal"
+    """the pooled embedding: learned, keypoints (where things are) or principal (components of the tokens)"""
+
+    def make(self, width: int, num_patches: int) -> Pool:
+        """The pool of so many patch tokens of this width."""
+        return PrincipalPool(self, width, num_patches)
+
+
+PoolConfig = LearnedPoolConfig | KeypointPoolConfig | PrincipalPoolConfig
+
+
 class PoolHead(Pool):
     """Learned: every token is reduced to a few channels, then a hidden layer reads all of them with a weight for each
     place."""
 
-    def __init__(self, sizes: PoolSizes) -> None:
+    def __init__(self, config: LearnedPoolConfig, width: int, num_patches: int) -> None:
         super().__init__()
-        self.reduce = nn.Linear(sizes.width, sizes.channels)
-        self.hidden = nn.Linear(sizes.num_patches * sizes.channels, sizes.hidden)
-        self.out = nn.Linear(sizes.hidden, sizes.out)
+        self.reduce = nn.Linear(width, config.channels)
+        self.hidden = nn.Linear(num_patches * config.channels, config.hidden)
+        self.out = nn.Linear(config.hidden, config.dim)
 
     def inputs(self, seen: Tensor) -> Tensor:
         return F.gelu(self.hidden(F.gelu(self.reduce(seen)).flatten(1)))
@@ -88,11 +125,11 @@ class KeypointPool(Pool):
 
     reads = "pictures"
 
-    def __init__(self, sizes: PoolSizes) -> None:
+    def __init__(self, config: KeypointPoolConfig) -> None:
         super().__init__()
-        self.maps = Halvings(MAP_CHANNELS, sizes.stride // 2)
-        self.heat = nn.Conv2d(MAP_CHANNELS[-1], sizes.channels, 1, bias=False)
-        self.out = nn.Linear(2 * sizes.channels, sizes.out)
+        self.maps = Halvings(MAP_CHANNELS, config.stride // 2)
+        self.heat = nn.Conv2d(MAP_CHANNELS[-1], config.points, 1, bias=False)
+        self.out = nn.Linear(2 * config.points, config.dim)
 
     def init_weights(self) -> None:
         """Points on few places, and an embedding of about unit size."""
@@ -115,9 +152,9 @@ class PrincipalPool(Pool):
     """Fitted: the first principal components of all layer-normed tokens side by side. Distances between embeddings are
     then those between tokens, but for what the components leave out. No gradient trains it."""
 
-    def __init__(self, sizes: PoolSizes) -> None:
+    def __init__(self, config: PrincipalPoolConfig, width: int, num_patches: int) -> None:
         super().__init__()
-        self.out = nn.Linear(sizes.num_patches * sizes.width, sizes.out)
+        self.out = nn.Linear(num_patches * width, config.dim)
         self.requires_grad_(False)
 
     def inputs(self, seen: Tensor) -> Tensor:
@@ -146,10 +183,3 @@ def layer_normed(tokens: Tensor) -> Tensor:
 def normed_tokens(tokens_BND: Tensor) -> Tensor:
     """All layer-normed tokens of a frame side by side [B, N * D]."""
     return layer_normed(tokens_BND).flatten(1)
-
-
-POOLS: dict[str, type[PoolHead] | type[KeypointPool] | type[PrincipalPool]] = {
-    "learned": PoolHead,
-    "keypoints": KeypointPool,
-    "principal": PrincipalPool,
-}

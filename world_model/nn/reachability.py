@@ -28,8 +28,8 @@ class ReachConfig:
     large `other_episodes` lets what differs between episodes outweigh what moves.
     """
 
-    dim: int = 0
-    """size of the embedding (>= 0; 0: none)"""
+    dim: int = 32
+    """size of the embedding (>= 1)"""
     hidden: int = 256
     """width of the two hidden layers (>= 1)"""
     far: int = 25
@@ -46,9 +46,9 @@ class ReachConfig:
     """initial learning rate"""
 
     def __post_init__(self) -> None:
-        if self.dim < 0 or self.hidden < 1 or self.far < 1 or self.steps < 1 or self.batch_size < 2:
+        if self.dim < 1 or self.hidden < 1 or self.far < 1 or self.steps < 1 or self.batch_size < 2:
             raise ValueError(
-                "dynamics.reach: dim must not be negative, hidden, far and steps at least 1, batch_size 2: "
+                "dynamics.reach: dim, hidden, far and steps must be at least 1, batch_size 2: "
                 f"{self.dim}, {self.hidden}, {self.far}, {self.steps}, {self.batch_size}"
             )
         if not 0 < self.expectile <= 0.5:

@@ -9,6 +9,8 @@ overlap, so this stem is for objectives that hide whole frames, not patches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,9 @@ class PatchEmbed(nn.Module):
         super().__init__()
         size = (tubelet, patch_px, patch_px)
         self.proj = nn.Conv3d(3, width, kernel_size=size, stride=size)
+
+    def init_weights(self) -> None:
+        """As the transformer's own linear maps."""
 
     def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens [B, N, D], of all tubelets or only of those listed by raster index."""
@@ -69,7 +74,7 @@ class Halvings(nn.Module):
 
 class ConvStem(nn.Module):
     """log2(patch) convolutions that halve a picture, then all frames of a tubelet side by side -> one token. Same
-    interface as PatchEmbed. patch_px: a power of two from 2 on, as EncoderConfig makes sure.
+    interface as PatchEmbed. patch_px: a power of two from 2 on.
     """
 
     def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
@@ -98,4 +103,41 @@ class ConvStem(nn.Module):
         return F.linear(rearrange(self.halvings(frame_BCHW), "b c h w -> b (h w) c"), weight, self.proj.bias)
 
 
-STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"linear": PatchEmbed, "conv": ConvStem}
+@dataclass(frozen=True)
+class LinearStemConfig:
+    """A linear map of each tubelet."""
+
+    kind: Literal["linear"] = "linear"
+    """what makes tokens of pixels: linear (a linear map of each patch) or conv (reads small things sooner)"""
+    images: bool = False
+    """whether single frames have a patch embedding of their own, and images and videos a learned embedding (V-JEPA
+    2.1); else a single frame is repeated to one tubelet"""
+
+    def check(self, patch_px: int) -> None:
+        """A patch may have any size."""
+
+    def make(self, patch_px: int, tubelet: int, width: int) -> PatchEmbed:
+        """The stem of these sizes."""
+        return PatchEmbed(patch_px, tubelet, width)
+
+
+@dataclass(frozen=True)
+class ConvStemConfig:
+    """Convolutions that halve the picture until a patch is one pixel."""
+
+    kind: Literal["conv"] = "conv"
+    """what makes tokens of pixels: linear (a linear map of each patch) or conv (reads small things sooner)"""
+
+    images: ClassVar[bool] = False
+
+    def check(self, patch_px: int) -> None:
+        """ValueError where a patch cannot be halved to one pixel."""
+        if patch_px < 2 or patch_px & (patch_px - 1):
+            raise ValueError(f"encoder.stem.kind=conv halves a patch: patch_px={patch_px} is no power of two")
+
+    def make(self, patch_px: int, tubelet: int, width: int) -> ConvStem:
+        """The stem of these sizes."""
+        return ConvStem(patch_px, tubelet, width)
+
+
+StemConfig = LinearStemConfig | ConvStemConfig

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from world_model.distributed import ALONE, Place
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives.embedding import principal_pool
 from world_model.objectives.losses import Loss, TokenTerms
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
@@ -48,10 +49,12 @@ class CausalConfig:
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
         """The encoder's sizes with causal attention, and a pooled embedding that is fitted when training is over."""
-        return replace(sizes, causal=True, pool="principal")
+        return replace(sizes, causal=True, pool=principal_pool(sizes))
 
     def check_encoder(self, sizes: EncoderConfig) -> None:
-        """Nothing is refused that sizes do not refuse themselves."""
+        """ValueError where the next token would be seen by its neighbour."""
+        if sizes.stem.kind == "conv":
+            raise ValueError("encoder.stem.kind=conv sees into the next patch: set encoder.stem.kind=linear")
 
 
 class Causal(Objective):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.distributed import gathered
-from world_model.encoder import VideoEncoder
-from world_model.nn.pools import PrincipalPool
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.pools import PrincipalPool, PrincipalPoolConfig
 from world_model.objectives.losses import TermsConfig
 from world_model.objectives.metric import Metric, MetricConfig, Of, metric_map, slow_modes
 
@@ -41,10 +41,15 @@ class ClipTerms(TermsConfig):
         return {"between": self.variance * F.relu((means_BD.var(0) + 1e-4).sqrt() - 1).mean()}
 
 
+def principal_pool(sizes: EncoderConfig) -> PrincipalPoolConfig | None:
+    """Principal components in the place of the encoder's pool, of as many numbers; None where it has none."""
+    return None if sizes.pool is None else PrincipalPoolConfig(sizes.pool.dim)
+
+
 def pooled_size(encoder: VideoEncoder) -> int:
     """Numbers of the encoder's pooled embedding; ValueError where it has none."""
     if encoder.pool is None:
-        raise ValueError("this objective predicts pooled embeddings: it needs encoder.pooled_dim > 0")
+        raise ValueError("this objective predicts pooled embeddings: set encoder.pool.kind=learned")
     return encoder.pool.out.out_features
 
 
@@ -73,4 +78,4 @@ def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[T
     """The metric of an encoder's pooled embedding, fitted on consecutive frames [T, H, W, C] of whole episodes."""
     encoder.eval()
     modes = slow_modes([embed_frames(encoder, frames[None], config.of)[0] for frames in episodes], config.lag)
-    return Metric(config.of, modes.mean_D, metric_map(modes, config, encoder.config.pooled_dim))
+    return Metric(config.of, modes.mean_D, metric_map(modes, config, encoder.pooled_dim))

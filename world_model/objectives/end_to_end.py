@@ -157,9 +157,7 @@ class EndToEnd(Objective):
 
     def dynamics(self, encoder: VideoEncoder) -> LatentDynamics:
         """What was learned with actions, as a planner needs it: as long paths as a training clip holds."""
-        config = DynamicsConfig(
-            "pooled", "features", self.config.context_frames, self.config.horizon, self.config.predictor
-        )
+        config = DynamicsConfig("pooled", self.config.context_frames, self.config.horizon, self.config.predictor)
         dynamics = LatentDynamics(config, encoder, self.actions)
         dynamics.predictor.load_state_dict(self.predictor.state_dict())
         return dynamics.to(self.action_mid.device).eval()

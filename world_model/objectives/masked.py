@@ -26,6 +26,7 @@ from world_model.distributed import ALONE, Place
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
 from world_model.nn.layers import gather_tokens
+from world_model.objectives.embedding import principal_pool
 from world_model.objectives.losses import Loss, TokenTerms, normalised_target, regression
 from world_model.objectives.masking import BlockMask, Grid, Mask, Masks
 from world_model.objectives.metric import MetricConfig
@@ -191,14 +192,14 @@ class MaskedConfig:
                     f"objective.targets.levels={self.targets.levels} needs an encoder of at least as many blocks"
                 )
             levels = even_levels(sizes.depth, self.targets.levels)
-        return replace(sizes, levels=levels, pool="principal")
+        return replace(sizes, levels=levels, pool=principal_pool(sizes))
 
     def check_encoder(self, sizes: EncoderConfig) -> None:
         """ValueError where hidden patches would be seen by their neighbours."""
-        if sizes.stem == "conv" and any(mask.hides_patches for mask in self.masks):
+        if sizes.stem.kind == "conv" and any(mask.hides_patches for mask in self.masks):
             raise ValueError(
-                "encoder.stem=conv sees into hidden patches: set encoder.stem=linear, or an objective that hides whole "
-                "frames (objective=future)"
+                "encoder.stem.kind=conv sees into hidden patches: set encoder.stem.kind=linear, or an objective that "
+                "hides whole frames (objective=future)"
             )
 
 
@@ -218,7 +219,7 @@ class Masked(Objective):
             out_dim=config.targets.out_dim(sizes),
             levels=levels,
             context_dim=levels * sizes.width if config.targets.context_loss else 0,
-            modalities=sizes.image_path,
+            modalities=sizes.stem.images,
             familiar_grid=sizes.familiar_grid,
         )
         # One rotary code for both, as the reference.

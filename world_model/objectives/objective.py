@@ -43,7 +43,7 @@ def make_clip(encoder: VideoEncoder, frames_BTHWC: Tensor, images: bool) -> Tens
     """Normalised clip [B, C, T, H, W]; a single frame is repeated to one tubelet, unless it may stay an `image` and the
     encoder has a patch embedding for one."""
     clip = encoder.normalise(frames_BTHWC)
-    if clip.shape[2] == 1 and not (images and encoder.config.image_path):
+    if clip.shape[2] == 1 and not (images and encoder.config.stem.images):
         clip = clip.expand(-1, -1, encoder.config.tubelet, -1, -1)
     return clip
 

@@ -1,7 +1,7 @@
 """Stage 2, action-conditioned: recorded trajectories -> latent dynamics, encoder frozen.
 
 Teacher forcing plus a multi-step rollout loss, as V-JEPA 2-AC (arXiv 2506.09985, eq. 2-4), on cached features. With
-`target=pixels` the same predictor is trained through a light head to match the next frames' pixels instead.
+`pixels` (a head) the same predictor is trained through a light head to match the next frames' pixels instead.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class PretrainModel(nn.Module):
     ) -> None:
         super().__init__()
         if objective.metric is not None and encoder.pool is None:
-            raise ValueError("objective.metric weighs the pooled embedding: set encoder.pooled_dim, or metric=null")
+            raise ValueError("objective.metric weighs the pooled embedding: set encoder.pool, or metric=null")
         if steps:  # what is never trained sees no hidden patches
             objective.check_encoder(encoder.config)
         self.config, self.seed, self.crop = objective, seed, crop

@@ -17,7 +17,7 @@ from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
 
-SIZES = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pooled_dim=0, rope="tiled")
+SIZES = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pool=None, rope="tiled")
 
 
 @pytest.fixture(autouse=True)

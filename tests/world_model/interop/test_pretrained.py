@@ -12,10 +12,11 @@ from tests.world_model.small import shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.export import export_huggingface, export_official
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
+from world_model.nn.stem import ConvStemConfig, LinearStemConfig
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.training.checkpoint import CheckpointError
 
-SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0, rope="tiled")
+SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pool=None, rope="tiled")
 PREDICTOR = PredictorConfig(36, 2, 3, rope="tiled")
 HEADS = {"image_px": 32, "heads": 3, "predictor_heads": 3}
 
@@ -99,12 +100,12 @@ def test_an_exported_directory_gives_transformers_model_the_same_outputs(tmp_pat
 
 
 def test_what_the_format_cannot_hold_is_not_exported(tmp_path, models):
-    encoder = VideoEncoder(EncoderConfig((32, 32), 8, 2, 48, 3, 3, pooled_dim=0))
+    encoder = VideoEncoder(EncoderConfig((32, 32), 8, 2, 48, 3, 3, pool=None))
     with pytest.raises(ValueError, match="rope=interleaved"):
         export_huggingface(tmp_path / "hf", encoder, models[1])
     assert not (tmp_path / "hf").exists()
-    conv = VideoEncoder(replace(models[0].config, stem="conv"))
-    with pytest.raises(ValueError, match="cannot hold this encoder: stem=conv"):
+    conv = VideoEncoder(replace(models[0].config, stem=ConvStemConfig()))
+    with pytest.raises(ValueError, match="cannot hold this encoder: stem.kind=conv"):
         export_official(tmp_path / "conv.pt", conv, None)
 
 
@@ -116,10 +117,9 @@ def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
         48,
         4,
         3,
-        pooled_dim=0,
-        interpolate=True,
+        pool=None,
         levels=(0, 1, 2, 3),
-        image_path=True,
+        stem=LinearStemConfig(images=True),
         positions_px=(256, 256),
     )
     torch.manual_seed(0)
@@ -210,7 +210,7 @@ def test_a_directory_of_another_model_is_refused(tmp_path):
 
 
 def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_path):
-    sizes = EncoderConfig((32, 32), 8, 2, 48, 4, 3, pooled_dim=0, levels=(0, 1, 2, 3), image_path=True)
+    sizes = EncoderConfig((32, 32), 8, 2, 48, 4, 3, pool=None, levels=(0, 1, 2, 3), stem=LinearStemConfig(images=True))
     whole = MaskedSizes(48, (4, 4), 8, 192, 4, 192, modalities=True, familiar_grid=(32, 32))
     predictor = MaskedPredictor(whole, PredictorConfig(36, 2, 3)).eval()
     encoder = VideoEncoder(sizes).eval()

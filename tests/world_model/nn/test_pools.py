@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.world_model.small import FUTURE, SIZES, encoder, frames
 from world_model.encoder import VideoEncoder
-from world_model.nn.pools import AT_ONCE, KeypointPool
+from world_model.nn.pools import AT_ONCE, KeypointPool, KeypointPoolConfig, LearnedPoolConfig
 from world_model.training.pretrain import PretrainModel
 
-KEYPOINTS = replace(SIZES, pool="keypoints", pool_channels=16)
+KEYPOINTS = replace(SIZES, pool=KeypointPoolConfig(12, 16))
 SIDE = SIZES.image_px[0]
 
 
@@ -46,16 +46,15 @@ def test_untrained_keypoints_say_where_a_thing_is_and_how_it_is_turned():
     angles = 2 * torch.pi * torch.rand(1200, generator=draw)
     pose = torch.cat((places, torch.stack((angles.sin(), angles.cos()), -1)), 1)
     seen = bars(places, angles)
-    sizes = {"pooled_dim": 64, "pool_channels": 64}
-    keypoints = read_linearly(encoder(config=replace(KEYPOINTS, **sizes)), seen, pose)
-    learned = read_linearly(encoder(config=replace(SIZES, **sizes)), seen, pose)
+    keypoints = read_linearly(encoder(config=replace(SIZES, pool=KeypointPoolConfig(64, 64))), seen, pose)
+    learned = read_linearly(encoder(config=replace(SIZES, pool=LearnedPoolConfig(64, 64, 128))), seen, pose)
     assert keypoints[:2].min() > 0.95 and keypoints[2:].min() > 0.4
     assert (keypoints > learned).all()
 
 
 @pytest.mark.parametrize("stride", [2, 4])
 def test_keypoints_are_mean_places_of_the_heat(stride):
-    model = encoder(config=replace(KEYPOINTS, pool_stride=stride))
+    model = encoder(config=replace(KEYPOINTS, pool=KeypointPoolConfig(12, 16, stride)))
     pool = model.pool
     assert isinstance(pool, KeypointPool)
     heat = pool.heat(pool.maps(model.normalise(frames(1, 3)).movedim(2, 1).flatten(0, 1)))
@@ -71,8 +70,8 @@ def test_many_pictures_have_the_keypoints_that_each_has_alone():
     together = model.pool_inputs(seen)
     with torch.no_grad():
         torch.testing.assert_close(model.pool_inputs(seen), together, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="encoder.pool_stride=3: keypoints are found at every 2nd or 4th pixel"):
-        replace(KEYPOINTS, pool_stride=3)
+    with pytest.raises(ValueError, match="encoder.pool.stride=3: keypoints are found at every 2nd or 4th pixel"):
+        KeypointPoolConfig(stride=3)
 
 
 def test_keypoints_learn_what_an_objective_asks_and_train_nothing_else():
@@ -85,5 +84,5 @@ def test_keypoints_learn_what_an_objective_asks_and_train_nothing_else():
 
 def test_keypoints_refuse_tokens_without_their_pictures():
     model = encoder(config=KEYPOINTS)
-    with pytest.raises(ValueError, match="encoder.pool=keypoints reads pictures"):
+    with pytest.raises(ValueError, match="encoder.pool.kind=keypoints reads pictures"):
         model.pooled(model.encode_frames(frames(1, 2)))

@@ -10,6 +10,7 @@ import torch
 
 from tests.world_model.small import SIZES, VJEPA2
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 from world_model.objectives.embedding import fit_metric
 from world_model.objectives.metric import Metric, MetricConfig, metric_map, slow_modes
 from world_model.training.pretrain import PretrainModel
@@ -75,7 +76,7 @@ def test_directions_that_do_not_vary_are_left_out():
 
 def test_a_folded_encoder_gives_the_measured_embedding():
     torch.manual_seed(0)
-    encoder = VideoEncoder(EncoderConfig(patch_px=16, width=32, depth=1, heads=2, pooled_dim=6))
+    encoder = VideoEncoder(EncoderConfig(patch_px=16, width=32, depth=1, heads=2, pool=LearnedPoolConfig(6)))
     frames = torch.randint(0, 256, (1, 12, 64, 64, 3), dtype=torch.uint8)
     mean, matrix = torch.randn(6, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
     with torch.no_grad():
@@ -86,10 +87,10 @@ def test_a_folded_encoder_gives_the_measured_embedding():
     torch.testing.assert_close(folded, ((plain.double() - mean) @ matrix).float(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pool", ["learned", "keypoints"])
+@pytest.mark.parametrize("pool", [LearnedPoolConfig(12, 5, 128), KeypointPoolConfig(12, 5)])
 def test_a_metric_of_the_last_map_s_inputs_takes_its_place(pool):
     torch.manual_seed(0)
-    encoder = VideoEncoder(replace(SIZES, pool=pool, pool_channels=5))
+    encoder = VideoEncoder(replace(SIZES, pool=pool))
     frames = torch.randint(0, 256, (8, 30, 64, 64, 3), dtype=torch.uint8)
     seen = torch.cat([encoder.pool_inputs(clip[None])[0] for clip in frames])
     metric = fit_metric(encoder, MetricConfig("commute", 1, of="inputs", modes=3), frames)
@@ -108,6 +109,6 @@ def test_what_cannot_be_fitted_is_said():
         slow_modes([torch.randn(5, 3)], 5)
     with pytest.raises(ValueError, match="lag=0"):
         MetricConfig("biharmonic", 0)
-    bare = VideoEncoder(replace(SIZES, pooled_dim=0))
+    bare = VideoEncoder(replace(SIZES, pool=None))
     with pytest.raises(ValueError, match="pooled"):
         PretrainModel(bare, replace(VJEPA2, metric=MetricConfig("kinetic")), steps=1)

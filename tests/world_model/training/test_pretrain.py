@@ -25,6 +25,7 @@ from tests.world_model.small import (
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
+from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.embedding import ClipTerms, embed_frames
 from world_model.objectives.losses import normalised_target
 from world_model.objectives.masked import ContextLoss, context_weights
@@ -159,7 +160,9 @@ def test_a_causal_encoder_predicts_the_next_token_from_those_before_it():
 
 
 def test_a_stem_that_sees_neighbours_trains_no_masked_objective():
-    conv = replace(SIZES, stem="conv")
-    with pytest.raises(ValueError, match="encoder.stem=conv sees into hidden patches"):
+    conv = replace(SIZES, stem=ConvStemConfig())
+    with pytest.raises(ValueError, match="encoder.stem.kind=conv sees into hidden patches"):
         PretrainModel(VideoEncoder(conv), VJEPA2, steps=4)
+    with pytest.raises(ValueError, match="encoder.stem.kind=conv sees into the next patch"):
+        PretrainModel(VideoEncoder(conv), NEPA, steps=4)
     PretrainModel(VideoEncoder(VJEPA2.adapt_encoder(conv)), VJEPA2, steps=0)  # the row of an untrained encoder
