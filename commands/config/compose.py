@@ -255,7 +255,7 @@ def _kinds(command: str, chosen: list[str], values: list[Any]) -> list[str]:
     filled = schema.fill(config_class(command), composed)
     for part, item in parts.items():
         if _find(filled, f"{part}.kind")[1] != item.value():
-            words += [f"~{part}"] if _find(composed, part)[0] else []
+            words += [f"~{part}"] if isinstance(_find(composed, part)[1], dict) and _find(composed, part)[0] else []
             words += [_adding(item.input_line)]
     return words
 

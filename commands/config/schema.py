@@ -54,7 +54,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
 
 def override(config: T, over: Mapping[str, Any], where: str = "") -> T:
     """Return the dataclass with the values of a nested mapping in place of its own; UsageError as of `build`."""
-    return build(type(config), _merge(_plain(config), over), where)
+    return build(type(config), fill(type(config), over, config), where)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,17 +65,23 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def fill(cls: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mapping with the defaults of `cls` wherever it has no value; '???' where a value must be given."""
+def fill(cls: type, mapping: Mapping[str, Any], defaults: Any = None) -> dict[str, Any]:
+    """Return the mapping with the values of `defaults`, an instance of `cls`, wherever it has none.
+
+    defaults: None takes the defaults of `cls`, and '???' where a value must be given.
+    """
     filled = dict(mapping)
     for key, hint in fields(cls).items():
-        inner = member(hint, mapping.get(key))
-        if inner is not None and isinstance(mapping.get(key, {}), Mapping) and (key in mapping or not _optional(hint)):
-            default = _default(cls, key)
-            own = _plain(default) if type(default) is inner else {}  # of a union, another class may be chosen
-            filled[key] = fill(inner, _merge(own, mapping.get(key, {})))
-        elif key not in mapping:
-            filled[key] = _plain(_default(cls, key))
+        default = _default(cls, key) if defaults is None else getattr(defaults, key)
+        if key not in mapping:
+            inner = member(hint, None)
+            filled[key] = fill(inner, {}) if default == REQUIRED and inner is not None else _plain(default)
+        elif isinstance(mapping[key], Mapping):
+            inner = member(hint, mapping[key], type(default))
+            if inner is None:
+                filled[key] = _merge(default if isinstance(default, Mapping) else {}, mapping[key])
+            else:
+                filled[key] = fill(inner, mapping[key], default if type(default) is inner else None)
     return {key: filled[key] for key in [*fields(cls), *(set(filled) - set(fields(cls)))]}
 
 
@@ -117,14 +123,16 @@ def is_union(hint: Any) -> bool:
     return len(_classes(hint)) > 1
 
 
-def member(hint: Any, value: Any) -> type | None:
+def member(hint: Any, value: Any, usual: type | None = None) -> type | None:
     """Return the dataclass that a field of this type holds, None where it holds none.
 
-    Of several, the one whose literal fields agree with `value`, and that has all of its keys if one does.
+    Of several, the one whose literal fields agree with `value`, and that has all of its keys if one does. usual: the
+    one that is tried first.
     """
     options = _classes(hint)
     if len(options) < 2 or not isinstance(value, Mapping):
         return options[0] if options else None
+    options = sorted(options, key=lambda option: option is not usual)
     agree = [option for option in options if _tags_agree(option, value)] or options
     return next((option for option in agree if value.keys() <= fields(option).keys()), agree[0])
 
@@ -171,10 +179,6 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 def _classes(hint: Any) -> list[type]:
     """The dataclasses among the parts of a type."""
     return [part for part in _parts(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
-
-
-def _optional(hint: Any) -> bool:
-    return type(None) in _parts(hint)
 
 
 def _default(cls: type, key: str) -> Any:

@@ -183,7 +183,7 @@ def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
     flat = flat - flat.mean(0)
     power = torch.linalg.svdvals(flat).square()
     embedded = made.pooled(tokens[None])[0].double()
-    # As many components as the pool has numbers, the strongest, uncorrelated, centred; nothing else of the encoder moves.
+    # As many components as the pool has numbers: the strongest, uncorrelated, centred; nothing else moves.
     torch.testing.assert_close(embedded.T @ embedded, torch.diag(power[:12]), atol=1e-3 * power[0].item(), rtol=0)
     assert embedded.mean(0).abs().max() < 1e-3
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items() if name in before)

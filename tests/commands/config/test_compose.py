@@ -18,6 +18,7 @@ from commands.config.schema import build, fields, fill, help_texts, member
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, listed, nearest
 from commands.shared.runs import flatten
+from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 # What each command must be given; a cooldown goes on from a run.
@@ -269,7 +270,7 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
     assert collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}
 
 
-@pytest.mark.parametrize("group", ["planner", "objective", "dynamics", "protocol", "data", "env"])
+@pytest.mark.parametrize("group", ["planner", "objective", "encoder", "dynamics", "protocol", "data", "env"])
 def test_a_choice_restates_no_default(group):
     """A value that a YAML file sets differs from the dataclass's default, or a comment names its source."""
     hint = fields(config_class("demo"))[group]
@@ -281,7 +282,7 @@ def test_a_choice_restates_no_default(group):
         default = flatten(fill(member(hint, content), tags))
         bare = {key for key in flatten(content) if f"{key.rpartition('.')[2]}: " in path.read_text()}
         bare -= {line.partition(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line}
-        assert not [key for key in bare - tags.keys() if flatten(content)[key] == default.get(key)], path
+        assert not [key for key in bare - tags.keys() if key in default and flatten(content)[key] == default[key]], path
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ def test_a_choice_restates_no_default(group):
         (["objective=vjepa2", "objective.targets.kind=average", "objective.targets.blocks=3"], "targets.blocks", 3),
     ],
 )
-def test_a_part_may_be_another_kind_a_word_or_null(words, key, value):
+def test_a_part_of_an_objective_may_be_another_kind_a_word_or_null(words, key, value):
     config = compose("pretrain", [*words, "data=x"]).config["objective"]
     found = config
     for name in key.split("."):
@@ -326,3 +327,21 @@ def test_keys_of_another_family_or_kind_are_refused(words, said):
     with pytest.raises(UsageError) as caught:
         load_config("pretrain", [*words, "data=x"])
     assert said in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "pool"),
+    [
+        ([], LearnedPoolConfig()),
+        (["encoder.pool.dim=5"], LearnedPoolConfig(dim=5)),
+        (["encoder.pool=null"], None),
+        (["encoder.pool.kind=keypoints", "encoder.pool.stride=2"], KeypointPoolConfig(stride=2)),
+        (["encoder=vit_tiny", "encoder.pool.kind=keypoints"], KeypointPoolConfig()),
+        (["encoder=vit_tiny"], None),
+        (["recipe=push_t"], KeypointPoolConfig(points=128, stride=2)),
+        (["recipe=push_t", "encoder.pool.dim=5"], KeypointPoolConfig(dim=5, points=128, stride=2)),
+        (["recipe=push_t", "encoder.pool.kind=learned"], LearnedPoolConfig()),
+    ],
+)
+def test_the_kind_of_a_pool_is_chosen_by_yaml_or_on_the_command_line(words, pool):
+    assert load_config("demo", words).encoder.pool == pool
