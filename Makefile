@@ -1,5 +1,5 @@
 # make demo   the whole job on this machine: collect, pretrain, posttrain, plan, one report
-# make test   all tests; make test ARGS='-n 2 -m "not slow"' leaves trainings and end-to-end runs out
+# make test   all tests, on up to four cores; make test ARGS='-m "not slow"' leaves trainings and end-to-end runs out
 # make lint   linter, types and import contracts
 # make docs   the documents as a site, in build/site; dead links are errors
 # Each sets everything up by itself. ARGS="..." goes to the command, PYTHON=... chooses the interpreter.
@@ -10,7 +10,7 @@ demo: setup
 	.venv/bin/python -m commands demo $(ARGS)
 
 test: setup
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup
 	.venv/bin/python -m ruff check .
