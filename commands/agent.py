@@ -52,5 +52,5 @@ class Agent:
         if self._goal is None or not np.array_equal(self._goal, goal):
             self.mpc.reset(goal[None], [self.seed])
             self._goal = goal.copy()
-        felt = None if proprio is None else np.asarray(proprio)[None]
-        return np.asarray(self.mpc.act(np.asarray(frame)[None], felt)[0])
+        proprio_BQ = None if proprio is None else np.asarray(proprio)[None]
+        return np.asarray(self.mpc.act(np.asarray(frame)[None], proprio_BQ)[0])

@@ -23,7 +23,7 @@ from commands.benchmarks.official import OfficialStep, side_by_side
 from commands.benchmarks.render import bench_render
 from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys, make_planner
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
-from commands.evaluation.evaluate import peak_mib
+from commands.evaluation.evaluate import measure_peak_mib
 from commands.shared.console import Console, table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, listed, nearest
@@ -234,11 +234,11 @@ def plan(config: Config) -> list[Row]:
     )
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
     valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
-    felt = torch.zeros(*frames.shape[:2], dynamics.config.proprio_dim, device=device)
+    proprio = torch.zeros(*frames.shape[:2], dynamics.config.proprio_dim, device=device)
 
     def once(number: int) -> Any:
         with torch.no_grad():
-            context = dynamics.observe(frames, past, valid, felt)
+            context = dynamics.observe(frames, past, valid, proprio)
             goal = focus_goal(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
@@ -295,7 +295,7 @@ def _training_rows(
 
     seconds, flops = seconds_per_call(step, budget_s), count_flops(lambda: step(0))
     precision = resolved_precision(device, trainer.precision, trained_parameters(optimizer))
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mib()
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else measure_peak_mib()
     return [
         {
             "what": f"training step, batch {trainer.batch_size}, {precision}",

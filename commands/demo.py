@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.evaluation.evaluate import evaluate, headline, peak_mib
+from commands.evaluation.evaluate import evaluate, format_headline, measure_peak_mib
 from commands.pipeline import PipelineKeys
 from commands.shared.console import Console, duration
 from commands.shared.runs import RunFolder, read_json, write_json
@@ -53,7 +53,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         began = time.perf_counter()
         result = work()
         seconds[name] = round(time.perf_counter() - began, 2)
-        peaks[name] = round(peak_mib())
+        peaks[name] = round(measure_peak_mib())
         write_json(done, {"seconds": seconds[name], "peak_mib": peaks[name], "result": result})
         console.say(f"{name}: {result if isinstance(result, str) else 'done'} [{duration(seconds[name])}]")
         return result
@@ -69,7 +69,9 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     write_json(base / "results.json", results)
     total = duration(sum(seconds.values()))
     console.say(f"report: {paths['plan'] / 'report.html'}")
-    folder.finish(f"{headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB")
+    folder.finish(
+        f"{format_headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB"
+    )
     console.say(f"all phases: {total}, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB")
 
 

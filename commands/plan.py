@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from commands.config.groups import make_planner
 from commands.config.keys import Files
-from commands.evaluation.evaluate import evaluate, headline, open_setting
+from commands.evaluation.evaluate import evaluate, format_headline, open_setting
 from commands.evaluation.methods import EvaluationKeys
-from commands.evaluation.photo_goals import check_goals, reach
+from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
 from commands.shared.runs import RunFolder
@@ -40,12 +40,12 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Evaluate the model in its run folder, or plan to the pictures `goal`."""
     if config.goal is None:
         results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
-        folder.finish(headline(results))
+        folder.finish(format_headline(results))
         return
     setting = open_setting(config, config.data, config.model)
     planner = config.planner
     policy = MPC(setting.model, make_planner(planner), planner.cost, planner.mpc)
     photos = check_goals(config.goal, planner.mpc)
-    line = reach(photos, planner.cost.view, config.videos, setting, policy, folder.path, console)
+    line = plan_to_photos(photos, planner.cost.view, config.videos, setting, policy, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")
     folder.finish(line)

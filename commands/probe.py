@@ -1,8 +1,8 @@
-"""`jepa probe`: what the frozen features of a model hold, and what its dynamics know.
+"""`jepa probe`: what the frozen features of a model encode, and what its dynamics predict.
 
 Probes read the true state from features: fitted on `train`, chosen on `val`, reported on `eval`. With dynamics, also
-the open-loop error by horizon, the energy landscape around recorded actions, and how far the model tells what happened
-from what could not have. Nothing here trains or renders.
+the open-loop error by horizon, the energy landscape around recorded actions, and how well energy discriminates what
+happened from what could not have happened. Nothing is rendered, and the model is not trained.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 import envs
 from commands.config.keys import Files, OnDamaged, RunKeys
-from commands.evaluation import moments as recorded
-from commands.evaluation.moments import EnergyConfig
+from commands.evaluation import transitions
+from commands.evaluation.transitions import LandscapeConfig
 from commands.report.plots import horizon_curves, landscape_png
 from commands.shared.console import Console, table
 from commands.shared.devices import resolve_device
@@ -66,18 +66,18 @@ class Config(RunKeys):
     """eval episodes at most (>= 2) for the dynamics"""
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     """probes of the features"""
-    landscape: EnergyConfig = field(default_factory=EnergyConfig)
+    landscape: LandscapeConfig = field(default_factory=LandscapeConfig)
     """energy around recorded actions"""
 
 
 def check(config: Config) -> None:
-    """What can be known before a folder is made."""
+    """Refuse sizes that are too small before a folder is made."""
     if config.frames < 1 or config.windows < 4 or config.episodes < 2:
         raise UsageError("frames must be at least 1, windows at least 4 and episodes at least 2")
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
-    """Ask everything the model can answer; results.json and plots."""
+    """Measure the features, and the dynamics where there are some; write results.json and plots."""
     device = torch.device(resolve_device(config.device))
     reader = open_reader(config.data, config.on_damaged)
     dynamics: LatentDynamics | None = None
@@ -92,55 +92,59 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     results: dict[str, Any] = {
         "model": {"folder": str(config.model), **about},
         "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
-        "probes": probes(config, encoder, reader, console),
+        "probes": probe_features(config, encoder, reader, console),
     }
     if dynamics is not None:
-        results |= knowledge(config, dynamics, reader, folder.path)
-        console.say(_knowledge_table(results))
+        results |= probe_dynamics(config, dynamics, reader, folder.path)
+        console.say(_format_dynamics(results))
     write_json(folder / "results.json", results)
-    folder.finish(_headline(results))
+    folder.finish(_format_headline(results))
     console.say(f"results: {folder / 'results.json'}")
 
 
-# -- what features hold --------------------------------------------------------------------------------------------
+# -- features -------------------------------------------------------------------------------------------------------
 
 
-def probes(config: Config, encoder: VideoEncoder, reader: Any, console: Console) -> dict[str, Any]:
+def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: Console) -> dict[str, Any]:
     """R2 of every group of true quantities: from tokens by every kind of readout, and by ridge from the pooled
     embedding and from an untrained encoder's tokens."""
     readout = config.readout
     device = encoder.pixel_mean.device
-    windows = {part: _windows(config, reader, split, part) for part, split in SPLITS.items()}
-    values = {part: _targets(reader, batch) for part, batch in windows.items()}
+    windows = {part: _draw_windows(config, reader, split, part) for part, split in SPLITS.items()}
+    values = {part: _list_targets(reader, batch) for part, batch in windows.items()}
     groups = next(iter(values.values()))[0]
 
-    def samples(encode: Any) -> dict[str, Samples]:
+    def encode_samples(encode: Any) -> dict[str, Samples]:
         return {
-            part: Samples(_encoded(encode, batch["pixels"], device), values[part][1]) for part, batch in windows.items()
+            part: Samples(_encode(encode, batch["pixels"], device), values[part][1]) for part, batch in windows.items()
         }
 
-    def ask(name: str, encode: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
+    def fit(name: str, encode: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
         with console.progress(f"probe {name}", 1, "feature sets") as progress:
-            found = read(samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config.seed, device)
+            scores = read(
+                encode_samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config.seed, device
+            )
             progress.advance()
-        return found
+        return scores
 
-    found = {"tokens": ask("tokens", partial(_tokens, encoder), readout.kinds)}
+    scores = {"tokens": fit("tokens", partial(_encode_tokens, encoder), readout.kinds)}
     if encoder.pool is not None:
-        found["embedding"] = ask("embedding", partial(_embedding, encoder), ("ridge",))
+        scores["embedding"] = fit("embedding", partial(_embed, encoder), ("ridge",))
     if not isinstance(encoder, TimmEncoder):
-        found["untrained tokens"] = ask("untrained tokens", partial(_tokens, untrained(encoder, seed=0)), ("ridge",))
+        scores["untrained tokens"] = fit(
+            "untrained tokens", partial(_encode_tokens, untrained(encoder, seed=0)), ("ridge",)
+        )
     rows = {}
-    for features, kinds in found.items():
-        for kind, made in kinds.items():
-            r2 = {group: float(np.mean([made["r2"][i] for i in places])) for group, places in groups.items()}
-            rows[f"{features}, {kind}"] = {"r2": r2, "val": made["val"], "chosen": made["chosen"]}
+    for features, kinds in scores.items():
+        for kind, score in kinds.items():
+            r2 = {group: float(np.mean([score["r2"][i] for i in columns])) for group, columns in groups.items()}
+            rows[f"{features}, {kind}"] = {"r2": r2, "val": score["val"], "chosen": score["chosen"]}
     head = ["R2 on eval", *groups]
     console.say(table([[name, *(f"{v:.3f}" for v in row["r2"].values())] for name, row in rows.items()], head))
     return rows
 
 
-def _windows(config: Config, reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
+def _draw_windows(config: Config, reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
     """Random windows of a split: `pixels` [n, T, H, W, C], `truth` [n, T, L] and their `episode` [n]."""
     skip = frame_skip(reader.info)
     windows = Windows(reader, split, config.frames, skip, ("pixels", "truth"))
@@ -149,9 +153,9 @@ def _windows(config: Config, reader: Any, split: str, part: str) -> dict[str, np
     return windows.gather(np.sort(rng.choice(len(windows), count, replace=False)))
 
 
-def _targets(reader: Any, batch: dict[str, np.ndarray]) -> tuple[dict[str, list[int]], Tensor]:
-    """Groups of places among the values, and the values [n, P] at each window's last frame: the pose as the task has it
-    read (or all that is true, where the task is unknown), velocities, and what differs between episodes."""
+def _list_targets(reader: Any, batch: dict[str, np.ndarray]) -> tuple[dict[str, list[int]], Tensor]:
+    """Columns of each group of values, and the values [n, P] at each window's last frame: the pose as the task defines
+    it (the whole true state, where the task is unknown), velocities, and the factors of variation."""
     truth, info, task = batch["truth"][:, -1], reader.info, envs.find_task(reader.info.env_id)
     parts = {"pose": truth if task is None else task.probe_targets(truth)}
     rates = [i for i, unit in enumerate(info.truth_units) if unit.endswith("/s")]
@@ -161,67 +165,72 @@ def _targets(reader: Any, batch: dict[str, np.ndarray]) -> tuple[dict[str, list[
     for column in info.factors:
         parts[column.name] = np.stack([np.ravel(one[column.name]) for one in factors])
     ends = np.cumsum([part.shape[1] for part in parts.values()])
-    places = {
+    columns = {
         name: list(range(end - part.shape[1], end)) for (name, part), end in zip(parts.items(), ends, strict=True)
     }
-    return places, torch.from_numpy(np.concatenate(list(parts.values()), 1)).float()
+    return columns, torch.from_numpy(np.concatenate(list(parts.values()), 1)).float()
 
 
 @torch.no_grad()
-def _encoded(encode: Any, frames: np.ndarray, device: torch.device) -> Tensor:
+def _encode(encode: Any, frames: np.ndarray, device: torch.device) -> Tensor:
     """Features [n, T, N, D] of windows, bfloat16 on the CPU."""
     chunks = torch.from_numpy(frames).split(ENCODE_CHUNK)
     return torch.cat([encode(chunk.to(device)).bfloat16().cpu() for chunk in chunks])
 
 
-def _tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
+def _encode_tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
     return layer_normed(encoder.encode_frames(frames_BTHWC))
 
 
-def _embedding(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
+def _embed(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
     return encoder.embed_frames(frames_BTHWC).unsqueeze(2)
 
 
-# -- what dynamics know --------------------------------------------------------------------------------------------
+# -- dynamics -------------------------------------------------------------------------------------------------------
 
 
-def knowledge(config: Config, dynamics: LatentDynamics, reader: Any, folder: Path) -> dict[str, Any]:
-    """Open-loop errors, the energy landscape, and what the model tells apart, all on eval; plots into `folder`."""
+def probe_dynamics(config: Config, dynamics: LatentDynamics, reader: Any, folder: Path) -> dict[str, Any]:
+    """Open-loop errors, the energy landscape and surprise, all on eval; plots into `folder`."""
     episodes = reader.episodes("eval")[: config.episodes]
     options = config.landscape
-    errors = recorded.open_loop(dynamics, reader, episodes)
+    errors = transitions.measure_open_loop(dynamics, reader, episodes)
     horizon_curves(errors, folder / "open_loop.png")
-    found, mean_energy, offsets = recorded.landscape(dynamics, reader, episodes, options)
+    summary, mean_energy, offsets = transitions.measure_landscape(dynamics, reader, episodes, options)
     landscape_png(
-        mean_energy, offsets, [reader.info.action_names[axis] for axis in options.axes], found, folder / "landscape.png"
+        mean_energy,
+        offsets,
+        [reader.info.action_names[axis] for axis in options.axes],
+        summary,
+        folder / "landscape.png",
     )
     return {
         "open_loop": errors,
-        "landscape": found,
-        "surprise": recorded.surprise(dynamics, reader, episodes, config.seed),
+        "landscape": summary,
+        "surprise": transitions.measure_surprise(dynamics, reader, episodes, config.seed),
     }
 
 
-def _knowledge_table(results: dict[str, Any]) -> str:
-    errors, found, surprise = results["open_loop"], results["landscape"], results["surprise"]
-    ratio = [made / max(copy, 1e-12) for made, copy in zip(errors["predicted"], errors["copy"], strict=True)]
+def _format_dynamics(results: dict[str, Any]) -> str:
+    errors, landscape, surprise = results["open_loop"], results["landscape"], results["surprise"]
+    ratio = [error / max(copy, 1e-12) for error, copy in zip(errors["predicted"], errors["copy"], strict=True)]
     rows = [
         ["open-loop error over copying, 1 step", f"{ratio[0]:.3f}", "1"],
         [f"the same, {len(ratio)} steps", f"{ratio[-1]:.3f}", "1"],
         [
-            "landscape: least energy is off the taken action by",
-            f"{found['argmin_error']:.3f}",
-            f"{found['chance']:.3f}",
+            "least energy off the recorded action, half ranges",
+            f"{landscape['argmin_error']:.3f}",
+            f"{landscape['chance']:.3f}",
         ],
-        ["energy under shuffled actions, over the taken ones", f"{surprise['shuffled_over_true']:.2f}", "1"],
+        ["energy under shuffled actions, over the recorded ones", f"{surprise['shuffled_over_true']:.2f}", "1"],
     ]
     rows += [
-        [f"told from what happened: {name}", f"{one['share']:.1%}", "50.0%"] for name, one in surprise["told"].items()
+        [f"discriminates real from impossible: {kind}", f"{pairs['share']:.1%}", "50.0%"]
+        for kind, pairs in surprise["discrimination"].items()
     ]
     return table(rows, ["on eval", "", "chance"])
 
 
-def _headline(results: dict[str, Any]) -> str:
+def _format_headline(results: dict[str, Any]) -> str:
     line = ", ".join(
         f"{group} {value:.2f}"
         for group, value in max(

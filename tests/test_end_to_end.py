@@ -309,7 +309,7 @@ def test_a_goal_image_of_another_size_is_refused(work):
         agent.act(np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8))
 
 
-def test_probe_says_what_features_hold_and_what_the_dynamics_know(work):
+def test_probe_reports_features_and_dynamics(work):
     words = (
         "data=runs/collect/data",
         "windows=40",
@@ -322,8 +322,8 @@ def test_probe_says_what_features_hold_and_what_the_dynamics_know(work):
     results = json.loads((work / "runs/probe/model/results.json").read_text())
     assert {"tokens, ridge", "tokens, linear", "tokens, attentive", "untrained tokens, ridge"} <= set(results["probes"])
     assert set(results["probes"]["tokens, ridge"]["r2"]) == {"pose", "velocity"}
-    assert results["open_loop"]["copy"][0] > 0 and results["landscape"]["moments"] > 0
-    assert "jump" in results["surprise"]["told"] and results["surprise"]["shuffled_over_true"] > 0
+    assert results["open_loop"]["copy"][0] > 0 and results["landscape"]["transitions"] > 0
+    assert "jump" in results["surprise"]["discrimination"] and results["surprise"]["shuffled_over_true"] > 0
     assert (work / "runs/probe/model/landscape.png").stat().st_size > 5000
     jepa("probe", "model=runs/pretrain/encoder", *words, "readout.kinds=[ridge]", "name=encoder", cwd=work)
     assert "surprise" not in json.loads((work / "runs/probe/encoder/results.json").read_text())
@@ -368,10 +368,10 @@ def test_a_model_that_knows_the_robots_state_plans_and_says_so(work):
         "encoder=runs/pretrain/encoder",
         "dynamics.proprio_model=predicted",
         *TINY,
-        "name=felt",
+        "name=with_state",
         cwd=work,
     )
-    words = ("data=runs/collect/data", "model=runs/posttrain/felt", "protocol.episodes=1", "protocol.budget=4")
+    words = ("data=runs/collect/data", "model=runs/posttrain/with_state", "protocol.episodes=1", "protocol.budget=4")
     jepa(
         "plan",
         *words,
@@ -379,9 +379,9 @@ def test_a_model_that_knows_the_robots_state_plans_and_says_so(work):
         "protocol.oracle_cost.episodes=0",
         "videos=0",
         *SEARCH,
-        "name=felt",
+        "name=with_state",
         cwd=work,
     )
-    results = json.loads((work / "runs/plan/felt/results.json").read_text())
+    results = json.loads((work / "runs/plan/with_state/results.json").read_text())
     assert results["proprio"] == "predicted"
-    assert "robot state known" in json.loads((work / "runs/plan/felt/finished.json").read_text())["summary"]
+    assert "robot state known" in json.loads((work / "runs/plan/with_state/finished.json").read_text())["summary"]

@@ -23,7 +23,7 @@ from commands.config.compose import (
     runtime_choices,
     standard,
 )
-from commands.evaluation.pooling import report
+from commands.evaluation.pooling import pool_runs
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, one_line
 
@@ -80,7 +80,7 @@ def multirun(command: Any, words: list[str], run: Callable[[Composed, Composed],
         return code
 
     _hydra_main(job, command.name, [where, *QUIET, *steering, *swept])
-    report(folders, command.free, Console())
+    pool_runs(folders, command.free, Console())
     return max(codes, default=0)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from commands.evaluation.protocol import wilson
+from commands.evaluation.protocol import wilson_interval
 
 Record = Mapping[str, Any]
 
@@ -156,7 +156,7 @@ def _row(name: str, group: Sequence[Record], threshold: str, ceilings: Mapping[i
 def _rate(rows: Sequence[Mapping[str, Any]], kind: str, threshold: str) -> str:
     episodes = sum(row["episodes"] for row in rows)
     hits = sum(round(row[kind][threshold] * row["episodes"]) for row in rows)
-    low, high = wilson(hits, episodes)
+    low, high = wilson_interval(hits, episodes)
     return f"{hits / episodes:.0%} ({low:.0%} to {high:.0%})"
 
 

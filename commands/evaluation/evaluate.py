@@ -1,5 +1,4 @@
-"""One evaluation: a model plans to goal images of held-out episodes, beside random actions, no action and the
-oracle."""
+"""One evaluation: a model plans to goal images of held-out episodes, next to baselines and an oracle."""
 
 from __future__ import annotations
 
@@ -14,22 +13,23 @@ import torch
 
 import envs
 from commands.config.groups import make_planner
-from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, EvaluationKeys, methods
+from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, EvaluationKeys, make_methods
 from commands.evaluation.protocol import (
     Cases,
     ProtocolConfig,
     Rollouts,
     Setting,
+    apply_threshold,
+    detect_success,
     draw_cases,
-    judged,
-    reached,
-    resolve,
+    resolve_protocol,
     summarise,
 )
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
-from commands.report.planning import planning_report, write_videos
+from commands.report.planning import write_report
 from commands.report.recording import Viewer, write_recording
+from commands.report.videos import write_videos
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
@@ -41,11 +41,11 @@ from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
 from world_model.training.loop import keep_freed_memory
 
-SCHEMA = 1
+SCHEMA = 2  # of results.json
 
 
 def open_setting(keys: EvaluationKeys, data: Any, model_folder: Any) -> Setting:
-    """Model and data, checked against each other, with task, protocol and the starts and goals it draws."""
+    """Load model and data, check that they fit, and draw starts and goals."""
     keep_freed_memory()
     model, about = load_dynamics(model_folder, resolve_device(keys.device))
     reader = open_reader(data, keys.on_damaged)
@@ -59,16 +59,15 @@ def open_setting(keys: EvaluationKeys, data: Any, model_folder: Any) -> Setting:
 def make_setting(
     keys: EvaluationKeys, reader: Any, about: dict[str, Any], skip: int, model: LatentDynamics | None = None
 ) -> Setting:
-    """What is evaluated on a file's environment, `skip` environment steps a model step: task, protocol, and the starts
-    and goals it draws."""
+    """Task, protocol, starts and goals for the environment of a file. skip: environment steps per model step."""
     task = envs.find_task(about["env"])
     if task is None:
         raise UsageError(
             f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
             f"(environments: {', '.join(envs.TASKS)}); load_dynamics of commands.training.model_folders gives the model"
         )
-    task = judged(task, keys.protocol)
-    protocol = resolve(keys.protocol, task)
+    task = apply_threshold(task, keys.protocol)
+    protocol = resolve_protocol(keys.protocol, task)
     cases = draw_cases(reader, task, protocol)
     return Setting(model, about, reader, task, protocol, cases, skip)
 
@@ -88,16 +87,16 @@ def evaluate(
     """
     setting = open_setting(keys, data, model_folder)
     model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    runs, seconds = _play(keys, setting, console)
+    runs, seconds = play_methods(keys, setting, console)
     results = collect_results(runs, cases, task, protocol, keys, seconds, model.spec)
     planner = make_planner(keys.planner)
     results["proprio"] = model.spec.proprio
     results["oracle_planner"] = "cem" if planner.needs_gradient else keys.planner.name
-    results["plan"]["flops"] = plan_flops(model, planner, keys.planner.cost)
+    results["plan"]["flops"] = count_plan_flops(model, planner, keys.planner.cost)
     results["model"] = {"folder": str(model_folder), **setting.about}
     results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
     write_json(folder / "results.json", results)
-    write_atomic(folder / "episodes.jsonl", episode_lines(runs, cases))
+    write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases))
     tested, sections = runs[MODEL_ROW], list(extra or ())
     videos = write_videos(tested, cases, task, folder / "videos")
     if tested.frames is not None and "pixels" in model.spec.views:
@@ -106,8 +105,8 @@ def evaluate(
     if viewer == "rerun":
         write_recording(model, tested, cases, task, folder / "episodes.rrd")
         console.say(f"recording: rerun {folder / 'episodes.rrd'}")
-    planning_report(results, runs, cases, task, videos, folder / "report.html", sections)
-    console.say(headline(results))
+    write_report(results, runs, cases, task, videos, folder / "report.html", sections)
+    console.say(format_headline(results))
     console.say(f"report: {folder / 'report.html'}")
     return results
 
@@ -121,7 +120,7 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     about = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
     skip = skip or frame_skip(reader.info)
     setting = make_setting(keys, reader, about, skip)
-    runs, _ = _play(keys, setting, console)
+    runs, _ = play_methods(keys, setting, console)
     steps, task = keys.planner.mpc.receding_steps * skip, setting.task
     return {
         "unit": task.distance_unit,
@@ -133,32 +132,34 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     }
 
 
-def _play(keys: EvaluationKeys, setting: Setting, console: Console) -> tuple[dict[str, Rollouts], dict[str, float]]:
-    """What every method did, and the seconds that each took."""
+def play_methods(
+    keys: EvaluationKeys, setting: Setting, console: Console
+) -> tuple[dict[str, Rollouts], dict[str, float]]:
+    """The episodes of every method, and the seconds that each took."""
     runs, seconds = {}, {}
-    for name, play in methods(keys, setting, console).items():
+    for name, play in make_methods(keys, setting, console).items():
         began = time.perf_counter()
         runs[name] = play()
         seconds[name] = round(time.perf_counter() - began, 2)
-        console.say(f"{name:22s} {_rates(runs[name], setting.task)}, {seconds[name]} s")
+        console.say(f"{name:22s} {_format_rates(runs[name], setting.task)}, {seconds[name]} s")
     return runs, seconds
 
 
-def plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
-    """Floating-point operations of one plan of one environment: matrix products and attention."""
+def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
+    """Floating-point operations of one plan for one environment: matrix products and attention."""
     spec = model.spec
     frames = torch.zeros(1, spec.history, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
     past = torch.zeros(1, spec.history - 1, spec.block_dim, device=spec.device)
     state = torch.zeros(1, spec.history, model.config.proprio_dim, device=spec.device)
 
-    def once() -> Any:
+    def plan_once() -> Any:
         with torch.no_grad():
             valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
             context = model.observe(frames, past, valid, state)
             goal = focus_goal(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
             return planner.plan(model, context, goal, cost, seeds=[0])
 
-    return count_flops(once)
+    return count_flops(plan_once)
 
 
 def collect_results(
@@ -170,7 +171,7 @@ def collect_results(
     seconds: dict[str, float],
     spec: Any,
 ) -> dict[str, Any]:
-    """results.json, schema 1 (DESIGN 4.1). spec: the model's."""
+    """The content of results.json. spec: the model's."""
     steps, judge = keys.planner.mpc.receding_steps * spec.frame_skip, protocol.judge
     rows = {name: summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
     first = str(task.thresholds[0])
@@ -184,7 +185,7 @@ def collect_results(
         "success_rate_ci95": rows[MODEL_ROW][f"{judge}_ci95"][first],
         "held_rate": rows[MODEL_ROW]["held"][first],
         "episodes": len(cases.seeds),
-        "floors": {"random": rows[RANDOM_ROW][judge][first], "zero": rows[ZERO_ROW][judge][first]},
+        "baselines": {"random": rows[RANDOM_ROW][judge][first], "zero": rows[ZERO_ROW][judge][first]},
         "oracle": rows[ORACLE_ROW][judge][first] if ORACLE_ROW in rows else None,
         "seconds": seconds,
         "methods": rows,
@@ -196,14 +197,14 @@ def collect_results(
             "ms_p95": float(np.quantile(times, 0.95)),
             "environments": len(cases.seeds),
             "device": str(spec.device),
-            "peak_mib": peak_mib(),
+            "peak_mib": measure_peak_mib(),
             "precision": "fp32",
         },
         "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
     }
 
 
-def peak_mib() -> float:
+def measure_peak_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
     import resource
     import sys
@@ -212,8 +213,8 @@ def peak_mib() -> float:
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def episode_lines(runs: dict[str, Rollouts], cases: Cases) -> str:
-    """One JSON object an episode and method: where it came from and the distance after every step."""
+def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
+    """A line of JSON per method and episode: its source and the distance after every step."""
     lines = []
     for name, run in runs.items():
         for number, distances in enumerate(run.distances):
@@ -234,7 +235,7 @@ def episode_lines(runs: dict[str, Rollouts], cases: Cases) -> str:
     return "\n".join(lines) + "\n"
 
 
-def headline(results: dict[str, Any]) -> str:
+def format_headline(results: dict[str, Any]) -> str:
     """The result in one line."""
     low, high = results["success_rate_ci95"]
     threshold, unit = results["thresholds"][0], results["unit"]
@@ -242,13 +243,13 @@ def headline(results: dict[str, Any]) -> str:
     known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
     return (
         f"{results['task']}{known}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
-        f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['floors']['random']:.0%}, zero action "
-        f"{results['floors']['zero']:.0%}{oracle}; {results['episodes']} episodes"
+        f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['baselines']['random']:.0%}, zero action "
+        f"{results['baselines']['zero']:.0%}{oracle}; {results['episodes']} episodes"
     )
 
 
-def _rates(run: Rollouts, task: TaskSpec) -> str:
-    shares = [f"{reached(run.distances, t).mean():.0%}" for t in task.thresholds]
-    held = reached(run.distances, task.thresholds[0], task.held_steps).mean()
+def _format_rates(run: Rollouts, task: TaskSpec) -> str:
+    shares = [f"{detect_success(run.distances, t).mean():.0%}" for t in task.thresholds]
+    held = detect_success(run.distances, task.thresholds[0], task.held_steps).mean()
     limits = "/".join(str(t) for t in task.thresholds)
     return f"within {limits} {task.distance_unit}: {' '.join(shares)}, held {held:.0%}"

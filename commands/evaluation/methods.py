@@ -55,12 +55,13 @@ class EvaluationKeys(RunKeys):
     """rollout videos to write"""
 
 
-def methods(keys: EvaluationKeys, setting: Setting, console: Console) -> dict[str, Callable[[], Rollouts]]:
-    """Every row of the protocol, as a function that plays it; those of a model only where the setting has one."""
+def make_methods(keys: EvaluationKeys, setting: Setting, console: Console) -> dict[str, Callable[[], Rollouts]]:
+    """Functions that play each method of the protocol, by its name; those with a model only where the setting has
+    one."""
     planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
     model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    felt = {} if model is None or model.spec.proprio == "none" else {"proprio": True}
-    kwargs = {**setting.about["env_kwargs"], **felt}
+    sensors = {} if model is None or model.spec.proprio == "none" else {"proprio": True}
+    kwargs = {**setting.about["env_kwargs"], **sensors}
     workers = keys.workers or os.cpu_count() or 1
     in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
     budget = protocol.budget
@@ -74,15 +75,15 @@ def methods(keys: EvaluationKeys, setting: Setting, console: Console) -> dict[st
         return OracleDynamics(envs.make(task.name, **kwargs), with_model, planner.horizon, workers, setting.frame_skip)
 
     def oracle() -> Rollouts:
-        true_cost = replace(cost, view="truth", token_keep=1.0, distance=truth_distance(task))
-        return play(OraclePolicy(simulator(None), oracle_planner(planner, {}), true_cost, mpc), ORACLE_ROW)
+        true_cost = replace(cost, view="truth", token_keep=1.0, distance=make_true_distance(task))
+        return play(OraclePolicy(simulator(None), make_oracle_planner(planner, {}), true_cost, mpc), ORACLE_ROW)
 
     def oracle_cost() -> Rollouts:
         small = protocol.oracle_cost
         less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
         brief = replace(mpc, receding_steps=small.receding_steps)
-        policy = OraclePolicy(simulator(model), oracle_planner(planner, less), cost, brief)
-        return play(policy, ORACLE_COST_ROW, cases.first(small.episodes))
+        policy = OraclePolicy(simulator(model), make_oracle_planner(planner, less), cost, brief)
+        return play(policy, ORACLE_COST_ROW, cases.take(small.episodes))
 
     rows: dict[str, Callable[[], Rollouts]] = {
         RANDOM_ROW: lambda: play(RandomPolicy(task), RANDOM_ROW),
@@ -98,9 +99,9 @@ def methods(keys: EvaluationKeys, setting: Setting, console: Console) -> dict[st
     return rows
 
 
-def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
-    """The planner as the simulator can serve it, with the settings `less` that it has: the simulator gives no
-    gradients, so that CEM of the same horizon stands in for planners that follow some (results: oracle_planner)."""
+def make_oracle_planner(planner: Any, less: dict[str, int]) -> Any:
+    """The planner with smaller settings `less`, as far as it has them. The simulator gives no gradients: CEM of the
+    same horizon replaces a planner that needs them (`oracle_planner` in results.json)."""
     if planner.needs_gradient:
         planner = CEM(CEMKeys(horizon=planner.horizon))
     own = {item.name for item in fields(planner.config)}
@@ -110,8 +111,8 @@ def oracle_planner(planner: Any, less: dict[str, int]) -> Any:
     return type(planner)(replace(planner.config, **settings))
 
 
-def truth_distance(task: TaskSpec) -> Any:
-    """The task's true distance as a cost on the `truth` view."""
+def make_true_distance(task: TaskSpec) -> Any:
+    """A cost: the task's true distance, on the view `truth`."""
 
     def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         apart = task.distance(imagined.cpu().numpy(), goal.cpu().numpy())

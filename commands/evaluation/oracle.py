@@ -1,11 +1,9 @@
-"""The oracle: the true simulator behind the Dynamics protocol, so that any planner and cost can be judged
-with it.
+"""The oracle: the true simulator behind the Dynamics protocol, for any planner and cost.
 
-It steps MuJoCo for all candidates (`mujoco.rollout`, threads; an environment of Gymnasium's is stepped itself, one
-candidate after another) and offers the view `truth`; given a model, it
-also renders the candidates' futures and encodes them, so that the model's own cost can be planned with
-perfect dynamics. With the true distance as cost it says what the planner can reach at all; with the model's
-cost, whether a failure is the cost's or the model's.
+It steps MuJoCo for all candidates (`mujoco.rollout`, in threads; an environment of Gymnasium is stepped itself, one
+candidate after another) and offers the view `truth`. With a model it also renders and encodes the futures of the
+candidates, so that the model's cost can be planned with perfect dynamics. The true distance as cost shows what the
+planner can reach at all. The model's cost shows whether the cost or the dynamics cause a failure.
 """
 
 from __future__ import annotations
@@ -26,14 +24,14 @@ from planners.protocol import Cost, Dynamics, DynamicsSpec, Keep, Planner, Views
 
 
 @dataclass
-class States:
-    """A context of true states [B, S]."""
+class OracleContext:
+    """A context: true states [B, S]."""
 
     states: NDArray[np.float64]
 
-    def select(self, rows: slice | Tensor) -> States:
-        """Those environments only."""
-        return States(self.states[rows if isinstance(rows, slice) else rows.cpu().numpy()])
+    def select(self, rows: slice | Tensor) -> OracleContext:
+        """Some of the environments."""
+        return OracleContext(self.states[rows if isinstance(rows, slice) else rows.cpu().numpy()])
 
 
 class OracleDynamics:
@@ -56,18 +54,18 @@ class OracleDynamics:
         self.spec = DynamicsSpec(low, high, (env.size, env.size), horizon, views, frame_skip, device=device)
 
     def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
-        """True states and goals [B, S] of this moment."""
+        """Set the present true states and goals [B, S]."""
         self.states, self.goal_states = np.array(states), np.array(goal_states)
 
     def observe(
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
-    ) -> States:
-        """The true states: the frames are not looked at."""
-        return States(self.states)
+    ) -> OracleContext:
+        """The true states; the frames are not used."""
+        return OracleContext(self.states)
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
-        """The goals' truth, and the model's views of the goal images."""
-        views: dict[str, Any] = {"truth": lambda: self._truth(self.goal_states)}
+        """The true state of the goals, and the model's views of the goal images."""
+        views: dict[str, Any] = {"truth": lambda: self._compute_truth(self.goal_states)}
         if self.model is not None:
             goal = self.model.encode_goal(frames_BHWC)
             views |= {name: goal.view(name) for name in self.model.spec.views}
@@ -77,15 +75,17 @@ class OracleDynamics:
         """A simulated step as a goal."""
         return Views({name: imagined.view(name)[:, 0, step] for name in imagined.names()})
 
-    def imagine(self, context: States, actions_BSKA: Tensor, generator: Any = None, keep: Keep = "path") -> Views:
+    def imagine(
+        self, context: OracleContext, actions_BSKA: Tensor, generator: Any = None, keep: Keep = "path"
+    ) -> Views:
         """Simulate all candidates; frames are rendered only if a view of the model is asked for."""
         actions = actions_BSKA.cpu().numpy().astype(np.float64)
         states = np.stack([self._simulate(state, plan) for state, plan in zip(context.states, actions, strict=True)])
         if keep == "last":
             states = states[:, :, -1:]
-        views: dict[str, Any] = {"truth": lambda: self._truth(states)}
+        views: dict[str, Any] = {"truth": lambda: self._compute_truth(states)}
         if self.model is not None:
-            views |= {name: (lambda name=name: self._seen(states, name)) for name in self.model.spec.views}
+            views |= {name: (lambda name=name: self._encode_rendered(states, name)) for name in self.model.spec.views}
         return Views(views, keep)
 
     def _simulate(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,12 +114,12 @@ class OracleDynamics:
                 found[s, k] = self.env.get_state()
         return found
 
-    def _truth(self, states: NDArray[np.float64]) -> Tensor:
+    def _compute_truth(self, states: NDArray[np.float64]) -> Tensor:
         """Truth [..., L] of full states [..., S]."""
         return torch.from_numpy(self.env.truth(states)).to(self.spec.device)
 
     @torch.no_grad()
-    def _seen(self, states: NDArray[np.float64], name: str) -> Tensor:
+    def _encode_rendered(self, states: NDArray[np.float64], name: str) -> Tensor:
         """The model's view of the rendered states [B, S, K, state]."""
         assert self.model is not None
         flat = states.reshape(-1, states.shape[-1])
@@ -134,7 +134,7 @@ class OraclePolicy:
     def __init__(self, dynamics: OracleDynamics, planner: Planner, cost: Cost, config: MPCConfig) -> None:
         self.dynamics, self.mpc = dynamics, MPC(dynamics, planner, cost, config)
 
-    def sees_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
+    def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
         """Called by the evaluator before every act."""
         self.dynamics.set_states(states, goal_states)
 

@@ -1,8 +1,8 @@
-"""`jepa plan goal=photo.png`: reach what a picture shows, from held-out starts, where no true distance is known.
+"""`jepa plan goal=photo.png`: plan to an image file from held-out starts, where no true distance is known.
 
-Several pictures (`goal=[first.png,then.png]`) are sub-goals, taken one after the other. What comes out is judged in the
-model's own features (RMS over the cost's view, as the planner's `metric=l2`) and by eye on videos; success rates need
-goals whose state is known.
+Several pictures (`goal=[first.png,then.png]`) are sub-goals, taken one after the other. The result is measured in the
+model's features (RMS over the cost's view, as the planner's `metric=l2`) and shown on videos. A success rate needs a
+goal whose state is known.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from world_model.nn.pools import normed_tokens
 
 SCHEMA = 1
 UNIT = "apart in features"
-KNOWN_FRAMES, TRIED_FRAMES = 512, 128  # of train and val, which a picture is compared with
-STRANGE = 1.5  # times as far from the nearest known frame as the strangest tried one
+TRAIN_FRAMES, VAL_FRAMES = 512, 128  # frames that a picture is compared with
+NOVEL = 1.5  # novelty from which a picture gets a warning
 
 
-class TowardsPhotos:
-    """A policy that is told the same pictures, uint8 [G, H, W, 3], whatever the goals of its episodes are."""
+class PhotoGoalPolicy:
+    """A policy that gets the same goal pictures, uint8 [G, H, W, 3], in every episode."""
 
     def __init__(self, policy: Any, photos: NDArray[np.uint8]) -> None:
-        self.policy, self.told = policy, photos[0] if len(photos) == 1 else photos
+        self.policy, self.photos = policy, photos[0] if len(photos) == 1 else photos
         self.act = policy.act
 
     def reset(self, goal_frames: NDArray[np.uint8], seeds: Sequence[int]) -> None:
-        self.policy.reset(np.repeat(self.told[None], len(seeds), 0), seeds)
+        self.policy.reset(np.repeat(self.photos[None], len(seeds), 0), seeds)
 
 
 def check_goals(goal: str | list[str], switching: MPCConfig) -> list[str]:
-    """The picture files of `goal`. UsageError for several of them where nothing would ever switch them."""
+    """The picture files of `goal`. UsageError for several where nothing switches from one to the next."""
     goals = [goal] if isinstance(goal, str) else list(goal)
     if not goals or len(goals) > 1 and not (switching.reached_cost or switching.subgoal_steps):
         raise UsageError(
@@ -78,34 +78,38 @@ def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]
     return pixels
 
 
-def reach(
+def plan_to_photos(
     goals: Sequence[str], view: str, count: int, setting: Setting, policy: Any, folder: Path, console: Console
 ) -> str:
-    """Plan from the setting's starts to picture files, one after the other; returns the headline, about the last one.
+    """Plan from the setting's starts to picture files, one after the other; returns the headline, on the last one.
 
-    view: of the model, in which distances are measured. count: videos. Writes results.json, videos and report.html.
+    view: view of the model that distances are measured in. count: videos. Writes results.json, videos and report.html.
     """
     model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
     assert budget is not None
     photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
     for goal, photo in zip(goals, photos, strict=True):
-        times = strangeness(model, setting.reader, photo)
-        if times > STRANGE:
+        novelty = measure_novelty(model, setting.reader, photo)
+        if novelty > NOVEL:
             console.warn(
-                f"jepa plan: goal={goal} looks unlike the data: its features are {times:.1f} times as far from the "
-                "nearest training frame as those of the strangest held-out frame; is it of another environment, camera "
-                "or light?"
+                f"jepa plan: goal={goal} looks unlike the data: its features are {novelty:.1f} times as far from the "
+                "nearest training frame as those of any held-out frame; is it of another environment, camera or light?"
             )
-    felt = {} if model.spec.proprio == "none" else {"proprio": True}
-    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **felt})
+    sensors = {} if model.spec.proprio == "none" else {"proprio": True}
+    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **sensors})
     runs: dict[str, Rollouts] = {}
     for name, method in (("model", policy), ("random", RandomPolicy(task))):
         with console.progress(name, budget, "environment steps") as progress:
             runs[name] = run_episodes(
-                TowardsPhotos(method, photos), make, cases, budget, len(cases.seeds), lambda done: progress.update(done)
+                PhotoGoalPolicy(method, photos),
+                make,
+                cases,
+                budget,
+                len(cases.seeds),
+                lambda done: progress.update(done),
             )
     frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
-    apart = {name: distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
+    apart = {name: measure_distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
     film = replace(
         runs["model"],
         distances=apart["model"][:count],
@@ -114,9 +118,11 @@ def reach(
     )
     unjudged = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
     videos = write_videos(film, cases, unjudged, folder / "videos") if count else []
-    methods = {name: _summary(d) for name, d in apart.items()}
+    methods = {name: _summarise_distances(d) for name, d in apart.items()}
     for goal, photo in zip(goals[:-1], photos[:-1], strict=True):
-        methods[f"model, from {goal} on the way"] = _summary(distances(model, view, frames["model"], photo))
+        methods[f"model, from {goal} on the way"] = _summarise_distances(
+            measure_distances(model, view, frames["model"], photo)
+        )
     headline = (
         f"{task.name}: towards {goals[-1]} from {len(cases.seeds)} starts, feature distance "
         f"{methods['model']['start']:.2f} at the start, {methods['model']['least']:.2f} at the nearest, "
@@ -134,12 +140,12 @@ def reach(
             "methods": methods,
         },
     )
-    _report(headline, methods, videos, folder / "report.html")
+    _write_report(headline, methods, videos, folder / "report.html")
     return headline
 
 
 @torch.no_grad()
-def distances(
+def measure_distances(
     model: LatentDynamics, view: str, frames: NDArray[np.uint8], photo: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     """RMS distance [n, T] of frames [n, T, H, W, 3] from the picture, in a view of the model."""
@@ -153,27 +159,27 @@ def distances(
 
 
 @torch.no_grad()
-def strangeness(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]) -> float:
-    """How far a picture's tokens are from those of the nearest of some train frames, over the same of that val frame
-    for which it is largest."""
+def measure_novelty(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]) -> float:
+    """Distance of a picture's tokens from those of the nearest `train` frame, divided by the largest such distance of a
+    `val` frame."""
 
-    def tokens(frames: NDArray[np.uint8]) -> torch.Tensor:
-        found = model.encoder.encode_frames(torch.from_numpy(frames[None]).to(model.spec.device))[0]
-        return normed_tokens(found).float()
+    def encode_tokens(frames: NDArray[np.uint8]) -> torch.Tensor:
+        tokens = model.encoder.encode_frames(torch.from_numpy(frames[None]).to(model.spec.device))[0]
+        return normed_tokens(tokens).float()
 
-    known = tokens(_spread(reader, "train", KNOWN_FRAMES))
-    tried = torch.cdist(tokens(_spread(reader, "val", TRIED_FRAMES)), known).amin(1).max()
-    return float(torch.cdist(tokens(photo[None].copy()), known).min() / tried.clamp_min(1e-6))
+    train = encode_tokens(_sample_frames(reader, "train", TRAIN_FRAMES))
+    largest = torch.cdist(encode_tokens(_sample_frames(reader, "val", VAL_FRAMES)), train).amin(1).max()
+    return float(torch.cdist(encode_tokens(photo[None].copy()), train).min() / largest.clamp_min(1e-6))
 
 
-def _spread(reader: Any, split: str, count: int) -> NDArray[np.uint8]:
+def _sample_frames(reader: Any, split: str, count: int) -> NDArray[np.uint8]:
     """Frames [n, H, W, 3] from all over a split."""
     rows = split_rows(reader, split)
     return reader.gather("pixels", rows[:: max(1, len(rows) // count), None])[:, 0]
 
 
-def _summary(distances_nT: NDArray[np.float64]) -> dict[str, float]:
-    """Medians over episodes of the distance at the start, at the nearest moment after it, and at the end."""
+def _summarise_distances(distances_nT: NDArray[np.float64]) -> dict[str, float]:
+    """Medians over episodes of the distance at the start, of the least one after it, and of the last one."""
     return {
         "start": float(np.median(distances_nT[:, 0])),
         "least": float(np.median(distances_nT[:, 1:].min(1))),
@@ -181,12 +187,12 @@ def _summary(distances_nT: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def _report(headline: str, methods: dict[str, dict[str, float]], videos: Sequence[Path], path: Path) -> None:
-    moments = ("start", "least", "final")
-    rows = [[escape(name), *(f"{row[moment]:.3g}" for moment in moments)] for name, row in methods.items()]
+def _write_report(headline: str, methods: dict[str, dict[str, float]], videos: Sequence[Path], path: Path) -> None:
+    keys = ("start", "least", "final")
+    rows = [[escape(name), *(f"{row[key]:.3g}" for key in keys)] for name, row in methods.items()]
     text = (
-        "Left the episode, right the picture. Numbers are the root mean square distance from the picture in the "
-        "features the planner compares, medians over starts; no true distance is known for a picture."
+        "Left: the episode. Right: the picture. Numbers are root mean square distances from the picture in the "
+        "features that the planner compares, medians over starts. A picture has no known true distance."
     )
     shown = "".join(page.video(video, f"start {number}") for number, video in enumerate(videos))
     title = "Towards a picture"

@@ -1,10 +1,8 @@
-"""The evaluation protocol (DESIGN 4.5): held-out starts and goals, floors, oracle, success at any time and
-held.
+"""The evaluation protocol: held-out starts and goals, baselines, an oracle, success at any time and held.
 
-Start and goal are two moments of one held-out episode, `goal_offset` environment steps apart and at least
-`min_goal_distance` apart; starts that satisfy the goal already are left out and counted. Every method meets
-the same starts, goals and seeds. Success is judged on the true state by the task's own distance; the methods
-see images.
+Start and goal are two frames of one held-out episode, `goal_offset` environment steps apart and at least
+`min_goal_distance` apart. Starts that already satisfy the goal are left out and counted. Every method gets the same
+starts, goals and seeds. Success is judged on the true state by the task's distance; the methods see images alone.
 """
 
 from __future__ import annotations
@@ -18,61 +16,55 @@ from numpy.typing import NDArray
 
 from envs.task_spec import TaskSpec
 
-Look = tuple[NDArray[np.float64], int]
+JudgedSteps = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]
 
 
 @dataclass(frozen=True)
 class OracleCostConfig:
-    """The row that plans with the true simulator and the model's own cost: it renders and encodes every candidate's
-    future, minutes an episode on a CPU at the model's own search, so it plays few episodes with a smaller search."""
+    """The true simulator planned with the model's cost. It renders and encodes the future of every candidate, which
+    takes minutes per episode on a CPU, so it plays few episodes with a smaller search."""
 
     episodes: int = 4
-    """episodes it plays; 0: none"""
+    """episodes played (0 disables this)"""
     samples: int = 48
-    """candidates an iteration"""
+    """candidates per iteration (>= 2)"""
     elites: int = 8
-    """best candidates that shape the next iteration"""
+    """best candidates, which the next iteration is fitted to (1 to samples)"""
     iterations: int = 3
-    """iterations a plan"""
+    """iterations per plan (>= 1)"""
     receding_steps: int = 2
-    """model steps executed before planning again"""
+    """model steps executed per plan (>= 1)"""
 
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """What is evaluated. episodes: starts and goals wanted. split: `val` to choose, `eval` to report.
-
-    budget, goal_offset (environment steps) and min_goal_distance (the task's unit): null means the task's own.
-    judge: what the headline counts: within the threshold at `any` time, `held`, at the `final` step, or where the
-    planner plans again (`replan`). thresholds: the headline's by task, where it is not the task's own. keep_solved:
-    whether starts that satisfy the goal count, too. says: what is to be known of the protocol, for its report.
-    """
+    """Which starts and goals are evaluated, and what counts as success."""
 
     episodes: int = 50
-    """starts and goals"""
+    """pairs of start and goal (>= 1)"""
     split: str = "eval"
-    """episodes they come from: val to choose a planner, eval to report"""
+    """episodes that starts and goals come from: val to choose settings, eval to report"""
     seed: int = 0
-    """seed of the choice of starts and goals, and of the planner's draws"""
+    """seed of the choice of starts and goals, and of the planner"""
     budget: int | None = None
-    """environment steps an episode may take; null: the task's own"""
+    """environment steps per episode (>= 1); null: the task's own"""
     goal_offset: int | None = None
-    """environment steps between start and goal; null: the task's own"""
+    """environment steps from start to goal (>= 1); null: the task's own"""
     min_goal_distance: float | None = None
-    """least distance between start and goal, the task's unit; null: the task's own"""
+    """least distance from start to goal, in the task's unit (>= 0); null: the task's own"""
     judge: Judge = "any"
-    """what the headline counts: any, held, final, or replan (where the planner plans again)"""
+    """success in the headline: at any time, held, at the final step, or replan (where the planner plans again)"""
     thresholds: dict[str, float] = field(default_factory=dict)
-    """the headline's threshold by task, as {reacher: 0.05}; else the task's own"""
+    """threshold of the headline by task, as {reacher: 0.05}; empty: the task's own"""
     keep_solved: bool = False
-    """whether starts that satisfy the goal already count"""
-    says: str = ""
-    """what is to be known of the protocol, for its report"""
+    """whether starts that already satisfy the goal count"""
+    note: str = ""
+    """remark on the protocol, shown in the report"""
     oracle: bool = True
-    """whether the true simulator plans with the true distance, too"""
+    """whether the oracle is run: the true simulator planned with the true distance"""
     oracle_cost: OracleCostConfig = field(default_factory=OracleCostConfig)
-    """the true simulator with the model's own cost: renders and encodes every candidate's future"""
+    """the true simulator planned with the model's cost"""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -83,39 +75,32 @@ class ProtocolConfig:
 
 @dataclass(frozen=True)
 class Cases:
-    """Starts and goals [n]: full simulator states, where they came from, and their distances."""
+    """Pairs of start and goal [n]: full simulator states, their source, and their distances."""
 
     start_states: NDArray[np.float64]
     goal_states: NDArray[np.float64]
     episodes: NDArray[np.int64]
     starts: NDArray[np.int64]
     distances: NDArray[np.float64]
-    kinds: NDArray[np.str_] | None  # the task's kinds of goals, where it has some
+    kinds: NDArray[np.str_] | None  # kind of goal, where the task has kinds
     seeds: tuple[int, ...]
-    solved_starts: int  # candidates left out since they satisfied the goal at the start
-    too_near: int  # candidates left out since start and goal were nearer than the least distance
+    solved_starts: int  # candidates left out because they already satisfied the goal
+    too_near: int  # candidates left out because start and goal were nearer than the least distance
 
-    def first(self, count: int) -> Cases:
-        """The first `count` of them."""
-        return Cases(
-            self.start_states[:count],
-            self.goal_states[:count],
-            self.episodes[:count],
-            self.starts[:count],
-            self.distances[:count],
-            None if self.kinds is None else self.kinds[:count],
-            self.seeds[:count],
-            self.solved_starts,
-            self.too_near,
-        )
+    def take(self, count: int) -> Cases:
+        """The first `count` pairs."""
+        rows: dict[str, Any] = {
+            key: value[:count] for key, value in vars(self).items() if isinstance(value, (np.ndarray, tuple))
+        }
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a model is evaluated in: itself, the held-out data, and the starts and goals drawn from that."""
+    """A model, the held-out data, and the starts and goals drawn from that."""
 
-    model: Any  # world_model.dynamics.LatentDynamics, or None: floors and oracle alone
-    about: dict[str, Any]  # what its folder or the data says: env, env_kwargs, objective, ...
+    model: Any  # world_model.dynamics.LatentDynamics, or None: baselines and oracle alone
+    about: dict[str, Any]  # from the model folder or the data: env, env_kwargs, objective, ...
     reader: Any  # data.store.Reader
     task: TaskSpec
     protocol: ProtocolConfig  # resolved: no null is left
@@ -123,8 +108,8 @@ class Setting:
     frame_skip: int  # environment steps in a model step
 
 
-def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
-    """The protocol with the task's own numbers where none were given."""
+def resolve_protocol(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
+    """The protocol with the task's own values in place of null."""
     nearest = task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance
     return replace(
         protocol,
@@ -134,8 +119,8 @@ def resolve(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     )
 
 
-def judged(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
-    """The task with the protocol's threshold first, where it has one for it."""
+def apply_threshold(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
+    """The task with the protocol's threshold for it first, where there is one."""
     if task.name not in protocol.thresholds:
         return task
     first = float(protocol.thresholds[task.name])
@@ -143,8 +128,7 @@ def judged(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
 
 
 def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
-    """Starts and goals of a split, spread evenly over its episodes; ValueError if the file cannot serve
-    them."""
+    """Starts and goals of a split, spread evenly over its episodes; ValueError where the file has too few."""
     assert protocol.goal_offset is not None and protocol.min_goal_distance is not None, protocol
     rng = np.random.default_rng([protocol.seed, 71])
     rounds: list[list[tuple[float, int, int]]] = []
@@ -196,14 +180,15 @@ class Policy(Protocol):
         ...
 
     def act(self, frames: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Actions [B, A] for the current frames [B, H, W, C], and what the body feels [B, Q] where that is shown."""
+        """Actions [B, A] for the current frames [B, H, W, C] and, where the environment gives it, proprioception
+        [B, Q]."""
         ...
 
 
 @dataclass
 class Rollouts:
-    """What a method did: distances [n, budget + 1] with the start first, the frames that were asked for, and times and
-    energies of a planner (`planners.mpc.MPC`)."""
+    """The episodes of one method: distances [n, budget + 1] with the start first, frames of the first ones, and times
+    and energies of its planner (`planners.mpc.MPC`)."""
 
     distances: NDArray[np.float64]
     actions: NDArray[np.float32]
@@ -223,7 +208,7 @@ def run_episodes(
 ) -> Rollouts:
     """Play all cases side by side for `budget` environment steps.
 
-    A policy with an attribute `sees_states` (an oracle) is handed the simulator's states before every act.
+    A policy with a method `set_states` (an oracle) gets the simulator's states before every act.
     """
     count = len(cases.seeds)
     batch = make_vector(count)
@@ -231,15 +216,15 @@ def run_episodes(
         options = [{"state": s, "goal_state": g} for s, g in zip(cases.start_states, cases.goal_states, strict=True)]
         observation, info = batch.reset(seed=list(cases.seeds), options=options)
         policy.reset(observation["goal_pixels"], cases.seeds)
-        oracle = getattr(policy, "sees_states", None)
+        set_states = getattr(policy, "set_states", None)
         distances, actions, frames = (
             [info["distance"].copy()],
             [],
             [observation["pixels"][:num_videos].copy()],
         )
         for step in range(budget):
-            if oracle is not None:
-                oracle(batch.get_states(), cases.goal_states)
+            if set_states is not None:
+                set_states(batch.get_states(), cases.goal_states)
             action = policy.act(observation["pixels"], observation.get("proprio"))
             observation, _, _, _, info = batch.step(action)
             distances.append(info["distance"].copy())
@@ -258,7 +243,7 @@ def run_episodes(
         batch.close()
 
 
-def reached(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.bool_]:
+def detect_success(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.bool_]:
     """Per episode: within the threshold for `steps` consecutive steps, at any time after the start."""
     within = distances[:, 1:] <= threshold
     if within.shape[1] < steps:
@@ -267,7 +252,7 @@ def reached(distances: NDArray[np.float64], threshold: float, steps: int = 1) ->
     return np.any(np.all(runs, axis=2), axis=1)
 
 
-def wilson(successes: int, count: int) -> tuple[float, float]:
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     """95 % Wilson score interval of a rate (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
@@ -277,8 +262,8 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def judgements(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, Look]:
-    """What every judge looks at, each with the number of consecutive steps that must be within the threshold."""
+def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, JudgedSteps]:
+    """Distances that each judge reads, and how many consecutive ones must be within the threshold."""
     return {
         "any": (distances, 1),
         "held": (distances, task.held_steps),
@@ -290,17 +275,17 @@ def judgements(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int
 def summarise(
     distances: NDArray[np.float64], cases: Cases, task: TaskSpec, replan_steps: int = 1, judge: Judge = "any"
 ) -> dict[str, Any]:
-    """One method's numbers: success by every judge with intervals; by goal distance and by kind of goal as `judge` has
-    it. replan_steps: environment steps from one plan to the next."""
+    """Results of one method: success by every judge with intervals; by goal distance and kind of goal for `judge`.
+    replan_steps: environment steps from one plan to the next."""
     count = len(distances)
-    cases = cases.first(count)
-    looks = judgements(distances, task, replan_steps)
+    cases = cases.take(count)
+    judged = select_judged_steps(distances, task, replan_steps)
     rates: dict[str, Any] = {}
-    for name, (looked, steps) in looks.items():
-        hits = {threshold: int(reached(looked, threshold, steps).sum()) for threshold in task.thresholds}
+    for name, (seen, steps) in judged.items():
+        hits = {threshold: int(detect_success(seen, threshold, steps).sum()) for threshold in task.thresholds}
         rates[name] = {str(t): n / count for t, n in hits.items()}
-        rates[f"{name}_ci95"] = {str(t): wilson(n, count) for t, n in hits.items()}
-    success = reached(looks[judge][0], task.thresholds[0], looks[judge][1])
+        rates[f"{name}_ci95"] = {str(t): wilson_interval(n, count) for t, n in hits.items()}
+    success = detect_success(judged[judge][0], task.thresholds[0], judged[judge][1])
     bins = []
     for low, high in zip(task.distance_bins[:-1], task.distance_bins[1:], strict=True):
         inside = (cases.distances >= low) & (cases.distances < high)
@@ -320,7 +305,7 @@ def summarise(
 
 
 class RandomPolicy:
-    """Uniform actions within the bounds: the random floor."""
+    """Baseline: uniform actions within the bounds."""
 
     def __init__(self, task: TaskSpec) -> None:
         self.low, self.high = np.array(task.action_low), np.array(task.action_high)
@@ -333,7 +318,7 @@ class RandomPolicy:
 
 
 class ZeroPolicy:
-    """No action at all, or the nearest that the bounds allow: the zero-action floor."""
+    """Baseline: no action, or the nearest one that the bounds allow."""
 
     def __init__(self, task: TaskSpec) -> None:
         self.action = np.clip(np.zeros(len(task.action_low)), task.action_low, task.action_high).astype(np.float32)

@@ -1,8 +1,8 @@
-"""The report of a planning evaluation: one HTML file that says what was reached, beside floors and oracle.
+"""The report of an evaluation: one HTML file with the results of every method.
 
-It shows the protocol of commands/evaluation/protocol.py whole: every method at every threshold with intervals, the
-distance over time, success by distance, planning time, what was left out, and videos that were not picked.
-Figures come from commands/report/plots.py, videos from videos.py, pieces of the page from page.py.
+It shows success at every threshold with intervals, distance over time, success by distance, planning time, what was
+left out, and videos of the first episodes. Figures come from plots.py, videos from videos.py, elements of the page from
+page.py.
 """
 
 from __future__ import annotations
@@ -13,33 +13,30 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.evaluation.protocol import Cases, Rollouts, reached
+from commands.evaluation.protocol import Cases, Rollouts, detect_success
 from commands.report import page
 from commands.report.figure import SERIES
-from commands.report.plots import bins_svg, distance_svg, energy_svg, horizon_curves, success_svg, training_curves
-from commands.report.videos import write_videos
+from commands.report.plots import bins_svg, distance_svg, energy_svg, success_svg
 from commands.shared.console import duration
 from commands.shared.runs import flatten, plain, write_atomic
 from envs.task_spec import TaskSpec
 
-__all__ = ["horizon_curves", "planning_report", "training_curves", "write_videos"]
-
-# What the rows of commands/plan.py mean; another row speaks for itself.
+# What each method is; others have no explanation.
 MEANING = {
     "model": "the method under test: plans with the learned dynamics to the goal image, from images alone.",
-    "random": "uniform actions within the bounds: the first floor.",
-    "zero action": "no action, or the nearest that the bounds allow: the second floor.",
-    "oracle": "the same planner with the true simulator as dynamics and the true distance as cost: what this "
-    "planner can reach at all.",
-    "oracle, model's cost": "the true simulator as dynamics and the model's own cost, with a smaller search: "
-    "if it fails where the oracle succeeds, the cost is to blame and not the dynamics.",
+    "random": "baseline: uniform actions within the bounds.",
+    "zero action": "baseline: no action, or the nearest one that the bounds allow.",
+    "oracle": "the same planner with the true simulator as dynamics and the true distance as cost: the most that this "
+    "planner can reach.",
+    "oracle, model's cost": "the true simulator as dynamics and the model's cost, with a smaller search: "
+    "where it fails and the oracle succeeds, the cost is at fault, not the dynamics.",
 }
 
-# What a headline counts (commands.evaluation.protocol.Judge).
+# Success as the headline counts it (commands.evaluation.protocol.Judge).
 JUDGED = {"any": "any time", "held": "held", "final": "at the end", "replan": "where it plans again"}
 
 
-def planning_report(
+def write_report(
     results: Mapping[str, Any],
     runs: Mapping[str, Rollouts],
     cases: Cases,
@@ -58,42 +55,42 @@ def planning_report(
     parts = [
         f"<h1>{escape(title)}</h1>",
         page.paragraph(task.description, "note"),
-        page.paragraph(headline_text(results, task), "headline"),
-        _tiles(results, task),
-        page.section("Methods", *_methods(results, task)),
-        page.section("Distance over time", _distances(runs, task)),
-        page.section("Success by distance of the goal", *_bins(methods, task)),
-        page.section("Planning time", page.facts(_times(results))),
-        *([page.section("Energy over iterations", _energy(tested))] if tested.energies else []),
-        page.section("Episodes on video", *_videos(videos, tested, cases, task)),
-        *(page.section(heading, _extra(heading, content)) for heading, content in extra or ()),
-        page.section("Protocol", page.facts(_protocol(results, task)), *_settings(results)),
+        page.paragraph(describe_result(results, task), "headline"),
+        _render_tiles(results, task),
+        page.section("Methods", *_render_methods(results, task)),
+        page.section("Distance over time", _render_distances(runs, task)),
+        page.section("Success by distance of the goal", *_render_bins(methods, task)),
+        page.section("Planning time", page.facts(_list_times(results))),
+        *([page.section("Energy over iterations", _render_energies(tested))] if tested.energies else []),
+        page.section("Episodes on video", *_render_videos(videos, tested, cases, task)),
+        *(page.section(heading, _render_extra(heading, content)) for heading, content in extra or ()),
+        page.section("Protocol", page.facts(_list_protocol(results, task)), *_render_settings(results)),
     ]
     write_atomic(path, page.document(title, parts))
 
 
-def headline_text(results: Mapping[str, Any], task: TaskSpec) -> str:
-    """The result in words: rate, counts and interval; then floors, oracle and the normalised figure."""
-    rate, floors, oracle = results["success_rate"], results["floors"], results["oracle"]
+def describe_result(results: Mapping[str, Any], task: TaskSpec) -> str:
+    """The result in words: rate, counts and interval; baselines, oracle and normalised success."""
+    rate, baselines, oracle = results["success_rate"], results["baselines"], results["oracle"]
     judge = results["protocol"]["judge"]
     ending = "" if judge == "any" else f" ({JUDGED[judge]})"
     text = (
         f"Within {task.thresholds[0]} {task.distance_unit} of the goal{ending} in "
         f"{round(rate * results['episodes'])} of {results['episodes']} held-out episodes: "
-        f"{percent(rate)} (95% interval {interval(results['success_rate_ci95'])}); held for "
-        f"{task.held_steps} steps in {percent(results['held_rate'])}. Random actions "
-        f"reach {percent(floors['random'])}, no action {percent(floors['zero'])}"
+        f"{format_percent(rate)} (95% interval {format_interval(results['success_rate_ci95'])}); held for "
+        f"{task.held_steps} steps in {format_percent(results['held_rate'])}. Random actions "
+        f"reach {format_percent(baselines['random'])}, no action {format_percent(baselines['zero'])}"
     )
     if oracle is None:
         return f"{text}; the oracle was not run."
-    text = f"{text}, the same planner with the true simulator {percent(oracle)}"
-    if oracle <= floors["random"]:
+    text = f"{text}, the same planner with the true simulator {format_percent(oracle)}"
+    if oracle <= baselines["random"]:
         return f"{text}."
-    share = (rate - floors["random"]) / (oracle - floors["random"])
+    share = (rate - baselines["random"]) / (oracle - baselines["random"])
     return f"{text}; (success − random) / (oracle − random) = {share:.2f}."
 
 
-def percent(rate: float | None) -> str:
+def format_percent(rate: float | None) -> str:
     """A rate as a percentage, whole unless that would say 0% or 100% of something short of it."""
     if rate is None or not math.isfinite(rate):
         return "not measured"
@@ -101,12 +98,12 @@ def percent(rate: float | None) -> str:
     return f"{rate:.1%}" if close else f"{rate:.0%}"
 
 
-def interval(ci95: Sequence[float]) -> str:
+def format_interval(ci95: Sequence[float]) -> str:
     """The two ends of an interval of a rate."""
-    return f"{percent(ci95[0]).removesuffix('%')}–{percent(ci95[1])}"
+    return f"{format_percent(ci95[0]).removesuffix('%')}–{format_percent(ci95[1])}"
 
 
-def number(value: float | None, unit: str = "") -> str:
+def format_number(value: float | None, unit: str = "") -> str:
     """A number to three digits with its unit, or that it was not measured."""
     if value is None or not math.isfinite(value):
         return "not measured"
@@ -114,23 +111,27 @@ def number(value: float | None, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
-def _tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
+def _render_tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
     """The numbers a reader looks for first."""
-    first, floors, plan = next(iter(results["methods"].values())), results["floors"], results["plan"]
+    first, baselines, plan = next(iter(results["methods"].values())), results["baselines"], results["plan"]
     key, judge = str(task.thresholds[0]), results["protocol"]["judge"]
     rows = [
         (
             f"{JUDGED[name]}, ≤ {key} {task.distance_unit}",
-            percent(first[name][key]),
-            f"95% interval {interval(first[f'{name}_ci95'][key])}",
+            format_percent(first[name][key]),
+            f"95% interval {format_interval(first[f'{name}_ci95'][key])}",
         )
         for name in dict.fromkeys((judge, "any", "held"))
     ]
     rows.append(
-        (f"floors, {JUDGED[judge]}", f"{percent(floors['random'])} / {percent(floors['zero'])}", "random / no action")
+        (
+            f"baselines, {JUDGED[judge]}",
+            f"{format_percent(baselines['random'])} / {format_percent(baselines['zero'])}",
+            "random / no action",
+        )
     )
-    rows.append((f"oracle, {JUDGED[judge]}", percent(results["oracle"]), "true simulator and distance"))
-    rows.append(("planning, median", number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once"))
+    rows.append((f"oracle, {JUDGED[judge]}", format_percent(results["oracle"]), "true simulator and distance"))
+    rows.append(("planning, median", format_number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once"))
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in rows
@@ -138,7 +139,7 @@ def _tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def _methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
+def _render_methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
     """All rates as a table and as a figure, and what the rows mean."""
     methods, unit = results["methods"], escape(task.distance_unit)
     limits = [str(threshold) for threshold in task.thresholds]
@@ -151,13 +152,13 @@ def _methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
     ]
     rows = []
     for place, (name, row) in enumerate(methods.items()):
-        rates = [_rate(row, kind, limit) for kind in ("any", "held") for limit in limits]
-        about = f"{row['episodes']} episodes, {number(results['seconds'].get(name), 's')}"
+        rates = [_render_rate(row, kind, limit) for kind in ("any", "held") for limit in limits]
+        about = f"{row['episodes']} episodes, {format_number(results['seconds'].get(name), 's')}"
         rows.append(
             [
-                _name(place, name, about),
+                _render_name(place, name, about),
                 *rates,
-                *(number(row[k]) for k in ("final_distance", "least_distance")),
+                *(format_number(row[k]) for k in ("final_distance", "least_distance")),
             ]
         )
     note = (
@@ -174,18 +175,18 @@ def _methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
     ]
 
 
-def _rate(row: Mapping[str, Any], kind: str, limit: str) -> str:
+def _render_rate(row: Mapping[str, Any], kind: str, limit: str) -> str:
     """A rate and its interval as a table cell."""
-    return f'{percent(row[kind][limit])}<span class="ci">{interval(row[f"{kind}_ci95"][limit])}</span>'
+    return f'{format_percent(row[kind][limit])}<span class="ci">{format_interval(row[f"{kind}_ci95"][limit])}</span>'
 
 
-def _name(place: int, name: str, about: str = "") -> str:
+def _render_name(place: int, name: str, about: str = "") -> str:
     """A method's name as a table cell, with the colour it has in the figures."""
     colour = f'<span class="swatch" style="background:var(--series{place % len(SERIES)})"></span>'
     return f'{colour}{escape(name)}<span class="ci">{escape(about)}</span>'
 
 
-def _distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
+def _render_distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     text = (
         "Median (line) and quartiles (band) over episodes, logarithmic scale. Shaded: within "
         f"{task.thresholds[0]} {task.distance_unit}; dotted: the other thresholds; dashed: the median of "
@@ -194,7 +195,7 @@ def _distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     return page.drawing(distance_svg(runs, task), text)
 
 
-def _energy(tested: Rollouts) -> str:
+def _render_energies(tested: Rollouts) -> str:
     text = (
         "Mean over episodes of the imagined cost (the planner's own distance and reduction, no unit). All candidates "
         "near the best: the search has converged; far above it at the last iteration: more iterations would help."
@@ -202,7 +203,7 @@ def _energy(tested: Rollouts) -> str:
     return page.drawing(energy_svg(tested.energies), text)
 
 
-def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]:
+def _render_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]:
     """The plot, and the counts behind it."""
     first, tested = next(iter(methods.items()))
     bins, unit = tested["by_distance"], escape(task.distance_unit)
@@ -211,7 +212,7 @@ def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]
         f"to goal, with 95% Wilson intervals. n: episodes in the bin ({first})."
     )
     rows = [
-        [_name(place, name), *(_count(counts) for counts in row["by_distance"])]
+        [_render_name(place, name), *(_render_count(counts) for counts in row["by_distance"])]
         for place, (name, row) in enumerate(methods.items())
     ]
     head = ["method", *(f"{b['from']:g} to {b['to']:g} {unit}" for b in bins)]
@@ -221,7 +222,7 @@ def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]
     ]
     if tested["by_kind"]:
         kinds = [
-            [_name(place, name), *(_count(counts) for counts in row["by_kind"])]
+            [_render_name(place, name), *(_render_count(counts) for counts in row["by_kind"])]
             for place, (name, row) in enumerate(methods.items())
         ]
         head = ["method", *(escape(counts["kind"]) for counts in tested["by_kind"])]
@@ -230,50 +231,50 @@ def _bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]
     return [*shown, page.paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
 
 
-def _count(counts: Mapping[str, int]) -> str:
+def _render_count(counts: Mapping[str, int]) -> str:
     if not counts["episodes"]:
         return '<span class="ci">no episode</span>'
     return f"{counts['successes']} of {counts['episodes']}"
 
 
-def _times(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _list_times(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How long a plan takes, on what, and how long the evaluation took."""
     plan, seconds = results["plan"], results["seconds"]
     alone = None if plan["ms_p50"] is None else plan["ms_p50"] / plan["environments"]
-    middle, high = number(plan["ms_p50"], "ms"), number(plan["ms_p95"], "ms")
-    together = f"for {plan['environments']} episodes planned at once ({number(alone, 'ms')} an episode)"
+    middle, high = format_number(plan["ms_p50"], "ms"), format_number(plan["ms_p95"], "ms")
+    together = f"for {plan['environments']} episodes planned at once ({format_number(alone, 'ms')} an episode)"
     rows = [
         ("one plan", f"{middle} median, {high} 95th percentile, {together}"),
-        ("control step", f"{number(1000 * results['control_step_s'], 'ms')} of simulated time, one action"),
+        ("control step", f"{format_number(1000 * results['control_step_s'], 'ms')} of simulated time, one action"),
         ("device", f"{plan['device']}, {plan['precision']}"),
-        ("peak memory", f"{number(plan['peak_mib'], 'MiB')} resident, of the whole process"),
+        ("peak memory", f"{format_number(plan['peak_mib'], 'MiB')} resident, of the whole process"),
     ]
     if plan.get("flops") is not None:
-        rows.append(("arithmetic", f"{number(plan['flops'] / 1e9, 'GFLOP')} a plan"))
+        rows.append(("arithmetic", f"{format_number(plan['flops'] / 1e9, 'GFLOP')} a plan"))
     played = sum(seconds[name] for name in results["methods"] if name in seconds)
     return [*rows, ("all methods", f"{duration(played)} wall time")]
 
 
-def _videos(videos: Sequence[Path], run: Rollouts, cases: Cases, task: TaskSpec) -> list[str]:
+def _render_videos(videos: Sequence[Path], run: Rollouts, cases: Cases, task: TaskSpec) -> list[str]:
     if not videos:
         return [page.paragraph("No videos were recorded.", "note")]
     text = (
         f"The first {len(videos)} of {len(run.distances)} episodes, not picked, in real time. Left the "
-        "episode, right the goal image, the only thing the model is told. The bar fills with time and is "
+        "episode, right the goal image, all that the model gets. The bar fills with time and is "
         "green where the distance is "
         f"within {task.thresholds[0]} {task.distance_unit}."
     )
-    shown = [page.video(path, _caption(place, run, cases, task)) for place, path in enumerate(videos)]
+    shown = [page.video(path, _describe_episode(place, run, cases, task)) for place, path in enumerate(videos)]
     return [page.paragraph(text, "note"), f'<div class="videos">{"".join(shown)}</div>']
 
 
-def _caption(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
+def _describe_episode(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
     """Where an episode came from and how it ended."""
     distances, unit, limit = run.distances[place], task.distance_unit, task.thresholds[0]
     inside = (distances[1:] <= limit).nonzero()[0]
     ended = "not reached"
     if len(inside):
-        held = reached(distances[None], limit, task.held_steps)[0]
+        held = detect_success(distances[None], limit, task.held_steps)[0]
         ended = f"reached after {(inside[0] + 1) * task.control_step_s:.1f} s, {'held' if held else 'not held'}"
     return (
         f"Episode {cases.episodes[place]} from step {cases.starts[place]}: {distances[0]:.2f} {unit} away, "
@@ -281,14 +282,14 @@ def _caption(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
     )
 
 
-def _extra(title: str, content: str | Path) -> str:
+def _render_extra(title: str, content: str | Path) -> str:
     """An image by its path, else html as it is."""
     if isinstance(content, Path) or ("<" not in content and Path(content).suffix in page.MEDIA):
         return page.picture(content, title)
     return content
 
 
-def _protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str]]:
+def _list_protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str]]:
     """How it was judged and what was left out, in words."""
     protocol, out, unit, step_s = (
         results["protocol"],
@@ -304,12 +305,12 @@ def _protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str
         for name, row in methods.items()
         if row["episodes"] < whole
     )
-    said = [("protocol", protocol["says"])] if protocol["says"] else []
+    said = [("protocol", protocol["note"])] if protocol["note"] else []
     return [
         *said,
         (
             "starts and goals",
-            f"two moments of one held-out episode (split {protocol['split']}, seed "
+            f"two frames of one held-out episode (split {protocol['split']}, seed "
             f"{protocol['seed']}), {offset} environment steps ({offset * step_s:g} s) apart and at least "
             f"{protocol['min_goal_distance']:g} {unit} apart",
         ),
@@ -330,17 +331,17 @@ def _protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str, str
     ]
 
 
-def _settings(results: Mapping[str, Any]) -> list[str]:
+def _render_settings(results: Mapping[str, Any]) -> list[str]:
     """Planner, model and data, folded away."""
     shown = []
     for title in ("planner", "model", "data"):
         if title in results:
-            rows = [(key, _said(value)) for key, value in flatten(plain(results[title])).items()]
+            rows = [(key, _format_value(value)) for key, value in flatten(plain(results[title])).items()]
             shown.append(f"<details><summary>{title.capitalize()}</summary>{page.facts(rows)}</details>")
     return shown
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(_said(item) for item in value)
+        return ", ".join(_format_value(item) for item in value)
     return "none" if value is None else str(value)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import Rollouts, wilson
+from commands.evaluation.protocol import Rollouts, wilson_interval
 from commands.report.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
 from commands.shared.console import read_metrics
 from envs.task_spec import TaskSpec
@@ -243,7 +243,7 @@ def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
                 continue
             place, successes, episodes = np.array(counted, float).T
             rates = successes / episodes
-            low, high = np.array([wilson(int(s), int(n)) for _, s, n in counted]).T
+            low, high = np.array([wilson_interval(int(s), int(n)) for _, s, n in counted]).T
             spread = 100 * np.maximum([rates - low, high - rates], 0)
             axis.errorbar(
                 place + shift,

@@ -11,7 +11,7 @@ import torch
 
 from commands.config.groups import DynamicsKeys
 from commands.config.keys import OnDamaged, RunKeys
-from commands.report.planning import horizon_curves
+from commands.report.plots import horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.runs import write_json

@@ -10,7 +10,7 @@ import torch
 
 import envs
 from commands.config.keys import OnDamaged, RunKeys
-from commands.report.planning import training_curves
+from commands.report.plots import training_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.training.fit import fit

@@ -12,7 +12,7 @@ from commands.config.choices import choices
 from commands.config.compose import load_config
 from commands.config.groups import make_planner
 from commands.config.schema import override
-from commands.evaluation.methods import oracle_planner
+from commands.evaluation.methods import make_oracle_planner
 from commands.shared.errors import UsageError
 from planners.mpc import MPC
 
@@ -56,7 +56,7 @@ def test_every_planner_drives_a_model_from_frames(name):
 def test_the_oracle_plans_without_gradients_at_the_same_horizon(name):
     planner, _, _ = parts(name)
     for less in ({}, {"samples": 20, "elites": 4, "iterations": 2}):
-        stand_in = oracle_planner(planner, less)
+        stand_in = make_oracle_planner(planner, less)
         assert not stand_in.needs_gradient and stand_in.horizon == planner.horizon
         assert type(stand_in) is type(planner) or planner.needs_gradient
         assert not less or (stand_in.config.samples, stand_in.config.iterations) == (20, 2)

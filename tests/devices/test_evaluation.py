@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import envs
-from commands.evaluation.evaluate import plan_flops
-from commands.evaluation.methods import truth_distance
+from commands.evaluation.evaluate import count_plan_flops
+from commands.evaluation.methods import make_true_distance
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
-from commands.evaluation.photo_goals import distances, strangeness
+from commands.evaluation.photo_goals import measure_distances, measure_novelty
 from commands.evaluation.protocol import Rollouts
 from commands.report.imagined import imagined
 from planners.cem import CEM, CEMConfig
@@ -69,7 +69,7 @@ def oracle_actions(model, cost, states):
     policy.reset(frames(2).numpy(), [5, 6])
     found = []
     for seen in frames(2, 2, seed=2).numpy():
-        policy.sees_states(states, states[::-1])
+        policy.set_states(states, states[::-1])
         found.append(policy.act(seen, np.zeros((2, 4), np.float32)))
     return np.stack(found), policy.mpc.last_plan.cost_B.device
 
@@ -77,7 +77,7 @@ def oracle_actions(model, cost, states):
 @pytest.mark.parametrize(("kind", "view"), [(kind, view) for kind, views in VIEWS.items() for view in views])
 def test_the_oracle_with_a_models_cost_plans_where_the_model_is(kind, view, states, cuda):
     model = dynamics(**MODELS[kind])
-    cost = GoalCost(view=view, distance=truth_distance(envs.TASKS[TASK]) if view == "truth" else None)
+    cost = GoalCost(view=view, distance=make_true_distance(envs.TASKS[TASK]) if view == "truth" else None)
     here, device = oracle_actions(model, cost, states)
     assert device == CPU
     there, device = oracle_actions(model.to(cuda), cost, states)
@@ -86,7 +86,7 @@ def test_the_oracle_with_a_models_cost_plans_where_the_model_is(kind, view, stat
 
 
 def test_the_oracle_without_a_model_plans_on_the_cpu(states, cuda):
-    cost = GoalCost(view="truth", distance=truth_distance(envs.TASKS[TASK]))
+    cost = GoalCost(view="truth", distance=make_true_distance(envs.TASKS[TASK]))
     assert oracle_actions(None, cost, states)[1] == CPU
 
 
@@ -94,8 +94,8 @@ def test_the_oracle_without_a_model_plans_on_the_cpu(states, cuda):
 def test_a_plan_has_as_many_operations_as_on_the_cpu(kind, cuda):
     model = dynamics(**MODELS[kind])
     cost = GoalCost(view="tokens", token_keep=0.5) if model.spec.views[0] == "tokens" else GoalCost()
-    here = plan_flops(model, CEM(SEARCH), cost)
-    assert plan_flops(model.to(cuda), CEM(SEARCH), cost) == here > 0
+    here = count_plan_flops(model, CEM(SEARCH), cost)
+    assert count_plan_flops(model.to(cuda), CEM(SEARCH), cost) == here > 0
 
 
 @pytest.mark.parametrize("kind", ["pooled", "tokens", "pixel baseline"])
@@ -104,8 +104,8 @@ def test_photo_goals_are_as_far_and_as_strange_as_on_the_cpu(kind, cuda):
     found = []
     for device in (CPU, cuda):
         model.to(device)
-        apart = [distances(model, view, frames(2, 3).numpy(), photo) for view in model.spec.views]
-        found.append([*apart, strangeness(model, Recording(), photo)])
+        apart = [measure_distances(model, view, frames(2, 3).numpy(), photo) for view in model.spec.views]
+        found.append([*apart, measure_novelty(model, Recording(), photo)])
     for there, here in zip(*reversed(found), strict=True):
         np.testing.assert_allclose(there, here, rtol=1e-4)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.world_model.small import dynamics, frames
-from world_model.probing.surprise import Moments, energies, landscape
+from world_model.probing.surprise import Transitions, measure_energies, measure_landscape
 
 MODELS = {
     "pooled": {},
@@ -79,9 +79,9 @@ def test_energies_of_recorded_cases_are_those_of_the_cpu(case, cuda):
     parts = (past, actions, torch.rand(2, 1, model.spec.block_dim), frames(2, seed=5))
     found = []
     for device in ("cpu", cuda):
-        known = Moments(*moved((*parts, state), device))
+        known = Transitions(*moved((*parts, state), device))
         model.to(device)
-        energy, offsets = landscape(model, known, (0, 1), 1.0, cells=3)
+        energy, offsets = measure_landscape(model, known, (0, 1), 1.0, cells=3)
         assert energy.device.type == offsets.device.type == "cpu"  # they are drawn
-        found += [energies(model, known, known.taken_BKA[:, None], known.after_BHWC).cpu(), energy]
+        found += [measure_energies(model, known, known.taken_BKA[:, None], known.after_BHWC).cpu(), energy]
     torch.testing.assert_close(found[2:], found[:2])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from commands.config.compose import compose
-from commands.evaluation.pooling import pool, report
-from commands.evaluation.protocol import wilson
+from commands.evaluation.pooling import pool_results, pool_runs
+from commands.evaluation.protocol import wilson_interval
 from commands.shared.console import Console
 
 
@@ -34,17 +34,17 @@ def result(successes: int, episodes: int, methods: tuple[str, ...] = ("model", "
 
 
 def test_counts_add_up_over_runs_of_unequal_size():
-    made = pool([result(9, 10), result(10, 30)])
+    made = pool_results([result(9, 10), result(10, 30)])
     model = made["methods"]["model"]
     assert model["episodes"] == 40
     assert model["any"]["0.2"] == pytest.approx(19 / 40)
-    assert model["any_ci95"]["0.2"] == wilson(19, 40)
+    assert model["any_ci95"]["0.2"] == wilson_interval(19, 40)
     assert model["by_distance"] == [{"from": 1.0, "to": 2.0, "episodes": 40, "successes": 19}]
     assert made["success_rate_of_each"] == [0.9, pytest.approx(1 / 3)]
 
 
 def test_a_method_that_one_run_lacks_is_left_out():
-    made = pool([result(1, 2), result(1, 2, methods=("model",))])
+    made = pool_results([result(1, 2), result(1, 2, methods=("model",))])
     assert list(made["methods"]) == ["model"]
 
 
@@ -57,7 +57,7 @@ def test_only_finished_runs_that_differ_in_seed_alone_are_pooled(tmp_path: Path)
             (path / "results.json").write_text(json.dumps(result(1, 4)))
         folders[path] = compose("demo", [word])
     out = io.StringIO()
-    report(folders, (), Console(out))
+    pool_runs(folders, (), Console(out))
     (written,) = tmp_path.glob("pool-*.json")
     pooled = json.loads(written.read_text())
     assert pooled["runs"] == ["seed=0", "seed=1"]
@@ -74,6 +74,6 @@ def test_training_curves_of_a_sweep_are_drawn_over_each_other(tmp_path: Path):
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         folders[path] = compose("pretrain", [word, "data=x"])
     out = io.StringIO()
-    report(folders, (), Console(out))
+    pool_runs(folders, (), Console(out))
     (drawn,) = tmp_path.glob("sweep-*.png")
     assert drawn.stat().st_size > 5000 and drawn.name in out.getvalue()

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from commands.config.compose import load_config
-from commands.evaluation.protocol import ProtocolConfig, draw_cases, judged, reached, resolve, summarise, wilson
+from commands.evaluation.protocol import (
+    ProtocolConfig,
+    apply_threshold,
+    detect_success,
+    draw_cases,
+    resolve_protocol,
+    summarise,
+    wilson_interval,
+)
 from envs.reacher.spec import REACHER
 
 
@@ -30,9 +38,9 @@ class FakeReader:
 
 def test_success_at_any_time_leaves_the_start_out_and_held_asks_for_a_run():
     distances = np.array([[0.1, 1, 1, 1, 1], [1, 0.1, 1, 0.1, 0.1], [1, 1, 0.1, 0.1, 0.1], [1, 1, 1, 1, 0.2]])
-    assert reached(distances, 0.2).tolist() == [False, True, True, True]
-    assert reached(distances, 0.2, 3).tolist() == [False, False, True, False]
-    assert not reached(distances[:, :2], 0.2, 3).any()
+    assert detect_success(distances, 0.2).tolist() == [False, True, True, True]
+    assert detect_success(distances, 0.2, 3).tolist() == [False, False, True, False]
+    assert not detect_success(distances[:, :2], 0.2, 3).any()
 
 
 @pytest.mark.parametrize(
@@ -40,11 +48,11 @@ def test_success_at_any_time_leaves_the_start_out_and_held_asks_for_a_run():
     [(8, 10, 0.490, 0.943), (0, 20, 0.0, 0.161), (50, 50, 0.929, 1.0), (0, 0, 0.0, 1.0)],
 )
 def test_wilson_intervals_are_those_of_the_tables(hits, count, low, high):
-    assert wilson(hits, count) == pytest.approx((low, high), abs=1e-3)
+    assert wilson_interval(hits, count) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_cases_come_from_one_episode_goal_offset_apart_and_far_enough():
-    protocol = resolve(ProtocolConfig(episodes=6), REACHER)
+    protocol = resolve_protocol(ProtocolConfig(episodes=6), REACHER)
     cases = draw_cases(FakeReader(), REACHER, protocol)
     assert len(cases.seeds) == 6 and np.allclose(cases.distances, 2.5)
     assert sorted(cases.episodes.tolist()) == [3, 3, 3, 8, 8, 8]
@@ -55,15 +63,17 @@ def test_cases_come_from_one_episode_goal_offset_apart_and_far_enough():
 
 def test_starts_that_are_solved_or_too_near_are_left_out_and_counted():
     with pytest.raises(ValueError, match="serves 0 starts"):
-        draw_cases(FakeReader(turn=0.004), REACHER, resolve(ProtocolConfig(episodes=1), REACHER))  # 0.1 rad: solved
-    near = resolve(ProtocolConfig(episodes=1, min_goal_distance=0.0), REACHER)
+        draw_cases(
+            FakeReader(turn=0.004), REACHER, resolve_protocol(ProtocolConfig(episodes=1), REACHER)
+        )  # 0.1 rad: solved
+    near = resolve_protocol(ProtocolConfig(episodes=1, min_goal_distance=0.0), REACHER)
     with pytest.raises(ValueError, match="serves 0 starts"):
         draw_cases(FakeReader(turn=0.0), REACHER, near)
 
 
 def test_results_are_counted_by_goal_distance():
     distances = np.array([[1.2, 0.1], [1.4, 1.0], [3.0, 0.15]])
-    cases = draw_cases(FakeReader(), REACHER, resolve(ProtocolConfig(episodes=3), REACHER))
+    cases = draw_cases(FakeReader(), REACHER, resolve_protocol(ProtocolConfig(episodes=3), REACHER))
     cases = replace(cases, distances=distances[:, 0], kinds=np.array(["a", "b", "a"]))
     row = summarise(distances, cases, REACHER)
     assert row["by_kind"] == [
@@ -79,36 +89,36 @@ def test_every_judge_looks_at_its_own_steps():
     distances = np.array(
         [[1.0, 0.1, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.1, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.1, 0.1, 0.1]]
     )
-    cases = draw_cases(FakeReader(), REACHER, resolve(ProtocolConfig(episodes=3), REACHER))
+    cases = draw_cases(FakeReader(), REACHER, resolve_protocol(ProtocolConfig(episodes=3), REACHER))
     row = summarise(distances, replace(cases, distances=distances[:, 0]), REACHER, replan_steps=2, judge="final")
     rates = {judge: row[judge]["0.2"] for judge in ("any", "held", "final", "replan")}
     assert rates == pytest.approx({"any": 1.0, "held": 1 / 3, "final": 1 / 3, "replan": 2 / 3})
-    assert row["final_ci95"]["0.2"] == pytest.approx(wilson(1, 3))
+    assert row["final_ci95"]["0.2"] == pytest.approx(wilson_interval(1, 3))
     assert sum(part["successes"] for part in row["by_distance"]) == 1  # as the judge has it
 
 
 def test_a_protocol_may_have_thresholds_of_its_own_and_count_solved_starts():
     protocol = ProtocolConfig(episodes=1, thresholds={"reacher": 0.05}, keep_solved=True, min_goal_distance=0.0)
-    assert judged(REACHER, protocol).thresholds == (0.05, 0.2, 0.1)
-    assert judged(REACHER, ProtocolConfig(thresholds={"push_t": 1.0})) is REACHER
-    cases = draw_cases(FakeReader(turn=0.0), REACHER, resolve(protocol, REACHER))
+    assert apply_threshold(REACHER, protocol).thresholds == (0.05, 0.2, 0.1)
+    assert apply_threshold(REACHER, ProtocolConfig(thresholds={"push_t": 1.0})) is REACHER
+    cases = draw_cases(FakeReader(turn=0.0), REACHER, resolve_protocol(protocol, REACHER))
     assert len(cases.seeds) == 1 and cases.solved_starts == 0 and cases.distances[0] == 0
     with pytest.raises(ValueError, match="protocol.judge=best: choose one of any, held, final, replan"):
         ProtocolConfig(judge="best")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["dino_wm", "jepa_wms", "lewm"])
-def test_the_protocols_of_others_say_what_they_count_and_are_served_whole_episodes(name):
+def test_the_protocols_of_others_note_what_they_count_and_are_served_whole_episodes(name):
     config = load_config("plan", [f"protocol={name}", f"planner=cem_{name}", "model=m", "data=d"])
     protocol, planner = config.protocol, config.planner
-    assert protocol.keep_solved and protocol.says and protocol.min_goal_distance == 0
+    assert protocol.keep_solved and protocol.note and protocol.min_goal_distance == 0
     assert planner.samples == 300 and planner.mpc.receding_steps == planner.horizon
     with pytest.raises(ValueError, match="serves 0 starts with goals .* ahead"):
-        draw_cases(FakeReader(steps=20), REACHER, resolve(protocol, REACHER))
+        draw_cases(FakeReader(steps=20), REACHER, resolve_protocol(protocol, REACHER))
 
 
 def test_the_first_cases_keep_their_order():
-    cases = draw_cases(FakeReader(), REACHER, resolve(ProtocolConfig(episodes=4), REACHER))
-    some = cases.first(2)
+    cases = draw_cases(FakeReader(), REACHER, resolve_protocol(ProtocolConfig(episodes=4), REACHER))
+    some = cases.take(2)
     assert np.array_equal(some.starts, cases.starts[:2])
     assert replace(some, solved_starts=0).seeds == cases.seeds[:2]

@@ -18,9 +18,11 @@ from PIL import Image
 
 from commands.evaluation import methods
 from commands.evaluation.evaluate import collect_results
-from commands.evaluation.protocol import Cases, ProtocolConfig, Rollouts, resolve
+from commands.evaluation.protocol import Cases, ProtocolConfig, Rollouts, resolve_protocol
 from commands.report import planning as report
 from commands.report import videos
+from commands.report.plots import horizon_curves, training_curves
+from commands.report.videos import write_videos
 from commands.shared.runs import plain
 from envs.reacher.spec import REACHER
 from envs.two_rooms.spec import TWO_ROOMS
@@ -53,7 +55,7 @@ def cases():
     return Cases(nothing, nothing, 30 + places, 37 + places, STARTS, None, tuple(range(count)), 311, 1204)
 
 
-def floors_and_model():
+def baselines_and_model():
     still = STARTS.tolist()
     return {
         methods.MODEL_ROW: rollouts([0.01, 0.15, 0.01, 0.9, 0.02, 0.04], [20.0, 30.0, 40.0], NUM_VIDEOS),
@@ -64,11 +66,11 @@ def floors_and_model():
 
 @pytest.fixture
 def runs():
-    return floors_and_model()
+    return baselines_and_model()
 
 
 def results_of(runs, cases, task=REACHER):
-    protocol, keys = resolve(ProtocolConfig(), task), methods.EvaluationKeys()
+    protocol, keys = resolve_protocol(ProtocolConfig(), task), methods.EvaluationKeys()
     made = collect_results(runs, cases, task, protocol, keys, dict.fromkeys(runs, 2.5), SPEC)
     made["model"] = {"folder": "runs/posttrain/small", "env": task.name}
     made["data"] = {"file": ["runs/collect/small/data.h5"], "checksum": "9a8b"}
@@ -79,11 +81,11 @@ def results_of(runs, cases, task=REACHER):
 def page(cases, tmp_path_factory):
     """The page of five methods, read by most tests, and the paths of its videos."""
     folder = tmp_path_factory.mktemp("plan")
-    runs = floors_and_model()
+    runs = baselines_and_model()
     runs |= {methods.ORACLE_ROW: rollouts([0.01] * 6), methods.ORACLE_COST_ROW: rollouts([0.01, 0.01, 0.5, 0.6])}
     runs[methods.MODEL_ROW].energies = [np.array([[3.0, 5.0, 9.0], [2.0, 2.5, 4.0]]), np.array([[1.0, np.inf, 2.0]])]
-    written = report.write_videos(runs[methods.MODEL_ROW], cases, REACHER, folder / "videos")
-    report.planning_report(results_of(runs, cases), runs, cases, REACHER, written, folder / "report.html")
+    written = write_videos(runs[methods.MODEL_ROW], cases, REACHER, folder / "videos")
+    report.write_report(results_of(runs, cases), runs, cases, REACHER, written, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8"), written
 
 
@@ -149,7 +151,7 @@ def test_the_page_gives_bins_with_counts_and_says_where_there_was_no_episode(pag
 
 def test_episodes_outside_of_the_bins_are_counted(runs, cases, tmp_path):
     narrow = replace(REACHER, distance_bins=(1.0, 1.5, 2.0))
-    report.planning_report(results_of(runs, cases, narrow), runs, cases, narrow, [], tmp_path / "r.html")
+    report.write_report(results_of(runs, cases, narrow), runs, cases, narrow, [], tmp_path / "r.html")
     assert states(read((tmp_path / "r.html").read_text())[0], "3 episodes")
 
 
@@ -180,7 +182,7 @@ def test_text_is_escaped(runs, cases, tmp_path):
     odd = 'model <i>&amp;" $x$'
     task = replace(REACHER, description='<script>alert("x")</script>', distance_unit="<rad>")
     runs = {**runs, odd: runs[methods.MODEL_ROW]}
-    report.planning_report(results_of(runs, cases, task), runs, cases, task, [], tmp_path / "r.html")
+    report.write_report(results_of(runs, cases, task), runs, cases, task, [], tmp_path / "r.html")
     html = (tmp_path / "r.html").read_text()
     text, _ = read(html)
     assert "<script" not in html and "<i>" not in html and "<rad>" not in html
@@ -189,9 +191,9 @@ def test_text_is_escaped(runs, cases, tmp_path):
 
 def test_further_sections_are_images_by_path_or_html_as_it_is(runs, cases, tmp_path):
     png = tmp_path / "open_loop.png"
-    report.horizon_curves({"predicted": [0.1, 0.2], "copy": [0.4, 0.5]}, png)
+    horizon_curves({"predicted": [0.1, 0.2], "copy": [0.4, 0.5]}, png)
     extra = [("Open <loop>", png), ("As text", str(png)), ("Seconds", "<p>collect <b>31 s</b></p>")]
-    report.planning_report(results_of(runs, cases), runs, cases, REACHER, [], tmp_path / "r.html", extra)
+    report.write_report(results_of(runs, cases), runs, cases, REACHER, [], tmp_path / "r.html", extra)
     html = (tmp_path / "r.html").read_text()
     text, addresses = read(html)
     assert addresses.count(f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}") == 2
@@ -205,7 +207,7 @@ def test_a_page_without_oracle_videos_or_plan_times_says_so(runs, cases, tmp_pat
     again = json.loads(json.dumps(plain(made)))  # as it is read back from results.json
     for number, each in enumerate((made, again)):
         path = tmp_path / f"{number}.html"
-        report.planning_report(each, runs, cases, REACHER, [], path)
+        report.write_report(each, runs, cases, REACHER, [], path)
         text, _ = read(path.read_text())
         assert "the oracle was not run" in text and "not measured median" in text
         assert "No videos were recorded" in text and not re.search(r"\bnan\b", text)
@@ -213,7 +215,7 @@ def test_a_page_without_oracle_videos_or_plan_times_says_so(runs, cases, tmp_pat
 
 
 def test_the_page_follows_the_task(runs, cases, tmp_path):
-    report.planning_report(results_of(runs, cases, TWO_ROOMS), runs, cases, TWO_ROOMS, [], tmp_path / "r.html")
+    report.write_report(results_of(runs, cases, TWO_ROOMS), runs, cases, TWO_ROOMS, [], tmp_path / "r.html")
     text, _ = read((tmp_path / "r.html").read_text())
     assert "two_rooms" in text and "≤ 0.15 m" in text and " rad" not in text
 
@@ -235,7 +237,7 @@ def test_figures_have_no_colour_of_their_own_so_that_they_follow_the_page(page):
      (None, "not measured"), (float("nan"), "not measured")],
 )  # fmt: skip
 def test_percentages_do_not_round_a_failure_away(rate, text):
-    assert report.percent(rate) == text
+    assert report.format_percent(rate) == text
 
 
 def test_a_video_shows_episode_and_goal_and_is_green_while_within_the_threshold(cases):
@@ -259,7 +261,7 @@ def test_a_video_shows_episode_and_goal_and_is_green_while_within_the_threshold(
 
 def test_a_written_video_is_readable_and_plays_in_real_time(runs, cases, tmp_path):
     imageio = pytest.importorskip("imageio.v2")
-    path, other = report.write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
+    path, other = write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, other.name])
     assert path.suffix == ".mp4"
     with imageio.get_reader(path) as reader:
@@ -276,23 +278,23 @@ def test_without_ffmpeg_the_video_is_a_gif(runs, cases, tmp_path, monkeypatch):
         raise RuntimeError("No ffmpeg exe could be found")
 
     monkeypatch.setattr(videos, "_write_mp4", fails)
-    written = report.write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
+    written = write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
     assert [path.suffix for path in written] == [".gif"] * NUM_VIDEOS
     with Image.open(written[0]) as image:
         assert image.n_frames > 1 and image.info["duration"] == 100 and image.info["loop"] == 0
-    report.planning_report(results_of(runs, cases), runs, cases, REACHER, written, tmp_path / "r.html")
+    report.write_report(results_of(runs, cases), runs, cases, REACHER, written, tmp_path / "r.html")
     assert "data:image/gif;base64," in (tmp_path / "r.html").read_text()
 
 
 def test_no_recorded_frames_make_no_videos(runs, cases, tmp_path):
-    assert report.write_videos(runs[methods.ZERO_ROW], cases, REACHER, tmp_path / "videos") == []
+    assert write_videos(runs[methods.ZERO_ROW], cases, REACHER, tmp_path / "videos") == []
     assert not (tmp_path / "videos").exists()
 
 
 def draw_curves(tmp_path, rows, curves):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report.training_curves(metrics, tmp_path / "curves.png", curves)
+    training_curves(metrics, tmp_path / "curves.png", curves)
     with Image.open(tmp_path / "curves.png") as image:
         image.load()
         return np.asarray(image.convert("RGB")).astype(int)
@@ -335,7 +337,7 @@ def test_a_key_that_was_not_logged_stands_for_those_that_start_with_it(tmp_path)
 def test_horizon_curves_are_a_readable_picture_of_both_errors(tmp_path):
     pictures = []
     for copy in ([0.5, 0.6, 0.7], [0.5, 0.6, 0.8]):
-        report.horizon_curves({"predicted": [0.1, 0.2, 0.3], "copy": copy}, tmp_path / "open_loop.png")
+        horizon_curves({"predicted": [0.1, 0.2, 0.3], "copy": copy}, tmp_path / "open_loop.png")
         with Image.open(tmp_path / "open_loop.png") as image:
             pictures.append(np.asarray(image.convert("RGB")).astype(int))
     assert pictures[0].shape[1] > 900 and (pictures[0] != pictures[1]).any()

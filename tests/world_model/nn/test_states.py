@@ -60,9 +60,9 @@ def test_the_state_moves_predictions_and_is_asked_for(proprio, size, block):
     model = dynamics("tokens", proprio=proprio, proprio_dim=size)
     seen, valid = frames(2, 3), torch.ones(2, 3, dtype=torch.bool)
     past, plans = torch.zeros(2, 2, block), torch.zeros(2, 5, 4, block)
-    felt = torch.rand(2, 3, size, generator=GENERATOR)
-    path = model.imagine(model.observe(seen, past, valid, felt), plans).view("tokens")
-    other = model.imagine(model.observe(seen, past, valid, felt + 0.3), plans).view("tokens")
+    proprio = torch.rand(2, 3, size, generator=GENERATOR)
+    path = model.imagine(model.observe(seen, past, valid, proprio), plans).view("tokens")
+    other = model.imagine(model.observe(seen, past, valid, proprio + 0.3), plans).view("tokens")
     assert model.spec.proprio == proprio and not torch.allclose(path, other, atol=1e-3)
     with pytest.raises(ValueError, match="robot's state"):
         model.observe(seen, past, valid)

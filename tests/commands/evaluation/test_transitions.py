@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import envs
-from commands.evaluation.moments import ALIKE, FAR_STEPS, Place, continuations
+from commands.evaluation.transitions import FAR_STEPS, LENGTH_TOLERANCE, TransitionIndex, find_continuations
 
 
 class Recording:
@@ -31,38 +31,38 @@ class Recording:
         return len(self.truths[episode])
 
 
-def place():
+def index():
     last = np.arange(0, 50, 2)
-    return Place(np.repeat([0, 1], 25), np.tile(last, 2), np.tile(last + 4, 2))
+    return TransitionIndex(np.repeat([0, 1], 25), np.tile(last, 2), np.tile(last + 4, 2))
 
 
 def test_a_jump_stays_in_its_episode_and_goes_far():
-    pairs = continuations(Recording(), place(), np.random.default_rng(1))["jump"]
-    where = place().chosen(pairs.rows)
+    pairs = find_continuations(Recording(), index(), np.random.default_rng(1))["jump"]
+    where = index().select(pairs.rows)
     assert (pairs.impossible[0] == where.episode).all() and (pairs.possible[1] == where.after).all()
     assert (np.abs(pairs.impossible[1] - where.last) >= FAR_STEPS).all()
 
 
 def test_another_episode_is_another_one():
-    pairs = continuations(Recording(), place(), np.random.default_rng(1))["another episode"]
-    assert (pairs.impossible[0] != place().chosen(pairs.rows).episode).all()
+    pairs = find_continuations(Recording(), index(), np.random.default_rng(1))["another episode"]
+    assert (pairs.impossible[0] != index().select(pairs.rows).episode).all()
 
 
 def test_the_wall_alone_tells_a_blocked_way_from_its_control():
     recording = Recording()
-    pairs = continuations(recording, place(), np.random.default_rng(1))["wall"]
+    pairs = find_continuations(recording, index(), np.random.default_rng(1))["wall"]
     assert len(pairs.rows) > 10
-    where, task = place().chosen(pairs.rows), envs.TASKS["two_rooms"]
+    where, task = index().select(pairs.rows), envs.TASKS["two_rooms"]
     for episode, last, open_, shut in zip(
         where.episode, where.last, pairs.possible[1], pairs.impossible[1], strict=True
     ):
         truth = recording.truths[episode]
         assert task.blocked(truth[last], truth[shut]) and not task.blocked(truth[last], truth[open_])
         near, far = (np.linalg.norm(truth[last, :2] - truth[spot, :2]) for spot in (open_, shut))
-        assert abs(near - far) <= ALIKE * far + 1e-6
+        assert abs(near - far) <= LENGTH_TOLERANCE * far + 1e-6
 
 
 def test_a_task_without_walls_has_no_such_pairs():
     recording = Recording()
     recording.info = type("info", (), {"env_id": "reacher"})
-    assert set(continuations(recording, place(), np.random.default_rng(1))) == {"another episode", "jump"}
+    assert set(find_continuations(recording, index(), np.random.default_rng(1))) == {"another episode", "jump"}
