@@ -78,7 +78,7 @@ def test_planning_leaves_results_episodes_videos_and_a_page(work):
     folder = work / "runs/plan/p"
     results = json.loads((folder / "results.json").read_text())
     assert set(results["methods"]) == {"model", "random", "zero action", "oracle", "oracle, model's cost"}
-    assert results["schema"] == 1 and results["episodes"] == 2 and 0 <= results["success_rate"] <= 1
+    assert results["schema"] == 2 and results["episodes"] == 2 and 0 <= results["success_rate"] <= 1
     assert results["protocol"]["split"] == "eval" and results["plan"]["ms_p50"] > 0
     lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert len(lines) == 9 and all(len(line["distances"]) == results["protocol"]["budget"] + 1 for line in lines)
