@@ -313,7 +313,7 @@ def _share(achieved: float, device: torch.device, budget_s: float, precision: st
 
 
 def _dynamics(config: Config, device: torch.device) -> LatentDynamics:
-    task = envs.task(config.env.name)
+    task = envs.get_task(config.env.name)
     shape = config.dynamics.shape(len(task.proprio_names))
     actions = ActionSpec(task.action_low, task.action_high, config.dynamics.frame_skip or task.frame_skip)
     return LatentDynamics(shape, VideoEncoder(config.objective.adapt_encoder(config.encoder)), actions).to(device)

@@ -91,7 +91,7 @@ def list_factors(task: str, console: Console) -> int:
 
     env = envs.make(task)
     try:
-        offered, ranges = env.offered_factors(), dict(zip(env.factor_names, env.factor_ranges, strict=True))
+        offered, ranges = env.list_factors(), dict(zip(env.factor_names, env.factor_ranges, strict=True))
     finally:
         env.close()
     if not offered:
@@ -187,13 +187,13 @@ def check_pair(torch: str, torchvision: str) -> list[Finding]:
 
 def check_renderer(timeout_s: float) -> list[Finding]:
     """A picture is drawn off-screen, in a process of its own; the renderer string says by what."""
-    from envs.rendering import install_hint
+    from envs.rendering import get_install_command
 
     words = [sys.executable, "-P", "-c", "from commands.doctor import draw; draw()"]
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     asked = os.environ.get("MUJOCO_GL")
-    mend = install_hint() if not asked else f"unset MUJOCO_GL, or: {install_hint()}"
+    mend = get_install_command() if not asked else f"unset MUJOCO_GL, or: {get_install_command()}"
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, env=environment)
     except subprocess.TimeoutExpired:
@@ -224,7 +224,7 @@ def draw() -> None:
     frame = renderer.render(data)
     if frame[16, 16, 0] <= frame[0, 0, 0]:
         raise RunError(f"the renderer draws an empty picture (MUJOCO_GL={backend})")
-    name = renderer.gl_string()
+    name = renderer.get_gl_renderer()
     renderer.close()
     print(json.dumps({"backend": backend, "renderer": name}))
 

@@ -132,7 +132,7 @@ def record_episode(
             observation, _, _, _, info = env.step(action)
     columns = {name: np.stack(values) for name, values in rows.items()}
     columns["time_s"] = np.arange(frames) * env.task.control_step_s
-    return columns, dict(env.factors())
+    return columns, dict(env.get_factors())
 
 
 def describe(env: Any, config: CollectConfig) -> StoreInfo:
@@ -151,9 +151,9 @@ def describe(env: Any, config: CollectConfig) -> StoreInfo:
         truth_names=tuple(task.truth_names),
         truth_units=tuple(task.truth_units),
         state_size=len(env.get_state()),
-        factors=tuple(Column(name, np.shape(value), "float64") for name, value in env.factors().items()),
+        factors=tuple(Column(name, np.shape(value), "float64") for name, value in env.get_factors().items()),
         extra=tuple(extra),
-        render=dict(env.render_settings()) if hasattr(env, "render_settings") else {},
+        render=dict(env.get_render_settings()) if hasattr(env, "get_render_settings") else {},
         source=config.source,
     )
 

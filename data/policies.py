@@ -2,7 +2,7 @@
 mixtures.
 
 A policy is reset with a generator at the start of an episode and then asked for actions; it knows of an
-environment no more than `action_space` (a Box) and, if it is scripted, `scripted_action(rng, memory)`.
+environment no more than `action_space` (a Box) and, if it is scripted, `sample_scripted_action(rng, memory)`.
 
 Smooth noise after Uhlenbeck and Ornstein (Phys. Rev. 36, 1930), sampled exactly: over a step of dt seconds,
 
@@ -110,7 +110,7 @@ class Scripted:
 
     def act(self, env: Any) -> Action:
         """What the task's script does next [A]."""
-        return np.asarray(env.scripted_action(self._rng, self._memory), np.float32)
+        return np.asarray(env.sample_scripted_action(self._rng, self._memory), np.float32)
 
 
 class Mixture:

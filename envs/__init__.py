@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from envs.adapters.dm_control_tasks import DMC_TASKS
-from envs.names import suggest
+from envs.names import suggest_names
 from envs.point_maze.spec import POINT_MAZE
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
@@ -39,7 +39,7 @@ _ENTRY_POINTS = {
 }
 
 
-def _entry(name: str) -> tuple[str, dict[str, str]]:
+def _find_entry_point(name: str) -> tuple[str, dict[str, str]]:
     """Where the environment of a task is, and the arguments that say which one is meant; ValueError if unknown."""
     if name in _ENTRY_POINTS:
         return _ENTRY_POINTS[name], {}
@@ -48,7 +48,7 @@ def _entry(name: str) -> tuple[str, dict[str, str]]:
     if name.startswith(GYM) and name != GYM:
         return "envs.adapters.gymnasium_env:GymGoalEnv", {"gym_id": name.removeprefix(GYM)}
     raise ValueError(
-        f"unknown environment {name!r}; {suggest(name, TASKS)}choices: {', '.join(sorted(TASKS))}, {GYM}ID"
+        f"unknown environment {name!r}; {suggest_names(name, TASKS)}choices: {', '.join(sorted(TASKS))}, {GYM}ID"
     )
 
 
@@ -56,7 +56,7 @@ def _register() -> None:
     for name in TASKS:
         env_id = f"jepa/{name.replace('/', '_')}-v0"
         if env_id not in gymnasium.registry:
-            entry_point, kwargs = _entry(name)
+            entry_point, kwargs = _find_entry_point(name)
             gymnasium.register(id=env_id, entry_point=entry_point, kwargs=kwargs)
 
 
@@ -69,24 +69,24 @@ def make(name: str, **kwargs: Any) -> GoalEnv:
     `kwargs` go to the environment: `size`, `proprio`, `render_mode`, `factors`. Raises `ValueError` for an
     unknown task.
     """
-    entry_point, which = _entry(name)
+    entry_point, which = _find_entry_point(name)
     module, _, cls = entry_point.partition(":")
     return getattr(importlib.import_module(module), cls)(**which, **kwargs)
 
 
-def task(name: str) -> TaskSpec:
+def get_task(name: str) -> TaskSpec:
     """What is known of a task; ValueError for an unknown one, or an id of Gymnasium's that is no task.
 
     For "gym/<id>" the environment is made once, without a picture, and asked.
     """
     if name in TASKS:
         return TASKS[name]
-    _entry(name)
-    from envs.adapters.gymnasium_env import gym_task
+    _find_entry_point(name)
+    from envs.adapters.gymnasium_env import build_gym_spec
 
-    return gym_task(name.removeprefix(GYM))
+    return build_gym_spec(name.removeprefix(GYM))
 
 
 def find_task(name: str) -> TaskSpec | None:
     """The same, or None for the name of something recorded elsewhere."""
-    return task(name) if name in TASKS or name.startswith(GYM) else None
+    return get_task(name) if name in TASKS or name.startswith(GYM) else None

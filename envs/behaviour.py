@@ -16,13 +16,13 @@ _STIFFNESS, _DAMPING = 4.0, 0.6
 _NOISE, _NOISE_KEPT = 0.5, 0.8
 
 
-def correlated_noise(noise: Array, retained: float, rng: np.random.Generator) -> Array:
+def advance_noise(noise: Array, retained: float, rng: np.random.Generator) -> Array:
     """The next value `[n]` of a first-order autoregressive process with unit variance; `retained` is its
     coefficient."""
     return retained * noise + np.sqrt(1 - retained**2) * rng.standard_normal(len(noise))
 
 
-def destination(memory: dict[str, Any], place: Array, draw: Callable[[], Array]) -> Array:
+def choose_destination(memory: dict[str, Any], place: Array, draw: Callable[[], Array]) -> Array:
     """Where a ball at `place` `[2]` is bound for: a new `draw` where it has arrived, or has tried for long enough."""
     if memory.get("steps_left", 0) <= 0 or np.linalg.norm(memory["place"] - place) < _NEAR_M:
         memory.update(place=draw(), steps_left=_PATIENCE_STEPS)
@@ -30,7 +30,7 @@ def destination(memory: dict[str, Any], place: Array, draw: Callable[[], Array])
     return memory["place"]
 
 
-def noisy_force(rng: np.random.Generator, memory: dict[str, Any], towards: Array, velocity: Array) -> Array:
+def sample_force(rng: np.random.Generator, memory: dict[str, Any], towards: Array, velocity: Array) -> Array:
     """Forces `[2]` along `towards` (metres to go), damped, with noise that is correlated in time."""
-    memory["noise"] = correlated_noise(memory.setdefault("noise", np.zeros(2)), _NOISE_KEPT, rng)
+    memory["noise"] = advance_noise(memory.setdefault("noise", np.zeros(2)), _NOISE_KEPT, rng)
     return _STIFFNESS * towards - _DAMPING * velocity + _NOISE * memory["noise"]

@@ -38,21 +38,21 @@ _DERIVED = (
 _STATISTICS = ("meaninertia", "meanmass", "meansize", "extent")
 
 
-def restore(model: mujoco.MjModel, untouched: mujoco.MjModel) -> None:
+def restore_model(model: mujoco.MjModel, untouched: mujoco.MjModel) -> None:
     """Everything that a writer or `derive` changes, as compiled."""
     for name in (*_WRITTEN, *_DERIVED):
         getattr(model, name)[:] = getattr(untouched, name)
     model.vis.headlight.diffuse[:] = untouched.vis.headlight.diffuse
 
 
-def copies(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
+def copy_model(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
     """The model as it is now, for `restore`, and room for `derive` to compute in."""
     import mujoco
 
     return copy.copy(model), mujoco.MjData(model)
 
 
-def derive(model: mujoco.MjModel, untouched: mujoco.MjModel, scratch: mujoco.MjData) -> None:
+def update_constants(model: mujoco.MjModel, untouched: mujoco.MjModel, scratch: mujoco.MjData) -> None:
     """Constants that follow from masses, sizes and places; the statistics, by which a picture is scaled, stay."""
     import mujoco
 
@@ -73,13 +73,13 @@ def add_pattern(spec: mujoco.MjSpec) -> None:
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = PATTERN
 
 
-def roles(model: mujoco.MjModel) -> Roles:
+def find_roles(model: mujoco.MjModel) -> Roles:
     """Which geoms that can be seen are agent, object, floor and walls."""
     import mujoco
 
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    driven, visible = _driven_trees(model), _colours_of(model, np.arange(model.ngeom))[:, 3] > 0
+    driven, visible = _find_driven_trees(model), _get_colours(model, np.arange(model.ngeom))[:, 3] > 0
     found: dict[str, list[int]] = {"agent": [], "object": [], "floor": [], "walls": []}
     for geom in range(model.ngeom):
         if model.geom_group[geom] > 2 or not visible[geom]:  # the groups that are drawn are 0 to 2
@@ -93,7 +93,7 @@ def roles(model: mujoco.MjModel) -> Roles:
     return {role: np.array(geoms, np.int64) for role, geoms in found.items()}
 
 
-def _driven_trees(model: mujoco.MjModel) -> set[int]:
+def _find_driven_trees(model: mujoco.MjModel) -> set[int]:
     """Roots of the kinematic trees that an actuator acts on."""
     import mujoco
 
@@ -112,16 +112,16 @@ def _driven_trees(model: mujoco.MjModel) -> set[int]:
 # Looks
 
 
-def _colours_of(model: mujoco.MjModel, geoms: Indices) -> NDArray[np.float32]:
+def _get_colours(model: mujoco.MjModel, geoms: Indices) -> NDArray[np.float32]:
     """Colours `[n, 4]` in which geoms are drawn, or with which their textures are multiplied."""
     material, own = model.geom_matid[geoms], model.geom_rgba[geoms]
     of_material = (material >= 0) & np.all(own == _UNSET_RGBA, axis=1)
     return np.where(of_material[:, None], model.mat_rgba[material], own) if model.nmat else own
 
 
-def tint(model: mujoco.MjModel, value: float, geoms: Indices, channel: int) -> None:
+def tint_geoms(model: mujoco.MjModel, value: float, geoms: Indices, channel: int) -> None:
     """Add to one channel of the geoms' colours; on a texture, of the colour it is multiplied with."""
-    colours = _colours_of(model, geoms)
+    colours = _get_colours(model, geoms)
     colours[:, channel] = np.clip(colours[:, channel] + value, _DARKEST, 1.0)
     model.geom_rgba[geoms] = colours
 
@@ -136,11 +136,11 @@ class FloorLooks:
     pattern: int  # material, or -1
 
 
-def floor_looks(model: mujoco.MjModel, geoms: Indices) -> FloorLooks:
+def list_floor_looks(model: mujoco.MjModel, geoms: Indices) -> FloorLooks:
     """The looks of these geoms: plain where something is textured, patterned where the model has a pattern."""
     import mujoco
 
-    colours, textured = _colours_of(model, geoms), False
+    colours, textured = _get_colours(model, geoms), False
     for row, geom in enumerate(geoms):
         material = model.geom_matid[geom]
         texture = -1 if material < 0 else model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]
@@ -156,20 +156,20 @@ def floor_looks(model: mujoco.MjModel, geoms: Indices) -> FloorLooks:
     return FloorLooks(geoms, names, colours, pattern)
 
 
-def floor_look(model: mujoco.MjModel, value: float, looks: FloorLooks) -> None:
+def write_floor_look(model: mujoco.MjModel, value: float, looks: FloorLooks) -> None:
     """Take the floor's texture away, or put the pattern there, in the texture's mean colour."""
     # A texture's data would have to be sent to OpenGL again; which material a geom has is read for every frame.
     model.geom_rgba[looks.geoms] = looks.colours
     model.geom_matid[looks.geoms] = -1 if looks.names[int(value)] == "plain" else looks.pattern
 
 
-def brightness(model: mujoco.MjModel, value: float) -> None:
+def scale_light(model: mujoco.MjModel, value: float) -> None:
     """Scale the diffuse light of all lamps and of the one at the camera."""
     model.light_diffuse *= value
     model.vis.headlight.diffuse[:] *= value
 
 
-def lean(model: mujoco.MjModel, value: float, axis: int) -> None:
+def shift_lamps(model: mujoco.MjModel, value: float, axis: int) -> None:
     """Move lamps sideways by a share of their height, and turn them as far the other way, so that they aim alike."""
     model.light_pos[:, axis] += value * model.light_pos[:, 2]
     model.light_dir[:, axis] -= value * np.abs(model.light_dir[:, 2])
@@ -179,7 +179,7 @@ def lean(model: mujoco.MjModel, value: float, axis: int) -> None:
 # Camera
 
 
-def view_height_m(model: mujoco.MjModel, camera: int) -> float:
+def measure_view_height(model: mujoco.MjModel, camera: int) -> float:
     """Height of what a camera sees in the plane through the scene's centre."""
     import mujoco
 
@@ -213,7 +213,7 @@ def roll_camera(model: mujoco.MjModel, value: float, camera: int) -> None:
     model.cam_quat[camera] = turned
 
 
-def zoom(model: mujoco.MjModel, value: float, camera: int) -> None:
+def zoom_camera(model: mujoco.MjModel, value: float, camera: int) -> None:
     """Scale a camera's field of view (an angle, or a length where the picture is orthographic)."""
     model.cam_fovy[camera] *= value
 
@@ -221,7 +221,7 @@ def zoom(model: mujoco.MjModel, value: float, camera: int) -> None:
 # Bodies
 
 
-def size(model: mujoco.MjModel, value: float, geoms: Indices) -> None:
+def scale_geoms(model: mujoco.MjModel, value: float, geoms: Indices) -> None:
     """Scale what geoms belong to, mass kept.
 
     A body that is alone grows as a whole, and its inertia with the square of it. The links of a body with joints
@@ -240,7 +240,7 @@ def size(model: mujoco.MjModel, value: float, geoms: Indices) -> None:
         model.geom_size[geom, : 1 if long and not alone else 3] *= value
         if alone:
             model.geom_pos[geom] *= value
-        _refit(model, geom)
+        _update_bounds(model, geom)
     if alone:
         body = bodies[0]
         model.body_ipos[body] *= value
@@ -250,7 +250,7 @@ def size(model: mujoco.MjModel, value: float, geoms: Indices) -> None:
         model.site_size[sites] *= value
 
 
-def _refit(model: mujoco.MjModel, geom: Any) -> None:
+def _update_bounds(model: mujoco.MjModel, geom: Any) -> None:
     """The sphere and the box around a geom whose size was changed."""
     import mujoco
 
@@ -270,7 +270,7 @@ def _refit(model: mujoco.MjModel, geom: Any) -> None:
     model.geom_aabb[geom] = np.concatenate([np.zeros(3), half])
 
 
-def mass(model: mujoco.MjModel, value: float, bodies: Indices) -> None:
+def scale_mass(model: mujoco.MjModel, value: float, bodies: Indices) -> None:
     """Scale masses and inertias together."""
     model.body_mass[bodies] *= value
     model.body_inertia[bodies] *= value
@@ -286,12 +286,12 @@ def has_contact_friction(model: mujoco.MjModel) -> bool:
     return bool(not off and moving and np.any(model.geom_condim[touching] > 1))
 
 
-def contact_friction(model: mujoco.MjModel, value: float) -> None:
+def scale_contact_friction(model: mujoco.MjModel, value: float) -> None:
     """Scale sliding, torsional and rolling friction of all geoms."""
     model.geom_friction *= value
 
 
-def joint_friction(model: mujoco.MjModel, value: float) -> None:
+def scale_joint_friction(model: mujoco.MjModel, value: float) -> None:
     """Scale damping and dry friction of all joints."""
     model.dof_damping *= value
     model.dof_frictionloss *= value

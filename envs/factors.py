@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import factor_writes as write
-from envs.names import suggest
+from envs.names import suggest_names
 
 if TYPE_CHECKING:
     import mujoco
@@ -48,7 +48,7 @@ class Factor:
     write: Callable[[Any, float], None] = field(repr=False)
     choices: tuple[str, ...] = ()
 
-    def draw(self, rng: np.random.Generator) -> float:
+    def sample(self, rng: np.random.Generator) -> float:
         """A value for one episode."""
         return float(rng.integers(len(self.choices))) if self.choices else float(rng.uniform(self.low, self.high))
 
@@ -64,17 +64,17 @@ class Variation:
 
     def __init__(self, model: mujoco.MjModel, camera: str, wanted: Sequence[str]) -> None:
         """`wanted` names groups, single factors, or "all"; ValueError for a name that the model has not."""
-        offered = factors_of(model, camera) if wanted else ()
+        offered = list_factors(model, camera) if wanted else ()
         names = {factor.name for factor in offered}
         groups = {factor.group for factor in offered}
         for name in wanted:
             if name not in names | groups | {ALL}:
-                raise ValueError(_unknown(name, groups, names))
+                raise ValueError(_describe_unknown(name, groups, names))
         chosen = set(wanted)
         self.factors = tuple(f for f in offered if ALL in chosen or {f.name, f.group} & chosen)
         self._untouched: Any = None
         if self.factors:
-            self._untouched, self._scratch = write.copies(model)
+            self._untouched, self._scratch = write.copy_model(model)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,77 +86,87 @@ class Variation:
         """Values `[F]` at which everything is as without factors."""
         return np.array([factor.default for factor in self.factors], np.float64)
 
-    def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def sample(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Values `[F]` of one episode."""
-        return np.array([factor.draw(rng) for factor in self.factors], np.float64)
+        return np.array([factor.sample(rng) for factor in self.factors], np.float64)
 
-    def apply(self, model: mujoco.MjModel, values: NDArray[np.float64]) -> None:
+    def write(self, model: mujoco.MjModel, values: NDArray[np.float64]) -> None:
         """Write values `[F]` into a model, whatever was written into it before."""
         if self._untouched is None:
             return
-        write.restore(model, self._untouched)
+        write.restore_model(model, self._untouched)
         groups = set()
         for factor, value in zip(self.factors, values, strict=True):
             if value != factor.default:
                 factor.write(model, float(value))
                 groups.add(factor.group)
         if groups & {"light", "camera", "size", "mass"}:
-            write.derive(model, self._untouched, self._scratch)
+            write.update_constants(model, self._untouched, self._scratch)
 
 
-def factors_of(model: mujoco.MjModel, camera: str) -> tuple[Factor, ...]:
+def list_factors(model: mujoco.MjModel, camera: str) -> tuple[Factor, ...]:
     """All factors that mean something in this model, seen by this camera."""
-    roles = write.roles(model)
-    makers = (_texture(model, roles), _colours(roles), _lights(model), _camera(model, camera), _bodies(model, roles))
+    roles = write.find_roles(model)
+    makers = (
+        _list_textures(model, roles),
+        _list_colours(roles),
+        _list_lights(model),
+        _list_camera(model, camera),
+        _list_bodies(model, roles),
+    )
     found = [factor for maker in makers for factor in maker]
     return tuple(sorted(found, key=lambda factor: GROUPS.index(factor.group)))
 
 
-def _unknown(name: str, groups: set[str], names: set[str]) -> str:
-    hint = suggest(name, [*groups, *names])
+def _describe_unknown(name: str, groups: set[str], names: set[str]) -> str:
+    hint = suggest_names(name, [*groups, *names])
     kept = [group for group in GROUPS if group in groups]
     return f"factors: {name!r} is no factor of this task; {hint}choices: {ALL}, {', '.join(kept)}, or single factors"
 
 
-def _texture(model: mujoco.MjModel, roles: write.Roles) -> Iterator[Factor]:
-    looks = write.floor_looks(model, roles["floor"])
+def _list_textures(model: mujoco.MjModel, roles: write.Roles) -> Iterator[Factor]:
+    looks = write.list_floor_looks(model, roles["floor"])
     if len(looks.geoms) and len(looks.names) > 1:
-        change = partial(write.floor_look, looks=looks)
+        change = partial(write.write_floor_look, looks=looks)
         yield Factor("floor texture", "texture", "choice", 0.0, 0.0, len(looks.names) - 1.0, change, looks.names)
 
 
-def _colours(roles: write.Roles) -> Iterator[Factor]:
+def _list_colours(roles: write.Roles) -> Iterator[Factor]:
     for role, geoms in roles.items():
         for channel, colour in enumerate(("red", "green", "blue")):
             if len(geoms):
-                change = partial(write.tint, geoms=geoms, channel=channel)
+                change = partial(write.tint_geoms, geoms=geoms, channel=channel)
                 yield Factor(f"{role} {colour}", "colour", "of full, added", 0.0, -_SHIFT, _SHIFT, change)
 
 
-def _lights(model: mujoco.MjModel) -> Iterator[Factor]:
-    yield Factor("light strength", "light", "times", 1.0, 0.6, 1.3, write.brightness)
+def _list_lights(model: mujoco.MjModel) -> Iterator[Factor]:
+    yield Factor("light strength", "light", "times", 1.0, 0.6, 1.3, write.scale_light)
     for axis, name in enumerate(("x", "y")) if model.nlight else ():
-        yield Factor(f"light {name}", "light", "of its height, added", 0.0, -0.5, 0.5, partial(write.lean, axis=axis))
+        yield Factor(
+            f"light {name}", "light", "of its height, added", 0.0, -0.5, 0.5, partial(write.shift_lamps, axis=axis)
+        )
 
 
-def _camera(model: mujoco.MjModel, camera: str) -> Iterator[Factor]:
+def _list_camera(model: mujoco.MjModel, camera: str) -> Iterator[Factor]:
     index = model.camera(camera).id
-    height_m = write.view_height_m(model, index)
+    height_m = write.measure_view_height(model, index)
     for axis, name in enumerate(("right", "up")):
         change = partial(write.move_camera, camera=index, axis=axis, unit_m=height_m)
         yield Factor(f"camera {name}", "camera", "of the view's height", 0.0, -0.05, 0.05, change)
     yield Factor("camera roll", "camera", "rad", 0.0, -0.1, 0.1, partial(write.roll_camera, camera=index))
-    yield Factor("camera view", "camera", "times (field of view)", 1.0, 0.9, 1.1, partial(write.zoom, camera=index))
+    yield Factor(
+        "camera view", "camera", "times (field of view)", 1.0, 0.9, 1.1, partial(write.zoom_camera, camera=index)
+    )
 
 
-def _bodies(model: mujoco.MjModel, roles: write.Roles) -> Iterator[Factor]:
+def _list_bodies(model: mujoco.MjModel, roles: write.Roles) -> Iterator[Factor]:
     for role in ("agent", "object"):
         geoms = roles[role]
         if len(geoms):
             bodies = np.unique(model.geom_bodyid[geoms])
-            yield Factor(f"{role} size", "size", "times", 1.0, 0.8, 1.2, partial(write.size, geoms=geoms))
-            yield Factor(f"{role} mass", "mass", "times", 1.0, 0.5, 2.0, partial(write.mass, bodies=bodies))
+            yield Factor(f"{role} size", "size", "times", 1.0, 0.8, 1.2, partial(write.scale_geoms, geoms=geoms))
+            yield Factor(f"{role} mass", "mass", "times", 1.0, 0.5, 2.0, partial(write.scale_mass, bodies=bodies))
     if write.has_contact_friction(model):
-        yield Factor("contact friction", "friction", "times", 1.0, 0.5, 2.0, write.contact_friction)
+        yield Factor("contact friction", "friction", "times", 1.0, 0.5, 2.0, write.scale_contact_friction)
     if np.any(model.dof_damping) or np.any(model.dof_frictionloss):
-        yield Factor("joint friction", "friction", "times", 1.0, 0.5, 2.0, write.joint_friction)
+        yield Factor("joint friction", "friction", "times", 1.0, 0.5, 2.0, write.scale_joint_friction)

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from envs.factors import Factor, Variation, factors_of
+from envs.factors import Factor, Variation, list_factors
 from envs.rendering import Renderer, choose_backend
 from envs.task_spec import TaskSpec
 
@@ -77,7 +77,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self.size = size
         self.proprio = proprio
         self.split = SPLITS[0]
-        self._start(tuple(factors))
+        self._build_simulator(tuple(factors))
         self._low = np.array(self.task.action_low)
         self._high = np.array(self.task.action_high)
         self.action_space = spaces.Box(self._low.astype(np.float32), self._high.astype(np.float32))
@@ -85,7 +85,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._frame: NDArray[np.uint8] | None = None
         self.set_goal(self.get_state())
 
-    def _start(self, factors: tuple[str, ...]) -> None:
+    def _build_simulator(self, factors: tuple[str, ...]) -> None:
         """Make the simulator (`_physics`), its `_renderer`, and the factors that are switched on."""
         choose_backend()
         from envs.physics import Physics  # imports MuJoCo, so only now
@@ -97,7 +97,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._physics: Any = Physics(model, substeps)
         self._renderer: Any = Renderer(model, self.size, self.size, self.camera)
         self._factors = np.concatenate([np.zeros(len(self.factor_names)), self._variation.defaults])
-        self._write(model, self._factors)
+        self._write_factors(model, self._factors)
 
     # What a task on MuJoCo defines; one on another simulator overrides what calls the first three
 
@@ -109,19 +109,19 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """Positions `[nq]` and velocities `[nv]` of a random start, given the task's own factors."""
         raise NotImplementedError
 
-    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+    def compute_truth(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth `[..., L]` of positions `[..., nq]`, velocities `[..., nv]` and factors `[..., F]`."""
         raise NotImplementedError
 
     @abstractmethod
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """An action `[A]` of the task's scripted behaviour; `memory` is empty when an episode starts."""
 
-    def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _sample_task_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """The task's own factors `[F]` of a new episode of the split `self.split`."""
         return np.zeros(len(self.factor_names))
 
-    def _apply(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
+    def _write_task_factors(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
         """Write the task's own factors `[F]` into a model."""
 
     # Gymnasium's interface
@@ -144,13 +144,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r} is unknown; choices: {', '.join(SPLITS)}")
         start, goal = options.get("state"), options.get("goal_state")
-        start = None if start is None else self._checked("state", start)
-        goal = None if goal is None else self._checked("goal_state", goal)
+        start = None if start is None else self._validate_state("state", start)
+        goal = None if goal is None else self._validate_state("goal_state", goal)
         if start is not None and goal is not None:
             self._check_same_factors(start, goal)
         known = start if start is not None else goal
-        factors = self._draw_factors() if known is None else self._factors_of(known)
-        self._use(factors)
+        factors = self._sample_all_factors() if known is None else self._factors_of(known)
+        self._set_factors(factors)
         start = self._sample_state(factors) if start is None else start
         self.set_goal(self._sample_goal(start, factors) if goal is None else goal)
         self.set_state(start)
@@ -193,17 +193,17 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     def set_state(self, state: ArrayLike) -> None:
         """Go to a moment `[S]`, to the bit: the same actions lead to the same states and frames."""
-        values = self._checked("state", state)
+        values = self._validate_state("state", state)
         self.apply_factors(values)
         self._physics.set_state(values[: self._physics.state_size])
 
     def set_goal(self, goal_state: ArrayLike) -> None:
         """Make a state `[S]` the goal; its picture is drawn as every other."""
-        values = self._checked("goal_state", goal_state)
+        values = self._validate_state("goal_state", goal_state)
         self._goal_state = values.copy()
         self._goal_frame = self.render_state(values)
 
-    def goal_state(self) -> NDArray[np.float64]:
+    def get_goal_state(self) -> NDArray[np.float64]:
         """The goal as a state `[S]`."""
         return self._goal_state.copy()
 
@@ -216,21 +216,21 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._frame = frame
         return picture
 
-    def truth(self, state: ArrayLike | None = None) -> NDArray[np.float32]:
+    def get_truth(self, state: ArrayLike | None = None) -> NDArray[np.float32]:
         """The quantities of `task.truth_names`, `[L]` now, or `[..., L]` of states `[..., S]`."""
         values = self.get_state() if state is None else np.asarray(state, np.float64)
         assert values.shape[-1] == self.state_size, (values.shape, self.state_size)
-        return self.truth_from(
+        return self.compute_truth(
             values[..., self.qpos], values[..., self.qvel], self._factors_of(values)[..., : len(self.factor_names)]
         )
 
-    def factors(self) -> dict[str, float]:
+    def get_factors(self) -> dict[str, float]:
         """What differs in the model in this episode, by name."""
         return dict(zip(self.factor_names + self._variation.names, self._factors.tolist(), strict=True))
 
-    def offered_factors(self) -> tuple[Factor, ...]:
+    def list_factors(self) -> tuple[Factor, ...]:
         """The factors of variation that this task has, switched on or not."""
-        return () if self.physics_model is None else factors_of(self.physics_model, self.camera)
+        return () if self.physics_model is None else list_factors(self.physics_model, self.camera)
 
     def save_session(self) -> Session:
         """This episode with its goal and generator, to go on with later."""
@@ -272,13 +272,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     def apply_factors(self, state: ArrayLike) -> None:
         """Write a state's factors into this environment."""
-        factors = self._factors_of(self._checked("state", state))
+        factors = self._factors_of(self._validate_state("state", state))
         self._frame = None
-        self._use(factors)
+        self._set_factors(factors)
 
-    def render_settings(self) -> dict[str, Any]:
+    def get_render_settings(self) -> dict[str, Any]:
         """How frames are drawn, for a data file to note."""
-        return {"camera": self.camera, "size": self.size, "renderer": self._renderer.gl_string()}
+        return {"camera": self.camera, "size": self.size, "renderer": self._renderer.get_gl_renderer()}
 
     # Inside
 
@@ -294,11 +294,11 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _observe(self) -> Observation:
         found: Observation = {"pixels": self.render(), "goal_pixels": self._goal_frame.copy()}
         if self.proprio:
-            found["proprio"] = self.truth()[list(self.task.proprio_index)]
+            found["proprio"] = self.get_truth()[list(self.task.proprio_index)]
         return found
 
     def _info(self) -> Info:
-        truth, goal_truth = self.truth(), self.truth(self._goal_state)
+        truth, goal_truth = self.get_truth(), self.get_truth(self._goal_state)
         distance = float(self.task.distance(truth, goal_truth))
         return {"distance": distance, "truth": truth, "goal_truth": goal_truth}
 
@@ -308,7 +308,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             self._frame = self._renderer.render(self._physics.data)
         return self._frame
 
-    def _checked(self, name: str, state: ArrayLike) -> NDArray[np.float64]:
+    def _validate_state(self, name: str, state: ArrayLike) -> NDArray[np.float64]:
         values = np.asarray(state, np.float64)
         if values.shape != (self.state_size,) or not np.isfinite(values).all():
             raise ValueError(
@@ -329,18 +329,18 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _factors_of(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         return state[..., self._physics.state_size :]
 
-    def _draw_factors(self) -> NDArray[np.float64]:
-        return np.concatenate([self._sample_factors(self.np_random), self._variation.draw(self.np_random)])
+    def _sample_all_factors(self) -> NDArray[np.float64]:
+        return np.concatenate([self._sample_task_factors(self.np_random), self._variation.sample(self.np_random)])
 
-    def _use(self, factors: NDArray[np.float64]) -> None:
+    def _set_factors(self, factors: NDArray[np.float64]) -> None:
         if not np.array_equal(factors, self._factors):
             self._factors = factors.copy()
-            self._write(self._physics.model, factors)
+            self._write_factors(self._physics.model, factors)
 
-    def _write(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
+    def _write_factors(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
         # A task's own factors come last: the others begin by undoing what was written before.
-        self._variation.apply(model, factors[len(self.factor_names) :])
-        self._apply(model, factors[: len(self.factor_names)])
+        self._variation.write(model, factors[len(self.factor_names) :])
+        self._write_task_factors(model, factors[: len(self.factor_names)])
 
     def _sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         state = np.concatenate([self._physics.default_state(), factors])
@@ -350,6 +350,6 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _sample_goal(self, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
         for _ in range(_MAX_GOAL_DRAWS):
             goal = self._sample_state(factors)
-            if self.task.distance(self.truth(start), self.truth(goal)) >= self.task.min_goal_distance:
+            if self.task.distance(self.get_truth(start), self.get_truth(goal)) >= self.task.min_goal_distance:
                 return goal
         raise AssertionError(f"no goal {self.task.min_goal_distance} {self.task.distance_unit} away was drawn")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _SIGNATURE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
-def moving_parts(model: mujoco.MjModel) -> tuple[slice, slice]:
+def locate_motion(model: mujoco.MjModel) -> tuple[slice, slice]:
     """Where positions and velocities are in a state: after the time, here and in mjSTATE_FULLPHYSICS
     (mujoco.rollout)."""
     return slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
@@ -30,7 +30,7 @@ class Physics:
         self.data = mujoco.MjData(model)
         self.substeps = substeps
         self.state_size = mujoco.mj_stateSize(model, _SIGNATURE)
-        self.qpos, self.qvel = moving_parts(model)
+        self.qpos, self.qvel = locate_motion(model)
 
     def default_state(self) -> NDArray[np.float64]:
         """The model's reference state `[S]`: what a reset leaves, with nothing of the past in it."""

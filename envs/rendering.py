@@ -2,7 +2,7 @@
 
 MuJoCo draws small pictures slowly by default because of shadows, reflections and multisampling; at 64x64
 they show next to nothing. All of it is off here, and the picture is fixed: the same for data, goals and
-evaluation. Pictures of different OpenGL implementations differ, so a data file notes `Renderer.gl_string()`.
+evaluation. Pictures of different OpenGL implementations differ, so a data file notes `Renderer.get_gl_renderer()`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EGL_WANTED = (
 )
 
 
-def install_hint() -> str:
+def get_install_command() -> str:
     """The one command that installs the OpenGL libraries on this machine."""
     if sys.platform != "linux":
         return "pip install --force-reinstall mujoco"
@@ -75,7 +75,7 @@ def choose_backend() -> str:
     elif _load_library("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") is not None:
         chosen = "osmesa"
     else:
-        raise RuntimeError(f"no OpenGL for off-screen rendering was found; install it with: {install_hint()}")
+        raise RuntimeError(f"no OpenGL for off-screen rendering was found; install it with: {get_install_command()}")
     os.environ["MUJOCO_GL"] = chosen
     return chosen
 
@@ -153,7 +153,7 @@ def _make_context(width: int, height: int) -> Any:
         context.make_current()
     except Exception as error:  # whatever PyOpenGL's loader met: AttributeError, OSError, GLError and others
         raise RuntimeError(
-            f"cannot render with MUJOCO_GL={backend} ({error}); unset it, or install OpenGL: {install_hint()}"
+            f"cannot render with MUJOCO_GL={backend} ({error}); unset it, or install OpenGL: {get_install_command()}"
         ) from error
     return context
 
@@ -201,9 +201,9 @@ class Renderer:
         mj.mjr_readPixels(self._pixels, None, self._rect, self._context)
         return self._pixels[::-1].copy()  # OpenGL counts rows from below
 
-    def gl_string(self) -> str:
+    def get_gl_renderer(self) -> str:
         """What OpenGL calls itself (GL_RENDERER), such as "llvmpipe (LLVM 15.0.6, 256 bits)"."""
-        assert self._gl is not None, "gl_string after close"
+        assert self._gl is not None, "get_gl_renderer after close"
         from OpenGL import GL
 
         self._gl.make_current()

@@ -49,7 +49,7 @@ class Multiplexer:
             self.env.load_session(self.sessions[index])
             results.append(self.env.reset(seed=seed, options=option))
             self.sessions[index] = self.env.save_session()
-        return _stacked([obs for obs, _ in results]), _stacked([info for _, info in results])
+        return _stack([obs for obs, _ in results]), _stack([info for _, info in results])
 
     def step(self, actions: NDArray[np.float32]) -> tuple[Batch, Batch]:
         """Stacked observations and infos after one environment step with actions `[n, A]`."""
@@ -59,7 +59,7 @@ class Multiplexer:
             obs, _, _, _, info = self.env.step(action)
             results.append((obs, info))
             self.sessions[index] = self.env.save_session()
-        return _stacked([obs for obs, _ in results]), _stacked([info for _, info in results])
+        return _stack([obs for obs, _ in results]), _stack([info for _, info in results])
 
     def render(self) -> NDArray[np.uint8]:
         """The current pictures, uint8 `[n, H, W, 3]`."""
@@ -79,11 +79,11 @@ class Multiplexer:
         self.env.close()
 
 
-def _stacked(rows: list[dict[str, Any]]) -> Batch:
+def _stack(rows: list[dict[str, Any]]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _work(pipe: Connection, name: str, count: int, kwargs: dict[str, Any]) -> None:
+def _run_worker(pipe: Connection, name: str, count: int, kwargs: dict[str, Any]) -> None:
     """A worker's life: make the environments, then answer (method, arguments) until told to close."""
     multiplexer: Multiplexer | None = None
     try:
@@ -117,7 +117,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         if num_envs < 1 or num_workers < 0:
             raise ValueError(f"num_envs={num_envs}, num_workers={num_workers}: at least 1 environment and 0 workers")
         self.num_envs = num_envs
-        self.task = envs.task(name)  # raises, with the nearest names
+        self.task = envs.get_task(name)  # raises, with the nearest names
         self.metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.DISABLED}
         self.render_mode = "rgb_array"
         self.closed = False
@@ -130,7 +130,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         if workers == 0:
             self._local = Multiplexer(name, num_envs, kwargs)
         else:
-            self._start(name, kwargs)
+            self._start_workers(name, kwargs)
         try:
             self.single_observation_space, self.single_action_space = self._call("spaces")[0]
         except Exception:
@@ -139,12 +139,12 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-    def _start(self, name: str, kwargs: dict[str, Any]) -> None:
+    def _start_workers(self, name: str, kwargs: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
         for share in self._shares:
             ours, theirs = context.Pipe()
             arguments = (theirs, name, share.stop - share.start, kwargs)
-            worker = context.Process(target=_work, args=arguments, daemon=True)
+            worker = context.Process(target=_run_worker, args=arguments, daemon=True)
             worker.start()
             theirs.close()
             self._workers.append(worker)
@@ -158,13 +158,13 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         for pipe, share in zip(self._pipes, self._shares, strict=True):
             with contextlib.suppress(OSError):  # a dead worker is named below, where its answer is missing
                 pipe.send((method, tuple(argument[share] for argument in arguments)))
-        answers = [self._answer(pipe, index) for index, pipe in enumerate(self._pipes)]
+        answers = [self._receive(pipe, index) for index, pipe in enumerate(self._pipes)]
         for _, error in answers:  # only now, so that no answer is left in a pipe
             if error is not None:
                 raise error
         return [result for result, _ in answers]
 
-    def _answer(self, pipe: Connection, index: int) -> tuple[Any, Exception | None]:
+    def _receive(self, pipe: Connection, index: int) -> tuple[Any, Exception | None]:
         try:
             return pipe.recv()
         except (EOFError, ConnectionError):
@@ -179,9 +179,9 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         """
         if isinstance(seed, int | np.integer):
             seed = [int(seed) + index for index in range(self.num_envs)]
-        seeds = self._one_each("seed", seed)
+        seeds = self._spread("seed", seed)
         given = [options] * self.num_envs if isinstance(options, dict) else options
-        return _joined(self._call("reset", seeds, self._one_each("options", given)))
+        return _join_results(self._call("reset", seeds, self._spread("options", given)))
 
     def step(
         self, actions: ArrayLike
@@ -190,7 +190,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         rows = np.asarray(actions, np.float32)
         if rows.shape != self.action_space.shape:
             raise ValueError(f"actions of shape {rows.shape}, expected {self.action_space.shape}")
-        observations, infos = _joined(self._call("step", rows))
+        observations, infos = _join_results(self._call("step", rows))
         never = np.zeros(self.num_envs, bool)
         return observations, np.zeros(self.num_envs), never, never.copy(), infos
 
@@ -202,7 +202,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         """Every environment's state, float64 `[n, S]`."""
         return np.concatenate(self._call("get_states"))
 
-    def _one_each(self, name: str, given: Any) -> list[Any]:
+    def _spread(self, name: str, given: Any) -> list[Any]:
         rows = [None] * self.num_envs if given is None else list(given)
         if len(rows) != self.num_envs:
             raise ValueError(f"{name} has {len(rows)} entries for {self.num_envs} environments")
@@ -222,10 +222,10 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
             pipe.close()
 
 
-def _joined(parts: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch]:
+def _join_results(parts: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch]:
     observations, infos = zip(*parts, strict=True)
-    return _concatenated(observations), _concatenated(infos)
+    return _concatenate(observations), _concatenate(infos)
 
 
-def _concatenated(parts: Sequence[Batch]) -> Batch:
+def _concatenate(parts: Sequence[Batch]) -> Batch:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

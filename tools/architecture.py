@@ -119,7 +119,7 @@ def record_frames(steps: int) -> list[np.ndarray]:
     observation = env.reset(seed=1)[0]
     frames, goal = [observation["pixels"]], observation["goal_pixels"]
     for _ in range(steps):
-        frames.append(env.step(env.scripted_action(rng, memory))[0]["pixels"])
+        frames.append(env.step(env.sample_scripted_action(rng, memory))[0]["pixels"])
     env.close()
     return [frame[22:138, 22:138] for frame in (*frames, goal)]
 

@@ -21,7 +21,7 @@ def start_and_goal(name: str) -> list[np.ndarray]:
     rng, memory = np.random.default_rng(3), {}
     frames = [env.reset(seed=3)[0]["pixels"]]
     for _ in range(env.task.goal_offset):
-        frames.append(env.step(env.scripted_action(rng, memory))[0]["pixels"])
+        frames.append(env.step(env.sample_scripted_action(rng, memory))[0]["pixels"])
     env.close()
     return [frames[0], frames[-1]]
 

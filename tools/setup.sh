@@ -69,7 +69,7 @@ check_opengl() {
     if can_draw; then
         return
     fi
-    hint="$("$python" -c 'from envs.rendering import install_hint; print(install_hint())')"
+    hint="$("$python" -c 'from envs.rendering import get_install_command; print(get_install_command())')"
     if may_install; then
         say "installing OpenGL: $hint"
         sh -c "$hint" || say "that failed"

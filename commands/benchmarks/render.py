@@ -57,7 +57,7 @@ def bench_render(seconds: float, size: int = 64) -> dict[str, Any]:
             "size": size,
             "seconds": seconds,
             "backend": choose_backend(),
-            "renderer": renderer.gl_string(),
+            "renderer": renderer.get_gl_renderer(),
         }
         theirs = float(found[0])
         return result | {"ours_fps": ours, "dm_control_fps": theirs, "ratio": ours / theirs}

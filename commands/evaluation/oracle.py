@@ -116,7 +116,7 @@ class OracleDynamics:
 
     def _compute_truth(self, states: NDArray[np.float64]) -> Tensor:
         """Truth [..., L] of full states [..., S]."""
-        return torch.from_numpy(self.env.truth(states)).to(self.spec.device)
+        return torch.from_numpy(self.env.get_truth(states)).to(self.spec.device)
 
     @torch.no_grad()
     def _encode_rendered(self, states: NDArray[np.float64], name: str) -> Tensor:

@@ -109,7 +109,7 @@ def random_stage1(
     device: torch.device,
 ) -> tuple[PretrainModel, dict[str, torch.Tensor]]:
     """Model of stage 1 and a batch of random pictures for it, to measure speed and count operations."""
-    sizes, task = objective.adapt_encoder(encoder), envs.task(task_name)
+    sizes, task = objective.adapt_encoder(encoder), envs.get_task(task_name)
     frames = (trainer.batch_size, objective.frames, *sizes.image_px, 3)
     batch = {"pixels": torch.randint(0, 256, frames, dtype=torch.uint8, device=device)}
     actions = None

@@ -35,7 +35,7 @@ def check_collection(keys: CollectKeys) -> None:
     """Raise UsageError for an unknown environment and for arguments that it refuses, before anything is written."""
     wanted = collect_config(keys)
     if not wanted.env_kwargs:
-        envs.task(wanted.env_id)
+        envs.get_task(wanted.env_id)
         return
     try:
         envs.make(wanted.env_id, **wanted.env_kwargs).close()

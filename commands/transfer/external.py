@@ -164,7 +164,7 @@ class ExternalImport:
         state, truth = joined(self.state, "float64"), joined(self.truth, "float32")
         if self.match is not None:
             state = self.match.states(state)
-            truth = self.match.truth(state)
+            truth = self.match.get_truth(state)
         columns = {"action": found["action"], "time_s": np.arange(frames) / self.fps, "state": state, "truth": truth}
         if self.proprio:
             columns["proprio"] = joined(self.proprio, "float32")
@@ -217,7 +217,7 @@ class ExternalImport:
             size_px=self.size_px,
             settings={**settings, "environment": match.name},
             bounds=(task.action_low, task.action_high),
-            render=match.env.render_settings(),
+            render=match.env.get_render_settings(),
             said=(*self._said(), self._likeness(match)),
         )
 

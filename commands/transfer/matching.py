@@ -51,9 +51,9 @@ class Match:
         states[:, end - width : end] = recorded_TN
         return states
 
-    def truth(self, states_TS: NDArray[np.float64]) -> NDArray[np.float32]:
+    def get_truth(self, states_TS: NDArray[np.float64]) -> NDArray[np.float32]:
         """The quantities of `task.truth_names` [T, L]."""
-        return self.env.truth(states_TS)
+        return self.env.get_truth(states_TS)
 
     def draw(self, states_TS: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Their pictures [T, size, size, 3]."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.adapters.dm_control_tasks import DMC_TASKS, DOMAINS, Domain
-from envs.adapters.reached import reached_goal
+from envs.adapters.reached import sample_reachable_goal
 from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.task_spec import wrap_angle
@@ -85,15 +85,15 @@ class Dmc(GoalEnv):
         return int(moving.all(axis=1).sum())
 
     def _sample_goal(self, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return reached_goal(self, start, self.np_random)
+        return sample_reachable_goal(self, start, self.np_random)
 
-    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+    def compute_truth(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., L]`; see the class."""
         pose = np.asarray(qpos, np.float64)
         pose = np.where(self._turns, wrap_angle(pose), pose)
         return np.concatenate((pose, np.asarray(qvel, np.float64)), axis=-1).astype(np.float32)
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Coloured noise; where the domain has a hand, with a pull of it to the thing, and away with it."""
         size = self._low.size
         fresh = rng.standard_normal(size)

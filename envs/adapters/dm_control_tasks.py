@@ -86,7 +86,7 @@ class PoseTargets:
         return np.concatenate((np.sin(angles), np.cos(angles), pose[..., counts & ~turns]), -1)
 
 
-def task_of(domain: Domain) -> TaskSpec:
+def build_task_spec(domain: Domain) -> TaskSpec:
     """The specification of a domain's task."""
     positions, units = tuple(j.name for j in domain.joints), tuple(j.unit for j in domain.joints)
     facts = tuple(j.weight for j in domain.joints), tuple(j.turns for j in domain.joints)
@@ -221,4 +221,4 @@ MANIPULATOR = Domain(
 )
 
 DOMAINS = {domain.name: domain for domain in (CARTPOLE, FINGER, BALL_IN_CUP, CHEETAH, WALKER, MANIPULATOR)}
-DMC_TASKS: dict[str, TaskSpec] = {f"dmc/{name}": task_of(domain) for name, domain in DOMAINS.items()}
+DMC_TASKS: dict[str, TaskSpec] = {f"dmc/{name}": build_task_spec(domain) for name, domain in DOMAINS.items()}

@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from envs.adapters.gymnasium_state import MujocoState, plain_state, set_plain_state
-from envs.adapters.gymnasium_tasks import GymTask, Largest, description_of, spec_of
-from envs.adapters.mujoco_enums import prepare
-from envs.adapters.reached import reached_goal
+from envs.adapters.gymnasium_state import MujocoState, get_attribute_state, set_attribute_state
+from envs.adapters.gymnasium_tasks import GymTask, LargestError, build_spec, find_description
+from envs.adapters.mujoco_enums import patch_package
+from envs.adapters.reached import sample_reachable_goal
 from envs.factors import Variation
 from envs.goal_env import GoalEnv
 from envs.rendering import choose_backend
 from envs.task_spec import TaskSpec
 
-HOW = "see docs/guides/own_task.md"
+GUIDE = "see docs/guides/own_task.md"
 _SEEDS = 2**31
 
 
@@ -36,12 +36,12 @@ class Simulator:
     def __init__(self, gym_id: str, size: int, render_mode: str | None, kwargs: dict[str, Any]) -> None:
         self.name, self.size = f"gym/{gym_id}", size
         try:
-            prepare(gym_id)
+            patch_package(gym_id)
             self.env: Any = gymnasium.make(gym_id, render_mode=render_mode, **kwargs).unwrapped
         except Exception as error:  # whatever the environment's own code meets
             what = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise ValueError(f"{self.name} cannot be made ({type(error).__name__}: {what}); {HOW}") from error
-        self.about = description_of(gym_id)  # only now: making it imports the module that describes it
+            raise ValueError(f"{self.name} cannot be made ({type(error).__name__}: {what}); {GUIDE}") from error
+        self.about = find_description(gym_id)  # only now: making it imports the module that describes it
         self._check()
         self.env.reset(seed=0)
         self.has_mujoco = all(hasattr(self.env, part) for part in ("model", "data"))
@@ -53,19 +53,19 @@ class Simulator:
         """Where a state holds positions and velocities; empty where that is not known."""
         if not self.has_mujoco or self.about.get_state is not None:
             return slice(0, 0), slice(0, 0)
-        from envs.physics import moving_parts  # imports MuJoCo, which the environment has done by now
+        from envs.physics import locate_motion  # imports MuJoCo, which the environment has done by now
 
-        return moving_parts(self.env.model)
+        return locate_motion(self.env.model)
 
     def _check(self) -> None:
         actions, modes = self.env.action_space, list(self.env.metadata["render_modes"])
         if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
-            raise ValueError(f"{self.name} has actions {actions}: planning needs a Box of numbers; {HOW}")
+            raise ValueError(f"{self.name} has actions {actions}: planning needs a Box of numbers; {GUIDE}")
         if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-            raise ValueError(f"{self.name} has actions without bounds ({actions}): wrap it with finite ones; {HOW}")
+            raise ValueError(f"{self.name} has actions without bounds ({actions}): wrap it with finite ones; {GUIDE}")
         # Some name no modes and draw all the same.
         if "rgb_array" not in modes and (modes or type(self.env).render is gymnasium.Env.render):
-            raise ValueError(f"{self.name} draws no pictures (its render modes: {modes}, not rgb_array); {HOW}")
+            raise ValueError(f"{self.name} draws no pictures (its render modes: {modes}, not rgb_array); {GUIDE}")
 
     def _state_functions(self, about: GymTask) -> tuple[Any, Any]:
         if about.get_state is not None and about.set_state is not None:
@@ -74,10 +74,10 @@ class Simulator:
             state = MujocoState(self.env)
             return state.get, state.set
         if getattr(self.env, "state", None) is not None:
-            return plain_state, set_plain_state
+            return get_attribute_state, set_attribute_state
         raise ValueError(
             f"{self.name} has no state that can be set (no MuJoCo model and data, no attribute `state`): "
-            f"describe it with get_state and set_state; {HOW}"
+            f"describe it with get_state and set_state; {GUIDE}"
         )
 
     def default_state(self) -> NDArray[np.float64]:
@@ -127,7 +127,7 @@ class Simulator:
             return frame.copy()
         return np.asarray(Image.fromarray(frame).resize((self.size, self.size), Image.Resampling.BOX))
 
-    def gl_string(self) -> str:
+    def get_gl_renderer(self) -> str:
         """Who draws, for a data file to note."""
         return f"gymnasium {gymnasium.__version__}"
 
@@ -135,7 +135,7 @@ class Simulator:
         """Close the environment."""
         self.env.close()
 
-    def truth(self) -> NDArray[np.float32]:
+    def get_truth(self) -> NDArray[np.float32]:
         """True quantities `[L]` now."""
         if self.about.truth is not None:
             return np.asarray(self.about.truth(self.env), np.float32).ravel()
@@ -145,12 +145,12 @@ class Simulator:
 
     def spec(self) -> TaskSpec:
         """The task, with what the environment says where its description does not."""
-        actions, size = self.env.action_space, len(self.truth())
-        names, units, distance = tuple(f"state {index}" for index in range(size)), ("",) * size, Largest(size)
+        actions, size = self.env.action_space, len(self.get_truth())
+        names, units, distance = tuple(f"state {index}" for index in range(size)), ("",) * size, LargestError(size)
         if self.has_mujoco and self.about.truth is None:
             positions, turns = self._positions()
             rates = tuple(f"velocity {index}" for index in range(size - len(positions)))
-            names, units, distance = positions + rates, ("",) * size, Largest(len(positions), turns)
+            names, units, distance = positions + rates, ("",) * size, LargestError(len(positions), turns)
         fps = self.env.metadata.get("render_fps") or 20
         found = {
             "action_low": actions.low,
@@ -161,7 +161,7 @@ class Simulator:
             "distance": distance,
             "control_step_s": float(getattr(self.env, "dt", 1 / fps)),
         }
-        return spec_of(self.name, self.about, found)
+        return build_spec(self.name, self.about, found)
 
     def _positions(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Names of the positions of MuJoCo's joints, and which of them turn without end."""
@@ -181,7 +181,7 @@ class Simulator:
 
 
 @functools.cache
-def gym_task(gym_id: str) -> TaskSpec:
+def build_gym_spec(gym_id: str) -> TaskSpec:
     """The specification of "gym/<gym_id>", from an environment made for the purpose; ValueError where it is none."""
     with contextlib.suppress(RuntimeError):  # nothing is drawn here, but making it may import MuJoCo
         choose_backend()
@@ -215,7 +215,7 @@ class GymGoalEnv(GoalEnv):
         self.task = self._physics.spec()  # type: ignore[misc]
         super().__init__(size, proprio, render_mode)
 
-    def _start(self, factors: tuple[str, ...]) -> None:
+    def _build_simulator(self, factors: tuple[str, ...]) -> None:
         self._renderer = self._physics
         self._variation = Variation(None, self.camera, factors)
         self._factors = np.zeros(0)
@@ -224,20 +224,20 @@ class GymGoalEnv(GoalEnv):
         return self._physics.random_state(int(self.np_random.integers(_SEEDS)))
 
     def _sample_goal(self, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return reached_goal(self, start, self.np_random)
+        return sample_reachable_goal(self, start, self.np_random)
 
-    def truth(self, state: ArrayLike | None = None) -> NDArray[np.float32]:
+    def get_truth(self, state: ArrayLike | None = None) -> NDArray[np.float32]:
         """The quantities of `task.truth_names`, `[L]` now, or `[..., L]` of states `[..., S]`."""
         if state is None:
-            return self._physics.truth()
+            return self._physics.get_truth()
         values, now = np.asarray(state, np.float64), self.get_state()
         rows = []
         for row in values.reshape(-1, values.shape[-1]):
             self._physics.set_state(row)
-            rows.append(self._physics.truth())
+            rows.append(self._physics.get_truth())
         self._physics.set_state(now)
         return np.stack(rows).reshape(*values.shape[:-1], -1)
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """No environment of Gymnasium's brings a script; ValueError says what to choose."""
         raise ValueError(f"{self.task.name} has no script: choose data.policy.name=smooth or uniform")

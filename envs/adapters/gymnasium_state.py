@@ -26,7 +26,7 @@ class MujocoState:
     def get(self, env: Any) -> NDArray[np.float64]:
         """The state `[S]`."""
         placed = [getattr(env.model, name).ravel()[where] for name, where in self.placed.items()]
-        return np.concatenate([mujoco_state(env), *placed])
+        return np.concatenate([get_mujoco_state(env), *placed])
 
     def set(self, env: Any, state: NDArray[np.float64]) -> None:
         """Go there."""
@@ -37,7 +37,7 @@ class MujocoState:
         set_mujoco_state(env, rest)
 
 
-def mujoco_state(env: Any) -> NDArray[np.float64]:
+def get_mujoco_state(env: Any) -> NDArray[np.float64]:
     """The state `[S]` of an environment with MuJoCo's `model` and `data`, as MuJoCo knows it."""
     import mujoco
 
@@ -56,11 +56,11 @@ def set_mujoco_state(env: Any, state: NDArray[np.float64]) -> None:
         update(env.model, env.data)
 
 
-def plain_state(env: Any) -> NDArray[np.float64]:
+def get_attribute_state(env: Any) -> NDArray[np.float64]:
     """The attribute `state` as numbers `[S]`."""
     return np.asarray(env.state, np.float64).ravel()
 
 
-def set_plain_state(env: Any, state: NDArray[np.float64]) -> None:
+def set_attribute_state(env: Any, state: NDArray[np.float64]) -> None:
     """Go there, in the shape and type that the attribute has."""
     env.state = state.astype(np.asarray(env.state).dtype).reshape(np.shape(env.state))

@@ -44,7 +44,7 @@ class GymTask:
 
 
 @dataclass(frozen=True)
-class Largest:
+class LargestError:
     """The largest error of the first `count` numbers, those of `turns` wrapped as angles."""
 
     count: int
@@ -67,9 +67,9 @@ def _set_pendulum(env: Any, state: NDArray[np.float64]) -> None:
 
 
 def _fetch_state(env: Any) -> NDArray[np.float64]:
-    from envs.adapters.gymnasium_state import mujoco_state
+    from envs.adapters.gymnasium_state import get_mujoco_state
 
-    return np.concatenate([mujoco_state(env), env.goal])
+    return np.concatenate([get_mujoco_state(env), env.goal])
 
 
 def _set_fetch(env: Any, state: NDArray[np.float64]) -> None:
@@ -87,7 +87,7 @@ _TABLE: dict[str, GymTask] = {
         set_state=_set_pendulum,
         truth_names=("angle", "velocity"),
         truth_units=("rad", "rad/s"),
-        distance=Largest(1, turns=(0,)),
+        distance=LargestError(1, turns=(0,)),
         distance_unit="rad",
         min_goal_distance=0.6,
         distance_bins=(0.6, 1.0, 1.5, 2.0, 3.2),
@@ -96,7 +96,7 @@ _TABLE: dict[str, GymTask] = {
     "MountainCarContinuous-v0": GymTask(
         truth_names=("position", "velocity"),
         truth_units=("of the track", "of the track/step"),
-        distance=Largest(1),
+        distance=LargestError(1),
         distance_unit="of the track",
         thresholds=(0.05, 0.03, 0.01),
         min_goal_distance=0.15,
@@ -108,19 +108,19 @@ _TABLE: dict[str, GymTask] = {
 }
 
 
-def describe(gym_id: str, task: GymTask) -> None:
+def describe_task(gym_id: str, task: GymTask) -> None:
     """Say how the environment `gym_id` is a task; for the module that registers it with Gymnasium."""
     _TABLE[gym_id] = task
 
 
-def description_of(gym_id: str) -> GymTask:
+def find_description(gym_id: str) -> GymTask:
     """What is known of an id, given with or without the module that registers it ("my_envs:Mine-v0")."""
     bare = gym_id.rpartition(":")[2]
     known = FETCH if bare.startswith("Fetch") else GymTask()
     return _TABLE[bare] if bare in _TABLE else known
 
 
-def spec_of(name: str, task: GymTask, found: dict[str, Any]) -> TaskSpec:
+def build_spec(name: str, task: GymTask, found: dict[str, Any]) -> TaskSpec:
     """The task's specification, from its description and from what was found out by asking the environment.
 
     `found` has action_low, action_high `[A]`, truth_names, truth_units, distance and control_step_s.

@@ -15,14 +15,14 @@ import numpy as np
 COMPARING = {"gymnasium_robotics": "gymnasium_robotics.utils.mujoco_utils"}  # package: its module that compares
 
 
-def prepare(gym_id: str) -> None:
+def patch_package(gym_id: str) -> None:
     """Mend the package of an id "PACKAGE:NAME" that is in COMPARING; ImportError where it is not installed."""
     package = gym_id.partition(":")[0]
     if package in COMPARING:
-        compare_numbers(importlib.import_module(COMPARING[package]))
+        patch_enums(importlib.import_module(COMPARING[package]))
 
 
-def compare_numbers(module: ModuleType) -> None:
+def patch_enums(module: ModuleType) -> None:
     """Let the `mujoco` of `module` number the kinds of joints and constraints plainly, where it does not yet."""
     import mujoco
 

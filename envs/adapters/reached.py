@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 _TRIES, _HOLD_STEPS = 20, 5
 
 
-def reached_goal(env: GoalEnv, start: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+def sample_reachable_goal(env: GoalEnv, start: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """A state `[S]` `goal_offset` steps of held random actions after `start` `[S]`.
 
     The first that lies the task's least distance away, else the farthest of a few tries. The environment is
     left somewhere else.
     """
     low, high = np.array(env.task.action_low), np.array(env.task.action_high)
-    truth, found = env.truth(start), [(-1.0, start)]
+    truth, found = env.get_truth(start), [(-1.0, start)]
     for _ in range(_TRIES):
         env.set_state(start)
         for step in range(env.task.goal_offset):
             if step % _HOLD_STEPS == 0:
                 action = rng.uniform(low, high)
             env.advance(action)
-        distance = float(env.task.distance(truth, env.truth()))
+        distance = float(env.task.distance(truth, env.get_truth()))
         found.append((distance, env.get_state()))
         if distance >= env.task.min_goal_distance:
             break

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.behaviour import destination, noisy_force
+from envs.behaviour import choose_destination, sample_force
 from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.point_maze.mazes import (
@@ -22,10 +22,10 @@ from envs.point_maze.mazes import (
     MAX_WALLS,
     NAMED,
     NUM_LAYOUTS,
-    centre,
-    maze,
-    random_layouts,
-    walls,
+    build_walls,
+    get_routes,
+    list_random_layouts,
+    locate_cells,
 )
 from envs.point_maze.spec import LAYOUTS, POINT_MAZE
 from envs.task_spec import TaskSpec
@@ -69,13 +69,13 @@ class PointMaze(GoalEnv):
         add_pattern(spec)
         return spec.compile()
 
-    def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _sample_task_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         if self.layout in NAMED:
             return np.array([NAMED[self.layout]], np.float64)
-        return rng.choice(random_layouts(self.split), size=1).astype(np.float64)
+        return rng.choice(list_random_layouts(self.split), size=1).astype(np.float64)
 
-    def _apply(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
-        places = centre(*np.nonzero(walls(_index(factors))))
+    def _write_task_factors(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
+        places = locate_cells(*np.nonzero(build_walls(_index(factors))))
         # Bodies are moved, not geoms: a body's collision tree is in its own frame, so nothing goes stale.
         for number in range(MAX_WALLS):
             used = number < len(places)
@@ -86,27 +86,27 @@ class PointMaze(GoalEnv):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return _sample_position(rng, _index(factors)), np.zeros(2)
 
-    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+    def compute_truth(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 5]`; see the class."""
         return np.concatenate([np.asarray(part) for part in (qpos, qvel, factors)], axis=-1).astype(np.float32)
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Forces `[2]` that take the ball to one random place after another by the shortest way, with noise."""
-        truth = self.truth().astype(np.float64)
+        truth = self.get_truth().astype(np.float64)
         place, velocity, layout = truth[:2], truth[2:4], _index(self._factors)
-        target = destination(memory, place, lambda: self._sample_far_position(rng, layout))
-        heading = maze(layout).heading(place, target, _ROOM_M)
+        target = choose_destination(memory, place, lambda: self._sample_far_position(rng, layout))
+        heading = get_routes(layout).find_heading(place, target, _ROOM_M)
         towards = heading - place
         if heading is not target:  # a corner is passed at speed
             towards *= max(1.0, _LEAD_M / max(float(np.linalg.norm(towards)), 1e-9))
-        action = noisy_force(rng, memory, towards, velocity)
+        action = sample_force(rng, memory, towards, velocity)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
     def _sample_far_position(self, rng: np.random.Generator, layout: int) -> NDArray[np.float64]:
         """The farthest `[2]` of a few random places, so that most routes lead around walls."""
         places = np.stack([_sample_position(rng, layout) for _ in range(_PLACES)])
         truths = np.concatenate([places, np.zeros((_PLACES, 2)), np.full((_PLACES, 1), layout)], -1)
-        return places[self.task.distance(self.truth(), truths).argmax()]
+        return places[self.task.distance(self.get_truth(), truths).argmax()]
 
 
 def _index(factors: NDArray[np.float64]) -> int:
@@ -116,5 +116,5 @@ def _index(factors: NDArray[np.float64]) -> int:
 def _sample_position(rng: np.random.Generator, layout: int) -> NDArray[np.float64]:
     """A place `[2]` of the ball's centre in a free cell, clear of its edges."""
     room = CELL_M / 2 - BALL_RADIUS_M - _MARGIN_M
-    cells = centre(*np.nonzero(~walls(layout)))
+    cells = locate_cells(*np.nonzero(~build_walls(layout)))
     return rng.choice(cells) + rng.uniform(-room, room, 2)

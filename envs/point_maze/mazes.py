@@ -52,7 +52,7 @@ _SPLIT_OF_TEN = {"train": range(8), "val": range(8, 9), "eval": range(9, 10)}
 
 
 @functools.cache
-def random_layouts(split: str) -> NDArray[np.int64]:
+def list_random_layouts(split: str) -> NDArray[np.int64]:
     """Indices of the random layouts of a split: `train`, `val` or `eval`; of ten, eight, one and one. Read-only."""
     index = np.arange(_NUM_RANDOM)
     found = index[np.isin(index % 10, _SPLIT_OF_TEN[split])] + len(NAMED)
@@ -61,14 +61,14 @@ def random_layouts(split: str) -> NDArray[np.int64]:
 
 
 @functools.cache
-def walls(layout: int) -> NDArray[np.bool_]:
+def build_walls(layout: int) -> NDArray[np.bool_]:
     """Whether a wall fills each cell `[row, column]` of a layout; row 0 is the top of the picture."""
     if layout in NAMED.values():
-        return _parsed(_U if layout == NAMED["u"] else _MEDIUM)
+        return _parse_layout(_U if layout == NAMED["u"] else _MEDIUM)
     return _random_walls(np.random.default_rng([layout, 83]))
 
 
-def _parsed(text: str) -> NDArray[np.bool_]:
+def _parse_layout(text: str) -> NDArray[np.bool_]:
     return np.array([[sign == "#" for sign in line] for line in text.split()])
 
 
@@ -96,15 +96,15 @@ def _connected(free: NDArray[np.bool_]) -> bool:
     return seen == cells
 
 
-def centre(row: NDArray[np.int64], column: NDArray[np.int64]) -> Positions:
+def locate_cells(row: NDArray[np.int64], column: NDArray[np.int64]) -> Positions:
     """Middles `[..., 2]` of cells in metres; the maze's middle is the origin, x to the right, y upwards."""
     return np.stack([np.asarray(column) - (CELLS - 1) / 2, (CELLS - 1) / 2 - np.asarray(row)], -1) * CELL_M
 
 
 @functools.lru_cache(maxsize=2048)
-def maze(layout: int) -> Routes:
+def get_routes(layout: int) -> Routes:
     """The routes around a layout's walls, prepared once."""
-    filled = walls(layout)
+    filled = build_walls(layout)
     return build_routes(np.array([_box(*run) for run in _runs(filled)]), *_corners(filled), PATH_MARGIN_M)
 
 
@@ -118,7 +118,7 @@ def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
 
 
 def _box(row: int, first: int, last: int) -> NDArray[np.float64]:
-    middle = centre(np.array([row, row]), np.array([first, last])).mean(0)
+    middle = locate_cells(np.array([row, row]), np.array([first, last])).mean(0)
     return np.concatenate([middle, np.array([last - first + 1, 1]) * CELL_M / 2])
 
 

@@ -23,15 +23,15 @@ class Routes:
     outwards: Positions  # [V, 2]: away from the corner's box, for who wants to turn with more room
     lengths: NDArray[np.float64]  # [V, V]
 
-    def visible(self, start: Positions, end: Positions) -> NDArray[np.bool_]:
+    def is_visible(self, start: Positions, end: Positions) -> NDArray[np.bool_]:
         """Whether nothing stands between places `[..., 2]` that broadcast."""
         start, end = np.broadcast_arrays(start, end)
         middle, run = ((start + end) / 2).reshape(-1, 1, 2), ((end - start) / 2).reshape(-1, 1, 2)
         pieces = range(0, len(run), _PIECE)
-        clear = [self._clear(middle[first : first + _PIECE], run[first : first + _PIECE]) for first in pieces]
+        clear = [self._is_clear(middle[first : first + _PIECE], run[first : first + _PIECE]) for first in pieces]
         return np.concatenate([np.zeros(0, bool), *clear]).reshape(start.shape[:-1])
 
-    def _clear(self, middle: Positions, run: Positions) -> NDArray[np.bool_]:
+    def _is_clear(self, middle: Positions, run: Positions) -> NDArray[np.bool_]:
         """Whether segments of middles and half runs `[n, 1, 2]` meet no box: an axis separates them from each."""
         off, half = middle - self.boxes[:, :2], self.boxes[:, 2:]
         reach = np.abs(run)
@@ -40,24 +40,24 @@ class Routes:
         apart |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
         return np.asarray(apart.all(-1))
 
-    def to_corners(self, places: Positions) -> NDArray[np.float64]:
+    def measure_to_corners(self, places: Positions) -> NDArray[np.float64]:
         """Straight lengths `[n, V]` from places `[n, 2]` to the corners they see, else infinity."""
         away = np.linalg.norm(places[:, None] - self.corners, axis=-1)
-        return np.where(self.visible(places[:, None], self.corners), away, np.inf)
+        return np.where(self.is_visible(places[:, None], self.corners), away, np.inf)
 
-    def from_corners(self, places: Positions) -> NDArray[np.float64]:
+    def measure_from_corners(self, places: Positions) -> NDArray[np.float64]:
         """Lengths `[n, V]` of the shortest routes from every corner to places `[n, 2]`."""
-        return (self.to_corners(places)[:, None] + self.lengths).min(-1)
+        return (self.measure_to_corners(places)[:, None] + self.lengths).min(-1)
 
-    def heading(self, place: Positions, target: Positions, room_m: float) -> Positions:
+    def find_heading(self, place: Positions, target: Positions, room_m: float) -> Positions:
         """Where to go from a place `[2]` to reach a target `[2]`: there, or around the way's next corner.
 
         `room_m` is how much farther than necessary to keep from corners. A place within a box, which sees nothing,
         goes straight.
         """
-        if self.visible(place, target):
+        if self.is_visible(place, target):
             return target
-        lengths = self.to_corners(place[None])[0] + self.from_corners(target[None])[0]
+        lengths = self.measure_to_corners(place[None])[0] + self.measure_from_corners(target[None])[0]
         turn = int(lengths.argmin())
         return self.corners[turn] + room_m * self.outwards[turn] if np.isfinite(lengths[turn]) else target
 
@@ -72,4 +72,4 @@ def build_routes(boxes: NDArray[np.float64], corners: Positions, outwards: Posit
     grown = boxes + np.array([0, 0, 1, 1]) * (margin_m - _EPSILON_M)
     corners = corners + margin_m * outwards
     blank = Routes(grown, corners, outwards, np.zeros((len(corners),) * 2))
-    return Routes(grown, corners, outwards, floyd_warshall(blank.to_corners(corners)))
+    return Routes(grown, corners, outwards, floyd_warshall(blank.measure_to_corners(corners)))

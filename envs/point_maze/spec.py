@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.point_maze.mazes import NAMED, maze
+from envs.point_maze.mazes import NAMED, get_routes
 from envs.point_maze.routes import Routes
 from envs.task_spec import TaskSpec
 
@@ -38,12 +38,12 @@ class _Pairs:
         found = np.zeros(len(self.layout))
         for layout in np.unique(self.layout):
             here = np.flatnonzero(self.layout == layout)
-            found[here] = ask(maze(int(layout)), self.row_a[here], self.row_b[here])
+            found[here] = ask(get_routes(int(layout)), self.row_a[here], self.row_b[here])
         return found.reshape(self.shape)
 
     def seen(self, layout: Routes, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the straight way is free `[n]`."""
-        return layout.visible(self.a[rows_a, :2], self.b[rows_b, :2])
+        return layout.is_visible(self.a[rows_a, :2], self.b[rows_b, :2])
 
     def length(self, layout: Routes, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> NDArray[np.float64]:
         """Lengths of the shortest routes `[n]`."""
@@ -53,7 +53,7 @@ class _Pairs:
             return straight
         ours, at_a = np.unique(rows_a[around], return_inverse=True)
         theirs, at_b = np.unique(rows_b[around], return_inverse=True)
-        to, onwards = layout.to_corners(self.a[ours, :2]), layout.from_corners(self.b[theirs, :2])
+        to, onwards = layout.measure_to_corners(self.a[ours, :2]), layout.measure_from_corners(self.b[theirs, :2])
         lengths = (to[at_a] + onwards[at_b]).min(-1)
         straight[around] = np.where(np.isfinite(lengths), lengths, straight[around])
         return straight

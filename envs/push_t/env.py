@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
-from envs.push_t.pusher import AGENT_RADIUS_M, AROUND, push_action, turned
+from envs.push_t.pusher import AGENT_RADIUS_M, ROUTES, rotate, sample_push
 from envs.push_t.spec import PUSH_T, UNIT_M, WIDTH_M
 from envs.task_spec import TaskSpec, wrap_angle
 
@@ -58,13 +58,13 @@ class PushT(GoalEnv):
     def _sample_pose(
         self, rng: np.random.Generator, factors: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        block = random_pose(rng)
+        block = sample_block_pose(rng)
         agent = rng.uniform(-_AGENT_RANGE_M, _AGENT_RANGE_M, 2)
-        while not AROUND.visible(*[turned(agent - block[:2], -block[2])] * 2):
+        while not ROUTES.is_visible(*[rotate(agent - block[:2], -block[2])] * 2):
             agent = rng.uniform(-_AGENT_RANGE_M, _AGENT_RANGE_M, 2)
         return np.concatenate([agent, block]), np.zeros(5)
 
-    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+    def compute_truth(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 10]`; see the class."""
         qpos, qvel = np.asarray(qpos, np.float64), np.asarray(qvel, np.float64)
         angle, spin = qpos[..., 4:], qvel[..., 4:]
@@ -73,14 +73,14 @@ class PushT(GoalEnv):
         agent, block = (qpos[..., :2], qvel[..., :2]), (qpos[..., 2:4] + arm, wrap_angle(angle))
         return np.concatenate([*agent, *block, qvel[..., 2:4] + swing, spin], -1).astype(np.float32)
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Targets `[2]` of a pusher that takes the block to one random pose after another, with noise."""
         qpos = self.get_state()[self.qpos]
         stray = self.stray if self.split == "train" else 0.0
-        action = push_action(qpos[:2], qpos[2:], rng, memory, random_pose, stray)
+        action = sample_push(qpos[:2], qpos[2:], rng, memory, sample_block_pose, stray)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
 
-def random_pose(rng: np.random.Generator) -> NDArray[np.float64]:
+def sample_block_pose(rng: np.random.Generator) -> NDArray[np.float64]:
     """Centre of mass (m) and angle (rad) `[3]` of the block, so far from walls that it can be pushed everywhere."""
     return np.append(rng.uniform(-_BLOCK_RANGE_M, _BLOCK_RANGE_M, 2), rng.uniform(-np.pi, np.pi))

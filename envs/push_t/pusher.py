@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.behaviour import correlated_noise
+from envs.behaviour import advance_noise
 from envs.point_maze.routes import build_routes
 from envs.push_t.spec import UNIT_M
 from envs.task_spec import wrap_angle
@@ -29,7 +29,7 @@ REACH_M = 0.14  # what the disc travels in a step at full action
 BOXES = np.array([[0, 25.714, 60, 15], [0, -34.286, 15, 45]]) * UNIT_M
 _CORNERS = np.array([[-60, 40.714], [60, 40.714], [-60, 10.714], [60, 10.714], [-15, -79.286], [15, -79.286]]) * UNIT_M
 _OUTWARDS = np.array([[-1, 1], [1, 1], [-1, -1], [1, -1], [-1, -1], [1, -1]], float)
-AROUND = build_routes(BOXES, _CORNERS, _OUTWARDS, AGENT_RADIUS_M + 0.015)
+ROUTES = build_routes(BOXES, _CORNERS, _OUTWARDS, AGENT_RADIUS_M + 0.015)
 
 # Edges in units: from, to, outward normal; inner edges end where the disc meets the other box.
 _EDGES = (
@@ -67,20 +67,20 @@ def _contacts() -> tuple[Vector, Vector]:
     return np.concatenate(places), np.concatenate(normals)
 
 
-PLACES, NORMALS = _contacts()
+CONTACTS, NORMALS = _contacts()
 # What a push does to the block [P, 3]: metres along both axes, and the angle times the radius of gyration.
-_LEVERS = -(PLACES[:, 0] * NORMALS[:, 1] - PLACES[:, 1] * NORMALS[:, 0]) / GYRATION_M
+_LEVERS = -(CONTACTS[:, 0] * NORMALS[:, 1] - CONTACTS[:, 1] * NORMALS[:, 0]) / GYRATION_M
 TWISTS = np.concatenate([-NORMALS, _LEVERS[:, None]], -1)
 _SIZES = np.linalg.norm(TWISTS, axis=-1)
 
 
-def turned(vector: Vector, angle_rad: float) -> Vector:
+def rotate(vector: Vector, angle_rad: float) -> Vector:
     """Vectors `[..., 2]` turned by an angle."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     return vector @ np.array([[cos, sin], [-sin, cos]])
 
 
-def push_action(
+def sample_push(
     agent: Vector,
     block: Vector,
     rng: np.random.Generator,
@@ -93,17 +93,17 @@ def push_action(
     stray: the chance, a step, that the disc goes astray for some steps, by slow noise: it then meets the block in ways
     that serve nothing, as a planner tries them and a pusher never does.
     """
-    error = _error(block, memory["pose"]) if memory else np.zeros(3)
+    error = _compute_error(block, memory["pose"]) if memory else np.zeros(3)
     reached = np.hypot(error[0], error[1]) < _NEAR_M and abs(error[2]) < _NEAR_RAD * GYRATION_M
     if not memory or reached or memory["pose_steps"] <= 0:
         memory.update(pose=random_pose(rng), pose_steps=_POSE_STEPS, steps=0)
         memory.setdefault("noise", np.zeros(2))
         memory.setdefault("astray", 0)
         memory["reached"] = memory.get("reached", 0) + int(reached)
-        error = _error(block, memory["pose"])
-    place = turned(agent - block[:2], -block[2])
-    if memory["steps"] <= 0 or (memory["pushing"] and _gain(memory["contact"], error) < 0.01):
-        contact = _choose(place, block, error, rng)
+        error = _compute_error(block, memory["pose"])
+    place = rotate(agent - block[:2], -block[2])
+    if memory["steps"] <= 0 or (memory["pushing"] and _compute_gain(memory["contact"], error) < 0.01):
+        contact = _choose_contact(place, block, error, rng)
         memory.update(contact=contact, pushing=False, steps=_WALK_STEPS)
     memory["steps"] -= 1
     memory["pose_steps"] -= 1
@@ -111,58 +111,58 @@ def push_action(
         memory.update(astray=int(rng.integers(*_STRAY_STEPS, endpoint=True)), drift=rng.standard_normal(2))
     if memory["astray"] > 0:
         memory["astray"] -= 1
-        memory["drift"] = correlated_noise(memory["drift"], _STRAY_KEPT, rng)
+        memory["drift"] = advance_noise(memory["drift"], _STRAY_KEPT, rng)
         return _STRAY_NOISE * np.asarray(memory["drift"])
-    memory["noise"] = correlated_noise(memory["noise"], _NOISE_KEPT, rng)
-    return turned(_move(place, error, memory), block[2]) / REACH_M + _NOISE * memory["noise"]
+    memory["noise"] = advance_noise(memory["noise"], _NOISE_KEPT, rng)
+    return rotate(_plan_move(place, error, memory), block[2]) / REACH_M + _NOISE * memory["noise"]
 
 
-def _error(block: Vector, wanted: Vector) -> Vector:
+def _compute_error(block: Vector, wanted: Vector) -> Vector:
     """What is left to go `[3]` in the block's frame, the angle times the radius of gyration."""
-    left = turned(wanted[:2] - block[:2], -block[2])
+    left = rotate(wanted[:2] - block[:2], -block[2])
     return np.append(left, wrap_angle(wanted[2] - block[2]) * GYRATION_M)
 
 
-def _gain(contact: int, error: Vector) -> float:
+def _compute_gain(contact: int, error: Vector) -> float:
     """By how much a push at a contact can bring the block nearer, metres."""
     return float(TWISTS[contact] @ error / _SIZES[contact])
 
 
-def _choose(place: Vector, block: Vector, error: Vector, rng: np.random.Generator) -> int:
+def _choose_contact(place: Vector, block: Vector, error: Vector, rng: np.random.Generator) -> int:
     """The contact that brings the block nearest for the way there, or now and then any."""
-    stands = PLACES + NORMALS * (AGENT_RADIUS_M + _STAND_OFF_M)
-    inside = (np.abs(block[:2] + turned(stands, block[2])) < 1.0 - AGENT_RADIUS_M).all(-1)
+    stands = CONTACTS + NORMALS * (AGENT_RADIUS_M + _STAND_OFF_M)
+    inside = (np.abs(block[:2] + rotate(stands, block[2])) < 1.0 - AGENT_RADIUS_M).all(-1)
     if rng.random() < _ANY_PUSH:
         return int(rng.choice(np.flatnonzero(inside)))
     gains = TWISTS @ error / _SIZES - _WALK_COST * np.linalg.norm(stands - place, axis=-1)
     return int(np.where(inside, gains, -np.inf).argmax())
 
 
-def _move(place: Vector, error: Vector, memory: dict[str, Any]) -> Vector:
+def _plan_move(place: Vector, error: Vector, memory: dict[str, Any]) -> Vector:
     """Where the disc goes in this step, relative to where it is, in the block's frame `[2]`."""
     contact = memory["contact"]
     normal = NORMALS[contact]
-    stand = PLACES[contact] + normal * (AGENT_RADIUS_M + _STAND_OFF_M)
+    stand = CONTACTS[contact] + normal * (AGENT_RADIUS_M + _STAND_OFF_M)
     if not memory["pushing"]:
         away = stand - place
         if np.linalg.norm(away) > _ARRIVED_M:
-            return _limited(_walk(place, stand))
+            return _limit_move(_plan_walk(place, stand))
         memory.update(pushing=True, steps=_PUSH_STEPS)
     along = np.array([-normal[1], normal[0]])
-    sideways = along * ((PLACES[contact] - place) @ along)
-    depth = np.clip(_gain(contact, error) / _SIZES[contact] * 1.2, 0.04, _PUSH_M)
+    sideways = along * ((CONTACTS[contact] - place) @ along)
+    depth = np.clip(_compute_gain(contact, error) / _SIZES[contact] * 1.2, 0.04, _PUSH_M)
     return sideways - normal * depth
 
 
-def _walk(place: Vector, stand: Vector) -> Vector:
+def _plan_walk(place: Vector, stand: Vector) -> Vector:
     """Towards a place before the block without touching it; first of all away from it, where it is touched."""
-    if not AROUND.visible(place, place):
+    if not ROUTES.is_visible(place, place):
         gaps = place - np.clip(place, BOXES[:, :2] - BOXES[:, 2:], BOXES[:, :2] + BOXES[:, 2:])
         gap = gaps[np.linalg.norm(gaps, axis=-1).argmin()]
         return gap / max(float(np.linalg.norm(gap)), 1e-6) * 0.06
-    return AROUND.heading(place, stand, 0.02) - place
+    return ROUTES.find_heading(place, stand, 0.02) - place
 
 
-def _limited(move: Vector) -> Vector:
+def _limit_move(move: Vector) -> Vector:
     """A move no longer than the disc can go in a step."""
     return move * min(1.0, REACH_M / max(float(np.linalg.norm(move)), 1e-9))

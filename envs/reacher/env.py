@@ -57,7 +57,7 @@ class Reacher(GoalEnv):
         wrist = rng.uniform(-WRIST_LIMIT_RAD, WRIST_LIMIT_RAD)
         return np.array([shoulder, wrist]), np.zeros(2)
 
-    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+    def compute_truth(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 6]`; see the class."""
         qpos, qvel = np.asarray(qpos, np.float64), np.asarray(qvel, np.float64)
         hand = qpos[..., 0] + qpos[..., 1]
@@ -66,13 +66,13 @@ class Reacher(GoalEnv):
         parts = wrap_angle(qpos[..., 0]), qpos[..., 1], qvel[..., 0], qvel[..., 1], tip_x, tip_y
         return np.stack(parts, axis=-1).astype(np.float32)
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Torques `[2]` that pull the arm to one random pose after another, with noise."""
         if memory.get("steps_left", 0) <= 0:
             memory["pose"] = self._sample_pose(rng, np.zeros(0))[0]
             memory["steps_left"] = int(rng.integers(*_HOLD_STEPS, endpoint=True))
         memory["steps_left"] -= 1
-        truth = self.truth()
+        truth = self.get_truth()
         error = memory["pose"] - truth[:2]
         error[0] = wrap_angle(error[0])
         action = _STIFFNESS * error - _DAMPING * truth[2:4] + _NOISE * rng.standard_normal(2)

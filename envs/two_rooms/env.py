@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.behaviour import destination, noisy_force
+from envs.behaviour import choose_destination, sample_force
 from envs.factor_writes import add_pattern
 from envs.goal_env import GoalEnv
 from envs.task_spec import TaskSpec
@@ -44,10 +44,10 @@ class TwoRooms(GoalEnv):
         add_pattern(spec)
         return spec.compile()
 
-    def _sample_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _sample_task_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(-DOOR_RANGE_M, DOOR_RANGE_M, size=1)
 
-    def _apply(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
+    def _write_task_factors(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
         # Bodies are moved, not geoms: a body's collision tree is in its own frame, so nothing goes stale.
         for name, side in (("wall below", -1), ("wall above", 1)):
             half_length = model.geom(name).size[1]
@@ -58,16 +58,16 @@ class TwoRooms(GoalEnv):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return _sample_position(rng), np.zeros(2)
 
-    def truth_from(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
+    def compute_truth(self, qpos: ArrayLike, qvel: ArrayLike, factors: ArrayLike) -> NDArray[np.float32]:
         """Truth float32 `[..., 5]`; see the class."""
         return np.concatenate([np.asarray(part) for part in (qpos, qvel, factors)], axis=-1).astype(np.float32)
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
         """Forces `[2]` that take the ball to one random place after another, through the door, with noise."""
-        truth = self.truth().astype(np.float64)
+        truth = self.get_truth().astype(np.float64)
         place, velocity, door_y = truth[:2], truth[2:4], truth[4]
-        target = destination(memory, place, lambda: _sample_position(rng))
-        action = noisy_force(rng, memory, next_waypoint(place, target, door_y) - place, velocity)
+        target = choose_destination(memory, place, lambda: _sample_position(rng))
+        action = sample_force(rng, memory, find_waypoint(place, target, door_y) - place, velocity)
         return np.clip(action, self._low, self._high).astype(np.float32)
 
 
@@ -78,7 +78,7 @@ def _sample_position(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([x, rng.uniform(-outer, outer)])
 
 
-def next_waypoint(place: NDArray[np.float64], target: NDArray[np.float64], door_y: float) -> NDArray[np.float64]:
+def find_waypoint(place: NDArray[np.float64], target: NDArray[np.float64], door_y: float) -> NDArray[np.float64]:
     """Where a ball at `place` `[2]` heads to reach `target` `[2]`: there, or before or behind the door."""
     side = 1.0 if target[0] > 0 else -1.0
     clear = WALL_HALF_THICKNESS_M + BALL_RADIUS_M

@@ -27,14 +27,14 @@ def test_a_file_is_collected_and_its_states_can_be_set(words, tmp_path, monkeypa
     assert cli.main(["collect", *words, *TINY]) == 0, capsys.readouterr().err
     reader = Reader(tmp_path / "runs/collect/it/trajectories.h5")
     info = reader.info
-    task = envs.task(info.env_id)
+    task = envs.get_task(info.env_id)
     assert info.truth_names == task.truth_names and info.action_names == task.action_names
     env = envs.make(info.env_id, **info.env_kwargs)
     for episode in (0, 1):
         state = reader.column("state", episode)[2]
         np.testing.assert_array_equal(env.render_state(state), reader.column("pixels", episode)[2])
         env.set_state(state)
-        for name, value in env.factors().items():
+        for name, value in env.get_factors().items():
             assert reader.factors(episode)[name] == value
     env.close()
 

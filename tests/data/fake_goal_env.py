@@ -59,13 +59,13 @@ class FakeEnv:
     def get_state(self) -> np.ndarray:
         return np.append(self._place, self._shade)
 
-    def render_settings(self) -> dict[str, Any]:
+    def get_render_settings(self) -> dict[str, Any]:
         return {"camera": "none", "renderer": "numpy"}
 
-    def factors(self) -> dict[str, Any]:
+    def get_factors(self) -> dict[str, Any]:
         return {"shade": self._shade}
 
-    def scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> np.ndarray:
+    def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> np.ndarray:
         memory["steps"] = memory.get("steps", 0) + 1
         return np.array([1.0, memory["steps"] / 100], np.float32)
 

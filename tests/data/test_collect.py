@@ -47,7 +47,7 @@ def test_an_episode_is_what_the_environment_and_the_policy_made_of_its_seed(make
             np.testing.assert_array_equal(reader.column("truth", episode)[frame], info["truth"])
             if frame < 8:
                 observation, _, _, _, info = env.step(actions[frame])
-        assert reader.factors(episode)["shade"] == env.factors()["shade"]
+        assert reader.factors(episode)["shade"] == env.get_factors()["shade"]
         np.testing.assert_allclose(reader.column("time_s", episode), np.arange(9) * 0.1)
     first, second = reader.column("action", 0), reader.column("action", 1)
     assert (first != second).any()
@@ -227,14 +227,14 @@ def test_the_real_reacher_is_collected_alike_by_one_process_and_by_two(tmp_path)
 
 def test_the_environment_is_told_each_episodes_split_and_can_draw_other_factors_in_it(tmp_path):
     import envs
-    from envs.point_maze.mazes import random_layouts
+    from envs.point_maze.mazes import list_random_layouts
 
     config = CollectConfig(10, 3, workers=1, env_id="point_maze")
     collect(tmp_path / "maze.h5", partial(envs.make, "point_maze", size=16), config)
     reader = Reader(tmp_path / "maze.h5")
     assert {reader.split(int(e)) for e in reader.episodes()} == {"train", "val", "eval"}
     for episode in reader.episodes():
-        assert reader.factors(int(episode))["layout"] in random_layouts(reader.split(int(episode)))
+        assert reader.factors(int(episode))["layout"] in list_random_layouts(reader.split(int(episode)))
 
 
 def test_compressed_collecting_holds_the_same_and_goes_on_where_packing_was_missed(tmp_path, make_file):

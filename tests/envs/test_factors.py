@@ -11,7 +11,7 @@ import pytest
 
 import envs
 from envs import factor_writes as write
-from envs.factors import GROUPS, Variation, factors_of
+from envs.factors import GROUPS, Variation, list_factors
 from envs.goal_env import GoalEnv
 
 TASKS = ("two_rooms", "reacher", "dmc/finger")
@@ -41,7 +41,7 @@ def test_factors_at_their_defaults_are_the_task_without_them_to_the_bit(varied: 
     own = len(plain.factor_names)
     for seed in range(2):
         plain.reset(seed=seed)
-        start, goal = plain.get_state(), plain.goal_state()
+        start, goal = plain.get_state(), plain.get_goal_state()
         defaults = varied._variation.defaults
         states = {"state": np.append(start, defaults), "goal_state": np.append(goal, defaults)}
         obs, _ = varied.reset(seed=0, options=states)
@@ -58,17 +58,17 @@ def test_each_factor_changes_the_model_and_nothing_of_it_stays(varied: GoalEnv) 
     varied.reset(seed=0)
     model = copy.copy(varied.physics_model)
     variation = varied._variation
-    variation.apply(model, variation.defaults)
+    variation.write(model, variation.defaults)
     before = _arrays(model)
     diffuse = model.vis.headlight.diffuse.copy()
     for index, factor in enumerate(variation.factors):
         values = variation.defaults.copy()
         values[index] = factor.high
-        variation.apply(model, values)
+        variation.write(model, values)
         after = _arrays(model)
         changed = [name for name, found in after.items() if not np.array_equal(found, before[name])]
         assert changed or not np.array_equal(model.vis.headlight.diffuse, diffuse), factor.name
-        variation.apply(model, variation.defaults)
+        variation.write(model, variation.defaults)
         for name, found in _arrays(model).items():
             np.testing.assert_array_equal(found, before[name], err_msg=f"{name} after {factor.name}")
     assert model.stat.extent == varied.physics_model.stat.extent
@@ -95,13 +95,13 @@ def test_looks_change_pictures_and_no_motion_and_bodies_change_motion(varied: Go
 
 def test_factors_come_from_the_seed_differ_between_episodes_and_are_shared_with_the_goal(varied: GoalEnv) -> None:
     varied.reset(seed=5)
-    first, goal = varied.factors(), varied.goal_state()
+    first, goal = varied.get_factors(), varied.get_goal_state()
     count = len(varied._factors)
     np.testing.assert_array_equal(goal[-count:], varied.get_state()[-count:])
     varied.reset(seed=6)
-    assert varied.factors() != first
+    assert varied.get_factors() != first
     varied.reset(seed=5)
-    assert varied.factors() == first and list(first)[: len(varied.factor_names)] == list(varied.factor_names)
+    assert varied.get_factors() == first and list(first)[: len(varied.factor_names)] == list(varied.factor_names)
     for factor in varied._variation.factors:
         assert factor.low <= first[factor.name] <= factor.high
 
@@ -159,7 +159,7 @@ def test_mass_and_inertia_change_together_as_in_a_model_compiled_heavier() -> No
     light, heavy = (mujoco.MjModel.from_xml_string(xml.format(mass)) for mass in (1.0, 1.7))
     variation = Variation(light, "c", ["mass"])
     assert variation.names == ("agent mass",)
-    variation.apply(light, np.array([1.7]))
+    variation.write(light, np.array([1.7]))
     for name in ("body_mass", "body_inertia", "body_subtreemass", "body_invweight0", "dof_invweight0", "dof_M0"):
         np.testing.assert_allclose(getattr(light, name), getattr(heavy, name), rtol=1e-9, err_msg=name)
 
@@ -169,17 +169,17 @@ def test_roles_follow_from_the_model() -> None:
     from envs.adapters.dm_control_tasks import DOMAINS
 
     model = load_model(DOMAINS["finger"])
-    roles = {role: {model.geom(geom).name for geom in geoms} for role, geoms in write.roles(model).items()}
+    roles = {role: {model.geom(geom).name for geom in geoms} for role, geoms in write.find_roles(model).items()}
     assert {"proximal", "fingertip"} <= roles["agent"] and {"cap1", "cap2"} <= roles["object"]
     assert roles["floor"] == {"ground"} and not roles["walls"]
     cup = load_model(DOMAINS["ball_in_cup"])
-    assert [cup.geom(geom).name for geom in write.roles(cup)["object"]] == ["ball"]
+    assert [cup.geom(geom).name for geom in write.find_roles(cup)["object"]] == ["ball"]
 
 
 def test_only_what_is_asked_for_varies_and_a_wrong_name_is_answered() -> None:
     env = envs.make("two_rooms", factors=["light", "agent red"])
-    assert list(env.factors()) == ["door_y", "agent red", "light strength"]
-    names = {factor.name for factor in factors_of(env.physics_model, env.camera)}
+    assert list(env.get_factors()) == ["door_y", "agent red", "light strength"]
+    names = {factor.name for factor in list_factors(env.physics_model, env.camera)}
     assert "object mass" not in names and "light x" not in names, "no object and no lamp in two rooms"
     env.close()
     with pytest.raises(ValueError, match=r"'color' is no factor of this task; did you mean colour"):

@@ -64,14 +64,14 @@ def test_every_id_makes_resets_steps_and_renders(name: str) -> None:
 
 def test_the_same_seed_gives_the_same_start_and_goal_and_another_seed_others(env: GoalEnv) -> None:
     first, _ = env.reset(seed=5)
-    state, goal = env.get_state(), env.goal_state()
+    state, goal = env.get_state(), env.get_goal_state()
     second, _ = env.reset(seed=5)
     np.testing.assert_array_equal(env.get_state(), state)
-    np.testing.assert_array_equal(env.goal_state(), goal)
+    np.testing.assert_array_equal(env.get_goal_state(), goal)
     np.testing.assert_array_equal(first["pixels"], second["pixels"])
     np.testing.assert_array_equal(first["goal_pixels"], second["goal_pixels"])
     env.reset(seed=6)
-    assert not np.array_equal(env.get_state(), state) and not np.array_equal(env.goal_state(), goal)
+    assert not np.array_equal(env.get_state(), state) and not np.array_equal(env.get_goal_state(), goal)
 
 
 def test_a_restored_state_renders_the_same_frame_and_goes_on_the_same(env: GoalEnv) -> None:
@@ -107,7 +107,7 @@ def test_a_state_goes_on_the_same_in_another_process(env: GoalEnv) -> None:
 
 def test_rendering_another_state_leaves_the_moment_alone(env: GoalEnv) -> None:
     env.reset(seed=4)
-    other = env.goal_state()
+    other = env.get_goal_state()
     _walk(env, _actions(5, 3))
     start = env.get_state()
     _, undisturbed = _walk(env, _actions(6, 5))
@@ -141,26 +141,26 @@ def test_a_goal_is_far_enough_shares_the_factors_and_is_shown(env: GoalEnv) -> N
     for seed in range(20):
         obs, info = env.reset(seed=seed)
         assert info["distance"] >= env.task.min_goal_distance
-        np.testing.assert_array_equal(obs["goal_pixels"], env.render_state(env.goal_state()))
-        env.set_state(env.goal_state())
+        np.testing.assert_array_equal(obs["goal_pixels"], env.render_state(env.get_goal_state()))
+        env.set_state(env.get_goal_state())
         np.testing.assert_array_equal(env.render(), obs["goal_pixels"])
         assert env.step(np.zeros(2))[4]["distance"] < env.task.thresholds[-1]
 
 
 def test_reset_takes_a_start_and_a_goal(env: GoalEnv) -> None:
     env.reset(seed=10)
-    start, goal = env.get_state(), env.goal_state()
+    start, goal = env.get_state(), env.get_goal_state()
     _walk(env, _actions(7, 2))
     obs, info = env.reset(seed=11, options={"state": start, "goal_state": goal})
     np.testing.assert_array_equal(env.get_state(), start)
-    np.testing.assert_array_equal(info["goal_truth"], env.truth(goal))
+    np.testing.assert_array_equal(info["goal_truth"], env.get_truth(goal))
     np.testing.assert_array_equal(obs["pixels"], env.render_state(start))
-    for option, given, kept in (("state", start, env.get_state), ("goal_state", goal, env.goal_state)):
+    for option, given, kept in (("state", start, env.get_state), ("goal_state", goal, env.get_goal_state)):
         _, info = env.reset(seed=12, options={option: given})
         np.testing.assert_array_equal(kept(), given)
         assert info["distance"] > 0
         if env.factor_names:
-            assert info["truth"][-1] == info["goal_truth"][-1] == env.truth(given)[-1], "one door for both"
+            assert info["truth"][-1] == info["goal_truth"][-1] == env.get_truth(given)[-1], "one door for both"
 
 
 def test_truth_is_vectorised_over_states(env: GoalEnv) -> None:
@@ -169,7 +169,7 @@ def test_truth_is_vectorised_over_states(env: GoalEnv) -> None:
     for action in _actions(8, 3):
         truths.append(env.step(action)[4]["truth"])
         states.append(env.get_state())
-    found = env.truth(np.array(states).reshape(3, 4, -1))
+    found = env.get_truth(np.array(states).reshape(3, 4, -1))
     assert found.dtype == np.float32 and found.shape[:2] == (3, 4)
     np.testing.assert_array_equal(found.reshape(12, -1), truths)
 
@@ -223,7 +223,7 @@ def test_the_scripted_behaviour_is_a_function_of_its_generator(env: GoalEnv) -> 
         rng, memory = np.random.default_rng(0), {}
         actions = []
         for _ in range(40):
-            actions.append(env.scripted_action(rng, memory))
+            actions.append(env.sample_scripted_action(rng, memory))
             assert env.action_space.contains(actions[-1])
             env.step(actions[-1])
         runs.append(actions)
@@ -237,11 +237,11 @@ def test_random_and_zero_actions_seldom_reach_the_goal(env: GoalEnv, policy: str
     rng, reached, episodes = np.random.default_rng(0), 0, 100
     for seed in range(episodes):
         env.reset(seed=seed)
-        goal = env.truth(env.goal_state())
+        goal = env.get_truth(env.get_goal_state())
         nearest = np.inf
         for _ in range(env.task.budget):
             env._physics.step(rng.uniform(-1, 1, 2) if policy == "uniform" else np.zeros(2))
-            nearest = min(nearest, float(env.task.distance(env.truth(), goal)))
+            nearest = min(nearest, float(env.task.distance(env.get_truth(), goal)))
         reached += nearest < env.task.thresholds[0]
     assert reached / episodes <= 0.1
 

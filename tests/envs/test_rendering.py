@@ -44,7 +44,7 @@ def test_a_backend_that_cannot_draw_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_renderer_tells_its_name(reacher: GoalEnv) -> None:
-    settings = reacher.render_settings()
+    settings = reacher.get_render_settings()
     assert len(settings["renderer"]) > 3
     assert settings["camera"] == "fixed" and settings["size"] == 64
 

@@ -56,7 +56,7 @@ def test_states_truth_and_pictures_are_those_of_the_environment(played, capsys):
         assert state.shape == states[number].shape
         np.testing.assert_array_equal(state[:, env.qpos], states[number][:, env.qpos])
         np.testing.assert_array_equal(state[:, env.qvel], states[number][:, env.qvel])
-        np.testing.assert_array_equal(reader.column("truth", number), env.truth(states[number]))
+        np.testing.assert_array_equal(reader.column("truth", number), env.get_truth(states[number]))
         np.testing.assert_array_equal(reader.column("pixels", number), frames[number])
 
 

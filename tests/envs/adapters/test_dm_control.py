@@ -54,10 +54,10 @@ def test_angles_that_turn_are_wrapped_and_walking_counts_for_nothing() -> None:
 
 def test_an_episode_comes_from_its_seed_and_its_goal_was_reached(env: GoalEnv) -> None:
     obs, info = env.reset(seed=2)
-    state, goal = env.get_state(), env.goal_state()
+    state, goal = env.get_state(), env.get_goal_state()
     again, _ = env.reset(seed=2)
     np.testing.assert_array_equal(env.get_state(), state)
-    np.testing.assert_array_equal(env.goal_state(), goal)
+    np.testing.assert_array_equal(env.get_goal_state(), goal)
     np.testing.assert_array_equal(again["goal_pixels"], obs["goal_pixels"])
     assert info["distance"] > env.task.thresholds[0]
     assert goal[0] - state[0] == pytest.approx(env.task.goal_offset * env.task.control_step_s), "by its clock"
@@ -104,11 +104,11 @@ def test_the_script_moves_the_thing_more_than_noise_does(name: str) -> None:
         for kind in moved:
             env.reset(seed=seed)
             rng, memory = np.random.default_rng(seed), {}
-            before = env.truth()[thing]
+            before = env.get_truth()[thing]
             for _ in range(30):
-                action = env.scripted_action(rng, memory)
+                action = env.sample_scripted_action(rng, memory)
                 env.advance(action if kind == "scripted" else rng.uniform(-1, 1, len(action)))
-                now = env.truth()[thing]
+                now = env.get_truth()[thing]
                 moved[kind] += float(np.abs(now - before).sum())
                 before = now
     env.close()

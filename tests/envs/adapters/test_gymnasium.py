@@ -15,8 +15,8 @@ from gymnasium import spaces
 
 import envs
 from commands.evaluation.oracle import OracleDynamics
-from envs.adapters.gymnasium_tasks import Largest, description_of
-from envs.adapters.mujoco_enums import compare_numbers
+from envs.adapters.gymnasium_tasks import LargestError, find_description
+from envs.adapters.mujoco_enums import patch_enums
 from envs.goal_env import GoalEnv
 from envs.vector import VectorGoalEnv
 
@@ -46,22 +46,22 @@ def test_a_state_goes_on_the_same_to_the_bit_and_a_goal_was_reached(gym_id: str)
     env = _made(gym_id)
     obs, info = env.reset(seed=4)
     assert obs["pixels"].shape == (32, 32, 3) and obs["pixels"].std() > 0 and info["distance"] > 0
-    np.testing.assert_array_equal(obs["goal_pixels"], env.render_state(env.goal_state()))
+    np.testing.assert_array_equal(obs["goal_pixels"], env.render_state(env.get_goal_state()))
     low, high, rng = env.action_space.low, env.action_space.high, np.random.default_rng(0)
     env.step(rng.uniform(low, high))
     state, picture = env.get_state(), env.render()
     actions = rng.uniform(low, high, (3, len(low)))
     wanted = [(env.step(action)[0]["pixels"], env.get_state()) for action in actions]
-    truths = np.stack([env.truth(after) for _, after in wanted])
+    truths = np.stack([env.get_truth(after) for _, after in wanted])
     env.reset(seed=5)
     env.set_state(state)
     np.testing.assert_array_equal(env.render(), picture)
     for action, (frame, after) in zip(actions, wanted, strict=True):
         np.testing.assert_array_equal(env.step(action)[0]["pixels"], frame)
         np.testing.assert_array_equal(env.get_state(), after)
-    np.testing.assert_array_equal(env.truth(np.stack([after for _, after in wanted])), truths)
+    np.testing.assert_array_equal(env.get_truth(np.stack([after for _, after in wanted])), truths)
     env.reset(seed=4)
-    np.testing.assert_array_equal(env.render_state(env.goal_state()), obs["goal_pixels"])
+    np.testing.assert_array_equal(env.render_state(env.get_goal_state()), obs["goal_pixels"])
     env.close()
 
 
@@ -94,9 +94,9 @@ def test_the_guide_shows_the_example_that_is_tested_and_it_is_short() -> None:
 
 
 def test_the_pendulums_angle_is_wrapped_and_its_arrow_is_not_drawn() -> None:
-    about = description_of("Pendulum-v1")
+    about = find_description("Pendulum-v1")
     assert about.distance([0.1 - np.pi, 3.0], [np.pi, 9.0]) == pytest.approx(0.1)
-    assert Largest(2)(np.zeros((4, 3)), np.ones(3) * (1, 2, 9)).tolist() == [2.0] * 4
+    assert LargestError(2)(np.zeros((4, 3)), np.ones(3) * (1, 2, 9)).tolist() == [2.0] * 4
 
 
 class _Bare(gymnasium.Env):
@@ -135,9 +135,9 @@ def test_what_an_environment_lacks_is_said_in_one_sentence(kwargs: dict, said: s
 
 def test_cartpole_an_unknown_id_and_factors_are_refused() -> None:
     with pytest.raises(ValueError, match=r"gym/CartPole-v1 has actions Discrete\(2\)"):
-        envs.task("gym/CartPole-v1")
+        envs.get_task("gym/CartPole-v1")
     with pytest.raises(ValueError, match="gym/NoSuch-v0 cannot be made"):
-        envs.task("gym/NoSuch-v0")
+        envs.get_task("gym/NoSuch-v0")
     with pytest.raises(ValueError, match="an environment of Gymnasium's has none"):
         envs.make("gym/TwoTanks-v0", factors=["colour"])
     assert envs.find_task("droid") is None
@@ -146,7 +146,7 @@ def test_cartpole_an_unknown_id_and_factors_are_refused() -> None:
 def test_a_package_that_compares_kinds_with_mujocos_enumerations_finds_them() -> None:
     package = ModuleType("compares_kinds")
     package.mujoco = mujoco  # type: ignore[attr-defined]
-    compare_numbers(package)
+    patch_enums(package)
     kinds = package.mujoco.mjtJoint
     model = mujoco.MjModel.from_xml_string(
         '<mujoco><worldbody><body><joint type="slide"/><geom size="0.1"/></body></worldbody></mujoco>'

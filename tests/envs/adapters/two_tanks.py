@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 
-from envs.adapters.gymnasium_tasks import GymTask, Largest, describe
+from envs.adapters.gymnasium_tasks import GymTask, LargestError, describe_task
 
 
 class TwoTanks(gymnasium.Env):
@@ -42,9 +42,9 @@ levels = GymTask(
     set_state=go_to,
     truth_names=("left level", "right level"),
     truth_units=("m", "m"),
-    distance=Largest(2),  # the larger error of the first two numbers of the truth
+    distance=LargestError(2),  # the larger error of the first two numbers of the truth
     distance_unit="m",
     thresholds=(0.05, 0.03, 0.01),
     min_goal_distance=0.15,
 )
-describe("TwoTanks-v0", levels)
+describe_task("TwoTanks-v0", levels)

@@ -16,14 +16,14 @@ from envs.point_maze.mazes import (
     MAX_WALLS,
     NAMED,
     PATH_MARGIN_M,
-    centre,
-    maze,
-    random_layouts,
-    walls,
+    build_walls,
+    get_routes,
+    list_random_layouts,
+    locate_cells,
 )
 from envs.point_maze.spec import point_maze_blocked, point_maze_distance, point_maze_goal_kind
 
-_ALL = (*NAMED.values(), *random_layouts("train")[:20], *random_layouts("eval")[:20])
+_ALL = (*NAMED.values(), *list_random_layouts("train")[:20], *list_random_layouts("eval")[:20])
 _FINE = 72  # points a side of the brute-force grid
 
 
@@ -32,23 +32,23 @@ def _truth(layout: int, places: np.ndarray) -> np.ndarray:
 
 
 def _free_places(rng: np.random.Generator, layout: int, count: int) -> np.ndarray:
-    cells = centre(*np.nonzero(~walls(layout)))
+    cells = locate_cells(*np.nonzero(~build_walls(layout)))
     return rng.choice(cells, count) + rng.uniform(-0.08, 0.08, (count, 2))
 
 
 def test_no_layout_of_one_split_occurs_in_another() -> None:
     assert ENVS_SPLITS == SPLITS, "the environments' splits are those of the data"
-    pictures = {split: {walls(int(i)).tobytes() for i in random_layouts(split)} for split in SPLITS}
-    named = {walls(i).tobytes() for i in NAMED.values()}
+    pictures = {split: {build_walls(int(i)).tobytes() for i in list_random_layouts(split)} for split in SPLITS}
+    named = {build_walls(i).tobytes() for i in NAMED.values()}
     for split, one in pictures.items():
-        assert len(one) == len(random_layouts(split)) >= 100, "each layout of a split is another"
+        assert len(one) == len(list_random_layouts(split)) >= 100, "each layout of a split is another"
         for other in (named, *(pictures[s] for s in SPLITS if s != split)):
             assert not one & other
 
 
 @pytest.mark.parametrize("layout", _ALL)
 def test_all_free_cells_of_a_layout_are_connected_and_its_walls_fit_the_bodies(layout: int) -> None:
-    free = ~walls(layout)
+    free = ~build_walls(layout)
     assert 8 <= (~free).sum() <= MAX_WALLS
     found, todo = set(), [tuple(np.argwhere(free)[0])]
     while todo:
@@ -66,7 +66,7 @@ def _grid_lengths(layout: int, start: np.ndarray) -> np.ndarray:
     axis = (np.arange(_FINE) + 0.5) * step - CELLS * CELL_M / 2
     x, y = np.meshgrid(axis, axis, indexing="ij")
     free = np.ones((_FINE, _FINE), bool)
-    for middle in centre(*np.nonzero(walls(layout))):
+    for middle in locate_cells(*np.nonzero(build_walls(layout))):
         reach = CELL_M / 2 + PATH_MARGIN_M
         free &= (np.abs(x - middle[0]) >= reach) | (np.abs(y - middle[1]) >= reach)
     number = np.full((_FINE + 4, _FINE + 4), -1)  # of the free points; a margin of two around the grid is not free
@@ -87,14 +87,14 @@ def _grid_lengths(layout: int, start: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("layout", _ALL)
 def test_lengths_between_corners_are_those_of_floyd_and_warshall_to_the_bit(layout: int) -> None:
     """The last bit chooses between equally short routes, and recorded episodes follow the choice."""
-    routes = maze(layout)
-    lengths = routes.to_corners(routes.corners)
+    routes = get_routes(layout)
+    lengths = routes.measure_to_corners(routes.corners)
     for via in range(len(lengths)):
         lengths = np.minimum(lengths, lengths[:, via, None] + lengths[via])
     np.testing.assert_array_equal(routes.lengths, lengths)
 
 
-@pytest.mark.parametrize("layout", [NAMED["u"], NAMED["medium"], int(random_layouts("train")[3])])
+@pytest.mark.parametrize("layout", [NAMED["u"], NAMED["medium"], int(list_random_layouts("train")[3])])
 def test_the_distance_is_the_shortest_way_of_a_fine_grid(layout: int) -> None:
     rng = np.random.default_rng(layout)
     start, ends = _free_places(rng, layout, 1)[0], _free_places(rng, layout, 200)
@@ -110,7 +110,7 @@ def test_the_distance_is_the_shortest_way_of_a_fine_grid(layout: int) -> None:
 
 def test_ways_do_not_depend_on_which_others_are_asked_at_once() -> None:
     rng = np.random.default_rng(0)
-    layouts = (0, 1, int(random_layouts("train")[0]))
+    layouts = (0, 1, int(list_random_layouts("train")[0]))
     goals = np.stack([_truth(layout, _free_places(rng, layout, 1)) for layout in layouts])  # [3, 1, 5]
     places = np.stack([_truth(layout, _free_places(rng, layout, 30)) for layout in layouts])  # [3, 30, 5]
     together = point_maze_distance(places, goals)
@@ -145,5 +145,5 @@ def test_the_length_is_continuous_around_a_corner() -> None:
 def test_a_ball_that_touches_a_wall_is_never_inside_it() -> None:
     assert PATH_MARGIN_M < BALL_RADIUS_M / np.sqrt(2), "a ball at a corner would be inside the grown wall"
     for layout in _ALL:
-        here = maze(layout)
+        here = get_routes(layout)
         assert len(here.corners) and np.isfinite(here.lengths).all(), "every corner is reached from every other"

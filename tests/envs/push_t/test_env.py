@@ -11,7 +11,7 @@ import pytest
 import envs
 from envs.goal_env import GoalEnv
 from envs.push_t.env import EDGE_M
-from envs.push_t.pusher import AGENT_RADIUS_M, BOXES, GYRATION_M, NORMALS, PLACES, TWISTS, turned
+from envs.push_t.pusher import AGENT_RADIUS_M, BOXES, CONTACTS, GYRATION_M, NORMALS, TWISTS, rotate
 from envs.push_t.spec import PUSH_T, UNIT_M, push_t_distance, push_t_goal_kind, push_t_probe_targets
 from envs.task_spec import wrap_angle
 
@@ -65,12 +65,12 @@ def test_the_script_knows_the_compiled_block(push_t: GoalEnv) -> None:
 
 def test_truth_tells_the_upper_edges_place_and_its_velocities_are_its_derivatives(push_t: GoalEnv) -> None:
     push_t.set_state(_state(push_t, (0.8, 0.8), (0.1, -0.2, np.pi / 2 + 2 * np.pi)))
-    np.testing.assert_allclose(push_t.truth()[4:7], [0.1 - EDGE_M, -0.2, np.pi / 2], atol=1e-6)
+    np.testing.assert_allclose(push_t.get_truth()[4:7], [0.1 - EDGE_M, -0.2, np.pi / 2], atol=1e-6)
     rng, step = np.random.default_rng(1), 1e-3
     qpos, qvel = rng.uniform(-1, 1, (2, 5))
-    before, after = (push_t.truth_from(qpos + sign * step * qvel, qvel, np.zeros(0)) for sign in (-0.5, 0.5))
+    before, after = (push_t.compute_truth(qpos + sign * step * qvel, qvel, np.zeros(0)) for sign in (-0.5, 0.5))
     rates = (after.astype(float) - before)[[0, 1, 4, 5, 6]] / step
-    np.testing.assert_allclose(push_t.truth_from(qpos, qvel, np.zeros(0))[[2, 3, 7, 8, 9]], rates, atol=2e-3)
+    np.testing.assert_allclose(push_t.compute_truth(qpos, qvel, np.zeros(0))[[2, 3, 7, 8, 9]], rates, atol=2e-3)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1.0, np.pi / 2, np.pi, -2.0])
@@ -82,24 +82,24 @@ def test_the_picture_shows_where_the_block_points_and_the_agent(push_t: GoalEnv,
         return frame[int((1.03 - place[1]) / pixel), int((place[0] + 1.03) / pixel)]
 
     for part in np.array([[-50, 26], [50, 26], [0, 26], [0, -70]]) * UNIT_M:
-        colour = at(np.array([0.2, -0.1]) + turned(part, angle))
+        colour = at(np.array([0.2, -0.1]) + rotate(part, angle))
         assert colour[2] > colour[0] + 30, (part, colour)
     for beside in np.array([[-45, -30], [45, -30]]) * UNIT_M:
-        assert at(np.array([0.2, -0.1]) + turned(beside, angle)).min() > 150, "the floor beside the stem"
+        assert at(np.array([0.2, -0.1]) + rotate(beside, angle)).min() > 150, "the floor beside the stem"
     red = at(np.array([-0.7, 0.6]))
     assert red[0] > red[2] + 80
 
 
-@pytest.mark.parametrize("contact", range(0, len(PLACES), 4))
+@pytest.mark.parametrize("contact", range(0, len(CONTACTS), 4))
 def test_the_block_moves_as_the_pusher_expects_of_a_push(push_t: GoalEnv, contact: int) -> None:
     angle = 0.7
-    agent = 0.1 + turned(PLACES[contact] + NORMALS[contact] * (AGENT_RADIUS_M + 0.002), angle)
+    agent = 0.1 + rotate(CONTACTS[contact] + NORMALS[contact] * (AGENT_RADIUS_M + 0.002), angle)
     push_t.set_state(_state(push_t, tuple(agent), (0.1, 0.1, angle)))
     for _ in range(3):  # physics steps of a hundredth of a second: the contact has hardly moved
-        push_t.physics_data.ctrl[:] = -0.8 * turned(NORMALS[contact], angle)
+        push_t.physics_data.ctrl[:] = -0.8 * rotate(NORMALS[contact], angle)
         mujoco.mj_step(push_t.physics_model, push_t.physics_data, nstep=1)
     moved = push_t.get_state()[push_t.qpos][2:] - (0.1, 0.1, angle)
-    twist = np.append(turned(moved[:2], -angle), moved[2] * GYRATION_M)
+    twist = np.append(rotate(moved[:2], -angle), moved[2] * GYRATION_M)
     assert np.linalg.norm(twist) > 1e-3
     alike = twist @ TWISTS[contact] / np.linalg.norm(twist) / np.linalg.norm(TWISTS[contact])
     assert alike > 0.99, (twist, TWISTS[contact])
@@ -109,14 +109,14 @@ def test_the_block_stays_where_it_is_left(push_t: GoalEnv) -> None:
     push_t.set_state(_state(push_t, (0.0, -0.6), (0.0, 0.0, 0.0)))
     for _ in range(6):
         push_t._physics.step(np.array([0.0, 1.0]))
-    pushed = push_t.truth()
+    pushed = push_t.get_truth()
     assert pushed[5] - EDGE_M > 0.1 and pushed[8] > 0.5
     push_t._physics.step(np.array([0.0, -1.0]))
-    left = push_t.truth()
+    left = push_t.get_truth()
     for _ in range(5):
         push_t._physics.step(np.array([0.0, -1.0]))
-    np.testing.assert_allclose(push_t.truth()[4:7], left[4:7], atol=0.005)
-    np.testing.assert_allclose(push_t.truth()[7:], 0, atol=1e-3)
+    np.testing.assert_allclose(push_t.get_truth()[4:7], left[4:7], atol=0.005)
+    np.testing.assert_allclose(push_t.get_truth()[7:], 0, atol=1e-3)
 
 
 def test_nothing_leaves_the_table_or_enters_the_block_under_the_wildest_pushes(push_t: GoalEnv) -> None:
@@ -127,7 +127,7 @@ def test_nothing_leaves_the_table_or_enters_the_block_under_the_wildest_pushes(p
             push_t._physics.step(action)
             qpos = push_t.get_state()[push_t.qpos]
             assert np.abs(qpos[:4]).max() < 1.0 - AGENT_RADIUS_M + 0.02
-            gap = np.abs(turned(qpos[:2] - qpos[2:4], -qpos[4]) - BOXES[:, :2]) - BOXES[:, 2:]
+            gap = np.abs(rotate(qpos[:2] - qpos[2:4], -qpos[4]) - BOXES[:, :2]) - BOXES[:, 2:]
             assert np.linalg.norm(np.maximum(gap, 0), axis=-1).min() > AGENT_RADIUS_M - 0.03
 
 
@@ -137,7 +137,7 @@ def test_the_script_takes_the_block_to_random_poses(push_t: GoalEnv) -> None:
         push_t.reset(seed=seed)
         rng, memory, poses = np.random.default_rng(seed), {}, []
         for _ in range(80):
-            push_t._physics.step(push_t.scripted_action(rng, memory))
+            push_t._physics.step(push_t.sample_scripted_action(rng, memory))
             poses.append(push_t.get_state()[push_t.qpos])
         path = np.array(poses)
         reached.append(memory["reached"])
@@ -156,7 +156,7 @@ def test_the_disc_goes_astray_in_training_episodes_alone() -> None:
             env.reset(seed=5, options={"split": split})
             rng, memory, taken = np.random.default_rng(5), {}, []
             for _ in range(60):
-                taken.append(env.scripted_action(rng, memory))
+                taken.append(env.sample_scripted_action(rng, memory))
                 env._physics.step(taken[-1])
         return np.stack(taken)
 
@@ -176,6 +176,6 @@ def test_a_disc_that_went_astray_pushes_again() -> None:
             env.reset(seed=seed)
             rng, memory, astray = np.random.default_rng(seed), {}, []
             for _ in range(60):
-                env._physics.step(env.scripted_action(rng, memory))
+                env._physics.step(env.sample_scripted_action(rng, memory))
                 astray.append(memory["astray"] > 0)
             assert 0.5 < np.mean(astray) < 1

@@ -37,12 +37,12 @@ def test_the_fingertip_of_the_truth_is_where_mujoco_puts_it(reacher: GoalEnv) ->
         reacher.set_state(_state(reacher, *rng.uniform(-2.7, 2.7, 2)))
         mujoco.mj_forward(reacher.physics_model, reacher.physics_data)
         tip = reacher.physics_data.geom("finger").xpos[:2]
-        np.testing.assert_allclose(reacher.truth()[4:], tip, atol=1e-6)
+        np.testing.assert_allclose(reacher.get_truth()[4:], tip, atol=1e-6)
 
 
 def test_a_whole_turn_of_the_shoulder_changes_neither_truth_nor_picture(reacher: GoalEnv) -> None:
     one, other = _state(reacher, 0.4, 1.0), _state(reacher, 0.4 + 2 * np.pi, 1.0)
-    np.testing.assert_allclose(reacher.truth(one), reacher.truth(other), atol=1e-5)
+    np.testing.assert_allclose(reacher.get_truth(one), reacher.get_truth(other), atol=1e-5)
     differing = reacher.render_state(one) != reacher.render_state(other)
     assert differing.mean() < 1e-3
 
@@ -63,18 +63,18 @@ def test_the_scripted_arm_takes_the_pose_it_wants_within_two_thirds_of_the_budge
     rng, task = np.random.default_rng(0), reacher.task
     for seed in range(20):
         reacher.reset(seed=seed)
-        goal = reacher.truth(reacher.goal_state())
+        goal = reacher.get_truth(reacher.get_goal_state())
         memory = {"pose": goal[:2], "steps_left": task.budget}
         nearest = np.inf
         for _ in range(2 * task.budget // 3):
-            reacher._physics.step(reacher.scripted_action(rng, memory))
-            nearest = min(nearest, float(task.distance(reacher.truth(), goal)))
+            reacher._physics.step(reacher.sample_scripted_action(rng, memory))
+            nearest = min(nearest, float(task.distance(reacher.get_truth(), goal)))
         assert nearest < task.thresholds[0], (seed, nearest)
 
 
 def test_starts_cover_the_joints_ranges(reacher: GoalEnv) -> None:
     reacher.reset(seed=0)
-    truths = [reacher.truth(reacher._sample_state(np.zeros(0))) for _ in range(200)]
+    truths = [reacher.get_truth(reacher._sample_state(np.zeros(0))) for _ in range(200)]
     spread = np.std(truths, axis=0)
     assert spread[0] > 1.5 and spread[1] > 1.3
     assert np.abs(np.array(truths)[:, 1]).max() <= np.deg2rad(160)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from envs.goal_env import GoalEnv
-from envs.two_rooms.env import DOOR_RANGE_M, ROOM_HALF_M, WALL_HALF_THICKNESS_M, next_waypoint
+from envs.two_rooms.env import DOOR_RANGE_M, ROOM_HALF_M, WALL_HALF_THICKNESS_M, find_waypoint
 from envs.two_rooms.spec import BALL_RADIUS_M, DOOR_HALF_WIDTH_M
 
 FAR_M = ROOM_HALF_M - BALL_RADIUS_M - 0.02
@@ -82,7 +82,7 @@ def test_a_ball_at_full_speed_passes_no_wall(two_rooms: GoalEnv) -> None:
         deepest = -1.0
         for _ in range(30):
             two_rooms._physics.step(np.array([1.0, 0.0]))
-            deepest = max(deepest, float(two_rooms.truth()[0]))
+            deepest = max(deepest, float(two_rooms.get_truth()[0]))
         if abs(y - door_y) > DOOR_HALF_WIDTH_M:
             assert -TOUCH_M - 0.01 < deepest < -TOUCH_M + 0.01, (y, deepest)
         elif abs(y - door_y) < DOOR_HALF_WIDTH_M - BALL_RADIUS_M:
@@ -95,14 +95,14 @@ def test_the_ball_stays_inside_under_the_wildest_pushes(two_rooms: GoalEnv) -> N
         two_rooms.reset(seed=seed)
         for action in rng.choice((-1.0, 1.0), (20, 2)).repeat(8, axis=0):
             two_rooms._physics.step(action)
-            assert np.abs(two_rooms.truth()[:2]).max() < ROOM_HALF_M - BALL_RADIUS_M + 0.015
+            assert np.abs(two_rooms.get_truth()[:2]).max() < ROOM_HALF_M - BALL_RADIUS_M + 0.015
 
 
 def test_a_full_push_reaches_one_metre_a_second(two_rooms: GoalEnv) -> None:
     two_rooms.set_state(_state(two_rooms, -0.85, 0.0, 0.0))
     for _ in range(12):
         two_rooms._physics.step(np.array([1.0, 0.0]))
-    assert 0.95 < two_rooms.truth()[2] < 1.01
+    assert 0.95 < two_rooms.get_truth()[2] < 1.01
 
 
 def test_a_plain_controller_reaches_every_far_corner_within_seven_tenths_of_the_budget(
@@ -110,12 +110,12 @@ def test_a_plain_controller_reaches_every_far_corner_within_seven_tenths_of_the_
 ) -> None:
     task = two_rooms.task
     for door_y, start_y, goal_y in itertools.product((-DOOR_RANGE_M, 0.0, DOOR_RANGE_M), *[(-FAR_M, FAR_M)] * 2):
-        goal = two_rooms.truth(_state(two_rooms, FAR_M, goal_y, door_y))
+        goal = two_rooms.get_truth(_state(two_rooms, FAR_M, goal_y, door_y))
         two_rooms.set_state(_state(two_rooms, -FAR_M, start_y, door_y))
         steps = 0
-        while task.distance(two_rooms.truth(), goal) >= task.thresholds[0] and steps < task.budget:
-            truth = two_rooms.truth().astype(float)
-            waypoint = next_waypoint(truth[:2], goal[:2].astype(float), door_y)
+        while task.distance(two_rooms.get_truth(), goal) >= task.thresholds[0] and steps < task.budget:
+            truth = two_rooms.get_truth().astype(float)
+            waypoint = find_waypoint(truth[:2], goal[:2].astype(float), door_y)
             two_rooms._physics.step(np.clip(6 * (waypoint - truth[:2]) - 1.2 * truth[2:4], -1, 1))
             steps += 1
         assert steps <= 0.7 * task.budget, (door_y, start_y, goal_y, steps)
@@ -127,8 +127,8 @@ def test_the_scripted_ball_visits_both_rooms_and_covers_them(two_rooms: GoalEnv)
         two_rooms.reset(seed=seed)
         rng, memory, xs = np.random.default_rng(seed), {}, []
         for _ in range(80):
-            two_rooms._physics.step(two_rooms.scripted_action(rng, memory))
-            places.append(two_rooms.truth()[:2])
+            two_rooms._physics.step(two_rooms.sample_scripted_action(rng, memory))
+            places.append(two_rooms.get_truth()[:2])
             xs.append(places[-1][0])
         both += min(xs) < -TOUCH_M and max(xs) > TOUCH_M
     assert both >= 16
@@ -140,7 +140,7 @@ def test_the_door_differs_from_episode_to_episode_and_is_a_factor(two_rooms: Goa
     doors = []
     for seed in range(30):
         _, info = two_rooms.reset(seed=seed)
-        doors.append(two_rooms.factors()["door_y"])
+        doors.append(two_rooms.get_factors()["door_y"])
         np.testing.assert_allclose([info["truth"][4], info["goal_truth"][4]], doors[-1], rtol=1e-6)
     assert min(doors) < -0.3 and max(doors) > 0.3 and np.abs(doors).max() <= DOOR_RANGE_M
 
