@@ -20,10 +20,10 @@ from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, listed, nearest
 from commands.training.model_folders import Parts, model_parts, open_reader
-from data.formats.lerobot import pyarrow
+from data.formats.lerobot import import_pyarrow
 from data.formats.lerobot_writer import write_lerobot
 from data.formats.minari import write_minari
-from data.formats.ogbench import val_file, write_ogbench
+from data.formats.ogbench import derive_val_path, write_ogbench
 from data.formats.robomimic import write_robomimic
 from data.store import Reader
 from world_model.interop.export import export_huggingface, export_official
@@ -148,12 +148,12 @@ def lerobot(source: Trajectories, path: Path, config: Config, tick: Callable[[],
 
 def check_arrow(config: Config) -> None:
     """The package that writes tables is installed."""
-    pyarrow()
+    import_pyarrow()
 
 
 def check_npz(config: Config) -> None:
     """The name, which the second file's follows from."""
-    val_file(Path(config.to))
+    derive_val_path(Path(config.to))
 
 
 SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts, "data": trajectories}
@@ -161,7 +161,7 @@ FORMATS = {
     "official": Format("model", official),
     "huggingface": Format("model", huggingface),
     "robomimic": Format("data", partial(exported, robomimic)),
-    "ogbench": Format("data", partial(exported, ogbench), check_npz, val_file),
+    "ogbench": Format("data", partial(exported, ogbench), check_npz, derive_val_path),
     "minari": Format("data", partial(exported, minari)),
     "lerobot": Format("data", partial(exported, lerobot), check_arrow),
 }

@@ -24,9 +24,9 @@ from commands.transfer.collection import FILE, write_preview
 from commands.transfer.formats import make_format
 from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Facts, Format, Recording
-from data.packed import pack
-from data.schema import SPLITS, Plan, draw_splits
-from data.store import Reader, StoreError, StoreInfo, Writer, create
+from data.packed import pack_file
+from data.schema import SPLITS, EpisodePlan, draw_splits
+from data.store import Reader, StoreError, StoreInfo, Writer, create_file
 from data.video import View
 
 BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds, number by number
@@ -73,8 +73,8 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     info = describe(facts, recordings, splits, config, console)
     if not path.exists():
         seeds = np.array([recording.seed for recording in recordings], np.int64)
-        create(path, info, Plan(lengths(recordings), seeds, splits))
-    elif info.differences(Reader(path, verify=False).info, but=("render",)):
+        create_file(path, info, EpisodePlan(lengths(recordings), seeds, splits))
+    elif info.find_differences(Reader(path, verify=False).info, but=("render",)):
         raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
     if not Reader(path, verify=False).packed:
         left_out += write_all(path, recordings, facts.size_px, config.view, console)
@@ -82,7 +82,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     if not reader.episodes().size:
         raise RunError(f"none of the videos in {config.path} can be decoded: {left_out[0]}")
     if config.compression == "gzip":
-        pack(path)
+        pack_file(path)
     write_atomic(folder / "episodes.jsonl", episode_lines(recordings, reader))
     if left_out:
         more = "; ..." if len(left_out) > NAMED else ""
@@ -187,7 +187,7 @@ def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: V
     """Decode and write the episodes that are missing; returns why some cannot be."""
     writer, left_out = Writer(path), []
     names = {column.name for column in writer.info.columns}
-    missing = np.flatnonzero(~writer.complete()).tolist()
+    missing = np.flatnonzero(~writer.find_complete()).tolist()
     start = len(recordings) - len(missing)
     with console.progress("import", len(recordings), "trajectories", start=start) as progress:
         for index in missing:

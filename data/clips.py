@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.video import SAME_S, VideoError, VideoFile, View, find_videos, pictures_at, probe
+from data.video import SAME_S, VideoError, VideoFile, View, decode_at_times, find_videos, inspect_video
 
 STARTS_PER_FRAME = 4  # clips may start so many times between two pictures of a clip
 ATTEMPTS = 8  # clips tried, one after another, where one cannot be decoded
@@ -75,7 +75,7 @@ def open_folder(
     paths = find_videos(folder)
     readable, broken = [], []
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="probe") as pool:
-        for number, found in enumerate(pool.map(_probed, paths), 1):
+        for number, found in enumerate(pool.map(_try_inspect, paths), 1):
             if isinstance(found, VideoFile):
                 readable.append(found)
             else:
@@ -91,23 +91,23 @@ def open_folder(
             f"clips of objective.frames={clip.frames} at video.fps={clip.fps:g} need videos of {clip.length_s:.2f} s, "
             f"and the longest in {folder} has {longest:.2f} s: ask for fewer frames or a higher rate"
         )
-    train, val = _parted(long, folder, val_share)
+    train, val = _split_files(long, folder, val_share)
     return VideoFolder(train, val, tuple(broken), tuple(file for file in readable if file not in long))
 
 
-def _probed(path: Path) -> VideoFile | VideoError:
+def _try_inspect(path: Path) -> VideoFile | VideoError:
     try:
-        return probe(path)
+        return inspect_video(path)
     except VideoError as error:
         return error
 
 
-def _parted(
+def _split_files(
     files: Sequence[VideoFile], folder: Path, val_share: float
 ) -> tuple[tuple[VideoFile, ...], tuple[VideoFile, ...]]:
     """Train and val: a file's place hangs on the hash of its name alone. A file is moved where one part would be empty;
     a single file is in both."""
-    place = {file: _hashed(file.path.relative_to(folder).as_posix()) for file in files}
+    place = {file: _hash_to_unit(file.path.relative_to(folder).as_posix()) for file in files}
     ordered = sorted(files, key=lambda file: place[file])
     count = sum(place[file] < val_share for file in files)
     count = min(max(count, 1), max(1, len(files) - 1))
@@ -116,7 +116,7 @@ def _parted(
     return tuple(train), tuple(file for file in files if file in val)
 
 
-def _hashed(name: str) -> float:
+def _hash_to_unit(name: str) -> float:
     """A number in [0, 1) that is a function of the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
@@ -147,7 +147,7 @@ class VideoClips:
         """Number of clips."""
         return int(self._ends[-1])
 
-    def place(self, index: int) -> tuple[int, float]:
+    def locate(self, index: int) -> tuple[int, float]:
         """Number of a clip's file, and when in it the clip starts, seconds."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} was asked for, there are {len(self)}")
@@ -170,9 +170,9 @@ class VideoClips:
     def _decoded(self, index: int) -> tuple[int, NDArray[np.uint8]]:
         """A clip's pictures, or those of the next ones tried, spread over all files; and its number."""
         for _ in range(ATTEMPTS):
-            file, start_s = self.place(index)
+            file, start_s = self.locate(index)
             try:
-                return index, pictures_at(self.files[file], start_s + self.clip.times_s, self.size_hw, self.view)
+                return index, decode_at_times(self.files[file], start_s + self.clip.times_s, self.size_hw, self.view)
             except VideoError as error:
                 if self.files[file].path not in self.broken:
                     self.broken[self.files[file].path] = str(error)
@@ -180,7 +180,7 @@ class VideoClips:
                 index = (index + 1 + len(self) // ATTEMPTS) % len(self)
         raise VideoError(f"{ATTEMPTS} clips in a row cannot be decoded, the last of {self.files[file].path}")
 
-    def stretches(self, most: int, frames: int) -> Iterator[NDArray[np.uint8]]:
+    def read_stretches(self, most: int, frames: int) -> Iterator[NDArray[np.uint8]]:
         """The beginnings of files, clip pictures in a row: [T,h,w,3] of at most `most` files spread over all, and
         at most `frames` pictures each. Files that break are passed over."""
         chosen = np.unique(np.linspace(0, len(self.files) - 1, min(most, len(self.files))).astype(int))
@@ -188,6 +188,6 @@ class VideoClips:
             file = self.files[number]
             count = min(frames, int(file.length_s * self.clip.fps + SAME_S) + 1)
             try:
-                yield pictures_at(file, np.arange(count) / self.clip.fps, self.size_hw, self.view)
+                yield decode_at_times(file, np.arange(count) / self.clip.fps, self.size_hw, self.view)
             except VideoError as error:
                 self.broken.setdefault(file.path, str(error))

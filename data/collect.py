@@ -25,9 +25,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.packed import pack
+from data.packed import pack_file
 from data.policies import Policy, PolicyConfig, make_policy
-from data.store import Column, PathLike, Reader, StoreError, StoreInfo, Writer, create, plan_episodes
+from data.store import Column, PathLike, Reader, StoreError, StoreInfo, Writer, create_file, plan_episodes
 
 Progress = Callable[[int, int], None]
 MakeEnv = Callable[[], Any]
@@ -72,16 +72,18 @@ class CollectConfig:
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectResult:
     """What a call did: episodes in the file, those added now, the damaged ones among these, seconds."""
 
     episodes: int
     added: int
-    mended: tuple[int, ...]
+    repaired: tuple[int, ...]
     seconds: float
 
 
-def collect(path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: Progress | None = None) -> Collected:
+def collect(
+    path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: Progress | None = None
+) -> CollectResult:
     """Brings the file at `path` to `config.episodes` complete episodes; `progress(done, total)` after each.
 
     A file that is there is gone on with, if it was begun with the same configuration (workers aside), else
@@ -96,15 +98,15 @@ def collect(path: PathLike, make_env: MakeEnv, config: CollectConfig, progress: 
         _check_same(path, reader.info, config)
         missing, damaged = np.setdiff1d(missing, reader.episodes()), reader.damaged
     if missing.size:
-        workers = min(config.workers or _cores(), missing.size)
+        workers = min(config.workers or count_cores(), missing.size)
         fill = _fill_here if workers == 1 else _fill_in_processes
         with closing(fill(path, make_env, config, missing.tolist(), workers)) as written:
             for done, _ in enumerate(written, config.episodes - missing.size + 1):
                 if progress is not None:
                     progress(done, config.episodes)
     if config.compression == "gzip":
-        pack(path)
-    return Collected(config.episodes, missing.size, damaged, time.monotonic() - begun)
+        pack_file(path)
+    return CollectResult(config.episodes, missing.size, damaged, time.monotonic() - begun)
 
 
 # --- one episode
@@ -135,7 +137,7 @@ def record_episode(
     return columns, dict(env.get_factors())
 
 
-def describe(env: Any, config: CollectConfig) -> StoreInfo:
+def describe_env(env: Any, config: CollectConfig) -> StoreInfo:
     """The facts of a file that this environment fills."""
     task = env.task
     observation, _ = env.reset(seed=0)
@@ -158,12 +160,12 @@ def describe(env: Any, config: CollectConfig) -> StoreInfo:
     )
 
 
-def _make_ready(path: Path, info: StoreInfo, config: CollectConfig) -> None:
+def _prepare_file(path: Path, info: StoreInfo, config: CollectConfig) -> None:
     """Creates the file, or compares the one there with what the environment says now."""
     if not path.exists():
-        create(path, info, plan_episodes(config.episodes, config.frames, config.seed))
+        create_file(path, info, plan_episodes(config.episodes, config.frames, config.seed))
         return
-    _refuse_unless(path, StoreInfo.differences(Reader(path, verify=False).info, info), "the environment's")
+    _require_same(path, StoreInfo.find_differences(Reader(path, verify=False).info, info), "the environment's")
 
 
 def _check_same(path: Path, found: StoreInfo, config: CollectConfig) -> None:
@@ -171,10 +173,10 @@ def _check_same(path: Path, found: StoreInfo, config: CollectConfig) -> None:
     keys = [key for key, value in config.source.items() if found.source.get(key) != value]
     keys += ["env_id"] if config.env_id and config.env_id != found.env_id else []
     keys += ["env_kwargs"] if dict(config.env_kwargs) != dict(found.env_kwargs) else []
-    _refuse_unless(path, keys, "this command's")
+    _require_same(path, keys, "this command's")
 
 
-def _refuse_unless(path: Path, differing: list[str], whose: str) -> None:
+def _require_same(path: Path, differing: list[str], whose: str) -> None:
     if differing:
         raise StoreError(
             f"{path} was begun with another configuration ({whose} {', '.join(differing)} differ): "
@@ -191,7 +193,7 @@ def _fill_here(
     """Fills the missing episodes in this process, giving out each index when it is written."""
     env = make_env()
     try:
-        _make_ready(path, describe(env, config), config)
+        _prepare_file(path, describe_env(env, config), config)
         writer, policy = Writer(path), make_policy(config.policy, env.task.control_step_s)
         for index in missing:
             writer.write(index, *record_episode(env, policy, writer.seed(index), writer.split(index), config.frames))
@@ -206,13 +208,13 @@ def _fill_in_processes(
     """The same with `workers` processes, each given its next episode when it has written the last."""
     todo = iter(missing)
     ready = False
-    with _crew(path, make_env, config, workers) as crew:
+    with _start_workers(path, make_env, config, workers) as crew:
         while crew:
             for connection in wait(list(crew)):
                 assert isinstance(connection, Connection)
-                kind, value = _receive(connection, crew[connection])
+                kind, value = _receive_message(connection, crew[connection])
                 if kind == "info" and not ready:
-                    _make_ready(path, value, config)
+                    _prepare_file(path, value, config)
                     ready = True
                 if kind == "wrote":
                     yield value
@@ -223,7 +225,7 @@ def _fill_in_processes(
 
 
 @contextmanager
-def _crew(
+def _start_workers(
     path: Path, make_env: MakeEnv, config: CollectConfig, workers: int
 ) -> Iterator[dict[Connection, BaseProcess]]:
     """Processes by the connection to each; whoever still works at the end is stopped, which harms no file."""
@@ -234,7 +236,7 @@ def _crew(
         for _ in range(workers):
             mine, its = context.Pipe()
             args = (its, path, make_env, config)
-            process: BaseProcess = context.Process(target=_work, args=args, daemon=True)
+            process: BaseProcess = context.Process(target=_run_worker, args=args, daemon=True)
             process.start()
             its.close()
             crew[mine] = everyone[mine] = process
@@ -247,7 +249,7 @@ def _crew(
             process.join()
 
 
-def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
+def _receive_message(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
     """A worker's next word; its failure, or its death, as an exception."""
     try:
         kind, value = connection.recv()
@@ -264,7 +266,7 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
     return kind, value
 
 
-def _work(connection: Connection, path: Path, make_env: MakeEnv, config: CollectConfig) -> None:
+def _run_worker(connection: Connection, path: Path, make_env: MakeEnv, config: CollectConfig) -> None:
     """A worker's life: describe the environment, then write episodes as told until told to stop or left
     alone.
     """
@@ -272,7 +274,7 @@ def _work(connection: Connection, path: Path, make_env: MakeEnv, config: Collect
     try:
         env = make_env()
         policy = make_policy(config.policy, env.task.control_step_s)
-        connection.send(("info", describe(env, config)))
+        connection.send(("info", describe_env(env, config)))
         writer: Writer | None = None
         while (index := connection.recv()) is not None:
             writer = writer or Writer(path)
@@ -282,10 +284,10 @@ def _work(connection: Connection, path: Path, make_env: MakeEnv, config: Collect
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone; what is complete stays
     except Exception as error:
-        connection.send(("failed", (_sendable(error), "in a collecting process:\n" + traceback.format_exc())))
+        connection.send(("failed", (_make_picklable(error), "in a collecting process:\n" + traceback.format_exc())))
 
 
-def _sendable(error: Exception) -> Exception:
+def _make_picklable(error: Exception) -> Exception:
     """The error, or its text if the other side could not unpickle it."""
     try:
         pickle.loads(pickle.dumps(error))
@@ -294,6 +296,6 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def _cores() -> int:
+def count_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,9 +16,9 @@ PathLike = str | os.PathLike[str]
 SPARE_BYTES = 64 * 2**20  # left free for everything else that writes to the same disk
 
 
-def ask_disk(path: Path, num_bytes: int) -> None:
+def check_free_space(path: Path, num_bytes: int) -> None:
     """StoreError if the disk that will hold `path` has not `num_bytes` free."""
-    free = shutil.disk_usage(_existing_parent(path)).free
+    free = shutil.disk_usage(_find_existing_parent(path)).free
     if num_bytes + SPARE_BYTES > free:
         raise StoreError(
             f"{path} needs {num_bytes / 2**20:.0f} MiB and its disk has {free / 2**20:.0f} MiB free "
@@ -26,7 +26,7 @@ def ask_disk(path: Path, num_bytes: int) -> None:
         )
 
 
-def reserve(path: Path, num_bytes: int) -> None:
+def reserve_blocks(path: Path, num_bytes: int) -> None:
     """Reserves a file's blocks, so that a disk that fills up later cannot kill a process that writes through
     a map.
 
@@ -51,7 +51,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _remove_stale(path)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -60,16 +60,16 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     """Removes temporary files of processes of this machine that are gone."""
     start, end = f".{path.name}.{platform.node()}-", ".partial"
     for entry in path.parent.iterdir():
         owner = entry.name.removeprefix(start).removesuffix(end)
-        if entry.name == f"{start}{owner}{end}" and owner.isdigit() and not _alive(int(owner)):
+        if entry.name == f"{start}{owner}{end}" and owner.isdigit() and not _is_alive(int(owner)):
             entry.unlink(missing_ok=True)
 
 
-def _alive(process_id: int) -> bool:
+def _is_alive(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
     except ProcessLookupError:
@@ -79,12 +79,12 @@ def _alive(process_id: int) -> bool:
     return True
 
 
-def _existing_parent(path: Path) -> Path:
+def _find_existing_parent(path: Path) -> Path:
     """The nearest folder above `path` that is there already."""
     return next(folder for folder in path.absolute().parents if folder.exists())
 
 
-def expand(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
+def expand_paths(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
     """Files that a path, a glob or a list of both names; StoreError for none and for one named twice."""
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: list[Path] = []

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.disk import ask_disk, reserve, temporary_beside
+from data.disk import check_free_space, reserve_blocks, temporary_beside
 from data.store import Reader
 
 Bits = NDArray[np.uint16]
@@ -57,10 +57,10 @@ class FeatureCache:
         """
         path = self.path(encoder, layer)
         shape = (self._rows, *shape)
-        ask_disk(path, 2 * int(np.prod(shape, dtype=np.int64)))
+        check_free_space(path, 2 * int(np.prod(shape, dtype=np.int64)))
         with temporary_beside(path) as temporary:
             array = np.lib.format.open_memmap(temporary, "w+", np.uint16, shape)
-            reserve(temporary, os.path.getsize(temporary))
+            reserve_blocks(temporary, os.path.getsize(temporary))
             yield array
             array.flush()
             del array

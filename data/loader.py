@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Batch = dict[str, torch.Tensor]
 
 
-class Clips(Protocol):
+class BatchSource(Protocol):
     """What batches are drawn from: `data.windows.Windows`, `data.clips.VideoClips`."""
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Loader:
     """
 
     def __init__(
-        self, windows: Clips, batch_size: int, seed: int, workers: int = 1, rank: int = 0, world: int = 1
+        self, windows: BatchSource, batch_size: int, seed: int, workers: int = 1, rank: int = 0, world: int = 1
     ) -> None:
         if batch_size < 1 or seed < 0 or workers < 0:
             raise ValueError(f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0")
@@ -73,7 +73,7 @@ class Loader:
         """
         found = self.windows.gather(self.indices(step)[self._rows])
         drawn = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
-        return {name: _tensor(array) for name, array in found.items()} | {"draw": drawn}
+        return {name: _to_tensor(array) for name, array in found.items()} | {"draw": drawn}
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
@@ -100,7 +100,7 @@ class Loader:
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.windows))
 
 
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
+def _to_tensor(array: NDArray[Any]) -> torch.Tensor:
     """A tensor over the array's memory; uint16 columns are cached features."""
     return from_bits(array) if array.dtype == np.uint16 else torch.from_numpy(array)
 

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.disk import PathLike, ask_disk, reserve, temporary_beside
-from data.schema import SCHEMA, SPLITS, Column, Plan, StoreError, StoreInfo
+from data.disk import PathLike, check_free_space, reserve_blocks, temporary_beside
+from data.schema import SCHEMA, SPLITS, Column, EpisodePlan, StoreError, StoreInfo
 
 Array = NDArray[Any]
 PACKED = "pixels"  # the column that may be compressed
@@ -31,18 +31,18 @@ EPISODE_COLUMNS = (
 # --- laying a file out
 
 
-def create(path: PathLike, info: StoreInfo, plan: Plan) -> None:
+def create_file(path: PathLike, info: StoreInfo, plan: EpisodePlan) -> None:
     """Lays out a file for the planned episodes, all empty; StoreError if it exists or the disk is small."""
     path = Path(path)
     if path.exists():
         raise StoreError(f"{path} exists and is never overwritten: give another name, or remove it first")
-    ask_disk(path, plan.capacity * info.frame_bytes)
+    check_free_space(path, plan.capacity * info.frame_bytes)
     with temporary_beside(path) as temporary:
         lay_out(temporary, info, plan)
-        reserve(temporary, temporary.stat().st_size)
+        reserve_blocks(temporary, temporary.stat().st_size)
 
 
-def lay_out(path: Path, info: StoreInfo, plan: Plan, gzip_level: int | None = None) -> None:
+def lay_out(path: Path, info: StoreInfo, plan: EpisodePlan, gzip_level: int | None = None) -> None:
     """Writes the HDF5 structure: everything small for real, the columns over frames as room alone.
 
     With `gzip_level` pictures are compressed chunks of one frame.
@@ -58,17 +58,17 @@ def lay_out(path: Path, info: StoreInfo, plan: Plan, gzip_level: int | None = No
                 shape, chunk = (plan.capacity, *column.shape), (1, *column.shape)
                 file.create_dataset(column.name, shape, column.dtype, chunks=chunk, compression=gzip_level)
             else:
-                _make_room(file, column, plan.capacity)
+                _allocate_dataset(file, column, plan.capacity)
         count = len(plan.lengths)
         for name, dtype in EPISODE_COLUMNS:
-            dataset = _make_room(file.require_group("episode"), Column(name, (), dtype), count)
+            dataset = _allocate_dataset(file.require_group("episode"), Column(name, (), dtype), count)
             dataset[...] = episodes.get(name, 0)
         for column in info.factors:
-            dataset = _make_room(file.require_group("episode/factors"), column, count)
+            dataset = _allocate_dataset(file.require_group("episode/factors"), column, count)
             dataset[...] = 0
 
 
-def _make_room(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
+def _allocate_dataset(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
     """A contiguous dataset of fixed size whose place in the file is settled now and whose bytes are not
     touched.
     """
@@ -84,12 +84,12 @@ def _make_room(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
 # --- opening one
 
 
-class Chunks:
+class PackedColumn:
     """A compressed column, row by row a chunk: what readers use of an array, without one. Read by HDF5, which lets one
     thread in at a time."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self._dataset = _open(path)[name]
+        self._dataset = _open_hdf5(path)[name]
         self.shape, self.dtype = self._dataset.shape, self._dataset.dtype
 
     def __len__(self) -> int:
@@ -115,11 +115,11 @@ class MappedFile:
 
     def __init__(self, path: Path, mode: Literal["r", "r+"]) -> None:
         self.path = path
-        with _open(path) as file:
+        with _open_hdf5(path) as file:
             self.info = _read_info(path, file)
-            names = _names(self.info)
+            names = _list_datasets(self.info)
             self.packed = PACKED in file and file[PACKED].chunks is not None
-            places = {name: _place(path, file, name) for name in names if name != PACKED or not self.packed}
+            places = {name: _locate_dataset(path, file, name) for name in names if name != PACKED or not self.packed}
         if self.packed and mode == "r+":
             raise StoreError(f"{path} is packed and no longer written to: collect into another file")
         size = path.stat().st_size
@@ -127,10 +127,10 @@ class MappedFile:
             end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if end > size:
                 raise StoreError(f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again")
-        self._pages, raw = _map(path, mode)
-        arrays: dict[str, Any] = {name: _over(raw, *place) for name, place in places.items()}
+        self._pages, raw = _map_file(path, mode)
+        arrays: dict[str, Any] = {name: _view_bytes(raw, *place) for name, place in places.items()}
         if self.packed:
-            arrays[PACKED] = Chunks(path, PACKED)
+            arrays[PACKED] = PackedColumn(path, PACKED)
         self.columns = {column.name: arrays[column.name] for column in self.info.columns}
         self.episode = {name: arrays[f"episode/{name}"] for name, _ in EPISODE_COLUMNS}
         self.factors = {column.name: arrays[f"episode/factors/{column.name}"] for column in self.info.factors}
@@ -172,7 +172,7 @@ class MappedFile:
         except OSError:  # of HDF5: a chunk that cannot be decompressed
             return False
 
-    def damaged(self) -> list[int]:
+    def find_damaged(self) -> list[int]:
         """Complete episodes whose rows do not give the checksum written with them; reads the whole file once."""
         complete = np.flatnonzero(self.episode["length"])
         found = [int(i) for i in complete if not self._intact(int(i))]
@@ -181,7 +181,7 @@ class MappedFile:
         return found
 
 
-def _map(path: Path, mode: Literal["r", "r+"]) -> tuple[mmap.mmap, Array]:
+def _map_file(path: Path, mode: Literal["r", "r+"]) -> tuple[mmap.mmap, Array]:
     """The file's pages, and an array over all of its bytes."""
     try:
         with path.open("rb" if mode == "r" else "r+b") as file:
@@ -191,7 +191,7 @@ def _map(path: Path, mode: Literal["r", "r+"]) -> tuple[mmap.mmap, Array]:
     return pages, np.frombuffer(pages, np.uint8)
 
 
-def _open(path: Path) -> h5py.File:
+def _open_hdf5(path: Path) -> h5py.File:
     if not path.exists():
         raise StoreError(f"{path} does not exist: give the file that `jepa collect` wrote")
     if path.is_dir():
@@ -225,13 +225,13 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
         raise StoreError(f"{path} has a damaged `info` attribute ({error})") from error
 
 
-def _names(info: StoreInfo) -> list[str]:
+def _list_datasets(info: StoreInfo) -> list[str]:
     episode = [f"episode/{name}" for name, _ in EPISODE_COLUMNS]
     factors = [f"episode/factors/{column.name}" for column in info.factors]
     return [column.name for column in info.columns] + episode + factors
 
 
-def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+def _locate_dataset(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
     """Where a dataset lies in the file: (offset, shape, dtype)."""
     if name not in file:
         raise StoreError(f"{path} has no {name}: it is no complete schema {SCHEMA} file")
@@ -244,7 +244,7 @@ def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...]
     return int(offset or 0), tuple(dataset.shape), dataset.dtype
 
 
-def _over(raw: Array, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def _view_bytes(raw: Array, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An array of that shape over the file's bytes."""
     num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     return raw[offset : offset + num_bytes].view(dtype).reshape(shape)

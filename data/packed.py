@@ -13,13 +13,13 @@ import numpy as np
 
 from data.disk import PathLike, temporary_beside
 from data.mapped import PACKED, lay_out
-from data.schema import Plan
+from data.schema import EpisodePlan
 from data.store import Reader
 
 GZIP_LEVEL = 4
 
 
-def pack(path: PathLike) -> None:
+def pack_file(path: PathLike) -> None:
     """Replaces a complete, unpacked file by its packed form; whole or not at all. Needs the disk for both at once.
 
     StoreError if a checksum fails or the disk is full: the file is then as it was. A packed file is left alone.
@@ -31,7 +31,7 @@ def pack(path: PathLike) -> None:
     with h5py.File(path, "r", locking=False) as old, temporary_beside(path) as temporary:
         starts, splits = old["episode/start"][()], old["episode/split"][()]
         lengths = np.diff(np.append(starts, len(old[PACKED])))
-        lay_out(temporary, reader.info, Plan(lengths, old["episode/seed"][()], splits), GZIP_LEVEL)
+        lay_out(temporary, reader.info, EpisodePlan(lengths, old["episode/seed"][()], splits), GZIP_LEVEL)
         with h5py.File(temporary, "r+") as new:
             for name in ("length", "crc32", *(f"factors/{column.name}" for column in reader.info.factors)):
                 new[f"episode/{name}"][...] = old[f"episode/{name}"][()]

@@ -54,7 +54,7 @@ class PolicyConfig:
             raise ValueError(f"policy hold={self.hold}: hold each action for at least 1 step")
         if self.time_constant_s <= 0 or self.std <= 0:
             raise ValueError(f"policy time_constant_s={self.time_constant_s} std={self.std}: both must be positive")
-        _shares(self.name)
+        _parse_shares(self.name)
 
 
 class Uniform:
@@ -132,12 +132,12 @@ class Mixture:
 
 def make_policy(config: PolicyConfig, step_s: float) -> Policy:
     """The policy a config describes, for an environment with `step_s` seconds a step."""
-    shares = _shares(config.name)
-    built = [_one(name, config, step_s) for name in shares]
+    shares = _parse_shares(config.name)
+    built = [_build_policy(name, config, step_s) for name in shares]
     return built[0] if len(built) == 1 else Mixture(built, list(shares.values()))
 
 
-def _one(name: str, config: PolicyConfig, step_s: float) -> Policy:
+def _build_policy(name: str, config: PolicyConfig, step_s: float) -> Policy:
     if name == "uniform":
         return Uniform(config.hold)
     if name == "smooth":
@@ -145,7 +145,7 @@ def _one(name: str, config: PolicyConfig, step_s: float) -> Policy:
     return Scripted()
 
 
-def _shares(text: str) -> dict[str, float]:
+def _parse_shares(text: str) -> dict[str, float]:
     """Names and shares in "smooth" or "smooth:0.5,scripted:0.5"; ValueError names what cannot be read."""
     shares: dict[str, float] = {}
     for part in text.split(","):

@@ -99,7 +99,7 @@ class StoreInfo:
         """Bytes of one frame's rows in all columns."""
         return sum(column.row_bytes for column in self.columns)
 
-    def differences(self, other: StoreInfo, but: Sequence[str] = ("render", "source")) -> list[str]:
+    def find_differences(self, other: StoreInfo, but: Sequence[str] = ("render", "source")) -> list[str]:
         """Names of the fields in which two files differ, those in `but` left out."""
         mine, its = json.loads(self.to_json()), json.loads(other.to_json())
         return [key for key in mine if key not in but and mine[key] != its[key]]
@@ -109,7 +109,7 @@ class StoreInfo:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["factors"] = [vars(column) for column in self.factors]
         values["extra"] = [vars(column) for column in self.extra]
-        return json.dumps(values, sort_keys=True, default=_plain)
+        return json.dumps(values, sort_keys=True, default=_encode_json)
 
     @classmethod
     def from_json(cls, text: str) -> StoreInfo:
@@ -123,7 +123,7 @@ class StoreInfo:
         return cls(**values)
 
 
-def _plain(value: Any) -> Any:
+def _encode_json(value: Any) -> Any:
     """JSON for what numpy and mappings bring."""
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpisodePlan:
     """The episodes a file has room for: frames, seed and split of each ([E] each), fixed before the first is
     written.
     """
@@ -164,15 +164,15 @@ class Plan:
         return int(self.lengths.sum())
 
 
-def plan_episodes(episodes: int, frames: int, seed: int) -> Plan:
+def plan_episodes(episodes: int, frames: int, seed: int) -> EpisodePlan:
     """A plan of equally long episodes, their seeds and splits drawn from `seed`."""
     if episodes < 1 or frames < 2:
         raise ValueError(f"episodes={episodes} and frames={frames} make no data: give at least episodes=1 frames=2")
     lengths = np.full(episodes, frames, np.int64)
-    return Plan(lengths, episode_seeds(seed, episodes), draw_splits(seed, episodes))
+    return EpisodePlan(lengths, draw_seeds(seed, episodes), draw_splits(seed, episodes))
 
 
-def episode_seeds(seed: int, episodes: int) -> NDArray[np.int64]:
+def draw_seeds(seed: int, episodes: int) -> NDArray[np.int64]:
     """Seeds [E] of a file's episodes: functions of (seed, index), below 2**53 so that JSON is exact."""
     words = [np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] for index in range(episodes)]
     return (np.array(words, np.uint64) >> np.uint64(11)).astype(np.int64)

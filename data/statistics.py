@@ -15,7 +15,7 @@ from data.store import Reader
 Vector = NDArray[np.float64]
 
 
-def statistics(reader: Reader, name: str, split: str = "train") -> tuple[Vector, Vector]:
+def compute_statistics(reader: Reader, name: str, split: str = "train") -> tuple[Vector, Vector]:
     """Mean and std of a column's last axis over a split's complete episodes: pixels -> [C], action -> [A],
     ...
 
@@ -30,7 +30,7 @@ def statistics(reader: Reader, name: str, split: str = "train") -> tuple[Vector,
             origin = values[0].astype(np.float64)  # near the mean, so that the squares lose no digits
         if len(values):
             count += len(values)
-            added, added_squares = _sums(values, origin)
+            added, added_squares = _sum_differences(values, origin)
             total, squares = total + added, squares + added_squares
     if origin is None:
         raise ValueError(f"split {split} has no row of {name}: collect more episodes")
@@ -38,7 +38,7 @@ def statistics(reader: Reader, name: str, split: str = "train") -> tuple[Vector,
     return origin + mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
 
-def _sums(values: NDArray[Any], origin: Any) -> tuple[Any, Any]:
+def _sum_differences(values: NDArray[Any], origin: Any) -> tuple[Any, Any]:
     """Sums of differences from `origin` and of their squares, over rows: [N,D] -> [D], [D]."""
     if values.dtype == np.uint8:
         counts = [np.bincount(channel, minlength=256) for channel in values.T]

@@ -44,21 +44,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.disk import PathLike, expand
-from data.mapped import MappedFile, create
-from data.schema import NO_SEED, SCHEMA, SPLITS, Column, Plan, StoreError, StoreInfo, plan_episodes
+from data.disk import PathLike, expand_paths
+from data.mapped import MappedFile, create_file
+from data.schema import NO_SEED, SCHEMA, SPLITS, Column, EpisodePlan, StoreError, StoreInfo, plan_episodes
 
 __all__ = [
     "NO_SEED",
     "SCHEMA",
     "SPLITS",
     "Column",
-    "Plan",
+    "EpisodePlan",
     "Reader",
     "StoreError",
     "StoreInfo",
     "Writer",
-    "create",
+    "create_file",
     "plan_episodes",
 ]
 
@@ -79,7 +79,7 @@ class Writer:
         ends = np.append(self._file.episode["start"][1:], self._file.num_rows)
         self._room = ends - self._file.episode["start"]
 
-    def complete(self) -> NDArray[np.bool_]:
+    def find_complete(self) -> NDArray[np.bool_]:
         """Which episodes are there [E]."""
         return np.asarray(self._file.episode["length"] > 0)
 
@@ -145,7 +145,7 @@ class Reader:
     def __init__(self, paths: PathLike | Sequence[PathLike], on_damaged: str = "error", verify: bool = True) -> None:
         if on_damaged not in ("error", "skip"):
             raise ValueError(f"on_damaged={on_damaged!r} is unknown: choose error or skip")
-        self.paths = expand(paths)
+        self.paths = expand_paths(paths)
         self._files = [MappedFile(path, "r") for path in self.paths]
         self.info = self._files[0].info
         self._check_alike()
@@ -267,7 +267,7 @@ class Reader:
 
     def _check_alike(self) -> None:
         for file in self._files[1:]:
-            keys = self.info.differences(file.info)
+            keys = self.info.find_differences(file.info)
             if keys:
                 mine, its = (json.loads(info.to_json())[keys[0]] for info in (self.info, file.info))
                 raise StoreError(
@@ -289,7 +289,7 @@ class Reader:
         found = [
             int(first) + index
             for file, first in zip(self._files, self._first_episode[:-1], strict=True)
-            for index in file.damaged()
+            for index in file.find_damaged()
         ]
         if found and on_damaged == "error":
             names = "; ".join([self.describe(episode) for episode in found[:5]] + ["..."] * (len(found) > 5))

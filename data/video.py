@@ -59,9 +59,9 @@ def find_videos(folder: Path) -> list[Path]:
     return found
 
 
-def probe(path: Path) -> VideoFile:
+def inspect_video(path: Path) -> VideoFile:
     """Read all time stamps and decode the first frame. VideoError unless it is a whole video file."""
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.pts is not None]
         stamps = [packet.pts for packet in packets if not packet.is_discard]
         if not stamps:
@@ -69,15 +69,15 @@ def probe(path: Path) -> VideoFile:
         if "mp4" in container.format.name and len(packets) < stream.frames:
             raise VideoError(f"{path} is cut short: {len(packets)} of its {stream.frames} frames are there")
         base = float(stream.time_base)
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         frame = next(container.decode(stream), None)
         if frame is None:
             raise VideoError(f"{path} holds no frame that can be decoded")
-        height, width = _shown_hw(frame)
+        height, width = upright_hw(frame)
     return VideoFile(path, min(stamps) * base, (max(stamps) - min(stamps)) * base, len(stamps), width / height)
 
 
-def pictures_at(
+def decode_at_times(
     file: VideoFile, times_s: Sequence[float] | NDArray[np.float64], size_hw: tuple[int, int], view: View
 ) -> Pictures:
     """Pictures [T, h, w, 3]: for every time since the first frame, ascending, the frame whose time stamp is nearest.
@@ -86,23 +86,25 @@ def pictures_at(
     """
     wanted = [file.start_s + time for time in times_s]
     for seek in (True, False):  # without, where a file's index leads past the first time
-        with opened(file.path) as (container, stream):
+        with open_video(file.path) as (container, stream):
             if seek and container.format.name not in NO_SEEKING:
                 container.seek(int(wanted[0] / stream.time_base), stream=stream, backward=True, any_frame=False)
             frames = _timed(container, stream)
             first = next(frames, None)
             if first is not None and (first[0] <= wanted[0] + SAME_S or not seek):
-                return np.stack([picture(frame, size_hw, view) for frame in _nearest(first, frames, wanted)])
+                return np.stack(
+                    [convert_frame(frame, size_hw, view) for frame in _select_nearest(first, frames, wanted)]
+                )
     raise VideoError(f"{file.path} holds no frame that can be decoded")
 
 
-def pictures_numbered(path: Path, numbers: Sequence[int], size_hw: tuple[int, int], view: View) -> Pictures:
+def decode_by_number(path: Path, numbers: Sequence[int], size_hw: tuple[int, int], view: View) -> Pictures:
     """Pictures [T, h, w, 3] of frames by their number from 0, ascending, whatever their time stamps say."""
     wanted, found = set(numbers), []
-    with opened(path, threads=ALL_CORES) as (container, stream):
+    with open_video(path, threads=ALL_CORES) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                found.append(picture(frame, size_hw, view))
+                found.append(convert_frame(frame, size_hw, view))
             if number == max(wanted):
                 break
     if len(found) < len(wanted):
@@ -110,16 +112,16 @@ def pictures_numbered(path: Path, numbers: Sequence[int], size_hw: tuple[int, in
     return np.stack(found)
 
 
-def num_frames(path: Path) -> int:
+def count_frames(path: Path) -> int:
     """Frames of a file, counted without decoding them."""
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         return sum(packet.pts is not None and not packet.is_discard for packet in container.demux(stream))
 
 
-def picture(frame: av.VideoFrame, size_hw: tuple[int, int], view: View) -> Pictures:
+def convert_frame(frame: av.VideoFrame, size_hw: tuple[int, int], view: View) -> Pictures:
     """One picture [h, w, 3], upright."""
     turns = round(frame.rotation / 90) % 4
-    height, width = _shown_hw(frame)
+    height, width = upright_hw(frame)
     wanted_h, wanted_w = size_hw
     if view == "centre":
         scale = max(wanted_h / height, wanted_w / width)
@@ -132,7 +134,7 @@ def picture(frame: av.VideoFrame, size_hw: tuple[int, int], view: View) -> Pictu
 
 
 @contextmanager
-def opened(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; whatever PyAV raises becomes a VideoError that names the file."""
     try:
         with av.open(str(path)) as container:
@@ -146,7 +148,7 @@ def opened(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"{path} cannot be read as a video ({error.strerror})") from error
 
 
-def _shown_hw(frame: av.VideoFrame) -> tuple[int, int]:
+def upright_hw(frame: av.VideoFrame) -> tuple[int, int]:
     """Height and width of a frame once it stands upright."""
     turned = round(frame.rotation / 90) % 2
     return (frame.width, frame.height) if turned else (frame.height, frame.width)
@@ -159,7 +161,7 @@ def _timed(container: Any, stream: Any) -> Iterator[tuple[float, av.VideoFrame]]
             yield frame.time, frame
 
 
-def _nearest(
+def _select_nearest(
     first: tuple[float, av.VideoFrame], rest: Iterator[tuple[float, av.VideoFrame]], wanted_s: Sequence[float]
 ) -> list[av.VideoFrame]:
     """For every wanted time, ascending, the frame nearest to it; of two equally near ones the earlier."""

@@ -78,13 +78,13 @@ class Windows:
         """Number of windows."""
         return int(self._ends[-1])
 
-    def counted(self) -> str:
+    def describe(self) -> str:
         """How many there are and what they span, for a line of output."""
         each = len(self) / len(self._episodes)
         few = "; longer episodes, or a shorter horizon, would give more" if each < FEW else ""
         return f"{len(self)} windows of {self.frames} frames, {self.frame_skip} apart: {each:.3g} an episode{few}"
 
-    def place(self, indices: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def locate(self, indices: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode and first frame of windows: [B] -> ([B], [B])."""
         indices = np.asarray(indices, np.int64)
         if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
@@ -94,7 +94,7 @@ class Windows:
 
     def rows(self, indices: Array) -> NDArray[np.int64]:
         """Rows of the windows' frames in the rows of all files together: [B] -> [B,T]."""
-        episode, start = self.place(indices)
+        episode, start = self.locate(indices)
         first = self.reader.first_row(episode) + start
         return first[:, None] + np.arange(self.frames) * self.frame_skip
 
@@ -104,7 +104,7 @@ class Windows:
 
         `episode` and `start` [B] say where each came from (`Reader.describe` puts it in words).
         """
-        episode, start = self.place(indices)
+        episode, start = self.locate(indices)
         rows = (self.reader.first_row(episode) + start)[:, None] + np.arange(self.frames) * self.frame_skip
         batch: dict[str, Array] = {}
         for name in self.columns:

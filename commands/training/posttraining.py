@@ -92,7 +92,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         for split in ("train", "val")
     }
     if is_first():
-        console.say(f"training on {windows['train'].counted()}")
+        console.say(f"training on {windows['train'].describe()}")
     monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
     last = fit(
         model,

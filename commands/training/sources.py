@@ -26,8 +26,8 @@ from commands.training.monitors import (
     whole_episodes,
 )
 from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
-from data.loader import Clips, Loader
-from data.statistics import statistics
+from data.loader import BatchSource, Loader
+from data.statistics import compute_statistics
 from data.video import find_videos
 from data.windows import Windows
 from world_model.dynamics import ActionSpec
@@ -49,7 +49,7 @@ class Source(Protocol):
     actions: ActionSpec | None
     crop: CropConfig | None
     workers: int
-    clips: dict[str, Clips]
+    clips: dict[str, BatchSource]
 
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel on train, in 0..255."""
@@ -82,12 +82,12 @@ class Trajectories:
         if objective.reads_actions:
             self.actions = ActionSpec(tuple(reader.info.action_low), tuple(reader.info.action_high), gap)
             columns.append("action")
-        self.clips: dict[str, Clips] = {
+        self.clips: dict[str, BatchSource] = {
             split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")
         }
 
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
-        mean, std = statistics(self.reader, "pixels")
+        mean, std = compute_statistics(self.reader, "pixels")
         return torch.from_numpy(mean), torch.from_numpy(std)
 
     def stretches(self, most: int) -> Iterator[Tensor]:
@@ -155,7 +155,7 @@ class Videos:
         self.whole = VideoClips(folder.train, clip, (side, side), "whole", tell)
         self.middle = VideoClips(folder.train, clip, image_px, "centre", tell)
         self.val = VideoClips(folder.val, clip, image_px, "centre", tell)
-        self.clips: dict[str, Clips] = {"train": self.whole, "val": self.val}
+        self.clips: dict[str, BatchSource] = {"train": self.whole, "val": self.val}
 
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
         chosen = np.unique(np.linspace(0, len(self.whole) - 1, STATISTICS_CLIPS).astype(int))
@@ -169,12 +169,12 @@ class Videos:
         return torch.from_numpy(mean), torch.from_numpy(std)
 
     def stretches(self, most: int) -> Iterator[Tensor]:
-        return map(torch.from_numpy, self.middle.stretches(most, STRETCH_FRAMES))
+        return map(torch.from_numpy, self.middle.read_stretches(most, STRETCH_FRAMES))
 
     def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
         most = NUM_FRAMES // STRETCH_FRAMES
         clips = list(self.stretches(most))
-        frames = np.concatenate(list(self.val.stretches(most, STRETCH_FRAMES)))
+        frames = np.concatenate(list(self.val.read_stretches(most, STRETCH_FRAMES)))
         return Monitor(model, torch.from_numpy(frames), clips, batches, device)
 
     def about(self) -> dict[str, Any]:

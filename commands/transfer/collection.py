@@ -50,8 +50,8 @@ def collect_into(path: Path, keys: CollectKeys, console: Console) -> str:
     with console.progress("collect", wanted.episodes, "episodes") as progress:
         done = collect_file(path, make_env, wanted, lambda count, total: progress.update(count))
     frames = wanted.episodes * wanted.frames
-    mended = f", {len(done.mended)} damaged ones collected again" if done.mended else ""
-    return f"{frames} frames in {wanted.episodes} episodes{mended}, {done.seconds:.1f} s, {path}"
+    repaired = f", {len(done.repaired)} damaged ones collected again" if done.repaired else ""
+    return f"{frames} frames in {wanted.episodes} episodes{repaired}, {done.seconds:.1f} s, {path}"
 
 
 def write_preview(reader: Reader, path: Path) -> None:

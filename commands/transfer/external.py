@@ -22,7 +22,7 @@ from commands.shared.runs import plain
 from commands.transfer.keys import ColumnsConfig, ImportKeys
 from commands.transfer.matching import SIZE_PX, Match
 from commands.transfer.recordings import Array, Facts, Recording
-from data.formats.dataset import Contents, DataSet, Episode, ExternalError, own_columns
+from data.formats.dataset import DataSetInfo, ExternalDataSet, ExternalEpisode, ExternalError, list_number_columns
 from data.schema import Column, StoreInfo
 from data.video import View
 
@@ -33,20 +33,20 @@ LIKE_LEVELS = 12  # mean difference of two pictures, of 255 levels, below which 
 class ExternalImport:
     """A data set that `open_set` opens."""
 
-    def __init__(self, open_set: Callable[[Path], DataSet], keys: ImportKeys) -> None:
+    def __init__(self, open_set: Callable[[Path], ExternalDataSet], keys: ImportKeys) -> None:
         self._open, self.keys = open_set, keys
         self.action_size = 0
         self.match: Match | None = None
         self.chosen = keys.columns
 
-    def find(self, path: Path) -> Sequence[Episode]:
+    def find(self, path: Path) -> Sequence[ExternalEpisode]:
         self.set = self._open(path)
-        self._choose(self.set.contents)
+        self._choose(self.set.info)
         return self.set.episodes
 
     # -- what becomes what
 
-    def _choose(self, contents: Contents) -> None:
+    def _choose(self, contents: DataSetInfo) -> None:
         wanted = self.keys.environment
         if not contents.images and wanted is None:
             raise UsageError(
@@ -58,7 +58,7 @@ class ExternalImport:
             self.pixels = self._named("pixels", self.chosen.pixels or next(iter(contents.images)), contents.images)
         sides = contents.images[self.pixels][:2] if self.pixels else (SIZE_PX,)
         self.size_px = int(self.keys.size or min(sides))
-        if contents.own is not None:
+        if contents.store_info is not None:
             if self.chosen != ColumnsConfig(self.chosen.pixels) or wanted is not None:
                 raise UsageError(
                     f"columns.* and environment: {self.keys.path} was made by jepa export and comes back as it was"
@@ -85,12 +85,12 @@ class ExternalImport:
         return name
 
     def _listed(self, key: str, wanted: tuple[str, ...] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
-        there = self.set.contents.numbers
+        there = self.set.info.numbers
         return usual if wanted is None else tuple(self._named(key, name, there) for name in wanted)
 
-    def _rate(self, contents: Contents) -> float:
+    def _rate(self, contents: DataSetInfo) -> float:
         """Frames a second: the recorded ones, for actions over frames that are left out cannot be joined."""
-        recorded = contents.rate if contents.own is None else 1 / contents.own.step_s
+        recorded = contents.rate if contents.store_info is None else 1 / contents.store_info.step_s
         if self.match is not None:
             theirs, recorded = recorded, 1 / self.match.task.control_step_s
             if theirs is not None and not math.isclose(theirs, recorded, rel_tol=1e-2):
@@ -117,8 +117,8 @@ class ExternalImport:
 
     # -- reading
 
-    def read(self, place: Episode) -> Recording:
-        own = self.set.contents.own
+    def read(self, place: ExternalEpisode) -> Recording:
+        own = self.set.info.store_info
         columns = self._own_columns(place, own) if own is not None else self._columns(place)
         if not np.isfinite(columns["action"]).all():
             raise ExternalError(f"{place.name} has actions that are not finite numbers")
@@ -132,7 +132,7 @@ class ExternalImport:
             raise ExternalError(f"{place.name} has actions of {sizes} numbers, {self.match.name} of {ours}")
         if sizes != self.action_size:
             raise ExternalError(f"{place.name} has actions of {sizes} numbers, those before it {self.action_size}")
-        pictures = partial(self.set.pictures, place, self.pixels)
+        pictures = partial(self.set.read_pictures, place, self.pixels)
         if not self.pixels:
             pictures = partial(self._drawn, columns["state"])
         return Recording(place.name, columns, pictures, (), place.split, place.seed, place.factors)
@@ -142,19 +142,19 @@ class ExternalImport:
         assert self.match is not None, size_px
         return self.match.draw(states_TS)
 
-    def _own_columns(self, place: Episode, own: StoreInfo) -> dict[str, Array]:
+    def _own_columns(self, place: ExternalEpisode, own: StoreInfo) -> dict[str, Array]:
         """Every column as it was, of the same shape and type."""
-        names = {column.name: self.set.own_name(column.name) for column in own_columns(own)}
-        found = self.set.numbers(place, list(names.values()))
+        names = {column.name: self.set.external_name(column.name) for column in list_number_columns(own)}
+        found = self.set.read_numbers(place, list(names.values()))
         columns = {"action": found["action"]}
-        for column in own_columns(own):
+        for column in list_number_columns(own):
             rows = found[names[column.name]]
             columns[column.name] = np.asarray(rows, column.dtype).reshape(len(rows), *column.shape)
         return columns
 
-    def _columns(self, place: Episode) -> dict[str, Array]:
+    def _columns(self, place: ExternalEpisode) -> dict[str, Array]:
         names = dict.fromkeys((*self.state, *self.truth, *self.proprio))
-        found = self.set.numbers(place, list(names))
+        found = self.set.read_numbers(place, list(names))
         frames = len(found["action"]) + 1
 
         def joined(wanted: Sequence[str], dtype: str) -> Array:
@@ -175,11 +175,11 @@ class ExternalImport:
     # -- facts
 
     def facts(self) -> Facts:
-        contents = self.set.contents
+        contents = self.set.info
         settings = {key: plain(getattr(self.keys, key)) for key in ("format", "view", "least_frames", "columns")}
         settings |= {"size": self.size_px, "fps": self.fps}
-        if contents.own is not None:
-            return self._own_facts(contents.own, settings)
+        if contents.store_info is not None:
+            return self._own_facts(contents.store_info, settings)
         if self.match is not None:
             return self._matched_facts(self.match, settings)
         names = self._names(self.truth)
@@ -226,7 +226,7 @@ class ExternalImport:
         if not self.pixels:
             return f"pictures are drawn by {match.name}; actions are within its bounds or are clipped to them there"
         episode = self.set.episodes[0]
-        recorded = self.set.pictures(episode, self.pixels, self.size_px, self.keys.view)[0]
+        recorded = self.set.read_pictures(episode, self.pixels, self.size_px, self.keys.view)[0]
         drawn = match.draw(self._columns(episode)["state"][:1])[0]
         levels = float(np.abs(recorded.astype(float) - drawn).mean())
         says = "the same camera" if levels < LIKE_LEVELS else "another camera or look, which would mislead plans"
@@ -259,25 +259,25 @@ class ExternalImport:
         """A name for every number of these columns."""
         names: list[str] = []
         for column in columns:
-            size = math.prod(self.set.contents.numbers[column])
-            given = self.set.contents.names[column] if column in self.set.contents.names else ()
+            size = math.prod(self.set.info.numbers[column])
+            given = self.set.info.names[column] if column in self.set.info.names else ()
             inner = given if len(given) == size else [str(k) for k in range(size)]
-            names += [column] if self.set.contents.numbers[column] == () else [f"{column}[{part}]" for part in inner]
+            names += [column] if self.set.info.numbers[column] == () else [f"{column}[{part}]" for part in inner]
         return tuple(names)
 
     def _action_names(self) -> tuple[str, ...]:
-        given = self.set.contents.names["action"] if "action" in self.set.contents.names else ()
+        given = self.set.info.names["action"] if "action" in self.set.info.names else ()
         return given if len(given) == self.action_size else tuple(f"action[{k}]" for k in range(self.action_size))
 
     def _counted(self) -> str:
-        return f"{self.keys.format}: {len(self.set.episodes)} episodes of {self.set.contents.env}"
+        return f"{self.keys.format}: {len(self.set.episodes)} episodes of {self.set.info.env}"
 
     def _said(self) -> tuple[str, ...]:
         """What became what, and what was left."""
-        contents, match = self.set.contents, self.match
+        contents, match = self.set.info, self.match
         more = [name for name in contents.images if name != self.pixels]
         used = {*self.state, *self.truth, *self.proprio}
-        rest = [name for name in contents.numbers if name not in used] + ([contents.rest] if contents.rest else [])
+        rest = [name for name in contents.numbers if name not in used] + ([contents.unread] if contents.unread else [])
         made = "recorded" if contents.state or self.chosen.state else "no simulator's state is recorded: as truth"
         if self.pixels:
             height, width = contents.images[self.pixels][:2]

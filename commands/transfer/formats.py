@@ -54,7 +54,7 @@ class Droid:
         }
         if found.extrinsics is not None:
             columns["extrinsics"] = found.extrinsics
-        return Recording(place, columns, found.pictures, found.notes)
+        return Recording(place, columns, found.read_pictures, found.notes)
 
     def facts(self) -> Facts:
         return Facts(

@@ -5,7 +5,7 @@ data set of that format, says what it holds (`Contents`, `Episode`) and reads an
 writes one from our own file. What its columns become here is not decided there but where the formats meet the
 configuration (`commands.transfer.external`).
 
-A data set that we wrote ourselves carries the facts of the file it came from (`Contents.own`), so that the way back
+A data set that we wrote ourselves carries its facts (`DataSetInfo.store_info`), so that the way back
 restores every number, name, seed and split.
 """
 
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from data.schema import NO_SEED, Column, StoreInfo
 from data.store import Reader
-from data.video import Pictures, View, picture
+from data.video import Pictures, View, convert_frame
 
 Array = NDArray[Any]
-OWN = "jepa"  # name of the attribute, member or file in which our own export leaves the facts of its source
+EXPORT_KEY = "jepa"  # name of the attribute, member or file in which our own export leaves the facts of its source
 
 
 class ExternalError(ValueError):
@@ -37,26 +37,26 @@ class ExternalError(ValueError):
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One trajectory: `name` and `place` are the format's. split: train, val or eval, None where the format says
+class ExternalEpisode:
+    """One trajectory: `name` and `location` are the format's. split: train, val or eval, None where the format says
     nothing of it. factors: what differs in the simulator's model."""
 
     name: Path
-    place: Any
+    location: Any
     split: str | None = None
     seed: int = NO_SEED
     factors: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Contents:
+class DataSetInfo:
     """What a data set holds, as its first episode shows.
 
     env: the environment by the format's name; rate: frames a second, None where the format records none. numbers and
     images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception, where
     the format marks them; state: those that set a simulator up again. names: of the numbers in a column, or in
-    `action`, where the format gives them; bounds: low and high of the actions, likewise. rest: what is in the files and
-    is not read, in words.
+    `action`, if the format gives them; bounds: low and high of the actions, likewise. unread: what else the files hold,
+    in words.
     """
 
     env: str
@@ -68,26 +68,26 @@ class Contents:
     state: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    rest: str = ""
-    own: StoreInfo | None = None
+    unread: str = ""
+    store_info: StoreInfo | None = None
 
 
-class DataSet(Protocol):
+class ExternalDataSet(Protocol):
     """A data set of another format, opened. `render_hint`: what to do where it holds no pictures."""
 
-    contents: Contents
-    episodes: Sequence[Episode]
+    info: DataSetInfo
+    episodes: Sequence[ExternalEpisode]
     render_hint: str
 
-    def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
+    def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         """`action` [T-1,A], `reward` [T] where there is one, and these columns [T,...]. ExternalError if it cannot."""
         ...
 
-    def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         """[T,size,size,3]"""
         ...
 
-    def own_name(self, column: str) -> str:
+    def external_name(self, column: str) -> str:
         """What a column of ours is called in a data set that we wrote."""
         ...
 
@@ -105,7 +105,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise ExternalError(f"{path} cannot be read as HDF5, or is cut short: copy it again") from error
 
 
-def files_below(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
+def find_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
     """The file itself, or all files with such a suffix in a folder and below it, by name; ExternalError if none."""
     if path.is_file():
         return [path]
@@ -142,7 +142,7 @@ def resize_to_square(frames_THWC: Array, size_px: int, view: View) -> Pictures:
     if frames_THWC.shape[1:3] == (size_px, size_px):
         return np.ascontiguousarray(frames_THWC)
     frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames_THWC)
-    return np.stack([picture(frame, (size_px, size_px), view) for frame in frames])
+    return np.stack([convert_frame(frame, (size_px, size_px), view) for frame in frames])
 
 
 def check_names(where: str, wanted: Sequence[str], there: Sequence[str]) -> None:
@@ -173,7 +173,7 @@ def require_equal(values: Mapping[str, Any], what: str) -> Any:
     return values[names[0]]
 
 
-def own_info(text: Any) -> StoreInfo | None:
+def parse_store_info(text: Any) -> StoreInfo | None:
     """The facts that our export left, None where there are none."""
     try:
         return None if text is None else StoreInfo.from_json(str(text))
@@ -184,12 +184,12 @@ def own_info(text: Any) -> StoreInfo | None:
 # --- writing
 
 
-def own_columns(info: StoreInfo) -> list[Column]:
+def list_number_columns(info: StoreInfo) -> list[Column]:
     """Columns of numbers with a row for every frame."""
     return [column for column in info.columns if column.name not in ("pixels", "action")]
 
 
-def rewards(reader: Reader, episode: int) -> NDArray[np.float64]:
+def read_rewards(reader: Reader, episode: int) -> NDArray[np.float64]:
     """Rewards of an episode's actions [T-1]: those recorded, else zeros."""
     if "reward" not in {column.name for column in reader.info.columns}:
         return np.zeros(reader.num_frames(episode) - 1)
@@ -201,6 +201,6 @@ def pad_actions(reader: Reader, episode: int) -> NDArray[np.float32]:
     return np.concatenate([reader.column("action", episode), np.zeros((1, reader.info.action_size), np.float32)])
 
 
-def factors_json(reader: Reader, episode: int) -> str:
+def encode_factors(reader: Reader, episode: int) -> str:
     """What differs in an episode's model, as JSON that keeps every digit."""
     return json.dumps({name: np.asarray(value).tolist() for name, value in reader.factors(episode).items()})

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.video import Pictures, VideoError, View, num_frames, pictures_numbered
+from data.video import Pictures, VideoError, View, count_frames, decode_by_number
 
 ROWS_FILE = "trajectory.h5"
 POSE, GRIPPER = "observation/robot_state/cartesian_position", "observation/robot_state/gripper_position"
@@ -82,10 +82,10 @@ class Trajectory:
     extrinsics: NDArray[np.float32] | None
     notes: tuple[str, ...]
 
-    def pictures(self, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, size_px: int, view: View) -> Pictures:
         """Its frames [T,size,size,3]. TrajectoryError if the video cannot be decoded so far."""
         try:
-            return pictures_numbered(self.video, [int(row) for row in self.rows], (size_px, size_px), view)
+            return decode_by_number(self.video, [int(row) for row in self.rows], (size_px, size_px), view)
         except VideoError as error:
             raise TrajectoryError(str(error)) from error
 
@@ -102,7 +102,7 @@ def find_trajectories(folder: Path) -> list[Path]:
 
 def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
     """The rows of a trajectory at the wanted rate; reads no picture. TrajectoryError names what is wrong."""
-    video = _video_path(folder, config.camera)
+    video = _find_video(folder, config.camera)
     poses, times_s, extrinsics, notes = _read_rows(folder, video.stem, config)
     frames = _count_frames(video)
     if abs(len(poses) - frames) > MOST_APART * max(len(poses), frames):
@@ -149,7 +149,7 @@ def select_rows(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
     return np.unique(nearest).astype(np.int64) + begin
 
 
-def _video_path(folder: Path, camera: Camera) -> Path:
+def _find_video(folder: Path, camera: Camera) -> Path:
     """The camera's video: named by the metadata, where the folder has it."""
     files = sorted(folder.glob("metadata*.json"))
     if not files:
@@ -166,7 +166,7 @@ def _video_path(folder: Path, camera: Camera) -> Path:
 
 def _count_frames(video: Path) -> int:
     try:
-        return num_frames(video)
+        return count_frames(video)
     except VideoError as error:
         raise TrajectoryError(str(error)) from error
 
@@ -181,7 +181,7 @@ def _read_rows(folder: Path, serial: str, config: DroidConfig) -> tuple[Array, A
                     raise TrajectoryError(f"{path} has no {name}")
             poses = np.asarray(file[POSE], np.float64)
             gripper = np.asarray(file[GRIPPER], np.float64).reshape(-1)
-            times_s = _times(path, file)
+            times_s = _read_times(path, file)
             place = f"observation/camera_extrinsics/{serial}_left"
             extrinsics = np.asarray(file[place], np.float64) if place in file else None
     except OSError as error:
@@ -201,7 +201,7 @@ def _read_rows(folder: Path, serial: str, config: DroidConfig) -> tuple[Array, A
     return poses, times_s, extrinsics, notes
 
 
-def _times(path: Path, file: Any) -> NDArray[np.float64]:
+def _read_times(path: Path, file: Any) -> NDArray[np.float64]:
     """Seconds since the first row."""
     for names in TIME_STAMPS:
         if not all(name in file for name in names):
@@ -211,7 +211,7 @@ def _times(path: Path, file: Any) -> NDArray[np.float64]:
             seconds, nanos = (column - column[:1] for column in stamps)
             times_s = seconds + nanos * 1e-9
         else:
-            times_s = _in_seconds(stamps[0] - stamps[0][:1])
+            times_s = _to_seconds(stamps[0] - stamps[0][:1])
         if (np.diff(times_s) > 0).all():
             return times_s.astype(np.float64)
     raise TrajectoryError(
@@ -219,7 +219,7 @@ def _times(path: Path, file: Any) -> NDArray[np.float64]:
     )
 
 
-def _in_seconds(ticks: NDArray[np.int64]) -> Array:
+def _to_seconds(ticks: NDArray[np.int64]) -> Array:
     """Time stamps of unknown unit: DROID's are milliseconds, those of others nanoseconds."""
     step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
     unit = next((unit for unit in UNITS_S if 1e-3 <= step * unit < 1), UNITS_S[0])

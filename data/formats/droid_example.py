@@ -39,7 +39,7 @@ def write_example(folder: Path, config: ExampleConfig) -> list[Path]:
     folders = []
     for number in range(config.trajectories):
         rng = np.random.default_rng([config.seed, number])
-        poses = _walk(rng, config.rows)
+        poses = _draw_path(rng, config.rows)
         times_s = np.arange(config.rows) / ROW_HZ + rng.uniform(-JITTER_S, JITTER_S, config.rows)
         folders.append(
             write_trajectory(folder / f"trajectory_{number:03d}", poses, times_s - times_s[0], config.frame_hw)
@@ -85,7 +85,7 @@ def draw_gripper(pose_7: NDArray[np.float64], frame_hw: tuple[int, int]) -> NDAr
     return picture
 
 
-def _walk(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+def _draw_path(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
     """A smooth path of poses [T,7]: each coordinate a few slow waves."""
     times = np.arange(rows)[:, None] / ROW_HZ
     waves = sum(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from data.formats.dataset import Array, factors_json, own_columns, pad_actions, rewards
+from data.formats.dataset import Array, encode_factors, list_number_columns, pad_actions, read_rewards
 from data.formats.lerobot import (
     BOOKKEEPING,
     CAMERA,
@@ -26,14 +26,14 @@ from data.formats.lerobot import (
     STATS,
     TASKS,
     external_name,
+    import_pyarrow,
     parquet,
-    pyarrow,
 )
 from data.store import Reader
-from data.video import pictures_at, probe
+from data.video import decode_at_times, inspect_video
 
-Kept = Literal["lossless", "lossy", "images"]
-IMAGES: Kept = "images"
+PictureFormat = Literal["lossless", "lossy", "images"]
+IMAGES: PictureFormat = "images"
 CODECS = {  # encoder, its pictures, options
     "lossless": ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast", "g": "30"}),
     "lossy": ("libx264", "yuv420p", {"crf": "18", "preset": "veryfast", "g": "30"}),
@@ -46,15 +46,15 @@ EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 STATISTICS_EPISODES = 16  # whose pictures their mean and spread are taken from
 
 
-def write_lerobot(reader: Reader, root: Path, kept: Kept, task: str, progress: Callable[[], None]) -> str:
+def write_lerobot(reader: Reader, root: Path, kept: PictureFormat, task: str, progress: Callable[[], None]) -> str:
     """Our episodes as a data set in the folder; returns what that loses, in words."""
-    arrow = pyarrow()
+    arrow = import_pyarrow()
     episodes = reader.episodes().tolist()
-    fps = _whole(1 / reader.info.step_s)
+    fps = _round_rate(1 / reader.info.step_s)
     data = root / DATA_PATH.format(**FILE)
     for file in (data, root / EPISODES_PATH):
         file.parent.mkdir(parents=True)
-    video = None if kept == IMAGES else Video(root, kept, fps)
+    video = None if kept == IMAGES else VideoWriter(root, kept, fps)
     rows, begun, writer = [], 0, None
     for number, episode in enumerate(episodes):
         length = reader.num_frames(episode)
@@ -64,7 +64,7 @@ def write_lerobot(reader: Reader, root: Path, kept: Kept, task: str, progress: C
         row |= {f"meta/episodes/{name}": value for name, value in FILE.items()}
         if video is not None:
             row |= video.write(reader.column("pixels", episode))
-        table = arrow.table(_table(reader, episode, number, begun, fps, kept == IMAGES))
+        table = arrow.table(_build_table(reader, episode, number, begun, fps, kept == IMAGES))
         writer = writer or parquet().ParquetWriter(data, table.schema)
         writer.write_table(table)  # one episode, one row group
         rows.append(row)
@@ -76,31 +76,31 @@ def write_lerobot(reader: Reader, root: Path, kept: Kept, task: str, progress: C
         video.close()
     parquet().write_table(arrow.Table.from_pylist(rows), root / EPISODES_PATH)
     _write_meta(reader, root, kept, task, fps, begun)
-    return _loss(reader, root, rows[0], fps) if kept == "lossy" else ""
+    return _measure_loss(reader, root, rows[0], fps) if kept == "lossy" else ""
 
 
-def _whole(rate: float) -> float:
+def _round_rate(rate: float) -> float:
     """The rate, as a whole number where it is one but for rounding."""
     return round(rate) if abs(rate - round(rate)) < 1e-6 else rate
 
 
-def _table(reader: Reader, episode: int, number: int, begun: int, fps: float, images: bool) -> dict[str, Any]:
+def _build_table(reader: Reader, episode: int, number: int, begun: int, fps: float, images: bool) -> dict[str, Any]:
     """Columns of an episode's rows."""
     length = reader.num_frames(episode)
     index = np.arange(length)
     columns: dict[str, Any] = {"action": pad_actions(reader, episode)}
-    columns |= {external_name(c.name): reader.column(c.name, episode) for c in own_columns(reader.info)}
-    columns[REWARD] = np.append(rewards(reader, episode), 0).astype(np.float32)
+    columns |= {external_name(c.name): reader.column(c.name, episode) for c in list_number_columns(reader.info)}
+    columns[REWARD] = np.append(read_rewards(reader, episode), 0).astype(np.float32)
     columns["next.done"] = index == length - 1
     columns |= {"timestamp": (index / fps).astype(np.float32), "frame_index": index, "index": begun + index}
     columns |= {"episode_index": np.full(length, number), "task_index": np.zeros(length, np.int64)}
     columns = {name: rows.reshape(length) if rows.size == length else list(rows) for name, rows in columns.items()}
     if images:
-        columns[CAMERA] = [{"bytes": png(frame), "path": None} for frame in reader.column("pixels", episode)]
+        columns[CAMERA] = [{"bytes": encode_png(frame), "path": None} for frame in reader.column("pixels", episode)]
     return columns
 
 
-def png(frame_HWC: Array) -> bytes:
+def encode_png(frame_HWC: Array) -> bytes:
     """A picture's bytes as a PNG, which loses nothing."""
     from PIL import Image
 
@@ -109,10 +109,10 @@ def png(frame_HWC: Array) -> bytes:
     return buffer.getvalue()
 
 
-class Video:
+class VideoWriter:
     """Videos of one camera, one after another as they grow long; several episodes in each."""
 
-    def __init__(self, root: Path, kept: Kept, fps: float) -> None:
+    def __init__(self, root: Path, kept: PictureFormat, fps: float) -> None:
         self.root, self.kept, self.fps = root, kept, Fraction(fps).limit_denominator(1001)
         self.file_index, self._frames = -1, 0
         self._container: Any = None
@@ -150,16 +150,16 @@ class Video:
             self._container = None
 
 
-def _loss(reader: Reader, root: Path, row: dict[str, Any], fps: float) -> str:
+def _measure_loss(reader: Reader, root: Path, row: dict[str, Any], fps: float) -> str:
     """How far the first episode's pictures are off in a lossy video."""
-    file = probe(root / VIDEO_PATH.format(video_key=CAMERA, **FILE))
+    file = inspect_video(root / VIDEO_PATH.format(video_key=CAMERA, **FILE))
     frames = reader.column("pixels", int(reader.episodes()[0]))
-    found = pictures_at(file, np.arange(row["length"]) / fps, frames.shape[1:3], "whole")
+    found = decode_at_times(file, np.arange(row["length"]) / fps, frames.shape[1:3], "whole")
     off = np.abs(found.astype(np.int16) - frames)
     return f"pictures, which are {off.mean():.1f} of 255 off on average and {off.max()} at most (pictures=lossless)"
 
 
-def _write_meta(reader: Reader, root: Path, kept: Kept, task: str, fps: float, frames: int) -> None:
+def _write_meta(reader: Reader, root: Path, kept: PictureFormat, task: str, fps: float, frames: int) -> None:
     info, episodes = reader.info, reader.episodes().tolist()
     about = {
         "codebase_version": "v3.0",
@@ -174,16 +174,16 @@ def _write_meta(reader: Reader, root: Path, kept: Kept, task: str, fps: float, f
         "splits": {},
         "data_path": DATA_PATH,
         "video_path": None if kept == IMAGES else VIDEO_PATH,
-        "features": _features(reader, kept, fps),
+        "features": _describe_features(reader, kept, fps),
     }
     own = [
-        {"split": reader.split(e), "seed": reader.seed(e), "factors": json.loads(factors_json(reader, e))}
+        {"split": reader.split(e), "seed": reader.seed(e), "factors": json.loads(encode_factors(reader, e))}
         for e in episodes
     ]
     _write_json(root / INFO, about)
-    _write_json(root / STATS, _statistics(reader))
+    _write_json(root / STATS, _compute_statistics(reader))
     _write_json(root / OWN_FILE, {"info": info.to_json(), "episodes": own})
-    arrow = pyarrow()
+    arrow = import_pyarrow()
     tasks = arrow.table({"task_index": np.zeros(1, np.int64), "task": [task]})
     parquet().write_table(tasks.replace_schema_metadata({"pandas": json.dumps(_INDEXED_BY_TASK)}), root / TASKS)
 
@@ -192,14 +192,14 @@ def _write_json(path: Path, what: Any) -> None:
     path.write_text(json.dumps(what, indent=1), encoding="utf-8")
 
 
-def _features(reader: Reader, kept: Kept, fps: float) -> dict[str, Any]:
+def _describe_features(reader: Reader, kept: PictureFormat, fps: float) -> dict[str, Any]:
     info = reader.info
 
     def feature(dtype: str, shape: tuple[int, ...], names: Any = None) -> dict[str, Any]:
         return {"dtype": dtype, "shape": list(shape) or [1], "names": names}
 
     found = {"action": feature("float32", (info.action_size,), list(info.action_names))}
-    for column in own_columns(info):
+    for column in list_number_columns(info):
         names = list(info.truth_names) if column.name == "truth" else None
         found[external_name(column.name)] = feature(column.dtype, column.shape, names)
     found[REWARD], found["next.done"] = feature("float32", ()), feature("bool", ())
@@ -214,23 +214,23 @@ def _features(reader: Reader, kept: Kept, fps: float) -> dict[str, Any]:
     return found | {CAMERA: camera}
 
 
-def _statistics(reader: Reader) -> dict[str, Any]:
+def _compute_statistics(reader: Reader) -> dict[str, Any]:
     """Mean, spread and range of what policies read; pictures in 0..1, channels first."""
     episodes = reader.episodes().tolist()
     found: dict[str, Any] = {}
     for name in ("action", "truth", *(column.name for column in reader.info.extra)):
         rows = np.concatenate([reader.column(name, episode) for episode in episodes]).astype(np.float64)
-        found["action" if name == "action" else external_name(name)] = _summary(rows.reshape(len(rows), -1))
+        found["action" if name == "action" else external_name(name)] = _summarise(rows.reshape(len(rows), -1))
     some = episodes[:: -(-len(episodes) // STATISTICS_EPISODES)]
     pixels = np.concatenate([reader.column("pixels", episode).reshape(-1, 3) for episode in some]) / 255
-    summary = _summary(pixels)
+    summary = _summarise(pixels)
     found[CAMERA] = {
         name: value if name == "count" else np.reshape(value, (3, 1, 1)).tolist() for name, value in summary.items()
     }
     return found
 
 
-def _summary(rows_ND: Array) -> dict[str, list[float]]:
+def _summarise(rows_ND: Array) -> dict[str, list[float]]:
     made = {"min": rows_ND.min(0), "max": rows_ND.max(0), "mean": rows_ND.mean(0), "std": rows_ND.std(0)}
     return {name: value.tolist() for name, value in made.items()} | {"count": [len(rows_ND)]}
 

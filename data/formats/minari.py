@@ -25,22 +25,22 @@ import h5py
 import numpy as np
 
 from data.formats.dataset import (
-    OWN,
+    EXPORT_KEY,
     Array,
-    Contents,
-    Episode,
+    DataSetInfo,
+    ExternalEpisode,
     ExternalError,
     check_actions,
     check_names,
     decode_picture,
-    factors_json,
+    encode_factors,
     is_numbers,
     is_pictures,
+    list_number_columns,
     open_hdf5,
-    own_columns,
-    own_info,
+    parse_store_info,
+    read_rewards,
     resize_to_square,
-    rewards,
 )
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
@@ -60,32 +60,32 @@ class Minari:
     )
 
     def __init__(self, path: Path) -> None:
-        self.folder = _folder(path)
-        self.about = _metadata(self.folder / META)
+        self.folder = _find_folder(path)
+        self.about = _read_metadata(self.folder / META)
         self.file = self.folder / MAIN
         if not self.file.is_file():
             raise ExternalError(f"{self.file} is not there, though {META} is: copy the data set again")
-        self._spaces = dict(_spaces(self._space("observation_space"), OBSERVED))
+        self._spaces = dict(_iterate_spaces(self._space("observation_space"), OBSERVED))
         with open_hdf5(self.file) as file:
             names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
             if not names:
                 raise ExternalError(f"{self.file} holds no episode (episode_0, ...)")
-            self.episodes: Sequence[Episode] = [self._episode(name, file[name].attrs) for name in names]
-            self.contents = self._contents(names[0], file[names[0]])
+            self.episodes: Sequence[ExternalEpisode] = [self._episode(name, file[name].attrs) for name in names]
+            self.info = self._contents(names[0], file[names[0]])
 
     def _space(self, key: str) -> dict[str, Any]:
         text = self.about[key] if key in self.about else "{}"
         return dict(json.loads(text) if isinstance(text, str) else text)
 
-    def _episode(self, name: str, attrs: Any) -> Episode:
+    def _episode(self, name: str, attrs: Any) -> ExternalEpisode:
         seed = int(attrs["seed"]) if "seed" in attrs else NO_SEED
         split = str(attrs[OWN_SPLIT]) if OWN_SPLIT in attrs and attrs[OWN_SPLIT] in SPLITS else None
         factors = json.loads(attrs[OWN_FACTORS]) if OWN_FACTORS in attrs and split else {}
-        return Episode(self.folder / name, name, split, seed, factors)
+        return ExternalEpisode(self.folder / name, name, split, seed, factors)
 
-    def _contents(self, name: str, group: h5py.Group) -> Contents:
+    def _contents(self, name: str, group: h5py.Group) -> DataSetInfo:
         check_names(f"{self.file} {name}", (OBSERVED, "actions"), list(group))
-        found = dict(_leaves(group))
+        found = dict(_iterate_arrays(group))
         images = {key: self._shape(key, data) for key, data in found.items() if self._is_pictures(key, data)}
         numbers = {
             key: data.shape[1:]
@@ -93,9 +93,11 @@ class Minari:
             if key not in images and is_numbers(data.shape, data.dtype) and len(data) == len(group["actions"]) + 1
         }
         env, kwargs = self._env()
-        own = own_info(self.about[OWN]) if OWN in self.about else None
+        own = parse_store_info(self.about[EXPORT_KEY]) if EXPORT_KEY in self.about else None
         rest = sorted(found.keys() - images.keys() - numbers.keys())
-        return Contents(env, kwargs, None, numbers, images, bounds=self._bounds(), rest=", ".join(rest), own=own)
+        return DataSetInfo(
+            env, kwargs, None, numbers, images, bounds=self._bounds(), unread=", ".join(rest), store_info=own
+        )
 
     def _env(self) -> tuple[str, dict[str, Any]]:
         if "env_spec" in self.about:
@@ -123,14 +125,14 @@ class Minari:
     def _is_pictures(self, key: str, data: h5py.Dataset) -> bool:
         return is_pictures(data.shape, data.dtype) or self._is_jpeg(key, data)
 
-    def own_name(self, column: str) -> str:
+    def external_name(self, column: str) -> str:
         return f"{INFOS if column == TIME else OBSERVED}/{column}"
 
-    def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
+    def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         with open_hdf5(self.file) as file:
-            group, where = file[episode.place], f"{self.file} {episode.place}"
+            group, where = file[episode.location], f"{self.file} {episode.location}"
             check_names(where, (OBSERVED, "actions"), list(group))
-            found = dict(_leaves(group))
+            found = dict(_iterate_arrays(group))
             check_names(where, names, list(found))
             columns = {name: np.asarray(found[name]) for name in names}
             shown = np.asarray(group["actions"]) if isinstance(group["actions"], h5py.Dataset) else None
@@ -139,20 +141,20 @@ class Minari:
                     f"{where} has actions in parts ({', '.join(group['actions'])}): one array is needed"
                 )
             frames = len(next(iter(found.values())))
-            if "rewards" in group and self.contents.own is None:
+            if "rewards" in group and self.info.store_info is None:
                 columns["reward"] = np.append(np.asarray(group["rewards"], np.float32), np.float32(np.nan))
         return columns | {"action": check_actions(where, shown, frames)}
 
-    def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         with open_hdf5(self.file) as file:
-            found = dict(_leaves(file[episode.place]))
-            check_names(f"{self.file} {episode.place}", [name], list(found))
+            found = dict(_iterate_arrays(file[episode.location]))
+            check_names(f"{self.file} {episode.location}", [name], list(found))
             data = found[name]
             frames = np.stack([decode_picture(row) for row in data]) if self._is_jpeg(name, data) else np.asarray(data)
         return resize_to_square(frames, size_px, view)
 
 
-def _folder(path: Path) -> Path:
+def _find_folder(path: Path) -> Path:
     """The folder with metadata.json; ExternalError unless there is one alone."""
     if not path.is_dir():
         raise ExternalError(f"path={path} is no folder: give that of a Minari data set (it has data/{META} in it)")
@@ -163,7 +165,7 @@ def _folder(path: Path) -> Path:
     return found[0]
 
 
-def _metadata(file: Path) -> dict[str, Any]:
+def _read_metadata(file: Path) -> dict[str, Any]:
     try:
         about = dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -177,7 +179,7 @@ def _metadata(file: Path) -> dict[str, Any]:
     return about
 
 
-def _spaces(space: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _iterate_spaces(space: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The leaves of a space by the names that their arrays have."""
     inner = space["subspaces"] if "subspaces" in space else None
     if inner is None:
@@ -185,10 +187,10 @@ def _spaces(space: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[
         return
     parts = inner.items() if isinstance(inner, dict) else ((f"_index_{k}", part) for k, part in enumerate(inner))
     for key, part in parts:
-        yield from _spaces(part, f"{name}/{key}")
+        yield from _iterate_spaces(part, f"{name}/{key}")
 
 
-def _leaves(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
+def _iterate_arrays(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
     """Arrays of an episode with a row for every frame: its observations, then its infos."""
     for name in (OBSERVED, INFOS):
         if name in group:
@@ -211,15 +213,15 @@ def write_minari(reader: Reader, path: Path, env_spec: str | None, progress: Cal
     folder = path / FOLDER
     folder.mkdir(parents=True)
     info, episodes = reader.info, reader.episodes().tolist()
-    observed = {"pixels": _box(info.frame_hwc, "uint8", 0, 255)}
-    for column in own_columns(info):
+    observed = {"pixels": _make_box(info.frame_hwc, "uint8", 0, 255)}
+    for column in list_number_columns(info):
         if column.name != TIME:
-            observed[column.name] = _box(column.shape, column.dtype, -np.inf, np.inf)
+            observed[column.name] = _make_box(column.shape, column.dtype, -np.inf, np.inf)
     with h5py.File(folder / MAIN, "w", track_order=True) as file:
         for number, episode in enumerate(episodes):
             _write_episode(file.create_group(f"episode_{number}"), reader, number, episode)
             progress()
-    action = _box((info.action_size,), "float32", info.action_low, info.action_high)
+    action = _make_box((info.action_size,), "float32", info.action_low, info.action_high)
     about = {
         "dataset_id": path.name,
         "total_episodes": len(episodes),
@@ -230,14 +232,14 @@ def write_minari(reader: Reader, path: Path, env_spec: str | None, progress: Cal
         "action_space": json.dumps(action),
         "dataset_size": round((folder / MAIN).stat().st_size / 1e6, 1),
         "minari_version": "0.5.4",
-        OWN: info.to_json(),
+        EXPORT_KEY: info.to_json(),
         **({} if env_spec is None else {"env_spec": env_spec}),
     }
     (folder / META).write_text(json.dumps(about, indent=1), encoding="utf-8")
     return ""
 
 
-def _box(shape: Sequence[int], dtype: str, low: Any, high: Any) -> dict[str, Any]:
+def _make_box(shape: Sequence[int], dtype: str, low: Any, high: Any) -> dict[str, Any]:
     bounds = {key: np.broadcast_to(np.asarray(v), shape).tolist() for key, v in (("low", low), ("high", high))}
     return {"type": "Box", "dtype": dtype, "shape": list(shape), **bounds}
 
@@ -247,14 +249,14 @@ def _write_episode(group: h5py.Group, reader: Reader, number: int, episode: int)
     attrs: dict[str, Any] = {"id": number, "total_steps": steps}
     if reader.seed(episode) != NO_SEED:
         attrs["seed"] = reader.seed(episode)
-    attrs |= {OWN_SPLIT: reader.split(episode), OWN_FACTORS: factors_json(reader, episode)}
+    attrs |= {OWN_SPLIT: reader.split(episode), OWN_FACTORS: encode_factors(reader, episode)}
     group.attrs.update(attrs)
     frames = reader.column("pixels", episode)
     chunk = (1, *frames.shape[1:])
     group.create_dataset(f"{OBSERVED}/pixels", data=frames, chunks=chunk, compression="gzip")
-    for column in own_columns(reader.info):
+    for column in list_number_columns(reader.info):
         place = INFOS if column.name == TIME else OBSERVED
         group[f"{place}/{column.name}"] = reader.column(column.name, episode)
-    group["actions"], group["rewards"] = reader.column("action", episode), rewards(reader, episode)
+    group["actions"], group["rewards"] = reader.column("action", episode), read_rewards(reader, episode)
     group["terminations"] = np.zeros(steps, bool)
     group["truncations"] = np.arange(steps) == steps - 1

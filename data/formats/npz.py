@@ -17,11 +17,11 @@ from data.formats.dataset import ExternalError
 
 Array = NDArray[Any]
 BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
-Head = tuple[tuple[int, ...], np.dtype[Any]]
+Header = tuple[tuple[int, ...], np.dtype[Any]]
 
 
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
+def explain_damage(file: Path) -> Iterator[None]:
     """What a damaged file raises becomes a ExternalError that names it."""
     try:
         yield
@@ -29,19 +29,19 @@ def readable(file: Path) -> Iterator[None]:
         raise ExternalError(f"{file} cannot be read as npz, or is cut short: copy it again") from error
 
 
-def heads_of(file: Path) -> dict[str, Head]:
+def read_headers(file: Path) -> dict[str, Header]:
     """Shape and dtype of each array, without reading one."""
-    with readable(file), zipfile.ZipFile(file) as archive:
+    with explain_damage(file), zipfile.ZipFile(file) as archive:
         heads = {}
         for name in archive.namelist():
             with archive.open(name) as opened:
-                heads[name.removesuffix(".npy")] = _head(opened, file)
+                heads[name.removesuffix(".npy")] = _read_header(opened, file)
     return heads
 
 
 def load_array(file: Path, name: str) -> Array:
     """One array, whole."""
-    with readable(file), zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as opened:
+    with explain_damage(file), zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as opened:
         return np.asarray(npy.read_array(opened, allow_pickle=False))
 
 
@@ -50,21 +50,21 @@ class NpyStream:
 
     def __init__(self, file: Path, name: str) -> None:
         self.file = file
-        with readable(file):
+        with explain_damage(file):
             self._opened = zipfile.ZipFile(file).open(f"{name}.npy")
-            (_, *self._row), self._dtype = _head(self._opened, file)
+            (_, *self._row), self._dtype = _read_header(self._opened, file)
         self._first = self._opened.tell()
         self._row_bytes = int(np.prod(self._row)) * self._dtype.itemsize
 
     def rows(self, start: int, stop: int) -> Array:
         """Rows [start, stop)."""
-        with readable(self.file):
+        with explain_damage(self.file):
             self._opened.seek(self._first + start * self._row_bytes)
             raw = self._opened.read((stop - start) * self._row_bytes)
         return np.frombuffer(raw, self._dtype).reshape(stop - start, *self._row)
 
 
-def _head(opened: IO[bytes], file: Path) -> Head:
+def _read_header(opened: IO[bytes], file: Path) -> Header:
     try:
         version = npy.read_magic(opened)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -22,24 +22,24 @@ from pathlib import Path
 import numpy as np
 
 from data.formats.dataset import (
-    OWN,
+    EXPORT_KEY,
     Array,
-    Contents,
-    Episode,
+    DataSetInfo,
+    ExternalEpisode,
     ExternalError,
     check_actions,
     check_names,
-    factors_json,
-    files_below,
+    encode_factors,
+    find_files,
     is_numbers,
     is_pictures,
-    own_columns,
-    own_info,
+    list_number_columns,
     pad_actions,
+    parse_store_info,
     require_equal,
     resize_to_square,
 )
-from data.formats.npz import NpyStream, heads_of, load_array, write_npz
+from data.formats.npz import NpyStream, load_array, read_headers, write_npz
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
 from data.video import Pictures, View
@@ -61,25 +61,25 @@ class OGBench:
     )
 
     def __init__(self, path: Path) -> None:
-        files = files_below(path, (".npz",), "OGBench file")
+        files = find_files(path, (".npz",), "OGBench file")
         beside = path.with_name(f"{path.stem}{VAL}.npz")
         if path.is_file() and not path.stem.endswith(VAL) and beside.is_file():
             files.append(beside)
         self._streams: dict[Path, NpyStream] = {}
         self._columns: dict[Path, dict[str, Array]] = {}
-        found: list[Episode] = []
+        found: list[ExternalEpisode] = []
         self._order: list[int] = []
         for file in files:
             found += self._episodes(file, len(files) > 1)
-        self.episodes: Sequence[Episode] = [found[k] for k in np.argsort(self._order, kind="stable")]
+        self.episodes: Sequence[ExternalEpisode] = [found[k] for k in np.argsort(self._order, kind="stable")]
         shapes = {str(file): {name: a.shape[1:] for name, a in self._columns[file].items()} for file in files}
         require_equal(shapes, "columns")
-        require_equal({str(file): _name(file) for file in files}, "data set")
-        self.contents = self._contents(files[0])
+        require_equal({str(file): _parse_name(file) for file in files}, "data set")
+        self.info = self._contents(files[0])
 
-    def _episodes(self, file: Path, with_val: bool) -> list[Episode]:
+    def _episodes(self, file: Path, with_val: bool) -> list[ExternalEpisode]:
         """Episodes of a file between the rows that `terminals` ends; its columns of numbers are kept."""
-        heads = heads_of(file)
+        heads = read_headers(file)
         check_names(str(file), NEEDED, list(heads))
         rows = heads["actions"][0][0]
         wrong = [name for name in NEEDED if heads[name][0][0] != rows]
@@ -91,14 +91,14 @@ class OGBench:
         if not ends.size or ends[-1] != rows:
             ends = np.append(ends, rows)  # cut off where collecting was stopped
         given = {n: loaded.pop(n).tolist() for n in _OWN_ROWS if n in loaded}
-        loaded.pop(OWN, None)
+        loaded.pop(EXPORT_KEY, None)
         self._columns[file] = {n: a for n, a in loaded.items() if a.ndim and len(a) == rows and a.dtype.kind in "fiub"}
         split = ("val" if file.stem.endswith(VAL) else "train") if with_val else None
         starts = np.concatenate([[0], ends[:-1]])
         first = len(self._order)
         self._order += given[OWN_NUMBER] if given else range(first, first + len(ends))
         return [
-            Episode(
+            ExternalEpisode(
                 file / f"episode_{k}",
                 (file, int(start), int(end)),
                 SPLITS[given[OWN_SPLIT][k]] if given else split,
@@ -108,34 +108,36 @@ class OGBench:
             for k, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
 
-    def _contents(self, file: Path) -> Contents:
-        heads, columns = heads_of(file), self._columns[file]
-        own = own_info(load_array(file, OWN)) if OWN in heads else None
+    def _contents(self, file: Path) -> DataSetInfo:
+        heads, columns = read_headers(file), self._columns[file]
+        own = parse_store_info(load_array(file, EXPORT_KEY)) if EXPORT_KEY in heads else None
         shape, dtype = heads[IMAGES]
         images = {IMAGES: shape[1:]} if is_pictures(shape, dtype) else {}
         numbers = {n: a.shape[1:] for n, a in columns.items() if n != "actions" and is_numbers(a.shape, a.dtype)}
         state = tuple(name for name in STATE if name in numbers)
-        rest = sorted(heads.keys() - numbers.keys() - images.keys() - {*NEEDED[1:], OWN, *_OWN_ROWS})
-        return Contents(_name(file), {}, None, numbers, images, (), state, rest=", ".join(rest), own=own)
+        rest = sorted(heads.keys() - numbers.keys() - images.keys() - {*NEEDED[1:], EXPORT_KEY, *_OWN_ROWS})
+        return DataSetInfo(
+            _parse_name(file), {}, None, numbers, images, (), state, unread=", ".join(rest), store_info=own
+        )
 
-    def own_name(self, column: str) -> str:
+    def external_name(self, column: str) -> str:
         return column
 
-    def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
-        file, start, end = episode.place
+    def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
+        file, start, end = episode.location
         columns = self._columns[file]
         check_names(str(file), names, list(columns))
         found = {name: columns[name][start:end] for name in names}
         actions = columns["actions"][start : end - 1]
         return found | {"action": check_actions(str(episode.name), actions, end - start)}
 
-    def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
-        file, start, end = episode.place
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+        file, start, end = episode.location
         stream = self._streams.setdefault(file, NpyStream(file, name))
         return resize_to_square(stream.rows(start, end), size_px, view)
 
 
-def _name(file: Path) -> str:
+def _parse_name(file: Path) -> str:
     """The data set's name: NAME of NAME-val.npz, NAME-003.npz and NAME-003-val.npz."""
     stem = file.stem.removesuffix(VAL)
     head, _, part = stem.rpartition("-")
@@ -145,7 +147,7 @@ def _name(file: Path) -> str:
 # --- writing
 
 
-def val_file(path: Path) -> Path:
+def derive_val_path(path: Path) -> Path:
     """Where the held-out episodes of NAME.npz are."""
     if path.suffix != ".npz" or path.stem.endswith(VAL):
         raise ExternalError(f"to={path}: OGBench's files are called NAME.npz, and NAME{VAL}.npz is written beside it")
@@ -157,7 +159,7 @@ def write_ogbench(reader: Reader, path: Path, progress: Callable[[], None]) -> s
     held_out = [int(e) for e in reader.episodes() if reader.split(int(e)) != "train"]
     for file, episodes in (
         (path, reader.episodes("train").tolist()),
-        (val_file(path), held_out),
+        (derive_val_path(path), held_out),
     ):
         if episodes:
             _write_file(reader, file, episodes, progress)
@@ -183,12 +185,12 @@ def _write_file(reader: Reader, file: Path, episodes: list[int], progress: Calla
         {
             "actions": np.concatenate([pad_actions(reader, episode) for episode in episodes]),
             "terminals": terminals,
-            **{column.name: joined(column.name) for column in own_columns(reader.info)},
-            OWN: np.array(reader.info.to_json()),
+            **{column.name: joined(column.name) for column in list_number_columns(reader.info)},
+            EXPORT_KEY: np.array(reader.info.to_json()),
             OWN_NUMBER: np.searchsorted(reader.episodes(), episodes),
             OWN_SPLIT: np.array([SPLITS.index(reader.split(episode)) for episode in episodes], np.uint8),
             OWN_SEED: np.array([reader.seed(episode) for episode in episodes], np.int64),
-            OWN_FACTORS: np.array([factors_json(reader, episode) for episode in episodes]),
+            OWN_FACTORS: np.array([encode_factors(reader, episode) for episode in episodes]),
         },
         IMAGES,
         (rows, *reader.info.frame_hwc),

@@ -25,23 +25,23 @@ import h5py
 import numpy as np
 
 from data.formats.dataset import (
-    OWN,
+    EXPORT_KEY,
     Array,
-    Contents,
-    Episode,
+    DataSetInfo,
+    ExternalEpisode,
     ExternalError,
     check_actions,
     check_names,
-    factors_json,
-    files_below,
+    encode_factors,
+    find_files,
     is_numbers,
     is_pictures,
+    list_number_columns,
     open_hdf5,
-    own_columns,
-    own_info,
+    parse_store_info,
+    read_rewards,
     require_equal,
     resize_to_square,
-    rewards,
 )
 from data.schema import NO_SEED
 from data.store import Reader
@@ -63,36 +63,37 @@ class Robomimic:
     )
 
     def __init__(self, path: Path) -> None:
-        files = files_below(path, (".hdf5", ".h5"), "robomimic file")
+        files = find_files(path, (".hdf5", ".h5"), "robomimic file")
         env: dict[str, Any] = {}
-        found: list[Episode] = []
+        found: list[ExternalEpisode] = []
         for file in files:
             with open_hdf5(file) as opened:
-                env[str(file)] = _env_args(file, opened)
-                found += _episodes(file, opened)
+                env[str(file)] = _read_env_args(file, opened)
+                found += _list_episodes(file, opened)
         if not found:
             raise ExternalError(f"{path} holds no demonstration (data/demo_0, ...)")
-        self.episodes: Sequence[Episode] = found
+        self.episodes: Sequence[ExternalEpisode] = found
         name = require_equal({key: args["env_name"] for key, args in env.items()}, "environment")
-        rate = require_equal({key: _rate(args) for key, args in env.items()}, "rate (control_freq)")
-        first, demo = found[0].place
+        rate = require_equal({key: _read_rate(args) for key, args in env.items()}, "rate (control_freq)")
+        first, demo = found[0].location
         with open_hdf5(first) as opened:
-            self.contents = _contents(first, opened, demo, str(name), env[str(first)], rate)
+            self.info = _describe_data_set(first, opened, demo, str(name), env[str(first)], rate)
 
-    def own_name(self, column: str) -> str:
+    def external_name(self, column: str) -> str:
         return column
 
-    def numbers(self, episode: Episode, names: Sequence[str]) -> dict[str, Array]:
-        file, demo = episode.place
+    def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
+        file, demo = episode.location
         with open_hdf5(file) as opened:
             group = opened[f"data/{demo}"]
             where = f"{file} {demo}"
-            own = self.contents.own is not None
+            own = self.info.store_info is not None
             check_names(where, ("actions", "obs"), list(group))
             states = ["states"] if "states" in group else []
             check_names(where, names, [*group["obs"], *states])
             found = {
-                name: _frames(group, name, own) if name in group["obs"] else np.asarray(group[name]) for name in names
+                name: _read_rows(group, name, own) if name in group["obs"] else np.asarray(group[name])
+                for name in names
             }
             actions = np.asarray(group["actions"])
             frames = len(actions) + own
@@ -103,14 +104,16 @@ class Robomimic:
                     raise ExternalError(f"{where} has {len(actions)} actions and {len(rows)} rows of {name}")
         return found | {"action": check_actions(where, actions if own else actions[:-1], frames)}
 
-    def pictures(self, episode: Episode, name: str, size_px: int, view: View) -> Pictures:
-        file, demo = episode.place
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+        file, demo = episode.location
         with open_hdf5(file) as opened:
             check_names(f"{file} {demo}", [name], list(opened[f"data/{demo}/obs"]))
-            return resize_to_square(_frames(opened[f"data/{demo}"], name, self.contents.own is not None), size_px, view)
+            return resize_to_square(
+                _read_rows(opened[f"data/{demo}"], name, self.info.store_info is not None), size_px, view
+            )
 
 
-def _frames(group: Any, name: str, with_last: bool) -> Array:
+def _read_rows(group: Any, name: str, with_last: bool) -> Array:
     """Rows of an observation; with the one after the last action, where that is wanted."""
     rows = np.asarray(group["obs"][name])
     if not with_last:
@@ -119,7 +122,7 @@ def _frames(group: Any, name: str, with_last: bool) -> Array:
     return np.concatenate([rows, np.asarray(group["next_obs"][name][-1:])])
 
 
-def _env_args(path: Path, file: h5py.File) -> dict[str, Any]:
+def _read_env_args(path: Path, file: h5py.File) -> dict[str, Any]:
     if "data" not in file or "env_args" not in file["data"].attrs:
         there = list(file["data"].attrs) if "data" in file else list(file)
         raise ExternalError(f"{path} is no robomimic file: no group data with the attribute env_args (it has: {there})")
@@ -131,35 +134,35 @@ def _env_args(path: Path, file: h5py.File) -> dict[str, Any]:
     return dict(args)
 
 
-def _rate(args: Mapping[str, Any]) -> float | None:
+def _read_rate(args: Mapping[str, Any]) -> float | None:
     kwargs = args["env_kwargs"]
     return float(kwargs["control_freq"]) if "control_freq" in kwargs else None
 
 
-def _episodes(path: Path, file: h5py.File) -> list[Episode]:
+def _list_episodes(path: Path, file: h5py.File) -> list[ExternalEpisode]:
     """Demonstrations by number, with the split their masks say."""
     demos = sorted((name for name in file["data"] if name.startswith("demo_")), key=lambda name: int(name[5:]))
-    masks = {split: _names(file[f"mask/{key}"]) for key, split in MASKS.items() if f"mask/{key}" in file}
+    masks = {split: _decode_names(file[f"mask/{key}"]) for key, split in MASKS.items() if f"mask/{key}" in file}
     found = []
     for demo in demos:
         attrs = file["data"][demo].attrs
         split = next((split for split, names in masks.items() if demo in names), "train" if masks else None)
         seed = int(attrs["seed"]) if "seed" in attrs else NO_SEED
         factors = json.loads(attrs["factors"]) if "factors" in attrs else {}
-        found.append(Episode(path / demo, (path, demo), split, seed, factors))
+        found.append(ExternalEpisode(path / demo, (path, demo), split, seed, factors))
     return found
 
 
-def _names(dataset: Any) -> set[str]:
+def _decode_names(dataset: Any) -> set[str]:
     return {name.decode() if isinstance(name, bytes) else str(name) for name in dataset[()]}
 
 
-def _contents(
+def _describe_data_set(
     path: Path, file: h5py.File, demo: str, env: str, args: Mapping[str, Any], rate: float | None
-) -> Contents:
+) -> DataSetInfo:
     group = file[f"data/{demo}"]
     check_names(f"{path} {demo}", ("actions", "obs"), list(group))
-    own = own_info(file["data"].attrs[OWN]) if OWN in file["data"].attrs else None
+    own = parse_store_info(file["data"].attrs[EXPORT_KEY]) if EXPORT_KEY in file["data"].attrs else None
     observed = {name: data for name, data in group["obs"].items() if isinstance(data, h5py.Dataset)}
     images = {name: data.shape[1:] for name, data in observed.items() if is_pictures(data.shape, data.dtype)}
     numbers = {name: data.shape[1:] for name, data in observed.items() if is_numbers(data.shape, data.dtype)}
@@ -170,8 +173,8 @@ def _contents(
     read = {"actions", "obs", "rewards", *state} | ({"next_obs", "states", "dones"} if own else set())
     rest = sorted(set(group) - read) + sorted(set(observed) - images.keys() - numbers.keys())
     first = {name: images[name] for name in (PREFERRED,) if name in images}
-    return Contents(
-        env, args["env_kwargs"], rate, numbers, first | images, proprio, state, rest=", ".join(rest), own=own
+    return DataSetInfo(
+        env, args["env_kwargs"], rate, numbers, first | images, proprio, state, unread=", ".join(rest), store_info=own
     )
 
 
@@ -184,7 +187,7 @@ def write_robomimic(reader: Reader, path: Path, env: str, progress: Callable[[],
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         args = {"env_name": env, "env_type": GYM_TYPE, "env_kwargs": dict(info.env_kwargs)}
-        data.attrs["env_args"], data.attrs[OWN] = json.dumps(args), info.to_json()
+        data.attrs["env_args"], data.attrs[EXPORT_KEY] = json.dumps(args), info.to_json()
         splits: dict[str, list[str]] = {}
         for number, episode in enumerate(reader.episodes().tolist()):
             name = f"demo_{number}"
@@ -201,13 +204,13 @@ def write_robomimic(reader: Reader, path: Path, env: str, progress: Callable[[],
 def _write_episode(group: h5py.Group, reader: Reader, episode: int) -> None:
     steps = reader.num_frames(episode) - 1
     group.attrs["num_samples"], group.attrs["seed"] = steps, reader.seed(episode)
-    group.attrs["factors"] = factors_json(reader, episode)
+    group.attrs["factors"] = encode_factors(reader, episode)
     group["actions"] = reader.column("action", episode)
     group["states"] = reader.column("state", episode)[:-1]
-    group["rewards"] = rewards(reader, episode)
+    group["rewards"] = read_rewards(reader, episode)
     group["dones"] = (np.arange(steps) == steps - 1).astype(np.int64)
     frames = reader.column("pixels", episode)
-    columns = {column.name: reader.column(column.name, episode) for column in own_columns(reader.info)}
+    columns = {column.name: reader.column(column.name, episode) for column in list_number_columns(reader.info)}
     columns = {name: rows if rows.ndim > 1 else rows[:, None] for name, rows in columns.items()}
     for side, rows in (("obs", slice(None, -1)), ("next_obs", slice(1, None))):
         chunk = (1, *frames.shape[1:])

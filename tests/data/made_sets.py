@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from data.schema import Column, Plan, StoreInfo
-from data.store import Writer, create
+from data.schema import Column, EpisodePlan, StoreInfo
+from data.store import Writer, create_file
 
 ACTIONS, SIZE = 3, 32
 LENGTHS = (6, 4, 5)
@@ -217,7 +217,7 @@ def ours(path: Path) -> Path:
         render={"camera": "fixed"},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    create(path, info, Plan(np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)))
+    create_file(path, info, EpisodePlan(np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)))
     writer = Writer(path)
     for number, frames in enumerate(LENGTHS):
         columns = {

@@ -80,7 +80,7 @@ def test_collecting_goes_on_where_it_stopped_and_mends_what_is_damaged(make_file
         file["truth"][5 * 9] = 1e9
     seen = []
     done = collect(path, FakeEnv, CollectConfig(10, 9, workers=1), lambda *a: seen.append(a))
-    assert (done.added, done.mended, seen) == (3, (5,), [(8, 10), (9, 10), (10, 10)])
+    assert (done.added, done.repaired, seen) == (3, (5,), [(8, 10), (9, 10), (10, 10)])
     assert contents(path) == whole
     again = collect(path, BrokenEnv, CollectConfig(10, 9, workers=1))
     assert again.added == 0
@@ -151,7 +151,7 @@ def start(path):
 def wait_for(path, episodes, process):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if path.exists() and Writer(path).complete().sum() >= episodes:
+        if path.exists() and Writer(path).find_complete().sum() >= episodes:
             return
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
@@ -190,7 +190,7 @@ def test_when_the_parent_is_killed_its_workers_end_too(tmp_path):
     assert len(children) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()  # returns once the last holder of the pipe, a worker, is gone
-    assert Writer(path).complete().sum() < 24
+    assert Writer(path).find_complete().sum() < 24
 
 
 def test_a_killed_worker_is_reported_and_what_is_complete_is_kept(tmp_path):

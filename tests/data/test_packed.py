@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data.packed import pack
+from data.packed import pack_file
 from data.store import Reader, StoreError, Writer
 from data.windows import Windows
 
@@ -25,7 +25,7 @@ def test_a_packed_file_reads_as_before(path):
     }
     windows = Windows(before, None, frames=3, frame_skip=2)
     batch = windows.gather(np.array([4, 0, 4, 7]))
-    pack(path)
+    pack_file(path)
     after = Reader(path)
     assert after.packed and not before.packed
     assert after.file_checksum == before.file_checksum
@@ -40,7 +40,7 @@ def test_a_packed_file_reads_as_before(path):
 
 def test_a_simple_picture_takes_a_fraction_of_the_disk(path):
     before = Reader(path).total_frames
-    pack(path)
+    pack_file(path)
     with h5py.File(path) as file:
         pixels = file["pixels"]
         assert pixels.id.get_storage_size() < 0.5 * pixels.size, "the fake environment draws flat shades"
@@ -48,20 +48,20 @@ def test_a_simple_picture_takes_a_fraction_of_the_disk(path):
 
 
 def test_packing_twice_is_packing_once(path):
-    pack(path)
+    pack_file(path)
     bytes_once = path.read_bytes()
-    pack(path)
+    pack_file(path)
     assert path.read_bytes() == bytes_once
 
 
 def test_a_packed_file_is_not_written_to(path):
-    pack(path)
+    pack_file(path)
     with pytest.raises(StoreError, match="is packed and no longer written to"):
         Writer(path)
 
 
 def test_damage_in_a_chunk_is_named(path):
-    pack(path)
+    pack_file(path)
     with h5py.File(path) as file:
         offset = file["pixels"].id.get_chunk_info_by_coord((int(file["episode/start"][3]), 0, 0, 0)).byte_offset
     with path.open("r+b") as raw:
@@ -77,5 +77,5 @@ def test_a_damaged_file_is_not_packed(path):
         file["truth"][0] += 1
     before = path.read_bytes()
     with pytest.raises(StoreError, match="checksum fails"):
-        pack(path)
+        pack_file(path)
     assert path.read_bytes() == before

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from data import disk
-from data.schema import NO_SEED, SPLITS, Plan, draw_splits, episode_seeds, plan_episodes
-from data.store import Column, Reader, StoreError, StoreInfo, Writer, create
+from data.schema import NO_SEED, SPLITS, EpisodePlan, draw_seeds, draw_splits, plan_episodes
+from data.store import Column, Reader, StoreError, StoreInfo, Writer, create_file
 
 INFO = StoreInfo(
     env_id="toy",
@@ -42,14 +42,14 @@ def episode(length, seed=0, info=INFO):
 def plan_of(lengths, seeds=None):
     seeds = np.arange(len(lengths)) if seeds is None else np.array(seeds)
     splits = np.arange(len(lengths), dtype=np.uint8) % 3
-    return Plan(np.array(lengths, np.int64), seeds.astype(np.int64), splits)
+    return EpisodePlan(np.array(lengths, np.int64), seeds.astype(np.int64), splits)
 
 
 @pytest.fixture
 def path(tmp_path):
     """Three episodes of 3, 5 and 4 frames; the middle one is not written."""
     path = tmp_path / "toy.h5"
-    create(path, INFO, plan_of([3, 5, 4]))
+    create_file(path, INFO, plan_of([3, 5, 4]))
     writer = Writer(path)
     writer.write(2, *episode(4, seed=2))
     writer.write(0, *episode(3, seed=0))
@@ -183,7 +183,7 @@ def test_the_file_checksum_changes_with_the_episodes_and_not_with_the_path(path,
 
 
 def test_several_files_are_one_index_space(path, tmp_path):
-    create(tmp_path / "toz.h5", INFO, plan_of([2, 6], seeds=[10, 11]))
+    create_file(tmp_path / "toz.h5", INFO, plan_of([2, 6], seeds=[10, 11]))
     Writer(tmp_path / "toz.h5").write(1, *episode(6, seed=7))
     for paths in ([path, tmp_path / "toz.h5"], str(tmp_path / "to?.h5")):
         reader = Reader(paths)
@@ -207,16 +207,16 @@ def row_of(reader, row):
 
 def test_files_that_do_not_belong_together_are_refused(path, tmp_path):
     other = StoreInfo(**{**{f: getattr(INFO, f) for f in INFO.__dataclass_fields__}, "step_s": 0.2})
-    create(tmp_path / "slow.h5", other, plan_of([3], seeds=[10]))
+    create_file(tmp_path / "slow.h5", other, plan_of([3], seeds=[10]))
     with pytest.raises(StoreError, match=r"slow\.h5 differ in step_s \(0\.1 against 0\.2\)"):
         Reader([path, tmp_path / "slow.h5"])
-    create(tmp_path / "twin.h5", INFO, plan_of([3], seeds=[2]))
+    create_file(tmp_path / "twin.h5", INFO, plan_of([3], seeds=[2]))
     with pytest.raises(StoreError, match="have one seed"):
         Reader([path, tmp_path / "twin.h5"])
     with pytest.raises(StoreError, match="named twice"):
         Reader([path, str(path)])
-    create(tmp_path / "none1.h5", INFO, plan_of([3], seeds=[NO_SEED]))
-    create(tmp_path / "none2.h5", INFO, plan_of([3], seeds=[NO_SEED]))
+    create_file(tmp_path / "none1.h5", INFO, plan_of([3], seeds=[NO_SEED]))
+    create_file(tmp_path / "none2.h5", INFO, plan_of([3], seeds=[NO_SEED]))
     assert Reader([tmp_path / "none1.h5", tmp_path / "none2.h5"]).num_planned == 2
 
 
@@ -284,7 +284,7 @@ def test_unknown_names_are_answered_with_the_choices(path):
 def test_an_existing_file_is_never_overwritten(path):
     before = path.read_bytes()
     with pytest.raises(StoreError, match="never overwritten"):
-        create(path, INFO, plan_of([3]))
+        create_file(path, INFO, plan_of([3]))
     assert path.read_bytes() == before
 
 
@@ -292,7 +292,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 5 * 2**20))
     with pytest.raises(StoreError, match="has 5 MiB free"):
-        create(tmp_path / "new" / "big.h5", INFO, plan_of([3]))
+        create_file(tmp_path / "new" / "big.h5", INFO, plan_of([3]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,13 +302,13 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(tmp_path, monkeypa
 
     monkeypatch.setattr(disk.os, "posix_fallocate", full, raising=False)
     with pytest.raises(StoreError, match="No space left on device"):
-        create(tmp_path / "big.h5", INFO, plan_of([3]))
+        create_file(tmp_path / "big.h5", INFO, plan_of([3]))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="blocks are reserved where the system can")
 def test_the_blocks_of_a_new_file_are_reserved(tmp_path):
-    create(tmp_path / "big.h5", INFO, plan_of([20_000]))
+    create_file(tmp_path / "big.h5", INFO, plan_of([20_000]))
     stat = (tmp_path / "big.h5").stat()
     assert stat.st_blocks * 512 >= stat.st_size > 20_000 * INFO.frame_bytes
 
@@ -324,9 +324,9 @@ def test_splits_are_by_episode_near_their_shares_and_never_empty():
 
 
 def test_episode_seeds_depend_on_the_seed_and_the_index_alone():
-    assert (episode_seeds(3, 50)[:20] == episode_seeds(3, 20)).all()
-    assert len(np.unique(np.concatenate([episode_seeds(s, 100) for s in range(3)]))) == 300
-    assert (plan_episodes(4, 9, seed=3).seeds == episode_seeds(3, 4)).all()
+    assert (draw_seeds(3, 50)[:20] == draw_seeds(3, 20)).all()
+    assert len(np.unique(np.concatenate([draw_seeds(s, 100) for s in range(3)]))) == 300
+    assert (plan_episodes(4, 9, seed=3).seeds == draw_seeds(3, 4)).all()
 
 
 def test_a_plan_without_room_is_refused():

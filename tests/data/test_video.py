@@ -12,7 +12,7 @@ from made_videos import made_video, numbers_shown
 
 from data.clips import ClipConfig, VideoClips, open_folder
 from data.loader import Loader
-from data.video import SUFFIXES, VideoError, picture, pictures_at, pictures_numbered, probe
+from data.video import SUFFIXES, VideoError, convert_frame, decode_at_times, decode_by_number, inspect_video
 
 EVEN = [k / 10 for k in range(20)]
 UNEVEN = [0, 0.1, 0.15, 0.2, 0.9, 1.0, 1.1, 2.0, 2.05, 2.1, 2.5]
@@ -26,34 +26,34 @@ def nearest(stamps_s, times_s) -> list[int]:
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
 @pytest.mark.parametrize("stamps_s", [EVEN, UNEVEN], ids=["even", "uneven"])
 def test_a_picture_is_the_one_nearest_in_time_whatever_the_nominal_rate(tmp_path, suffix, stamps_s):
-    file = probe(made_video(tmp_path / f"v{suffix}", stamps_s, rate=60))
+    file = inspect_video(made_video(tmp_path / f"v{suffix}", stamps_s, rate=60))
     assert file.frames == len(stamps_s) and file.length_s == pytest.approx(stamps_s[-1]) and file.aspect == 1.5
     for start_s in (0.0, 0.321, 0.931):
         times_s = start_s + np.arange(5) * 0.231
-        assert numbers_shown(pictures_at(file, times_s, (16, 16), "whole")) == nearest(stamps_s, times_s)
+        assert numbers_shown(decode_at_times(file, times_s, (16, 16), "whole")) == nearest(stamps_s, times_s)
 
 
 def test_a_video_that_does_not_start_at_time_zero_counts_from_its_first_frame(tmp_path):
-    file = probe(made_video(tmp_path / "late.webm", [5 + time for time in EVEN]))
+    file = inspect_video(made_video(tmp_path / "late.webm", [5 + time for time in EVEN]))
     assert file.start_s == pytest.approx(5) and file.length_s == pytest.approx(1.9)
-    assert numbers_shown(pictures_at(file, [0.0, 0.5, 1.9], (16, 16), "whole")) == [0, 5, 19]
+    assert numbers_shown(decode_at_times(file, [0.0, 0.5, 1.9], (16, 16), "whole")) == [0, 5, 19]
 
 
 def test_frames_by_number_ignore_time_stamps_and_a_missing_one_is_an_error(tmp_path):
     path = made_video(tmp_path / "v.mp4", UNEVEN)
-    assert numbers_shown(pictures_numbered(path, [0, 4, 10], (16, 16), "whole")) == [0, 4, 10]
+    assert numbers_shown(decode_by_number(path, [0, 4, 10], (16, 16), "whole")) == [0, 4, 10]
     with pytest.raises(VideoError, match="ends before frame 11"):
-        pictures_numbered(path, [3, 11], (16, 16), "whole")
+        decode_by_number(path, [3, 11], (16, 16), "whole")
 
 
 def test_the_middle_is_cut_in_true_proportions_and_the_whole_is_squeezed():
     stripes = np.zeros((32, 96, 3), np.uint8)
     stripes[:, 32:64] = 200
     frame = av.VideoFrame.from_ndarray(stripes, format="rgb24")
-    assert (picture(frame, (32, 32), "centre") == 200).all()
-    whole = picture(frame, (32, 48), "whole")
+    assert (convert_frame(frame, (32, 32), "centre") == 200).all()
+    whole = convert_frame(frame, (32, 48), "whole")
     assert (whole[:, 18:30] == 200).all() and (whole[:, :14] == 0).all() and (whole[:, 34:] == 0).all()
-    assert picture(frame, (16, 64), "centre").shape == (16, 64, 3)
+    assert convert_frame(frame, (16, 64), "centre").shape == (16, 64, 3)
 
 
 @pytest.mark.parametrize("kind", ["words", "cut", "empty", "missing"])
@@ -67,7 +67,7 @@ def test_what_is_no_whole_video_is_an_error_that_names_the_file(tmp_path, kind):
     elif kind == "empty":
         path.touch()
     with pytest.raises(VideoError, match="v.mp4"):
-        probe(path)
+        inspect_video(path)
 
 
 def mixed_folder(folder: Path) -> Path:
@@ -121,7 +121,7 @@ def test_clips_lie_within_their_files_and_are_functions_of_their_numbers(tmp_pat
     clips = VideoClips(found.files, ClipConfig(4, 4.0), (16, 24))
     stamps = {"a.mp4": EVEN, "c.webm": EVEN, "d.gif": UNEVEN, "e.mp4": UNEVEN}
     for index in range(len(clips)):
-        number, start_s = clips.place(index)
+        number, start_s = clips.locate(index)
         file = found.files[number]
         assert 0 <= start_s <= file.length_s - 0.75 + 1e-9
         batch = clips.gather(np.array([index]))
@@ -131,7 +131,7 @@ def test_clips_lie_within_their_files_and_are_functions_of_their_numbers(tmp_pat
         best = np.abs(np.array(stamps[file.path.name])[:, None] - wanted_s).min(0)
         np.testing.assert_allclose(np.abs(shown - wanted_s), best, atol=2e-3)
     with pytest.raises(IndexError):
-        clips.place(len(clips))
+        clips.locate(len(clips))
 
 
 def test_read_ahead_by_threads_video_batches_are_those_of_the_seed_and_step(tmp_path):

@@ -84,9 +84,9 @@ def test_extra_arrays_may_be_read_for_a_window_s_first_frames_alone(make_file):
 def test_few_windows_an_episode_are_said(make_file):
     reader = Reader(make_file())
     longest = int(reader.lengths(reader.episodes("train")).max())
-    assert ": 1 an episode; longer episodes, or a shorter horizon" in Windows(reader, "train", longest).counted()
+    assert ": 1 an episode; longer episodes, or a shorter horizon" in Windows(reader, "train", longest).describe()
     many = Windows(reader, "train", 2)
-    assert many.counted() == f"{len(many)} windows of 2 frames, 1 apart: {longest - 1} an episode"
+    assert many.describe() == f"{len(many)} windows of 2 frames, 1 apart: {longest - 1} an episode"
 
 
 def test_unfinished_and_short_episodes_give_no_windows(make_file):

@@ -82,7 +82,7 @@ def test_there_and_back_every_number_name_seed_split_and_factor_is_as_it_was(for
     assert "every number as it was" in capsys.readouterr().out
     after = take(format, to)
     assert "written by jepa export" in capsys.readouterr().out
-    assert before.info.differences(after.info, but=("source",)) == []
+    assert before.info.find_differences(after.info, but=("source",)) == []
     assert before.episodes().tolist() == after.episodes().tolist()
     for episode in before.episodes().tolist():
         assert (before.seed(episode), before.split(episode)) == (after.seed(episode), after.split(episode))

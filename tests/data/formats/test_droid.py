@@ -11,7 +11,7 @@ import pytest
 
 from data.formats.droid import DroidConfig, TrajectoryError, find_trajectories, read_trajectory, select_rows
 from data.formats.droid_example import SERIAL, ExampleConfig, draw_gripper, main, write_example, write_trajectory
-from data.video import probe
+from data.video import inspect_video
 
 STAMPS = "observation/timestamp"
 
@@ -34,7 +34,7 @@ def jittered(rows: int, hz: float = 15.0) -> np.ndarray:
 def test_rows_are_chosen_by_their_time_stamps_and_not_by_the_videos_rate(tmp_path):
     times_s = jittered(90)
     found = read_trajectory(trajectory(tmp_path, times_s), DroidConfig(fps=4))
-    assert probe(found.video).rate == pytest.approx(60, rel=0.02)
+    assert inspect_video(found.video).rate == pytest.approx(60, rel=0.02)
     ticks = np.arange(0, times_s[-1] - times_s[0], 0.25)
     want = [int(np.abs(times_s - times_s[0] - tick).argmin()) for tick in ticks]
     assert found.rows.tolist() == want
@@ -45,7 +45,7 @@ def test_rows_are_chosen_by_their_time_stamps_and_not_by_the_videos_rate(tmp_pat
 
 def test_a_row_comes_with_its_own_frame(tmp_path):
     found = read_trajectory(trajectory(tmp_path, jittered(60)), DroidConfig(fps=5))
-    pictures = found.pictures(48, "centre").astype(float)
+    pictures = found.read_pictures(48, "centre").astype(float)
     for row, picture in zip(found.rows, pictures, strict=True):
         apart = [np.abs(picture - draw_gripper(pose, (48, 64))[:, 8:56]).mean() for pose in poses(60)]
         assert int(np.argmin(apart)) == row
