@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from commands.config.groups import make_planner
 from commands.config.keys import Files
-from commands.evaluation.evaluate import evaluate, format_headline, open_setting
+from commands.evaluation.evaluate import evaluate, format_headline, load_setup
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.report.recording import Viewer, check_viewer
@@ -42,10 +42,10 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
         folder.finish(format_headline(results))
         return
-    setting = open_setting(config, config.data, config.model)
+    setup = load_setup(config, config.data, config.model)
     planner = config.planner
-    policy = MPC(setting.model, make_planner(planner), planner.cost, planner.mpc)
+    policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
     photos = check_goals(config.goal, planner.mpc)
-    line = plan_to_photos(photos, planner.cost.view, config.videos, setting, policy, folder.path, console)
+    line = plan_to_photos(photos, planner.cost.view, config.videos, setup, policy, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")
     folder.finish(line)

@@ -21,7 +21,7 @@ import envs
 from commands.config.keys import Files, OnDamaged, RunKeys
 from commands.evaluation import transitions
 from commands.evaluation.transitions import LandscapeConfig
-from commands.report.plots import horizon_curves, landscape_png
+from commands.report.plots import draw_horizon_curves, draw_landscape
 from commands.shared.console import Console, table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
@@ -82,15 +82,15 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     reader = open_reader(config.data, config.on_damaged)
     dynamics: LatentDynamics | None = None
     if model_kind(model_folder(config.model)) == "dynamics":
-        dynamics, about = load_dynamics(config.model, device)
+        dynamics, source = load_dynamics(config.model, device)
         encoder = dynamics.encoder
         check_actions(dynamics.actions, reader.info, str(config.data))
     else:
-        encoder, about = load_encoder(config.model)
+        encoder, source = load_encoder(config.model)
         encoder.to(device)
     check_frames(encoder.frame_hw, reader.info, str(config.data))
     results: dict[str, Any] = {
-        "model": {"folder": str(config.model), **about},
+        "model": {"folder": str(config.model), **source},
         "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
         "probes": probe_features(config, encoder, reader, console),
     }
@@ -194,9 +194,9 @@ def probe_dynamics(config: Config, dynamics: LatentDynamics, reader: Any, folder
     episodes = reader.episodes("eval")[: config.episodes]
     options = config.landscape
     errors = transitions.measure_open_loop(dynamics, reader, episodes)
-    horizon_curves(errors, folder / "open_loop.png")
+    draw_horizon_curves(errors, folder / "open_loop.png")
     summary, mean_energy, offsets = transitions.measure_landscape(dynamics, reader, episodes, options)
-    landscape_png(
+    draw_landscape(
         mean_energy,
         offsets,
         [reader.info.action_names[axis] for axis in options.axes],

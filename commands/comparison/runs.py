@@ -11,7 +11,7 @@ from typing import Any
 
 from commands.comparison.cells import ORACLE, Cell
 from commands.evaluation.evaluate import evaluate, evaluate_baselines
-from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW
+from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import Console, duration
 from commands.shared.runs import commit, versions, write_json
 from commands.training.model_folders import MODEL, load_encoder, model_kind, open_reader
@@ -51,7 +51,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     timed("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
     timed("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
     plan = timed("plan", lambda: evaluate(evaluation, data, model, paths["plan"], console))
-    record = _record(cell, plan, MODEL_ROW) | {
+    record = _record(cell, plan, MODEL_METHOD) | {
         "steps": keys.pretrain.steps,
         "flops_per_step": cell.flops_per_step,
         "space": keys.dynamics.space,
@@ -61,7 +61,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     }
     if model_kind(paths["pretrain"] / MODEL) == "dynamics":
         own = timed("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
-        record["plan_own"] = own["methods"][MODEL_ROW]
+        record["plan_own"] = own["methods"][MODEL_METHOD]
     features = FeatureCache(open_reader(data, keys.on_damaged))
     features.path(tensors_hash(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
     return record
@@ -71,7 +71,7 @@ def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str,
     """The record of the oracle's cell, with those keys of the others that it has."""
     began = time.perf_counter()
     results = evaluate_baselines(cell.keys.evaluation, cell.keys.dynamics.frame_skip, data, console)
-    return _record(cell, results, ORACLE_ROW) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
+    return _record(cell, results, ORACLE_METHOD) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
 
 
 def _record(cell: Cell, results: Mapping[str, Any], row: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _record(cell: Cell, results: Mapping[str, Any], row: str) -> dict[str, Any]:
         "seed": cell.seed,
         "task": cell.keys.env.name,
         "plan": results["methods"][row],
-        "random": results["methods"][RANDOM_ROW],
+        "random": results["methods"][RANDOM_METHOD],
         "thresholds": results["thresholds"],
         "unit": results["unit"],
         "commit": commit(),

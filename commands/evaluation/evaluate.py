@@ -13,12 +13,19 @@ import torch
 
 import envs
 from commands.config.groups import make_planner
-from commands.evaluation.methods import MODEL_ROW, ORACLE_ROW, RANDOM_ROW, ZERO_ROW, EvaluationKeys, make_methods
+from commands.evaluation.methods import (
+    MODEL_METHOD,
+    ORACLE_METHOD,
+    RANDOM_METHOD,
+    ZERO_METHOD,
+    EvaluationKeys,
+    make_methods,
+)
 from commands.evaluation.protocol import (
     Cases,
+    EvaluationSetup,
     ProtocolConfig,
     Rollouts,
-    Setting,
     apply_threshold,
     detect_success,
     draw_cases,
@@ -44,32 +51,32 @@ from world_model.training.loop import keep_freed_memory
 SCHEMA = 2  # of results.json
 
 
-def open_setting(keys: EvaluationKeys, data: Any, model_folder: Any) -> Setting:
+def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any) -> EvaluationSetup:
     """Load model and data, check that they fit, and draw starts and goals."""
     keep_freed_memory()
-    model, about = load_dynamics(model_folder, resolve_device(keys.device))
+    model, source = load_dynamics(model_folder, resolve_device(keys.device))
     reader = open_reader(data, keys.on_damaged)
     check_frames(model.encoder.frame_hw, reader.info, str(data))
     check_actions(model.actions, reader.info, str(data))
-    if reader.info.env_id != about["env"]:
-        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {about['env']}")
-    return make_setting(keys, reader, about, model.spec.frame_skip, model)
+    if reader.info.env_id != source["env"]:
+        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {source['env']}")
+    return make_setup(keys, reader, source, model.spec.frame_skip, model)
 
 
-def make_setting(
-    keys: EvaluationKeys, reader: Any, about: dict[str, Any], skip: int, model: LatentDynamics | None = None
-) -> Setting:
+def make_setup(
+    keys: EvaluationKeys, reader: Any, source: dict[str, Any], skip: int, model: LatentDynamics | None = None
+) -> EvaluationSetup:
     """Task, protocol, starts and goals for the environment of a file. skip: environment steps per model step."""
-    task = envs.find_task(about["env"])
+    task = envs.find_task(source["env"])
     if task is None:
         raise UsageError(
-            f"{about['env']} was recorded elsewhere and there is no environment of it to plan in "
+            f"{source['env']} was recorded elsewhere and there is no environment of it to plan in "
             f"(environments: {', '.join(envs.TASKS)}); load_dynamics of commands.training.model_folders gives the model"
         )
     task = apply_threshold(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
     cases = draw_cases(reader, task, protocol)
-    return Setting(model, about, reader, task, protocol, cases, skip)
+    return EvaluationSetup(model, source, reader, task, protocol, cases, skip)
 
 
 def evaluate(
@@ -85,19 +92,19 @@ def evaluate(
 
     extra: further sections of the report, (title, file or HTML). viewer: `rerun` also writes a recording.
     """
-    setting = open_setting(keys, data, model_folder)
-    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
-    runs, seconds = play_methods(keys, setting, console)
+    setup = load_setup(keys, data, model_folder)
+    model, task, protocol, cases = setup.model, setup.task, setup.protocol, setup.cases
+    runs, seconds = play_methods(keys, setup, console)
     results = collect_results(runs, cases, task, protocol, keys, seconds, model.spec)
     planner = make_planner(keys.planner)
     results["proprio"] = model.spec.proprio
     results["oracle_planner"] = "cem" if planner.needs_gradient else keys.planner.name
     results["plan"]["flops"] = count_plan_flops(model, planner, keys.planner.cost)
-    results["model"] = {"folder": str(model_folder), **setting.about}
-    results["data"] = {"file": [str(path) for path in setting.reader.paths], "checksum": setting.reader.file_checksum}
+    results["model"] = {"folder": str(model_folder), **setup.source}
+    results["data"] = {"file": [str(path) for path in setup.reader.paths], "checksum": setup.reader.file_checksum}
     write_json(folder / "results.json", results)
     write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases))
-    tested, sections = runs[MODEL_ROW], list(extra or ())
+    tested, sections = runs[MODEL_METHOD], list(extra or ())
     videos = write_videos(tested, cases, task, folder / "videos")
     if tested.frames is not None and "pixels" in model.spec.views:
         write_strip(model, tested, folder / "imagined.png")
@@ -117,31 +124,30 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     skip: environment steps per model step of the oracle's plans; None: the task's own.
     """
     reader = open_reader(data, keys.on_damaged)
-    about = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
+    source = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
     skip = skip or frame_skip(reader.info)
-    setting = make_setting(keys, reader, about, skip)
-    runs, _ = play_methods(keys, setting, console)
-    steps, task = keys.planner.mpc.receding_steps * skip, setting.task
+    setup = make_setup(keys, reader, source, skip)
+    runs, _ = play_methods(keys, setup, console)
+    steps, task = keys.planner.mpc.receding_steps * skip, setup.task
     return {
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
         "methods": {
-            name: summarise(run.distances, setting.cases, task, steps, setting.protocol.judge)
-            for name, run in runs.items()
+            name: summarise(run.distances, setup.cases, task, steps, setup.protocol.judge) for name, run in runs.items()
         },
     }
 
 
 def play_methods(
-    keys: EvaluationKeys, setting: Setting, console: Console
+    keys: EvaluationKeys, setup: EvaluationSetup, console: Console
 ) -> tuple[dict[str, Rollouts], dict[str, float]]:
     """The episodes of every method, and the seconds that each took."""
     runs, seconds = {}, {}
-    for name, play in make_methods(keys, setting, console).items():
+    for name, play in make_methods(keys, setup, console).items():
         began = time.perf_counter()
         runs[name] = play()
         seconds[name] = round(time.perf_counter() - began, 2)
-        console.say(f"{name:22s} {_format_rates(runs[name], setting.task)}, {seconds[name]} s")
+        console.say(f"{name:22s} {_format_rates(runs[name], setup.task)}, {seconds[name]} s")
     return runs, seconds
 
 
@@ -175,18 +181,18 @@ def collect_results(
     steps, judge = keys.planner.mpc.receding_steps * spec.frame_skip, protocol.judge
     rows = {name: summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
     first = str(task.thresholds[0])
-    times = np.array(runs[MODEL_ROW].plan_ms or [float("nan")])
+    times = np.array(runs[MODEL_METHOD].plan_ms or [float("nan")])
     return {
         "schema": SCHEMA,
         "task": task.name,
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
-        "success_rate": rows[MODEL_ROW][judge][first],
-        "success_rate_ci95": rows[MODEL_ROW][f"{judge}_ci95"][first],
-        "held_rate": rows[MODEL_ROW]["held"][first],
+        "success_rate": rows[MODEL_METHOD][judge][first],
+        "success_rate_ci95": rows[MODEL_METHOD][f"{judge}_ci95"][first],
+        "held_rate": rows[MODEL_METHOD]["held"][first],
         "episodes": len(cases.seeds),
-        "baselines": {"random": rows[RANDOM_ROW][judge][first], "zero": rows[ZERO_ROW][judge][first]},
-        "oracle": rows[ORACLE_ROW][judge][first] if ORACLE_ROW in rows else None,
+        "baselines": {"random": rows[RANDOM_METHOD][judge][first], "zero": rows[ZERO_METHOD][judge][first]},
+        "oracle": rows[ORACLE_METHOD][judge][first] if ORACLE_METHOD in rows else None,
         "seconds": seconds,
         "methods": rows,
         "protocol": asdict(protocol),

@@ -17,10 +17,10 @@ from commands.config.keys import OnDamaged, RunKeys
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
 from commands.evaluation.protocol import (
     Cases,
+    EvaluationSetup,
     ProtocolConfig,
     RandomPolicy,
     Rollouts,
-    Setting,
     ZeroPolicy,
     run_episodes,
 )
@@ -30,7 +30,7 @@ from envs.vector import VectorGoalEnv
 from planners.cem import CEM
 from planners.mpc import MPC
 
-MODEL_ROW, RANDOM_ROW, ZERO_ROW, ORACLE_ROW, ORACLE_COST_ROW = (
+MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD, ORACLE_METHOD, ORACLE_COST_METHOD = (
     "model",
     "random",
     "zero action",
@@ -55,13 +55,13 @@ class EvaluationKeys(RunKeys):
     """rollout videos to write"""
 
 
-def make_methods(keys: EvaluationKeys, setting: Setting, console: Console) -> dict[str, Callable[[], Rollouts]]:
-    """Functions that play each method of the protocol, by its name; those with a model only where the setting has
+def make_methods(keys: EvaluationKeys, setup: EvaluationSetup, console: Console) -> dict[str, Callable[[], Rollouts]]:
+    """Functions that play each method of the protocol, by its name; those with a model only where the setup has
     one."""
     planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
-    model, task, protocol, cases = setting.model, setting.task, setting.protocol, setting.cases
+    model, task, protocol, cases = setup.model, setup.task, setup.protocol, setup.cases
     sensors = {} if model is None or model.spec.proprio == "none" else {"proprio": True}
-    kwargs = {**setting.about["env_kwargs"], **sensors}
+    kwargs = {**setup.source["env_kwargs"], **sensors}
     workers = keys.workers or os.cpu_count() or 1
     in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
     budget = protocol.budget
@@ -72,30 +72,30 @@ def make_methods(keys: EvaluationKeys, setting: Setting, console: Console) -> di
             return run_episodes(policy, in_process, some, budget, videos, lambda done: progress.update(done))
 
     def simulator(with_model: Any) -> OracleDynamics:
-        return OracleDynamics(envs.make(task.name, **kwargs), with_model, planner.horizon, workers, setting.frame_skip)
+        return OracleDynamics(envs.make(task.name, **kwargs), with_model, planner.horizon, workers, setup.frame_skip)
 
     def oracle() -> Rollouts:
         true_cost = replace(cost, view="truth", token_keep=1.0, distance=make_true_distance(task))
-        return play(OraclePolicy(simulator(None), make_oracle_planner(planner, {}), true_cost, mpc), ORACLE_ROW)
+        return play(OraclePolicy(simulator(None), make_oracle_planner(planner, {}), true_cost, mpc), ORACLE_METHOD)
 
     def oracle_cost() -> Rollouts:
         small = protocol.oracle_cost
         less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
         brief = replace(mpc, receding_steps=small.receding_steps)
         policy = OraclePolicy(simulator(model), make_oracle_planner(planner, less), cost, brief)
-        return play(policy, ORACLE_COST_ROW, cases.take(small.episodes))
+        return play(policy, ORACLE_COST_METHOD, cases.take(small.episodes))
 
     rows: dict[str, Callable[[], Rollouts]] = {
-        RANDOM_ROW: lambda: play(RandomPolicy(task), RANDOM_ROW),
-        ZERO_ROW: lambda: play(ZeroPolicy(task), ZERO_ROW),
+        RANDOM_METHOD: lambda: play(RandomPolicy(task), RANDOM_METHOD),
+        ZERO_METHOD: lambda: play(ZeroPolicy(task), ZERO_METHOD),
     }
     if model is not None:
-        played = {MODEL_ROW: lambda: play(MPC(model, planner, cost, mpc), MODEL_ROW, videos=keys.videos)}
+        played = {MODEL_METHOD: lambda: play(MPC(model, planner, cost, mpc), MODEL_METHOD, videos=keys.videos)}
         rows = played | rows
     if protocol.oracle:
-        rows[ORACLE_ROW] = oracle
+        rows[ORACLE_METHOD] = oracle
     if protocol.oracle_cost.episodes and model is not None:
-        rows[ORACLE_COST_ROW] = oracle_cost
+        rows[ORACLE_COST_METHOD] = oracle_cost
     return rows
 
 

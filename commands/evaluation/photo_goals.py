@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import RandomPolicy, Rollouts, Setting, run_episodes
+from commands.evaluation.protocol import EvaluationSetup, RandomPolicy, Rollouts, run_episodes
 from commands.report import page
 from commands.report.videos import write_videos
 from commands.shared.console import Console
@@ -79,24 +79,24 @@ def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def plan_to_photos(
-    goals: Sequence[str], view: str, count: int, setting: Setting, policy: Any, folder: Path, console: Console
+    goals: Sequence[str], view: str, count: int, setup: EvaluationSetup, policy: Any, folder: Path, console: Console
 ) -> str:
-    """Plan from the setting's starts to picture files, one after the other; returns the headline, on the last one.
+    """Plan from the setup's starts to picture files, one after the other; returns the headline, on the last one.
 
     view: view of the model that distances are measured in. count: videos. Writes results.json, videos and report.html.
     """
-    model, task, cases, budget = setting.model, setting.task, setting.cases, setting.protocol.budget
+    model, task, cases, budget = setup.model, setup.task, setup.cases, setup.protocol.budget
     assert budget is not None
     photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
     for goal, photo in zip(goals, photos, strict=True):
-        novelty = measure_novelty(model, setting.reader, photo)
+        novelty = measure_novelty(model, setup.reader, photo)
         if novelty > NOVEL:
             console.warn(
                 f"jepa plan: goal={goal} looks unlike the data: its features are {novelty:.1f} times as far from the "
                 "nearest training frame as those of any held-out frame; is it of another environment, camera or light?"
             )
     sensors = {} if model.spec.proprio == "none" else {"proprio": True}
-    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setting.about["env_kwargs"], **sensors})
+    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setup.source["env_kwargs"], **sensors})
     runs: dict[str, Rollouts] = {}
     for name, method in (("model", policy), ("random", RandomPolicy(task))):
         with console.progress(name, budget, "environment steps") as progress:
@@ -194,13 +194,13 @@ def _write_report(headline: str, methods: dict[str, dict[str, float]], videos: S
         "Left: the episode. Right: the picture. Numbers are root mean square distances from the picture in the "
         "features that the planner compares, medians over starts. A picture has no known true distance."
     )
-    shown = "".join(page.video(video, f"start {number}") for number, video in enumerate(videos))
+    shown = "".join(page.render_video(video, f"start {number}") for number, video in enumerate(videos))
     title = "Towards a picture"
     parts = [
         f"<h1>{title}</h1>",
-        page.paragraph(headline, "headline"),
-        page.paragraph(text, "note"),
-        page.table(["method", "start", "nearest", "end"], rows),
-        page.section("Episodes on video", f'<div class="videos">{shown}</div>'),
+        page.render_paragraph(headline, "headline"),
+        page.render_paragraph(text, "note"),
+        page.render_table(["method", "start", "nearest", "end"], rows),
+        page.render_section("Episodes on video", f'<div class="videos">{shown}</div>'),
     ]
-    write_atomic(path, page.document(title, parts))
+    write_atomic(path, page.render_page(title, parts))

@@ -15,7 +15,7 @@ from typing import Any
 
 from commands.config.compose import Composed
 from commands.evaluation.protocol import wilson_interval
-from commands.report.plots import sweep_curves
+from commands.report.plots import draw_sweep_curves
 from commands.shared.console import Console, table
 from commands.shared.runs import identity, read_json, write_json
 
@@ -36,7 +36,7 @@ def pool_runs(folders: Mapping[Path, Composed], free: Sequence[str], console: Co
     trained = [path for path in folders if (path / METRICS).exists()]
     if len(trained) > 1:
         target = trained[0].parent / f"sweep-{_short_hash(sorted(path.name for path in trained))}.png"
-        sweep_curves({path.name: path / METRICS for path in trained}, target, CURVES)
+        draw_sweep_curves({path.name: path / METRICS for path in trained}, target, CURVES)
         console.say(f"training curves of {len(trained)} runs: {target}")
 
 

@@ -96,11 +96,11 @@ class Cases:
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSetup:
     """A model, the held-out data, and the starts and goals drawn from that."""
 
     model: Any  # world_model.dynamics.LatentDynamics, or None: baselines and oracle alone
-    about: dict[str, Any]  # from the model folder or the data: env, env_kwargs, objective, ...
+    source: dict[str, Any]  # from the model folder or the data: env, env_kwargs, objective, ...
     reader: Any  # data.store.Reader
     task: TaskSpec
     protocol: ProtocolConfig  # resolved: no null is left

@@ -1,7 +1,7 @@
 """One figure and its style: no global state of pyplot, written as PNG or as SVG that stands inside HTML.
 
 matplotlib is imported at the first figure, since a command that draws nothing should not wait for it. The SVG
-names its colours as CSS variables (`theme_css` defines them, for light and dark pages), so that one drawing
+names its colours as CSS variables (`format_theme` defines them, for light and dark pages), so that one drawing
 serves both.
 """
 
@@ -64,18 +64,18 @@ STYLE: Any = {
 }
 
 
-def theme_css() -> str:
+def format_theme() -> str:
     """The CSS variables that the SVG figures and the page around them use."""
     light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in THEME.items()) for i in (0, 1))
     return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
 
 
-def colour(number: int) -> str:
+def pick_colour(number: int) -> str:
     """The colour of the series of that number."""
     return SERIES[number % len(SERIES)]
 
 
-def marker(number: int) -> str:
+def pick_marker(number: int) -> str:
     """The marker of the series of that number."""
     return MARKERS[number % len(MARKERS)]
 
@@ -112,7 +112,7 @@ def save_png(figure: Any, path: Path | str) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def to_svg(figure: Any, label: str) -> str:
+def render_svg(figure: Any, label: str) -> str:
     """The figure as an <svg> element without outside references, its colours as CSS variables."""
     import matplotlib
 

@@ -24,7 +24,7 @@ TITLE = "Imagined from the first frame, with the actions taken"
 
 
 @torch.no_grad()
-def imagined(model: LatentDynamics, run: Rollouts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def imagine_episodes(model: LatentDynamics, run: Rollouts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Frames that happened and frames imagined, each uint8 [n, K, H, W, 3], model steps 1..K after the start.
 
     n: recorded episodes of the run; K: as many model steps as the model can look ahead and the episodes have.
@@ -48,7 +48,7 @@ def write_strip(model: LatentDynamics, run: Rollouts, path: Path) -> None:
     """A picture of the first episodes, two rows each: above what happened, below what was imagined."""
     from PIL import Image
 
-    happened, seen = imagined(model, run)
+    happened, seen = imagine_episodes(model, run)
     rows = [row for pair in zip(happened[:EPISODES], seen[:EPISODES], strict=True) for row in pair]
     edges = ((GAP_PX // 2,) * 2,) * 2
     cells = np.pad(np.stack(rows), ((0, 0), (0, 0), *edges, (0, 0)), constant_values=255)

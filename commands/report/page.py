@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from commands.report.figure import theme_css
+from commands.report.figure import format_theme
 
 MEDIA = {
     ".png": "image/png",
@@ -67,7 +67,7 @@ summary{cursor:pointer}
 """
 
 
-def data_uri(path: Path | str) -> str:
+def encode_file(path: Path | str) -> str:
     """A file as a data: address; ValueError for a kind that a page cannot show."""
     path = Path(path)
     if path.suffix not in MEDIA:
@@ -75,30 +75,30 @@ def data_uri(path: Path | str) -> str:
     return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def picture(path: Path | str, text: str) -> str:
+def render_picture(path: Path | str, text: str) -> str:
     """An image file as a figure on white paper, in the size it was drawn for; `text` describes it."""
     from PIL import Image
 
     with Image.open(path) as image:
         width = round(image.width * 96 / image.info.get("dpi", (96, 96))[0])
-    return f'<figure><img class="paper" width="{width}" alt="{escape(text)}" src="{data_uri(path)}"></figure>'
+    return f'<figure><img class="paper" width="{width}" alt="{escape(text)}" src="{encode_file(path)}"></figure>'
 
 
-def video(path: Path | str, text: str) -> str:
+def render_video(path: Path | str, text: str) -> str:
     """A video or animated image that plays in the page, with its caption."""
     if Path(path).suffix == ".mp4":
-        shown = f'<video src="{data_uri(path)}" autoplay loop muted playsinline controls></video>'
+        shown = f'<video src="{encode_file(path)}" autoplay loop muted playsinline controls></video>'
     else:
-        shown = f'<img src="{data_uri(path)}" alt="{escape(text)}">'
+        shown = f'<img src="{encode_file(path)}" alt="{escape(text)}">'
     return f"<figure>{shown}<figcaption>{escape(text)}</figcaption></figure>"
 
 
-def drawing(svg: str, text: str) -> str:
+def render_drawing(svg: str, text: str) -> str:
     """An inline SVG with its caption."""
     return f'<figure class="wide">{svg}<figcaption>{escape(text)}</figcaption></figure>'
 
 
-def table(
+def render_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], text: str = "", groups: Sequence[tuple[str, int]] = ()
 ) -> str:
     """A table of html cells; the first of each row is its heading.
@@ -115,26 +115,26 @@ def table(
     return f'<div class="scroll"><table>{above}<thead>{top}</thead><tbody>{body}</tbody></table></div>'
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> str:
+def render_facts(rows: Iterable[tuple[str, str]]) -> str:
     """Names and what they are, as text."""
     return f'<dl class="facts">{"".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)}</dl>'
 
 
-def section(text: str, *html: str) -> str:
+def render_section(text: str, *html: str) -> str:
     """A heading and what stands under it."""
     return f"<section><h2>{escape(text)}</h2>{''.join(html)}</section>"
 
 
-def paragraph(text: str, kind: str = "") -> str:
+def render_paragraph(text: str, kind: str = "") -> str:
     """One paragraph; kind: headline or note."""
     return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(text)}</p>"
 
 
-def document(text: str, html: Iterable[str]) -> str:
+def render_page(text: str, html: Iterable[str]) -> str:
     """The whole page with its title."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(text)}</title><style>{theme_css()}{CSS}</style></head>\n"
+        f"<title>{escape(text)}</title><style>{format_theme()}{CSS}</style></head>\n"
         f"<body><main>{chr(10).join(html)}</main></body></html>\n"
     )

@@ -16,13 +16,13 @@ from typing import Any
 from commands.evaluation.protocol import Cases, Rollouts, detect_success
 from commands.report import page
 from commands.report.figure import SERIES
-from commands.report.plots import bins_svg, distance_svg, energy_svg, success_svg
+from commands.report.plots import draw_bins, draw_distances, draw_energies, draw_success
 from commands.shared.console import duration
 from commands.shared.runs import flatten, plain, write_atomic
 from envs.task_spec import TaskSpec
 
 # What each method is; others have no explanation.
-MEANING = {
+METHOD_NOTES = {
     "model": "the method under test: plans with the learned dynamics to the goal image, from images alone.",
     "random": "baseline: uniform actions within the bounds.",
     "zero action": "baseline: no action, or the nearest one that the bounds allow.",
@@ -33,7 +33,7 @@ MEANING = {
 }
 
 # Success as the headline counts it (commands.evaluation.protocol.Judge).
-JUDGED = {"any": "any time", "held": "held", "final": "at the end", "replan": "where it plans again"}
+JUDGE_LABELS = {"any": "any time", "held": "held", "final": "at the end", "replan": "where it plans again"}
 
 
 def write_report(
@@ -54,26 +54,26 @@ def write_report(
     tested = runs[next(iter(methods))]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        page.paragraph(task.description, "note"),
-        page.paragraph(describe_result(results, task), "headline"),
+        page.render_paragraph(task.description, "note"),
+        page.render_paragraph(describe_result(results, task), "headline"),
         _render_tiles(results, task),
-        page.section("Methods", *_render_methods(results, task)),
-        page.section("Distance over time", _render_distances(runs, task)),
-        page.section("Success by distance of the goal", *_render_bins(methods, task)),
-        page.section("Planning time", page.facts(_list_times(results))),
-        *([page.section("Energy over iterations", _render_energies(tested))] if tested.energies else []),
-        page.section("Episodes on video", *_render_videos(videos, tested, cases, task)),
-        *(page.section(heading, _render_extra(heading, content)) for heading, content in extra or ()),
-        page.section("Protocol", page.facts(_list_protocol(results, task)), *_render_settings(results)),
+        page.render_section("Methods", *_render_methods(results, task)),
+        page.render_section("Distance over time", _render_distances(runs, task)),
+        page.render_section("Success by distance of the goal", *_render_bins(methods, task)),
+        page.render_section("Planning time", page.render_facts(_list_times(results))),
+        *([page.render_section("Energy over iterations", _render_energies(tested))] if tested.energies else []),
+        page.render_section("Episodes on video", *_render_videos(videos, tested, cases, task)),
+        *(page.render_section(heading, _render_extra(heading, content)) for heading, content in extra or ()),
+        page.render_section("Protocol", page.render_facts(_list_protocol(results, task)), *_render_settings(results)),
     ]
-    write_atomic(path, page.document(title, parts))
+    write_atomic(path, page.render_page(title, parts))
 
 
 def describe_result(results: Mapping[str, Any], task: TaskSpec) -> str:
     """The result in words: rate, counts and interval; baselines, oracle and normalised success."""
     rate, baselines, oracle = results["success_rate"], results["baselines"], results["oracle"]
     judge = results["protocol"]["judge"]
-    ending = "" if judge == "any" else f" ({JUDGED[judge]})"
+    ending = "" if judge == "any" else f" ({JUDGE_LABELS[judge]})"
     text = (
         f"Within {task.thresholds[0]} {task.distance_unit} of the goal{ending} in "
         f"{round(rate * results['episodes'])} of {results['episodes']} held-out episodes: "
@@ -117,7 +117,7 @@ def _render_tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
     key, judge = str(task.thresholds[0]), results["protocol"]["judge"]
     rows = [
         (
-            f"{JUDGED[name]}, ≤ {key} {task.distance_unit}",
+            f"{JUDGE_LABELS[name]}, ≤ {key} {task.distance_unit}",
             format_percent(first[name][key]),
             f"95% interval {format_interval(first[f'{name}_ci95'][key])}",
         )
@@ -125,12 +125,12 @@ def _render_tiles(results: Mapping[str, Any], task: TaskSpec) -> str:
     ]
     rows.append(
         (
-            f"baselines, {JUDGED[judge]}",
+            f"baselines, {JUDGE_LABELS[judge]}",
             f"{format_percent(baselines['random'])} / {format_percent(baselines['zero'])}",
             "random / no action",
         )
     )
-    rows.append((f"oracle, {JUDGED[judge]}", format_percent(results["oracle"]), "true simulator and distance"))
+    rows.append((f"oracle, {JUDGE_LABELS[judge]}", format_percent(results["oracle"]), "true simulator and distance"))
     rows.append(("planning, median", format_number(plan["ms_p50"], "ms"), f"{plan['environments']} episodes at once"))
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
@@ -168,10 +168,14 @@ def _render_methods(results: Mapping[str, Any], task: TaskSpec) -> list[str]:
         "episodes together."
     )
     return [
-        page.table(["method", *[f"&le; {limit} {unit}" for limit in limits] * 2, "final", "least"], rows, "", groups),
-        page.paragraph(note, "note"),
-        page.drawing(success_svg(methods, task), "Filled: at any time. Hollow: held. Lines: 95% Wilson intervals."),
-        page.facts((name, MEANING[name]) for name in methods if name in MEANING),
+        page.render_table(
+            ["method", *[f"&le; {limit} {unit}" for limit in limits] * 2, "final", "least"], rows, "", groups
+        ),
+        page.render_paragraph(note, "note"),
+        page.render_drawing(
+            draw_success(methods, task), "Filled: at any time. Hollow: held. Lines: 95% Wilson intervals."
+        ),
+        page.render_facts((name, METHOD_NOTES[name]) for name in methods if name in METHOD_NOTES),
     ]
 
 
@@ -192,7 +196,7 @@ def _render_distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
         f"{task.thresholds[0]} {task.distance_unit}; dotted: the other thresholds; dashed: the median of "
         f"{next(iter(runs))}, repeated."
     )
-    return page.drawing(distance_svg(runs, task), text)
+    return page.render_drawing(draw_distances(runs, task), text)
 
 
 def _render_energies(tested: Rollouts) -> str:
@@ -200,7 +204,7 @@ def _render_energies(tested: Rollouts) -> str:
         "Mean over episodes of the imagined cost (the planner's own distance and reduction, no unit). All candidates "
         "near the best: the search has converged; far above it at the last iteration: more iterations would help."
     )
-    return page.drawing(energy_svg(tested.energies), text)
+    return page.render_drawing(draw_energies(tested.energies), text)
 
 
 def _render_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> list[str]:
@@ -217,8 +221,8 @@ def _render_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> li
     ]
     head = ["method", *(f"{b['from']:g} to {b['to']:g} {unit}" for b in bins)]
     shown = [
-        page.drawing(bins_svg(methods, task), text),
-        page.table(head, rows, "Successes, of episodes in the bin"),
+        page.render_drawing(draw_bins(methods, task), text),
+        page.render_table(head, rows, "Successes, of episodes in the bin"),
     ]
     if tested["by_kind"]:
         kinds = [
@@ -226,9 +230,9 @@ def _render_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> li
             for place, (name, row) in enumerate(methods.items())
         ]
         head = ["method", *(escape(counts["kind"]) for counts in tested["by_kind"])]
-        shown.append(page.table(head, kinds, "The same by kind of goal"))
+        shown.append(page.render_table(head, kinds, "The same by kind of goal"))
     outside = tested["episodes"] - sum(b["episodes"] for b in bins)
-    return [*shown, page.paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
+    return [*shown, page.render_paragraph(f"{outside} episodes lie outside of the bins.", "note")] if outside else shown
 
 
 def _render_count(counts: Mapping[str, int]) -> str:
@@ -257,15 +261,15 @@ def _list_times(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _render_videos(videos: Sequence[Path], run: Rollouts, cases: Cases, task: TaskSpec) -> list[str]:
     if not videos:
-        return [page.paragraph("No videos were recorded.", "note")]
+        return [page.render_paragraph("No videos were recorded.", "note")]
     text = (
         f"The first {len(videos)} of {len(run.distances)} episodes, not picked, in real time. Left the "
         "episode, right the goal image, all that the model gets. The bar fills with time and is "
         "green where the distance is "
         f"within {task.thresholds[0]} {task.distance_unit}."
     )
-    shown = [page.video(path, _describe_episode(place, run, cases, task)) for place, path in enumerate(videos)]
-    return [page.paragraph(text, "note"), f'<div class="videos">{"".join(shown)}</div>']
+    shown = [page.render_video(path, _describe_episode(place, run, cases, task)) for place, path in enumerate(videos)]
+    return [page.render_paragraph(text, "note"), f'<div class="videos">{"".join(shown)}</div>']
 
 
 def _describe_episode(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
@@ -285,7 +289,7 @@ def _describe_episode(place: int, run: Rollouts, cases: Cases, task: TaskSpec) -
 def _render_extra(title: str, content: str | Path) -> str:
     """An image by its path, else html as it is."""
     if isinstance(content, Path) or ("<" not in content and Path(content).suffix in page.MEDIA):
-        return page.picture(content, title)
+        return page.render_picture(content, title)
     return content
 
 
@@ -325,7 +329,7 @@ def _list_protocol(results: Mapping[str, Any], task: TaskSpec) -> list[tuple[str
             f"a true distance of at most {limits} {unit}, at any time after the start, and held for "
             f"{task.held_steps} consecutive steps; an episode always lasts its whole budget",
         ),
-        ("the headline", f"counts success {JUDGED[protocol['judge']]}"),
+        ("the headline", f"counts success {JUDGE_LABELS[protocol['judge']]}"),
         ("what methods see", "the current image and the goal image; the oracles alone see the true state"),
         ("comparison", f"same starts, goals and seeds for every method{fewer}"),
     ]
@@ -337,7 +341,7 @@ def _render_settings(results: Mapping[str, Any]) -> list[str]:
     for title in ("planner", "model", "data"):
         if title in results:
             rows = [(key, _format_value(value)) for key, value in flatten(plain(results[title])).items()]
-            shown.append(f"<details><summary>{title.capitalize()}</summary>{page.facts(rows)}</details>")
+            shown.append(f"<details><summary>{title.capitalize()}</summary>{page.render_facts(rows)}</details>")
     return shown
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.protocol import Rollouts, wilson_interval
-from commands.report.figure import GOOD, MUTED, PAGE, SERIES, colour, marker, new_figure, save_png, to_svg
+from commands.report.figure import GOOD, MUTED, PAGE, SERIES, new_figure, pick_colour, pick_marker, render_svg, save_png
 from commands.shared.console import read_metrics
 from envs.task_spec import TaskSpec
 
 
-def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]) -> None:
+def draw_training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapping[str, Sequence[str]]) -> None:
     """Draw the evaluations of a metrics.jsonl (its lines of kind "val"), one panel a title.
 
     curves: {title: metric keys}; the keys of a title share its panel and legend, which also gives their
@@ -36,9 +36,9 @@ def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapp
             axis.set_title(heading or unit)
             axis.set_ylabel((unit if heading else "no unit").replace("R2", "R²"))
             axis.set_xlabel("training steps")
-            for number, key in enumerate(_expand(keys, names)):
+            for number, key in enumerate(_expand_keys(keys, names)):
                 values = np.array([math.nan if row.get(key) is None else row[key] for row in rows], float)
-                _curve(axis, number, key, steps, values)
+                _draw_curve(axis, number, key, steps, values)
             if axis.lines:
                 axis.margins(y=0.12)
                 axis.legend(handlelength=1.4, labelspacing=0.3, borderaxespad=0.2)
@@ -47,7 +47,7 @@ def training_curves(metrics_path: Path | str, png_path: Path | str, curves: Mapp
         save_png(figure, png_path)
 
 
-def sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: Mapping[str, str]) -> None:
+def draw_sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: Mapping[str, str]) -> None:
     """Draw evaluations of several metrics.jsonl over each other, one panel a title, one line a run.
 
     runs: {label: metrics.jsonl}; curves: {title: metric key}. Where values differ by more than tenfold, as losses and
@@ -60,7 +60,9 @@ def sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: M
                 known = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
                 if known:
                     steps, values = np.array(known, float).T
-                    axis.plot(steps, values, "-", color=colour(number), marker=marker(number), ms=3.5, label=label)
+                    axis.plot(
+                        steps, values, "-", color=pick_colour(number), marker=pick_marker(number), ms=3.5, label=label
+                    )
             axis.set_title(title)
             axis.set_xlabel("training steps")
             drawn = np.concatenate([line.get_ydata() for line in axis.lines] or [np.zeros(1)])
@@ -72,7 +74,7 @@ def sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curves: M
         save_png(figure, png_path)
 
 
-def horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) -> None:
+def draw_horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) -> None:
     """Draw open-loop error at model steps 1..K ahead: `predicted` beside `copy`, that of the last seen frame.
 
     The right panel is their ratio: below 1 the dynamics know more than that nothing moves.
@@ -107,7 +109,7 @@ def horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) 
         save_png(figure, png_path)
 
 
-def landscape_png(
+def draw_landscape(
     energy_XY: NDArray[np.floating[Any]],
     offsets: NDArray[np.floating[Any]],
     names: Sequence[str],
@@ -136,7 +138,7 @@ def landscape_png(
         save_png(figure, png_path)
 
 
-def energy_svg(energies: Sequence[NDArray[np.float32]]) -> str:
+def draw_energies(energies: Sequence[NDArray[np.float32]]) -> str:
     """Imagined cost over the iterations of a plan: the first plan, and the mean of those after it.
 
     energies: [iterations, 3] a plan, as `planners.mpc.MPC.energies`; some may have stopped early.
@@ -157,10 +159,10 @@ def energy_svg(energies: Sequence[NDArray[np.float32]]) -> str:
             axis.set(title=title, xlabel="iteration", ylabel="imagined cost", ylim=(0, None))
             axis.set_xticks(np.arange(1, longest + 1, max(1, longest // 8)))
         axes[0].legend()
-        return to_svg(figure, "Imagined cost over the iterations of a plan, mean over episodes")
+        return render_svg(figure, "Imagined cost over the iterations of a plan, mean over episodes")
 
 
-def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
+def draw_success(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
     """Success of every method with 95 % intervals, one panel a threshold: at any time filled, held hollow."""
     held_s = task.held_steps * task.control_step_s
     with new_figure(len(task.thresholds), 1, (3.3, 0.75 + 0.5 * len(methods)), sharey=True) as (figure, axes):
@@ -168,15 +170,15 @@ def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str
             for row, numbers in enumerate(methods.values()):
                 for kind, shift, fill in (("any", -0.13, True), ("held", 0.17, False)):
                     rate, (low, high) = numbers[kind][str(threshold)], numbers[f"{kind}_ci95"][str(threshold)]
-                    axis.plot([100 * low, 100 * high], [row + shift] * 2, color=colour(row), linewidth=1.6)
+                    axis.plot([100 * low, 100 * high], [row + shift] * 2, color=pick_colour(row), linewidth=1.6)
                     axis.plot(
                         100 * rate,
                         row + shift,
-                        marker(row),
-                        color=colour(row),
+                        pick_marker(row),
+                        color=pick_colour(row),
                         ms=6,
                         markeredgewidth=1.4,
-                        markerfacecolor=colour(row) if fill else PAGE,
+                        markerfacecolor=pick_colour(row) if fill else PAGE,
                     )
             axis.set_title(f"within {threshold} {task.distance_unit}")
             axis.set(xlim=(-3, 103), ylim=(len(methods) - 0.5, -0.5), xlabel="success, % of episodes")
@@ -185,10 +187,10 @@ def success_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str
             axis.grid(axis="y", visible=False)
         for axis in axes[1:]:
             axis.tick_params(labelleft=False)
-        return to_svg(figure, f"Success by method with 95 % intervals: at any time, and held for {held_s:g} s")
+        return render_svg(figure, f"Success by method with 95 % intervals: at any time, and held for {held_s:g} s")
 
 
-def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
+def draw_distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     """Median and quartiles of the distance to the goal over time, one panel a method, all on one scale.
 
     The median of the first method is repeated in every panel. The scale is logarithmic, so that the smallest
@@ -216,8 +218,8 @@ def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
                     linewidth=1.1,
                     linestyle="--",
                 )
-            axis.fill_between(times_s, low, high, color=colour(number), alpha=0.25, linewidth=0)
-            axis.plot(times_s, middle, color=colour(number))
+            axis.fill_between(times_s, low, high, color=pick_colour(number), alpha=0.25, linewidth=0)
+            axis.plot(times_s, middle, color=pick_colour(number))
             axis.set_title(f"{name} ({runs[name].distances.shape[0]} episodes)")
             axis.set(yscale="log", ylim=(floor, top), xlim=(0, None))
             ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0) if floor <= t <= top]
@@ -227,10 +229,10 @@ def distance_svg(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
             axis.tick_params(labelbottom=True)
         for axis in axes[::columns]:
             axis.set_ylabel(f"distance to goal, {task.distance_unit}")
-        return to_svg(figure, f"Distance to the goal over time, median and quartiles; dashed: median of {first}")
+        return render_svg(figure, f"Distance to the goal over time, median and quartiles; dashed: median of {first}")
 
 
-def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
+def draw_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
     """Success within the first threshold by bins of the start's distance, with 95 % intervals and counts."""
     bins = next(iter(methods.values()))["by_distance"]
     with new_figure(1, 1, (9.9, 3.2)) as (figure, (axis,)):
@@ -249,8 +251,8 @@ def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
                 place + shift,
                 100 * rates,
                 spread,
-                fmt=marker(number),
-                color=colour(number),
+                fmt=pick_marker(number),
+                color=pick_colour(number),
                 ms=5.5,
                 elinewidth=1.5,
                 label=name,
@@ -261,16 +263,16 @@ def bins_svg(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
         axis.set_xlabel(f"distance from start to goal, {task.distance_unit}")
         axis.grid(axis="x", visible=False)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return to_svg(figure, "Success by distance from start to goal")
+        return render_svg(figure, "Success by distance from start to goal")
 
 
-def _expand(keys: Sequence[str], names: Sequence[str]) -> list[str]:
+def _expand_keys(keys: Sequence[str], names: Sequence[str]) -> list[str]:
     """The logged names of the wanted keys: each itself, else those that start with it."""
     found = [name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])]
     return list(dict.fromkeys(found))
 
 
-def _curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+def _draw_curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
     """One metric over steps; a constant, as of a reference that is not trained, is dashed."""
     known = np.isfinite(values)
     if not known.any():
@@ -280,7 +282,7 @@ def _curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], values:
         steps[known],
         values[known],
         "--" if constant else "-",
-        color=colour(number),
+        color=pick_colour(number),
         marker="" if constant else "o",
         ms=3,
         label=f"{key.replace('_', ' ')}: {values[known][-1]:.3g}",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from commands.evaluation.protocol import Cases, Rollouts
-from commands.report.imagined import imagined
+from commands.report.imagined import imagine_episodes
 from commands.shared.errors import UsageError
 from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
@@ -34,7 +34,7 @@ def write_recording(model: LatentDynamics, run: Rollouts, cases: Cases, task: Ta
     assert run.frames is not None and run.goal_frames is not None, "episodes without recorded frames"
     recording = rr.RecordingStream(f"jepa {task.name}", recording_id=f"jepa-{task.name}")
     recording.save(path)
-    decoded = imagined(model, run)[1] if "pixels" in model.spec.views else None
+    decoded = imagine_episodes(model, run)[1] if "pixels" in model.spec.views else None
     for number, frames in enumerate(run.frames):
         entity = f"episode_{number:02d}"
         about = f"episode {cases.episodes[number]} from step {cases.starts[number]}, distance in {task.distance_unit}"
@@ -43,18 +43,18 @@ def write_recording(model: LatentDynamics, run: Rollouts, cases: Cases, task: Ta
         names = rr.SeriesLines(names=list(task.action_names))
         recording.log(f"{entity}/actions", names, static=True)
         for step, frame in enumerate(frames):
-            _at(recording, step, task)
+            _set_time(recording, step, task)
             recording.log(f"{entity}/camera", rr.Image(frame))
             recording.log(f"{entity}/distance", rr.Scalars([float(run.distances[number, step])]))
             if step < run.actions.shape[1]:
                 recording.log(f"{entity}/actions", rr.Scalars(run.actions[number, step].tolist()))
         for k, frame in enumerate(() if decoded is None else decoded[number], start=1):
-            _at(recording, k * model.spec.frame_skip, task)
+            _set_time(recording, k * model.spec.frame_skip, task)
             recording.log(f"{entity}/imagined", rr.Image(frame))
     recording.flush()
     recording.disconnect()
 
 
-def _at(recording: Any, step: int, task: TaskSpec) -> None:
+def _set_time(recording: Any, step: int, task: TaskSpec) -> None:
     recording.set_time("step", sequence=step)
     recording.set_time("time", duration=step * task.control_step_s)

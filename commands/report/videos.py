@@ -42,17 +42,19 @@ def write_videos(rollouts: Rollouts, cases: Cases, task: TaskSpec, folder: Path 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (frames, goal) in enumerate(zip(rollouts.frames, rollouts.goal_frames, strict=True)):
-        pictures = compose(frames, goal, rollouts.distances[number], task)
+        pictures = compose_pictures(frames, goal, rollouts.distances[number], task)
         name = f"{number:02d}-episode{cases.episodes[number]}-start{cases.starts[number]}"
-        paths.append(_write(pictures, 1 / task.control_step_s, folder / name))
+        paths.append(_write_video(pictures, 1 / task.control_step_s, folder / name))
     return paths
 
 
-def compose(frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64], task: TaskSpec) -> list[Frame]:
+def compose_pictures(
+    frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64], task: TaskSpec
+) -> list[Frame]:
     """The pictures of one video, uint8 [height, width, 3] of even size, one an observed step."""
     assert len(frames_THWC) == len(distances_T), (len(frames_THWC), len(distances_T))
     within = distances_T <= task.thresholds[0]
-    goal = _enlarged(goal_HWC)
+    goal = _enlarge(goal_HWC)
     height, width = goal.shape[:2]
     top, right = HEADER_PX + MARGIN_PX // 2, 2 * MARGIN_PX + width
     bar = slice(top + height + MARGIN_PX, top + height + MARGIN_PX + BAR_PX)
@@ -64,24 +66,24 @@ def compose(frames_THWC: Frame, goal_HWC: Frame, distances_T: NDArray[np.float64
         picture = np.full((*total, 3), BACKGROUND, np.uint8)
         if within[step]:
             picture[top - 3 : top + height + 3, MARGIN_PX - 3 : MARGIN_PX + width + 3] = WITHIN
-        picture[top : top + height, MARGIN_PX : MARGIN_PX + width] = _enlarged(frame)
+        picture[top : top + height, MARGIN_PX : MARGIN_PX + width] = _enlarge(frame)
         picture[top : top + height, right : right + width] = goal
         picture[bar, edges[0] : edges[-1]] = FUTURE
         for past in range(step + 1):
             picture[bar, edges[past] : edges[past + 1]] = WITHIN if within[past] else OUTSIDE
         state = f"{step * task.control_step_s:.1f} s   {distances_T[step]:.2f} {task.distance_unit}"
         pictures.append(
-            _labelled(picture, [(MARGIN_PX, state, WITHIN if within[step] else TEXT), (right, "goal image", TEXT)])
+            _label(picture, [(MARGIN_PX, state, WITHIN if within[step] else TEXT), (right, "goal image", TEXT)])
         )
     return pictures
 
 
-def _enlarged(frame: Frame) -> Frame:
+def _enlarge(frame: Frame) -> Frame:
     factor = max(1, round(PANE_PX / max(frame.shape[:2])))
     return frame.repeat(factor, 0).repeat(factor, 1)
 
 
-def _labelled(picture: Frame, labels: Sequence[tuple[int, str, tuple[int, int, int]]]) -> Frame:
+def _label(picture: Frame, labels: Sequence[tuple[int, str, tuple[int, int, int]]]) -> Frame:
     """The picture with texts in its header: (left, text, colour) each."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -93,7 +95,7 @@ def _labelled(picture: Frame, labels: Sequence[tuple[int, str, tuple[int, int, i
     return np.asarray(image)
 
 
-def _write(pictures: Sequence[Frame], frames_per_s: float, stem: Path) -> Path:
+def _write_video(pictures: Sequence[Frame], frames_per_s: float, stem: Path) -> Path:
     """Write stem.mp4, or stem.gif where no ffmpeg works; whole or not at all."""
     pictures = [*pictures, *[pictures[-1]] * round(LAST_FRAME_S * frames_per_s)]
     try:

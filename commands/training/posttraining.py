@@ -11,7 +11,7 @@ import torch
 
 from commands.config.groups import DynamicsKeys
 from commands.config.keys import OnDamaged, RunKeys
-from commands.report.plots import horizon_curves
+from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.runs import write_json
@@ -108,7 +108,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     learn_reach(dynamics, features, reader, keys.seed, console)
     errors = monitor.errors()
     write_json(folder / "open_loop.json", errors)
-    horizon_curves(errors, folder / "open_loop.png")
+    draw_horizon_curves(errors, folder / "open_loop.png")
     save_dynamics(
         folder / MODEL,
         dynamics,

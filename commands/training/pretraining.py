@@ -10,7 +10,7 @@ import torch
 
 import envs
 from commands.config.keys import OnDamaged, RunKeys
-from commands.report.plots import training_curves
+from commands.report.plots import draw_training_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.training.fit import fit
@@ -91,7 +91,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     if objective.metric is not None and kept.pool is not None:
         episodes = (clip.to(device) for clip in source.stretches(objective.metric.episodes))
         fit_metric(kept, objective.metric, episodes).fold_into(kept.pool)
-    training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
+    draw_training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
     about = {"objective": config_dict(objective), **source.about()}
     if isinstance(model.objective, EndToEnd):
         save_dynamics(folder / MODEL, model.objective.dynamics(kept), about)

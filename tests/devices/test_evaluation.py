@@ -12,7 +12,7 @@ from commands.evaluation.methods import make_true_distance
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
 from commands.evaluation.photo_goals import measure_distances, measure_novelty
 from commands.evaluation.protocol import Rollouts
-from commands.report.imagined import imagined
+from commands.report.imagined import imagine_episodes
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
 from planners.mpc import MPCConfig
@@ -114,5 +114,5 @@ def test_frames_that_a_pixel_model_imagined_are_those_of_the_cpu(cuda):
     model = dynamics(target="pixels")
     actions = np.random.default_rng(0).uniform(-1, 1, (2, 4, 2)).astype(np.float32)
     run = Rollouts(np.ones((2, 5)), actions, frames=frames(2, 5).numpy())
-    here, there = (imagined(model.to(device), run)[1].astype(int) for device in (CPU, cuda))
+    here, there = (imagine_episodes(model.to(device), run)[1].astype(int) for device in (CPU, cuda))
     assert np.abs(there - here).max() <= 1  # rounded

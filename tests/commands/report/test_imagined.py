@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from commands.evaluation.protocol import Cases, Rollouts
-from commands.report.imagined import imagined, write_strip
+from commands.report.imagined import imagine_episodes, write_strip
 from commands.report.recording import check_viewer, write_recording
 from commands.shared.errors import UsageError
 from envs.reacher.spec import REACHER
@@ -44,7 +44,7 @@ def model():
 
 def test_pictures_are_of_the_same_moments_and_follow_the_actions(model):
     run = played(model.spec.frame_skip)
-    happened, seen = imagined(model, run)
+    happened, seen = imagine_episodes(model, run)
     skip = model.spec.frame_skip
     steps = min(model.spec.max_horizon, STEPS // skip)
     assert happened.shape == seen.shape == (2, steps, 64, 64, 3) and seen.dtype == np.uint8
@@ -52,7 +52,7 @@ def test_pictures_are_of_the_same_moments_and_follow_the_actions(model):
     assert np.array_equal(happened[:, -1], run.frames[:, steps * skip])
     changed = replace(run, actions=run.actions.copy())
     changed.actions[0, steps * skip - 1] *= -1
-    other = imagined(model, changed)[1]
+    other = imagine_episodes(model, changed)[1]
     assert np.array_equal(other[1], seen[1]) and np.array_equal(other[0, :-1], seen[0, :-1])
     assert not np.array_equal(other[0, -1], seen[0, -1])
 
@@ -60,7 +60,7 @@ def test_pictures_are_of_the_same_moments_and_follow_the_actions(model):
 def test_the_strip_has_two_rows_an_episode(model, tmp_path):
     run = played(model.spec.frame_skip)
     write_strip(model, run, tmp_path / "imagined.png")
-    steps = imagined(model, run)[0].shape[1]
+    steps = imagine_episodes(model, run)[0].shape[1]
     with Image.open(tmp_path / "imagined.png") as image:
         assert image.size == (2 * 66 * steps, 2 * 66 * 4)
     assert [path.name for path in tmp_path.iterdir()] == ["imagined.png"]

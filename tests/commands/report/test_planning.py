@@ -21,7 +21,7 @@ from commands.evaluation.evaluate import collect_results
 from commands.evaluation.protocol import Cases, ProtocolConfig, Rollouts, resolve_protocol
 from commands.report import planning as report
 from commands.report import videos
-from commands.report.plots import horizon_curves, training_curves
+from commands.report.plots import draw_horizon_curves, draw_training_curves
 from commands.report.videos import write_videos
 from commands.shared.runs import plain
 from envs.reacher.spec import REACHER
@@ -58,9 +58,9 @@ def cases():
 def baselines_and_model():
     still = STARTS.tolist()
     return {
-        methods.MODEL_ROW: rollouts([0.01, 0.15, 0.01, 0.9, 0.02, 0.04], [20.0, 30.0, 40.0], NUM_VIDEOS),
-        methods.RANDOM_ROW: rollouts([0.15, *still[1:]]),
-        methods.ZERO_ROW: rollouts(still),
+        methods.MODEL_METHOD: rollouts([0.01, 0.15, 0.01, 0.9, 0.02, 0.04], [20.0, 30.0, 40.0], NUM_VIDEOS),
+        methods.RANDOM_METHOD: rollouts([0.15, *still[1:]]),
+        methods.ZERO_METHOD: rollouts(still),
     }
 
 
@@ -82,9 +82,9 @@ def page(cases, tmp_path_factory):
     """The page of five methods, read by most tests, and the paths of its videos."""
     folder = tmp_path_factory.mktemp("plan")
     runs = baselines_and_model()
-    runs |= {methods.ORACLE_ROW: rollouts([0.01] * 6), methods.ORACLE_COST_ROW: rollouts([0.01, 0.01, 0.5, 0.6])}
-    runs[methods.MODEL_ROW].energies = [np.array([[3.0, 5.0, 9.0], [2.0, 2.5, 4.0]]), np.array([[1.0, np.inf, 2.0]])]
-    written = write_videos(runs[methods.MODEL_ROW], cases, REACHER, folder / "videos")
+    runs |= {methods.ORACLE_METHOD: rollouts([0.01] * 6), methods.ORACLE_COST_METHOD: rollouts([0.01, 0.01, 0.5, 0.6])}
+    runs[methods.MODEL_METHOD].energies = [np.array([[3.0, 5.0, 9.0], [2.0, 2.5, 4.0]]), np.array([[1.0, np.inf, 2.0]])]
+    written = write_videos(runs[methods.MODEL_METHOD], cases, REACHER, folder / "videos")
     report.write_report(results_of(runs, cases), runs, cases, REACHER, written, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8"), written
 
@@ -181,7 +181,7 @@ def test_videos_stand_in_the_page_byte_for_byte_with_their_episodes(page):
 def test_text_is_escaped(runs, cases, tmp_path):
     odd = 'model <i>&amp;" $x$'
     task = replace(REACHER, description='<script>alert("x")</script>', distance_unit="<rad>")
-    runs = {**runs, odd: runs[methods.MODEL_ROW]}
+    runs = {**runs, odd: runs[methods.MODEL_METHOD]}
     report.write_report(results_of(runs, cases, task), runs, cases, task, [], tmp_path / "r.html")
     html = (tmp_path / "r.html").read_text()
     text, _ = read(html)
@@ -191,7 +191,7 @@ def test_text_is_escaped(runs, cases, tmp_path):
 
 def test_further_sections_are_images_by_path_or_html_as_it_is(runs, cases, tmp_path):
     png = tmp_path / "open_loop.png"
-    horizon_curves({"predicted": [0.1, 0.2], "copy": [0.4, 0.5]}, png)
+    draw_horizon_curves({"predicted": [0.1, 0.2], "copy": [0.4, 0.5]}, png)
     extra = [("Open <loop>", png), ("As text", str(png)), ("Seconds", "<p>collect <b>31 s</b></p>")]
     report.write_report(results_of(runs, cases), runs, cases, REACHER, [], tmp_path / "r.html", extra)
     html = (tmp_path / "r.html").read_text()
@@ -201,7 +201,7 @@ def test_further_sections_are_images_by_path_or_html_as_it_is(runs, cases, tmp_p
 
 
 def test_a_page_without_oracle_videos_or_plan_times_says_so(runs, cases, tmp_path):
-    runs[methods.MODEL_ROW].plan_ms.clear()
+    runs[methods.MODEL_METHOD].plan_ms.clear()
     made = results_of(runs, cases)
     assert made["oracle"] is None
     again = json.loads(json.dumps(plain(made)))  # as it is read back from results.json
@@ -243,7 +243,7 @@ def test_percentages_do_not_round_a_failure_away(rate, text):
 def test_a_video_shows_episode_and_goal_and_is_green_while_within_the_threshold(cases):
     frames, goal = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
     frames[..., 0], goal[..., 2] = 200, 200
-    pictures = videos.compose(frames, goal, np.array([1.0, 0.1, 1.0]), REACHER)
+    pictures = videos.compose_pictures(frames, goal, np.array([1.0, 0.1, 1.0]), REACHER)
     assert len(pictures) == 3 and len({picture.shape for picture in pictures}) == 1
     height, width, _ = pictures[0].shape
     assert height % 2 == width % 2 == 0
@@ -261,7 +261,7 @@ def test_a_video_shows_episode_and_goal_and_is_green_while_within_the_threshold(
 
 def test_a_written_video_is_readable_and_plays_in_real_time(runs, cases, tmp_path):
     imageio = pytest.importorskip("imageio.v2")
-    path, other = write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
+    path, other = write_videos(runs[methods.MODEL_METHOD], cases, REACHER, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, other.name])
     assert path.suffix == ".mp4"
     with imageio.get_reader(path) as reader:
@@ -278,7 +278,7 @@ def test_without_ffmpeg_the_video_is_a_gif(runs, cases, tmp_path, monkeypatch):
         raise RuntimeError("No ffmpeg exe could be found")
 
     monkeypatch.setattr(videos, "_write_mp4", fails)
-    written = write_videos(runs[methods.MODEL_ROW], cases, REACHER, tmp_path)
+    written = write_videos(runs[methods.MODEL_METHOD], cases, REACHER, tmp_path)
     assert [path.suffix for path in written] == [".gif"] * NUM_VIDEOS
     with Image.open(written[0]) as image:
         assert image.n_frames > 1 and image.info["duration"] == 100 and image.info["loop"] == 0
@@ -287,14 +287,14 @@ def test_without_ffmpeg_the_video_is_a_gif(runs, cases, tmp_path, monkeypatch):
 
 
 def test_no_recorded_frames_make_no_videos(runs, cases, tmp_path):
-    assert write_videos(runs[methods.ZERO_ROW], cases, REACHER, tmp_path / "videos") == []
+    assert write_videos(runs[methods.ZERO_METHOD], cases, REACHER, tmp_path / "videos") == []
     assert not (tmp_path / "videos").exists()
 
 
 def draw_curves(tmp_path, rows, curves):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    training_curves(metrics, tmp_path / "curves.png", curves)
+    draw_training_curves(metrics, tmp_path / "curves.png", curves)
     with Image.open(tmp_path / "curves.png") as image:
         image.load()
         return np.asarray(image.convert("RGB")).astype(int)
@@ -337,7 +337,7 @@ def test_a_key_that_was_not_logged_stands_for_those_that_start_with_it(tmp_path)
 def test_horizon_curves_are_a_readable_picture_of_both_errors(tmp_path):
     pictures = []
     for copy in ([0.5, 0.6, 0.7], [0.5, 0.6, 0.8]):
-        horizon_curves({"predicted": [0.1, 0.2, 0.3], "copy": copy}, tmp_path / "open_loop.png")
+        draw_horizon_curves({"predicted": [0.1, 0.2, 0.3], "copy": copy}, tmp_path / "open_loop.png")
         with Image.open(tmp_path / "open_loop.png") as image:
             pictures.append(np.asarray(image.convert("RGB")).astype(int))
     assert pictures[0].shape[1] > 900 and (pictures[0] != pictures[1]).any()
