@@ -24,9 +24,9 @@ from commands.benchmarks.render import bench_render
 from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys, make_planner
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
 from commands.evaluation.evaluate import measure_peak_mib
-from commands.shared.console import Console, table
+from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
-from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.errors import UsageError, describe_choices
 from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
 from commands.training.pretraining import random_stage1
@@ -87,9 +87,7 @@ class Config(RunKeys):
 def check(config: Config) -> None:
     """The name of what is to be measured."""
     if config.what not in (*BENCHES, "all"):
-        raise UsageError(
-            f"what={config.what}: nothing to measure{nearest(config.what, BENCHES)} (choices: all, {listed(BENCHES)})"
-        )
+        raise UsageError(f"what={config.what}: nothing to measure{describe_choices(config.what, ['all', *BENCHES])}")
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
@@ -103,7 +101,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         for row in BENCHES[name](config):
             rows.append({"bench": name, **row})
     console.say(
-        table(
+        format_table(
             [[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows],
             ["bench", "what", "value", "unit", "limit"],
         )

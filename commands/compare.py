@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commands.comparison import page
-from commands.comparison.cells import ORACLE, Cell, TableKeys, cell_keys, is_current, make_cells
+from commands.comparison.cells import ORACLE, Cell, TableKeys, is_current, make_cell_keys, make_cells
 from commands.comparison.runs import run_cell
-from commands.config.choices import choices
+from commands.config.choices import list_choices
 from commands.shared.console import Console
-from commands.shared.errors import UsageError, listed
+from commands.shared.errors import UsageError, join_names
 from commands.shared.runs import RunFolder, read_json
 from commands.transfer.collection import check_collection
 
@@ -31,13 +31,13 @@ def check(config: Config) -> None:
     """Names, numbers, and every cell's own configuration, before the first is run."""
     if not config.objectives or not config.budgets or config.seeds < 1:
         raise UsageError("objectives and budgets must each hold at least one, and seeds be at least 1")
-    strange = [name for name in config.small if name not in (ORACLE, *choices("objective"))]
+    strange = [name for name in config.small if name not in (ORACLE, *list_choices("objective"))]
     if strange:
         raise UsageError(
-            f"small.{strange[0]}: there is no such objective (choices: {listed(choices('objective'), 30)})"
+            f"small.{strange[0]}: there is no such objective (choices: {join_names(list_choices('objective'), 30)})"
         )
     for name in config.objectives:
-        keys = cell_keys(config, name, config.seed)
+        keys = make_cell_keys(config, name, config.seed)
         check_collection(keys.collection)
         if name != ORACLE:
             keys.stage1.check()
@@ -54,7 +54,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     if old:
         console.warn(
             f"jepa compare: {len(old)} records in {records} are of an earlier version, whose keys differ, and are left "
-            f"out ({listed(old, 2)}): move them away; their cells run again"
+            f"out ({join_names(old, 2)}): move them away; their cells run again"
         )
     if config.table_only and len(missing) == len(cells):
         raise UsageError(f"table_only=true: no cell of this table is finished in {records}")
@@ -74,8 +74,8 @@ def _write_page(folder: Path, cells: Sequence[Cell], config: Config) -> Path:
     """The table of those cells that are finished, and one of all tasks where the folder holds several."""
     finished = [path for path in (cell.find_record(folder) for cell in cells) if path is not None]
     table = folder / f"{cells[0].task}.md"
-    table.write_text(page.task_page([read_json(path) for path in finished], config.budgets), encoding="utf-8")
+    table.write_text(page.format_task_page([read_json(path) for path in finished], config.budgets), encoding="utf-8")
     everything = [record for record in map(read_json, sorted(folder.glob("*.json"))) if is_current(record["config"])]
     if len({record["task"] for record in everything}) > 1:
-        (folder / "README.md").write_text(page.overview(everything), encoding="utf-8")
+        (folder / "README.md").write_text(page.format_overview(everything), encoding="utf-8")
     return table

@@ -14,7 +14,7 @@ from typing import Any
 
 from commands.evaluation.evaluate import evaluate, format_headline, measure_peak_mib
 from commands.pipeline import PipelineKeys
-from commands.shared.console import Console, duration
+from commands.shared.console import Console, format_duration
 from commands.shared.runs import RunFolder, read_json, write_json
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
@@ -55,7 +55,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         seconds[name] = round(time.perf_counter() - began, 2)
         peaks[name] = round(measure_peak_mib())
         write_json(done, {"seconds": seconds[name], "peak_mib": peaks[name], "result": result})
-        console.say(f"{name}: {result if isinstance(result, str) else 'done'} [{duration(seconds[name])}]")
+        console.say(f"{name}: {result if isinstance(result, str) else 'done'} [{format_duration(seconds[name])}]")
         return result
 
     phase("collect", lambda: _collect(paths["collect"] / FILE, config, console))
@@ -67,7 +67,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     write_json(base / "results.json", results)
-    total = duration(sum(seconds.values()))
+    total = format_duration(sum(seconds.values()))
     console.say(f"report: {paths['plan'] / 'report.html'}")
     folder.finish(
         f"{format_headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB"

@@ -20,9 +20,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
-from commands.shared.console import Console, table
+from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
-from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UserError, find_shadow, one_line
+from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UserError, find_shadow, join_lines
 from commands.shared.torch_versions import PINNED, TESTED, is_tested
 
 Status = Literal["ok", "broken", "optional"]
@@ -68,7 +68,7 @@ def run(config: Config, folder: None, console: Console) -> int:
     if config.env is not None:
         return list_factors(config.env, console)
     findings = []
-    for check in checks(config):
+    for check in list_checks(config):
         for finding in check():
             findings.append(finding)
             console.say(f"{finding.status.ljust(8)}  {finding.name.ljust(11)} {finding.detail}")
@@ -101,14 +101,14 @@ def list_factors(task: str, console: Console) -> int:
     rows += [
         ("own", name, unit, "differs always", f"{low:g} to {high:g}") for name, (unit, low, high) in ranges.items()
     ]
-    console.say(table(rows, ["group", "factor", "unit", "default", "range"]))
+    console.say(format_table(rows, ["group", "factor", "unit", "default", "range"]))
     console.say(
         f"\nswitched on with env.factors=[GROUP,...], or all: jepa collect env={task} env.factors=[colour,light]"
     )
     return 0
 
 
-def checks(settings: Config) -> list[Callable[[], list[Finding]]]:
+def list_checks(settings: Config) -> list[Callable[[], list[Finding]]]:
     """Return the checks in the order of the report."""
     return [
         check_python,
@@ -157,15 +157,15 @@ def check_torch(wanted: str) -> list[Finding]:
         import torchvision
     except Exception as error:
         mend = f"{_pip()} install --force-reinstall torch torchvision"
-        return [Finding("torch", "broken", one_line(error), mend)]
+        return [Finding("torch", "broken", join_lines(error), mend)]
     try:
         name = resolve_device(wanted)
         total = float(torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name)).sum())
         assert total == 512.0, f"8x8 matrix product gives {total} on {name}"
     except UserError as error:
-        return [Finding("torch", "broken", one_line(error), "jepa doctor device=auto")]
+        return [Finding("torch", "broken", join_lines(error), "jepa doctor device=auto")]
     except Exception as error:
-        return [Finding("torch", "broken", f"{wanted}: {one_line(error)}", "use device=cpu")]
+        return [Finding("torch", "broken", f"{wanted}: {join_lines(error)}", "use device=cpu")]
     what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
     detail = f"{torch.__version__}, torchvision {torchvision.__version__}, device {name} ({what})"
     findings = [Finding("torch", "ok", detail), *check_pair(torch.__version__, torchvision.__version__)]
@@ -189,7 +189,7 @@ def check_renderer(timeout_s: float) -> list[Finding]:
     """A picture is drawn off-screen, in a process of its own; the renderer string says by what."""
     from envs.rendering import get_install_command
 
-    words = [sys.executable, "-P", "-c", "from commands.doctor import draw; draw()"]
+    words = [sys.executable, "-P", "-c", "from commands.doctor import draw_scene; draw_scene()"]
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     asked = os.environ.get("MUJOCO_GL")
@@ -207,7 +207,7 @@ def check_renderer(timeout_s: float) -> list[Finding]:
     return [Finding("renderer", "ok", detail)]
 
 
-def draw() -> None:
+def draw_scene() -> None:
     """Draw a small scene and print {"backend", "renderer"}; raises where nothing can be drawn."""
     from envs import rendering
 
@@ -237,7 +237,7 @@ def check_video() -> list[Finding]:
         return [Finding("video", "ok", f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")]
     except Exception as error:
         mend = f"{_pip()} install --force-reinstall imageio-ffmpeg"
-        return [Finding("video", "broken", one_line(error), mend)]
+        return [Finding("video", "broken", join_lines(error), mend)]
 
 
 def check_disk(runs: str, wanted_gib: float) -> list[Finding]:

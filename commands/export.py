@@ -18,7 +18,7 @@ import gymnasium
 import envs
 from commands.config.keys import Files
 from commands.shared.console import Console
-from commands.shared.errors import RunError, UsageError, listed, nearest
+from commands.shared.errors import RunError, UsageError, describe_choices
 from commands.training.model_folders import Parts, model_parts, open_reader
 from data.formats.lerobot import import_pyarrow
 from data.formats.lerobot_writer import write_lerobot
@@ -82,13 +82,13 @@ class Trajectories:
 # --- models
 
 
-def official(parts: Parts, path: Path, config: Config, console: Console) -> str:
+def write_official(parts: Parts, path: Path, config: Config, console: Console) -> str:
     """V-JEPA 2's `.pt` file."""
     export_official(path, parts.encoder, parts.predictor, parts.student)
     return f"jepa posttrain encoder=pretrained path={path} reads it"
 
 
-def huggingface(parts: Parts, path: Path, config: Config, console: Console) -> str:
+def write_huggingface(parts: Parts, path: Path, config: Config, console: Console) -> str:
     """A VJEPA2 directory. It has no place for an action-conditioned predictor."""
     masked = parts.predictor if isinstance(parts.predictor, MaskedPredictor) else None
     export_huggingface(path, parts.encoder, masked)
@@ -98,7 +98,7 @@ def huggingface(parts: Parts, path: Path, config: Config, console: Console) -> s
 # --- trajectories
 
 
-def trajectories(data: Any) -> Trajectories:
+def open_trajectories(data: Any) -> Trajectories:
     """The episodes of our files; RunError where there is none."""
     reader = open_reader(data)
     if not reader.episodes().size:
@@ -106,7 +106,7 @@ def trajectories(data: Any) -> Trajectories:
     return Trajectories(reader)
 
 
-def exported(
+def export_episodes(
     write: Callable[[Trajectories, Path, Config, Callable[[], None]], str],
     source: Trajectories,
     path: Path,
@@ -121,17 +121,17 @@ def exported(
     return f"{back}; lost: {lost}" if lost else f"{back}, every number as it was"
 
 
-def robomimic(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_robomimic_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """One HDF5 file."""
     return write_robomimic(source.reader, path, source.gym_id, tick)
 
 
-def ogbench(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_ogbench_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """NAME.npz, and NAME-val.npz beside it."""
     return write_ogbench(source.reader, path, tick)
 
 
-def minari(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_minari_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
     spec = None
     if source.reader.info.env_id in envs.TASKS:
@@ -140,7 +140,7 @@ def minari(source: Trajectories, path: Path, config: Config, tick: Callable[[], 
     return write_minari(source.reader, path, None if spec is None else spec.to_json(), tick)
 
 
-def lerobot(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_lerobot_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
     task = f"reach a goal image in {source.reader.info.env_id}"
     return write_lerobot(source.reader, path, config.pictures, task, tick)
@@ -156,22 +156,22 @@ def check_npz(config: Config) -> None:
     derive_val_path(Path(config.to))
 
 
-SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts, "data": trajectories}
+SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts, "data": open_trajectories}
 FORMATS = {
-    "official": Format("model", official),
-    "huggingface": Format("model", huggingface),
-    "robomimic": Format("data", partial(exported, robomimic)),
-    "ogbench": Format("data", partial(exported, ogbench), check_npz, derive_val_path),
-    "minari": Format("data", partial(exported, minari)),
-    "lerobot": Format("data", partial(exported, lerobot), check_arrow),
+    "official": Format("model", write_official),
+    "huggingface": Format("model", write_huggingface),
+    "robomimic": Format("data", partial(export_episodes, write_robomimic_episodes)),
+    "ogbench": Format("data", partial(export_episodes, write_ogbench_episodes), check_npz, derive_val_path),
+    "minari": Format("data", partial(export_episodes, write_minari_episodes)),
+    "lerobot": Format("data", partial(export_episodes, write_lerobot_episodes), check_arrow),
 }
 
 
-def chosen(config: Config) -> Format:
+def find_format(config: Config) -> Format:
     """The format of `format=`; UsageError for one that is unknown, or whose source is not given."""
     name = config.format
     if name not in FORMATS:
-        raise UsageError(f"format={name}: there is no such format{nearest(name, FORMATS)} (choices: {listed(FORMATS)})")
+        raise UsageError(f"format={name}: there is no such format{describe_choices(name, FORMATS)}")
     source = FORMATS[name].source
     if getattr(config, source) is None:
         raise UsageError(f"format={name} exports {'a model' if source == 'model' else source}: give {source}=...")
@@ -180,7 +180,7 @@ def chosen(config: Config) -> Format:
 
 def check(config: Config) -> None:
     """What can be known before anything is read."""
-    made, to = chosen(config), Path(config.to)
+    made, to = find_format(config), Path(config.to)
     made.check(config)
     for path in (to, made.beside(to)):
         if path.exists():
@@ -189,15 +189,15 @@ def check(config: Config) -> None:
 
 def run(config: Config, folder: None, console: Console) -> None:
     """Read the source, write the format."""
-    made, to = chosen(config), Path(config.to)
+    made, to = find_format(config), Path(config.to)
     source = SOURCES[made.source](getattr(config, made.source))
-    with whole_or_none(to, made.beside(to)):
+    with remove_on_failure(to, made.beside(to)):
         said = made.write(source, to, config, console)
     console.say(f"wrote {to} ({source.said}); {said}")
 
 
 @contextmanager
-def whole_or_none(*paths: Path) -> Iterator[None]:
+def remove_on_failure(*paths: Path) -> Iterator[None]:
     """Takes away what was begun where writing it fails."""
     try:
         yield

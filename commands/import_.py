@@ -69,11 +69,11 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     facts = form.facts()
     for line in facts.said:
         console.say(line)
-    splits = split(recordings, config.seed, console)
-    info = describe(facts, recordings, splits, config, console)
+    splits = assign_splits(recordings, config.seed, console)
+    info = make_store_info(facts, recordings, splits, config, console)
     if not path.exists():
         seeds = np.array([recording.seed for recording in recordings], np.int64)
-        create_file(path, info, EpisodePlan(lengths(recordings), seeds, splits))
+        create_file(path, info, EpisodePlan(count_frames(recordings), seeds, splits))
     elif info.find_differences(Reader(path, verify=False).info, but=("render",)):
         raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
     if not Reader(path, verify=False).packed:
@@ -83,7 +83,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
         raise RunError(f"none of the videos in {config.path} can be decoded: {left_out[0]}")
     if config.compression == "gzip":
         pack_file(path)
-    write_atomic(folder / "episodes.jsonl", episode_lines(recordings, reader))
+    write_atomic(folder / "episodes.jsonl", format_episode_lines(recordings, reader))
     if left_out:
         more = "; ..." if len(left_out) > NAMED else ""
         console.warn(f"jepa import: left out {len(left_out)}: {'; '.join(left_out[:NAMED])}{more}")
@@ -113,7 +113,7 @@ def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recordi
     return recordings, left_out
 
 
-def split(recordings: Sequence[Recording], seed: int, console: Console) -> NDArray[np.uint8]:
+def assign_splits(recordings: Sequence[Recording], seed: int, console: Console) -> NDArray[np.uint8]:
     """The split of each, as an index into SPLITS: the format's own, else drawn; told where there is a choice.
 
     Formats that know no `eval` give up half of their validation episodes for it.
@@ -135,11 +135,11 @@ def split(recordings: Sequence[Recording], seed: int, console: Console) -> NDArr
     return splits
 
 
-def describe(
+def make_store_info(
     facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: Config, console: Console
 ) -> StoreInfo:
     """The facts of the file; the actions' bounds are told where they come from the data."""
-    low, high = facts.bounds or measured_bounds(facts, recordings, splits, console)
+    low, high = facts.bounds or measure_bounds(facts, recordings, splits, console)
     extra = tuple(column for column in facts.extra if all(column.name in r.columns for r in recordings))
     for column in facts.extra:
         having = sum(column.name in r.columns for r in recordings)
@@ -167,18 +167,18 @@ def describe(
     )
 
 
-def measured_bounds(
+def measure_bounds(
     facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], console: Console
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Low and high of the actions of train."""
     train = [r.columns["action"] for r, split in zip(recordings, splits, strict=True) if SPLITS[split] == "train"]
-    bounds = action_bounds(np.concatenate(train))
+    bounds = compute_bounds(np.concatenate(train))
     shown = ", ".join(f"{name} {bound:.3g}" for name, bound in zip(facts.action_names, bounds, strict=True))
     console.say(f"action bounds, +- the {BOUND_QUANTILE:.1%} quantile of train: {shown}")
     return tuple(-bounds), tuple(bounds)
 
 
-def action_bounds(actions_NA: NDArray[np.float32]) -> NDArray[np.float64]:
+def compute_bounds(actions_NA: NDArray[np.float32]) -> NDArray[np.float64]:
     """Half range [A] of each number of an action, symmetric around 0; outliers lie outside."""
     return np.quantile(np.abs(actions_NA).astype(np.float64), BOUND_QUANTILE, axis=0).clip(LEAST_BOUND)
 
@@ -203,12 +203,12 @@ def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: V
     return left_out
 
 
-def lengths(recordings: Sequence[Recording]) -> NDArray[np.int64]:
+def count_frames(recordings: Sequence[Recording]) -> NDArray[np.int64]:
     """Frames of each."""
     return np.array([len(recording.columns["time_s"]) for recording in recordings], np.int64)
 
 
-def episode_lines(recordings: Sequence[Recording], reader: Reader) -> str:
+def format_episode_lines(recordings: Sequence[Recording], reader: Reader) -> str:
     """One JSON object an episode of the file: where it came from, its frames and its split."""
     lines = [
         {

@@ -22,7 +22,7 @@ from commands.config.keys import Files, OnDamaged, RunKeys
 from commands.evaluation import transitions
 from commands.evaluation.transitions import LandscapeConfig
 from commands.report.plots import draw_horizon_curves, draw_landscape
-from commands.shared.console import Console, table
+from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder, write_json
@@ -140,7 +140,7 @@ def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: 
             r2 = {group: float(np.mean([score["r2"][i] for i in columns])) for group, columns in groups.items()}
             rows[f"{features}, {kind}"] = {"r2": r2, "val": score["val"], "chosen": score["chosen"]}
     head = ["R2 on eval", *groups]
-    console.say(table([[name, *(f"{v:.3f}" for v in row["r2"].values())] for name, row in rows.items()], head))
+    console.say(format_table([[name, *(f"{v:.3f}" for v in row["r2"].values())] for name, row in rows.items()], head))
     return rows
 
 
@@ -227,7 +227,7 @@ def _format_dynamics(results: dict[str, Any]) -> str:
         [f"discriminates real from impossible: {kind}", f"{pairs['share']:.1%}", "50.0%"]
         for kind, pairs in surprise["discrimination"].items()
     ]
-    return table(rows, ["on eval", "", "chance"])
+    return format_table(rows, ["on eval", "", "chance"])
 
 
 def _format_headline(results: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from commands.shared.console import Console, table
+from commands.shared.console import Console, format_table
 from commands.shared.errors import RunError
 from world_model.interop.golden import TOLERANCE, compare
 
@@ -30,7 +30,7 @@ def check_golden(folder: str, device: str, console: Console) -> int:
             )
             if not fits:
                 wrong.append(f"{path.stem}/{found.name}")
-    console.say(table(rows, ["file", "output", "largest difference", "largest value", ""]))
+    console.say(format_table(rows, ["file", "output", "largest difference", "largest value", ""]))
     if wrong:
         console.warn(f"jepa doctor: more than {TOLERANCE:g} from the reference on {device}: {', '.join(wrong)}")
         return 1

@@ -12,8 +12,8 @@ from importlib import resources
 from typing import Any
 
 from commands.config.choices import CONFIGS
-from commands.config.compose import Composed, config_class, for_help
-from commands.config.schema import help_texts
+from commands.config.compose import Composed, compose_help, get_config_class
+from commands.config.schema import collect_help_texts
 from commands.shared.runs import flatten
 
 # Header of a file whose keys stand at the top, not under its group's name (recipes).
@@ -21,11 +21,11 @@ PACKAGE = "# @package"
 USAGE = "jepa COMMAND [group=choice] [key=value ...] [--multirun] [--traceback] [--help]"
 
 
-def overview(commands: Mapping[str, Any]) -> str:
+def format_overview(commands: Mapping[str, Any]) -> str:
     """Return the page of `jepa --help`; reads only the first line of each command's file."""
     width = max(map(len, commands))
     lines = [f"usage: {USAGE}", "", "commands:"]
-    lines += [f"  {name.ljust(width)}  {title(name)}" for name in commands]
+    lines += [f"  {name.ljust(width)}  {read_title(name)}" for name in commands]
     lines += [
         "",
         "options:",
@@ -40,12 +40,12 @@ def overview(commands: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def details(command: Any, words: list[str]) -> str:
+def format_command_help(command: Any, words: list[str]) -> str:
     """Return the page of `jepa COMMAND --help`, for the choices in `words`."""
-    composed, options = for_help(command.name, words)
+    composed, options = compose_help(command.name, words)
     choices = composed.choices
     word = f" [{command.word}]" if command.word else ""
-    lines = [f"usage: jepa {command.name}{word} [group=choice] [key=value ...]", "", title(command.name)]
+    lines = [f"usage: jepa {command.name}{word} [group=choice] [key=value ...]", "", read_title(command.name)]
     if options:
         lines += ["", "groups (* is chosen):"]
     for group, names in options.items():
@@ -53,8 +53,8 @@ def details(command: Any, words: list[str]) -> str:
         width, folder = max(map(len, names)), group.partition("@")[0]
         for name in names:
             mark = "*" if choices.get(group) == name else " "
-            lines.append(f"    {mark} {name.ljust(width)}  {title(f'{folder}/{name}')}")
-    about = key_comments(command.name, composed)
+            lines.append(f"    {mark} {name.ljust(width)}  {read_title(f'{folder}/{name}')}")
+    about = collect_key_help(command.name, composed)
     leaves = flatten(composed.config)
     lines += ["", "keys (with these choices):"]
     pairs = {key: f"{key}={_shown(value)}" for key, value in leaves.items()}
@@ -63,21 +63,21 @@ def details(command: Any, words: list[str]) -> str:
     return "\n".join(lines)
 
 
-def title(file: str) -> str:
+def read_title(file: str) -> str:
     """Return the first line of a file ("plan" or "env/reacher") without its comment sign."""
     first = next((line for line in _text(file).splitlines() if not line.startswith(PACKAGE)), "")
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def key_comments(command: str, composed: Composed) -> dict[str, str]:
+def collect_key_help(command: str, composed: Composed) -> dict[str, str]:
     """Return {"a.b": help text} for every key of a command with these choices."""
-    found = help_texts(config_class(command), composed.config)
-    reasons = file_comments(command)
+    found = collect_help_texts(get_config_class(command), composed.config)
+    reasons = read_comments(command)
     for group, choice in composed.choices.items():
         folder, _, package = group.partition("@")
         whole = _text(f"{folder}/{choice}").startswith(PACKAGE)
         prefix = "" if whole else f"{package or folder}."
-        reasons |= {f"{prefix}{key}": text for key, text in file_comments(f"{folder}/{choice}").items()}
+        reasons |= {f"{prefix}{key}": text for key, text in read_comments(f"{folder}/{choice}").items()}
     return found | {key: f"{found[key]} [{text}]" for key, text in reasons.items() if key in found}
 
 
@@ -86,7 +86,7 @@ def _text(file: str) -> str:
     return resources.files(CONFIGS).joinpath(f"{file}.yaml").read_text(encoding="utf-8")
 
 
-def file_comments(file: str) -> dict[str, str]:
+def read_comments(file: str) -> dict[str, str]:
     """Return {"a.b": comment} of one file and of the files its defaults list takes in whole."""
     import yaml
 
@@ -100,7 +100,7 @@ def file_comments(file: str) -> dict[str, str]:
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
             for item in value.value:
                 if isinstance(item, yaml.ScalarNode) and item.value != "_self_":
-                    found |= file_comments(f"{folder}/{item.value}" if folder else item.value)
+                    found |= read_comments(f"{folder}/{item.value}" if folder else item.value)
     _collect(root, "", text.splitlines(), found)
     return found
 

@@ -33,7 +33,7 @@ from typing import Any
 
 from commands.shared import processes
 from commands.shared.devices import resolve_device
-from commands.shared.errors import DISTRIBUTION, RunError, UsageError, explain, find_shadow, listed, nearest
+from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_choices, explain, find_shadow
 
 OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
 
@@ -91,7 +91,7 @@ def read_line(argv: Sequence[str]) -> Line:
     options = [word for word in argv if word.startswith("-")]
     for option in options:
         if option not in OPTIONS:
-            raise UsageError(f"{option} is no option{nearest(option, OPTIONS)} (options: {listed(OPTIONS)})")
+            raise UsageError(f"{option} is no option{describe_choices(option, OPTIONS, 'options')}")
     words = [word for word in argv if not word.startswith("-")]
     flags = {
         "help": bool({"--help", "-h"} & set(options)),
@@ -105,7 +105,7 @@ def read_line(argv: Sequence[str]) -> Line:
     if name == "help":
         return Line(rest[0] if rest else None, [], **{**flags, "help": True})
     if name not in COMMANDS:
-        raise UsageError(f"{name} is no command{nearest(name, COMMANDS)} (commands: {listed(COMMANDS)})")
+        raise UsageError(f"{name} is no command{describe_choices(name, COMMANDS, 'commands')}")
     return Line(name, [_full_word(COMMANDS[name], word) for word in rest], **flags)
 
 
@@ -126,28 +126,28 @@ def check_shadows() -> None:
         raise RunError(sentence)
 
 
-def run_folder(command: Command, composed: Any, standard: Any) -> Any:
+def find_run_folder(command: Command, composed: Any, defaults: Any) -> Any:
     """Return the folder of this configuration's run."""
-    from commands.config.compose import config_class
-    from commands.config.run_names import run_name
-    from commands.config.schema import fill
+    from commands.config.compose import get_config_class
+    from commands.config.run_names import make_run_name
+    from commands.config.schema import fill_defaults
     from commands.shared.runs import RunFolder
 
-    name = run_name(composed, standard, (*command.grows, *command.free))
-    complete = partial(fill, config_class(command.name))
+    name = make_run_name(composed, defaults, (*command.grows, *command.free))
+    complete = partial(fill_defaults, get_config_class(command.name))
     return RunFolder(command.name, name, composed.config, command.grows, command.free, complete)
 
 
-def run_once(command: Command, composed: Any, standard: Any, console: Any) -> int:
+def run_once(command: Command, composed: Any, defaults: Any, console: Any) -> int:
     """Run one composed configuration (find its folder, import, check, run) and return the exit code."""
-    from commands.config.compose import module_of
+    from commands.config.compose import get_module_name
     from commands.config.schema import build
 
-    module = importlib.import_module(module_of(command.name))
+    module = importlib.import_module(get_module_name(command.name))
     config = build(module.Config, composed.config)
-    folder = run_folder(command, composed, standard) if command.folder else None
+    folder = find_run_folder(command, composed, defaults) if command.folder else None
     if folder is not None:
-        folder.writes = processes.rank() == 0
+        folder.writes = processes.get_rank() == 0
         folder.check()
         summary = folder.finished()
         if summary is not None:
@@ -180,11 +180,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         line = read_line(argv)
         label = f"jepa {line.command}" if line.command else "jepa"
-        if processes.idle(line, COMMANDS):
+        if processes.is_idle(line, COMMANDS):
             return 0
         return _dispatch(line)
     except KeyboardInterrupt:
-        if processes.rank() == 0:
+        if processes.get_rank() == 0:
             print(f"{label}: stopped; the same command goes on from what is saved", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -192,30 +192,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        return fail(error, label, show)
+        return print_error(error, label, show)
 
 
-def fail(error: BaseException, label: str, show: bool) -> int:
+def print_error(error: BaseException, label: str, show: bool) -> int:
     """Print the one sentence for an exception (the traceback before it where asked); return the exit code."""
     code, sentence = explain(error)
-    if processes.rank():
+    if processes.get_rank():
         if code == UsageError.exit_code:  # the first process says the same
             return code
-        label = f"{label}, process {processes.rank()}"
+        label = f"{label}, process {processes.get_rank()}"
     if show:
         traceback.print_exception(error)
     print(f"{label}: {sentence}", file=sys.stderr)
     return code
 
 
-def _run_or_fail(command: Command, show: bool, composed: Any, standard: Any) -> int:
+def _run_or_fail(command: Command, show: bool, composed: Any, defaults: Any) -> int:
     """One run of a sweep: its failure is told and stops no other."""
     from commands.shared.console import Console
 
     try:
-        return run_once(command, composed, standard, Console())
+        return run_once(command, composed, defaults, Console())
     except Exception as error:
-        return fail(error, f"jepa {command.name}", show)
+        return print_error(error, f"jepa {command.name}", show)
 
 
 def _dispatch(line: Line) -> int:
@@ -223,29 +223,31 @@ def _dispatch(line: Line) -> int:
         print(f"jepa {_version()}")
         return 0
     if line.command is None:
-        from commands.cli.help import overview
+        from commands.cli.help import format_overview
 
-        print(overview(COMMANDS))
+        print(format_overview(COMMANDS))
         return 0 if line.help else 2
     check_shadows()
     command = COMMANDS[line.command]
     if line.help:
-        from commands.cli.help import details
+        from commands.cli.help import format_command_help
 
-        print(details(command, line.words))
+        print(format_command_help(command, line.words))
         return 0
     if line.multirun:
-        if processes.several() and command.together:
+        if processes.is_distributed() and command.together:
             raise UsageError("--multirun starts runs of one process: without torchrun, or one torchrun a configuration")
-        from commands.cli.sweep import multirun
+        from commands.cli.sweep import run_sweep
 
-        return multirun(command, line.words, partial(_run_or_fail, command, line.traceback))
-    from commands.config.compose import compose, standard
-    from commands.shared.console import Console, silent
+        return run_sweep(command, line.words, partial(_run_or_fail, command, line.traceback))
+    from commands.config.compose import compose, compose_defaults
+    from commands.shared.console import Console, make_silent_console
 
     composed = compose(command.name, line.words)
-    with processes.joined(command, str(composed.config.get("device"))) as speaks:
-        return run_once(command, composed, standard(command.name), Console() if speaks else silent())
+    with processes.join_processes(command, str(composed.config.get("device"))) as is_first:
+        return run_once(
+            command, composed, compose_defaults(command.name), Console() if is_first else make_silent_console()
+        )
 
 
 def _version() -> str:

@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import torch
 
-from commands.config.choices import choices
-from commands.config.compose import load_config, nested
-from commands.config.schema import fill, override
+from commands.config.choices import list_choices
+from commands.config.compose import load_config, nest_overrides
+from commands.config.schema import fill_defaults, override
 from commands.pipeline import PipelineKeys
-from commands.shared.errors import UsageError, listed
+from commands.shared.errors import UsageError, join_names
 from commands.shared.flops import count_flops
-from commands.shared.runs import identity, plain, read_json
+from commands.shared.runs import get_identity, read_json, to_json_value
 from commands.training.pretraining import random_stage1
 from world_model.encoder import EncoderConfig
 from world_model.nn.pools import KeypointPoolConfig
@@ -95,7 +95,7 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """The configuration as the record holds it: nested plain values, without keys that change no number."""
         parts = ORACLE_PARTS if self.objective == ORACLE else [item.name for item in fields(PipelineKeys)]
-        return {key: plain(getattr(self.keys, key)) for key in parts if key not in (*FREE, "name", "runs")}
+        return {key: to_json_value(getattr(self.keys, key)) for key in parts if key not in (*FREE, "name", "runs")}
 
     @property
     def name(self) -> str:
@@ -114,8 +114,8 @@ class Cell:
     def _agrees(self, recorded: Mapping[str, Any]) -> bool:
         if not is_current(recorded):
             return False
-        complete = fill(PipelineKeys, recorded)
-        return identity({key: complete[key] for key in self.config}, FREE) == identity(self.config, FREE)
+        complete = fill_defaults(PipelineKeys, recorded)
+        return get_identity({key: complete[key] for key in self.config}, FREE) == get_identity(self.config, FREE)
 
 
 def is_current(recorded: Mapping[str, Any]) -> bool:
@@ -126,12 +126,12 @@ def is_current(recorded: Mapping[str, Any]) -> bool:
 def make_cells(config: TableKeys) -> list[Cell]:
     """All cells; the first trained objective sets the budget of equal arithmetic."""
     trained = [name for name in config.objectives if name not in (UNTRAINED, ORACLE)]
-    flops = {name: step_flops(cell_keys(config, name, 0)) for name in trained}
+    flops = {name: count_step_flops(make_cell_keys(config, name, 0)) for name in trained}
     reference = next(iter(flops.values()), 0.0)
     cells = []
     for seed in range(config.seed, config.seed + config.seeds):
         for name in config.objectives:
-            keys = cell_keys(config, name, seed)
+            keys = make_cell_keys(config, name, seed)
             per_step = flops.get(name, 0.0)
             for budget in config.budgets:
                 same = name not in trained or per_step == reference
@@ -145,16 +145,16 @@ def make_cells(config: TableKeys) -> list[Cell]:
     return cells
 
 
-def cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
+def make_cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
     """The pipeline of a row with a seed. Raises UsageError for an unknown objective or override."""
-    known = choices("objective")
+    known = list_choices("objective")
     if objective not in (UNTRAINED, ORACLE, *known):
-        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {listed(known, 30)})")
+        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {join_names(known, 30)})")
     keys = replace(config.shared, seed=seed, videos=0)
     if objective == ORACLE:
         keys = replace(keys, protocol=replace(keys.protocol, oracle=True))
         return _with_overrides(keys, config.small.get(ORACLE, []), ORACLE)
-    name = untrained_as(keys.encoder) if objective == UNTRAINED else objective
+    name = get_untrained_objective(keys.encoder) if objective == UNTRAINED else objective
     cost = replace(keys.planner.cost, view=keys.dynamics.space)
     published = _published(name)
     if not isinstance(published, EndToEndConfig):
@@ -165,7 +165,7 @@ def cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
     return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
 
 
-def untrained_as(encoder: EncoderConfig) -> str:
+def get_untrained_objective(encoder: EncoderConfig) -> str:
     """The objective whose encoder is taken before its first step: what a new keypoint pool embeds, or else principal
     components of new tokens."""
     return "future" if isinstance(encoder.pool, KeypointPoolConfig) else "vjepa2"
@@ -173,7 +173,7 @@ def untrained_as(encoder: EncoderConfig) -> str:
 
 def _with_overrides(keys: PipelineKeys, words: Sequence[Any], row: str) -> PipelineKeys:
     try:
-        return override(keys, nested(words))
+        return override(keys, nest_overrides(words))
     except UsageError as error:
         raise UsageError(f"small.{row}: {error}") from error
 
@@ -183,7 +183,7 @@ def _published(objective: str) -> ObjectiveConfig:
     return load_config("demo", [f"objective={objective}"]).objective
 
 
-def step_flops(keys: PipelineKeys) -> float:
+def count_step_flops(keys: PipelineKeys) -> float:
     """Floating-point operations of one training step of stage 1: matrix products and attention, forward and back."""
     stage, cpu = keys.stage1, torch.device("cpu")
     model, batch = random_stage1(stage.encoder, stage.objective, stage.trainer, keys.env.name, stage.seed, cpu)

@@ -18,7 +18,7 @@ BUDGET_TITLES = {
 }
 
 
-def task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
+def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
     """Markdown: one table for every budget, rows by success, with the floors and what stage 1 is measured against."""
     first = records[0]
     threshold, unit = str(first["thresholds"][0]), first["unit"]
@@ -61,7 +61,7 @@ def _about(records: Sequence[Record]) -> str:
     )
 
 
-def overview(records: Sequence[Record]) -> str:
+def format_overview(records: Sequence[Record]) -> str:
     """Markdown: normalised success of every objective at equal steps on every task, and of its own dynamics."""
     tasks = sorted({record["task"] for record in records})
     steps = [record for record in records if record["budget"] != "flops"]

@@ -12,8 +12,8 @@ from typing import Any
 from commands.comparison.cells import ORACLE, Cell
 from commands.evaluation.evaluate import evaluate, evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
-from commands.shared.console import Console, duration
-from commands.shared.runs import commit, versions, write_json
+from commands.shared.console import Console, format_duration
+from commands.shared.runs import get_commit, list_versions, write_json
 from commands.training.model_folders import MODEL, load_encoder, model_kind, open_reader
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
@@ -44,7 +44,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         began = time.perf_counter()
         result = call()
         seconds[name] = round(time.perf_counter() - began, 1)
-        console.say(f"{name} [{duration(seconds[name])}]")
+        console.say(f"{name} [{format_duration(seconds[name])}]")
         return result
 
     encoder, model, evaluation = str(paths["pretrain"]), str(paths["posttrain"]), keys.evaluation
@@ -55,8 +55,8 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         "steps": keys.pretrain.steps,
         "flops_per_step": cell.flops_per_step,
         "space": keys.dynamics.space,
-        "pretrain": last_evaluation(paths["pretrain"]),
-        "posttrain": last_evaluation(paths["posttrain"]),
+        "pretrain": read_last_evaluation(paths["pretrain"]),
+        "posttrain": read_last_evaluation(paths["posttrain"]),
         "seconds": seconds,
     }
     if model_kind(paths["pretrain"] / MODEL) == "dynamics":
@@ -85,13 +85,13 @@ def _record(cell: Cell, results: Mapping[str, Any], row: str) -> dict[str, Any]:
         "random": results["methods"][RANDOM_METHOD],
         "thresholds": results["thresholds"],
         "unit": results["unit"],
-        "commit": commit(),
-        "versions": versions(),
+        "commit": get_commit(),
+        "versions": list_versions(),
         "config": cell.config,
     }
 
 
-def last_evaluation(folder: Path) -> dict[str, Any]:
+def read_last_evaluation(folder: Path) -> dict[str, Any]:
     """The numbers of the last evaluation on val in metrics.jsonl."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records: Sequence[dict[str, Any]] = [json.loads(line) for line in lines]

@@ -13,7 +13,7 @@ HYDRA_VERSION = "1.3"
 
 
 @contextmanager
-def hydra_loader() -> Iterator[Any]:
+def open_loader() -> Iterator[Any]:
     """Give Hydra's config loader over `pkg://configs`, and take Hydra's global state away again."""
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
@@ -60,7 +60,7 @@ def read_overridden(file: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def choices(group: str) -> list[str]:
+def list_choices(group: str) -> list[str]:
     """Return the names that `group=` may be given."""
-    with hydra_loader() as loader:
+    with open_loader() as loader:
         return list_options(loader, group)

@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any
 
 from commands.config import schema
-from commands.config.choices import hydra_loader, list_offered
-from commands.shared.errors import UsageError, listed, nearest, one_line
+from commands.config.choices import list_offered, open_loader
+from commands.shared.errors import UsageError, describe_choices, join_lines, join_names, suggest_names
 from commands.shared.runs import flatten
 
 # Hydra takes any word `data=...` for a choice of the group configs/data, also in a command where `data` is a
@@ -34,17 +34,17 @@ class Composed:
     choices: dict[str, str]
 
 
-def module_of(command: str) -> str:
+def get_module_name(command: str) -> str:
     """Return where a command's body is: commands/NAME.py, or NAME_.py where the name is a word of Python."""
     return f"commands.{command}{'_' if keyword.iskeyword(command) else ''}"
 
 
-def config_class(command: str) -> type:
+def get_config_class(command: str) -> type:
     """Return the dataclass of a command's keys."""
-    return importlib.import_module(module_of(command)).Config
+    return importlib.import_module(get_module_name(command)).Config
 
 
-def parse(command: str, words: list[str], loader: Any) -> list[Any]:
+def parse_overrides(command: str, words: list[str], loader: Any) -> list[Any]:
     """Parse `key=value` words into Hydra's Override objects; a word that is none is a UsageError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -67,40 +67,40 @@ def compose(command: str, words: list[str]) -> Composed:
     Raises UsageError for a group, choice or key that is unknown, a value of another kind than the default's,
     several values where one is meant, and a required key (`???`) that is not given.
     """
-    usual = standard(command)
-    with hydra_loader() as loader:
-        overrides = parse(command, _expanded(usual, words, loader), loader)
+    usual = compose_defaults(command)
+    with open_loader() as loader:
+        overrides = parse_overrides(command, _expanded(usual, words, loader), loader)
         chosen, values = _split(overrides, usual.choices, loader)
         chosen += _kinds(command, chosen, values)
-        known = with_choices(command, chosen) if chosen else usual
+        known = compose_choices(command, chosen) if chosen else usual
         for override in values:
             _check_value(command, override, known.config, usual.choices)
         config = _composed(command, chosen + [_adding(item.input_line) for item in values])
-        return Composed(command, resolved(command, config), known.choices)
+        return Composed(command, resolve_config(command, config), known.choices)
 
 
 def load_config(command: str, words: Sequence[str] = ()) -> Any:
     """Return the configuration of a command with these overrides as an instance of its `Config`."""
-    return schema.build(config_class(command), compose(command, list(words)).config)
+    return schema.build(get_config_class(command), compose(command, list(words)).config)
 
 
 @cache
-def standard(command: str) -> Composed:
+def compose_defaults(command: str) -> Composed:
     """Return the command's configuration without any words, unresolved; what must be given is still '???'."""
-    with hydra_loader():
-        return with_choices(command, [])
+    with open_loader():
+        return compose_choices(command, [])
 
 
-def for_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[str]]]:
+def compose_help(command: str, words: list[str]) -> tuple[Composed, dict[str, list[str]]]:
     """Return the configuration with the words' choices, nothing resolved, and the choices each group has."""
-    usual = standard(command)
-    with hydra_loader() as loader:
-        chosen, _ = _split(parse(command, _expanded(usual, words, loader), loader), usual.choices, loader)
+    usual = compose_defaults(command)
+    with open_loader() as loader:
+        chosen, _ = _split(parse_overrides(command, _expanded(usual, words, loader), loader), usual.choices, loader)
         options = {group: list_offered(loader, group, usual.choices) for group in usual.choices}
-        return with_choices(command, chosen) if chosen else usual, options
+        return compose_choices(command, chosen) if chosen else usual, options
 
 
-def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
+def nest_overrides(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
     """["a.b=1", "a.c=[2,3]"] as {"a": {"b": 1, "c": [2, 3]}}, with what is nested already; UsageError for a word that
     is not key=value."""
     from omegaconf import OmegaConf
@@ -112,10 +112,10 @@ def nested(words: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
     return _plain(OmegaConf.merge({}, *parts))
 
 
-def expand(command: str, words: list[str]) -> list[str]:
+def expand_overrides(command: str, words: list[str]) -> list[str]:
     """Return the words of a sweep as Hydra itself can take them: see ASIDE."""
-    usual = standard(command)
-    with hydra_loader() as loader:
+    usual = compose_defaults(command)
+    with open_loader() as loader:
         expanded = _expanded(usual, words, loader)
     return [word if word.partition("=")[0] in usual.choices else _adding(word) for word in expanded]
 
@@ -144,20 +144,20 @@ def _quoted(word: str, loader: Any) -> str:
         return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if equals else word
 
 
-def with_choices(command: str, chosen: list[str]) -> Composed:
+def compose_choices(command: str, chosen: list[str]) -> Composed:
     """Return the configuration with these choices, unresolved."""
     config = _composed(command, chosen) if chosen else _wordless(command)
-    filled = schema.fill(config_class(command), _plain(_own(command, config)))
-    return Composed(command, filled, runtime_choices(config))
+    filled = schema.fill_defaults(get_config_class(command), _plain(_own(command, config)))
+    return Composed(command, filled, get_choices(config))
 
 
-def runtime_choices(config: Any) -> dict[str, str]:
+def get_choices(config: Any) -> dict[str, str]:
     """Return {"env": "reacher", ...} of a configuration with Hydra's own node, in the YAML's order."""
     chosen = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
     return {key: chosen[key] for key in reversed(chosen) if not key.startswith("hydra/")}
 
 
-def resolved(command: str, config: Any) -> dict[str, Any]:
+def resolve_config(command: str, config: Any) -> dict[str, Any]:
     """Return a composed configuration as plain nested values, with defaults, of the command's own keys alone.
 
     Raises UsageError where a required key is not given or a reference leads nowhere.
@@ -168,15 +168,15 @@ def resolved(command: str, config: Any) -> dict[str, Any]:
     config = _own(command, config)
     with open_dict(config):
         config.merge_with(config.pop(ASIDE, {}))
-    filled = OmegaConf.create(schema.fill(config_class(command), _plain(config)))
+    filled = OmegaConf.create(schema.fill_defaults(get_config_class(command), _plain(config)))
     missing = sorted(OmegaConf.missing_keys(filled))
     if missing:
         given = " ".join(f"{key}=..." for key in missing)
-        raise UsageError(f"{listed(missing)} must be given: jepa {command} {given}")
+        raise UsageError(f"{join_names(missing)} must be given: jepa {command} {given}")
     try:
         plain = OmegaConf.to_container(filled, resolve=True)
     except OmegaConfBaseException as error:
-        raise UsageError(one_line(error)) from error
+        raise UsageError(join_lines(error)) from error
     assert isinstance(plain, dict), type(plain)
     return {str(key): value for key, value in plain.items()}
 
@@ -194,7 +194,7 @@ def _own(command: str, config: Any) -> Any:
     """Return what the command has keys for: without Hydra's node, and without what a recipe sets for other commands."""
     from omegaconf import OmegaConf
 
-    keys = schema.fields(config_class(command)).keys() | {ASIDE}
+    keys = schema.get_field_types(get_config_class(command)).keys() | {ASIDE}
     return OmegaConf.masked_copy(config, [key for key in config if key in keys])
 
 
@@ -213,10 +213,10 @@ def _composed(command: str, words: list[str]) -> Any:
         return hydra_compose(command, overrides=words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
-        raise UsageError(f"{one_line(cause)} (jepa {command} --help lists groups and keys)") from error
+        raise UsageError(f"{join_lines(cause)} (jepa {command} --help lists groups and keys)") from error
 
 
-def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
+def _split(overrides: list[Any], defaults: dict[str, str], loader: Any) -> tuple[list[str], list[Any]]:
     """Separate checked group choices (as words) from overrides of values (as Override objects)."""
     chosen, values = [], []
     for override in overrides:
@@ -231,14 +231,13 @@ def _split(overrides: list[Any], standard: dict[str, str], loader: Any) -> tuple
             raise UsageError(f"{override.input_line}: a key cannot be taken away, only set (key=value)")
         if override.is_hydra_override():
             raise UsageError(f"{override.input_line} steers Hydra's launcher: it goes with --multirun only")
-        if key not in standard:
+        if key not in defaults:
             values.append(override)
             continue
-        choice, options = str(override.value()), list_offered(loader, key, standard)
+        choice, options = str(override.value()), list_offered(loader, key, defaults)
         if choice not in options:
             raise UsageError(
-                f"{key}={choice}: there is no such {key.partition('@')[0]}{nearest(choice, options)} "
-                f"(choices: {listed(options)})"
+                f"{key}={choice}: there is no such {key.partition('@')[0]}{describe_choices(choice, options)}"
             )
         chosen.append(f"{key}={choice}")
     return chosen, values
@@ -248,11 +247,13 @@ def _kinds(command: str, chosen: list[str], values: list[Any]) -> list[str]:
     """Return the words by which overrides such as encoder.pool.kind=keypoints replace a part by one of another kind,
     with the defaults of that kind, instead of leaving keys of the former kind in it."""
     parts = {key.removesuffix(".kind"): item for item in values if (key := _key(item)).endswith(".kind")}
-    parts = {key: item for key, item in parts.items() if schema.is_union(schema.hint_at(config_class(command), key))}
+    parts = {
+        key: item for key, item in parts.items() if schema.is_union(schema.get_type_at(get_config_class(command), key))
+    }
     if not parts:
         return []
     composed, words = _plain(_own(command, _composed(command, chosen))), []
-    filled = schema.fill(config_class(command), composed)
+    filled = schema.fill_defaults(get_config_class(command), composed)
     for part, item in parts.items():
         if _find(filled, f"{part}.kind")[1] != item.value():
             words += [f"~{part}"] if isinstance(_find(composed, part)[1], dict) and _find(composed, part)[0] else []
@@ -288,12 +289,12 @@ def _check_value(command: str, override: Any, known: dict[str, Any], groups: dic
     """Raise UsageError unless the key exists and the value is of the same kind as its default."""
     key, value = _key(override).removeprefix(f"{ASIDE}."), override.value()
     found, default = _find(known, key)
-    hint = schema.hint_at(config_class(command), key)
+    hint = schema.get_type_at(get_config_class(command), key)
     if not found and (default == {} or hint is not None and not isinstance(default, dict)):
         return  # an open mapping, or a part that is null or a word by default
     if not found:
         raise UsageError(
-            f"'{key}' is no group or key of jepa {command}{nearest(key, [*groups, *flatten(known)])} "
+            f"'{key}' is no group or key of jepa {command}{suggest_names(key, [*groups, *flatten(known)])} "
             f"(jepa {command} --help lists them)"
         )
     group, _, last = key.partition(".")
@@ -310,11 +311,11 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     if isinstance(default, dict):
         if not isinstance(value, dict):
             raise UsageError(
-                f"{key}={value}: {key} holds several keys; set one of them: {listed(flatten(default, key))}"
+                f"{key}={value}: {key} holds several keys; set one of them: {join_names(flatten(default, key))}"
             )
         for name, inner in value.items():
             if default and name not in default:
-                raise UsageError(f"'{key}.{name}' is no key{nearest(name, default)} (keys: {listed(default)})")
+                raise UsageError(f"'{key}.{name}' is no key{describe_choices(name, default, 'keys')}")
             if default:
                 _check_kind(f"{key}.{name}", inner, default[name])
         return

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from commands.shared.errors import UsageError, listed, nearest, one_line
+from commands.shared.errors import UsageError, describe_choices, join_lines, join_names
 
 T = TypeVar("T")
 TYPE_NAMES = ("int", "float", "bool", "str", "list[str]")  # which pydantic appends to the place of a value
@@ -36,12 +36,12 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     too.
     """
     if not isinstance(mapping, Mapping):
-        raise UsageError(f"{where or cls.__name__}={mapping!r}: it holds keys, as {listed(fields(cls))}")
+        raise UsageError(f"{where or cls.__name__}={mapping!r}: it holds keys, as {join_names(get_field_types(cls))}")
     kind: Any = cls
-    hints, mapping = fields(kind), fill(kind, mapping)
+    hints, mapping = get_field_types(kind), fill_defaults(kind, mapping)
     for key in mapping:
         if key not in hints:
-            raise UsageError(f"'{_at(where, key)}' is no key{nearest(str(key), hints)} (keys: {listed(hints, 30)})")
+            raise UsageError(f"'{_at(where, key)}' is no key{describe_choices(str(key), hints, 'keys', most=30)}")
     missing = [key for key in hints if mapping[key] == REQUIRED]
     if missing:
         raise UsageError(f"{_at(where, missing[0])} is missing: give {_at(where, missing[0])}=...")
@@ -54,7 +54,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
 
 def override(config: T, over: Mapping[str, Any], where: str = "") -> T:
     """Return the dataclass with the values of a nested mapping in place of its own; UsageError as of `build`."""
-    return build(type(config), fill(type(config), over, config), where)
+    return build(type(config), fill_defaults(type(config), over, config), where)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,51 +65,51 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def fill(cls: type, mapping: Mapping[str, Any], defaults: Any = None) -> dict[str, Any]:
+def fill_defaults(cls: type, mapping: Mapping[str, Any], defaults: Any = None) -> dict[str, Any]:
     """Return the mapping with the values of `defaults`, an instance of `cls`, wherever it has none.
 
     defaults: None takes the defaults of `cls`, and '???' where a value must be given.
     """
     filled = dict(mapping)
-    for key, hint in fields(cls).items():
+    for key, hint in get_field_types(cls).items():
         default = _default(cls, key) if defaults is None else getattr(defaults, key)
         if key not in mapping:
-            inner = member(hint, None)
-            filled[key] = fill(inner, {}) if default == REQUIRED and inner is not None else _plain(default)
+            inner = choose_class(hint, None)
+            filled[key] = fill_defaults(inner, {}) if default == REQUIRED and inner is not None else _plain(default)
         elif isinstance(mapping[key], Mapping):
-            inner = member(hint, mapping[key], type(default))
+            inner = choose_class(hint, mapping[key], type(default))
             if inner is None:
                 filled[key] = _merge(default if isinstance(default, Mapping) else {}, mapping[key])
             else:
-                filled[key] = fill(inner, mapping[key], default if type(default) is inner else None)
-    return {key: filled[key] for key in [*fields(cls), *(set(filled) - set(fields(cls)))]}
+                filled[key] = fill_defaults(inner, mapping[key], default if type(default) is inner else None)
+    return {key: filled[key] for key in [*get_field_types(cls), *(set(filled) - set(get_field_types(cls)))]}
 
 
-def help_texts(cls: type, mapping: Mapping[str, Any]) -> dict[str, str]:
+def collect_help_texts(cls: type, mapping: Mapping[str, Any]) -> dict[str, str]:
     """Return {"a.b": help text} of all keys; `mapping` decides which class of a union applies."""
     found = dict(_docstrings(cls))
-    for key, hint in fields(cls).items():
-        inner = member(hint, mapping.get(key))
+    for key, hint in get_field_types(cls).items():
+        inner = choose_class(hint, mapping.get(key))
         if inner is not None and isinstance(mapping.get(key), Mapping):
-            found |= {f"{key}.{name}": text for name, text in help_texts(inner, mapping[key]).items()}
+            found |= {f"{key}.{name}": text for name, text in collect_help_texts(inner, mapping[key]).items()}
     return found
 
 
 @cache
-def fields(cls: type) -> dict[str, Any]:
+def get_field_types(cls: type) -> dict[str, Any]:
     """Return {name: type} of the fields that a configuration may set: all but those with `repr=False`, which the
     program sets itself."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.repr}
 
 
-def hint_at(cls: type, key: str) -> Any:
+def get_type_at(cls: type, key: str) -> Any:
     """Return the type of a dotted key, in any of the classes that its parts may be; None where there is no such key."""
     name, _, rest = key.partition(".")
-    hint = fields(cls).get(name)
+    hint = get_field_types(cls).get(name)
     if not rest or hint is None:
         return hint
-    found = (hint_at(option, rest) for option in _classes(hint))
+    found = (get_type_at(option, rest) for option in _classes(hint))
     return next((inner for inner in found if inner is not None), None)
 
 
@@ -123,7 +123,7 @@ def is_union(hint: Any) -> bool:
     return len(_classes(hint)) > 1
 
 
-def member(hint: Any, value: Any, usual: type | None = None) -> type | None:
+def choose_class(hint: Any, value: Any, usual: type | None = None) -> type | None:
     """Return the dataclass that a field of this type holds, None where it holds none.
 
     Of several, the one whose literal fields agree with `value`, and that has all of its keys if one does. usual: the
@@ -134,11 +134,11 @@ def member(hint: Any, value: Any, usual: type | None = None) -> type | None:
         return options[0] if options else None
     options = sorted(options, key=lambda option: option is not usual)
     agree = [option for option in options if _tags_agree(option, value)] or options
-    return next((option for option in agree if value.keys() <= fields(option).keys()), agree[0])
+    return next((option for option in agree if value.keys() <= get_field_types(option).keys()), agree[0])
 
 
 def _nested(hint: Any, value: Any, where: str) -> Any:
-    inner = member(hint, value)
+    inner = choose_class(hint, value)
     _check_scalar(set(_parts(hint)) - {type(None)}, value, where)
     if inner is not None and isinstance(value, Mapping):
         return build(inner, value, where)
@@ -146,8 +146,10 @@ def _nested(hint: Any, value: Any, where: str) -> Any:
         word for part in _parts(hint) if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)
     ]
     if inner is not None and isinstance(value, str) and value not in words:
-        choices = f" (choices: {listed(words)})" if words else ""
-        raise UsageError(f"{where}={value} is no choice{choices}, and it holds keys, as {listed(fields(inner))}")
+        choices = f" (choices: {join_names(words)})" if words else ""
+        raise UsageError(
+            f"{where}={value} is no choice{choices}, and it holds keys, as {join_names(get_field_types(inner))}"
+        )
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         (item, *_) = typing.get_args(hint)
         return [_nested(item, entry, f"{where}[{number}]") for number, entry in enumerate(value)]
@@ -167,7 +169,9 @@ def _check_scalar(kinds: set[Any], value: Any, where: str) -> None:
 def _tags_agree(cls: type, value: Mapping[str, Any]) -> bool:
     """Whether every field of a single literal, such as `name: Literal["cem"]`, has that value in the mapping."""
     tags = {
-        key: typing.get_args(hint) for key, hint in fields(cls).items() if typing.get_origin(hint) is typing.Literal
+        key: typing.get_args(hint)
+        for key, hint in get_field_types(cls).items()
+        if typing.get_origin(hint) is typing.Literal
     }
     return all(value.get(key, only[0]) == only[0] for key, only in tags.items() if len(only) == 1)
 
@@ -191,7 +195,7 @@ def _default(cls: type, key: str) -> Any:
 def _plain(value: Any) -> Any:
     """A default as YAML would write it: nested dicts and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(getattr(value, name)) for name in fields(type(value))}
+        return {name: _plain(getattr(value, name)) for name in get_field_types(type(value))}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value
@@ -220,11 +224,11 @@ def _at(where: str, key: Any) -> str:
 def _sentence(error: Any, where: str) -> str:
     """One of pydantic's errors as one sentence: the key, its value, what it must be."""
     if error["type"] == "value_error" and not error["loc"]:
-        return f"{where}: {one_line(error['ctx']['error'])}" if where else one_line(error["ctx"]["error"])
+        return f"{where}: {join_lines(error['ctx']['error'])}" if where else join_lines(error["ctx"]["error"])
     key, value = _at(where, ".".join(str(part) for part in error["loc"] if part not in TYPE_NAMES)), error["input"]
     if error["type"] in ("literal_error", "enum"):
         choices = [part.strip(" '\"") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{key}={value} is no choice{nearest(str(value), choices)} (choices: {listed(choices)})"
+        return f"{key}={value} is no choice{describe_choices(str(value), choices)}"
     if error["type"] in ("missing", "too_long", "tuple_type") and len(error["loc"]) > 1:
         return f"{key.rpartition('.')[0]}={value}: the list has another length"
     wanted = {
@@ -237,4 +241,4 @@ def _sentence(error: Any, where: str) -> str:
         "dict": "a mapping, as {key: value}",
         "path": "a path",
     }.get(error["type"].split("_")[0])
-    return f"{key}={value}: {key} must be {wanted}" if wanted else f"{key}={value}: {one_line(error['msg'])}"
+    return f"{key}={value}: {key} must be {wanted}" if wanted else f"{key}={value}: {join_lines(error['msg'])}"

@@ -41,7 +41,7 @@ from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
-from commands.shared.runs import plain, write_atomic, write_json
+from commands.shared.runs import to_json_value, write_atomic, write_json
 from commands.training.model_folders import check_actions, check_frames, frame_skip, load_dynamics, open_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
@@ -196,7 +196,7 @@ def collect_results(
         "seconds": seconds,
         "methods": rows,
         "protocol": asdict(protocol),
-        "planner": plain(keys.planner),
+        "planner": to_json_value(keys.planner),
         "control_step_s": task.control_step_s,
         "plan": {
             "ms_p50": float(np.median(times)),
@@ -226,7 +226,7 @@ def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
         for number, distances in enumerate(run.distances):
             lines.append(
                 json.dumps(
-                    plain(
+                    to_json_value(
                         {
                             "method": name,
                             "number": number,

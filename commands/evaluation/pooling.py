@@ -16,8 +16,8 @@ from typing import Any
 from commands.config.compose import Composed
 from commands.evaluation.protocol import wilson_interval
 from commands.report.plots import draw_sweep_curves
-from commands.shared.console import Console, table
-from commands.shared.runs import identity, read_json, write_json
+from commands.shared.console import Console, format_table
+from commands.shared.runs import get_identity, read_json, write_json
 
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
@@ -45,7 +45,7 @@ def _pool_seeds(folders: Mapping[Path, Composed], free: Sequence[str], console: 
     alike: dict[str, list[Path]] = {}
     for path, composed in folders.items():
         if (path / RESULTS).exists():
-            alike.setdefault(_short_hash(identity(composed.config, (*free, "seed"))), []).append(path)
+            alike.setdefault(_short_hash(get_identity(composed.config, (*free, "seed"))), []).append(path)
     for key, paths in alike.items():
         results = [read_json(path / RESULTS) for path in paths]
         if len(paths) < 2 or any("methods" not in result for result in results):
@@ -109,7 +109,7 @@ def _format_table(pooled: Mapping[str, Any]) -> str:
         held = _format_rate(row["held"][thresholds[0]], row["held_ci95"][thresholds[0]])
         kinds = [f"{group['kind']} {group['successes']} of {group['episodes']}" for group in row["by_kind"]]
         rows.append([name, row["episodes"], *cells, held, *kinds])
-    return table(rows, head)
+    return format_table(rows, head)
 
 
 def _format_rate(rate: float, interval: Sequence[float]) -> str:

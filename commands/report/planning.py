@@ -17,8 +17,8 @@ from commands.evaluation.protocol import Cases, Rollouts, detect_success
 from commands.report import page
 from commands.report.figure import SERIES
 from commands.report.plots import draw_bins, draw_distances, draw_energies, draw_success
-from commands.shared.console import duration
-from commands.shared.runs import flatten, plain, write_atomic
+from commands.shared.console import format_duration
+from commands.shared.runs import flatten, to_json_value, write_atomic
 from envs.task_spec import TaskSpec
 
 # What each method is; others have no explanation.
@@ -256,7 +256,7 @@ def _list_times(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if plan.get("flops") is not None:
         rows.append(("arithmetic", f"{format_number(plan['flops'] / 1e9, 'GFLOP')} a plan"))
     played = sum(seconds[name] for name in results["methods"] if name in seconds)
-    return [*rows, ("all methods", f"{duration(played)} wall time")]
+    return [*rows, ("all methods", f"{format_duration(played)} wall time")]
 
 
 def _render_videos(videos: Sequence[Path], run: Rollouts, cases: Cases, task: TaskSpec) -> list[str]:
@@ -340,7 +340,7 @@ def _render_settings(results: Mapping[str, Any]) -> list[str]:
     shown = []
     for title in ("planner", "model", "data"):
         if title in results:
-            rows = [(key, _format_value(value)) for key, value in flatten(plain(results[title])).items()]
+            rows = [(key, _format_value(value)) for key, value in flatten(to_json_value(results[title])).items()]
             shown.append(f"<details><summary>{title.capitalize()}</summary>{page.render_facts(rows)}</details>")
     return shown
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.protocol import Cases, Rollouts
-from commands.shared.runs import replacing, write_atomic
+from commands.shared.runs import replace_atomically, write_atomic
 from envs.task_spec import TaskSpec
 
 Frame = NDArray[np.uint8]
@@ -108,7 +108,7 @@ def _write_mp4(pictures: Sequence[Frame], frames_per_s: float, path: Path) -> Pa
     import imageio_ffmpeg
 
     height, width = pictures[0].shape[:2]
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         writer = imageio_ffmpeg.write_frames(
             str(temporary),
             (width, height),

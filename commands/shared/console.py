@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from commands.shared.errors import RunError
-from commands.shared.runs import plain, write_atomic
+from commands.shared.runs import to_json_value, write_atomic
 
 TABLE_COLUMNS = 1000  # wider than any table, so that no cell is cut
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a length of time in words: 8.2 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def table(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
+def format_table(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
     """Return rows as aligned columns of plain text, numbers to the right."""
     from rich import box
     from rich.console import Console as RichConsole
@@ -84,7 +84,7 @@ class Progress:
         left_s = (self.total - self.done) / self.rate if self.done > self._start else None
         parts = [f"{self.what}: {self.done}/{self.total} {self.unit}", f"{_short(self.rate)}/s"]
         if left_s is not None and self.done < self.total:
-            parts.append(f"{duration(max(left_s, 0.0))} left")
+            parts.append(f"{format_duration(max(left_s, 0.0))} left")
         return ", ".join(parts + ([self._fields] if self._fields else []))
 
     def __enter__(self) -> Progress:
@@ -115,7 +115,7 @@ class PlainProgress(Progress):
             print(self.line(), file=self._stream, flush=True)
 
     def __exit__(self, *exception: object) -> None:
-        took = duration(time.monotonic() - self._began_s)
+        took = format_duration(time.monotonic() - self._began_s)
         print(f"{self.line()}, took {took}", file=self._stream, flush=True)
 
 
@@ -181,7 +181,7 @@ class Console:
         return self._progress
 
 
-def silent() -> Console:
+def make_silent_console() -> Console:
     """A console that nobody hears: of the processes that train beside the first one."""
     nowhere = open(os.devnull, "w")
     return Console(nowhere, nowhere, interactive=False)
@@ -204,7 +204,7 @@ class Metrics:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one object; NaN and infinity are written as null."""
-        self._file.write(json.dumps(plain(values)) + "\n")
+        self._file.write(json.dumps(to_json_value(values)) + "\n")
         self._file.flush()
 
     def close(self) -> None:

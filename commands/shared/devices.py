@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.shared.errors import RunError, UsageError, listed, nearest
+from commands.shared.errors import RunError, UsageError, join_names, suggest_names
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -16,7 +16,9 @@ def resolve_device(name: str) -> str:
 
     kind, _, index = name.partition(":")
     if kind not in DEVICES or index and not index.isdigit():
-        raise UsageError(f"device={name} is no device{nearest(name, DEVICES)} (choices: {listed(DEVICES)}, cuda:1)")
+        raise UsageError(
+            f"device={name} is no device{suggest_names(name, DEVICES)} (choices: {join_names(DEVICES)}, cuda:1)"
+        )
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "cuda" and torch.cuda.device_count() <= int(index or 0):

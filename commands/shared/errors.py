@@ -57,7 +57,7 @@ def find_shadow() -> str | None:
     return None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_names(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean a or b?" for the names in `known` closest to `word`, or "" where none is close.
 
     A word without a dot is also compared with the last part of dotted names: `lr` finds `trainer.lr`.
@@ -73,11 +73,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(found[:3])}?"
 
 
-def listed(names: Iterable[str], most: int = 12) -> str:
+def join_names(names: Iterable[str], most: int = 12) -> str:
     """Return the names with commas, cut after `most` of them."""
     names = list(names)
     more = f", ... ({len(names) - most} more)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def describe_choices(word: str, known: Iterable[str], noun: str = "choices", most: int = 12) -> str:
+    """Return the end of a message about an unknown word: the nearest names, then the allowed ones."""
+    known = list(known)
+    return f"{suggest_names(word, known)} ({noun}: {join_names(known, most)})"
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -91,7 +97,7 @@ def is_disk_full(error: BaseException) -> bool:
 def explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the one sentence for an exception that left a command."""
     if isinstance(error, UserError):
-        return error.exit_code, one_line(error)
+        return error.exit_code, join_lines(error)
     if is_disk_full(error):
         path = getattr(error, "filename", None)
         where = f" while writing {path}" if path else ""
@@ -102,17 +108,17 @@ def explain(error: BaseException) -> tuple[int, str]:
     if any(text in str(error) for text in NO_CUDA):
         return 1, "CUDA was asked for and this machine has none that torch can use: device=auto or device=cpu"
     if isinstance(error, ValueError):
-        return 1, one_line(error)
+        return 1, join_lines(error)
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
-        name = error.filename if error.filename is not None else one_line(error)
+        name = error.filename if error.filename is not None else join_lines(error)
         return 1, f"{os.strerror(error.errno) if error.errno else 'cannot open'}: {name}"
     if isinstance(error, OSError):
-        return 1, one_line(error)
+        return 1, join_lines(error)
     frames = traceback.extract_tb(error.__traceback__)
     if type(error) is RuntimeError and frames and _raised_by_us(frames[-1]):
-        return 1, one_line(error)
+        return 1, join_lines(error)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return 1, f"{type(error).__name__}: {one_line(error)}{place}; --traceback shows where it came from"
+    return 1, f"{type(error).__name__}: {join_lines(error)}{place}; --traceback shows where it came from"
 
 
 def _raised_by_us(frame: traceback.FrameSummary) -> bool:
@@ -123,6 +129,6 @@ def _raised_by_us(frame: traceback.FrameSummary) -> bool:
     return ours and (frame.line or "").lstrip().startswith("raise ")
 
 
-def one_line(error: BaseException) -> str:
+def join_lines(error: BaseException) -> str:
     """Return the message of an exception without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -31,12 +31,12 @@ def count_flops(call: Callable[[], Any]) -> float:
     A product [m, k] x [k, n] has 2 m k n operations. Masked attention counts in full. A backward pass of attention
     has twice the operations of its forward pass. Where a kernel pads the head width, the padding counts.
     """
-    with FlopCounterMode(display=False, custom_mapping=attention_formulas()) as counter:
+    with FlopCounterMode(display=False, custom_mapping=list_attention_formulas()) as counter:
         call()
     return float(counter.get_total_flops())
 
 
-def attention_formulas() -> dict[Any, Callable[..., int]]:
+def list_attention_formulas() -> dict[Any, Callable[..., int]]:
     """The formulas of all fused attention operations that this torch has, forward and backward."""
     forward = dict.fromkeys(FUSED_ATTENTION, _forward_flops)
     backward = {f"{name}_backward": _backward_flops for name in FUSED_ATTENTION}

@@ -11,28 +11,28 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import RunError, UsageError
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether this process is one of torchrun's several."""
     world = os.environ.get("WORLD_SIZE", "")
     return world.isdigit() and int(world) > 1
 
 
-def rank() -> int:
+def get_rank() -> int:
     """Number of this process; 0 for the first one, and where there is one alone."""
-    return int(os.environ.get("RANK", "0")) if several() else 0
+    return int(os.environ.get("RANK", "0")) if is_distributed() else 0
 
 
-def idle(line: Any, commands: Mapping[str, Any]) -> bool:
+def is_idle(line: Any, commands: Mapping[str, Any]) -> bool:
     """Whether this process has nothing to do: beside the first one, unless the command is worked on together."""
-    if rank() == 0:
+    if get_rank() == 0:
         return False
     return line.command is None or line.help or line.version or not commands[line.command].together
 
 
 @contextmanager
-def joined(command: Any, device: str) -> Iterator[bool]:
+def join_processes(command: Any, device: str) -> Iterator[bool]:
     """Join the other processes for a command that they work on together; whether this one speaks."""
-    if not several() or not command.together:
+    if not is_distributed() or not command.together:
         yield True
         return
     import torch
@@ -44,6 +44,6 @@ def joined(command: Any, device: str) -> Iterator[bool]:
         raise UsageError(f"device={name} is one device for several processes: device=auto, device=cuda or device=cpu")
     try:
         with together(launched(), torch.device(name)):
-            yield rank() == 0
+            yield get_rank() == 0
     except DistributedError as error:
         raise RunError(str(error)) from error

@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from commands.shared.errors import RunError, listed
+from commands.shared.errors import RunError, join_names
 
 VERSIONS = (
     "jepa-lab",
@@ -48,17 +48,17 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")
 PLACE = ("name", "runs")
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """Return `value` as JSON can hold it: tensors and arrays as lists, paths as text, NaN and infinity as
     null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
+        return [to_json_value(item) for item in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return to_json_value(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -68,7 +68,7 @@ def plain(value: Any) -> Any:
 
 # world_model.training.checkpoint and data.disk have their own: they may not import commands.
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """A temporary neighbour with the same suffix to write to; synced and renamed over `path` if the block ends well."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -82,13 +82,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Write a whole file or none (see `replacing`)."""
-    with replacing(Path(path)) as temporary:
+    with replace_atomically(Path(path)) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write_atomic(path, json.dumps(plain(value), indent=2) + "\n")
+    write_atomic(path, json.dumps(to_json_value(value), indent=2) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
@@ -109,12 +109,12 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def identity(config: Mapping[str, Any], apart: Sequence[str] = ()) -> dict[str, Any]:
+def get_identity(config: Mapping[str, Any], apart: Sequence[str] = ()) -> dict[str, Any]:
     """Return the flat configuration without the keys (or whole branches) in `apart`."""
     outside = (*PLACE, *apart)
     return {
         key: value
-        for key, value in flatten(plain(config)).items()
+        for key, value in flatten(to_json_value(config)).items()
         if not any(key == name or key.startswith(f"{name}.") for name in outside)
     }
 
@@ -156,21 +156,23 @@ class RunFolder:
         if not stored.exists():
             strange = [item.name for item in self.path.glob("[!.]*")] if self.path.is_dir() else []
             if strange:
-                raise RunError(f"{self.path} holds files and no run ({listed(sorted(strange), 3)}): give another name=")
+                raise RunError(
+                    f"{self.path} holds files and no run ({join_names(sorted(strange), 3)}): give another name="
+                )
             return
-        there = identity(self.complete(read_json(stored)), self.apart)
-        here = identity(self.config, self.apart)
+        there = get_identity(self.complete(read_json(stored)), self.apart)
+        here = get_identity(self.config, self.apart)
         unknown = sorted({key.partition(".")[0] for key in there} - {key.partition(".")[0] for key in here})
         if unknown:
             raise RunError(
                 f"{self.path} was written by another version of jepa, with keys that are unknown now "
-                f"({listed(unknown, 4)}): give another name=, or move that folder away"
+                f"({join_names(unknown, 4)}): give another name=, or move that folder away"
             )
         differ = [key for key in sorted({*there, *here}) if there.get(key, "-") != here.get(key, "-")]
         if differ:
             pairs = [f"{key} is {there.get(key, '-')} there and {here.get(key, '-')} here" for key in differ]
             raise RunError(
-                f"{self.path} holds a run of another configuration ({listed(pairs, 4)}): "
+                f"{self.path} holds a run of another configuration ({join_names(pairs, 4)}): "
                 "give another name=, or move that folder away"
             )
 
@@ -208,7 +210,7 @@ class RunFolder:
         self._release()
 
     def _extent(self) -> dict[str, Any]:
-        values = flatten(plain(self.config))
+        values = flatten(to_json_value(self.config))
         return {key: values[key] for key in self.grows if key in values}
 
     def _acquire(self) -> None:
@@ -233,13 +235,13 @@ class RunFolder:
     def _record_start(self) -> None:
         path = self.path / "run.json"
         record = read_json(path) if path.exists() else {"command": self.command, "seed": self.seed, "starts": []}
-        start = {"commit": commit(), "versions": versions(), "argv": sys.argv[1:]}
+        start = {"commit": get_commit(), "versions": list_versions(), "argv": sys.argv[1:]}
         if start not in record["starts"]:
             record["starts"].append(start)
             write_json(path, record)
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages whose change may change a result."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in VERSIONS:
@@ -250,7 +252,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str | None:
+def get_commit() -> str | None:
     """Return the commit of the source tree this package lies in, with "+changes" if edited; None outside
     git."""
     root = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import envs
-from commands.shared.errors import UsageError, listed, nearest
-from commands.shared.runs import plain
+from commands.shared.errors import UsageError, describe_choices, join_names
+from commands.shared.runs import to_json_value
 from commands.transfer.keys import ColumnsConfig, ImportKeys
 from commands.transfer.matching import SIZE_PX, Match
 from commands.transfer.recordings import Array, Facts, Recording
@@ -50,7 +50,7 @@ class ExternalImport:
         wanted = self.keys.environment
         if not contents.images and wanted is None:
             raise UsageError(
-                f"{self.keys.path} holds no pictures (it has: {listed(contents.numbers) or 'nothing'}): give "
+                f"{self.keys.path} holds no pictures (it has: {join_names(contents.numbers) or 'nothing'}): give "
                 f"environment=, which draws them where positions and velocities are recorded; or {self.set.render_hint}"
             )
         self.pixels = ""
@@ -79,9 +79,7 @@ class ExternalImport:
 
     def _named(self, key: str, name: str, there: Mapping[str, Any]) -> str:
         if name not in there:
-            raise UsageError(
-                f"columns.{key}={name} is not in {self.keys.path}{nearest(name, there)} (choices: {listed(there)})"
-            )
+            raise UsageError(f"columns.{key}={name} is not in {self.keys.path}{describe_choices(name, there)}")
         return name
 
     def _listed(self, key: str, wanted: tuple[str, ...] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,7 +174,9 @@ class ExternalImport:
 
     def facts(self) -> Facts:
         contents = self.set.info
-        settings = {key: plain(getattr(self.keys, key)) for key in ("format", "view", "least_frames", "columns")}
+        settings = {
+            key: to_json_value(getattr(self.keys, key)) for key in ("format", "view", "least_frames", "columns")
+        }
         settings |= {"size": self.size_px, "fps": self.fps}
         if contents.store_info is not None:
             return self._own_facts(contents.store_info, settings)
@@ -281,16 +281,16 @@ class ExternalImport:
         made = "recorded" if contents.state or self.chosen.state else "no simulator's state is recorded: as truth"
         if self.pixels:
             height, width = contents.images[self.pixels][:2]
-            pixels = f"{self.pixels} {width}x{height}{f' (not: {listed(more)})' if more else ''}"
+            pixels = f"{self.pixels} {width}x{height}{f' (not: {join_names(more)})' if more else ''}"
         else:
             pixels = f"drawn from the states, {self.size_px}x{self.size_px}"
-        truth = listed(self.truth) or "nothing" if match is None else f"what {match.name} says of these states"
+        truth = join_names(self.truth) or "nothing" if match is None else f"what {match.name} says of these states"
         rate = "recorded" if contents.rate else "as fps= says" if match is None else f"those of {match.name}"
         lines = [
             f"{self._counted()}, {self.fps:g} frames a second ({rate})",
             f"pixels <- {pixels}; action <- {self.action_size} numbers",
-            f"state <- {listed(self.state) or 'nothing'} ({made}); truth <- {truth}; "
-            f"proprio <- {listed(self.proprio) or 'nothing'}",
-            f"left out: {listed(rest) or 'nothing'}",
+            f"state <- {join_names(self.state) or 'nothing'} ({made}); truth <- {truth}; "
+            f"proprio <- {join_names(self.proprio) or 'nothing'}",
+            f"left out: {join_names(rest) or 'nothing'}",
         ]
         return tuple(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.errors import UsageError, describe_choices
 from commands.transfer.external import ExternalImport
 from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Array, Facts, Format, Recording
@@ -83,5 +83,5 @@ def make_format(keys: ImportKeys) -> Format:
     """The format that `format=` names; UsageError where there is none."""
     name = keys.format
     if name not in FORMATS:
-        raise UsageError(f"format={name}: no such format{nearest(name, FORMATS)} (choices: {listed(FORMATS)})")
+        raise UsageError(f"format={name}: no such format{describe_choices(name, FORMATS)}")
     return FORMATS[name](keys)

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from commands.cli.main import main
-from commands.comparison.cells import cell_keys
+from commands.comparison.cells import make_cell_keys
 from commands.config.compose import load_config
 
 
 @pytest.mark.parametrize(("pool", "family"), [("learned", "masked"), ("keypoints", "future")])
 def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, family):
     config = load_config("compare", [f"encoder.pool.kind={pool}", "small.future=['objective.frames=9']"])
-    cell = cell_keys(config, "untrained", 3)
+    cell = make_cell_keys(config, "untrained", 3)
     assert (cell.objective.family, cell.pretrain.steps, cell.seed) == (family, 0, 3)
     assert cell.objective.metric.kind == "biharmonic"
-    trained = cell_keys(config, "future", 3)
+    trained = make_cell_keys(config, "future", 3)
     assert trained.pretrain.steps > 0 and trained.objective.frames == 9
     assert (trained.objective == cell.objective) == (pool == "keypoints")
 

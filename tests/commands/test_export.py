@@ -131,6 +131,10 @@ def test_nothing_is_overwritten_and_what_is_wrong_is_said_in_one_sentence(capsys
 
 
 def test_every_format_names_a_source_that_is_a_key_of_the_command():
-    from commands.config.compose import standard
+    from commands.config.compose import compose_defaults
 
-    assert {made.source for made in export.FORMATS.values()} <= set(export.SOURCES) <= set(standard("export").config)
+    assert (
+        {made.source for made in export.FORMATS.values()}
+        <= set(export.SOURCES)
+        <= set(compose_defaults("export").config)
+    )

@@ -61,7 +61,7 @@ def test_the_file_has_the_poses_and_the_actions_that_lead_from_each_to_the_next(
 
 
 def test_what_hardly_changes_still_has_a_range():
-    np.testing.assert_array_equal(import_.action_bounds(np.zeros((5, 2), np.float32)), [1e-3, 1e-3])
+    np.testing.assert_array_equal(import_.compute_bounds(np.zeros((5, 2), np.float32)), [1e-3, 1e-3])
 
 
 def test_an_import_that_was_stopped_goes_on_with_what_is_missing(work, monkeypatch):

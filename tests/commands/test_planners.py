@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from commands import bench
-from commands.config.choices import choices
+from commands.config.choices import list_choices
 from commands.config.compose import load_config
 from commands.config.groups import make_planner
 from commands.config.schema import override
@@ -16,7 +16,7 @@ from commands.evaluation.methods import make_oracle_planner
 from commands.shared.errors import UsageError
 from planners.mpc import MPC
 
-NAMES = [name for name in choices("planner") if name != "nevergrad"]
+NAMES = [name for name in list_choices("planner") if name != "nevergrad"]
 
 
 @cache
@@ -87,4 +87,4 @@ def test_a_wrong_value_gives_one_sentence(name, word, said):
 
 
 def test_files_that_others_take_in_are_no_choices():
-    assert "_task" not in choices("recipe") and "push_t" in choices("recipe")
+    assert "_task" not in list_choices("recipe") and "push_t" in list_choices("recipe")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.config.choices import choices
+from commands.config.choices import list_choices
 from commands.config.compose import load_config
 from commands.training.monitors import Monitor
 from commands.training.pretraining import random_stage1
@@ -61,7 +61,7 @@ def stage_1(name):
     return random_stage1(config.encoder, config.objective, config.trainer, config.env.name, config.seed, CPU)
 
 
-@pytest.mark.parametrize("name", choices("objective"))
+@pytest.mark.parametrize("name", list_choices("objective"))
 def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
     model, batch = stage_1(name)
     here = losses(model, batch, CPU)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from commands.cli import main as cli
-from commands.cli.help import details, key_comments, title
-from commands.config.compose import for_help
+from commands.cli.help import collect_key_help, format_command_help, read_title
+from commands.config.compose import compose_help
 from commands.shared import errors
 from commands.shared.runs import flatten
 
@@ -74,7 +74,7 @@ def test_help_names_every_command_with_its_line(capsys):
     assert cli.main(["--help"]) == 0
     page = capsys.readouterr().out
     for name in cli.COMMANDS:
-        assert f"  {name}" in page and title(name) in page and title(name), name
+        assert f"  {name}" in page and read_title(name) in page and read_title(name), name
 
 
 def test_help_imports_nothing_heavy():
@@ -89,12 +89,12 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_a_command_shows_every_group_choice_and_key(name):
-    composed, options = for_help(name, [])
-    page = details(cli.COMMANDS[name], [])
-    comments = key_comments(name, composed)
+    composed, options = compose_help(name, [])
+    page = format_command_help(cli.COMMANDS[name], [])
+    comments = collect_key_help(name, composed)
     for group, choices in options.items():
         assert f"  {group}=" in page and f"* {composed.choices[group]}" in page, group
-        lines = [title(f"{group.partition('@')[0]}/{choice}") for choice in choices]
+        lines = [read_title(f"{group.partition('@')[0]}/{choice}") for choice in choices]
         assert all(line and line in page for line in lines), (group, lines)
     for key in flatten(composed.config):
         assert f"  {key}=" in page and comments.get(key, "") in page, key
@@ -102,7 +102,7 @@ def test_help_of_a_command_shows_every_group_choice_and_key(name):
 
 @pytest.mark.parametrize("file", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
 def test_every_file_has_a_title(file):
-    assert title(file.removesuffix(".yaml")), file
+    assert read_title(file.removesuffix(".yaml")), file
 
 
 def test_a_command_without_words_and_an_unknown_one_are_wrong_usage(capsys):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.comparison.page import overview, task_page
+from commands.comparison.page import format_overview, format_task_page
 
 
 def cell(objective, task="reacher", seed=0, rate=0.5, random=0.1, **more):
@@ -37,23 +37,23 @@ def row_of(text, objective):
 
 def test_success_is_normalised_by_the_oracle_of_the_same_seeds():
     cells = [cell("future", seed=0, rate=0.5), cell("future", seed=1, rate=0.9), oracle(0), oracle(1, rate=1.0)]
-    text = task_page(cells, ["steps"])
+    text = format_task_page(cells, ["steps"])
     row = row_of(text, "future")
     assert row[1] == "0, 1" and row[7].startswith("70%") and row[9] == "0.71"  # (0.7 - 0.1) / (0.95 - 0.1)
     assert row_of(text, "oracle")[9] == "1.00" and "–" in row_of(text, "oracle")
-    without = task_page(cells[:3], ["steps"])
+    without = format_task_page(cells[:3], ["steps"])
     assert "0.71" not in without  # the oracle of seed 1 is missing
 
 
 def test_the_overview_has_a_column_a_task_and_a_row_for_dynamics_of_its_own():
     own = {"plan_own": {"any": {"0.2": 0.3}}}
     cells = [cell("lewm", **own), cell("lewm", "push_t"), cell("future"), oracle(), oracle(task="push_t", rate=0.1)]
-    text = overview(cells)
+    text = format_overview(cells)
     assert "| objective | push_t | reacher |" in text
     assert row_of(text, "lewm")[1:] == ["–", "0.50"]  # on push_t the oracle is no better than random
     assert row_of(text, "lewm, its own dynamics")[-1] == "0.25"
     assert row_of(text, "future")[-1] == "0.50"
-    more = overview([*cells, cell("future", seed=1), oracle(1)])
+    more = format_overview([*cells, cell("future", seed=1), oracle(1)])
     assert row_of(more, "future")[-1] == "0.50 (2)"
-    twice = overview([*cells, cell("future")])  # of another planner, say
+    twice = format_overview([*cells, cell("future")])  # of another planner, say
     assert row_of(twice, "future")[-1] == "several settings"

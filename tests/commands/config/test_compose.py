@@ -12,11 +12,19 @@ import pytest
 import yaml
 
 from commands.cli.main import COMMANDS
-from commands.config.compose import compose, config_class, for_help, load_config, module_of, nested, standard
+from commands.config.compose import (
+    compose,
+    compose_defaults,
+    compose_help,
+    get_config_class,
+    get_module_name,
+    load_config,
+    nest_overrides,
+)
 from commands.config.groups import PLANNERS, make_planner
-from commands.config.schema import build, fields, fill, help_texts, member
+from commands.config.schema import build, choose_class, collect_help_texts, fill_defaults, get_field_types
 from commands.shared.devices import resolve_device
-from commands.shared.errors import UsageError, listed, nearest
+from commands.shared.errors import UsageError, join_names, suggest_names
 from commands.shared.runs import flatten
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 
@@ -67,11 +75,11 @@ class Outer:
 
 def test_words_and_pieces_of_configuration_nest_alike():
     words = ["objective.frames=9", {"objective": {"terms": {"centred": True}}}, "data.episodes=5"]
-    assert nested(words) == {"objective": {"frames": 9, "terms": {"centred": True}}, "data": {"episodes": 5}}
-    assert nested([]) == {}
+    assert nest_overrides(words) == {"objective": {"frames": 9, "terms": {"centred": True}}, "data": {"episodes": 5}}
+    assert nest_overrides([]) == {}
     for strange in ("frames", 3):
         with pytest.raises(UsageError, match=f"'{strange}' is not key=value"):
-            nested([strange])
+            nest_overrides([strange])
 
 
 def test_nested_dicts_become_frozen_dataclasses_with_their_types():
@@ -160,7 +168,7 @@ def test_a_choice_takes_its_other_keys_from_the_one_it_is_based_on():
 def test_values_are_set_whole_or_key_by_key():
     one = compose("collect", ["data.policy.name=uniform", "data.policy.hold=3"]).config
     two = compose("collect", ["data.policy={name: uniform, hold: 3}"]).config
-    assert one == two and one["data"]["policy"]["std"] == standard("collect").config["data"]["policy"]["std"]
+    assert one == two and one["data"]["policy"]["std"] == compose_defaults("collect").config["data"]["policy"]["std"]
     assert compose("collect", ["env.kwargs={size: 32, proprio: true}"]).config["env"]["kwargs"] == {
         "size": 32,
         "proprio": True,
@@ -186,13 +194,15 @@ def test_what_must_be_given_is_asked_for():
 @pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
 def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
     """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""
-    module = importlib.import_module(module_of(name))
-    _, options = for_help(name, [])
+    module = importlib.import_module(get_module_name(name))
+    _, options = compose_help(name, [])
     # What `demo` has tried in every choice, these two need not try again: it takes half a minute each.
-    tried = {group.partition("@")[0] for group in for_help("demo", [])[1]} if name in ("bench", "compare") else set()
+    tried = (
+        {group.partition("@")[0] for group in compose_help("demo", [])[1]} if name in ("bench", "compare") else set()
+    )
     options = {group: choices for group, choices in options.items() if group.partition("@")[0] not in tried}
     lines = [[]] + [[f"{group}={choice}"] for group, choices in options.items() for choice in choices]
-    usual = standard(name).choices
+    usual = compose_defaults(name).choices
     checkpoint = tmp_path / "checkpoints" / "step-00000001.safetensors"
     checkpoint.parent.mkdir()
     checkpoint.touch()
@@ -211,7 +221,7 @@ def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
 
 def test_every_choice_of_a_planner_has_its_class_and_every_class_a_choice():
     names = set()
-    for choice in for_help("plan", [])[1]["planner"]:
+    for choice in compose_help("plan", [])[1]["planner"]:
         keys = load_config("plan", [*GIVEN["plan"], f"planner={choice}"]).planner
         names.add(keys.name)
         assert type(make_planner(keys)) is PLANNERS[type(keys)] and make_planner(keys).config == keys
@@ -230,9 +240,12 @@ def test_a_planners_keys_are_those_of_its_class():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_key_has_a_help_text(name):
-    texts = help_texts(config_class(name), standard(name).config)
+    defaults = compose_defaults(name).config
+    texts = collect_help_texts(get_config_class(name), defaults)
     later = ("small", "encoder", "objective")  # the last two say it in YAML
-    assert not [key for key in flatten(standard(name).config) if not texts.get(key) and not key.startswith(later)]
+    assert not [
+        key for key in flatten(compose_defaults(name).config) if not texts.get(key) and not key.startswith(later)
+    ]
 
 
 def test_auto_is_a_device_that_computes():
@@ -246,12 +259,12 @@ def test_auto_is_a_device_that_computes():
 
 def test_the_nearest_names_are_few_and_near():
     names = ["trainer.lr", "trainer.lr_end", "trainer.steps", "seed", "data"]
-    assert nearest("sed", names) == "; did you mean seed?"
-    assert nearest("steps", names) == "; did you mean trainer.steps?"
-    assert nearest("lr", names) == "; did you mean trainer.lr?"
-    assert nearest("trainer.step", names) == "; did you mean trainer.steps?"
-    assert nearest("qqqq", names) == ""
-    assert listed("abcd", most=2) == "a, b, ... (2 more)"
+    assert suggest_names("sed", names) == "; did you mean seed?"
+    assert suggest_names("steps", names) == "; did you mean trainer.steps?"
+    assert suggest_names("lr", names) == "; did you mean trainer.lr?"
+    assert suggest_names("trainer.step", names) == "; did you mean trainer.steps?"
+    assert suggest_names("qqqq", names) == ""
+    assert join_names("abcd", most=2) == "a, b, ... (2 more)"
 
 
 def test_a_choice_may_lie_in_a_folder_of_its_group_and_a_gym_task_is_named_by_its_id():
@@ -273,13 +286,13 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
 @pytest.mark.parametrize("group", ["planner", "objective", "encoder", "dynamics", "protocol", "data", "env"])
 def test_a_choice_restates_no_default(group):
     """A value that a YAML file sets differs from the dataclass's default, or a comment names its source."""
-    hint = fields(config_class("demo"))[group]
+    hint = get_field_types(get_config_class("demo"))[group]
     for path in sorted((CONFIGS / group).rglob("*.yaml")):
         content = yaml.safe_load(path.read_text()) or {}
         if "defaults" in content:
             continue  # it may take back what another choice sets
         tags = {key: content[key] for key in ("name", "family", "policy", "id") if isinstance(content.get(key), str)}
-        default = flatten(fill(member(hint, content), tags))
+        default = flatten(fill_defaults(choose_class(hint, content), tags))
         bare = {key for key in flatten(content) if f"{key.rpartition('.')[2]}: " in path.read_text()}
         bare -= {line.partition(":")[0].strip() for line in path.read_text().splitlines() if "  # " in line}
         assert not [key for key in bare - tags.keys() if key in default and flatten(content)[key] == default[key]], path

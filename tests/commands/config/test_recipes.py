@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from commands import compare
-from commands.cli.help import details, title
+from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
-from commands.comparison.cells import Cell, cell_keys
-from commands.config.choices import CONFIGS, choices
-from commands.config.compose import Composed, compose, config_class, for_help, load_config, standard
-from commands.config.run_names import baseline, run_name
-from commands.config.schema import build, hint_at, override
+from commands.comparison.cells import Cell, make_cell_keys
+from commands.config.choices import CONFIGS, list_choices
+from commands.config.compose import Composed, compose, compose_defaults, compose_help, get_config_class, load_config
+from commands.config.run_names import compose_reference, make_run_name
+from commands.config.schema import build, get_type_at, override
 from commands.shared.runs import flatten
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
@@ -29,7 +29,7 @@ from world_model.training.pretrain import PretrainModel
 
 FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
-PUBLISHED = [name for name in choices("recipe") if name not in ("none", *TASKS)]
+PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", *TASKS)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
 # Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
 # tokens); None: not published.
@@ -53,7 +53,7 @@ def recipe(name: str, *words: str) -> Composed:
 
 def config_of(composed: Composed):
     """The same as an instance of its command's Config."""
-    return build(config_class(composed.command), composed.config)
+    return build(get_config_class(composed.command), composed.config)
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -71,12 +71,12 @@ def test_every_line_of_a_recipe_names_its_source(name):
 
 
 def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
-    assert set(for_help("pretrain", [])[1]["recipe"]) == {"none", *PRETRAIN}
-    assert set(for_help("posttrain", [])[1]["recipe"]) == {"none", "vjepa2ac_vitg"}
+    assert set(compose_help("pretrain", [])[1]["recipe"]) == {"none", *PRETRAIN}
+    assert set(compose_help("posttrain", [])[1]["recipe"]) == {"none", "vjepa2ac_vitg"}
     for command in ("demo", "compare"):
-        assert set(for_help(command, [])[1]["recipe"]) == {"none", *TASKS}
-    page = details(COMMANDS["pretrain"], ["recipe=vjepa2_vitg"])
-    assert "* vjepa2_vitg  " in page and title("recipe/vjepa2_vitg") in page
+        assert set(compose_help(command, [])[1]["recipe"]) == {"none", *TASKS}
+    page = format_command_help(COMMANDS["pretrain"], ["recipe=vjepa2_vitg"])
+    assert "* vjepa2_vitg  " in page and read_title("recipe/vjepa2_vitg") in page
     assert re.search(r"trainer\.lr=.* \[.*paper.*\]", page), "what a key means, and where the recipe has it from"
     assert main(["pretrain", "data=x.h5", "recipe=vjepa2_vitk"]) == 2
     assert "did you mean vjepa2_vit" in capsys.readouterr().err
@@ -85,11 +85,13 @@ def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
 
 
 def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
-    name = run_name(recipe("vjepa2_vitl"), standard("pretrain"))
+    name = make_run_name(recipe("vjepa2_vitl"), compose_defaults("pretrain"))
     assert re.fullmatch(r"vjepa2_vitl-[0-9a-f]{8}", name), name
-    other = run_name(recipe("vjepa2_vitl", "encoder=vit_small", "seed=3"), standard("pretrain"))
+    other = make_run_name(recipe("vjepa2_vitl", "encoder=vit_small", "seed=3"), compose_defaults("pretrain"))
     assert re.fullmatch(r"vit_small-vjepa2_vitl-seed3-[0-9a-f]{8}", other), other
-    assert baseline(compose("pretrain", ["data=x.h5"]), standard("pretrain")) is standard("pretrain")
+    assert compose_reference(compose("pretrain", ["data=x.h5"]), compose_defaults("pretrain")) is compose_defaults(
+        "pretrain"
+    )
 
 
 @pytest.mark.slow
@@ -97,7 +99,7 @@ def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
 def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
     demo, table = (load_config(command, [f"recipe={task}"]) for command in ("demo", "compare"))
     compare.check(table)
-    cell = cell_keys(table, "future", 0)
+    cell = make_cell_keys(table, "future", 0)
     assert cell.env.name == task and cell.planner.name == "icem"
     for key in ("env", "data", "encoder", "objective", "pretrain", "dynamics", "posttrain", "planner"):
         assert getattr(cell, key) == getattr(demo, key), key
@@ -109,7 +111,7 @@ def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
         said.pop("defaults")
         keys = {key for key in flatten(said) if not key.startswith(("env.kwargs", "small"))}
         for key in keys:
-            assert any(hint_at(config_class(command), key) is not None for command in ("demo", "compare")), key
+            assert any(get_type_at(get_config_class(command), key) is not None for command in ("demo", "compare")), key
 
 
 @pytest.mark.slow
@@ -118,7 +120,7 @@ def test_finished_cells_are_those_of_the_recipe(task):
     table = load_config("compare", [f"recipe={task}"])
     folder = FOLDER.parents[1] / table.cells
     cells = [
-        Cell(name, "steps", seed, cell_keys(table, name, seed), 0.0)
+        Cell(name, "steps", seed, make_cell_keys(table, name, seed), 0.0)
         for name in table.objectives
         for seed in range(table.seeds)
     ]

@@ -23,7 +23,7 @@ from commands.report import planning as report
 from commands.report import videos
 from commands.report.plots import draw_horizon_curves, draw_training_curves
 from commands.report.videos import write_videos
-from commands.shared.runs import plain
+from commands.shared.runs import to_json_value
 from envs.reacher.spec import REACHER
 from envs.two_rooms.spec import TWO_ROOMS
 
@@ -204,7 +204,7 @@ def test_a_page_without_oracle_videos_or_plan_times_says_so(runs, cases, tmp_pat
     runs[methods.MODEL_METHOD].plan_ms.clear()
     made = results_of(runs, cases)
     assert made["oracle"] is None
-    again = json.loads(json.dumps(plain(made)))  # as it is read back from results.json
+    again = json.loads(json.dumps(to_json_value(made)))  # as it is read back from results.json
     for number, each in enumerate((made, again)):
         path = tmp_path / f"{number}.html"
         report.write_report(each, runs, cases, REACHER, [], path)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from commands.shared.flops import attention_formulas, count_flops
+from commands.shared.flops import count_flops, list_attention_formulas
 from world_model.encoder import EncoderConfig, VideoEncoder
 
 
@@ -66,7 +66,7 @@ def test_fused_and_explicit_attention_have_two_products_forward_and_four_backwar
 def test_every_fused_attention_of_this_torch_has_a_formula_that_reads_its_arguments():
     names = {name.partition(".")[0].removeprefix("aten::") for name in torch._C._dispatch_get_all_op_names()}
     fused = {name for name in names if name.startswith("_scaled_dot_product_")} - {"_scaled_dot_product_attention_math"}
-    formulas = attention_formulas()
+    formulas = list_attention_formulas()
     assert "_scaled_dot_product_flash_attention_for_cpu" in fused
     assert {getattr(torch.ops.aten, name) for name in fused} == set(formulas)
     for operation, formula in formulas.items():

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from commands.config.compose import Composed
-from commands.config.run_names import run_name
+from commands.config.run_names import make_run_name
 from commands.shared import runs
-from commands.shared.console import Console, Metrics, Progress, duration, read_metrics, table
+from commands.shared.console import Console, Metrics, Progress, format_duration, format_table, read_metrics
 from commands.shared.errors import RunError, UsageError
-from commands.shared.runs import RunFolder, plain, write_atomic, write_json
+from commands.shared.runs import RunFolder, to_json_value, write_atomic, write_json
 
 USUAL = Composed(
     "work",
@@ -54,11 +54,11 @@ def composed(choices=None, **keys):
 
 def folder(**keys):
     config = composed(**keys)
-    return RunFolder("work", run_name(config, USUAL, (*GROWS, *FREE)), config.config, GROWS, FREE)
+    return RunFolder("work", make_run_name(config, USUAL, (*GROWS, *FREE)), config.config, GROWS, FREE)
 
 
 def name(**keys):
-    return run_name(composed(**keys), USUAL, (*GROWS, *FREE))
+    return make_run_name(composed(**keys), USUAL, (*GROWS, *FREE))
 
 
 def test_a_name_says_the_choices_that_differ_and_a_hash_of_the_rest():
@@ -159,14 +159,14 @@ def test_json_holds_what_results_are_made_of():
         "scalar": np.float32(2),
         1: (float("nan"), float("inf"), True, None),
     }
-    assert plain(value) == {
+    assert to_json_value(value) == {
         "row": {"rate": 0.5, "place": "a"},
         "array": [0, 1, 2],
         "scalar": 2.0,
         "1": [None, None, True, None],
     }
     write_json("v.json", value)
-    assert runs.read_json("v.json") == plain(value)
+    assert runs.read_json("v.json") == to_json_value(value)
     Path("v.json").write_text("{half")
     with pytest.raises(RunError, match="v.json is damaged"):
         runs.read_json("v.json")
@@ -231,14 +231,14 @@ def test_progress_is_a_bar_on_a_terminal():
 
 
 def test_durations_and_tables_read_well():
-    assert [duration(s) for s in (0.04, 8.23, 200, 7500)] == ["0.0 s", "8.2 s", "3 min 20 s", "2 h 05 min"]
-    assert table([["a", 1.5], ["bcd", 12]], ["name", "n"]).splitlines() == [
+    assert [format_duration(s) for s in (0.04, 8.23, 200, 7500)] == ["0.0 s", "8.2 s", "3 min 20 s", "2 h 05 min"]
+    assert format_table([["a", 1.5], ["bcd", 12]], ["name", "n"]).splitlines() == [
         "name     n",
         "──────────",
         "a      1.5",
         "bcd     12",
     ]
-    assert table([["a", "[red]"], ["b", 1, "beyond the head"]], ["", "n"]).splitlines()[2:] == [
+    assert format_table([["a", "[red]"], ["b", 1, "beyond the head"]], ["", "n"]).splitlines()[2:] == [
         "a   [red]",
         "b   1       beyond the head",
     ]
@@ -246,10 +246,10 @@ def test_durations_and_tables_read_well():
 
 def test_the_commit_is_that_of_the_source_tree():
     if not (HOME / ".git").exists():
-        assert runs.commit() is None
+        assert runs.get_commit() is None
         return
     head = subprocess.run(["git", "-C", str(HOME), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    found = runs.commit()
+    found = runs.get_commit()
     assert found is not None and found.removesuffix("+changes") == head.stdout.strip()
 
 
@@ -257,11 +257,11 @@ def test_a_tree_outside_of_git_has_no_commit_and_an_edited_one_is_marked(tmp_pat
     tree = tmp_path / "tree"
     tree.mkdir()
     monkeypatch.setattr(runs, "__file__", str(tree / "commands/shared/runs.py"))
-    assert runs.commit() is None
+    assert runs.get_commit() is None
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "empty"]):
         subprocess.run(["git", "-C", str(tree), *words], check=True)
-    clean = runs.commit()
+    clean = runs.get_commit()
     assert clean is not None and len(clean) == 40
     (tree / "new.py").touch()
-    assert runs.commit() == f"{clean}+changes"
+    assert runs.get_commit() == f"{clean}+changes"

@@ -15,7 +15,7 @@ import pytest
 
 from commands import export, import_
 from commands.cli import main as cli
-from commands.config.compose import standard
+from commands.config.compose import compose_defaults
 from commands.config.schema import build
 from commands.shared.console import Console
 from commands.shared.errors import explain
@@ -43,7 +43,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 @cache
 def usual(command: str) -> dict[str, Any]:
     """The command's configuration; composing one takes longer than all the rest of a test."""
-    return standard(command).config
+    return compose_defaults(command).config
 
 
 def take(format: str, path: str, folder: str = "x", columns: dict[str, Any] | None = None, **keys: Any) -> Reader:
