@@ -24,9 +24,9 @@ from commands.transfer.collection import FILE, write_preview
 from commands.transfer.formats import make_format
 from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Facts, Format, Recording
-from data.packed import pack_file
-from data.schema import SPLITS, EpisodePlan, draw_splits
-from data.store import Reader, StoreError, StoreInfo, Writer, create_file
+from data.mapped import create_file
+from data.schema import SPLITS, EpisodePlan, StoreError, StoreInfo, draw_splits
+from data.store import Reader, Writer, pack_file
 from data.video import View
 
 BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds, number by number

@@ -25,9 +25,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.packed import pack_file
+from data.disk import PathLike
+from data.mapped import create_file
 from data.policies import Policy, PolicyConfig, make_policy
-from data.store import Column, PathLike, Reader, StoreError, StoreInfo, Writer, create_file, plan_episodes
+from data.schema import Column, StoreError, StoreInfo, plan_episodes
+from data.store import Reader, Writer, pack_file
 
 Progress = Callable[[int, int], None]
 MakeEnv = Callable[[], Any]

@@ -1,15 +1,14 @@
-"""Features of a frozen encoder, kept beside the data file: computed once, then read like any other column.
+"""Features of a frozen encoder in files beside the data file: computed once, then read like another column.
 
-One .npy file an encoder, data state and layer, as bfloat16 bit patterns in uint16 (numpy has no bfloat16):
-row f is frame f of the reader's files, so that `Windows(..., extra={"tokens": cache.read(...)})` reads the
-features of the frames it would have read. The key holds a hash of the encoder's weights, the reader's
-`file_checksum` (episodes added or left out change it) and the layer, so a stale cache is never found. Rows of
-episodes that are not there stay zero.
+There is one .npy file for each encoder, state of the data and layer. It holds bfloat16 bit patterns as uint16, because
+numpy has no bfloat16. Row f belongs to frame f of the reader's files, so
+`Windows(..., extra={"tokens": cache.read(...)})` reads the features of each window's frames. The file's name holds a
+hash of the encoder's weights, the reader's `file_checksum` and the layer, so that a stale cache is never read. Rows of
+missing episodes stay zero.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,35 +31,33 @@ class FeatureCache:
         self.folder = first.with_name(first.name + ".features")
         self._checksum, self._rows = reader.file_checksum, reader.total_frames
 
-    def path(self, encoder: str, layer: str) -> Path:
-        """Where the features of an encoder (hex digest of its weights) and layer lie, or would."""
+    def build_path(self, encoder: str, layer: str) -> Path:
+        """The file for an encoder (hex digest of its weights) and a layer, whether it exists or not."""
         for key, value in (("encoder", encoder), ("layer", layer)):
             if not re.fullmatch(r"[A-Za-z0-9_.]+", value):
                 raise ValueError(f"{key}={value!r}: letters, digits, _ and . alone make a file name")
         return self.folder / f"{encoder}-{self._checksum}-{layer}.npy"
 
     def read(self, encoder: str, layer: str) -> Bits | None:
-        """Features [F,...] as a read-only map, or None if they are not there or cannot be used: compute them
-        again.
-        """
+        """Features [F,...] as a read-only memory map; None if they are absent or damaged."""
         try:
-            array = np.load(self.path(encoder, layer), mmap_mode="r", allow_pickle=False)
+            array = np.load(self.build_path(encoder, layer), mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, EOFError, ValueError):
             return None
         return array if array.dtype == np.uint16 and len(array) == self._rows else None
 
     @contextmanager
     def write(self, encoder: str, layer: str, shape: tuple[int, ...]) -> Iterator[Bits]:
-        """Gives an array [F, *shape] to fill; it becomes the cache if the block ends without an error.
+        """An array [F, *shape] to fill, which becomes the cache if the block succeeds.
 
-        StoreError if the disk cannot hold it; nothing is left behind then, nor when the block fails.
+        StoreError if the disk cannot hold it. A failed block leaves no file behind.
         """
-        path = self.path(encoder, layer)
+        path = self.build_path(encoder, layer)
         shape = (self._rows, *shape)
         check_free_space(path, 2 * int(np.prod(shape, dtype=np.int64)))
         with temporary_beside(path) as temporary:
             array = np.lib.format.open_memmap(temporary, "w+", np.uint16, shape)
-            reserve_blocks(temporary, os.path.getsize(temporary))
+            reserve_blocks(temporary)
             yield array
             array.flush()
             del array

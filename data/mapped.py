@@ -1,6 +1,6 @@
-"""The bytes under a trajectory file: laying one out at full capacity, asking the disk, mapping what is there.
+"""The bytes of a trajectory file: laying one out at full capacity, checking one, mapping one.
 
-The schema and the reasons are at the top of `data/store.py`.
+The schema and the reasons for it are at the top of `data/store.py`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from data.schema import SCHEMA, SPLITS, Column, EpisodePlan, StoreError, StoreIn
 Array = NDArray[Any]
 PACKED = "pixels"  # the column that may be compressed
 EPISODE_COLUMNS = (
-    ("start", "int64"),
-    ("length", "int64"),
-    ("seed", "int64"),
-    ("crc32", "uint32"),
-    ("split", "uint8"),
+    Column("start", (), "int64"),
+    Column("length", (), "int64"),
+    Column("seed", (), "int64"),
+    Column("crc32", (), "uint32"),
+    Column("split", (), "uint8"),
 )
 
 
@@ -32,23 +32,23 @@ EPISODE_COLUMNS = (
 
 
 def create_file(path: PathLike, info: StoreInfo, plan: EpisodePlan) -> None:
-    """Lays out a file for the planned episodes, all empty; StoreError if it exists or the disk is small."""
+    """Lays out a file for the planned episodes, all empty; StoreError if it exists or the disk is too small."""
     path = Path(path)
     if path.exists():
         raise StoreError(f"{path} exists and is never overwritten: give another name, or remove it first")
     check_free_space(path, plan.capacity * info.frame_bytes)
     with temporary_beside(path) as temporary:
         lay_out(temporary, info, plan)
-        reserve_blocks(temporary, temporary.stat().st_size)
+        reserve_blocks(temporary)
 
 
 def lay_out(path: Path, info: StoreInfo, plan: EpisodePlan, gzip_level: int | None = None) -> None:
-    """Writes the HDF5 structure: everything small for real, the columns over frames as room alone.
+    """Writes the HDF5 structure and the columns over episodes; columns over frames are allocated and not written.
 
-    With `gzip_level` pictures are compressed chunks of one frame.
+    gzip_level: of the pixels, which then become compressed chunks of one frame.
     """
     episodes = {"start": plan.starts, "seed": plan.seeds, "split": plan.splits}
-    # Aligned so that the maps' arrays are, too: numpy and torch are slow, or refuse, where they are not.
+    # Aligned so that the mapped arrays are aligned, too: numpy and torch are slow, or refuse, where they are not.
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=64) as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["info"] = info.to_json()
@@ -59,19 +59,14 @@ def lay_out(path: Path, info: StoreInfo, plan: EpisodePlan, gzip_level: int | No
                 file.create_dataset(column.name, shape, column.dtype, chunks=chunk, compression=gzip_level)
             else:
                 _allocate_dataset(file, column, plan.capacity)
-        count = len(plan.lengths)
-        for name, dtype in EPISODE_COLUMNS:
-            dataset = _allocate_dataset(file.require_group("episode"), Column(name, (), dtype), count)
-            dataset[...] = episodes.get(name, 0)
-        for column in info.factors:
-            dataset = _allocate_dataset(file.require_group("episode/factors"), column, count)
-            dataset[...] = 0
+        for group, columns in (("episode", EPISODE_COLUMNS), ("episode/factors", info.factors)):
+            for column in columns:
+                dataset = _allocate_dataset(file.require_group(group), column, len(plan.lengths))
+                dataset[...] = episodes.get(column.name, 0) if group == "episode" else 0
 
 
 def _allocate_dataset(group: h5py.Group, column: Column, rows: int) -> h5py.Dataset:
-    """A contiguous dataset of fixed size whose place in the file is settled now and whose bytes are not
-    touched.
-    """
+    """A contiguous dataset of fixed size, whose position in the file is final and whose bytes are not written."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -85,8 +80,10 @@ def _allocate_dataset(group: h5py.Group, column: Column, rows: int) -> h5py.Data
 
 
 class PackedColumn:
-    """A compressed column, row by row a chunk: what readers use of an array, without one. Read by HDF5, which lets one
-    thread in at a time."""
+    """A compressed column, one row a chunk, with those parts of an array's interface that readers use.
+
+    HDF5 decompresses it, one thread at a time.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self._dataset = _open_hdf5(path)[name]
@@ -96,50 +93,66 @@ class PackedColumn:
         return int(self.shape[0])
 
     def __getitem__(self, rows: slice) -> Array:
-        """Consecutive rows."""
         return np.asarray(self._dataset[rows])
 
     def take(self, rows: Array, axis: int = 0) -> Array:
-        """Rows [...] -> [..., *row]; each is decompressed once, however often it is asked for."""
+        """Rows [...] -> [..., *row]; a row that occurs twice is decompressed once."""
         assert axis == 0, axis
-        wanted, places = np.unique(rows, return_inverse=True)
-        found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        for number, row in enumerate(wanted):
-            self._dataset.read_direct(found, np.s_[int(row)], np.s_[number])
-        return found[places.reshape(np.shape(rows))]
+        unique, inverse = np.unique(rows, return_inverse=True)
+        values = np.empty((len(unique), *self.shape[1:]), self.dtype)
+        for number, row in enumerate(unique):
+            self._dataset.read_direct(values, np.s_[int(row)], np.s_[number])
+        return values[inverse.reshape(np.shape(rows))]
 
 
 class MappedFile:
-    """One file, checked and mapped: `columns`, `episode` and `factors` are arrays over its bytes; a compressed column
-    is `Chunks`."""
+    """One file, checked and mapped: `columns`, `episode` and `factors` are arrays over its bytes.
+
+    A compressed column is a `PackedColumn`. StoreError if the file is no complete trajectory file.
+    """
 
     def __init__(self, path: Path, mode: Literal["r", "r+"]) -> None:
         self.path = path
         with _open_hdf5(path) as file:
             self.info = _read_info(path, file)
-            names = _list_datasets(self.info)
             self.packed = PACKED in file and file[PACKED].chunks is not None
-            places = {name: _locate_dataset(path, file, name) for name in names if name != PACKED or not self.packed}
-        if self.packed and mode == "r+":
-            raise StoreError(f"{path} is packed and no longer written to: collect into another file")
-        size = path.stat().st_size
-        for name, (offset, shape, dtype) in places.items():
-            end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            if end > size:
-                raise StoreError(f"{path} is cut short: {name} ends at byte {end}, the file at {size}; copy it again")
-        self._pages, raw = _map_file(path, mode)
-        arrays: dict[str, Any] = {name: _view_bytes(raw, *place) for name, place in places.items()}
-        if self.packed:
-            arrays[PACKED] = PackedColumn(path, PACKED)
-        self.columns = {column.name: arrays[column.name] for column in self.info.columns}
-        self.episode = {name: arrays[f"episode/{name}"] for name, _ in EPISODE_COLUMNS}
-        self.factors = {column.name: arrays[f"episode/factors/{column.name}"] for column in self.info.factors}
+            if self.packed and mode == "r+":
+                raise StoreError(f"{path} is packed and no longer written to: collect into another file")
+            try:
+                with path.open("rb" if mode == "r" else "r+b") as raw:
+                    access = mmap.ACCESS_READ if mode == "r" else mmap.ACCESS_WRITE
+                    self._pages = mmap.mmap(raw.fileno(), 0, access=access)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be mapped ({error.strerror or error})") from error
+            self.columns: dict[str, Any] = {
+                c.name: PackedColumn(path, c.name) if self.packed and c.name == PACKED else self._view(file, c.name)
+                for c in self.info.columns
+            }
+            self.episode = {c.name: self._view(file, f"episode/{c.name}") for c in EPISODE_COLUMNS}
+            self.factors = {c.name: self._view(file, f"episode/factors/{c.name}") for c in self.info.factors}
         self._check_rows()
+
+    def _view(self, file: h5py.File, name: str) -> Array:
+        """A dataset as an array over the file's bytes."""
+        if name not in file:
+            raise StoreError(f"{self.path} has no {name}: it is no complete schema {SCHEMA} file")
+        dataset = file[name]
+        if dataset.chunks is not None:
+            raise StoreError(f"{self.path} stores {name} in chunks, which only {PACKED} may be: collect it again")
+        offset = dataset.id.get_offset()
+        if offset is None and dataset.size:
+            raise StoreError(f"{self.path} has no bytes for {name}: it was not laid out by this program")
+        end = (offset or 0) + dataset.size * dataset.dtype.itemsize
+        if end > len(self._pages):
+            raise StoreError(
+                f"{self.path} is cut short: {name} ends at byte {end}, the file at {len(self._pages)}; copy it again"
+            )
+        return np.ndarray(dataset.shape, dataset.dtype, self._pages, offset or 0)
 
     def _check_rows(self) -> None:
         rows = {name: len(array) for name, array in self.columns.items()}
         start, length = self.episode["start"], self.episode["length"]
-        outside = (start < 0) | (length < 0) | (start + length > rows["pixels"])
+        outside = (start < 0) | (length < 0) | (start + length > self.num_rows)
         if len(set(rows.values())) != 1 or outside.any():
             names = np.flatnonzero(outside).tolist()
             raise StoreError(
@@ -150,13 +163,9 @@ class MappedFile:
     def num_rows(self) -> int:
         return len(self.columns["pixels"])
 
-    def checksum(self, index: int) -> int:
-        """CRC-32 over an episode's place, seed, factors and rows of all columns, in the schema's order."""
-        start, length = int(self.episode["start"][index]), int(self.episode["length"][index])
-        return self.checksum_of(index, start, length)
-
-    def checksum_of(self, index: int, start: int, length: int) -> int:
-        """The same for a length that is not written yet."""
+    def compute_checksum(self, index: int, length: int) -> int:
+        """CRC-32 of an episode of that length: its position, seed, factors and rows of all columns, in this order."""
+        start = int(self.episode["start"][index])
         crc = zlib.crc32(np.array([start, length, int(self.episode["seed"][index])], np.int64).tobytes())
         for array in self.factors.values():
             crc = zlib.crc32(np.ascontiguousarray(array[index]).tobytes(), crc)
@@ -166,29 +175,18 @@ class MappedFile:
                 crc = zlib.crc32(rows.reshape(-1).view(np.uint8).data, crc)
         return crc
 
-    def _intact(self, index: int) -> bool:
+    def _is_intact(self, index: int) -> bool:
         try:
-            return self.checksum(index) == int(self.episode["crc32"][index])
+            return self.compute_checksum(index, int(self.episode["length"][index])) == self.episode["crc32"][index]
         except OSError:  # of HDF5: a chunk that cannot be decompressed
             return False
 
     def find_damaged(self) -> list[int]:
-        """Complete episodes whose rows do not give the checksum written with them; reads the whole file once."""
-        complete = np.flatnonzero(self.episode["length"])
-        found = [int(i) for i in complete if not self._intact(int(i))]
+        """Complete episodes whose rows do not match their checksum; reads the whole file once."""
+        damaged = [int(i) for i in np.flatnonzero(self.episode["length"]) if not self._is_intact(int(i))]
         if hasattr(mmap, "MADV_DONTNEED"):
-            self._pages.madvise(mmap.MADV_DONTNEED)  # read pages stay in the system's cache, not in our resident memory
-        return found
-
-
-def _map_file(path: Path, mode: Literal["r", "r+"]) -> tuple[mmap.mmap, Array]:
-    """The file's pages, and an array over all of its bytes."""
-    try:
-        with path.open("rb" if mode == "r" else "r+b") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ if mode == "r" else mmap.ACCESS_WRITE)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be mapped ({error.strerror or error})") from error
-    return pages, np.frombuffer(pages, np.uint8)
+            self._pages.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in our resident memory
+        return damaged
 
 
 def _open_hdf5(path: Path) -> h5py.File:
@@ -211,10 +209,10 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
         raise StoreError(
             f"{path} is HDF5 but no trajectory file (no schema attribute): give one that `jepa collect` wrote"
         )
-    found = file.attrs["schema"]
-    if found != SCHEMA:
+    schema = file.attrs["schema"]
+    if schema != SCHEMA:
         raise StoreError(
-            f"{path} has schema {found}, this version reads schema {SCHEMA}: collect it again, or read it "
+            f"{path} has schema {schema}, this version reads schema {SCHEMA}: collect it again, or read it "
             f"with the version that wrote it"
         )
     if list(file.attrs["splits"]) != list(SPLITS):
@@ -223,28 +221,3 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
         return StoreInfo.from_json(file.attrs["info"])
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} has a damaged `info` attribute ({error})") from error
-
-
-def _list_datasets(info: StoreInfo) -> list[str]:
-    episode = [f"episode/{name}" for name, _ in EPISODE_COLUMNS]
-    factors = [f"episode/factors/{column.name}" for column in info.factors]
-    return [column.name for column in info.columns] + episode + factors
-
-
-def _locate_dataset(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
-    """Where a dataset lies in the file: (offset, shape, dtype)."""
-    if name not in file:
-        raise StoreError(f"{path} has no {name}: it is no complete schema {SCHEMA} file")
-    dataset = file[name]
-    if dataset.chunks is not None:
-        raise StoreError(f"{path} stores {name} in chunks, which only {PACKED} may be: collect it again")
-    offset = dataset.id.get_offset()
-    if offset is None and dataset.size:
-        raise StoreError(f"{path} has no bytes for {name}: it was not laid out by this program")
-    return int(offset or 0), tuple(dataset.shape), dataset.dtype
-
-
-def _view_bytes(raw: Array, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array of that shape over the file's bytes."""
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return raw[offset : offset + num_bytes].view(dtype).reshape(shape)

@@ -1,14 +1,13 @@
-"""What a trajectory file holds, in words a program can check: columns, the file's facts, and the plan of its
-episodes.
+"""Dataclasses that describe a trajectory file: its columns, its facts, and the plan of its episodes.
 
-The picture of the file is at the top of `data/store.py`; this module has the plain dataclasses it is made of.
+The layout of the file is drawn at the top of `data/store.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,18 @@ from numpy.typing import NDArray
 SCHEMA = 1
 SPLITS = ("train", "val", "eval")
 SPLIT_SHARES = (0.8, 0.1, 0.1)
-NO_SEED = -1  # an episode nobody drew here (imported): never taken for another's twin
+NO_SEED = -1  # imported episodes have no seed, and are never compared with others by it
 
 
 class StoreError(ValueError):
-    """A trajectory file, or the disk below it, cannot serve what was asked; the message is one sentence for
-    the user.
-    """
+    """A trajectory file, or its disk, cannot do what was asked; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One flat array over all frames (or, for a factor, over all episodes): name, shape of one row, numpy
-    dtype name.
+    """A flat array over all frames (or, for a factor, over all episodes).
+
+    shape: of one row; dtype: numpy's name.
     """
 
     name: str
@@ -44,12 +42,11 @@ class Column:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """The facts of a file that hold for all its frames.
+    """Facts that hold for all frames of a file.
 
-    Actions are in environment units; `step_s` is the time between two frames in seconds; `frame_hwc` the
-    shape of one frame. `factors` are what differs between episodes in the simulator's model (a door's place),
-    one row an episode. `render` (camera, renderer) and `source` (how the episodes were made) are kept as
-    JSON: `render` is information for people, `source` is what makes "the same command goes on" checkable.
+    Actions are in environment units. step_s: seconds between two frames. factors: properties of the simulator's model
+    that differ between episodes (the position of a door), one row an episode. render: camera and renderer, for people.
+    source: how the episodes were made; a command that resumes compares it with its own configuration.
     """
 
     env_id: str
@@ -68,7 +65,6 @@ class StoreInfo:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """As many names and units as numbers, no column declared twice."""
         sizes = {len(self.action_low), len(self.action_high), len(self.action_names)}
         assert len(sizes) == 1, ("action_low, action_high, action_names differ in length", self)
         assert len(self.truth_names) == len(self.truth_units), (self.truth_names, self.truth_units)
@@ -79,12 +75,12 @@ class StoreInfo:
 
     @property
     def action_size(self) -> int:
-        """Numbers in one action."""
+        """Dimensions of an action."""
         return len(self.action_low)
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """All columns over frames, in the order in which they are written and checksummed."""
+        """All columns over frames, in the order in which they are written and enter the checksum."""
         return (
             Column("pixels", tuple(self.frame_hwc), "uint8"),
             Column("action", (self.action_size,), "float32"),
@@ -100,23 +96,20 @@ class StoreInfo:
         return sum(column.row_bytes for column in self.columns)
 
     def find_differences(self, other: StoreInfo, but: Sequence[str] = ("render", "source")) -> list[str]:
-        """Names of the fields in which two files differ, those in `but` left out."""
+        """Names of the fields in which two files differ, without those in `but`."""
         mine, its = json.loads(self.to_json()), json.loads(other.to_json())
         return [key for key in mine if key not in but and mine[key] != its[key]]
 
     def to_json(self) -> str:
-        """One JSON object with all fields; `from_json` reads it back equal."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["factors"] = [vars(column) for column in self.factors]
-        values["extra"] = [vars(column) for column in self.extra]
-        return json.dumps(values, sort_keys=True, default=_encode_json)
+        """A JSON object of all fields."""
+        return json.dumps(asdict(self), sort_keys=True, default=_encode_json)
 
     @classmethod
     def from_json(cls, text: str) -> StoreInfo:
         """The inverse of `to_json`."""
         values = json.loads(text)
         for key in ("factors", "extra"):
-            values[key] = tuple(Column(c["name"], tuple(c["shape"]), c["dtype"]) for c in values[key])
+            values[key] = [Column(c["name"], tuple(c["shape"]), c["dtype"]) for c in values[key]]
         for key, value in values.items():
             if isinstance(value, list):
                 values[key] = tuple(value)
@@ -124,11 +117,8 @@ class StoreInfo:
 
 
 def _encode_json(value: Any) -> Any:
-    """JSON for what numpy and mappings bring."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
@@ -136,16 +126,13 @@ def _encode_json(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """The episodes a file has room for: frames, seed and split of each ([E] each), fixed before the first is
-    written.
-    """
+    """Frames, seed and split of each episode that a file has room for ([E] each), fixed before the first is written."""
 
     lengths: NDArray[np.int64]
     seeds: NDArray[np.int64]
     splits: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        """As many seeds and splits as lengths, every length at least one frame."""
         shapes = (self.lengths.shape, self.seeds.shape, self.splits.shape)
         assert len(set(shapes)) == 1 and len(shapes[0]) == 1, shapes
         if self.lengths.size == 0 or int(self.lengths.min()) < 1:
@@ -156,7 +143,7 @@ class EpisodePlan:
     @property
     def starts(self) -> NDArray[np.int64]:
         """First row of each episode [E]."""
-        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+        return np.cumsum(self.lengths) - self.lengths
 
     @property
     def capacity(self) -> int:
@@ -165,7 +152,7 @@ class EpisodePlan:
 
 
 def plan_episodes(episodes: int, frames: int, seed: int) -> EpisodePlan:
-    """A plan of equally long episodes, their seeds and splits drawn from `seed`."""
+    """A plan of equally long episodes, with seeds and splits drawn from `seed`."""
     if episodes < 1 or frames < 2:
         raise ValueError(f"episodes={episodes} and frames={frames} make no data: give at least episodes=1 frames=2")
     lengths = np.full(episodes, frames, np.int64)
@@ -179,9 +166,7 @@ def draw_seeds(seed: int, episodes: int) -> NDArray[np.int64]:
 
 
 def draw_splits(seed: int, episodes: int) -> NDArray[np.uint8]:
-    """Index into SPLITS for each episode [E]: 80/10/10, drawn from the seed, each split present from 3
-    episodes on.
-    """
+    """Indices into SPLITS [E], in the ratio of SPLIT_SHARES; from 3 episodes on, no split is empty."""
     few = max(1, round(SPLIT_SHARES[1] * episodes)) if episodes >= 3 else 0
     splits = np.zeros(episodes, np.uint8)
     order = np.random.default_rng(np.random.SeedSequence([seed, episodes, 0x5717])).permutation(episodes)

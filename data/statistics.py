@@ -1,6 +1,6 @@
-"""Mean and standard deviation of a column over a split, exactly, in one pass over the map.
+"""Exact mean and standard deviation of a column over a split, in one pass.
 
-Models keep these as buffers (DESIGN: frames and actions are normalised inside); they come from `train` alone.
+Models keep them as buffers and normalise frames and actions inside; they come from `train` alone.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ Vector = NDArray[np.float64]
 
 
 def compute_statistics(reader: Reader, name: str, split: str = "train") -> tuple[Vector, Vector]:
-    """Mean and std of a column's last axis over a split's complete episodes: pixels -> [C], action -> [A],
-    ...
+    """Mean and std of a column's last axis over a split's complete episodes: pixels -> [C], action -> [A].
 
-    Pixels are in 0..255; the action row that leads nowhere is left out. ValueError if the split has no such
-    row.
+    Pixels are in 0..255; an episode's last action row, which is nan, is left out. ValueError if the split has no row.
     """
     count, total, squares, origin = 0, 0.0, 0.0, None
     for episode in reader.episodes(split):

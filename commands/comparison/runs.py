@@ -63,7 +63,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         own = timed("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
     features = FeatureCache(open_reader(data, keys.on_damaged))
-    features.path(tensors_hash(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
+    features.build_path(tensors_hash(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
     return record
 
 

@@ -48,7 +48,7 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     stored: dict[str, np.ndarray] = {}
     for name, space in spaces.items():
         found = cache.read(key, space)
-        assert found is not None, cache.path(key, space)
+        assert found is not None, cache.build_path(key, space)
         stored[name] = found
     return stored
 

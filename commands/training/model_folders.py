@@ -19,7 +19,7 @@ import envs
 from commands.config.schema import build
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
-from data.store import StoreInfo
+from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import load
@@ -253,7 +253,8 @@ def open_reader(data: Any, on_damaged: str = "error") -> Any:
     UsageError where one names an environment of a module that would be imported (gym/MODULE:ID) and is not trusted.
     """
     from commands.transfer.collection import FILE
-    from data.store import Reader, StoreError
+    from data.schema import StoreError
+    from data.store import Reader
 
     paths = [data] if isinstance(data, str) else list(data)
     full = [str(Path(path) / FILE) if Path(path).is_dir() else str(path) for path in paths]

@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from data.mapped import create_file
 from data.schema import Column, EpisodePlan, StoreInfo
-from data.store import Writer, create_file
+from data.store import Writer
 
 ACTIONS, SIZE = 3, 32
 LENGTHS = (6, 4, 5)

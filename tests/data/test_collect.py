@@ -19,7 +19,8 @@ from fake_goal_env import BrokenEnv, FakeEnv
 
 from data.collect import CollectConfig, collect
 from data.policies import PolicyConfig
-from data.store import Reader, StoreError, Writer
+from data.schema import StoreError
+from data.store import Reader, Writer
 
 ROOT = Path(__file__).parents[2]
 

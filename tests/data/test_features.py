@@ -10,7 +10,8 @@ import pytest
 
 from data import disk
 from data.features import FeatureCache
-from data.store import Reader, StoreError, Writer
+from data.schema import StoreError
+from data.store import Reader, Writer
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_failed_computation_leaves_nothing_and_spares_what_was_there(reader):
 def test_what_a_killed_process_left_is_removed_and_a_living_one_is_spared(reader):
     cache = FeatureCache(reader)
     cache.folder.mkdir()
-    name = f".{cache.path('abc', 'last').name}.{disk.platform.node()}-{{}}.partial"
+    name = f".{cache.build_path('abc', 'last').name}.{disk.platform.node()}-{{}}.partial"
     dead, living = cache.folder / name.format(2**22 + 12345), cache.folder / name.format(os.getppid())
     dead.write_bytes(b"x")
     living.write_bytes(b"x")
@@ -76,7 +77,7 @@ def test_what_a_killed_process_left_is_removed_and_a_living_one_is_spared(reader
 def test_a_damaged_cache_counts_as_missing(reader):
     cache = FeatureCache(reader)
     fill(cache)
-    path = cache.path("abc", "last")
+    path = cache.build_path("abc", "last")
     for share in (0.5, 0.0):
         os.truncate(path, int(path.stat().st_size * share))
         assert cache.read("abc", "last") is None
@@ -93,4 +94,4 @@ def test_a_full_disk_is_noticed_first(reader, monkeypatch):
 
 def test_a_name_that_would_leave_the_folder_is_refused(reader):
     with pytest.raises(ValueError, match="layer='../x'"):
-        FeatureCache(reader).path("abc", "../x")
+        FeatureCache(reader).build_path("abc", "../x")

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.packed import pack_file
-from data.store import Reader, StoreError, Writer
+from data.schema import StoreError
+from data.store import Reader, Writer, pack_file
 from data.windows import Windows
 
 

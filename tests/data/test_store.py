@@ -13,8 +13,19 @@ import numpy as np
 import pytest
 
 from data import disk
-from data.schema import NO_SEED, SPLITS, EpisodePlan, draw_seeds, draw_splits, plan_episodes
-from data.store import Column, Reader, StoreError, StoreInfo, Writer, create_file
+from data.mapped import create_file
+from data.schema import (
+    NO_SEED,
+    SPLITS,
+    Column,
+    EpisodePlan,
+    StoreError,
+    StoreInfo,
+    draw_seeds,
+    draw_splits,
+    plan_episodes,
+)
+from data.store import Reader, Writer
 
 INFO = StoreInfo(
     env_id="toy",
