@@ -19,8 +19,8 @@ import torch
 import envs
 from commands.benchmarks import planners as bench_planners
 from commands.benchmarks import rollout as bench_rollout
-from commands.benchmarks.official import OfficialStep, side_by_side
-from commands.benchmarks.render import bench_render
+from commands.benchmarks.official import OfficialStep, time_in_turns
+from commands.benchmarks.render import measure_render_rate
 from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys, make_planner
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
 from commands.evaluation.evaluate import measure_peak_mib
@@ -29,7 +29,7 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, describe_choices
 from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
-from commands.training.pretraining import random_stage1
+from commands.training.pretraining import make_random_stage1
 from planners.costs import focus_goal
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -95,7 +95,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     keep_freed_memory()
     names = [name for name in BENCHES if name != PLANNERS] if config.what == "all" else [config.what]
     if PLANNERS not in names:
-        console.say(_sizes(config))
+        console.say(describe_sizes(config))
     rows = []
     for name in names:
         for row in BENCHES[name](config):
@@ -108,12 +108,12 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     )
     write_json(folder.path / "bench.json", rows)
     if PLANNERS in names:
-        bench_planners.write(rows, folder.path)
+        bench_planners.write_report(rows, folder.path)
         console.say(f"plot and table: {folder.path / 'planners.png'}, {folder.path / 'planners.md'}")
     folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
 
 
-def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
+def time_per_call(call: Callable[[int], Any], budget_s: float) -> float:
     """Median seconds of a call within a time budget, after one warm-up."""
     call(0)
     times: list[float] = []
@@ -127,16 +127,16 @@ def seconds_per_call(call: Callable[[int], Any], budget_s: float) -> float:
     return float(np.median(times))
 
 
-def peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> float:
+def measure_peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> float:
     """Measured FLOP/s of a large matrix product."""
     size = 4096 if device.type == "cuda" else 1536
     a = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / seconds_per_call(lambda _: a @ a, min(1.0, budget_s))
+    return 2 * size**3 / time_per_call(lambda _: a @ a, min(1.0, budget_s))
 
 
-def render(config: Config) -> list[Row]:
+def measure_render(config: Config) -> list[Row]:
     """Our renderer against dm_control's own, in one run."""
-    found = bench_render(config.seconds)
+    found = measure_render_rate(config.seconds)
     return [
         {
             "what": f"frames, {found['renderer']}",
@@ -148,13 +148,13 @@ def render(config: Config) -> list[Row]:
     ]
 
 
-def load(config: Config) -> list[Row]:
+def measure_loading(config: Config) -> list[Row]:
     """Random windows out of a memory map of frames."""
-    rng, size = np.random.default_rng(0), (20_000, *_frame(config))
+    rng, size = np.random.default_rng(0), (20_000, *get_frame_shape(config))
     frames = rng.integers(0, 256, size, np.uint8)
     starts = rng.integers(0, 19_990, (1000, 48))
-    seconds = seconds_per_call(lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config.seconds)
-    copy = seconds_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
+    seconds = time_per_call(lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config.seconds)
+    copy = time_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
     return [
         {
             "what": "windows of 5 frames",
@@ -165,16 +165,16 @@ def load(config: Config) -> list[Row]:
     ]
 
 
-def stage1(config: Config) -> list[Row]:
+def measure_pretrain(config: Config) -> list[Row]:
     """A step of stage 1; with `official`, beside that of the official code."""
     device = torch.device(resolve_device(config.device))
     trainer = config.trainer
-    model, batch = random_stage1(config.encoder, config.objective, trainer, config.env.name, config.seed, device)
-    rows = _training_rows(model, batch, trainer, device, config.seconds)
-    return rows if config.official is None else rows + _beside_official(config, model, batch, trainer)
+    model, batch = make_random_stage1(config.encoder, config.objective, trainer, config.env.name, config.seed, device)
+    rows = measure_training(model, batch, trainer, device, config.seconds)
+    return rows if config.official is None else rows + compare_with_official(config, model, batch, trainer)
 
 
-def _beside_official(config: Config, model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
+def compare_with_official(config: Config, model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
     objective, encoder = model.config, model.encoder
     if not isinstance(objective, MaskedConfig) or not (
         isinstance(objective.targets, FeatureTargets)
@@ -195,7 +195,7 @@ def _beside_official(config: Config, model: PretrainModel, batch: dict[str, Any]
         masks = [mask.sample(clips, grid, (config.seed, number, i)) for i, mask in enumerate(objective.masks)]
         return clips * sum(m.context_BM.shape[1] + sum(t.shape[1] for t in m.targets_BP) for m in masks)
 
-    found = side_by_side(ours, official, clips, 5 * config.seconds)
+    found = time_in_turns(ours, official, clips, 5 * config.seconds)
     return [
         {
             "what": f"trained tokens, {name}",
@@ -207,11 +207,11 @@ def _beside_official(config: Config, model: PretrainModel, batch: dict[str, Any]
     ]
 
 
-def stage2(config: Config) -> list[Row]:
+def measure_posttrain(config: Config) -> list[Row]:
     """A step of stage 2 on cached features."""
     device = torch.device(resolve_device(config.device))
     trainer = config.posttrainer
-    model = PosttrainModel(_dynamics(config, device), config.dynamics.losses)
+    model = PosttrainModel(make_dynamics(config, device), config.dynamics.losses)
     dynamics, size = model.dynamics, trainer.batch_size
     batch = {
         "features": torch.randn(size, model.window, dynamics.features.num_tokens, dynamics.features.dim, device=device),
@@ -219,16 +219,16 @@ def stage2(config: Config) -> list[Row]:
         "proprio": torch.zeros(size, model.window, dynamics.config.proprio_dim, device=device),
     }
     if dynamics.output.reads_pixels:
-        batch["pixels"] = torch.zeros(size, model.window, *_frame(config), dtype=torch.uint8, device=device)
-    return _training_rows(model, batch, trainer, device, config.seconds)
+        batch["pixels"] = torch.zeros(size, model.window, *get_frame_shape(config), dtype=torch.uint8, device=device)
+    return measure_training(model, batch, trainer, device, config.seconds)
 
 
-def plan(config: Config) -> list[Row]:
+def measure_planning(config: Config) -> list[Row]:
     """One batched plan for many environments."""
     device = torch.device(resolve_device(config.device))
-    dynamics, planner, cost = _dynamics(config, device), make_planner(config.planner), config.planner.cost
+    dynamics, planner, cost = make_dynamics(config, device), make_planner(config.planner), config.planner.cost
     frames = torch.randint(
-        0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *_frame(config)), dtype=torch.uint8, device=device
+        0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *get_frame_shape(config)), dtype=torch.uint8, device=device
     )
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
     valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
@@ -240,22 +240,22 @@ def plan(config: Config) -> list[Row]:
             goal = focus_goal(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
-    seconds, flops = seconds_per_call(once, config.seconds), count_flops(lambda: once(0))
+    seconds, flops = time_per_call(once, config.seconds), count_flops(lambda: once(0))
     return [
         {
             "what": f"plan, {NUM_ENVIRONMENTS} environments together",
             "value": 1e3 * seconds / NUM_ENVIRONMENTS,
             "unit": "ms an environment",
-            "limit": _share(flops / seconds, device, config.seconds),
+            "limit": format_utilisation(flops / seconds, device, config.seconds),
         }
     ]
 
 
-def rollout(config: Config) -> list[Row]:
+def measure_rollout(config: Config) -> list[Row]:
     """A plan with cached keys and values beside the same plan by a loop that recomputes its window."""
     rows = []
     for setting in bench_rollout.SETTINGS:
-        found = bench_rollout.compared(setting, torch.device(resolve_device(config.device)))
+        found = bench_rollout.compare_rollouts(setting, torch.device(resolve_device(config.device)))
         rows.append(
             {
                 "what": f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations",
@@ -271,17 +271,17 @@ def rollout(config: Config) -> list[Row]:
 
 
 BENCHES: dict[str, Callable[[Config], list[Row]]] = {
-    "render": render,
-    "load": load,
-    "pretrain": stage1,
-    "posttrain": stage2,
-    "plan": plan,
-    "rollout": rollout,
+    "render": measure_render,
+    "load": measure_loading,
+    "pretrain": measure_pretrain,
+    "posttrain": measure_posttrain,
+    "plan": measure_planning,
+    "rollout": measure_rollout,
     PLANNERS: lambda config: bench_planners.compare_planners(config.sweep),
 }
 
 
-def _training_rows(
+def measure_training(
     model: Any, batch: dict[str, torch.Tensor], trainer: Any, device: torch.device, budget_s: float
 ) -> list[Row]:
     if trainer.compile:
@@ -291,7 +291,7 @@ def _training_rows(
     def step(number: int) -> None:
         train_step(model, batch, optimizer, trainer, number)
 
-    seconds, flops = seconds_per_call(step, budget_s), count_flops(lambda: step(0))
+    seconds, flops = time_per_call(step, budget_s), count_flops(lambda: step(0))
     precision = resolved_precision(device, trainer.precision, trained_parameters(optimizer))
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else measure_peak_mib()
     return [
@@ -299,25 +299,25 @@ def _training_rows(
             "what": f"training step, batch {trainer.batch_size}, {precision}",
             "value": trainer.batch_size / seconds,
             "unit": "clips/s",
-            "limit": _share(flops / seconds, device, budget_s, precision),
+            "limit": format_utilisation(flops / seconds, device, budget_s, precision),
         },
         {"what": f"peak memory, batch {trainer.batch_size}", "value": memory / 1024, "unit": "GiB"},
     ]
 
 
-def _share(achieved: float, device: torch.device, budget_s: float, precision: str = "fp32") -> str:
-    peak = peak_flops(device, budget_s, torch.bfloat16 if precision == "bf16" else torch.float32)
+def format_utilisation(achieved: float, device: torch.device, budget_s: float, precision: str = "fp32") -> str:
+    peak = measure_peak_flops(device, budget_s, torch.bfloat16 if precision == "bf16" else torch.float32)
     return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
 
 
-def _dynamics(config: Config, device: torch.device) -> LatentDynamics:
+def make_dynamics(config: Config, device: torch.device) -> LatentDynamics:
     task = envs.get_task(config.env.name)
     shape = config.dynamics.shape(len(task.proprio_names))
     actions = ActionSpec(task.action_low, task.action_high, config.dynamics.frame_skip or task.frame_skip)
     return LatentDynamics(shape, VideoEncoder(config.objective.adapt_encoder(config.encoder)), actions).to(device)
 
 
-def _sizes(config: Config) -> str:
+def describe_sizes(config: Config) -> str:
     """What is measured, in one line."""
     encoder, objective, dynamics = config.encoder, config.objective, config.dynamics
 
@@ -334,6 +334,6 @@ def _sizes(config: Config) -> str:
     )
 
 
-def _frame(config: Config) -> tuple[int, int, int]:
+def get_frame_shape(config: Config) -> tuple[int, int, int]:
     height, width = config.encoder.image_px
     return height, width, 3

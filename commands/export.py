@@ -19,7 +19,7 @@ import envs
 from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, describe_choices
-from commands.training.model_folders import Parts, model_parts, open_reader
+from commands.training.model_folders import ModelParts, load_parts, open_reader
 from data.formats.lerobot import import_pyarrow
 from data.formats.lerobot_writer import write_lerobot
 from data.formats.minari import write_minari
@@ -67,7 +67,7 @@ class Trajectories:
     reader: Reader
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """What they are, in words."""
         episodes = self.reader.episodes()
         return f"{self.reader.lengths(episodes).sum()} frames in {len(episodes)} episodes of {self.reader.info.env_id}"
@@ -82,13 +82,13 @@ class Trajectories:
 # --- models
 
 
-def write_official(parts: Parts, path: Path, config: Config, console: Console) -> str:
+def write_official(parts: ModelParts, path: Path, config: Config, console: Console) -> str:
     """V-JEPA 2's `.pt` file."""
-    export_official(path, parts.encoder, parts.predictor, parts.student)
+    export_official(path, parts.encoder, parts.predictor, parts.online_encoder)
     return f"jepa posttrain encoder=pretrained path={path} reads it"
 
 
-def write_huggingface(parts: Parts, path: Path, config: Config, console: Console) -> str:
+def write_huggingface(parts: ModelParts, path: Path, config: Config, console: Console) -> str:
     """A VJEPA2 directory. It has no place for an action-conditioned predictor."""
     masked = parts.predictor if isinstance(parts.predictor, MaskedPredictor) else None
     export_huggingface(path, parts.encoder, masked)
@@ -156,7 +156,7 @@ def check_npz(config: Config) -> None:
     derive_val_path(Path(config.to))
 
 
-SOURCES: dict[str, Callable[[Any], Any]] = {"model": model_parts, "data": open_trajectories}
+SOURCES: dict[str, Callable[[Any], Any]] = {"model": load_parts, "data": open_trajectories}
 FORMATS = {
     "official": Format("model", write_official),
     "huggingface": Format("model", write_huggingface),
@@ -193,7 +193,7 @@ def run(config: Config, folder: None, console: Console) -> None:
     source = SOURCES[made.source](getattr(config, made.source))
     with remove_on_failure(to, made.beside(to)):
         said = made.write(source, to, config, console)
-    console.say(f"wrote {to} ({source.said}); {said}")
+    console.say(f"wrote {to} ({source.summary}); {said}")
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     if not recordings:
         raise RunError(f"none of the {len(left_out)} trajectories in {config.path} can be used: {left_out[0]}")
     facts = form.facts()
-    for line in facts.said:
+    for line in facts.summary:
         console.say(line)
     splits = assign_splits(recordings, config.seed, console)
     info = make_store_info(facts, recordings, splits, config, console)
@@ -194,7 +194,7 @@ def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: V
             recording = recordings[index]
             columns = {name: column for name, column in recording.columns.items() if name in names}
             try:
-                columns["pixels"] = recording.pictures(size_px, view)
+                columns["pixels"] = recording.read_pictures(size_px, view)
             except ValueError as error:
                 left_out.append(str(error))
             else:

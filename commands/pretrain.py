@@ -9,8 +9,8 @@ from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
-from commands.training.fit import CHECKPOINTS
 from commands.training.pretraining import PretrainKeys, pretrain
+from commands.training.stage import CHECKPOINTS
 from world_model.training.loop import Checkpoints
 
 REQUIRED = "required"  # start= of a recipe that goes on from another run

@@ -29,10 +29,10 @@ from commands.shared.runs import RunFolder, write_json
 from commands.training.model_folders import (
     check_actions,
     check_frames,
-    frame_skip,
+    find_frame_skip,
+    find_model_folder,
     load_dynamics,
     load_encoder,
-    model_folder,
     open_reader,
 )
 from data.windows import Windows
@@ -81,7 +81,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     device = torch.device(resolve_device(config.device))
     reader = open_reader(config.data, config.on_damaged)
     dynamics: LatentDynamics | None = None
-    if model_kind(model_folder(config.model)) == "dynamics":
+    if model_kind(find_model_folder(config.model)) == "dynamics":
         dynamics, source = load_dynamics(config.model, device)
         encoder = dynamics.encoder
         check_actions(dynamics.actions, reader.info, str(config.data))
@@ -146,7 +146,7 @@ def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: 
 
 def _draw_windows(config: Config, reader: Any, split: str, part: str) -> dict[str, np.ndarray]:
     """Random windows of a split: `pixels` [n, T, H, W, C], `truth` [n, T, L] and their `episode` [n]."""
-    skip = frame_skip(reader.info)
+    skip = find_frame_skip(reader.info)
     windows = Windows(reader, split, config.frames, skip, ("pixels", "truth"))
     count = min(len(windows), config.windows if part == "train" else math.ceil(config.windows / 4))
     rng = np.random.default_rng([config.seed, list(SPLITS).index(part)])

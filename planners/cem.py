@@ -66,7 +66,7 @@ def refit(config: CEMConfig, proposal: Proposal, actions_BSKA: Tensor, cost_BS: 
     return Proposal(
         mean_BKA=mean.lerp(proposal.mean_BKA, config.momentum_mean),
         std_BKA=std.lerp(proposal.std_BKA, config.momentum_std).maximum(config.std_min * half_A),
-        kept_BEKA=elites[:, : config.keep_elites] if config.keep_elites else None,
+        retained_BEKA=elites[:, : config.keep_elites] if config.keep_elites else None,
         elite_cost_B=finite_mean(elite_cost),
     )
 

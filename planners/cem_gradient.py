@@ -1,7 +1,7 @@
 """CEM whose best candidates take a few gradient steps before they are refitted.
 
 As in grasping the plan by sampling and polishing it by descent (Bharadhwaj et al. 2020, arXiv 2003.13333; Huang
-et al. 2021, arXiv 2104.03894): draws find the basin, slopes its bottom.
+et al. 2021, arXiv 2104.03894): draws find the basin, gradients its bottom.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor
 
 from planners.cem import CEMConfig, refit
-from planners.gradient import GradientConfig, adam, descend
+from planners.gradient import GradientConfig, adam_step, descend
 from planners.noise import Draws
 from planners.sampling import Proposal, SamplingPlanner
 from planners.scoring import Problem
@@ -62,7 +62,7 @@ class CEMGradient(SamplingPlanner):
         _, index = cost_BS.topk(self.config.refined, dim=1, largest=False)
         where = index[:, :, None, None].expand(-1, -1, *actions_BSKA.shape[2:])
         start = actions_BSKA.gather(1, where)
-        found = descend(problem, start, self.config.steps, partial(adam, config=self.descent), lambda _: draws)
+        found = descend(problem, start, self.config.steps, partial(adam_step, config=self.descent), lambda _: draws)
         return actions_BSKA.scatter(1, where, found.best_BSKA), cost_BS.scatter(1, index, found.best_cost_BS)
 
     def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:

@@ -158,7 +158,7 @@ class GoalCost:
         count = max(1, round(self.token_keep * change_BN.shape[-1]))
         return Views({"tokens": tokens, FOCUS: change_BN.topk(count, dim=-1).indices})
 
-    def between(self, seen: Goal, goal: Goal) -> Tensor:
+    def compare_frames(self, seen: Goal, goal: Goal) -> Tensor:
         """d_B of observed frames, encoded as goals are, from goals: the distance of one step that is there."""
         goal = self.focus(goal, seen)
         here = seen.view(self.view)
@@ -179,8 +179,8 @@ class GoalCost:
             x = x.narrow(step_axis, x.shape[step_axis] - 1, 1)
         if self.token_keep < 1:
             chosen = goal.view(FOCUS)  # set by `focus_goal`
-            g = _take(g, chosen[:, :, None])
-            x = _take(x, chosen[:, None, None, :, None])
+            g = _take_tokens(g, chosen[:, :, None])
+            x = _take_tokens(x, chosen[:, None, None, :, None])
         if self.distance is None:
             d = feature_distance(x, g, self.metric, num_features)
         else:
@@ -209,7 +209,7 @@ class GoalCost:
         return cost + self.last_weight * last if self.last_weight else cost
 
 
-def _take(tokens: Tensor, index: Tensor) -> Tensor:
+def _take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Chosen tokens along the last axis but one; draws, an axis in front, share the choice."""
     return tokens.take_along_dim(index[(None,) * (tokens.ndim - index.ndim)], dim=-2)
 

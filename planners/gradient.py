@@ -15,22 +15,22 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from planners.noise import NUDGES, Draws, candidate_noise
+from planners.noise import NUDGES, Draws, sample_noise
 from planners.protocol import Plan
 from planners.sampling import (
     BasePlanner,
     SearchConfig,
-    candidates,
     check_not_negative,
     check_share,
-    colour_of,
-    first_proposal,
+    make_first_proposal,
+    make_noise_colour,
+    sample_candidates,
 )
 from planners.scoring import Problem, bounds, finite_mean
 
 Bounds = Literal["clamp", "tanh"]
 Memory = tuple[Tensor, ...]
-# (x, slope, memory, number) -> (x, memory): one step; x are actions over half ranges from the middle, in [-1, 1]
+# (x, gradient, memory, number) -> (x, memory): one step; x are actions over half ranges from the middle, in [-1, 1]
 Step = Callable[[Tensor, Tensor, Memory, int], tuple[Tensor, Memory]]
 
 TINY = 1e-12
@@ -106,7 +106,7 @@ def descend(
     history: list[dict[str, Tensor]] = []
     for number in range(iterations + 1):
         if number < iterations:
-            cost, slope = problem.slopes(actions, draws_at(number))
+            cost, gradient = problem.differentiate(actions, draws_at(number))
         else:
             cost = problem.score(actions, draws_at(number))
         better = cost < best_cost
@@ -114,13 +114,13 @@ def descend(
         best_cost = torch.where(better, cost, best_cost)
         if number == iterations:
             return Descent(best, best_cost, actions, cost, history)
-        history.append(_record(cost, best_cost, x))
-        x, memory = step(x, slope * half_A, memory, number)
+        history.append(_record_step(cost, best_cost, x))
+        x, memory = step(x, gradient * half_A, memory, number)
         actions = (mid_A + half_A * x).clamp(low_A, high_A)
     raise AssertionError("unreachable")
 
 
-def _record(cost_BS: Tensor, best_BS: Tensor, x: Tensor) -> dict[str, Tensor]:
+def _record_step(cost_BS: Tensor, best_BS: Tensor, x: Tensor) -> dict[str, Tensor]:
     """One entry of Plan.history: the elite is the best start of the moment, the spread that of the starts."""
     spread = x.std(1, correction=0).mean((1, 2))
     return {"best": best_BS.amin(1), "mean": finite_mean(cost_BS), "elite_mean": cost_BS.amin(1), "std": spread}
@@ -131,15 +131,17 @@ def anneal(first: float, share_left: float, number: int, count: int) -> float:
     return first * (1 - (1 - share_left) * number / max(1, count - 1))
 
 
-def adam(x: Tensor, slope: Tensor, memory: Memory, number: int, config: GradientConfig) -> tuple[Tensor, Memory]:
+def adam_step(
+    x: Tensor, gradient: Tensor, memory: Memory, number: int, config: GradientConfig
+) -> tuple[Tensor, Memory]:
     """One step of Adam on x, kept in [-1, 1]."""
     squashed = config.bounds == "tanh"
     free = torch.atanh(x.clamp(-EDGE, EDGE)) if squashed else x
     if squashed:
-        slope = slope * (1 - x.square()).clamp_min(1 - EDGE**2)
+        gradient = gradient * (1 - x.square()).clamp_min(1 - EDGE**2)
     mean, square = memory or (torch.zeros_like(x), torch.zeros_like(x))
-    mean = slope.lerp(mean, config.momentum)
-    square = slope.square().lerp(square, config.square_momentum)
+    mean = gradient.lerp(mean, config.momentum)
+    square = gradient.square().lerp(square, config.square_momentum)
     direction = mean / (1 - config.momentum ** (number + 1))
     size = (square / (1 - config.square_momentum ** (number + 1))).sqrt()
     rate = anneal(config.learning_rate, config.lr_end, number, config.iterations)
@@ -153,8 +155,8 @@ class DescendingPlanner(BasePlanner):
     needs_gradient = True
     config: SearchConfig
 
-    def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
-        """The next points. x, slope: actions and the cost's slope in half ranges; action_dim: numbers in one
+    def step(self, x: Tensor, gradient: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
+        """The next points. x, gradient: actions and the cost's gradient in half ranges; action_dim: numbers in one
         environment action."""
         raise NotImplementedError
 
@@ -166,16 +168,16 @@ class DescendingPlanner(BasePlanner):
     def solve(self, problem: Problem, draws: Draws, warm_start: Tensor | None) -> Plan:
         """Draw the starts as `search` draws its first candidates, descend, return the best."""
         spec, config = problem.dynamics.spec, self.config
-        proposal = first_proposal(spec, config, len(draws.seeds), warm_start)
+        proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
         low_A, high_A = bounds(spec)
         mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
         shape = (config.samples, *proposal.mean_BKA.shape[1:])
-        noise = candidate_noise(draws.at(0), shape, colour_of(config, spec))
-        start = candidates(proposal, noise, low_A, high_A, config.include_mean)
+        noise = sample_noise(draws.at(0), shape, make_noise_colour(config, spec))
+        start = sample_candidates(proposal, noise, low_A, high_A, config.include_mean)
         start = (mid_A + half_A * self.project((start - mid_A) / half_A, spec.action_dim)).clamp(low_A, high_A)
 
-        def step(x: Tensor, slope: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
-            return self.nudge(*self.step(x, slope, memory, number, spec.action_dim), draws.at(number), number)
+        def step(x: Tensor, gradient: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
+            return self.nudge(*self.step(x, gradient, memory, number, spec.action_dim), draws.at(number), number)
 
         found = descend(problem, start, config.iterations, step, draws.at)
         points, costs = found.best_BSKA, found.best_cost_BS
@@ -196,9 +198,9 @@ class Gradient(DescendingPlanner):
     def __init__(self, config: GradientConfig | None = None) -> None:
         self.config: GradientConfig = config or GradientConfig()
 
-    def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
+    def step(self, x: Tensor, gradient: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
         """See `adam`."""
-        return adam(x, slope, memory, number, self.config)
+        return adam_step(x, gradient, memory, number, self.config)
 
     def nudge(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
         """Noise that falls to 0 by the last step."""

@@ -64,7 +64,7 @@ class MPCConfig:
                 raise ValueError(f"planner {key} is {getattr(self, key)}; it must not be negative")
 
 
-def rows_of(plan: Plan) -> Tensor:
+def stack_warm_start(plan: Plan) -> Tensor:
     """What the next search may begin at: the plan [B,K,A], or with its elites behind it [B,1+E,K,A]."""
     if plan.elites_BEKA is None:
         return plan.actions_BKA
@@ -105,12 +105,12 @@ class MPC:
         if self._count > 1:
             self._check_switching()
         flat = goal_frames.reshape(-1, *goal_frames.shape[2:]) if goal_frames.ndim == 5 else goal_frames
-        frames = self._frames(flat, "goal image")
+        frames = self._to_frames(flat, "goal image")
         assert len(frames) == len(seeds) * self._count, (goal_frames.shape, len(seeds))
         with torch.no_grad():
             self._goal = self.dynamics.encode_goal(frames)
         self.subgoal_B = torch.zeros(len(seeds), dtype=torch.long, device=self.spec.device)
-        self._steps_at_B = torch.zeros_like(self.subgoal_B)
+        self._subgoal_steps_B = torch.zeros_like(self.subgoal_B)
         self._seeds = tuple(int(seed) for seed in seeds)
         self._frames_seen: deque[Tensor] = deque(maxlen=self.spec.history)
         self._proprio: deque[Tensor] = deque(maxlen=self.spec.history)
@@ -130,15 +130,15 @@ class MPC:
         """
         assert self._goal is not None, "call reset(goal_frames, seeds) before act"
         if self._step % self.spec.frame_skip == 0:
-            frames = self._frames(frames_BHWC, "frame")
+            frames = self._to_frames(frames_BHWC, "frame")
             assert len(frames) == len(self._seeds), (frames.shape, len(self._seeds))
             self._frames_seen.append(frames)
             if self.spec.proprio != "none":
-                self._proprio.append(self._state(proprio_BQ))
+                self._proprio.append(self._to_proprio(proprio_BQ))
             if self._count > 1 and self._step:
-                self._switch(self._goal, frames)
+                self._switch_subgoals(self._goal, frames)
             if not self._queue:
-                self._plan(self._current(self._goal))
+                self._plan(self._select_subgoal(self._goal))
             self._blocks_done.append(self._blocks_to_do.popleft())
         self._step += 1
         actions = self._queue.popleft()
@@ -153,7 +153,7 @@ class MPC:
             goal = focus_goal(self.dynamics, self.cost, goal, self._frames_seen[-1])
         warm_start = None
         if self.config.warm_start and self.last_plan is not None:
-            warm_start = shift_plan(rows_of(self.last_plan), steps, self.config.tail)
+            warm_start = shift_plan(stack_warm_start(self.last_plan), steps, self.config.tail)
         plan = self.planner.plan(
             self.dynamics,
             context,
@@ -174,7 +174,7 @@ class MPC:
             self.energies.append(torch.stack(means))
         self.plan_ms.append(1e3 * (time.perf_counter() - began))
 
-    def _current(self, goals: Goal) -> Goal:
+    def _select_subgoal(self, goals: Goal) -> Goal:
         """The sub-goal of every environment, out of all B x G."""
         if self._count == 1:
             return goals
@@ -182,17 +182,17 @@ class MPC:
         return goals.select(first + self.subgoal_B)
 
     @torch.no_grad()
-    def _switch(self, goals: Goal, frames_BHWC: Tensor) -> None:
+    def _switch_subgoals(self, goals: Goal, frames_BHWC: Tensor) -> None:
         """Go on to the next sub-goal where this one is reached or its time is up; a model step has passed."""
-        self._steps_at_B = self._steps_at_B + 1
+        self._subgoal_steps_B = self._subgoal_steps_B + 1
         done = torch.zeros_like(self.subgoal_B, dtype=torch.bool)
         if self.config.subgoal_steps:
-            done = self._steps_at_B >= self.config.subgoal_steps
+            done = self._subgoal_steps_B >= self.config.subgoal_steps
         if self.config.reached_cost:
             assert isinstance(self.cost, FrameCost)
             seen = self.dynamics.encode_goal(frames_BHWC)
-            done = done | (self.cost.between(seen, self._current(goals)) < self.config.reached_cost)
-        self._steps_at_B = self._steps_at_B.masked_fill(done, 0)
+            done = done | (self.cost.compare_frames(seen, self._select_subgoal(goals)) < self.config.reached_cost)
+        self._subgoal_steps_B = self._subgoal_steps_B.masked_fill(done, 0)
         self.subgoal_B = (self.subgoal_B + done).clamp(max=self._count - 1)
 
     def _check_switching(self) -> None:
@@ -220,14 +220,14 @@ class MPC:
         proprio = torch.stack([self._proprio[0]] * missing + list(self._proprio), dim=1) if self._proprio else None
         return self.dynamics.observe(frames, actions, valid.expand(len(first), -1), proprio)
 
-    def _state(self, proprio_BQ: Frames | None) -> Tensor:
+    def _to_proprio(self, proprio_BQ: Frames | None) -> Tensor:
         if proprio_BQ is None:
             raise ValueError(f"this model knows the robot's state (proprio={self.spec.proprio}): give it beside frames")
         return torch.as_tensor(np.array(proprio_BQ) if isinstance(proprio_BQ, np.ndarray) else proprio_BQ).to(
             self.spec.device, torch.float32
         )
 
-    def _frames(self, frames: Frames, what: str) -> Tensor:
+    def _to_frames(self, frames: Frames, what: str) -> Tensor:
         """Frames as a uint8 tensor on the dynamics' device. Raises ValueError for another size or type."""
         # Always a copy: an environment may draw its next frame into the same memory.
         tensor = torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames.clone()

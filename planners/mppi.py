@@ -58,7 +58,7 @@ class MPPI(SamplingPlanner):
         if config.elites:
             cost_BS, index = cost_BS.topk(config.elites, dim=1, largest=False)
             actions_BSKA = actions_BSKA.take_along_dim(index[:, :, None, None], dim=1)
-        weight_BS = path_weights(cost_BS, config.temperature, config.relative)
+        weight_BS = weigh_paths(cost_BS, config.temperature, config.relative)
         weight = weight_BS[:, :, None, None]
         known = (weight_BS.sum(1) > 0)[:, None, None]
         mean = (weight * actions_BSKA).sum(1)
@@ -71,7 +71,7 @@ class MPPI(SamplingPlanner):
         return Proposal(mean, spread, elite_cost_B=_average_cost(cost_BS, weight_BS))
 
 
-def path_weights(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:
+def weigh_paths(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:
     """exp(-(cost - least) / temperature) over its sum; 0 for infinite costs, and everywhere where all are."""
     finite = cost_BS.isfinite()
     least = cost_BS.amin(1, keepdim=True)

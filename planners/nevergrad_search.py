@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.noise import CANDIDATES, Draws, key, upload
+from planners.noise import CANDIDATES, Draws, derive_seed, upload
 from planners.protocol import Plan
-from planners.sampling import BasePlanner, PlannerConfig, first_proposal
+from planners.sampling import BasePlanner, PlannerConfig, make_first_proposal
 from planners.scoring import Problem, bounds, finite_mean
 
 UNUSABLE = 1e15  # reported for an infinite cost: nevergrad clips larger numbers
@@ -45,11 +45,11 @@ class Nevergrad(BasePlanner):
         spec, config = problem.dynamics.spec, self.config
         low_A, high_A = bounds(spec)
         mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
-        proposal = first_proposal(spec, config, len(draws.seeds), warm_start)
+        proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
         mean = ((proposal.mean_BKA - mid_A) / half_A).cpu().numpy()
         std = config.std_init if warm_start is None else config.std_warm or config.std_init
         optimizers = [
-            self._optimizer(start, std, key(seed, draws.replan, 0, CANDIDATES))
+            self._optimizer(start, std, derive_seed(seed, draws.replan, 0, CANDIDATES))
             for start, seed in zip(mean, draws.seeds, strict=True)
         ]
         best = proposal.mean_BKA
@@ -67,7 +67,7 @@ class Nevergrad(BasePlanner):
             best_cost = torch.where(better, low, best_cost)
             spread = ((actions - mid_A) / half_A).std(1, correction=0).mean((1, 2))
             history.append({"best": best_cost, "mean": finite_mean(cost), "elite_mean": low, "std": spread})
-            _tell(optimizers, asked, cost)
+            _report_costs(optimizers, asked, cost)
         if config.return_best:
             return Plan(best, best_cost, history)
         last = np.stack([optimizer.provide_recommendation().value for optimizer in optimizers]).astype(np.float32)
@@ -98,7 +98,7 @@ class Nevergrad(BasePlanner):
         return made
 
 
-def _tell(optimizers: Sequence[Any], asked: Sequence[Sequence[Any]], cost_BS: Tensor) -> None:
+def _report_costs(optimizers: Sequence[Any], asked: Sequence[Sequence[Any]], cost_BS: Tensor) -> None:
     told = cost_BS.clamp(max=UNUSABLE).double().cpu().numpy()
     for optimizer, row, costs in zip(optimizers, asked, told, strict=True):
         for candidate, cost in zip(row, costs, strict=True):

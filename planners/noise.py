@@ -23,7 +23,7 @@ CANDIDATES = 0  # the planner's own stream of draws; a stochastic model's are 1,
 NUDGES = -1  # the stream of noise that a gradient planner adds between its steps
 
 
-def key(seed: int, replan: int, iteration: int, stream: int) -> int:
+def derive_seed(seed: int, replan: int, iteration: int, stream: int) -> int:
     """64 bits that stand for these four numbers and no others."""
     packed = struct.pack("<4q", seed, replan, iteration, stream)
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little")
@@ -63,13 +63,13 @@ class Draws:
         draws = torch.empty((len(self.seeds), *shape), pin_memory=self.device.type == "cuda")
         generator = torch.Generator()
         for row, seed in zip(draws, self.seeds, strict=True):
-            generator.manual_seed(key(seed, self.replan, self.iteration, stream))
+            generator.manual_seed(derive_seed(seed, self.replan, self.iteration, stream))
             row.normal_(generator=generator)
         return upload(draws, self.device)
 
 
 @lru_cache(maxsize=16)
-def colour_matrix(steps: int, beta: float) -> Tensor:
+def make_colour_matrix(steps: int, beta: float) -> Tensor:
     """[steps, steps] float32 that turns white noise over time into noise of spectrum 1/f^beta, variance 1.
 
     The covariance is that of a circle twice as long, so that a plan's first and last step are not neighbours.
@@ -82,7 +82,7 @@ def colour_matrix(steps: int, beta: float) -> Tensor:
     return torch.linalg.cholesky(correlation).float()
 
 
-def candidate_noise(draws: Draws, shape_SKA: tuple[int, int, int], colour: Tensor | None = None) -> Tensor:
+def sample_noise(draws: Draws, shape_SKA: tuple[int, int, int], colour: Tensor | None = None) -> Tensor:
     """noise_BSKA, standard normal. colour: `colour_matrix` over the K x frame_skip *environment* steps."""
     white = draws.normal(shape_SKA, stream=CANDIDATES)
     if colour is None:

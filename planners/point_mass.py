@@ -14,7 +14,7 @@ from torch import Tensor
 
 from planners.protocol import Dynamics, DynamicsSpec, Goal, Imagined, Keep, Noise, Rows, Views
 
-SLOPE_WORK = 2  # work of a differentiated step: the way back to actions costs as much as the way there
+GRADIENT_WORK = 2  # work of a differentiated step: the way back to actions costs as much as the way there
 
 
 @dataclass
@@ -55,7 +55,7 @@ class DoubleIntegrator:
     ) -> Views:
         """States after every step."""
         num_envs, samples, horizon, _ = actions_BSKA.shape
-        self.work += num_envs * samples * horizon * (SLOPE_WORK if actions_BSKA.requires_grad else 1)
+        self.work += num_envs * samples * horizon * (GRADIENT_WORK if actions_BSKA.requires_grad else 1)
         position, velocity = context.state_B4[:, None, None].chunk(2, dim=-1)
         velocities = velocity + self.dt * actions_BSKA.cumsum(2)
         path = torch.cat((position + self.dt * velocities.cumsum(2), velocities), dim=-1)
@@ -67,7 +67,7 @@ class PointCost:
     """mean_k |p_k - g|^2 + stop |v_K|^2 + effort mean_k |a_k|^2, and discs that cost.
 
     discs: (x, y, radius) of each. A step inside of one costs height (1 - distance to its centre / radius)^2 over K;
-    with `wall` it costs height over K wherever it is inside, and no slope leads out.
+    with `wall` it costs height over K wherever it is inside, and no gradient leads out.
     """
 
     effort: float = 0.05

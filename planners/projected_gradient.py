@@ -1,4 +1,4 @@
-"""Projected gradient descent: steps against the slope, each followed by the nearest point that is allowed.
+"""Projected gradient descent: steps against the gradient, each followed by the nearest point that is allowed.
 
 Allowed are the action bounds, and if wanted a bound on the change between consecutive actions and on the norm
 of an action. The nearest point of their intersection is found by Dykstra's alternating projections (Boyle and
@@ -64,18 +64,18 @@ def project_actions(x: Tensor, action_dim: int, max_change: float, max_norm: flo
     """The allowed point nearest to x [..., K, A]; action_dim: numbers in one environment action."""
     steps = x.unflatten(-1, (-1, action_dim)).flatten(-3, -2)  # [..., environment steps, one action]
     if max_norm and not max_change:
-        sets: list[Projection] = [_box, lambda y: _ball(y, max_norm)]
+        sets: list[Projection] = [_clip_box, lambda y: _project_ball(y, max_norm)]
     elif max_change:
-        sets = [_box, lambda y: _pairs(y, max_change, 0), lambda y: _pairs(y, max_change, 1)]
-        sets += [lambda y: _ball(y, max_norm)] if max_norm else []
+        sets = [_clip_box, lambda y: _project_pairs(y, max_change, 0), lambda y: _project_pairs(y, max_change, 1)]
+        sets += [lambda y: _project_ball(y, max_norm)] if max_norm else []
     else:
         return x.clamp(-1, 1)
-    near = _box(_dykstra(steps, sets))
-    near = _ball(near, max_norm) if max_norm else near
-    return (_within_change(near, max_change) if max_change else near).reshape(x.shape)
+    near = _clip_box(_alternate_projections(steps, sets))
+    near = _project_ball(near, max_norm) if max_norm else near
+    return (_limit_change(near, max_change) if max_change else near).reshape(x.shape)
 
 
-def _dykstra(x: Tensor, sets: list[Projection]) -> Tensor:
+def _alternate_projections(x: Tensor, sets: list[Projection]) -> Tensor:
     """The point of the sets' intersection nearest to x, nearly."""
     left = [torch.zeros_like(x) for _ in sets]
     for _ in range(ROUNDS):
@@ -86,16 +86,16 @@ def _dykstra(x: Tensor, sets: list[Projection]) -> Tensor:
     return x
 
 
-def _box(steps: Tensor) -> Tensor:
+def _clip_box(steps: Tensor) -> Tensor:
     return steps.clamp(-1, 1)
 
 
-def _ball(steps: Tensor, radius: float) -> Tensor:
+def _project_ball(steps: Tensor, radius: float) -> Tensor:
     norm = torch.linalg.vector_norm(steps, dim=-1, keepdim=True)
     return steps * (radius / norm.clamp_min(radius))
 
 
-def _pairs(steps: Tensor, most: float, first: int) -> Tensor:
+def _project_pairs(steps: Tensor, most: float, first: int) -> Tensor:
     """Steps (first, first + 1), (first + 2, first + 3), ...: each pair no more than `most` apart, moved evenly."""
     count = (steps.shape[-2] - first) // 2
     pairs = steps[..., first : first + 2 * count, :].unflatten(-2, (count, 2))
@@ -105,7 +105,7 @@ def _pairs(steps: Tensor, most: float, first: int) -> Tensor:
     return torch.cat((steps[..., :first, :], moved.flatten(-3, -2), steps[..., first + 2 * count :, :]), -2)
 
 
-def _within_change(steps: Tensor, most: float) -> Tensor:
+def _limit_change(steps: Tensor, most: float) -> Tensor:
     """Every step drawn towards the one before it until it is near enough. Points between two allowed ones are
     allowed (the other sets are convex), so that nothing else is broken."""
     rows = [steps[..., 0, :]]
@@ -126,10 +126,10 @@ class ProjectedGradient(DescendingPlanner):
         """The nearest allowed point."""
         return project_actions(x, action_dim, self.config.max_change, self.config.max_norm)
 
-    def step(self, x: Tensor, slope: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
-        """A step of given length against the slope of each start, and back to what is allowed."""
+    def step(self, x: Tensor, gradient: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
+        """A step of given length against the gradient of each start, and back to what is allowed."""
         config = self.config
-        direction = slope / (slope.square().mean((-1, -2), keepdim=True).sqrt() + TINY)
+        direction = gradient / (gradient.square().mean((-1, -2), keepdim=True).sqrt() + TINY)
         if memory:
             direction = direction + config.momentum * memory[0]
         rate = anneal(config.learning_rate, config.lr_end, number, config.iterations)

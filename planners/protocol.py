@@ -198,7 +198,7 @@ class Cost(Protocol):
 class FrameCost(Cost, Protocol):
     """A cost that can also compare an observed frame with the goal: what `MPC` switches sub-goals by."""
 
-    def between(self, seen: Goal, goal: Goal) -> Tensor:
+    def compare_frames(self, seen: Goal, goal: Goal) -> Tensor:
         """d_B between observed frames, encoded as goals are, and goals."""
         ...
 

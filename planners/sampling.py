@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.noise import Draws, candidate_noise, colour_matrix, upload
+from planners.noise import Draws, make_colour_matrix, sample_noise, upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan
 from planners.scoring import Problem, bounds, check_fit, finite_mean
 
@@ -100,17 +100,19 @@ def check_share(config: object, *keys: str) -> None:
 class Proposal:
     """What candidates are drawn from: a Gaussian per environment, step and action, and candidates to keep.
 
-    mean_BKA, std_BKA: environment units. kept_BEKA: candidates that take part again, at most S - 1 of them.
+    mean_BKA, std_BKA: environment units. retained_BEKA: candidates that take part again, at most S - 1 of them.
     elite_cost_B: mean cost of the candidates this proposal follows, for the history.
     """
 
     mean_BKA: Tensor
     std_BKA: Tensor
-    kept_BEKA: Tensor | None = None
+    retained_BEKA: Tensor | None = None
     elite_cost_B: Tensor | None = None
 
 
-def first_proposal(spec: DynamicsSpec, config: PlannerConfig, num_envs: int, warm_start: Tensor | None) -> Proposal:
+def make_first_proposal(
+    spec: DynamicsSpec, config: PlannerConfig, num_envs: int, warm_start: Tensor | None
+) -> Proposal:
     """Where a search begins: the middle of the range, or a warm start [B,K,A], or several [B,1+E,K,A] of which the
     first is the mean and the others take part in the first iteration."""
     low_A, high_A = bounds(spec)
@@ -125,25 +127,25 @@ def first_proposal(spec: DynamicsSpec, config: PlannerConfig, num_envs: int, war
     return Proposal(mean, (std * half_A).expand(shape), kept)
 
 
-def candidates(proposal: Proposal, noise_BSKA: Tensor, low: Tensor, high: Tensor, mean: bool) -> Tensor:
+def sample_candidates(proposal: Proposal, noise_BSKA: Tensor, low: Tensor, high: Tensor, mean: bool) -> Tensor:
     """actions_BSKA within bounds: the mean (if wanted) first, fresh draws, the kept candidates last.
 
     low, high: bounds, [A] or, several times faster to clamp with on a CPU, [K,A].
     """
     actions = torch.addcmul(proposal.mean_BKA[:, None], proposal.std_BKA[:, None], noise_BSKA)
-    if proposal.kept_BEKA is not None:
-        assert proposal.kept_BEKA.shape[1] < actions.shape[1], (proposal.kept_BEKA.shape, actions.shape)
-        actions[:, actions.shape[1] - proposal.kept_BEKA.shape[1] :] = proposal.kept_BEKA
+    if proposal.retained_BEKA is not None:
+        assert proposal.retained_BEKA.shape[1] < actions.shape[1], (proposal.retained_BEKA.shape, actions.shape)
+        actions[:, actions.shape[1] - proposal.retained_BEKA.shape[1] :] = proposal.retained_BEKA
     if mean:
         actions[:, 0] = proposal.mean_BKA
     return actions.clamp_(low, high)
 
 
-def colour_of(config: SearchConfig, spec: DynamicsSpec) -> Tensor | None:
+def make_noise_colour(config: SearchConfig, spec: DynamicsSpec) -> Tensor | None:
     """The colour of a planner's noise over environment steps; None: white."""
     if not config.noise_beta:
         return None
-    return upload(colour_matrix(config.horizon * spec.frame_skip, config.noise_beta), spec.device)
+    return upload(make_colour_matrix(config.horizon * spec.frame_skip, config.noise_beta), spec.device)
 
 
 @torch.no_grad()
@@ -153,44 +155,44 @@ def search(problem: Problem, planner: SamplingPlanner, draws: Draws, warm_start:
     low_A, high_A = bounds(spec)
     half_A = (high_A - low_A) / 2
     low_KA, high_KA = (bound.expand(config.horizon, -1).contiguous() for bound in (low_A, high_A))
-    proposal = first_proposal(spec, config, len(draws.seeds), warm_start)
+    proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
     best_actions = proposal.mean_BKA
     best_cost = torch.full(best_actions.shape[:1], math.inf, device=spec.device)
     frozen = torch.zeros_like(best_cost, dtype=torch.bool)
-    colour = colour_of(config, spec)
+    colour = make_noise_colour(config, spec)
     history: list[dict[str, Tensor]] = []
     for iteration in range(config.iterations):
         now = draws.at(iteration)
-        noise = candidate_noise(now, (planner.population(iteration), *best_actions.shape[1:]), colour)
-        actions = candidates(proposal, noise, low_KA, high_KA, config.include_mean)
+        noise = sample_noise(now, (planner.population(iteration), *best_actions.shape[1:]), colour)
+        actions = sample_candidates(proposal, noise, low_KA, high_KA, config.include_mean)
         actions, cost_BS = planner.refine(problem, actions, problem.score(actions, now), now)
         low_cost, index = cost_BS.min(dim=1)
         better = (low_cost < best_cost) & ~frozen
         chosen = actions.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
         best_actions = torch.where(better[:, None, None], chosen, best_actions)
         best_cost = torch.where(better, low_cost, best_cost)
-        proposal = _unless(frozen, proposal, planner.update(proposal, actions, cost_BS, half_A))
-        history.append(_record(proposal, cost_BS, best_cost, half_A))
+        proposal = _keep_frozen(frozen, proposal, planner.update(proposal, actions, cost_BS, half_A))
+        history.append(_record_iteration(proposal, cost_BS, best_cost, half_A))
         if planner.early_stop_std:
             frozen = (proposal.std_BKA / half_A).amax((1, 2)) < planner.early_stop_std
             # Only a CPU can look without waiting for the device.
             if spec.device.type == "cpu" and bool(frozen.all()):
                 break
-    elites = proposal.kept_BEKA if planner.carries_elites else None
+    elites = proposal.retained_BEKA if planner.carries_elites else None
     if config.return_best:
         return Plan(best_actions, best_cost, history, elites)
     mean = proposal.mean_BKA.clamp(low_A, high_A)
     return Plan(mean, problem.score(mean[:, None], draws.at(config.iterations))[:, 0], history, elites)
 
 
-def _unless(frozen_B: Tensor, old: Proposal, new: Proposal) -> Proposal:
+def _keep_frozen(frozen_B: Tensor, old: Proposal, new: Proposal) -> Proposal:
     """The new proposal, except in frozen environments."""
     keep = frozen_B[:, None, None]
     mean = torch.where(keep, old.mean_BKA, new.mean_BKA)
     return replace(new, mean_BKA=mean, std_BKA=torch.where(keep, old.std_BKA, new.std_BKA))
 
 
-def _record(proposal: Proposal, cost_BS: Tensor, best_B: Tensor, half_A: Tensor) -> dict[str, Tensor]:
+def _record_iteration(proposal: Proposal, cost_BS: Tensor, best_B: Tensor, half_A: Tensor) -> dict[str, Tensor]:
     """One entry of Plan.history."""
     std = (proposal.std_BKA / half_A).mean((1, 2))
     elite = best_B if proposal.elite_cost_B is None else proposal.elite_cost_B

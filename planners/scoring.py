@@ -1,4 +1,4 @@
-"""Judging candidates: `score()`, `slopes()` beside it for planners that follow gradients, and their chunks.
+"""Costs of candidates (`score`), their gradients (`Problem.differentiate`), and the chunks both are computed in.
 
 This file alone decides how many candidate steps are imagined at once, over environments x candidates, by the
 memory a step takes. Imagining and judging are fused, so that nothing of an imagined future outlives its chunk.
@@ -16,12 +16,12 @@ from torch import Tensor
 from planners.noise import upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Noise
 
-# What judges one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
-Judge = Callable[[Context, Goal, Noise | None, Tensor], tuple[Tensor, ...]]
+# Evaluates one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
+Evaluate = Callable[[Context, Goal, Noise | None, Tensor], tuple[Tensor, ...]]
 
 CPU_CHUNK_BYTES = 1 << 30
 CUDA_CHUNK_SHARE = 0.25  # of the device's memory; of the total, so that the chunks are the same on every run
-SLOPE_MEMORY = 4  # times the memory of a step: backward needs what every layer of every step computed
+GRADIENT_MEMORY = 4  # times the memory of a step: backward needs what every layer of every step computed
 
 
 def bounds(spec: DynamicsSpec) -> tuple[Tensor, Tensor]:
@@ -56,11 +56,11 @@ def score(
     environment. Leaves gradients to the caller: planners that need none switch them off.
     """
 
-    def judge(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
+    def evaluate(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
         return (cost(dynamics.imagine(context, actions, generator=noise, keep=cost.keep), goal, actions),)
 
     limit = chunk_elements or chunk_size(dynamics.spec)
-    (cost_BS,) = _in_chunks(judge, context, goal, noise, actions_BSKA, limit)
+    (cost_BS,) = _map_chunks(evaluate, context, goal, noise, actions_BSKA, limit)
     return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf)
 
 
@@ -78,12 +78,12 @@ class Problem:
         """See the function `score`."""
         return score(self.dynamics, self.context, self.goal, self.cost, actions_BSKA, noise, self.chunk_elements)
 
-    def slopes(self, actions_BSKA: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """cost_BS as of `score`, and its gradient slope_BSKA, 0 where it is not finite; in chunks, each one's
+    def differentiate(self, actions_BSKA: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """cost_BS as of `score`, and gradient_BSKA, 0 where it is not finite; in chunks, each one's
         graph freed before the next. Works under no_grad. Raises ValueError where nothing leads back to actions."""
         dynamics, cost = self.dynamics, self.cost
 
-        def judge(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
+        def evaluate(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 given = actions.detach().requires_grad_()
                 value = cost(dynamics.imagine(context, given, generator=noise, keep=cost.keep), goal, given)
@@ -92,22 +92,22 @@ class Problem:
                         "this planner follows gradients and these dynamics give none; choose planner=cem or another "
                         "that samples"
                     )
-                # A cost of no finite value is cut off; its slope comes out as 0 or NaN.
-                (slope,) = torch.autograd.grad(value.masked_fill(~value.isfinite(), 0.0).sum(), given)
-            return value.detach(), slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                # A cost of no finite value is cut off; its gradient comes out as 0 or NaN.
+                (gradient,) = torch.autograd.grad(value.masked_fill(~value.isfinite(), 0.0).sum(), given)
+            return value.detach(), gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
-        limit = self.chunk_elements or math.ceil(chunk_size(dynamics.spec) / SLOPE_MEMORY)
-        cost_BS, slope = _in_chunks(judge, self.context, self.goal, noise, actions_BSKA, limit)
-        return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf), slope
+        limit = self.chunk_elements or math.ceil(chunk_size(dynamics.spec) / GRADIENT_MEMORY)
+        cost_BS, gradient = _map_chunks(evaluate, self.context, self.goal, noise, actions_BSKA, limit)
+        return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf), gradient
 
 
-def _in_chunks(
-    judge: Judge, context: Context, goal: Goal, noise: Noise | None, actions_BSKA: Tensor, limit: int
+def _map_chunks(
+    evaluate: Evaluate, context: Context, goal: Goal, noise: Noise | None, actions_BSKA: Tensor, limit: int
 ) -> tuple[Tensor, ...]:
-    """What `judge` says of all candidates, asked for at most `limit` candidate steps at a time; 0: all at once."""
+    """What `evaluate` returns for all candidates, at most `limit` candidate steps a call (0: all at once)."""
     num_envs, samples, horizon, _ = actions_BSKA.shape
     limit = limit or actions_BSKA.numel()
-    envs_at_once, samples_at_once = _blocks(num_envs, samples, max(1, limit // horizon))
+    envs_at_once, samples_at_once = _split_evenly(num_envs, samples, max(1, limit // horizon))
     rows = []
     for start in range(0, num_envs, envs_at_once):
         envs = slice(start, min(start + envs_at_once, num_envs))
@@ -116,13 +116,13 @@ def _in_chunks(
         part_noise = noise if noise is None or whole else noise.select(envs)
         parts = []
         for actions in actions_BSKA[envs].split(samples_at_once, dim=1):
-            parts.append(judge(part_context, part_goal, part_noise, actions))
+            parts.append(evaluate(part_context, part_goal, part_noise, actions))
             assert parts[-1][0].shape == actions.shape[:2], (parts[-1][0].shape, actions.shape)
         rows.append([torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
     return tuple(torch.cat(row) for row in zip(*rows, strict=True))
 
 
-def _blocks(num_envs: int, samples: int, limit: int) -> tuple[int, int]:
+def _split_evenly(num_envs: int, samples: int, limit: int) -> tuple[int, int]:
     """(environments, candidates) a chunk of at most `limit` candidates, in chunks of about equal size."""
     if samples > limit:
         return 1, math.ceil(samples / math.ceil(samples / limit))

@@ -53,7 +53,7 @@ class OfficialStep:
         compiled: bool = False,
     ) -> None:
         assert isinstance(objective.teacher, TeacherConfig), objective.teacher
-        modules = official_modules(folder)
+        modules = import_official(folder)
         self.keep = objective.teacher.ema
         self.objective, self.trainer, self.clip = objective, trainer, clip_BCTHW
         self.name = "official, compiled" if compiled else "official"
@@ -139,7 +139,7 @@ class OfficialStep:
         return len(self.clip) * sum(part.shape[1] for part in (*context, *target))
 
 
-def official_modules(folder: Path) -> dict[str, Any]:
+def import_official(folder: Path) -> dict[str, Any]:
     """The modules of the clone that a training step needs; UsageError where it is no clone of that code."""
     if not (folder / "src" / "models" / "vision_transformer.py").exists():
         raise UsageError(f"official={folder} is no clone of github.com/facebookresearch/vjepa2 (no src/models there)")
@@ -150,7 +150,7 @@ def official_modules(folder: Path) -> dict[str, Any]:
         sys.path.remove(str(folder))
 
 
-def side_by_side(
+def time_in_turns(
     ours: Callable[[int], int], official: Sequence[OfficialStep], clips: int, budget_s: float
 ) -> dict[str, dict[str, float]]:
     """Median clips/s and trained tokens/s of all, in turns after WARM_UP steps each, for `budget_s` seconds at
@@ -160,8 +160,8 @@ def side_by_side(
     while number < WARM_UP + 5 or time.perf_counter() - began < budget_s:
         for one in official:
             masks = one.masks()
-            counts[one.name].append(timed(partial(one, masks)))
-        counts["ours"].append(timed(partial(ours, number)))
+            counts[one.name].append(time_call(partial(one, masks)))
+        counts["ours"].append(time_call(partial(ours, number)))
         number += 1
     found = {}
     for name, steps in counts.items():
@@ -171,7 +171,7 @@ def side_by_side(
     return found
 
 
-def timed(step: Callable[[], T]) -> tuple[float, T]:
+def time_call(step: Callable[[], T]) -> tuple[float, T]:
     """Seconds of a call, and what it gave."""
     start = time.perf_counter()
     given = step()

@@ -12,7 +12,7 @@ _DRAWN: dict[str, list[Any]] = {
 }
 _REFIT: dict[str, list[Any]] = {"elites": [0.05, 0.1, 0.2], "std_min": [0.0, 0.01, 0.05], "momentum_mean": [0.0, 0.2]}
 _REFIT |= {"momentum_std": [0.0, 0.2], "keep_elites": [0.0, 0.03]}
-_SLOPE: dict[str, list[Any]] = {
+_DESCENT: dict[str, list[Any]] = {
     "iterations": [8, 16, 32, 64],
     "learning_rate": [0.05, 0.1, 0.2, 0.4],
     "lr_end": [0.01, 0.1],
@@ -32,13 +32,13 @@ SPACE: dict[str, dict[str, list[Any]]] = {
     "predictive_sampling": {**_DRAWN, "iterations": [2, 4, 8, 16, 32], "std_decay": [0.6, 0.75, 0.9, 1.0]},
     "gradient": {
         **_DRAWN,
-        **_SLOPE,
+        **_DESCENT,
         "momentum": [0.7, 0.9],
         "square_momentum": [0.9, 0.99],
         "bounds": ["clamp", "tanh"],
         "noise": [0.0, 0.05],
     },
-    "projected_gradient": {**_DRAWN, **_SLOPE, "momentum": [0.0, 0.5, 0.8]},
+    "projected_gradient": {**_DRAWN, **_DESCENT, "momentum": [0.0, 0.5, 0.8]},
     "cem_gradient": {
         **_DRAWN,
         **_REFIT,

@@ -2,7 +2,7 @@
 
 Four problems of a point with inertia (`planners.point_mass`): a quadratic cost, the same where action bounds bind
 (optima known: least squares, with bounds), soft discs in the way with many ways between them, and discs whose cost has
-no slope (optima: the best that any planner of the table, or a far longer search, ever found). Regret is cost above
+no gradient (optima: the best that any planner of the table, or a far longer search, ever found). Regret is cost above
 the optimum, over that of doing nothing. Settings are those of `commands.benchmarks.planner_settings`
 (docs/concepts/planning.md).
 """
@@ -28,7 +28,7 @@ from planners.protocol import Plan, Views
 
 HORIZON = 12
 BUDGETS = (64, 256, 1024, 4096)  # whole imagined candidates a plan; a differentiated one counts twice
-SWEPT_AT = (256,)
+TUNING_BUDGETS = (256,)
 LEAST_SAMPLES = 16  # an iteration; where the budget is too small for that, there are fewer iterations
 INSTANCES = 16  # starts and goals of a problem
 SEEDS = 2  # draws a planner makes for each
@@ -39,7 +39,7 @@ FLOOR = 1e-4  # regret below which two planners count as equally good when setti
 
 
 @dataclass(frozen=True)
-class Task:
+class PointProblem:
     """A problem: its cost and the bound of its actions."""
 
     cost: PointCost
@@ -49,15 +49,15 @@ class Task:
 
 # Between starts and goals; every gap is a way, and near every way there is a worse one.
 DISCS = ((-0.45, 0.1, 0.4), (0.1, -0.45, 0.4), (0.15, 0.55, 0.4), (-0.35, -0.85, 0.4), (0.65, 0.05, 0.35))
-TASKS = {
-    "quadratic": Task(PointCost(), 6.0, True),
-    "bounds": Task(PointCost(effort=0.01), 0.7, True),
-    "many ways": Task(PointCost(discs=DISCS), 2.0, False),
-    "walls": Task(PointCost(discs=DISCS, height=3.0, wall=True), 2.0, False),
+PROBLEMS = {
+    "quadratic": PointProblem(PointCost(), 6.0, True),
+    "bounds": PointProblem(PointCost(effort=0.01), 0.7, True),
+    "many ways": PointProblem(PointCost(discs=DISCS), 2.0, False),
+    "walls": PointProblem(PointCost(discs=DISCS, height=3.0, wall=True), 2.0, False),
 }
 
 
-def cases(seed: int) -> tuple[State, Views]:
+def sample_cases(seed: int) -> tuple[State, Views]:
     """Starts left of the discs, goals right of them, with some height, SEEDS times each; at rest."""
     rng = np.random.default_rng(seed)
     heights = rng.uniform(-0.5, 0.5, (INSTANCES, 2))
@@ -75,7 +75,7 @@ class Searched:
     planner: PlannerKeys = field(default_factory=CEMKeys)
 
 
-def made(name: str, settings: Mapping[str, Any], budget: int) -> Any:
+def make_planner_for_budget(name: str, settings: Mapping[str, Any], budget: int) -> Any:
     """The planner with as many samples as the budget allows; shares become numbers."""
     config = dict(settings)
     descent = name in ("gradient", "projected_gradient")
@@ -103,34 +103,36 @@ def made(name: str, settings: Mapping[str, Any], budget: int) -> Any:
     return make_planner(build(Searched, {"planner": {"name": name, "horizon": HORIZON, **config}}).planner)
 
 
-def solved(name: str, settings: Mapping[str, Any], budget: int, task: Task, seed: int) -> tuple[Plan, float]:
+def plan_cases(
+    name: str, settings: Mapping[str, Any], budget: int, task: PointProblem, seed: int
+) -> tuple[Plan, float]:
     """Plans of all cases, and the candidates imagined for each."""
-    start, goal = cases(seed)
+    start, goal = sample_cases(seed)
     dynamics = DoubleIntegrator(task.bound)
     count = len(start.state_B4)
     seeds = range(1000 * seed, 1000 * seed + count)
-    plan = made(name, settings, budget).plan(dynamics, start, goal, task.cost, seeds=seeds)
+    plan = make_planner_for_budget(name, settings, budget).plan(dynamics, start, goal, task.cost, seeds=seeds)
     return plan, dynamics.work / count / HORIZON
 
 
-def idle(task: Task, seed: int) -> Tensor:
+def cost_zero_actions(task: PointProblem, seed: int) -> Tensor:
     """cost_B of doing nothing."""
-    return cost_of(task, seed, torch.zeros(INSTANCES * SEEDS, HORIZON, 2))
+    return compute_cost(task, seed, torch.zeros(INSTANCES * SEEDS, HORIZON, 2))
 
 
-def cost_of(task: Task, seed: int, actions_BKA: Tensor) -> Tensor:
+def compute_cost(task: PointProblem, seed: int, actions_BKA: Tensor) -> Tensor:
     """cost_B of given actions."""
-    start, goal = cases(seed)
+    start, goal = sample_cases(seed)
     actions = actions_BKA[:, None]
     return task.cost(DoubleIntegrator(task.bound).imagine(start, actions), goal, actions)[:, 0]
 
 
-def exact_optimum(task: Task, seed: int) -> Tensor:
+def solve_exactly(task: PointProblem, seed: int) -> Tensor:
     """cost_B of the best actions within bounds, where the cost is quadratic: each axis a bounded least squares
     problem in K accelerations, whose rows are the cost's terms."""
     from scipy.optimize import lsq_linear
 
-    start, goal = cases(seed)
+    start, goal = sample_cases(seed)
     dt, cost = DoubleIntegrator().dt, task.cost
     fall = np.tril(np.ones((HORIZON, HORIZON)))
     reach = dt * dt * fall @ fall  # accelerations -> positions
@@ -144,44 +146,48 @@ def exact_optimum(task: Task, seed: int) -> Tensor:
             wanted = np.concatenate((np.full(HORIZON, away / math.sqrt(HORIZON)), np.zeros(1 + HORIZON)))
             found = lsq_linear(matrix, wanted, bounds=(-task.bound, task.bound), tol=1e-12)
             best[case, :, axis] = torch.from_numpy(found.x)
-    return cost_of(task, seed, best)
+    return compute_cost(task, seed, best)
 
 
-def long_search(task: Task, seed: int) -> Tensor:
-    """cost_B of the best of long searches: many descents, and a large CEM polished by slopes."""
+def search_long(task: PointProblem, seed: int) -> Tensor:
+    """cost_B of the best of long searches: many descents, and a large CEM polished by gradients."""
     descents = {"iterations": 200, "learning_rate": 0.2, "lr_end": 0.01, "std_init": 1.0, "noise_beta": 2.0}
     refined = {"iterations": 20, "elites": 0.05, "refined": 0.05, "steps": 8, "noise_beta": 2.0, "std_min": 0.0}
     found = [
-        solved("gradient", descents, LONG, task, seed)[0].cost_B,
-        solved("cem_gradient", refined, LONG, task, seed)[0].cost_B,
-        solved("cem", {"iterations": 40, "elites": 0.05, "noise_beta": 2.0, "std_min": 0.0}, LONG, task, seed)[
+        plan_cases("gradient", descents, LONG, task, seed)[0].cost_B,
+        plan_cases("cem_gradient", refined, LONG, task, seed)[0].cost_B,
+        plan_cases("cem", {"iterations": 40, "elites": 0.05, "noise_beta": 2.0, "std_min": 0.0}, LONG, task, seed)[
             0
         ].cost_B,
     ]
-    return _over_seeds(torch.stack(found).amin(0))
+    return best_over_seeds(torch.stack(found).amin(0))
 
 
-def _over_seeds(cost_B: Tensor) -> Tensor:
+def best_over_seeds(cost_B: Tensor) -> Tensor:
     """The best of all draws of a case, for each draw."""
     return cost_B.unflatten(0, (SEEDS, INSTANCES)).amin(0).repeat(SEEDS)
 
 
-def available() -> list[str]:
+def list_installed() -> list[str]:
     """The planners that can be run here, those that are extras if installed."""
     return [name for name in SPACE if name != "nevergrad" or find_spec("nevergrad") is not None]
 
 
-def measured(settings: Mapping[str, Mapping[str, Any]], budgets: Sequence[int], seed: int) -> list[dict[str, Any]]:
+def measure_regret(
+    settings: Mapping[str, Mapping[str, Any]], budgets: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
     """Regret of every planner at every budget on every problem."""
     rows = []
-    for what, task in TASKS.items():
+    for what, task in PROBLEMS.items():
         runs = {
-            (name, budget): solved(name, settings[name], budget, task, seed) for name in settings for budget in budgets
+            (name, budget): plan_cases(name, settings[name], budget, task, seed)
+            for name in settings
+            for budget in budgets
         }
-        best = exact_optimum(task, seed) if task.exact else long_search(task, seed)
+        best = solve_exactly(task, seed) if task.exact else search_long(task, seed)
         if not task.exact:
-            best = torch.stack([best, *(_over_seeds(plan.cost_B) for plan, _ in runs.values())]).amin(0)
-        nothing = idle(task, seed)
+            best = torch.stack([best, *(best_over_seeds(plan.cost_B) for plan, _ in runs.values())]).amin(0)
+        nothing = cost_zero_actions(task, seed)
         for (name, budget), (plan, work) in runs.items():
             regret = ((plan.cost_B - best) / (nothing - best)).clamp_min(0)
             rows.append(
@@ -198,55 +204,55 @@ def measured(settings: Mapping[str, Mapping[str, Any]], budgets: Sequence[int], 
     return rows
 
 
-def drawn(name: str, tries: int) -> list[dict[str, Any]]:
+def sample_settings(name: str, tries: int) -> list[dict[str, Any]]:
     """Random settings of a planner out of SPACE."""
     rng = np.random.default_rng(0)
     space = SPACE[name]
     return [{key: values[int(rng.integers(len(values)))] for key, values in space.items()} for _ in range(tries)]
 
 
-def swept(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def tune_settings(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The settings of least regret of each planner: mean over problems and budgets of its logarithm."""
     best: dict[str, dict[str, Any]] = {}
-    known = {what: _reference(task) for what, task in TASKS.items()}
+    known = {what: _reference(task) for what, task in PROBLEMS.items()}
     for name in names:
         scores = []
-        for settings in drawn(name, TRIES):
+        for settings in sample_settings(name, TRIES):
             values = []
-            for what, task in TASKS.items():
+            for what, task in PROBLEMS.items():
                 optimum, nothing = known[what]
-                for budget in SWEPT_AT:
-                    plan, _ = solved(name, settings, budget, task, TUNING)
+                for budget in TUNING_BUDGETS:
+                    plan, _ = plan_cases(name, settings, budget, task, TUNING)
                     regret = ((plan.cost_B - optimum) / (nothing - optimum)).clamp_min(0).mean()
                     values.append(math.log10(float(regret) + FLOOR))
             scores.append(sum(values) / len(values))
-        best[name] = drawn(name, TRIES)[int(np.argmin(scores))]
+        best[name] = sample_settings(name, TRIES)[int(np.argmin(scores))]
     return best
 
 
-def _reference(task: Task) -> tuple[Tensor, Tensor]:
-    optimum = exact_optimum(task, TUNING) if task.exact else long_search(task, TUNING)
-    return optimum, idle(task, TUNING)
+def _reference(task: PointProblem) -> tuple[Tensor, Tensor]:
+    optimum = solve_exactly(task, TUNING) if task.exact else search_long(task, TUNING)
+    return optimum, cost_zero_actions(task, TUNING)
 
 
 def compare_planners(sweep: bool) -> list[dict[str, Any]]:
     """The rows of `jepa bench planners`; sweep: search the settings anew first."""
-    settings = swept(available()) if sweep else {name: TUNED[name] for name in available()}
+    settings = tune_settings(list_installed()) if sweep else {name: TUNED[name] for name in list_installed()}
     rows = []
-    for row in measured(settings, BUDGETS, TESTING):
+    for row in measure_regret(settings, BUDGETS, TESTING):
         what = f"{row['task']}, {row['planner']}, {row['candidates']:.0f} candidates"
         settings_of = settings[row["planner"]]
         rows.append({"what": what, "value": row["regret_mean"], "unit": "mean regret", **row, "settings": settings_of})
     return rows
 
 
-def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def write_report(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """planners.png and planners.md of the rows."""
-    (folder / "planners.md").write_text(table(rows), encoding="utf-8")
-    plot(rows, folder / "planners.png")
+    (folder / "planners.md").write_text(format_table(rows), encoding="utf-8")
+    plot_regret(rows, folder / "planners.png")
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Mean regret in percent, a line a planner and problem, a column a budget."""
     budgets = sorted({row["budget"] for row in rows})
     lines = ["| problem | planner | " + " | ".join(f"{budget} candidates" for budget in budgets) + " |"]
@@ -259,7 +265,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def plot_regret(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Regret against candidates, a panel a problem."""
     import matplotlib
 

@@ -29,7 +29,7 @@ physics.free()
 """
 
 
-def bench_render(seconds: float, size: int = 64) -> dict[str, Any]:
+def measure_render_rate(seconds: float, size: int = 64) -> dict[str, Any]:
     """Frames a second of the reacher at `size` x `size`: ours, and dm_control's `physics.render` as it comes.
 
     dm_control runs in a process of its own for `seconds`, between two halves of ours, on the same backend and
@@ -45,14 +45,14 @@ def bench_render(seconds: float, size: int = 64) -> dict[str, Any]:
     mujoco.mj_forward(model, data)
     renderer = Renderer(model, size, size, "fixed")
     try:
-        before = _frames_per_s(renderer, data, seconds / 2)
+        before = measure_frames_per_s(renderer, data, seconds / 2)
         command = [sys.executable, "-c", _DM_CONTROL_BENCH, str(seconds), str(size)]
         child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         found = [line.split()[1] for line in child.stdout.splitlines() if line.startswith("frames_per_s")]
         if not found:
             said = child.stderr.strip().splitlines()
             raise RuntimeError(f"dm_control could not render: {said[-1] if said else child.returncode}")
-        ours = (before + _frames_per_s(renderer, data, seconds / 2)) / 2
+        ours = (before + measure_frames_per_s(renderer, data, seconds / 2)) / 2
         result = {
             "size": size,
             "seconds": seconds,
@@ -65,7 +65,7 @@ def bench_render(seconds: float, size: int = 64) -> dict[str, Any]:
         renderer.close()
 
 
-def _frames_per_s(renderer: Renderer, data: mujoco.MjData, seconds: float) -> float:
+def measure_frames_per_s(renderer: Renderer, data: mujoco.MjData, seconds: float) -> float:
     renderer.render(data)
     start, frames = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from commands.benchmarks.official import timed
+from commands.benchmarks.official import time_call
 from commands.shared.flops import count_flops
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
@@ -70,7 +70,7 @@ class WindowContext:
     rows_BtA: Tensor
 
 
-class Recomputing:
+class RecomputingDynamics:
     """The dynamics of a model by a plain loop (`planners.protocol.Dynamics`, of one environment at a time)."""
 
     def __init__(self, model: LatentDynamics) -> None:
@@ -122,7 +122,7 @@ class RecordingCEM(CEM):
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """One plan by both ways: seconds and operations of each; the largest difference of a candidate's cost, relative to
     the largest cost; and the share of elites that are the same, by the loop and, of the same candidates of some
     iterations, in bf16."""
@@ -136,13 +136,13 @@ class Compared:
     bf16_elites: float
 
 
-def compared(setting: Setting, device: torch.device, repeats: int = 3) -> Compared:
+def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -> Comparison:
     """Plan for one environment by both ways, in turns; medians of `repeats`."""
     torch.manual_seed(0)
     model = LatentDynamics(setting.dynamics, VideoEncoder(setting.encoder), ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
     model.to(device).eval()
-    _wake(model)
-    sides: tuple[Any, Any] = (model, Recomputing(model))
+    randomise_modulation(model)
+    sides: tuple[Any, Any] = (model, RecomputingDynamics(model))
     size = setting.encoder.image_px
     frames = torch.randint(0, 256, (1, CONTEXT + 1, *size, 3), dtype=torch.uint8, device=device)
     past = torch.zeros(1, CONTEXT - 1, model.spec.block_dim, device=device)
@@ -160,25 +160,25 @@ def compared(setting: Setting, device: torch.device, repeats: int = 3) -> Compar
         return planner
 
     ours, loop = planned(0), planned(1)  # a warm-up, too
-    times = [[timed(partial(planned, which))[0] for which in (0, 1)] for _ in range(repeats)]
+    times = [[time_call(partial(planned, which))[0] for which in (0, 1)] for _ in range(repeats)]
     flops, loop_flops = (setting.iterations * count_flops(partial(planned, which, 1)) for which in (0, 1))
     stride = -(-setting.iterations // BF16_ITERATIONS)
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in ours.actions[::stride]]
     gap = max(float((a - b).abs().max()) for a, b in zip(ours.costs, loop.costs, strict=True))
     mine, theirs = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
-    return Compared(
+    return Comparison(
         mine,
         theirs,
         flops,
         loop_flops,
         gap / max(float(costs.max()) for costs in loop.costs),
-        _shared_elites(ours.costs, loop.costs),
-        _shared_elites(ours.costs[::stride], in_bf16),
+        measure_elite_overlap(ours.costs, loop.costs),
+        measure_elite_overlap(ours.costs[::stride], in_bf16),
     )
 
 
-def _shared_elites(costs: list[Tensor], others: list[Tensor]) -> float:
+def measure_elite_overlap(costs: list[Tensor], others: list[Tensor]) -> float:
     """Share of the best tenth of candidates [1, S] that is the best tenth by other costs, too, over all iterations."""
     shares = []
     for one, other in zip(costs, others, strict=True):
@@ -189,7 +189,7 @@ def _shared_elites(costs: list[Tensor], others: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def _wake(model: LatentDynamics) -> None:
+def randomise_modulation(model: LatentDynamics) -> None:
     """Weights by which actions matter as in a trained model: those of the modulations start at zero."""
     model.predictor.get_parameter("action_encoder.weight").normal_()
     for block in model.predictor.predictor_blocks:

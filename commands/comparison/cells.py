@@ -23,7 +23,7 @@ from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
 from commands.shared.flops import count_flops
 from commands.shared.runs import get_identity, read_json, to_json_value
-from commands.training.pretraining import random_stage1
+from commands.training.pretraining import make_random_stage1
 from world_model.encoder import EncoderConfig
 from world_model.nn.pools import KeypointPoolConfig
 from world_model.objectives.end_to_end import EndToEndConfig
@@ -186,6 +186,6 @@ def _published(objective: str) -> ObjectiveConfig:
 def count_step_flops(keys: PipelineKeys) -> float:
     """Floating-point operations of one training step of stage 1: matrix products and attention, forward and back."""
     stage, cpu = keys.stage1, torch.device("cpu")
-    model, batch = random_stage1(stage.encoder, stage.objective, stage.trainer, keys.env.name, stage.seed, cpu)
+    model, batch = make_random_stage1(stage.encoder, stage.objective, stage.trainer, keys.env.name, stage.seed, cpu)
     optimizer = make_optimizer(model, stage.trainer)
     return count_flops(lambda: train_step(model, batch, optimizer, stage.trainer, 0))

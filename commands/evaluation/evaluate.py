@@ -42,7 +42,7 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
-from commands.training.model_folders import check_actions, check_frames, frame_skip, load_dynamics, open_reader
+from commands.training.model_folders import check_actions, check_frames, find_frame_skip, load_dynamics, open_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
@@ -125,7 +125,7 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     """
     reader = open_reader(data, keys.on_damaged)
     source = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
-    skip = skip or frame_skip(reader.info)
+    skip = skip or find_frame_skip(reader.info)
     setup = make_setup(keys, reader, source, skip)
     runs, _ = play_methods(keys, setup, console)
     steps, task = keys.planner.mpc.receding_steps * skip, setup.task

@@ -24,7 +24,7 @@ from commands.report.videos import write_videos
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import write_atomic, write_json
-from commands.training.feature_cache import split_rows
+from commands.training.feature_cache import list_split_rows
 from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
 from planners.mpc import MPCConfig
@@ -174,7 +174,7 @@ def measure_novelty(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]
 
 def _sample_frames(reader: Any, split: str, count: int) -> NDArray[np.uint8]:
     """Frames [n, H, W, 3] from all over a split."""
-    rows = split_rows(reader, split)
+    rows = list_split_rows(reader, split)
     return reader.gather("pixels", rows[:: max(1, len(rows) // count), None])[:, 0]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import envs
-from commands.training.feature_cache import recorded_proprio
+from commands.training.feature_cache import read_proprio
 from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 from world_model.probing import surprise as energy
@@ -95,7 +95,7 @@ def load_transitions(dynamics: LatentDynamics, reader: Any, index: TransitionInd
         blocks(past[:, 0], history - 1),
         blocks(row, steps // skip),
         load_frames(reader, index.episode, index.after).to(device),
-        None if not dynamics.config.proprio_dim else torch.from_numpy(recorded_proprio(reader)[past]).to(device),
+        None if not dynamics.config.proprio_dim else torch.from_numpy(read_proprio(reader)[past]).to(device),
     )
 
 
@@ -112,7 +112,7 @@ def measure_open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[
     index = find_transitions(dynamics, reader, episodes, dynamics.config.horizon)
     ahead = np.arange(1 - history, 1 + model.config.rollout_steps) * skip
     rows = (reader.first_row(index.episode) + index.last)[:, None] + ahead
-    proprio = None if not dynamics.config.proprio_dim else recorded_proprio(reader)
+    proprio = None if not dynamics.config.proprio_dim else read_proprio(reader)
     sums: dict[str, np.ndarray] = {}
     for chunk in np.array_split(rows, -(-len(rows) // energy.TRANSITIONS_PER_CHUNK)):
         pixels = torch.from_numpy(reader.gather("pixels", chunk)).to(dynamics.action_mid.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 import envs
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from commands.training.monitors import whole_episodes
+from commands.training.monitors import read_episodes
 from data.features import FeatureCache
 from data.loader import from_bits, to_bits
 from world_model.dynamics import LatentDynamics
@@ -22,7 +22,7 @@ ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 
 
 @torch.no_grad()
-def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
+def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
     """What the predictor takes of every frame of the file (`LatentDynamics.read`), each as bfloat16 bits [F, N, D];
     computed once for an encoder and a file."""
     cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
@@ -37,7 +37,7 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
                 name: files.enter_context(cache.write(key, spaces[name], tuple(example[name].shape[2:])))
                 for name in missing
             }
-            for episode, frames in zip(episodes, whole_episodes(reader, episodes), strict=True):
+            for episode, frames in zip(episodes, read_episodes(reader, episodes), strict=True):
                 row = int(reader.first_row(episode))
                 for chunk in frames.split(ENCODE_CHUNK):
                     made = dynamics.read(chunk[None].to(device))
@@ -53,19 +53,19 @@ def cached_features(dynamics: LatentDynamics, reader: Any, console: Console) -> 
     return stored
 
 
-def train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
+def sample_train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
     """A spread of raw features [n, N, D] of the train split, for their statistics."""
-    rows = split_rows(reader, "train")
+    rows = list_split_rows(reader, "train")
     return from_bits(features[rows[:: max(1, len(rows) // most)]]).float().to(device)
 
 
-def split_rows(reader: Any, split: str) -> np.ndarray:
+def list_split_rows(reader: Any, split: str) -> np.ndarray:
     """Rows of all frames of a split."""
     firsts = [(reader.first_row(episode), reader.num_frames(int(episode))) for episode in reader.episodes(split)]
     return np.concatenate([np.arange(first, first + count) for first, count in firsts])
 
 
-def recorded_proprio(reader: Any) -> np.ndarray:
+def read_proprio(reader: Any) -> np.ndarray:
     """The robot's state [F, Q] at every frame of the file: its column `proprio`, or those true quantities that the
     file's task counts as felt. UsageError where it has neither."""
     task = envs.find_task(reader.info.env_id)

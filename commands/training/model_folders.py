@@ -57,27 +57,27 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a model is made of that others can read. student: the encoder that a kept EMA teacher followed; None: it
-    followed none, or that is not known. said: a line of what was found."""
+class ModelParts:
+    """The networks of a model that other programs can read. online_encoder: the one that the saved EMA teacher follows,
+    None where there is no teacher or only the teacher was saved. summary: what was found, as one line."""
 
     encoder: VideoEncoder
     predictor: MaskedPredictor | ActionPredictor | None
-    student: VideoEncoder | None
-    said: str
+    online_encoder: VideoEncoder | None
+    summary: str
 
 
-def model_parts(model: str | Path) -> Parts:
+def load_parts(model: str | Path) -> ModelParts:
     """Encoder, and where there are any its student and predictor, of a run folder or of weights made elsewhere (a `.pt`
     file, a Hugging Face directory)."""
     path = Path(model)
     if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
         found = load(path)
-        return Parts(found.encoder, found.predictor, None, found.said)
+        return ModelParts(found.encoder, found.predictor, None, found.said)
     encoder, about = load_encoder(path)
     checkpoints = Checkpoints(path / "checkpoints").paths()
-    alone = Parts(encoder, None, None, "the encoder alone")
-    if model_kind(model_folder(path)) != "encoder" or not checkpoints:
+    alone = ModelParts(encoder, None, None, "the encoder alone")
+    if model_kind(find_model_folder(path)) != "encoder" or not checkpoints:
         return alone
     trained = PretrainModel(copy.deepcopy(encoder), build(Trained, {"objective": about["objective"]}).objective, 1)
     objective = trained.objective
@@ -87,11 +87,11 @@ def model_parts(model: str | Path) -> Parts:
     load_weights(trained, tensors, str(checkpoints[-1]))
     student = trained.encoder if objective.teacher is not None else None
     if encoder.config.levels:
-        return Parts(encoder, None, student, "the encoder; its predictor, of several levels, is left out")
-    return Parts(encoder, objective.predictor, student, "the encoder with its masked predictor")
+        return ModelParts(encoder, None, student, "the encoder; its predictor, of several levels, is left out")
+    return ModelParts(encoder, objective.predictor, student, "the encoder with its masked predictor")
 
 
-def encoder_config(mapping: dict[str, Any]) -> EncoderConfig:
+def build_encoder_config(mapping: dict[str, Any]) -> EncoderConfig:
     """Sizes of an encoder as a model folder holds them: of ours, or of a timm model."""
     return build(TimmSizes if "timm" in mapping else EncoderConfig, mapping)
 
@@ -99,11 +99,11 @@ def encoder_config(mapping: dict[str, Any]) -> EncoderConfig:
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     """The frozen encoder of a run folder of `jepa pretrain` (or of its model folder), and what is known about
     it. That of latent dynamics, where the folder holds those (an objective with actions)."""
-    if model_kind(model_folder(folder)) == "dynamics":
+    if model_kind(find_model_folder(folder)) == "dynamics":
         dynamics, about = load_dynamics(folder)
         return dynamics.encoder, about
-    config, tensors = load_model_folder(model_folder(folder), "encoder")
-    encoder = make_encoder(encoder_config(config["encoder"]))
+    config, tensors = load_model_folder(find_model_folder(folder), "encoder")
+    encoder = make_encoder(build_encoder_config(config["encoder"]))
     load_weights(encoder, tensors, str(folder))
     return encoder.eval(), config["about"]
 
@@ -143,7 +143,7 @@ class EncoderSource(Protocol):
     def timm(self) -> TimmConfig: ...
 
 
-def frozen_encoder(
+def load_frozen_encoder(
     keys: EncoderSource, encoder: str | Path, frame_hw: tuple[int, int], console: Console
 ) -> tuple[VideoEncoder, dict[str, Any]]:
     """The encoder of stage 2: of a run folder, or made elsewhere (`encoder=pretrained`, `encoder=timm`), where frames
@@ -154,22 +154,24 @@ def frozen_encoder(
         options = keys.pretrained
         found = load(Path(keys.path), options.key, options.image_px, options.heads)
         console.say(found.said)
-        return resized_frames(found.encoder, frame_hw), {"pretrained": keys.path}
+        return set_frame_size(found.encoder, frame_hw), {"pretrained": keys.path}
     if encoder == "timm":
         timm = keys.timm
         made = timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
-        return resized_frames(made, frame_hw), {"timm": timm.model, "weights": timm.weights}
+        return set_frame_size(made, frame_hw), {"timm": timm.model, "weights": timm.weights}
     trained, about = load_encoder(encoder)
     if trained.frame_hw != frame_hw:
-        console.say(f"frames of {_size(frame_hw)} are resized to the encoder's {_size(trained.config.image_px)}")
-    return resized_frames(trained, frame_hw), about
+        console.say(
+            f"frames of {format_size(frame_hw)} are resized to the encoder's {format_size(trained.config.image_px)}"
+        )
+    return set_frame_size(trained, frame_hw), about
 
 
-def _size(size_hw: tuple[int, int]) -> str:
+def format_size(size_hw: tuple[int, int]) -> str:
     return f"{size_hw[0]}x{size_hw[1]} pixels"
 
 
-def resized_frames(encoder: VideoEncoder, frame_hw: tuple[int, int]) -> VideoEncoder:
+def set_frame_size(encoder: VideoEncoder, frame_hw: tuple[int, int]) -> VideoEncoder:
     """The encoder, made to take frames of this size, which need not be the one it was trained on."""
     encoder.frame_px = None if frame_hw == encoder.config.image_px else frame_hw
     return encoder.eval()
@@ -194,21 +196,23 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
 def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
     """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
     with."""
-    if model_kind(model_folder(folder)) == "encoder":
+    if model_kind(find_model_folder(folder)) == "encoder":
         raise CheckpointError(
             f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
         )
-    config, tensors = load_model_folder(model_folder(folder), "dynamics")
+    config, tensors = load_model_folder(find_model_folder(folder), "dynamics")
     dynamics = LatentDynamics(
         build(DynamicsConfig, config["dynamics"]),
-        make_encoder(encoder_config(config["encoder"]), tuple(config["frame_px"]) if config["frame_px"] else None),
+        make_encoder(
+            build_encoder_config(config["encoder"]), tuple(config["frame_px"]) if config["frame_px"] else None
+        ),
         build(ActionSpec, config["actions"]),
     )
     load_weights(dynamics, tensors, str(folder))
     return dynamics.to(device).eval(), config["about"]
 
 
-def model_folder(folder: str | Path) -> Path:
+def find_model_folder(folder: str | Path) -> Path:
     """The folder with model.json: the one given, or its subfolder `model`."""
     path = Path(folder)
     if path.is_file():
@@ -221,7 +225,7 @@ def model_folder(folder: str | Path) -> Path:
     return inside if inside.exists() else path
 
 
-def frame_skip(info: StoreInfo) -> int:
+def find_frame_skip(info: StoreInfo) -> int:
     """Environment steps in a model step: the task's own; where no task of that name is known here, one row of the
     file (recorded elsewhere, it has the rate it was imported at)."""
     task = envs.find_task(info.env_id)
@@ -262,11 +266,11 @@ def open_reader(data: Any, on_damaged: str = "error") -> Any:
         reader = Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)
     except StoreError as error:
         raise RunError(str(error)) from error
-    check_module(reader.info.env_id)
+    check_trusted_module(reader.info.env_id)
     return reader
 
 
-def check_module(env_id: str) -> None:
+def check_trusted_module(env_id: str) -> None:
     """UsageError if a file's environment lies in a module that nobody has named but the file."""
     module = env_id.removeprefix(envs.GYM).rpartition(":")[0]
     trusted = (*TRUSTED_MODULES, *os.environ.get(MODULES_VARIABLE, "").split(","))

@@ -41,13 +41,13 @@ TRUTH_CURVES = {
 }
 
 
-def whole_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
+def read_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
     """All frames [T, H, W, C] of one episode after another."""
     for episode in episodes:
         yield torch.from_numpy(np.array(reader.column("pixels", int(episode))))
 
 
-def spread_rows(reader: Any) -> list[tuple[int, np.ndarray]]:
+def select_frames(reader: Any) -> list[tuple[int, np.ndarray]]:
     """Episodes of val, each with some of its rows, evenly spread: NUM_FRAMES together; of many episodes some, evenly
     spread, too, since ranks compare frames of one episode."""
     episodes = reader.episodes("val")
@@ -75,14 +75,14 @@ class Monitor:
         """Losses; spread and effective rank of the kept encoder's features, as trained."""
         self.model.eval()
         fit_principal_pool(self.model.trained_encoder, self.clips)
-        features = self._features(self.model.trained_encoder)
-        return {**self._losses(step), **probes.spread(features)}
+        features = self._encode(self.model.trained_encoder)
+        return {**self._compute_losses(step), **probes.spread(features)}
 
-    def warning(self, evaluations: list[dict[str, float]]) -> str | None:
+    def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """What the numbers so far warn of."""
         return probes.collapse_warning(evaluations)
 
-    def summary(self, last: dict[str, float]) -> str:
+    def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""
         return (
             f"prediction loss on val {last['prediction']:.3g} (a constant {last['constant']:.3g}), "
@@ -90,21 +90,21 @@ class Monitor:
         )
 
     @torch.no_grad()
-    def _features(self, encoder: VideoEncoder) -> Tensor:
+    def _encode(self, encoder: VideoEncoder) -> Tensor:
         """Features [N, D] in the space the objective predicts in: pooled embeddings, or layer-normed
         tokens."""
         if self.model.config.space == "pooled":
-            return self._embedded(encoder)
+            return self._embed(encoder)
         parts = [encoder.encode_frames(chunk[None])[0] for chunk in self.frames.to(self.device).split(ENCODE_CHUNK)]
         return normed_tokens(torch.cat(parts)).float().cpu()
 
     @torch.no_grad()
-    def _embedded(self, encoder: VideoEncoder, of: Of = "pooled") -> Tensor:
+    def _embed(self, encoder: VideoEncoder, of: Of = "pooled") -> Tensor:
         """Pooled embeddings [N, D], or what their last linear map reads."""
         return embed_frames(encoder, self.frames[None].to(self.device), of)[0].float().cpu()
 
     @torch.no_grad()
-    def _losses(self, step: int) -> dict[str, float]:
+    def _compute_losses(self, step: int) -> dict[str, float]:
         batch = self.batches.batch(0)
         batch = {name: value.to(self.device) for name, value in batch.items()}
         return self.model.objective.errors(self.model.encoder, batch, step)
@@ -124,7 +124,7 @@ class PretrainMonitor(Monitor):
         batches: Loader,
         device: torch.device,
     ) -> None:
-        rows = spread_rows(reader)
+        rows = select_frames(reader)
         frames = torch.from_numpy(np.concatenate([reader.column("pixels", e)[chosen] for e, chosen in rows]))
         super().__init__(model, frames, clips, batches, device)
         self.task = task
@@ -132,43 +132,43 @@ class PretrainMonitor(Monitor):
         self.groups = torch.from_numpy(np.concatenate([np.full(len(chosen), e) for e, chosen in rows]))
         self.scenes = self.groups if reader.info.factors else torch.zeros_like(self.groups)
         self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
-        self.references = self._references()
+        self.references = self._measure_references()
 
     def __call__(self, step: int) -> dict[str, float]:
         """Those, and the probe of the features as trained, near rank of the pooled embedding under the objective's
         metric."""
         self.model.eval()
         encoder = self.model.trained_encoder
-        features, embedded = self._features(encoder), self._measured(encoder)
+        features, embedded = self._encode(encoder), self._embed_under_metric(encoder)
         return {
-            **self._losses(step),
+            **self._compute_losses(step),
             **probes.spread(features),
-            **self._judge(features, embedded, ""),
+            **self._measure(features, embedded, ""),
             **self.references,
         }
 
-    def summary(self, last: dict[str, float]) -> str:
+    def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""
         return (
             f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
             f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
         )
 
-    def _measured(self, encoder: VideoEncoder) -> Tensor:
+    def _embed_under_metric(self, encoder: VideoEncoder) -> Tensor:
         """Pooled embeddings [N, D] under the objective's metric: where plans measure distance."""
         fit_principal_pool(encoder, self.clips)
         if self.model.config.metric is None:
-            return self._embedded(encoder)
+            return self._embed(encoder)
         metric = fit_metric(encoder, self.model.config.metric, (clip.to(self.device) for clip in self.clips))
-        return metric(self._embedded(encoder, metric.of))
+        return metric(self._embed(encoder, metric.of))
 
-    def _judge(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
+    def _measure(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
         """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every
         distance."""
         embedded = probes.compact(embedded)  # once for both ranks
 
         def rank(near: float) -> float:
-            return probes.near_rank(embedded, self.truth, self._distance, near, self.scenes)
+            return probes.near_rank(embedded, self.truth, self._compute_distance, near, self.scenes)
 
         return {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
@@ -176,14 +176,14 @@ class PretrainMonitor(Monitor):
             f"rank{suffix}": rank(math.inf),
         }
 
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+    def _compute_distance(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(self.task.distance(a.numpy(), b.numpy())))
 
-    def _references(self) -> dict[str, float]:
+    def _measure_references(self) -> dict[str, float]:
         """The same for raw pixels and for an encoder that was never trained, under a metric of its own."""
         reference = probes.untrained(self.model.encoder, self.model.seed + 1)
         pixels = self.frames.flatten(1).float() / 255
         return {
-            **self._judge(pixels, pixels, "_pixels"),
-            **self._judge(self._features(reference), self._measured(reference), "_random"),
+            **self._measure(pixels, pixels, "_pixels"),
+            **self._measure(self._encode(reference), self._embed_under_metric(reference), "_random"),
         }

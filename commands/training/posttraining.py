@@ -15,17 +15,17 @@ from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.runs import write_json
-from commands.training.feature_cache import cached_features, recorded_proprio, split_rows, train_features
-from commands.training.fit import fit
+from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
 from commands.training.model_folders import (
     MODEL,
     PretrainedConfig,
     TimmConfig,
-    frame_skip,
-    frozen_encoder,
+    find_frame_skip,
+    load_frozen_encoder,
     open_reader,
     save_dynamics,
 )
+from commands.training.stage import train_stage
 from data.loader import Loader, from_bits
 from data.windows import Windows
 from world_model.distributed import first_alone, is_first, place
@@ -66,24 +66,24 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     device = torch.device(resolve_device(keys.device))
     keep_freed_memory()
     reader = open_reader(data, keys.on_damaged)
-    proprio = {} if keys.dynamics.proprio_model == "none" else {"proprio": recorded_proprio(reader)}
+    proprio = {} if keys.dynamics.proprio_model == "none" else {"proprio": read_proprio(reader)}
     shape = keys.dynamics.shape(sum(column.shape[1] for column in proprio.values()))
     losses, trainer = keys.dynamics.losses, replace(keys.trainer, seed=keys.seed)
     height, width = reader.info.frame_hwc[:2]
-    encoder, about = frozen_encoder(keys, encoder_folder, (height, width), console)
+    encoder, about = load_frozen_encoder(keys, encoder_folder, (height, width), console)
     torch.manual_seed(keys.seed)
     actions = ActionSpec(
         tuple(reader.info.action_low),
         tuple(reader.info.action_high),
-        keys.dynamics.frame_skip or frame_skip(reader.info),
+        keys.dynamics.frame_skip or find_frame_skip(reader.info),
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     with first_alone():
-        cached = cached_features(dynamics, reader, console)
+        cached = cache_features(dynamics, reader, console)
     features = cached["features"]
-    dynamics.features.set_statistics(lambda name: train_features(cached[name], reader, device))
+    dynamics.features.set_statistics(lambda name: sample_train_features(cached[name], reader, device))
     if proprio:
-        dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][split_rows(reader, "train")]))
+        dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][list_split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if dynamics.output.reads_pixels else ("action",)
     extra, seen = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
@@ -94,7 +94,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     if is_first():
         console.say(f"training on {windows['train'].describe()}")
     monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
-    last = fit(
+    last = train_stage(
         model,
         Loader(windows["train"], trainer.batch_size, keys.seed, **place()._asdict()),
         trainer,
@@ -105,7 +105,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     )
     if monitor is None:
         return ""
-    learn_reach(dynamics, features, reader, keys.seed, console)
+    fit_reach_head(dynamics, features, reader, keys.seed, console)
     errors = monitor.errors()
     write_json(folder / "open_loop.json", errors)
     draw_horizon_curves(errors, folder / "open_loop.png")
@@ -149,16 +149,16 @@ class OpenLoopMonitor:
             "error_last": errors["predicted"][-1],
         }
 
-    def warning(self, evaluations: list[dict[str, float]]) -> None:
+    def find_warning(self, evaluations: list[dict[str, float]]) -> None:
         """Frozen features cannot collapse."""
 
 
-def learn_reach(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
+def fit_reach_head(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
     """Train the reachability head, where the dynamics has one, on the cached features of the train split."""
     device, config = dynamics.action_mid.device, dynamics.config.reach
     if dynamics.reach is None or config is None:
         return
-    train = split_rows(reader, "train")
+    train = list_split_rows(reader, "train")
     with torch.no_grad():
         parts = [
             dynamics.pooled(dynamics.features.normalise(from_bits(features[rows]).float().to(device)))

@@ -13,9 +13,9 @@ from commands.config.keys import OnDamaged, RunKeys
 from commands.report.plots import draw_training_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
-from commands.training.fit import fit
 from commands.training.model_folders import MODEL, save_dynamics, save_encoder
-from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video, open_source
+from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
+from commands.training.stage import train_stage
 from data.loader import Loader
 from world_model.distributed import is_first, place
 from world_model.dynamics import ActionSpec
@@ -28,7 +28,7 @@ from world_model.training.checkpoint import config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 from world_model.training.pretrain import PretrainModel
 
-TRIED = 8  # samples that masks are tried on
+MASK_TRIALS = 8  # samples that masks are tried on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +49,21 @@ class PretrainKeys(RunKeys):
     """episodes whose checksum fails: error, or skip to leave them out"""
 
     @property
-    def sizes(self) -> EncoderConfig:
+    def adapted_encoder(self) -> EncoderConfig:
         """Sizes of the encoder that the objective trains."""
         return self.objective.adapt_encoder(self.encoder)
 
     def check(self, data: Any = None) -> None:
         """Raise ValueError for parts that do not fit together, before anything is read or written."""
-        sizes, objective = self.sizes, self.objective
+        sizes, objective = self.adapted_encoder, self.objective
         if self.trainer.steps:  # what is never trained sees no hidden patches
             objective.check_encoder(sizes)
         place().rows(self.trainer.batch_size)
         if data == VIDEO_FOLDER:
-            check_video(self.path, objective)
+            check_video_folder(self.path, objective)
         grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
         for mask in objective.masks:
-            mask.sample(min(TRIED, self.trainer.batch_size), grid, (self.seed,))
+            mask.sample(min(MASK_TRIALS, self.trainer.batch_size), grid, (self.seed,))
 
 
 def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begin: Path | None = None) -> str:
@@ -74,33 +74,33 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     objective, trainer = keys.objective, replace(keys.trainer, seed=keys.seed)
     device = torch.device(resolve_device(keys.device))
     keep_freed_memory()
-    source = open_source(data, keys.path, keys.video, keys.on_damaged, keys.sizes, objective, console)
+    source = open_source(data, keys.path, keys.video, keys.on_damaged, keys.adapted_encoder, objective, console)
     torch.manual_seed(keys.seed)
-    encoder = VideoEncoder(keys.sizes)
-    encoder.set_pixel_statistics(*source.pixel_statistics())
+    encoder = VideoEncoder(keys.adapted_encoder)
+    encoder.set_pixel_statistics(*source.compute_pixel_statistics())
     model = PretrainModel(encoder, objective, trainer.steps, keys.seed, source.actions, source.crop).to(device)
     here = place()._asdict()
     loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **here)
     val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
-    monitor = source.monitor(model, val, device) if is_first() else None
-    last = fit(model, loader, trainer, folder, monitor, console, "pretrain", begin)
+    monitor = source.make_monitor(model, val, device) if is_first() else None
+    last = train_stage(model, loader, trainer, folder, monitor, console, "pretrain", begin)
     if monitor is None:
         return ""
     kept = model.trained_encoder.eval()
     fit_principal_pool(kept, monitor.clips)
     if objective.metric is not None and kept.pool is not None:
-        episodes = (clip.to(device) for clip in source.stretches(objective.metric.episodes))
+        episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
         fit_metric(kept, objective.metric, episodes).fold_into(kept.pool)
     draw_training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
-    about = {"objective": config_dict(objective), **source.about()}
+    about = {"objective": config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd):
         save_dynamics(folder / MODEL, model.objective.dynamics(kept), about)
     else:
         save_encoder(folder / MODEL, kept, about)
-    return monitor.summary(last)
+    return monitor.summarise(last)
 
 
-def random_stage1(
+def make_random_stage1(
     encoder: EncoderConfig,
     objective: ObjectiveConfig,
     trainer: TrainerConfig,

@@ -16,14 +16,14 @@ import envs
 from commands.config.keys import OnDamaged
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from commands.training.model_folders import check_frames, frame_skip, open_reader
+from commands.training.model_folders import check_frames, find_frame_skip, open_reader
 from commands.training.monitors import (
     METRIC_EPISODES,
     NUM_FRAMES,
     Monitor,
     PretrainMonitor,
-    spread_rows,
-    whole_episodes,
+    read_episodes,
+    select_frames,
 )
 from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
 from data.loader import BatchSource, Loader
@@ -51,19 +51,19 @@ class Source(Protocol):
     workers: int
     clips: dict[str, BatchSource]
 
-    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+    def compute_pixel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel on train, in 0..255."""
         ...
 
-    def stretches(self, most: int) -> Iterator[Tensor]:
+    def read_segments(self, most: int) -> Iterator[Tensor]:
         """Frames [T, H, W, C] that follow one another, of at most so many recordings of train."""
         ...
 
-    def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
+    def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
         """What watches the training, given batches of val."""
         ...
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What the model folder says of its data."""
         ...
 
@@ -76,7 +76,7 @@ class Trajectories:
 
     def __init__(self, reader: Any, objective: ObjectiveConfig) -> None:
         self.reader = reader
-        gap = objective.frame_gap or frame_skip(reader.info)
+        gap = objective.frame_gap or find_frame_skip(reader.info)
         self.actions: ActionSpec | None = None
         columns = ["pixels"]
         if objective.reads_actions:
@@ -86,23 +86,23 @@ class Trajectories:
             split: Windows(reader, split, objective.frames, gap, columns) for split in ("train", "val")
         }
 
-    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+    def compute_pixel_statistics(self) -> tuple[Tensor, Tensor]:
         mean, std = compute_statistics(self.reader, "pixels")
         return torch.from_numpy(mean), torch.from_numpy(std)
 
-    def stretches(self, most: int) -> Iterator[Tensor]:
-        return whole_episodes(self.reader, self.reader.episodes("train")[:most])
+    def read_segments(self, most: int) -> Iterator[Tensor]:
+        return read_episodes(self.reader, self.reader.episodes("train")[:most])
 
-    def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
+    def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
         """With the true state where the task is known here; else nothing says what the file's truth means."""
-        clips = list(self.stretches(METRIC_EPISODES))
+        clips = list(self.read_segments(METRIC_EPISODES))
         task = envs.find_task(self.reader.info.env_id)
         if task is not None:
             return PretrainMonitor(model, self.reader, task, clips, batches, device)
-        frames = np.concatenate([self.reader.column("pixels", e)[rows] for e, rows in spread_rows(self.reader)])
+        frames = np.concatenate([self.reader.column("pixels", e)[rows] for e, rows in select_frames(self.reader)])
         return Monitor(model, torch.from_numpy(frames), clips, batches, device)
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         info = self.reader.info
         return {"env": info.env_id, "env_kwargs": info.env_kwargs, "data": self.reader.file_checksum}
 
@@ -157,7 +157,7 @@ class Videos:
         self.val = VideoClips(folder.val, clip, image_px, "centre", tell)
         self.clips: dict[str, BatchSource] = {"train": self.whole, "val": self.val}
 
-    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+    def compute_pixel_statistics(self) -> tuple[Tensor, Tensor]:
         chosen = np.unique(np.linspace(0, len(self.whole) - 1, STATISTICS_CLIPS).astype(int))
         means, squares = [], []
         for index in chosen:
@@ -168,16 +168,16 @@ class Videos:
         std = np.sqrt(np.maximum(np.mean(squares, 0) - mean**2, 0))
         return torch.from_numpy(mean), torch.from_numpy(std)
 
-    def stretches(self, most: int) -> Iterator[Tensor]:
+    def read_segments(self, most: int) -> Iterator[Tensor]:
         return map(torch.from_numpy, self.middle.read_stretches(most, STRETCH_FRAMES))
 
-    def monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
+    def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
         most = NUM_FRAMES // STRETCH_FRAMES
-        clips = list(self.stretches(most))
+        clips = list(self.read_segments(most))
         frames = np.concatenate(list(self.val.read_stretches(most, STRETCH_FRAMES)))
         return Monitor(model, torch.from_numpy(frames), clips, batches, device)
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         files = {"train": len(self.folder.train), "val": len(self.folder.val), "broken": len(self.folder.broken)}
         return {
             "env": None,
@@ -201,13 +201,13 @@ def open_source(
     path, video: folder of plain video and how clips are cut from it, where data is `video_folder`.
     """
     if data == VIDEO_FOLDER:
-        return _videos(check_video(path, objective), video, encoder, objective, console)
+        return open_videos(check_video_folder(path, objective), video, encoder, objective, console)
     reader = open_reader(data, on_damaged)
     check_frames(encoder.image_px, reader.info, str(data))
     return Trajectories(reader, objective)
 
 
-def check_video(path: str | None, objective: ObjectiveConfig) -> Path:
+def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:
     """The folder of plain video; UsageError where there is none, or where the objective needs actions."""
     if path is None:
         raise UsageError(f"data={VIDEO_FOLDER} needs path=FOLDER: the folder that holds the videos")
@@ -217,7 +217,7 @@ def check_video(path: str | None, objective: ObjectiveConfig) -> Path:
     return Path(path)
 
 
-def _videos(
+def open_videos(
     folder: Path, video: VideoConfig, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
 ) -> Videos:
     clip = ClipConfig(objective.frames, video.fps)
@@ -229,7 +229,7 @@ def _videos(
 
         found = open_folder(folder, clip, video.val_share, video.workers, checked)
     tell = _telling(console)
-    _tell_left_out(found, clip, tell)
+    report_left_out(found, clip, tell)
     console.say(
         f"{len(found.train)} videos to train on, {len(found.val)} to validate, clips of {clip.length_s:.2f} s "
         f"({clip.frames} frames at {clip.fps:g} a second)"
@@ -241,17 +241,17 @@ def _telling(console: Console) -> Callable[[str], None]:
     return lambda sentence: console.warn(f"jepa pretrain: {sentence}")
 
 
-def _tell_left_out(found: VideoFolder, clip: ClipConfig, tell: Callable[[str], None]) -> None:
+def report_left_out(found: VideoFolder, clip: ClipConfig, tell: Callable[[str], None]) -> None:
     """One line for each kind of file that is left out, or that is not what it seems."""
     total = len(found.files) + len(found.broken) + len(found.short)
     if found.broken:
-        tell(f"left out as broken: {len(found.broken)} of {total} videos: {_named(found.broken, '; ')}")
+        tell(f"left out as broken: {len(found.broken)} of {total} videos: {list_first(found.broken, '; ')}")
     if found.short:
-        names = _named([file.path.name for file in found.short])
+        names = list_first([file.path.name for file in found.short])
         tell(f"left out as shorter than a clip ({clip.length_s:.2f} s): {len(found.short)} of {total} videos: {names}")
     slow = [file.path.name for file in found.files if file.rate < 0.9 * clip.fps]
     if slow:
-        names = _named(slow)
+        names = list_first(slow)
         tell(
             f"fewer frames a second than video.fps={clip.fps:g}, so some repeat: {len(slow)} of {total} videos: {names}"
         )
@@ -259,6 +259,6 @@ def _tell_left_out(found: VideoFolder, clip: ClipConfig, tell: Callable[[str], N
         tell("there is one usable video alone: val is the video that is trained on")
 
 
-def _named(names: Sequence[str], between: str = ", ") -> str:
+def list_first(names: Sequence[str], between: str = ", ") -> str:
     """The first names, and that there are more."""
     return between.join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])

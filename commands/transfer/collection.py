@@ -17,7 +17,7 @@ FILE = "trajectories.h5"
 PREVIEW_EPISODES = 4
 
 
-def collect_config(keys: CollectKeys) -> CollectConfig:
+def make_collect_config(keys: CollectKeys) -> CollectConfig:
     """What `data.collect` needs of these keys."""
     return CollectConfig(
         episodes=keys.data.episodes,
@@ -33,7 +33,7 @@ def collect_config(keys: CollectKeys) -> CollectConfig:
 
 def check_collection(keys: CollectKeys) -> None:
     """Raise UsageError for an unknown environment and for arguments that it refuses, before anything is written."""
-    wanted = collect_config(keys)
+    wanted = make_collect_config(keys)
     if not wanted.env_kwargs:
         envs.get_task(wanted.env_id)
         return
@@ -45,7 +45,7 @@ def check_collection(keys: CollectKeys) -> None:
 
 def collect_into(path: Path, keys: CollectKeys, console: Console) -> str:
     """Fill the file at `path`, resuming an interrupted one; returns one line on what was done."""
-    wanted = collect_config(keys)
+    wanted = make_collect_config(keys)
     make_env = functools.partial(envs.make, wanted.env_id, **wanted.env_kwargs)
     with console.progress("collect", wanted.episodes, "episodes") as progress:
         done = collect_file(path, make_env, wanted, lambda count, total: progress.update(count))

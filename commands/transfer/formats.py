@@ -43,8 +43,8 @@ class Droid:
     def find(self, path: Path) -> list[Path]:
         return find_trajectories(path)
 
-    def read(self, place: Path) -> Recording:
-        found = read_trajectory(place, self.config)
+    def read(self, trajectory: Path) -> Recording:
+        found = read_trajectory(trajectory, self.config)
         columns: dict[str, Array] = {
             "action": difference(torch.from_numpy(found.pose)).numpy().astype(np.float32),
             "time_s": found.time_s,
@@ -54,7 +54,7 @@ class Droid:
         }
         if found.extrinsics is not None:
             columns["extrinsics"] = found.extrinsics
-        return Recording(place, columns, found.read_pictures, found.notes)
+        return Recording(trajectory, columns, found.read_pictures, found.notes)
 
     def facts(self) -> Facts:
         return Facts(

@@ -25,7 +25,7 @@ class Recording:
 
     source: Path
     columns: dict[str, Array]
-    pictures: Callable[[int, View], NDArray[np.uint8]]
+    read_pictures: Callable[[int, View], NDArray[np.uint8]]
     notes: tuple[str, ...] = ()
     split: str | None = None
     seed: int = NO_SEED
@@ -36,7 +36,7 @@ class Recording:
 class Facts:
     """What holds for all recordings of a format. extra: columns beyond the schema's that a recording may have. bounds:
     low and high of the actions; None: they come from the data. settings: what the file's content depends on, beside
-    the recordings. said: what became what, in lines for the user."""
+    the recordings. summary: what became what, in lines for the user."""
 
     env_id: str
     action_names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Facts:
     factors: tuple[Column, ...] = ()
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     render: Mapping[str, Any] = field(default_factory=dict)
-    said: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
 
 
 class Format(Protocol):
@@ -65,7 +65,7 @@ class Format(Protocol):
         """Where the trajectories lie; ValueError where there is none."""
         ...
 
-    def read(self, place: Any) -> Recording:
+    def read(self, trajectory: Any) -> Recording:
         """One of them. ValueError if it cannot be used."""
         ...
 

@@ -8,19 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from commands.benchmarks.official import official_modules, side_by_side
-from commands.benchmarks.rollout import SETTINGS, compared
+from commands.benchmarks.official import import_official, time_in_turns
+from commands.benchmarks.rollout import SETTINGS, compare_rollouts
 from commands.cli.main import main
 from commands.config.compose import load_config
 from commands.shared.errors import UsageError
-from commands.training.pretraining import random_stage1
+from commands.training.pretraining import make_random_stage1
 
 
 @pytest.mark.parametrize("objective", ["vjepa2", "lewm"])
 def test_the_step_of_stage_1_is_built_as_configured_with_actions_where_it_reads_them(objective):
     words = [f"objective={objective}", "encoder=tiny", "trainer.batch_size=3"]
     config, cpu = load_config("bench", words), torch.device("cpu")
-    model, batch = random_stage1(config.encoder, config.objective, config.trainer, config.env.name, 0, cpu)
+    model, batch = make_random_stage1(config.encoder, config.objective, config.trainer, config.env.name, 0, cpu)
     assert batch["pixels"].shape[:2] == (3, model.config.frames)
     assert ("action" in batch) == (objective == "lewm")
     loss, _ = model.loss(batch, 0)
@@ -44,7 +44,7 @@ class Slow:
 
 
 def test_two_steps_are_timed_in_turns_by_the_tokens_they_train():
-    found = side_by_side(Slow(0.01, 150), [Slow(0.02, 100)], clips=4, budget_s=0.0)  # type: ignore[list-item]
+    found = time_in_turns(Slow(0.01, 150), [Slow(0.02, 100)], clips=4, budget_s=0.0)  # type: ignore[list-item]
     assert 20 < found["official"]["clips_s"] <= 200  # 4 clips in 20 ms, or in longer on a busy machine
     assert found["official"]["tokens_s"] == pytest.approx(25 * found["official"]["clips_s"])
     assert found["ours"]["tokens_s"] > 1.5 * found["official"]["tokens_s"]
@@ -52,7 +52,7 @@ def test_two_steps_are_timed_in_turns_by_the_tokens_they_train():
 
 def test_another_folder_is_no_clone_of_the_official_code(tmp_path, capsys, monkeypatch):
     with pytest.raises(UsageError, match="no clone of github.com/facebookresearch/vjepa2"):
-        official_modules(tmp_path)
+        import_official(tmp_path)
     monkeypatch.chdir(tmp_path)
     words = ["bench", "pretrain", "encoder=tiny", "trainer.batch_size=2", "seconds=0.01"]
     assert main([*words, "objective=future", f"official={tmp_path}"]) == 2
@@ -64,7 +64,7 @@ def test_another_folder_is_no_clone_of_the_official_code(tmp_path, capsys, monke
 def test_a_cached_plan_is_the_recomputed_one_with_fewer_operations(setting):
     shape = replace(setting.dynamics.predictor, width=32, depth=2, heads=2)
     small = replace(setting, dynamics=replace(setting.dynamics, predictor=shape), samples=20, iterations=2)
-    found = compared(replace(small, encoder=replace(small.encoder, width=32, heads=2)), torch.device("cpu"), 1)
+    found = compare_rollouts(replace(small, encoder=replace(small.encoder, width=32, heads=2)), torch.device("cpu"), 1)
     assert found.difference < 1e-5 and found.same_elites == 1.0
     assert found.loop_flops > 4 * found.flops > 0
     assert found.bf16_elites >= 0.5

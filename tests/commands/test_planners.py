@@ -36,7 +36,7 @@ def test_every_planner_drives_a_model_from_frames(name):
     small = {"samples": 16, "iterations": 2} | ({"elites": 4} if "elites" in parts(name)[0].config.__dict__ else {})
     keys = override(composed(f"planner={name}").planner, small)
     torch.manual_seed(0)
-    model = bench._dynamics(composed("encoder=tiny"), torch.device("cpu"))
+    model = bench.make_dynamics(composed("encoder=tiny"), torch.device("cpu"))
     agent = MPC(model, make_planner(keys), keys.cost, keys.mpc)
     height, width = model.spec.frame_hw
     frames = torch.randint(0, 256, (3, 2, height, width, 3), dtype=torch.uint8)

@@ -13,7 +13,7 @@ import torch
 from commands.config.choices import list_choices
 from commands.config.compose import load_config
 from commands.training.monitors import Monitor
-from commands.training.pretraining import random_stage1
+from commands.training.pretraining import make_random_stage1
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, POOLS, SIZES, VJEPA2, dynamics, encoder, frames
 from world_model.nn.reachability import ReachConfig, episode_pairs, fit_reach
@@ -58,7 +58,7 @@ def stage_1(name):
     """A small model of an objective, and a batch for it on the CPU."""
     torch.manual_seed(0)
     config = composed(name)
-    return random_stage1(config.encoder, config.objective, config.trainer, config.env.name, config.seed, CPU)
+    return make_random_stage1(config.encoder, config.objective, config.trainer, config.env.name, config.seed, CPU)
 
 
 @pytest.mark.parametrize("name", list_choices("objective"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import envs
-from commands.benchmarks.render import bench_render
+from commands.benchmarks.render import measure_render_rate
 from envs import rendering
 from envs.goal_env import GoalEnv
 
@@ -78,7 +78,7 @@ def test_a_picture_is_the_right_way_up(two_rooms: GoalEnv) -> None:
 
 
 def test_ours_is_at_least_ten_times_as_fast_as_dm_controls() -> None:
-    found = bench_render(2.0)
+    found = measure_render_rate(2.0)
     assert found["ratio"] >= 10, found
     assert found["ours_fps"] / found["dm_control_fps"] == pytest.approx(found["ratio"])
 

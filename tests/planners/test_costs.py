@@ -229,7 +229,7 @@ def test_an_observed_frame_is_compared_as_an_imagined_one(view):
     imagined, goal, _ = draw(view)
     cost = GoalCost(view=view, metric="l1")
     seen = Views({view: imagined.view(view)[:, 1, 2]})
-    assert torch.equal(cost.between(seen, goal), cost.distances(imagined, goal)[:, 1, 2])
+    assert torch.equal(cost.compare_frames(seen, goal), cost.distances(imagined, goal)[:, 1, 2])
 
 
 @pytest.mark.parametrize(

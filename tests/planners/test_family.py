@@ -13,7 +13,7 @@ from planners.cem_gradient import CEMGradient, CEMGradientConfig
 from planners.costs import GoalCost
 from planners.gradient import Gradient, GradientConfig, anneal
 from planners.icem import ICEM, ICEMConfig
-from planners.mppi import MPPI, MPPIConfig, path_weights
+from planners.mppi import MPPI, MPPIConfig, weigh_paths
 from planners.nevergrad_search import Nevergrad, NevergradConfig
 from planners.noise import Draws
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
@@ -261,12 +261,12 @@ def test_carried_elites_take_part_in_the_first_iteration_of_the_next_plan():
 
 def test_path_weights_are_their_equation_and_infinite_costs_have_none():
     cost = torch.tensor([[1.0, 2.0, 4.0, math.inf], [math.inf] * 4])
-    weight = path_weights(cost, 0.5, relative=False)
+    weight = weigh_paths(cost, 0.5, relative=False)
     want = torch.exp(-torch.tensor([0.0, 1.0, 3.0]) / 0.5)
     assert torch.allclose(weight[0, :3], want / want.sum()) and weight[0, 3] == 0
     assert (weight[1] == 0).all()
-    shifted = path_weights(10 + 7 * cost, 0.5, relative=True)
-    assert torch.allclose(shifted[0], path_weights(cost, 0.5, relative=True)[0], atol=1e-6)
+    shifted = weigh_paths(10 + 7 * cost, 0.5, relative=True)
+    assert torch.allclose(shifted[0], weigh_paths(cost, 0.5, relative=True)[0], atol=1e-6)
 
 
 def test_the_update_of_mppi_is_the_weighted_statistic():
@@ -286,18 +286,18 @@ def test_the_update_of_mppi_is_the_weighted_statistic():
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-def test_slopes_are_finite_differences_of_scores():
+def test_gradients_are_finite_differences_of_scores():
     context, goal, seeds = problem()
     dynamics, noise = PointMass(wind=0.3), Draws(tuple(seeds), 0, torch.device("cpu"))
     asked = Problem(dynamics, context, goal, SMOOTH)
     actions = torch.rand(4, 3, 3, 2, generator=torch.Generator().manual_seed(0)) - 0.5
     with torch.no_grad():
-        cost, slope = asked.slopes(actions, noise)
+        cost, gradient = asked.differentiate(actions, noise)
     assert torch.allclose(cost, asked.score(actions, noise))
     step = torch.zeros_like(actions)
     step[:, :, 1, 0] = 1e-2
     difference = (asked.score(actions + step, noise) - asked.score(actions - step, noise)) / 2e-2
-    assert torch.allclose(slope[:, :, 1, 0], difference, atol=1e-3)
+    assert torch.allclose(gradient[:, :, 1, 0], difference, atol=1e-3)
 
 
 def test_dynamics_without_gradients_are_refused_in_a_sentence():

@@ -31,7 +31,7 @@ def test_a_path_is_the_recursion():
     assert torch.equal(last, seen[:, :, -1:])
 
 
-def test_work_is_counted_and_slopes_count_twice():
+def test_work_is_counted_and_gradients_count_twice():
     state, actions = paths()
     dynamics = DoubleIntegrator()
     dynamics.imagine(State(state), actions)

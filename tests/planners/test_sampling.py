@@ -7,7 +7,7 @@ import torch
 
 from planners import scoring
 from planners.costs import GoalCost
-from planners.noise import Draws, candidate_noise, colour_matrix
+from planners.noise import Draws, make_colour_matrix, sample_noise
 from planners.sampling import SearchConfig, shift_plan
 from planners.scoring import score
 
@@ -63,7 +63,7 @@ def test_draws_are_standard_normal_and_leave_the_global_generator_alone():
 @pytest.mark.parametrize("beta", [0.0, 1.0, 2.0, 4.0])
 def test_coloured_noise_has_the_covariance_of_its_spectrum(beta):
     steps = 6
-    matrix = colour_matrix(steps, beta).double()
+    matrix = make_colour_matrix(steps, beta).double()
     lag = torch.arange(steps, dtype=torch.float64)
     power = [max(k, 1) ** -beta for k in range(steps + 1)]  # of frequencies k / (2 steps)
     weight = [1, *[2] * (steps - 1), 1]  # the outer two have no mirror image
@@ -79,11 +79,11 @@ def test_coloured_noise_has_the_covariance_of_its_spectrum(beta):
 
 def test_colour_runs_over_environment_steps_within_and_across_blocks():
     draws, frame_skip, horizon = Draws(tuple(range(8)), 0, CPU), 3, 2
-    colour = colour_matrix(horizon * frame_skip, 2.0)
-    noise = candidate_noise(draws, (500, horizon, 2 * frame_skip), colour)
+    colour = make_colour_matrix(horizon * frame_skip, 2.0)
+    noise = sample_noise(draws, (500, horizon, 2 * frame_skip), colour)
     per_step = noise.reshape(8 * 500, horizon * frame_skip, 2)
     correlation = torch.corrcoef(per_step[..., 0].T)
-    want = colour_matrix(6, 2.0) @ colour_matrix(6, 2.0).T
+    want = make_colour_matrix(6, 2.0) @ make_colour_matrix(6, 2.0).T
     assert torch.allclose(correlation, want, atol=0.06)
     assert abs(torch.corrcoef(per_step[:, 0].T)[0, 1]) < 0.05  # the two actions of one step stay independent
 

@@ -13,20 +13,20 @@ from commands.config.groups import PLANNERS
 @pytest.mark.parametrize("name", ["quadratic", "bounds"])
 def test_nothing_within_bounds_is_below_the_exact_optimum_and_a_long_search_finds_it(name, monkeypatch):
     monkeypatch.setattr(bench, "INSTANCES", 3)
-    task = bench.TASKS[name]
-    best = bench.exact_optimum(task, 5)
-    found, _ = bench.solved("gradient", {"iterations": 200, "learning_rate": 0.2, "lr_end": 0.001}, 2000, task, 5)
+    task = bench.PROBLEMS[name]
+    best = bench.solve_exactly(task, 5)
+    found, _ = bench.plan_cases("gradient", {"iterations": 200, "learning_rate": 0.2, "lr_end": 0.001}, 2000, task, 5)
     assert (found.cost_B >= best - 1e-4).all()
     assert torch.allclose(found.cost_B, best, atol=2e-3)
-    assert (bench.idle(task, 5) > best + 0.5).all()
+    assert (bench.cost_zero_actions(task, 5) > best + 0.5).all()
 
 
 @pytest.mark.parametrize("name", [name for name in bench.SPACE if name != "nevergrad"])
 def test_a_planner_imagines_what_its_budget_allows(name, monkeypatch):
     monkeypatch.setattr(bench, "INSTANCES", 2)
-    for settings in bench.drawn(name, 6):
+    for settings in bench.sample_settings(name, 6):
         for budget in (64, 1024):
-            _, work = bench.solved(name, settings, budget, bench.TASKS["walls"], 3)
+            _, work = bench.plan_cases(name, settings, budget, bench.PROBLEMS["walls"], 3)
             # A mean that is returned is scored once more; a population keeps twice its elites.
             assert work <= 1.35 * budget + 8, (name, settings)
 
@@ -42,8 +42,8 @@ def test_the_command_writes_rows_a_table_and_a_plot(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "INSTANCES", 2)
     monkeypatch.setattr(bench, "BUDGETS", (64,))
-    monkeypatch.setattr(bench, "long_search", lambda task, seed: bench.idle(task, seed) - 4)
-    monkeypatch.setattr(bench, "available", lambda: ["cem", "gradient"])
+    monkeypatch.setattr(bench, "search_long", lambda task, seed: bench.cost_zero_actions(task, seed) - 4)
+    monkeypatch.setattr(bench, "list_installed", lambda: ["cem", "gradient"])
     assert main(["bench", "planners", "name=b"]) == 0
     folder = tmp_path / "runs/bench/b"
     assert (folder / "planners.png").stat().st_size > 1000

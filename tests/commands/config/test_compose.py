@@ -276,11 +276,11 @@ def test_a_choice_may_lie_in_a_folder_of_its_group_and_a_gym_task_is_named_by_it
 
 
 def test_factors_reach_the_data_file_and_are_not_there_when_off():
-    from commands.transfer.collection import collect_config
+    from commands.transfer.collection import make_collect_config
 
-    on = collect_config(load_config("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]))
+    on = make_collect_config(load_config("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]))
     assert on.env_kwargs == {"size": 32, "factors": ["colour", "light"]}
-    assert collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}
+    assert make_collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}
 
 
 @pytest.mark.parametrize("group", ["planner", "objective", "encoder", "dynamics", "protocol", "data", "env"])

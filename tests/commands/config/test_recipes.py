@@ -146,7 +146,7 @@ def test_a_cooldown_asks_for_the_run_it_goes_on_from(capsys, tmp_path, monkeypat
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_recipe_builds_the_published_sizes(name):
     config = config_of(recipe(name))
-    sizes, objective = config.sizes, config.objective
+    sizes, objective = config.adapted_encoder, config.objective
     with torch.device("meta"):
         model = PretrainModel(VideoEncoder(sizes), objective, 1)
     encoder, predictor = PARAMETERS[name]
@@ -157,7 +157,7 @@ def test_a_recipe_builds_the_published_sizes(name):
 
 def test_the_action_conditioned_recipe_builds_the_published_predictor():
     shape = config_of(recipe("vjepa2ac_vitg")).dynamics.shape(7)
-    giant = config_of(recipe("vjepa2_vitg")).sizes
+    giant = config_of(recipe("vjepa2_vitg")).adapted_encoder
     with torch.device("meta"):
         made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
     # The reference's 305.2 M hold a map of the camera's extrinsics (6), which is created there and never used.
@@ -216,7 +216,7 @@ def tiny(name: str):
 )
 def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
     config = tiny(name)
-    sizes, objective, settings = config.sizes, config.objective, config.trainer
+    sizes, objective, settings = config.adapted_encoder, config.objective, config.trainer
     torch.manual_seed(0)
     model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed)
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
@@ -229,7 +229,7 @@ def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
 def test_one_step_of_the_action_conditioned_recipe_at_a_reduced_size():
     config = override(config_of(recipe("vjepa2ac_vitg")), {"dynamics": {"predictor": TINY_PREDICTOR}})
     shape, losses, settings = config.dynamics.shape(7), config.dynamics.losses, config.trainer
-    sizes = tiny("vjepa2_vitg").sizes
+    sizes = tiny("vjepa2_vitg").adapted_encoder
     torch.manual_seed(0)
     model = PosttrainModel(LatentDynamics(shape, VideoEncoder(sizes), ActionSpec((-1.0,) * 7, (1.0,) * 7)), losses)
     assert model.window == 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from commands.training.monitors import LEAST_FRAMES, NUM_FRAMES, spread_rows
+from commands.training.monitors import LEAST_FRAMES, NUM_FRAMES, select_frames
 
 
 class Reader:
@@ -24,7 +24,7 @@ class Reader:
 
 @pytest.mark.parametrize("count", [1, 100, 192, 193, 5000])
 def test_frames_are_spread_over_episodes_with_several_of_each(count):
-    rows = spread_rows(Reader(count))
+    rows = select_frames(Reader(count))
     assert 0.5 * NUM_FRAMES <= sum(len(chosen) for _, chosen in rows) <= NUM_FRAMES or count == 1
     episodes = [episode for episode, _ in rows]
     assert len(set(episodes)) == len(episodes) and episodes[0] == 0 and episodes[-1] == count - 1

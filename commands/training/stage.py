@@ -23,7 +23,7 @@ from world_model.training.loop import (
 CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 
 
-def fit(
+def train_stage(
     model: Any,
     loader: Loader,
     trainer: TrainerConfig,
@@ -54,7 +54,7 @@ def fit(
         if monitor is None:
             return {}
         evaluations.append(monitor(step))
-        warning = monitor.warning(evaluations)
+        warning = monitor.find_warning(evaluations)
         if warning is not None and warning.partition(":")[0] not in told:
             told.add(warning.partition(":")[0])  # once a kind: it would be said again at every evaluation
             console.warn(f"jepa {what}: step {step}: {warning}")

@@ -17,7 +17,7 @@ from envs.goal_env import GoalEnv
 SIZE_PX = 64  # of pictures that are drawn here, where nothing else is asked for
 
 
-class Match:
+class Simulator:
     """An environment beside a data set. UsageError where there is none of that name, or its arguments are wrong."""
 
     def __init__(self, name: str, size_px: int, kwargs: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ class Match:
         self._first = self.env.get_state()
 
     def check_state(self, width: int) -> None:
-        """UsageError if `states` could not make anything of rows of `width` numbers."""
+        """UsageError if `build_states` could not make anything of rows of `width` numbers."""
         moving = self.env.qvel.stop - self.env.qpos.start
         if width != self.env.state_size and not (moving and width in (moving, moving + 1)):
             positions = f", positions and velocities {moving}" if moving else ""
@@ -40,7 +40,7 @@ class Match:
                 "the columns that hold them by columns.state=[...]"
             )
 
-    def states(self, recorded_TN: NDArray[Any]) -> NDArray[np.float64]:
+    def build_states(self, recorded_TN: NDArray[Any]) -> NDArray[np.float64]:
         """States [T, S] of rows that are such, or positions and velocities, or time and both. What a state holds
         beyond them is as after a reset."""
         width, end = recorded_TN.shape[1], self.env.qvel.stop
@@ -51,10 +51,10 @@ class Match:
         states[:, end - width : end] = recorded_TN
         return states
 
-    def get_truth(self, states_TS: NDArray[np.float64]) -> NDArray[np.float32]:
+    def compute_truth(self, states_TS: NDArray[np.float64]) -> NDArray[np.float32]:
         """The quantities of `task.truth_names` [T, L]."""
         return self.env.get_truth(states_TS)
 
-    def draw(self, states_TS: NDArray[np.float64]) -> NDArray[np.uint8]:
+    def render(self, states_TS: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Their pictures [T, size, size, 3]."""
         return np.stack([self.env.render_state(state) for state in states_TS])
