@@ -43,10 +43,10 @@ from world_model.training.loop import (
     TrainerConfig,
     compile_blocks,
     keep_freed_memory,
+    list_parameters,
     make_optimizer,
-    resolved_precision,
+    resolve_precision,
     train_step,
-    trained_parameters,
 )
 from world_model.training.posttrain import PosttrainModel
 from world_model.training.pretrain import PretrainModel
@@ -292,7 +292,7 @@ def measure_training(
         train_step(model, batch, optimizer, trainer, number)
 
     seconds, flops = time_per_call(step, budget_s), count_flops(lambda: step(0))
-    precision = resolved_precision(device, trainer.precision, trained_parameters(optimizer))
+    precision = resolve_precision(device, trainer.precision, list_parameters(optimizer))
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else measure_peak_mib()
     return [
         {

@@ -39,7 +39,7 @@ def find_start(config: Config) -> Path | None:
     if config.start == REQUIRED:
         raise UsageError("this recipe goes on from another run: give start=runs/pretrain/NAME")
     folder = Path(config.start) / CHECKPOINTS
-    if not Checkpoints(folder).paths():
+    if not Checkpoints(folder).list_paths():
         raise UsageError(
             f"start={config.start} holds no {CHECKPOINTS}/step-*.safetensors: give a run folder of jepa pretrain"
         )

@@ -39,10 +39,10 @@ from data.windows import Windows
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.interop.timm_encoder import TimmEncoder
-from world_model.nn.pools import layer_normed
-from world_model.probing.probes import untrained
-from world_model.probing.readout import ReadoutConfig, Samples, read
-from world_model.training.checkpoint import model_kind
+from world_model.nn.pools import normalise_tokens
+from world_model.probing.probes import make_random_encoder
+from world_model.probing.readout import ReadoutConfig, Samples, fit_readouts
+from world_model.training.checkpoint import read_model_kind
 
 ENCODE_CHUNK = 64  # windows encoded at once
 SPLITS = {"train": "train", "val": "val", "test": "eval"}
@@ -81,7 +81,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     device = torch.device(resolve_device(config.device))
     reader = open_reader(config.data, config.on_damaged)
     dynamics: LatentDynamics | None = None
-    if model_kind(find_model_folder(config.model)) == "dynamics":
+    if read_model_kind(find_model_folder(config.model)) == "dynamics":
         dynamics, source = load_dynamics(config.model, device)
         encoder = dynamics.encoder
         check_actions(dynamics.actions, reader.info, str(config.data))
@@ -121,7 +121,7 @@ def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: 
 
     def fit(name: str, encode: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
         with console.progress(f"probe {name}", 1, "feature sets") as progress:
-            scores = read(
+            scores = fit_readouts(
                 encode_samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config.seed, device
             )
             progress.advance()
@@ -132,7 +132,7 @@ def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: 
         scores["embedding"] = fit("embedding", partial(_embed, encoder), ("ridge",))
     if not isinstance(encoder, TimmEncoder):
         scores["untrained tokens"] = fit(
-            "untrained tokens", partial(_encode_tokens, untrained(encoder, seed=0)), ("ridge",)
+            "untrained tokens", partial(_encode_tokens, make_random_encoder(encoder, seed=0)), ("ridge",)
         )
     rows = {}
     for features, kinds in scores.items():
@@ -179,7 +179,7 @@ def _encode(encode: Any, frames: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _encode_tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
-    return layer_normed(encoder.encode_frames(frames_BTHWC))
+    return normalise_tokens(encoder.encode_frames(frames_BTHWC))
 
 
 def _embed(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Launch:
     world: int
 
 
-def launched() -> Launch:
+def read_launch() -> Launch:
     """This process's place among those of torchrun, by its environment."""
     needed = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if name not in os.environ]
@@ -61,7 +61,7 @@ def launched() -> Launch:
 
 
 @contextmanager
-def together(launch: Launch, device: torch.device) -> Iterator[None]:
+def connect_processes(launch: Launch, device: torch.device) -> Iterator[None]:
     """Join the other processes: NCCL between GPUs, gloo between CPUs. DistributedError where another one has failed."""
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
@@ -89,44 +89,44 @@ def together(launch: Launch, device: torch.device) -> Iterator[None]:
 # -- who and how many --------------------------------------------------------------------------------------------
 
 
-class Place(NamedTuple):
+class WorldInfo(NamedTuple):
     """A process's number and how many there are."""
 
     rank: int
     world: int
 
-    def rows(self, batch: int) -> slice:
+    def split_rows(self, batch_size: int) -> slice:
         """This process's rows of a global batch. ValueError where it does not part evenly: a short part would weigh
         as much as the others in every average."""
-        if batch % self.world:
+        if batch_size % self.world:
             raise ValueError(
-                f"trainer.batch_size={batch} does not part evenly among {self.world} processes: give a multiple of "
-                f"{self.world}"
+                f"trainer.batch_size={batch_size} does not part evenly among {self.world} processes: "
+                f"give a multiple of {self.world}"
             )
-        share = batch // self.world
+        share = batch_size // self.world
         return slice(self.rank * share, (self.rank + 1) * share)
 
 
-ALONE = Place(0, 1)
+SINGLE_PROCESS = WorldInfo(0, 1)
 
 
-def place() -> Place:
+def world_info() -> WorldInfo:
     """This process's."""
-    return Place(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+    return WorldInfo(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else SINGLE_PROCESS
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes, speaks and evaluates."""
-    return place().rank == 0
+    return world_info().rank == 0
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The first process does what is inside, then the others do: they find what it wrote."""
-    if not is_first():
+    if not is_main_process():
         dist.barrier()
     yield
-    if is_first() and place().world > 1:
+    if is_main_process() and world_info().world > 1:
         dist.barrier()
 
 
@@ -139,15 +139,15 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
-        out = x.new_empty(place().world * len(x), *x.shape[1:])
-        dist.all_gather(list(out.chunk(place().world)), x.contiguous())
+        out = x.new_empty(world_info().world * len(x), *x.shape[1:])
+        dist.all_gather(list(out.chunk(world_info().world)), x.contiguous())
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
-        return total[place().rank * ctx.rows :][: ctx.rows]
+        return total[world_info().rank * ctx.rows :][: ctx.rows]
 
 
 class _Averaged(torch.autograd.Function):
@@ -165,22 +165,22 @@ class _Averaged(torch.autograd.Function):
 def _mean(x: Tensor) -> Tensor:
     total = x.contiguous().clone()
     dist.all_reduce(total)
-    return total / place().world
+    return total / world_info().world
 
 
-def gathered(x: Tensor) -> Tensor:
+def gather_rows(x: Tensor) -> Tensor:
     """Rows [n, ...] of all processes, as many of each, [world * n, ...]; differentiable."""
-    return x if place().world == 1 else _Gathered.apply(x)
+    return x if world_info().world == 1 else _Gathered.apply(x)
 
 
-def averaged(x: Tensor) -> Tensor:
+def average(x: Tensor) -> Tensor:
     """Mean over processes of a tensor that has the same shape in each; differentiable."""
-    return x if place().world == 1 else _Averaged.apply(x)
+    return x if world_info().world == 1 else _Averaged.apply(x)
 
 
-def averaged_metrics(loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def average_metrics(loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its terms, detached, as means over processes: one loss that is not finite shows in all of them."""
-    if place().world == 1:
+    if world_info().world == 1:
         return loss.detach(), {name: value.detach() for name, value in terms.items()}
     values = _mean(torch.stack([loss.detach(), *(value.detach() for value in terms.values())]).float())
     return values[0], dict(zip(terms, values[1:], strict=True))
@@ -188,9 +188,9 @@ def averaged_metrics(loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[Tensor,
 
 def check_same(number: int, what: str) -> None:
     """Raise DistributedError unless all processes have the same number."""
-    if place().world == 1:
+    if world_info().world == 1:
         return
-    found: list[Any] = [None] * place().world
+    found: list[Any] = [None] * world_info().world
     dist.all_gather_object(found, number)
     if len(set(found)) > 1:
         raise DistributedError(f"processes differ in {what} ({found}): all machines must see the same folder runs=")
@@ -206,7 +206,7 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     those without: encoders here are called by several methods, and some objectives leave parameters unused. They are
     the same in all processes, so nothing has to be searched. What is lost is sending during the backward pass.
     """
-    if place().world == 1:
+    if world_info().world == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     while grads:
@@ -220,30 +220,30 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
         torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
 
-def spread(model: nn.Module, parallel: Parallel, device: torch.device, bf16: bool) -> nn.Module:
+def distribute_model(model: nn.Module, parallel: Parallel, device: torch.device, bf16: bool) -> nn.Module:
     """The model to train in this process: `model` itself, equal in all processes (ddp), or a copy of which every
     process holds a part (fsdp); the first process then keeps `model` whole, to evaluate and to save.
     """
-    if place().world == 1:
+    if world_info().world == 1:
         return model
     for tensor in model.state_dict().values():  # equal seeds make equal weights, but for unlike machines
         dist.broadcast(tensor, 0)
     if parallel == "ddp":
         return model
-    sharded = _shard(copy.deepcopy(model.cpu()), device, bf16)  # from the CPU: a GPU never holds it twice
-    if is_first():
+    sharded = _shard_model(copy.deepcopy(model.cpu()), device, bf16)  # from the CPU: a GPU never holds it twice
+    if is_main_process():
         model.to(device)
     return sharded
 
 
-def _shard(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
+def _shard_model(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
     """FSDP2, block by block: a block is gathered when called. An ActionPredictor's blocks are not called but taken
     apart, step by step (prefill, rollout): with all the rest they are gathered once a step, and only their gradients
     and the optimiser's state stay sharded."""
     # Imported here: these modules cost a second, which a single process should not pay.
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    mesh = dist.init_device_mesh(device.type, (place().world,))
+    mesh = dist.init_device_mesh(device.type, (world_info().world,))
     # Parameters are gathered in bf16: autocast's copies of whole ones would live until the step ends.
     policy = MixedPrecisionPolicy(torch.bfloat16 if bf16 else None, torch.float32, cast_forward_inputs=False)
     taken_apart = {id(m) for part in model.modules() if isinstance(part, ActionPredictor) for m in part.modules()}
@@ -263,12 +263,12 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return hasattr(tensor, "device_mesh")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """The tensor itself, or all parts of a sharded one, on the CPU; all processes have to ask."""
     return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor
 
 
-def like(tensor: Tensor, other: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
     """The tensor itself, or this process's part of it where `other`, of the same shape, is sharded."""
     if not is_sharded(other) or tensor.shape != other.shape:
         return tensor
@@ -279,12 +279,12 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def copy_whole(trained: nn.Module, model: nn.Module) -> None:
+def copy_full_weights(trained: nn.Module, model: nn.Module) -> None:
     """Bring the first process's whole model up to what is trained; nothing where they are one."""
     if trained is model:
         return
     ours = model.state_dict()
     for name, value in trained.state_dict().items():
-        full = whole(value)
-        if is_first():
+        full = gather_full(value)
+        if is_main_process():
             ours[name].copy_(full)

@@ -150,18 +150,20 @@ class LatentDynamics(nn.Module):
         """Actions in environment units -> [-1, 1] at the bounds."""
         return (actions - self.action_mid) / self.action_half
 
-    def rows(self, actions_TA: Tensor, states_TQ: Tensor) -> Tensor:
+    def join_inputs(self, actions_TA: Tensor, states_TQ: Tensor) -> Tensor:
         """What happens in each frame, as the predictor takes it: normalised actions [..., T, A] from those in
         environment units, beside normalised states [..., T, Q]."""
         return torch.cat((self.normalise_actions(actions_TA), states_TQ), -1)
 
     def rollout(self, past: PastCache, last_BNF: Tensor, state_BQ: Tensor, actions_BSKA: Tensor) -> Tensor:
         """Normalised features [B, S, K, N, F] after candidates' action blocks in environment units."""
-        return self.predictor.rollout(past, last_BNF, self.rows(actions_BSKA, self.states(state_BQ, actions_BSKA)))
+        return self.predictor.rollout(
+            past, last_BNF, self.join_inputs(actions_BSKA, self.states(state_BQ, actions_BSKA))
+        )
 
-    def pooled(self, features: Tensor) -> Tensor:
+    def pool_features(self, features: Tensor) -> Tensor:
         """One embedding [..., D] of normalised features [..., N, F]: themselves, or the encoder's of patch tokens."""
-        return self.features.pooled(self.encoder, features)
+        return self.features.pool(self.encoder, features)
 
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
 
@@ -192,13 +194,13 @@ class LatentDynamics(nn.Module):
         inputs = self.read(frames_BTHWC)
         features = self.features.normalise(inputs["features"])
         states = self.states.read(proprio, frames_BTHWC)
-        rows, scene = self.rows(past_actions_BtA, states[:, :-1]), self.features.select_scene(inputs, -1)
+        rows, scene = self.join_inputs(past_actions_BtA, states[:, :-1]), self.features.select_scene(inputs, -1)
         past = self.predictor.prefill(features[:, :-1], rows, valid_BT[:, :-1], scene)
         return LatentContext(past, features[:, -1], states[:, -1])
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
         """Views of goal images [B, H, W, C], once an episode."""
-        return self._offer(self.output.goal_views(self.encoder, self.features, frames_BHWC))
+        return self._add_reach(self.output.make_goal_views(self.encoder, self.features, frames_BHWC))
 
     def as_goal(self, imagined: Views, step: int) -> Views:
         """Step `step` of an imagined path of one candidate, as a goal."""
@@ -215,9 +217,9 @@ class LatentDynamics(nn.Module):
         assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
         path = self.rollout(context.past, context.last_BNF, context.state_BQ, actions_BSKA)
         path = path[:, :, -1:] if keep == "last" else path
-        return self._offer(self.output.views(self.encoder, self.features, path), keep)
+        return self._add_reach(self.output.make_views(self.encoder, self.features, path), keep)
 
-    def _offer(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> Views:
+    def _add_reach(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> Views:
         """These views, and what is made of the pooled one."""
         if (head := self.reach) is not None:
             views = {**views, "reach": lambda: head(offered.view("pooled"))}

@@ -23,8 +23,8 @@ from world_model.nn.layers import (
     Feedforward,
     Rope,
     Rotary,
-    grid_positions,
-    rotary,
+    make_grid_positions,
+    make_rotary,
 )
 from world_model.nn.pools import LearnedPoolConfig, Pool, PoolConfig
 from world_model.nn.stack import Blocks, init_transformer
@@ -95,7 +95,7 @@ class EncoderConfig:
         return self.grid[0] * self.grid[1]
 
 
-def even_levels(depth: int, count: int) -> tuple[int, ...]:
+def space_levels(depth: int, count: int) -> tuple[int, ...]:
     """Blocks at the ends of `count` equal parts of the depth: those that V-JEPA 2.1 reads."""
     return tuple((k + 1) * depth // count - 1 for k in range(count))
 
@@ -146,7 +146,7 @@ class VideoEncoder(nn.Module):
         was made for another size."""
         frames = (frames_BTHWC.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         clip = rearrange(frames, "b t h w c -> b c t h w")
-        return clip if self.frame_px is None else _resized(clip, self.config.image_px)
+        return clip if self.frame_px is None else _resize_clip(clip, self.config.image_px)
 
     @property
     def frame_hw(self) -> tuple[int, int]:
@@ -163,13 +163,13 @@ class VideoEncoder(nn.Module):
         """Outputs that `levels` joins: one, or those of config.levels."""
         return max(1, len(self.config.levels))
 
-    def places(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+    def make_positions(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         """Positions [N, 3] of a token grid (steps, height, width), as this encoder was trained to see them."""
-        return grid_positions(*grid, device, self.config.familiar_grid)
+        return make_grid_positions(*grid, device, self.config.familiar_grid)
 
-    def rotary(self, places_N3: Tensor) -> Rotary:
+    def make_rotary(self, places_N3: Tensor) -> Rotary:
         """Rotary table of tokens at these places."""
-        return rotary(places_N3, self.config.width // self.config.heads, self.config.rope)
+        return make_rotary(places_N3, self.config.width // self.config.heads, self.config.rope)
 
     def clip_grid(self, clip_BCTHW: Tensor) -> tuple[int, int, int]:
         """Steps, height and width of a clip's token grid. Raises ValueError where its size does not part evenly."""
@@ -189,17 +189,19 @@ class VideoEncoder(nn.Module):
         The clip may have any number of frames and any size that parts evenly. With `stem.images`, a clip of one frame
         takes the image's way.
         """
-        return self.outputs(clip_BCTHW, indices_BM)[-1]
+        return self.encode_levels(clip_BCTHW, indices_BM)[-1]
 
     def levels(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens of all levels side by side [B, N, levels * D] (V-JEPA 2.1's training output)."""
-        return torch.cat(self.outputs(clip_BCTHW, indices_BM), -1)
+        return torch.cat(self.encode_levels(clip_BCTHW, indices_BM), -1)
 
-    def outputs(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()) -> list[Tensor]:
+    def encode_levels(
+        self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()
+    ) -> list[Tensor]:
         """Normed tokens of every level; with `blocks` (from 0), those blocks' outputs, all through the final norm."""
-        places = self.places(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
+        places = self.make_positions(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
         places = places if indices_BM is None else places[indices_BM]
-        return self.transform(self.embed(clip_BCTHW, indices_BM), self.rotary(places), blocks)
+        return self.transform(self.embed(clip_BCTHW, indices_BM), self.make_rotary(places), blocks)
 
     def embed(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens before the transformer."""
@@ -229,44 +231,46 @@ class VideoEncoder(nn.Module):
 
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of frames in 0..255, each encoded alone: as an image, or as one tubelet."""
-        clip = self._pictures(frames_BTHWC)
+        clip = self._normalise_pictures(frames_BTHWC)
         if self.config.stem.images:
             tokens = self(clip.unsqueeze(2))
         else:
             grid = self.clip_grid(clip.unsqueeze(2).expand(-1, -1, self.config.tubelet, -1, -1))
-            tokens = self.transform(self.patch_embed.frame(clip), self.rotary(self.places(grid, clip.device)))[-1]
+            tokens = self.transform(
+                self.patch_embed.embed_frame(clip), self.make_rotary(self.make_positions(grid, clip.device))
+            )[-1]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
     def embed_frames(self, frames_BTHWC: Tensor, tokens_BTND: Tensor | None = None) -> Tensor:
         """Pooled embeddings [B, T, D] of frames in 0..255, each by itself. tokens: theirs, where they are there."""
-        if self.pool is None or self.pool.reads == "tokens":
-            return self.pooled(self.encode_frames(frames_BTHWC) if tokens_BTND is None else tokens_BTND)
-        return self.pool(self._pictures(frames_BTHWC)).unflatten(0, frames_BTHWC.shape[:2])
+        if self.pool is None or self.pool.input_kind == "tokens":
+            return self.pool_tokens(self.encode_frames(frames_BTHWC) if tokens_BTND is None else tokens_BTND)
+        return self.pool(self._normalise_pictures(frames_BTHWC)).unflatten(0, frames_BTHWC.shape[:2])
 
-    def pool_inputs(self, frames_BTHWC: Tensor) -> Tensor:
+    def read_pool_inputs(self, frames_BTHWC: Tensor) -> Tensor:
         """What the pool's last linear map reads of frames in 0..255 [B, T, I]."""
         assert self.pool is not None
-        tokens = self.pool.reads == "tokens"
-        seen = self.encode_frames(frames_BTHWC).flatten(0, 1) if tokens else self._pictures(frames_BTHWC)
-        return self.pool.inputs(seen).unflatten(0, frames_BTHWC.shape[:2])
+        tokens = self.pool.input_kind == "tokens"
+        seen = self.encode_frames(frames_BTHWC).flatten(0, 1) if tokens else self._normalise_pictures(frames_BTHWC)
+        return self.pool.read_inputs(seen).unflatten(0, frames_BTHWC.shape[:2])
 
-    def pooled(self, tokens_BTND: Tensor) -> Tensor:
+    def pool_tokens(self, tokens_BTND: Tensor) -> Tensor:
         """Pooled embeddings [B, T, D] of frames by their tokens: the pool's, or the mean over tokens where there is
         none. ValueError for a pool that reads pictures, which imagined tokens do not have."""
         if self.pool is None:
             return tokens_BTND.mean(2)
-        if self.pool.reads == "pictures":
+        if self.pool.input_kind == "pictures":
             raise ValueError(
                 "encoder.pool.kind=keypoints reads pictures, and imagined tokens have none: give the planner "
                 "cost.view=tokens, or take dynamics=pooled"
             )
         return self.pool(tokens_BTND.flatten(0, 1)).unflatten(0, tokens_BTND.shape[:2])
 
-    def _pictures(self, frames_BTHWC: Tensor) -> Tensor:
+    def _normalise_pictures(self, frames_BTHWC: Tensor) -> Tensor:
         return rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
 
 
-def _resized(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_clip(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:
     """The clip's frames at another size, bilinear, smoothed where they shrink."""
     steps = clip_BCTHW.shape[2]
     flat = rearrange(clip_BCTHW, "b c t h w -> (b t) c h w")

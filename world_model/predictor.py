@@ -26,9 +26,9 @@ from world_model.nn.layers import (
     Rope,
     Rotary,
     attend,
-    grid_positions,
-    rotary,
-    shared_prefix_attention,
+    attend_shared_prefix,
+    make_grid_positions,
+    make_rotary,
 )
 from world_model.nn.stack import Blocks, init_transformer
 
@@ -146,9 +146,9 @@ class MaskedPredictor(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Predictions at the hidden places, and at the visible ones where there is a head for them. image: whether the
         tokens are those of a single image."""
-        places = grid_positions(steps, *self.sizes.grid, context_BMD.device, self.sizes.familiar_grid)
+        places = make_grid_positions(steps, *self.sizes.grid, context_BMD.device, self.sizes.familiar_grid)
         both = places[torch.cat((context_BM, target_BP), 1)]
-        positions = rotary(both, self.width // self.heads, self.rope)
+        positions = make_rotary(both, self.width // self.heads, self.rope)
         hidden = self.mask_tokens[mask_token].expand(*target_BP.shape, -1)
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
         if self.sizes.modalities:
@@ -221,12 +221,12 @@ class ActionPredictor(nn.Module):
     def positions(self, frames: int, device: torch.device, scene_at: int = 0) -> Rotary:
         """Rotary table of the scene, the patches of frame `scene_at`, and of `frames` frames; a conditioning token
         turns with time alone, as in V-JEPA 2-AC."""
-        places = grid_positions(frames, *self.grid, device).reshape(frames, self.frame_tokens, 3)
+        places = make_grid_positions(frames, *self.grid, device).reshape(frames, self.frame_tokens, 3)
         if self.num_conditions:
             alone = places[:, :1] * torch.tensor([1, 0, 0], device=device)
             places = torch.cat((alone.expand(-1, self.num_conditions, -1), places), 1)
-        scene = grid_positions(1, *self.scene_grid, device) + torch.tensor([scene_at, 0, 0], device=device)
-        return rotary(torch.cat((scene, places.flatten(0, 1))), self.width // self.heads, self.rope)
+        scene = make_grid_positions(1, *self.scene_grid, device) + torch.tensor([scene_at, 0, 0], device=device)
+        return make_rotary(torch.cat((scene, places.flatten(0, 1))), self.width // self.heads, self.rope)
 
     def embed(self, features: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features [..., T, N, F] and rows [..., T, A] -> sequence [..., T * block_tokens, width], and the condition of
@@ -334,7 +334,7 @@ class ActionPredictor(nn.Module):
             start = self.scene_tokens + (past.frames + k) * self.block_tokens
             rows = rows_BSKA[:, :, k : k + 1] if rows_BSKA is not None else None
             x, condition = self.embed(features.unsqueeze(2), rows)
-            x = self._step(x, condition, table.at(start, start + self.block_tokens), past, own)
+            x = self._step(x, condition, table.select(start, start + self.block_tokens), past, own)
             features = self.read(x, features.unsqueeze(2)).squeeze(2)
             path.append(features)
         return torch.stack(path, 2)
@@ -349,6 +349,6 @@ class ActionPredictor(nn.Module):
             by = block.modulate(condition)
             q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch) for y in block.project(x, positions, by))
             keys_values = own[layer].append(k, v)
-            y = shared_prefix_attention(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
+            y = attend_shared_prefix(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
             x = block.add(x, y.flatten(0, 1), by)
         return x.unflatten(0, (batch, -1))

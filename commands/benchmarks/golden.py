@@ -8,7 +8,7 @@ import torch
 
 from commands.shared.console import Console, format_table
 from commands.shared.errors import RunError
-from world_model.interop.golden import TOLERANCE, compare
+from world_model.interop.golden import TOLERANCE, compare_golden
 
 
 def check_golden(folder: str, device: str, console: Console) -> int:
@@ -23,7 +23,7 @@ def check_golden(folder: str, device: str, console: Console) -> int:
         raise RunError(f"golden={folder}: there are no golden vectors (*.safetensors)")
     rows, wrong = [], []
     for path in files:
-        for found in compare(path, torch.device(device)):
+        for found in compare_golden(path, torch.device(device)):
             fits = found.difference <= TOLERANCE  # false for NaN, too
             rows.append(
                 [path.stem, found.name, f"{found.difference:.1e}", f"{found.largest:.3g}", "" if fits else "too far"]

@@ -27,7 +27,7 @@ from world_model.encoder import EncoderConfig
 from world_model.objectives.masked import MaskedConfig
 from world_model.objectives.masking import BlockMask
 from world_model.objectives.teacher import TeacherConfig
-from world_model.training.loop import TrainerConfig, autocast, trained_parameters
+from world_model.training.loop import TrainerConfig, autocast, list_parameters
 
 MODULES = (
     "models.vision_transformer",
@@ -121,7 +121,7 @@ class OfficialStep:
     def __call__(self, masks: tuple[list[Tensor], list[Tensor]]) -> int:
         """One step; the number of tokens it trained."""
         context, target = masks
-        with autocast(self.clip.device, self.trainer.precision, trained_parameters(self.optimizer)):
+        with autocast(self.clip.device, self.trainer.precision, list_parameters(self.optimizer)):
             with torch.no_grad():
                 wanted = self.teacher([self.clip])[0]
                 wanted = F.layer_norm(wanted, wanted.shape[-1:])

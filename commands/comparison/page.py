@@ -32,7 +32,7 @@ def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
             "steps",
             "TFLOP",
             "probe R2",
-            "near rank",
+            "near-pair rank correlation",
             "error over copying: 1 step, last",
             f"within {threshold} {unit}",
             "held",
@@ -48,13 +48,16 @@ def _about(records: Sequence[Record]) -> str:
     floors, threshold = [record["random"] for record in records], str(first["thresholds"][0])
     random = fmean(floor["any"][threshold] for floor in floors)
     stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
-    pixels = {key: "–" if stage1 is None else _number(stage1[f"{key}_pixels"]) for key in ("probe", "near_rank")}
+    pixels = {
+        key: "–" if stage1 is None else _number(stage1[f"{key}_pixels"]) for key in ("probe", "near_pair_correlation")
+    }
     spaces = sorted({record["space"] for record in records if "space" in record})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
     return (
         f"Made by `jepa compare`; {floors[0]['episodes']} episodes a seed{planned}. Random actions: {random:.1%}. Raw "
-        f"pixels: probe {pixels['probe']}, near rank {pixels['near_rank']}. Probe, near rank and "
-        "errors are of val; intervals are Wilson's of 95 %.\n\nAll rows share data, "
+        f"pixels: probe {pixels['probe']}, near-pair rank correlation {pixels['near_pair_correlation']}. "
+        "Probe, near-pair rank correlation and errors are of val; intervals are Wilson's of 95 %.\n\n"
+        "All rows share data, "
         "encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, embedding "
         "by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator with the "
         "true distance. Normalised: (success - random) / (oracle - random)."
@@ -144,7 +147,7 @@ def _row(name: str, group: Sequence[Record], threshold: str, ceilings: Mapping[i
         str(steps),
         f"{steps * per_step / 1e12:.1f}",
         mean("pretrain", "probe"),
-        mean("pretrain", "near_rank"),
+        mean("pretrain", "near_pair_correlation"),
         f"{mean('posttrain', 'over_copy_1')}, {mean('posttrain', 'over_copy_last')}",
         _rate([record["plan"] for record in group], "any", threshold),
         _rate([record["plan"] for record in group], "held", threshold),

@@ -14,12 +14,12 @@ from commands.evaluation.evaluate import evaluate, evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import Console, format_duration
 from commands.shared.runs import get_commit, list_versions, write_json
-from commands.training.model_folders import MODEL, load_encoder, model_kind, open_reader
+from commands.training.model_folders import MODEL, load_encoder, open_reader, read_model_kind
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
 from commands.transfer.collection import FILE, collect_into
 from data.features import FeatureCache
-from world_model.training.checkpoint import tensors_hash
+from world_model.training.checkpoint import hash_tensors
 
 
 def run_cell(cell: Cell, folder: Path, records: Path, console: Console) -> None:
@@ -59,11 +59,11 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         "posttrain": read_last_evaluation(paths["posttrain"]),
         "seconds": seconds,
     }
-    if model_kind(paths["pretrain"] / MODEL) == "dynamics":
+    if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
         own = timed("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
     features = FeatureCache(open_reader(data, keys.on_damaged))
-    features.build_path(tensors_hash(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
+    features.build_path(hash_tensors(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
     return record
 
 

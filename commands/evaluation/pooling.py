@@ -25,7 +25,7 @@ CURVES = {
     "prediction loss on val": "prediction",
     "spread of features": "feature_std",
     "effective rank": "effective_rank",
-    "near-pair rank correlation": "near_rank",
+    "near-pair rank correlation": "near_pair_correlation",
 }
 
 

@@ -37,13 +37,13 @@ def join_processes(command: Any, device: str) -> Iterator[bool]:
         return
     import torch
 
-    from world_model.distributed import DistributedError, launched, together
+    from world_model.distributed import DistributedError, connect_processes, read_launch
 
     name = resolve_device(device)
     if ":" in name or name == "mps":
         raise UsageError(f"device={name} is one device for several processes: device=auto, device=cuda or device=cpu")
     try:
-        with together(launched(), torch.device(name)):
+        with connect_processes(read_launch(), torch.device(name)):
             yield get_rank() == 0
     except DistributedError as error:
         raise RunError(str(error)) from error

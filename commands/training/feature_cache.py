@@ -16,7 +16,7 @@ from commands.training.monitors import read_episodes
 from data.features import FeatureCache
 from data.loader import from_bits, to_bits
 from world_model.dynamics import LatentDynamics
-from world_model.training.checkpoint import tensors_hash
+from world_model.training.checkpoint import hash_tensors
 
 ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 
@@ -25,7 +25,7 @@ ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
     """What the predictor takes of every frame of the file (`LatentDynamics.read`), each as bfloat16 bits [F, N, D];
     computed once for an encoder and a file."""
-    cache, key = FeatureCache(reader), tensors_hash(dynamics.encoder.state_dict())
+    cache, key = FeatureCache(reader), hash_tensors(dynamics.encoder.state_dict())
     device = dynamics.action_mid.device
     spaces = dynamics.features.spaces
     missing = [name for name, space in spaces.items() if cache.read(key, space) is None]

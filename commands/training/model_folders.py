@@ -22,18 +22,18 @@ from commands.shared.errors import RunError, UsageError
 from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.interop.pretrained import load
-from world_model.interop.timm_encoder import TimmSizes, make_encoder, timm_encoder
+from world_model.interop.pretrained import load_pretrained
+from world_model.interop.timm_encoder import TimmSizes, make_encoder, make_timm_encoder
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.masked import Masked, PixelTargets
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import (
     CheckpointError,
-    config_dict,
     load_model_folder,
     load_tensors,
     load_weights,
-    model_kind,
+    make_config_dict,
+    read_model_kind,
     save_model,
 )
 from world_model.training.loop import Checkpoints
@@ -46,7 +46,7 @@ TRUSTED_MODULES = ("gymnasium_robotics", "ogbench")
 
 def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> None:
     """Write an encoder folder; `about` is kept beside the sizes (objective, environment)."""
-    save_model(folder, encoder, "encoder", {"encoder": config_dict(encoder.config), "about": about})
+    save_model(folder, encoder, "encoder", {"encoder": make_config_dict(encoder.config), "about": about})
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def load_parts(model: str | Path) -> ModelParts:
     file, a Hugging Face directory)."""
     path = Path(model)
     if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
-        found = load(path)
+        found = load_pretrained(path)
         return ModelParts(found.encoder, found.predictor, None, found.said)
     encoder, about = load_encoder(path)
-    checkpoints = Checkpoints(path / "checkpoints").paths()
+    checkpoints = Checkpoints(path / "checkpoints").list_paths()
     alone = ModelParts(encoder, None, None, "the encoder alone")
-    if model_kind(find_model_folder(path)) != "encoder" or not checkpoints:
+    if read_model_kind(find_model_folder(path)) != "encoder" or not checkpoints:
         return alone
     trained = PretrainModel(copy.deepcopy(encoder), build(Trained, {"objective": about["objective"]}).objective, 1)
     objective = trained.objective
@@ -99,7 +99,7 @@ def build_encoder_config(mapping: dict[str, Any]) -> EncoderConfig:
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     """The frozen encoder of a run folder of `jepa pretrain` (or of its model folder), and what is known about
     it. That of latent dynamics, where the folder holds those (an objective with actions)."""
-    if model_kind(find_model_folder(folder)) == "dynamics":
+    if read_model_kind(find_model_folder(folder)) == "dynamics":
         dynamics, about = load_dynamics(folder)
         return dynamics.encoder, about
     config, tensors = load_model_folder(find_model_folder(folder), "encoder")
@@ -152,12 +152,12 @@ def load_frozen_encoder(
         if keys.path is None:
             raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
         options = keys.pretrained
-        found = load(Path(keys.path), options.key, options.image_px, options.heads)
+        found = load_pretrained(Path(keys.path), options.key, options.image_px, options.heads)
         console.say(found.said)
         return set_frame_size(found.encoder, frame_hw), {"pretrained": keys.path}
     if encoder == "timm":
         timm = keys.timm
-        made = timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
+        made = make_timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
         return set_frame_size(made, frame_hw), {"timm": timm.model, "weights": timm.weights}
     trained, about = load_encoder(encoder)
     if trained.frame_hw != frame_hw:
@@ -184,10 +184,10 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
         dynamics,
         "dynamics",
         {
-            "encoder": config_dict(dynamics.encoder.config),
+            "encoder": make_config_dict(dynamics.encoder.config),
             "frame_px": dynamics.encoder.frame_px,
-            "dynamics": config_dict(dynamics.config),
-            "actions": config_dict(dynamics.actions),
+            "dynamics": make_config_dict(dynamics.config),
+            "actions": make_config_dict(dynamics.actions),
             "about": about,
         },
     )
@@ -196,7 +196,7 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
 def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
     """The latent dynamics of a run folder of `jepa posttrain` (or of its model folder), ready to plan
     with."""
-    if model_kind(find_model_folder(folder)) == "encoder":
+    if read_model_kind(find_model_folder(folder)) == "encoder":
         raise CheckpointError(
             f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
         )

@@ -1,4 +1,5 @@
-"""What stage 1 is watched by, on `val`: collapse, probes and near rank, beside pixels and a random encoder.
+"""What stage 1 is watched by, on `val`: collapse, probes and near-pair rank correlation,
+beside pixels and a random encoder.
 
 Probes and ranks read the true state, where there is one: plain video and trajectories of unknown tasks are watched by
 the rest. They may choose a recipe, never a checkpoint: stage 1 always keeps its last one.
@@ -19,7 +20,7 @@ from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import normed_tokens
 from world_model.objectives.embedding import embed_frames, fit_metric, fit_principal_pool
-from world_model.objectives.metric import Of
+from world_model.objectives.metric import MetricSource
 from world_model.probing import probes
 from world_model.training.pretrain import PretrainModel
 
@@ -36,7 +37,11 @@ CURVES = {
 }
 TRUTH_CURVES = {
     "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
-    "near rank": ("near_rank", "near_rank_pixels", "near_rank_random"),
+    "near-pair rank correlation": (
+        "near_pair_correlation",
+        "near_pair_correlation_pixels",
+        "near_pair_correlation_random",
+    ),
     "rank over all distances": ("rank", "rank_pixels", "rank_random"),
 }
 
@@ -76,7 +81,7 @@ class Monitor:
         self.model.eval()
         fit_principal_pool(self.model.trained_encoder, self.clips)
         features = self._encode(self.model.trained_encoder)
-        return {**self._compute_losses(step), **probes.spread(features)}
+        return {**self._compute_losses(step), **probes.measure_spread(features)}
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """What the numbers so far warn of."""
@@ -99,19 +104,19 @@ class Monitor:
         return normed_tokens(torch.cat(parts)).float().cpu()
 
     @torch.no_grad()
-    def _embed(self, encoder: VideoEncoder, of: Of = "pooled") -> Tensor:
+    def _embed(self, encoder: VideoEncoder, source: MetricSource = "pooled") -> Tensor:
         """Pooled embeddings [N, D], or what their last linear map reads."""
-        return embed_frames(encoder, self.frames[None].to(self.device), of)[0].float().cpu()
+        return embed_frames(encoder, self.frames[None].to(self.device), source)[0].float().cpu()
 
     @torch.no_grad()
     def _compute_losses(self, step: int) -> dict[str, float]:
         batch = self.batches.batch(0)
         batch = {name: value.to(self.device) for name, value in batch.items()}
-        return self.model.objective.errors(self.model.encoder, batch, step)
+        return self.model.objective.measure_errors(self.model.encoder, batch, step)
 
 
 class PretrainMonitor(Monitor):
-    """The same for trajectories of a task, whose true state is known: probe and near rank beside them."""
+    """The same for trajectories of a task, whose true state is known, with probe and near-pair rank correlation."""
 
     curves = CURVES | TRUTH_CURVES
 
@@ -135,14 +140,14 @@ class PretrainMonitor(Monitor):
         self.references = self._measure_references()
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Those, and the probe of the features as trained, near rank of the pooled embedding under the objective's
-        metric."""
+        """Those, and the probe of the features as trained, near-pair rank correlation of the pooled
+        embedding under the objective's metric."""
         self.model.eval()
         encoder = self.model.trained_encoder
         features, embedded = self._encode(encoder), self._embed_under_metric(encoder)
         return {
             **self._compute_losses(step),
-            **probes.spread(features),
+            **probes.measure_spread(features),
             **self._measure(features, embedded, ""),
             **self.references,
         }
@@ -151,7 +156,8 @@ class PretrainMonitor(Monitor):
         """The last numbers in one line."""
         return (
             f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
-            f"near rank {last['near_rank']:.3f}, effective rank {last['effective_rank']:.1f}"
+            f"near-pair rank correlation {last['near_pair_correlation']:.3f}, "
+            f"effective rank {last['effective_rank']:.1f}"
         )
 
     def _embed_under_metric(self, encoder: VideoEncoder) -> Tensor:
@@ -160,19 +166,19 @@ class PretrainMonitor(Monitor):
         if self.model.config.metric is None:
             return self._embed(encoder)
         metric = fit_metric(encoder, self.model.config.metric, (clip.to(self.device) for clip in self.clips))
-        return metric(self._embed(encoder, metric.of))
+        return metric(self._embed(encoder, metric.source))
 
     def _measure(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
         """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every
         distance."""
-        embedded = probes.compact(embedded)  # once for both ranks
+        embedded = probes.reduce_dimensions(embedded)  # once for both ranks
 
         def rank(near: float) -> float:
-            return probes.near_rank(embedded, self.truth, self._compute_distance, near, self.scenes)
+            return probes.near_pair_correlation(embedded, self.truth, self._compute_distance, near, self.scenes)
 
         return {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
-            f"near_rank{suffix}": rank(NEAR * self.task.min_goal_distance),
+            f"near_pair_correlation{suffix}": rank(NEAR * self.task.min_goal_distance),
             f"rank{suffix}": rank(math.inf),
         }
 
@@ -181,7 +187,7 @@ class PretrainMonitor(Monitor):
 
     def _measure_references(self) -> dict[str, float]:
         """The same for raw pixels and for an encoder that was never trained, under a metric of its own."""
-        reference = probes.untrained(self.model.encoder, self.model.seed + 1)
+        reference = probes.make_random_encoder(self.model.encoder, self.model.seed + 1)
         pixels = self.frames.flatten(1).float() / 255
         return {
             **self._measure(pixels, pixels, "_pixels"),

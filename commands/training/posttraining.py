@@ -28,10 +28,10 @@ from commands.training.model_folders import (
 from commands.training.stage import train_stage
 from data.loader import Loader, from_bits
 from data.windows import Windows
-from world_model.distributed import first_alone, is_first, place
+from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
-from world_model.nn.reachability import episode_pairs, fit_reach
-from world_model.training.checkpoint import config_dict
+from world_model.nn.reachability import fit_reach, make_pair_source
+from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 from world_model.training.posttrain import PosttrainModel
 
@@ -58,7 +58,7 @@ class PosttrainKeys(RunKeys):
 
     def check(self) -> None:
         """Raise ValueError for parts that do not fit together, before anything is read or written."""
-        place().rows(self.trainer.batch_size)
+        world_info().split_rows(self.trainer.batch_size)
 
 
 def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
@@ -78,7 +78,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         keys.dynamics.frame_skip or find_frame_skip(reader.info),
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
-    with first_alone():
+    with main_process_first():
         cached = cache_features(dynamics, reader, console)
     features = cached["features"]
     dynamics.features.set_statistics(lambda name: sample_train_features(cached[name], reader, device))
@@ -91,12 +91,12 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         split: Windows(reader, split, model.window, actions.frame_skip, columns, extra, seen)
         for split in ("train", "val")
     }
-    if is_first():
+    if is_main_process():
         console.say(f"training on {windows['train'].describe()}")
-    monitor = OpenLoopMonitor(model, windows["val"], device) if is_first() else None
+    monitor = OpenLoopMonitor(model, windows["val"], device) if is_main_process() else None
     last = train_stage(
         model,
-        Loader(windows["train"], trainer.batch_size, keys.seed, **place()._asdict()),
+        Loader(windows["train"], trainer.batch_size, keys.seed, **world_info()._asdict()),
         trainer,
         folder,
         monitor,
@@ -116,7 +116,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
             **about,
             "env": reader.info.env_id,
             "env_kwargs": reader.info.env_kwargs,
-            "losses": config_dict(losses),
+            "losses": make_config_dict(losses),
             "data": reader.file_checksum,
         },
     )
@@ -161,7 +161,7 @@ def fit_reach_head(dynamics: LatentDynamics, features: np.ndarray, reader: Any, 
     train = list_split_rows(reader, "train")
     with torch.no_grad():
         parts = [
-            dynamics.pooled(dynamics.features.normalise(from_bits(features[rows]).float().to(device)))
+            dynamics.pool_features(dynamics.features.normalise(from_bits(features[rows]).float().to(device)))
             for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
         ]
     pooled = torch.cat(parts)
@@ -169,6 +169,8 @@ def fit_reach_head(dynamics: LatentDynamics, features: np.ndarray, reader: Any, 
     places = list(zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True))
     dynamics.reach.set_statistics(pooled)
     dynamics.reach.requires_grad_(True)
-    found = fit_reach(dynamics.reach, episode_pairs(pooled, places, dynamics.actions.frame_skip, config), config, seed)
+    found = fit_reach(
+        dynamics.reach, make_pair_source(pooled, places, dynamics.actions.frame_skip, config), config, seed
+    )
     dynamics.reach.requires_grad_(False)
     console.say(f"reachability from {len(pooled)} frames: expectile loss {found['reach_loss']:.3f}")

@@ -17,14 +17,14 @@ from commands.training.model_folders import MODEL, save_dynamics, save_encoder
 from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
 from commands.training.stage import train_stage
 from data.loader import Loader
-from world_model.distributed import is_first, place
+from world_model.distributed import is_main_process, world_info
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.embedding import fit_metric, fit_principal_pool
 from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
-from world_model.training.checkpoint import config_dict
+from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 from world_model.training.pretrain import PretrainModel
 
@@ -58,7 +58,7 @@ class PretrainKeys(RunKeys):
         sizes, objective = self.adapted_encoder, self.objective
         if self.trainer.steps:  # what is never trained sees no hidden patches
             objective.check_encoder(sizes)
-        place().rows(self.trainer.batch_size)
+        world_info().split_rows(self.trainer.batch_size)
         if data == VIDEO_FOLDER:
             check_video_folder(self.path, objective)
         grid = (max(1, objective.frames // sizes.tubelet), *sizes.grid)
@@ -79,10 +79,10 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     encoder = VideoEncoder(keys.adapted_encoder)
     encoder.set_pixel_statistics(*source.compute_pixel_statistics())
     model = PretrainModel(encoder, objective, trainer.steps, keys.seed, source.actions, source.crop).to(device)
-    here = place()._asdict()
+    here = world_info()._asdict()
     loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **here)
     val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
-    monitor = source.make_monitor(model, val, device) if is_first() else None
+    monitor = source.make_monitor(model, val, device) if is_main_process() else None
     last = train_stage(model, loader, trainer, folder, monitor, console, "pretrain", begin)
     if monitor is None:
         return ""
@@ -92,7 +92,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
         episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
         fit_metric(kept, objective.metric, episodes).fold_into(kept.pool)
     draw_training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
-    about = {"objective": config_dict(objective), **source.describe()}
+    about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd):
         save_dynamics(folder / MODEL, model.objective.dynamics(kept), about)
     else:

@@ -9,14 +9,14 @@ from typing import Any
 
 from commands.shared.console import Console, Metrics
 from data.loader import Loader
-from world_model.distributed import copy_whole, spread
+from world_model.distributed import copy_full_weights, distribute_model
 from world_model.training.loop import (
     Checkpoints,
     Hooks,
     TrainerConfig,
     compile_blocks,
     make_optimizer,
-    resolved_precision,
+    resolve_precision,
     train,
 )
 
@@ -39,18 +39,18 @@ def train_stage(
     the first one alone has a monitor, writes and speaks; the others wait in the next step.
     """
     device = next(model.parameters()).device
-    precision = resolved_precision(device, trainer.precision, [p for p in model.parameters() if p.requires_grad])
-    trained = spread(model, trainer.parallel, device, precision == "bf16")
+    precision = resolve_precision(device, trainer.precision, [p for p in model.parameters() if p.requires_grad])
+    trained = distribute_model(model, trainer.parallel, device, precision == "bf16")
     if trainer.compile:
         compile_blocks(trained)
     optimizer = make_optimizer(trained, trainer)
     checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
-    start = checkpoints.newest_step()
+    start = checkpoints.find_newest_step()
     evaluations: list[dict[str, float]] = []
     told: set[str] = set()
 
     def evaluate(step: int) -> dict[str, float]:
-        copy_whole(trained, model)
+        copy_full_weights(trained, model)
         if monitor is None:
             return {}
         evaluations.append(monitor(step))

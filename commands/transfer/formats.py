@@ -22,7 +22,7 @@ from data.formats.minari import Minari
 from data.formats.ogbench import OGBench
 from data.formats.robomimic import Robomimic
 from data.schema import Column
-from world_model.nn.poses import POSE_SIZE, difference
+from world_model.nn.poses import POSE_SIZE, subtract_poses
 
 POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "closed")
@@ -46,7 +46,7 @@ class Droid:
     def read(self, trajectory: Path) -> Recording:
         found = read_trajectory(trajectory, self.config)
         columns: dict[str, Array] = {
-            "action": difference(torch.from_numpy(found.pose)).numpy().astype(np.float32),
+            "action": subtract_poses(torch.from_numpy(found.pose)).numpy().astype(np.float32),
             "time_s": found.time_s,
             "state": found.pose,
             "truth": found.pose.astype(np.float32),

@@ -13,10 +13,10 @@ from commands.cli.main import main
 from commands.training.model_folders import save_dynamics, save_encoder
 from tests.world_model.small import VJEPA2, dynamics, shake
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
+from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_pretrained
 from world_model.nn.pools import PrincipalPoolConfig
 from world_model.predictor import PredictorConfig
-from world_model.training.checkpoint import config_dict
+from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import Checkpoints, TrainerConfig, make_optimizer
 from world_model.training.pretrain import PretrainModel
 
@@ -39,7 +39,7 @@ def finished_run(sizes: EncoderConfig = SIZES, pixels=(IMAGENET_MEAN, IMAGENET_S
     folder = Path("runs/pretrain/r")
     optimizer = make_optimizer(model, TrainerConfig())
     Checkpoints(folder / "checkpoints").save(3, model, optimizer, {})
-    save_encoder(folder / "model", model.trained_encoder, {"objective": config_dict(OBJECTIVE)})
+    save_encoder(folder / "model", model.trained_encoder, {"objective": make_config_dict(OBJECTIVE)})
     return model
 
 
@@ -59,20 +59,20 @@ def test_an_official_file_holds_teacher_student_and_predictor_to_the_bit(capsys)
     assert main(["export", "model=runs/pretrain/r", "format=official", "to=out/v.pt"]) == 0
     said = capsys.readouterr().out
     assert "with its masked predictor" in said and "encoder=pretrained path=out/v.pt reads it" in said
-    found = load(Path("out/v.pt"))
+    found = load_pretrained(Path("out/v.pt"))
     assert found.encoder.config == replace(SIZES, pool=None)
     assert_same(found.encoder, model.objective.teacher)
     assert_same(found.predictor, model.objective.predictor)
-    assert_same(load(Path("out/v.pt"), key="encoder").encoder, model.encoder)
+    assert_same(load_pretrained(Path("out/v.pt"), key="encoder").encoder, model.encoder)
     assert not torch.equal(model.encoder.norm.bias, model.objective.teacher.norm.bias)
     assert main(["export", "model=out/v.pt", "format=huggingface", "to=hf"]) == 0, "one format into the other"
-    assert_same(load(Path("hf")).encoder, model.objective.teacher)
+    assert_same(load_pretrained(Path("hf")).encoder, model.objective.teacher)
 
 
 def test_a_hugging_face_directory_holds_everything_pixels_included_to_the_bit():
     model = finished_run(pixels=((100.0, 110.5, 7.3), (50.0, 40.1, 30.7)))
     assert main(["export", "model=runs/pretrain/r", "format=huggingface", "to=hf"]) == 0
-    found = load(Path("hf"))
+    found = load_pretrained(Path("hf"))
     assert_same(found.encoder, model.objective.teacher)
     assert_same(found.predictor, model.objective.predictor)
     assert torch.equal(found.encoder.pixel_mean, model.encoder.pixel_mean)
@@ -85,7 +85,7 @@ def test_a_hugging_face_directory_holds_everything_pixels_included_to_the_bit():
 def test_readers_that_know_imagenet_statistics_alone_get_the_same_features():
     model = finished_run(pixels=((100.0, 110.5, 7.3), (50.0, 40.1, 30.7)))
     assert main(["export", "model=runs/pretrain/r", "format=official", "to=v.pt"]) == 0
-    found = load(Path("v.pt"))
+    found = load_pretrained(Path("v.pt"))
     torch.testing.assert_close(found.encoder.pixel_mean, torch.tensor(IMAGENET_MEAN))
     frames = torch.randint(0, 256, (2, 3, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
@@ -98,11 +98,11 @@ def test_readers_that_know_imagenet_statistics_alone_get_the_same_features():
 
 def test_a_run_without_checkpoints_gives_its_encoder_alone(capsys):
     model = finished_run()
-    for path in Checkpoints(Path("runs/pretrain/r/checkpoints")).paths():
+    for path in Checkpoints(Path("runs/pretrain/r/checkpoints")).list_paths():
         path.unlink()
     assert main(["export", "model=runs/pretrain/r", "format=official", "to=v.pt"]) == 0
     assert "the encoder alone" in capsys.readouterr().out
-    found = load(Path("v.pt"))
+    found = load_pretrained(Path("v.pt"))
     assert_same(found.encoder, model.objective.teacher)
     assert found.predictor is None
 

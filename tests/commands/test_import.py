@@ -14,7 +14,7 @@ from commands import import_
 from commands.cli import main as cli
 from data.formats.droid_example import SERIAL, ExampleConfig, write_example
 from data.store import Reader
-from world_model.nn.poses import euler_angles, integrate, rotation_matrix
+from world_model.nn.poses import find_euler_angles, integrate_actions, make_rotation_matrix
 
 SMALL = ExampleConfig(trajectories=6, rows=45, frame_hw=(32, 48))
 
@@ -43,11 +43,11 @@ def test_the_file_has_the_poses_and_the_actions_that_lead_from_each_to_the_next(
         pose = torch.from_numpy(np.array(file.column("state", episode)))
         action = torch.from_numpy(np.array(file.column("action", episode))).double()
         assert len(action) == len(pose) - 1 and len(pose) in (15, 16)
-        following = integrate(pose[:-1], action)
+        following = integrate_actions(pose[:-1], action)
         torch.testing.assert_close(following[:, [0, 1, 2, 6]], pose[1:, [0, 1, 2, 6]], atol=1e-6, rtol=0)
-        turned, wanted = rotation_matrix(following[:, 3:6]), rotation_matrix(pose[1:, 3:6])
+        turned, wanted = make_rotation_matrix(following[:, 3:6]), make_rotation_matrix(pose[1:, 3:6])
         torch.testing.assert_close(turned, wanted, atol=1e-6, rtol=0)
-        assert euler_angles(turned).isfinite().all()
+        assert find_euler_angles(turned).isfinite().all()
         np.testing.assert_allclose(file.column("proprio", episode), pose, atol=1e-6)
         assert file.column("extrinsics", episode).shape == (len(pose), 6)
         assert np.diff(file.column("time_s", episode)).std() > 0  # the recorded times, not a made-up clock

@@ -16,11 +16,11 @@ from commands.training.monitors import Monitor
 from commands.training.pretraining import make_random_stage1
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, POOLS, SIZES, VJEPA2, dynamics, encoder, frames
-from world_model.nn.reachability import ReachConfig, episode_pairs, fit_reach
+from world_model.nn.reachability import ReachConfig, fit_reach, make_pair_source
 from world_model.objectives.embedding import fit_metric
 from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.metric import MetricConfig
-from world_model.probing.readout import ReadoutConfig, Samples, read
+from world_model.probing.readout import ReadoutConfig, Samples, fit_readouts
 from world_model.training.augment import CropConfig
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
@@ -143,7 +143,7 @@ def test_reachability_is_learned_there_from_the_same_pairs(cuda):
         config = ReachConfig(dim=5, hidden=8, steps=3, batch_size=4, other_episodes=0.5)
         features = torch.rand(20, 12).to(device)
         head.set_statistics(features)
-        found.append(fit_reach(head, episode_pairs(features, [(0, 10), (10, 10)], 1, config), config, seed=1))
+        found.append(fit_reach(head, make_pair_source(features, [(0, 10), (10, 10)], 1, config), config, seed=1))
     assert found[1]["reach_loss"] == pytest.approx(found[0]["reach_loss"], rel=1e-4)
 
 
@@ -154,6 +154,6 @@ def test_readouts_are_trained_there_as_on_the_cpu(cuda):
         split: Samples(torch.rand(8, 2, 4, 8, generator=draw), torch.rand(8, 3, generator=draw))
         for split in ("train", "val", "test")
     }
-    here, there = (read(splits, config, 0, device) for device in (CPU, cuda))
+    here, there = (fit_readouts(splits, config, 0, device) for device in (CPU, cuda))
     for kind, numbers in here.items():
         assert there[kind]["r2"] == pytest.approx(numbers["r2"], rel=1e-3)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.world_model.two_processes import CASES, LONG, RESUMED, trained
-from world_model.distributed import DistributedError, Place, averaged, gathered, launched, place
+from world_model.distributed import DistributedError, WorldInfo, average, gather_rows, read_launch, world_info
 from world_model.objectives.masking import BlockMask
 
 ROOT = Path(__file__).parents[2]
@@ -103,18 +103,18 @@ def test_the_second_process_waits_for_what_the_first_one_writes(found):
 
 def test_one_process_is_left_as_it_is(monkeypatch):
     x = torch.ones(2)
-    assert place() == Place(0, 1) and gathered(x) is x and averaged(x) is x
+    assert world_info() == WorldInfo(0, 1) and gather_rows(x) is x and average(x) is x
 
 
 def test_a_batch_parts_evenly_or_not_at_all():
-    assert [Place(rank, 3).rows(12) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert [WorldInfo(rank, 3).split_rows(12) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
     with pytest.raises(ValueError, match=r"batch_size=8 .* 3 processes: give a multiple of 3"):
-        Place(0, 3).rows(8)
+        WorldInfo(0, 3).split_rows(8)
 
 
 def test_rows_of_masks_are_those_of_the_whole_batch():
     masks = BlockMask().sample(6, (4, 4, 4), (1, 2))
-    parts = [masks.rows(Place(rank, 2).rows(6)) for rank in range(2)]
+    parts = [masks.select(WorldInfo(rank, 2).split_rows(6)) for rank in range(2)]
     assert torch.equal(torch.cat([part.context_BM for part in parts]), masks.context_BM)
     assert torch.equal(torch.cat([part.targets_BP[0] for part in parts]), masks.targets_BP[0])
 
@@ -123,4 +123,4 @@ def test_an_incomplete_environment_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(DistributedError, match="RANK is not set.*torchrun"):
-        launched()
+        read_launch()

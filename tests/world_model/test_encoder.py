@@ -91,7 +91,7 @@ def test_pixels_are_normalised_by_the_buffers():
 def test_without_a_pool_head_the_embedding_is_the_mean_token():
     model = encoder(config=replace(SIZES, pool=None))
     tokens = model.encode_frames(frames(1, 2))
-    torch.testing.assert_close(model.pooled(tokens), tokens.mean(2))
+    torch.testing.assert_close(model.pool_tokens(tokens), tokens.mean(2))
 
 
 def test_a_patch_that_does_not_divide_the_frame_is_refused():
@@ -121,7 +121,7 @@ def test_every_variant_changes_the_tokens_and_takes_clips_of_other_sizes(name):
 
 def test_another_resolution_is_seen_within_the_trained_extent():
     model = encoder(config=replace(SIZES, positions_px=SIZES.image_px))
-    places = model.places((1, 8, 8), torch.device("cpu"))
+    places = model.make_positions((1, 8, 8), torch.device("cpu"))
     assert places[:, 1:].max() == 3 and places[9].tolist() == pytest.approx([0, 3 / 7, 3 / 7])
     clip = torch.randn(1, 3, 2, 128, 128)
     assert not torch.allclose(model(clip), encoder()(clip), atol=1e-3)
@@ -132,10 +132,10 @@ def test_another_resolution_is_seen_within_the_trained_extent():
 def test_levels_are_normed_each_by_itself_and_blocks_by_the_last_norm():
     model = encoder(config=replace(SIZES, levels=(0, 1)))
     clip = torch.randn(1, 3, 4, 64, 64)
-    first, last = model.outputs(clip)
+    first, last = model.encode_levels(clip)
     torch.testing.assert_close(model.levels(clip), torch.cat((first, last), -1))
     torch.testing.assert_close(model(clip), last)
-    chosen = model.outputs(clip, blocks=(0, 1))
+    chosen = model.encode_levels(clip, blocks=(0, 1))
     torch.testing.assert_close(chosen[1], last)
     assert not torch.allclose(chosen[0], first)
 
@@ -167,9 +167,9 @@ def test_levels_beyond_the_depth_and_uneven_heads_are_refused():
 
 def test_positions_reach_as_far_as_those_of_another_size_where_one_is_given():
     config = EncoderConfig((64, 64), 8, 2, 24, 2, 2, pool=None, positions_px=(32, 32))
-    places = VideoEncoder(config).places((2, 8, 8), torch.device("cpu"))
+    places = VideoEncoder(config).make_positions((2, 8, 8), torch.device("cpu"))
     assert places.amax(0).tolist() == [1, 3, 3] and places[1].tolist() == pytest.approx([0, 0, 3 / 7])
-    plain = VideoEncoder(replace(config, positions_px=None)).places((2, 8, 8), torch.device("cpu"))
+    plain = VideoEncoder(replace(config, positions_px=None)).make_positions((2, 8, 8), torch.device("cpu"))
     assert plain.amax(0).tolist() == [1, 7, 7]
 
 
@@ -182,7 +182,7 @@ def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
     flat = F.layer_norm(tokens, tokens.shape[-1:]).flatten(1).double()
     flat = flat - flat.mean(0)
     power = torch.linalg.svdvals(flat).square()
-    embedded = made.pooled(tokens[None])[0].double()
+    embedded = made.pool_tokens(tokens[None])[0].double()
     # As many components as the pool has numbers: the strongest, uncorrelated, centred; nothing else moves.
     torch.testing.assert_close(embedded.T @ embedded, torch.diag(power[:12]), atol=1e-3 * power[0].item(), rtol=0)
     assert embedded.mean(0).abs().max() < 1e-3
@@ -193,4 +193,4 @@ def test_principal_components_of_tokens_keep_distances_that_they_can_hold():
 def test_fewer_frames_than_components_leave_the_rest_at_zero():
     made = encoder(config=replace(SIZES, pool=POOLS["principal"]))
     made.pool.fit(made.encode_frames(frames(1, 5))[0])
-    assert made.pooled(made.encode_frames(frames(1, 5)))[0, :, 4:].abs().max() == 0
+    assert made.pool_tokens(made.encode_frames(frames(1, 5)))[0, :, 4:].abs().max() == 0

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from tests.world_model.small import FUTURE, PLDM, SIZES, VJEPA2, dynamics, frames, shake
 from world_model.distributed import (
     DistributedError,
-    averaged,
-    copy_whole,
-    first_alone,
-    gathered,
-    is_first,
-    launched,
-    place,
-    spread,
-    together,
+    average,
+    connect_processes,
+    copy_full_weights,
+    distribute_model,
+    gather_rows,
+    is_main_process,
+    main_process_first,
+    read_launch,
+    world_info,
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
@@ -47,7 +47,7 @@ OBJECTIVES = {
     "infonce": replace(FUTURE, terms=ClipTerms(infonce=1.0)),
     "pldm": PLDM,
     "masked": VJEPA2,
-    "sigreg of tokens": replace(VJEPA2, terms=TokenTerms(on="tokens", sigreg=0.1, sigreg_directions=16)),
+    "sigreg of tokens": replace(VJEPA2, terms=TokenTerms(features="tokens", sigreg=0.1, sigreg_directions=16)),
 }
 CASES = [(name, "ddp") for name in (*OBJECTIVES, "posttrain")]
 CASES += [(name, "fsdp") for name in ("vicreg", "masked", "posttrain")]
@@ -74,7 +74,7 @@ def batch_of(name: str, step: int) -> dict[str, Tensor]:
     if name == "posttrain":
         batch = {"features": torch.randn(CONFIG.batch_size, count, 1, 12, generator=generator)}
     batch["action"] = torch.rand(CONFIG.batch_size, count - 1, 2, generator=generator)
-    return {key: value[place().rows(CONFIG.batch_size)] for key, value in batch.items()}
+    return {key: value[world_info().split_rows(CONFIG.batch_size)] for key, value in batch.items()}
 
 
 def trained(
@@ -82,25 +82,25 @@ def trained(
 ) -> dict[str, Any]:
     """Lines of metrics and final weights."""
     model, lines = model_of(name), []
-    mine = spread(model, parallel, CPU, bf16=False)
+    mine = distribute_model(model, parallel, CPU, bf16=False)
     optimizer = make_optimizer(mine, config)
     for group in optimizer.param_groups:
         group["eps"] = 1e-4  # else AdamW makes whole steps of gradients that are nothing but rounding (biases of keys)
     checkpoints = None if folder is None else Checkpoints(folder)
     train(mine, lambda step: batch_of(name, step), optimizer, config, checkpoints, Hooks(log=lines.append), CPU)
-    copy_whole(mine, model)
+    copy_full_weights(mine, model)
     return {"lines": lines, "weights": {key: value.clone() for key, value in model.state_dict().items()}}
 
 
 def gradients() -> dict[str, Tensor]:
     """Of sum(rank weight * x_i^2) over the gathered rows, and of rank weight * mean^2, in this process's part."""
-    own = torch.tensor([1.0, 2.0]) + 10 * place().rank
+    own = torch.tensor([1.0, 2.0]) + 10 * world_info().rank
     x, y = own.clone().requires_grad_(), own.clone().requires_grad_()
-    weight = 1.0 + place().rank
-    (weight * gathered(x).square().sum()).backward()
-    (weight * averaged(y).square().sum()).backward()
+    weight = 1.0 + world_info().rank
+    (weight * gather_rows(x).square().sum()).backward()
+    (weight * average(y).square().sum()).backward()
     assert x.grad is not None and y.grad is not None
-    return {"rows": gathered(own), "gathered": gathered(x.grad), "averaged": gathered(y.grad)}
+    return {"rows": gather_rows(own), "gathered": gather_rows(x.grad), "averaged": gather_rows(y.grad)}
 
 
 class Bad(nn.Module):
@@ -120,8 +120,8 @@ class Bad(nn.Module):
 
 def not_finite() -> str:
     """What is said of a loss that is not finite in the second process alone."""
-    model, bad = Bad(), float("nan") if place().rank else 1.0
-    batch = {"x": torch.tensor([bad]), "episode": torch.tensor([40 + place().rank])}
+    model, bad = Bad(), float("nan") if world_info().rank else 1.0
+    batch = {"x": torch.tensor([bad]), "episode": torch.tensor([40 + world_info().rank])}
     try:
         train(model, lambda step: batch, make_optimizer(model, CONFIG), CONFIG, None, Hooks(), CPU)
     except TrainingError as error:
@@ -131,8 +131,8 @@ def not_finite() -> str:
 
 def in_turn(folder: Path) -> str:
     """What the second process finds of what the first one wrote."""
-    with first_alone():
-        if is_first():
+    with main_process_first():
+        if is_main_process():
             (folder / "turn").write_text("first")
         return (folder / "turn").read_text()
 
@@ -141,17 +141,17 @@ def main(folder: Path) -> None:
     """All of it, in one of two processes."""
     torch.set_num_threads(1)
     try:
-        with together(launched(), CPU):
+        with connect_processes(read_launch(), CPU):
             found: dict[str, Any] = {case: trained(*case) for case in CASES}
             for parallel in ("ddp", "fsdp"):
                 found[f"one to two, {parallel}"] = trained(RESUMED, parallel, LONG, folder / f"one-{parallel}")
                 trained(RESUMED, parallel, replace(LONG, steps=2), folder / f"two-{parallel}")
             found |= {"gradients": gradients(), "not finite": not_finite(), "turn": in_turn(folder)}
-            if not is_first():
+            if not is_main_process():
                 (folder / "second").write_text(found["not finite"])
                 os._exit(3)  # as if it were killed
             torch.save(found, folder / "found.pt")
-            averaged(torch.ones(1))
+            average(torch.ones(1))
     except DistributedError as error:
         (folder / "left").write_text(str(error))
 

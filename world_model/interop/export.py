@@ -35,12 +35,12 @@ def export_official(
     Raises ValueError for what is neither V-JEPA 2's network (tiled positions, one level) nor V-JEPA 2.1's encoder.
     """
     modern = bool(encoder.config.levels)
-    _refuse("official V-JEPA 2", _modern_gaps(encoder) if modern else _gaps(encoder), predictor, modern)
-    file: dict[str, Any] = {"target_encoder": _for_imagenet(encoder)}
-    file["encoder"] = file["target_encoder"] if student is None else _for_imagenet(student)
+    _refuse("official V-JEPA 2", _list_modern_gaps(encoder) if modern else _list_gaps(encoder), predictor, modern)
+    file: dict[str, Any] = {"target_encoder": _fold_statistics(encoder)}
+    file["encoder"] = file["target_encoder"] if student is None else _fold_statistics(student)
     file[SIZES] = {"image_px": encoder.config.image_px[0], "heads": encoder.config.heads}
     if predictor is not None:
-        file["predictor"] = _own(predictor)
+        file["predictor"] = _collect_weights(predictor)
         file[SIZES]["predictor_heads"] = predictor.heads
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: torch.save(file, temporary))
@@ -55,7 +55,7 @@ def export_huggingface(
     Raises ValueError for an encoder that this format cannot hold: one with true rotary positions, SwiGLU, several
     levels, an image path, or pictures that are not square.
     """
-    _refuse("Hugging Face VJEPA2", _gaps(encoder), predictor, modern=False)
+    _refuse("Hugging Face VJEPA2", _list_gaps(encoder), predictor, modern=False)
     sizes = encoder.config
     config = {
         "model_type": "vjepa2",
@@ -82,15 +82,15 @@ def export_huggingface(
             "pred_mlp_ratio": hidden / predictor.width,
         }
     folder.mkdir(parents=True, exist_ok=True)
-    renamed = to_huggingface(_own(encoder), _own(predictor) if predictor is not None else {})
+    renamed = to_huggingface(_collect_weights(encoder), _collect_weights(predictor) if predictor is not None else {})
     tensors = {name: value.contiguous().clone() for name, value in renamed.items()}
     write_atomic(folder / "model.safetensors", lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
-    for name, content in (("config.json", config), (PREPROCESSOR, _preprocessor(encoder))):
+    for name, content in (("config.json", config), (PREPROCESSOR, _describe_preprocessor(encoder))):
         text = json.dumps(content, indent=2) + "\n"
         write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text))
 
 
-def _preprocessor(encoder: VideoEncoder) -> dict[str, Any]:
+def _describe_preprocessor(encoder: VideoEncoder) -> dict[str, Any]:
     """How transformers' video processor makes of a video what this encoder was trained on."""
     side = encoder.config.image_px[0]
     return {
@@ -107,7 +107,7 @@ def _preprocessor(encoder: VideoEncoder) -> dict[str, Any]:
     }
 
 
-def _gaps(encoder: VideoEncoder) -> list[str]:
+def _list_gaps(encoder: VideoEncoder) -> list[str]:
     """What of this encoder V-JEPA 2's network does not have."""
     sizes = encoder.config
     beyond = {
@@ -124,7 +124,7 @@ def _gaps(encoder: VideoEncoder) -> list[str]:
     return [name for name, is_so in beyond.items() if is_so]
 
 
-def _modern_gaps(encoder: VideoEncoder) -> list[str]:
+def _list_modern_gaps(encoder: VideoEncoder) -> list[str]:
     """What of this encoder, which has several levels, V-JEPA 2.1's network does not have, or has otherwise."""
     sizes = encoder.config
     beyond = {
@@ -150,9 +150,9 @@ def _refuse(what: str, gaps: list[str], predictor: MaskedPredictor | ActionPredi
         )
 
 
-def _for_imagenet(encoder: VideoEncoder) -> Weights:
+def _fold_statistics(encoder: VideoEncoder) -> Weights:
     """Weights for pixels in units of ImageNet's statistics; unchanged where the encoder's own are these."""
-    weights = _own(encoder)
+    weights = _collect_weights(encoder)
     mean, std = (x.detach().cpu() for x in (encoder.pixel_mean, encoder.pixel_std))
     theirs_mean, theirs_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     if torch.equal(mean, theirs_mean) and torch.equal(std, theirs_std):
@@ -165,7 +165,7 @@ def _for_imagenet(encoder: VideoEncoder) -> Weights:
     return weights
 
 
-def _own(module: torch.nn.Module) -> Weights:
+def _collect_weights(module: torch.nn.Module) -> Weights:
     """State dict of what is trained: no buffers of ours, no pool head, on the CPU."""
     kept = {name: value.detach().cpu() for name, value in module.state_dict().items()}
     return {name: value for name, value in kept.items() if not name.startswith(("pixel_", "pool."))}

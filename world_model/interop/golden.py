@@ -21,7 +21,7 @@ from torch import Tensor
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn import poses
 from world_model.nn.layers import gather_tokens
-from world_model.objectives.losses import normalised_target, regression
+from world_model.objectives.losses import normalise_target, regression
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.probing.attentive import AttentiveProbe, AttentiveProbeConfig
 from world_model.training.checkpoint import CheckpointError, load_weights
@@ -41,9 +41,9 @@ class Comparison:
     largest: float
 
 
-def compare(path: Path, device: torch.device) -> list[Comparison]:
+def compare_golden(path: Path, device: torch.device) -> list[Comparison]:
     """Every output a golden file holds beside ours. Raises CheckpointError for a file that is not one."""
-    config, weights, vectors = read(path, device)
+    config, weights, vectors = read_golden(path, device)
     kinds = [check for mark, check in CHECKS.items() if mark in weights or mark in vectors]
     if not kinds:
         raise CheckpointError(f"{path} holds no golden vectors that are known here (one of {', '.join(CHECKS)})")
@@ -55,12 +55,12 @@ def compare(path: Path, device: torch.device) -> list[Comparison]:
     ]
 
 
-def read(path: Path, device: torch.device) -> tuple[dict[str, Any], Vectors, Vectors]:
+def read_golden(path: Path, device: torch.device) -> tuple[dict[str, Any], Vectors, Vectors]:
     """Sizes, weights and vectors of a golden file."""
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "null"))
-            tensors = {name: _moved(file.get_tensor(name), device) for name in file.keys()}
+            tensors = {name: _to_device(file.get_tensor(name), device) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as golden vectors: {error}") from error
     if not isinstance(config, dict):
@@ -69,19 +69,19 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, Any], Vectors, Vec
     return config, weights, {name: value for name, value in tensors.items() if not name.startswith(WEIGHTS)}
 
 
-def _moved(value: Tensor, device: torch.device) -> Tensor:
+def _to_device(value: Tensor, device: torch.device) -> Tensor:
     """On the device; in single precision where the device has no double."""
     return value.float().to(device) if device.type == "mps" and value.dtype == torch.float64 else value.to(device)
 
 
-def _loaded(model: torch.nn.Module, weights: Vectors, source: str, device: torch.device) -> Any:
+def _load_model(model: torch.nn.Module, weights: Vectors, source: str, device: torch.device) -> Any:
     """The model with the file's weights, in eval mode on the device of the vectors."""
     own = {name: value for name, value in model.state_dict().items() if name not in weights and "pixel_" in name}
     load_weights(model, {**weights, **own}, source)
     return model.to(device).eval()
 
 
-def _encoder(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+def _run_encoder(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
     sizes = EncoderConfig(
         image_px=(config["img_size"],) * 2,
         patch_px=config["patch_size"],
@@ -94,7 +94,7 @@ def _encoder(config: dict[str, Any], weights: Vectors, vectors: Vectors, source:
         rope=config["rope"],
     )
     clip = vectors["clip_BCTHW"]
-    encoder = _loaded(VideoEncoder(sizes), weights, source, clip.device)
+    encoder = _load_model(VideoEncoder(sizes), weights, source, clip.device)
     frame = clip[:, :, :1].repeat(1, 1, sizes.tubelet, 1, 1)
     return {
         "tokens_full_BND": encoder(clip),
@@ -104,28 +104,28 @@ def _encoder(config: dict[str, Any], weights: Vectors, vectors: Vectors, source:
     }
 
 
-def _predictor_sizes(config: dict[str, Any]) -> tuple[PredictorConfig, tuple[int, int], int]:
+def _read_predictor_sizes(config: dict[str, Any]) -> tuple[PredictorConfig, tuple[int, int], int]:
     side = config["img_size"] // config["patch_size"]
     sizes = PredictorConfig(config["predictor_embed_dim"], config["depth"], config["num_heads"], rope=config["rope"])
     return sizes, (side, side), config["num_frames"] // config["tubelet_size"]
 
 
-def _masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
-    sizes, grid, steps = _predictor_sizes(config)
+def _run_masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    sizes, grid, steps = _read_predictor_sizes(config)
     model = MaskedPredictor(MaskedSizes(config["embed_dim"], grid, config["num_mask_tokens"]), sizes)
     context, target, tokens = vectors["context_BM"], vectors["target_BP"], vectors["tokens_context_BMD"]
-    model = _loaded(model, weights, source, tokens.device)
+    model = _load_model(model, weights, source, tokens.device)
     found = {
         f"predicted_mask_token_{k}_BPD": model(tokens, context, target, steps, k)
         for k in range(config["num_mask_tokens"])
     }
-    teacher = normalised_target(vectors["teacher_tokens_BND"])
+    teacher = normalise_target(vectors["teacher_tokens_BND"])
     loss = regression(found["predicted_mask_token_0_BPD"], gather_tokens(teacher, target), "l1")
     return {**found, "l1_loss": loss.unsqueeze(0)}
 
 
-def _action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
-    sizes, grid, _ = _predictor_sizes(config)
+def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    sizes, grid, _ = _read_predictor_sizes(config)
     extrinsics = vectors.get("extrinsics_BTE")
     model = ActionPredictor(
         config["embed_dim"],
@@ -140,7 +140,7 @@ def _action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors
         weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder")}
     parts = [vectors["actions_BTA"], vectors["states_BTS"], *([] if extrinsics is None else [extrinsics])]
     rows = torch.cat(parts, -1)
-    model = _loaded(model, weights, source, rows.device)
+    model = _load_model(model, weights, source, rows.device)
     features = vectors["tokens_B_TN_D"].unflatten(1, (-1, model.frame_tokens))
     made = model(features, rows)
     found = {
@@ -158,26 +158,26 @@ def _action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors
     return found
 
 
-def _attentive_probe(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+def _run_attentive_probe(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
     sizes = AttentiveProbeConfig(
         config["embed_dim"], config["num_heads"], config["depth"], config["num_classes"], config["mlp_ratio"]
     )
     tokens = vectors["tokens_BND"]
-    return {"logits_BK": _loaded(AttentiveProbe(sizes), weights, source, tokens.device)(tokens)}
+    return {"logits_BK": _load_model(AttentiveProbe(sizes), weights, source, tokens.device)(tokens)}
 
 
-def _poses(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+def _run_poses(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
     return {
-        "deltas_between_T7": poses.difference(vectors["poses_T7"]),
-        "integrated_T7": poses.integrate(vectors["poses_T7"], vectors["actions_T7"]),
+        "deltas_between_T7": poses.subtract_poses(vectors["poses_T7"]),
+        "integrated_T7": poses.integrate_actions(vectors["poses_T7"], vectors["actions_T7"]),
     }
 
 
 # A key that only files of that kind have -> its check.
 CHECKS: dict[str, Callable[[dict[str, Any], Vectors, Vectors, str], Vectors]] = {
-    "patch_embed.proj.weight": _encoder,
-    "mask_tokens.0": _masked_predictor,
-    "action_encoder.weight": _action_predictor,
-    "pooler.query_tokens": _attentive_probe,
-    "poses_T7": _poses,
+    "patch_embed.proj.weight": _run_encoder,
+    "mask_tokens.0": _run_masked_predictor,
+    "action_encoder.weight": _run_action_predictor,
+    "pooler.query_tokens": _run_attentive_probe,
+    "poses_T7": _run_poses,
 }

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from world_model.training.checkpoint import CheckpointError, first_line, some_names
+from world_model.training.checkpoint import CheckpointError, get_first_line, list_some
 
 Weights = dict[str, Tensor]
 
@@ -51,7 +51,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no Hugging Face directory: config.json: {first_line(error)}") from error
+        raise CheckpointError(f"{folder} is no Hugging Face directory: config.json: {get_first_line(error)}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise CheckpointError(
             f"{folder} is no Hugging Face directory (config.json has no model_type); a run folder of jepa pretrain is "
@@ -65,7 +65,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def pixel_statistics(folder: Path) -> tuple[list[float], list[float]] | None:
+def read_pixel_statistics(folder: Path) -> tuple[list[float], list[float]] | None:
     """Mean and deviation of each channel in 0..255 by which pixels are normalised; None where the directory does not
     say. Raises CheckpointError for a file of them that cannot be read."""
     path = folder / PREPROCESSOR
@@ -75,7 +75,7 @@ def pixel_statistics(folder: Path) -> tuple[list[float], list[float]] | None:
         said = json.loads(path.read_text())
         mean, std = ([float(value) * 255 for value in said[key]] for key in ("image_mean", "image_std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} does not say image_mean and image_std: {first_line(error)}") from error
+        raise CheckpointError(f"{path} does not say image_mean and image_std: {get_first_line(error)}") from error
     return mean, std
 
 
@@ -87,14 +87,14 @@ def read_weights(folder: Path) -> Weights:
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged: {first_line(error)}") from error
+            raise CheckpointError(f"{index} is damaged: {get_first_line(error)}") from error
     out: Weights = {}
     for name in names:
         try:
             with safe_open(folder / name, framework="pt") as file:
                 out |= {key: file.get_tensor(key).float() for key in file.keys()}
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder / name} is missing or cut short: {first_line(error)}") from error
+            raise CheckpointError(f"{folder / name} is missing or cut short: {get_first_line(error)}") from error
     return out
 
 
@@ -111,14 +111,14 @@ def from_huggingface(weights: Weights, source: Path) -> tuple[Weights, Weights]:
     left = [name for name in bare if not name.startswith(("encoder.", "predictor."))]
     if not encoder or left:
         raise CheckpointError(
-            f"{source} does not hold a VJEPA2 model (names not known here: {some_names(left or bare)})"
+            f"{source} does not hold a VJEPA2 model (names not known here: {list_some(left or bare)})"
         )
     return encoder, predictor
 
 
 def to_huggingface(encoder: Weights, predictor: Weights) -> Weights:
     """The inverse of `from_huggingface`, exactly."""
-    tokens = [predictor[name] for name in _numbered(predictor, "mask_tokens")]
+    tokens = [predictor[name] for name in _list_numbered(predictor, "mask_tokens")]
     plain = {name: value for name, value in predictor.items() if not name.startswith("mask_tokens.")}
     out = _named(_parted(encoder), _HF_ENCODER) | _named(_parted(plain), _HF_PREDICTOR)
     return out | ({_HF_MASK_TOKENS: torch.stack(tokens)} if tokens else {})
@@ -167,7 +167,7 @@ def _parted(weights: Weights) -> Weights:
     return out
 
 
-def _numbered(weights: Weights, stem: str) -> list[str]:
+def _list_numbered(weights: Weights, stem: str) -> list[str]:
     """Names `stem.0`, `stem.1`, ... that are there themselves."""
     count = 0
     while f"{stem}.{count}" in weights:

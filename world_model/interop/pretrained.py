@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
-from world_model.interop.huggingface import Weights, from_huggingface, pixel_statistics, read_config, read_weights
+from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
+from world_model.interop.huggingface import Weights, from_huggingface, read_config, read_pixel_statistics, read_weights
 from world_model.nn.stem import LinearStemConfig
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
-from world_model.training.checkpoint import CheckpointError, first_line, load_weights, some_names
+from world_model.training.checkpoint import CheckpointError, get_first_line, list_some, load_weights
 
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -48,7 +48,7 @@ class Pretrained:
     said: str
 
 
-def load(
+def load_pretrained(
     path: Path,
     key: str | None = None,
     image_px: int | None = None,
@@ -64,24 +64,24 @@ def load(
     execute code.
     """
     if path.is_dir():
-        return _from_huggingface(path)
-    file = _state_dicts(path)
+        return _load_huggingface(path)
+    file = _read_state_dicts(path)
     found = [name for name in ENCODER_KEYS if name in file]
     if key is not None and key not in file or not found:
         looked = key or ", ".join(ENCODER_KEYS)
-        raise CheckpointError(f"{path} has no {looked}, only {some_names(file)}")
+        raise CheckpointError(f"{path} has no {looked}, only {list_some(file)}")
     key = key or found[0]
-    weights, dropped = _encoder_weights(file[key], path)
+    weights, dropped = _read_encoder_weights(file[key], path)
     sizes = file[SIZES] if isinstance(file.get(SIZES), dict) else {}
     image_px, heads = image_px or sizes.get("image_px"), heads or sizes.get("heads")
-    encoder = VideoEncoder(encoder_config(weights, path, image_px, heads))
-    _fill(encoder, weights, f"{path} ({key})")
+    encoder = VideoEncoder(make_encoder_config(weights, path, image_px, heads))
+    _load_encoder_weights(encoder, weights, f"{path} ({key})")
     said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
     said += "".join(f"; left out {name}" for name in dropped)
     made = None
     if "predictor" in file:
         predictor_heads = predictor_heads or sizes.get("predictor_heads")
-        made = predictor_of(strip(file["predictor"], path), encoder.config, path, predictor_heads)
+        made = make_predictor(strip_wrappers(file["predictor"], path), encoder.config, path, predictor_heads)
     if made is None and "predictor" in file:
         said += "; left out its predictor (its width is not published, so its heads are not known)"
     elif made is not None:
@@ -89,7 +89,7 @@ def load(
     return Pretrained(encoder.eval(), made, said)
 
 
-def _state_dicts(path: Path) -> dict[str, Any]:
+def _read_state_dicts(path: Path) -> dict[str, Any]:
     """The dictionary of state dicts in a file; a video encoder's state dict alone counts as `encoder`."""
     file = read_torch_file(path)
     if not isinstance(file, dict):
@@ -119,15 +119,15 @@ def read_torch_file(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} needs code to be executed to be read, which is refused: ask its makers for a file of plain "
-            f"tensors ({first_line(error)})"
+            f"tensors ({get_first_line(error)})"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no complete file of torch.save (a download cut short?): {first_line(error)}"
+            f"{path} is no complete file of torch.save (a download cut short?): {get_first_line(error)}"
         ) from error
 
 
-def strip(state: Any, source: Path) -> Weights:
+def strip_wrappers(state: Any, source: Path) -> Weights:
     """Names without what wrappers put before them (`module.`, `backbone.`), tensors as fp32."""
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
@@ -138,27 +138,27 @@ def strip(state: Any, source: Path) -> Weights:
     return out
 
 
-def _encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
+def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
     """State dict of an encoder, and the names that were left out since no rotary model needs them."""
-    weights = strip(state, path)
+    weights = strip_wrappers(state, path)
     first = weights.get("patch_embed.proj.weight")
     if first is None or first.dim() != 5:
         kind = "an image model" if first is not None or "cls_token" in weights else "another kind of model"
         raise CheckpointError(
-            f"{path} holds {kind}, not a video encoder (its first names: {some_names(weights)}); image models of "
+            f"{path} holds {kind}, not a video encoder (its first names: {list_some(weights)}); image models of "
             "timm are read with encoder=timm timm.weights=FILE"
         )
     dropped = [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
     return weights, dropped
 
 
-def encoder_config(
+def make_encoder_config(
     weights: Weights, source: Path, image_px: int | None = None, heads: int | None = None
 ) -> EncoderConfig:
     """Sizes of an encoder from the shapes of its weights. V-JEPA 2.1 is known by its norms of several levels."""
-    _need(weights, source, "patch_embed.proj.weight", HIDDEN)
+    _require(weights, source, "patch_embed.proj.weight", HIDDEN)
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
-    depth = _depth(weights, "blocks")
+    depth = _count_layers(weights, "blocks")
     modern = any(name.startswith("norms_block.") for name in weights)
     if heads is None and width not in ENCODER_HEADS:
         raise CheckpointError(
@@ -175,28 +175,28 @@ def encoder_config(
         stem=LinearStemConfig(images="patch_embed_img.proj.weight" in weights),
         pool=None,
         rope="interleaved" if modern else "tiled",
-        levels=encoder_levels(depth, _depth(weights, "norms_block")),
+        levels=encoder_levels(depth, _count_layers(weights, "norms_block")),
         positions_px=MODERN_PX if modern else None,
     )
 
 
 def encoder_levels(depth: int, count: int) -> tuple[int, ...]:
     """Blocks that a released encoder of this depth reads through `count` norms of their own."""
-    return GIGANTIC_LEVELS if (depth, count) == (48, 4) else even_levels(depth, count) if count else ()
+    return GIGANTIC_LEVELS if (depth, count) == (48, 4) else space_levels(depth, count) if count else ()
 
 
-def predictor_of(
+def make_predictor(
     weights: Weights, encoder: EncoderConfig, source: Path, heads: int | None = None
 ) -> MaskedPredictor | ActionPredictor | None:
     """The masked or the action-conditioned predictor that a state dict belongs to, with its weights; None where its
     heads are neither given nor published for its width."""
-    _need(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
+    _require(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
     width = weights["predictor_norm.weight"].shape[0]
     if heads is None and width not in PREDICTOR_HEADS:
         return None
     sizes = PredictorConfig(
         width,
-        _depth(weights, "predictor_blocks"),
+        _count_layers(weights, "predictor_blocks"),
         heads or PREDICTOR_HEADS[width],
         weights[PREDICTOR_HIDDEN].shape[0] / width,
         rope=encoder.rope,
@@ -213,7 +213,7 @@ def predictor_of(
         what = MaskedSizes(
             encoder.width,
             encoder.grid,
-            _depth(weights, "mask_tokens"),
+            _count_layers(weights, "mask_tokens"),
             len(weights["predictor_proj.weight"]),
             max(1, len(encoder.levels)) if "predictor_embed.0.weight" in weights else 1,
             0 if context is None else len(context),
@@ -225,7 +225,7 @@ def predictor_of(
     return made.eval()
 
 
-def _fill(
+def _load_encoder_weights(
     encoder: VideoEncoder,
     weights: Weights,
     source: str,
@@ -236,14 +236,14 @@ def _fill(
     load_weights(encoder, {**weights, **statistics}, source)
 
 
-def _need(weights: Weights, source: Path, *names: str) -> None:
+def _require(weights: Weights, source: Path, *names: str) -> None:
     """Raise CheckpointError for a state dict without a name that its sizes are read from."""
     missing = [name for name in names if name not in weights]
     if missing:
-        raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({some_names(weights)})")
+        raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({list_some(weights)})")
 
 
-def _from_huggingface(folder: Path) -> Pretrained:
+def _load_huggingface(folder: Path) -> Pretrained:
     config = read_config(folder)
     encoder_weights, predictor_weights = from_huggingface(read_weights(folder), folder)
     encoder = VideoEncoder(
@@ -259,16 +259,18 @@ def _from_huggingface(folder: Path) -> Pretrained:
             rope="tiled",
         )
     )
-    _fill(encoder, encoder_weights, str(folder), pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD))
+    _load_encoder_weights(
+        encoder, encoder_weights, str(folder), read_pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD)
+    )
     made = None
     if predictor_weights:
-        made = predictor_of(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
+        made = make_predictor(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
     return Pretrained(encoder.eval(), made, f"{folder}: a Hugging Face VJEPA2 directory")
 
 
 # -- shapes and names --------------------------------------------------------------------------------------------
 
 
-def _depth(weights: Weights, stem: str) -> int:
+def _count_layers(weights: Weights, stem: str) -> int:
     """How many numbers follow `stem.` in the names."""
     return len({name.split(".")[1] for name in weights if name.startswith(f"{stem}.")})

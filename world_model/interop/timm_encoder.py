@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.training.checkpoint import CheckpointError, first_line
+from world_model.training.checkpoint import CheckpointError, get_first_line
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TimmSizes(EncoderConfig):
 def make_encoder(config: EncoderConfig, frame_px: tuple[int, int] | None = None) -> VideoEncoder:
     """Our encoder, or a timm model, of these sizes and with random weights, for frames of that size."""
     if isinstance(config, TimmSizes):
-        return TimmEncoder(config, _timm_model(config.timm, config.image_px), frame_px)
+        return TimmEncoder(config, _create_timm_model(config.timm, config.image_px), frame_px)
     return VideoEncoder(config, frame_px)
 
 
@@ -47,22 +47,24 @@ class TimmEncoder(VideoEncoder):
 
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of frames in 0..255, each encoded alone."""
-        clip = self._pictures(frames_BTHWC)
+        clip = self._normalise_pictures(frames_BTHWC)
         tokens = self.model.forward_features(clip)[:, self.model.num_prefix_tokens :]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
-    def outputs(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()) -> list[Tensor]:
+    def encode_levels(
+        self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()
+    ) -> list[Tensor]:
         """It has no clips."""
         raise ValueError(f"{self.config.timm} encodes single frames, not clips: it cannot be pretrained here")
 
 
-def timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEncoder:
+def make_timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEncoder:
     """A timm model by name, for pictures of that size.
 
     weights: `hub` (downloaded by timm), `random`, or a local safetensors file or state dict of timm's names. Raises
     CheckpointError for a name that is no vision transformer of timm, or weights that cannot be had.
     """
-    model = _timm_model(name, image_px, weights)
+    model = _create_timm_model(name, image_px, weights)
     config = TimmSizes(
         image_px=image_px,
         patch_px=model.patch_embed.patch_size[0],
@@ -76,13 +78,15 @@ def timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEnco
     return TimmEncoder(config, model)
 
 
-def _timm_model(name: str, image_px: tuple[int, int], weights: str = "random") -> Any:
+def _create_timm_model(name: str, image_px: tuple[int, int], weights: str = "random") -> Any:
     import timm
 
     try:
         model = timm.create_model(name, num_classes=0, img_size=image_px)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise CheckpointError(f"timm has no vision transformer {name} for {image_px}: {first_line(error)}") from error
+        raise CheckpointError(
+            f"timm has no vision transformer {name} for {image_px}: {get_first_line(error)}"
+        ) from error
     if not all(hasattr(model, part) for part in ("patch_embed", "blocks", "num_prefix_tokens", "embed_dim")):
         raise CheckpointError(f"{name} is no vision transformer: give one of timm's vit_... models")
     if weights == "random":
@@ -93,4 +97,4 @@ def _timm_model(name: str, image_px: tuple[int, int], weights: str = "random") -
             name, pretrained=True, num_classes=0, img_size=image_px, pretrained_cfg_overlay=overlay
         )
     except Exception as error:
-        raise CheckpointError(f"no weights of {name} from {weights}: {first_line(error)}") from error
+        raise CheckpointError(f"no weights of {name} from {weights}: {get_first_line(error)}") from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from planners.protocol import Lazy
 from world_model.encoder import VideoEncoder
-from world_model.nn.pools import layer_normed
+from world_model.nn.pools import normalise_tokens
 
 Space = Literal["pooled", "tokens"]
 
@@ -63,11 +63,11 @@ class Features(nn.Module):
         """The scene [B, M, D] at a frame, on the predictor's scale, of what `read` gave; None where there is none."""
         return None
 
-    def pooled(self, encoder: VideoEncoder, features: Tensor) -> Tensor:
+    def pool(self, encoder: VideoEncoder, features: Tensor) -> Tensor:
         """One embedding [..., D] of normalised features [..., N, F]."""
         raise NotImplementedError
 
-    def views(self, encoder: VideoEncoder, features: Tensor) -> dict[str, Lazy]:
+    def make_views(self, encoder: VideoEncoder, features: Tensor) -> dict[str, Lazy]:
         """Views of normalised features [..., N, F]."""
         raise NotImplementedError
 
@@ -89,11 +89,11 @@ class PooledFeatures(Features):
     def read(self, encoder: VideoEncoder, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         return {"features": encoder.embed_frames(frames_BTHWC).unsqueeze(2)}
 
-    def pooled(self, encoder: VideoEncoder, features: Tensor) -> Tensor:
+    def pool(self, encoder: VideoEncoder, features: Tensor) -> Tensor:
         return features.squeeze(-2)
 
-    def views(self, encoder: VideoEncoder, features: Tensor) -> dict[str, Lazy]:
-        return {"pooled": partial(self.pooled, encoder, features)}
+    def make_views(self, encoder: VideoEncoder, features: Tensor) -> dict[str, Lazy]:
+        return {"pooled": partial(self.pool, encoder, features)}
 
 
 class PooledInTokens(PooledFeatures):
@@ -109,7 +109,7 @@ class PooledInTokens(PooledFeatures):
         tokens = encoder.encode_frames(frames_BTHWC)
         return {
             "features": encoder.embed_frames(frames_BTHWC, tokens).unsqueeze(2),
-            "scene": layer_normed(tokens),
+            "scene": normalise_tokens(tokens),
         }
 
     def select_scene(self, inputs: Mapping[str, Tensor], frame: int) -> Tensor:
@@ -133,7 +133,7 @@ class PooledInPoints(PooledFeatures):
 
     def read(self, encoder: VideoEncoder, frames_BTHWC: Tensor) -> dict[str, Tensor]:
         assert encoder.pool is not None
-        points = encoder.pool_inputs(frames_BTHWC)
+        points = encoder.read_pool_inputs(frames_BTHWC)
         return {"features": encoder.pool.out(points).unsqueeze(2), "scene": points.unsqueeze(2)}
 
     def set_statistics(self, raw: Callable[[str], Tensor]) -> None:
@@ -156,14 +156,14 @@ class TokenFeatures(Features):
         super().__init__(encoder.config.width, encoder.config.grid)
 
     def read(self, encoder: VideoEncoder, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        return {"features": layer_normed(encoder.encode_frames(frames_BTHWC))}
+        return {"features": normalise_tokens(encoder.encode_frames(frames_BTHWC))}
 
-    def pooled(self, encoder: VideoEncoder, features: Tensor) -> Tensor:
+    def pool(self, encoder: VideoEncoder, features: Tensor) -> Tensor:
         tokens = features * self.scale + self.mean
-        return encoder.pooled(tokens.flatten(0, -3).unsqueeze(0))[0].unflatten(0, tokens.shape[:-2])
+        return encoder.pool_tokens(tokens.flatten(0, -3).unsqueeze(0))[0].unflatten(0, tokens.shape[:-2])
 
-    def views(self, encoder: VideoEncoder, features: Tensor) -> dict[str, Lazy]:
-        return {"tokens": features, "pooled": partial(self.pooled, encoder, features)}
+    def make_views(self, encoder: VideoEncoder, features: Tensor) -> dict[str, Lazy]:
+        return {"tokens": features, "pooled": partial(self.pool, encoder, features)}
 
 
 def make_features(space: Space, scene: bool, encoder: VideoEncoder) -> Features:
@@ -172,5 +172,5 @@ def make_features(space: Space, scene: bool, encoder: VideoEncoder) -> Features:
         return TokenFeatures(encoder)
     if not scene:
         return PooledFeatures(encoder)
-    reads_tokens = encoder.pool is None or encoder.pool.reads == "tokens"
+    reads_tokens = encoder.pool is None or encoder.pool.input_kind == "tokens"
     return PooledInTokens(encoder) if reads_tokens else PooledInPoints(encoder)

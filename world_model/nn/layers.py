@@ -37,12 +37,12 @@ class Rotary:
         swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         return torch.addcmul(x * self.cos, swapped, self.sin)
 
-    def at(self, start: int, stop: int) -> Rotary:
+    def select(self, start: int, stop: int) -> Rotary:
         """The tokens start..stop-1 of a table."""
         return Rotary(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
-def rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved") -> Rotary:
+def make_rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved") -> Rotary:
     """3-D rotary table for integer or float positions [..., N, 3] in (time, height, width).
 
     The head's channels are split into time | height | width | idle with 2 * floor(floor(head_dim / 3) / 2) channels an
@@ -66,7 +66,7 @@ def rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved") -> R
     return Rotary(angle.cos(), angle.sin() * sign)
 
 
-def grid_positions(
+def make_grid_positions(
     steps: int,
     height: int,
     width: int,
@@ -135,7 +135,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.float().softmax(-1).to(v.dtype) @ v
 
 
-def shared_prefix_attention(
+def attend_shared_prefix(
     q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], prefix_mask_BL: Tensor | None
 ) -> Tensor:
     """Attention of many candidates' queries to keys they share and to keys of their own, as one exact softmax.
@@ -145,7 +145,7 @@ def shared_prefix_attention(
     prefix token is padding (None: nowhere). Returns [B, S, h, n, d].
     """
     if q.shape[1] == 1:  # nothing to share: one fused call instead
-        return _joined_attention(q, prefix, own, prefix_mask_BL)
+        return _attend_one_candidate(q, prefix, own, prefix_mask_BL)
     scale = 1.0 / math.sqrt(q.shape[-1])
     own_scores = q @ own[0].transpose(-1, -2) * scale
     num_prefix = prefix[0].shape[2]
@@ -159,7 +159,7 @@ def shared_prefix_attention(
     return shared + weights[..., num_prefix:] @ own[1]
 
 
-def _joined_attention(
+def _attend_one_candidate(
     q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], prefix_mask_BL: Tensor | None
 ) -> Tensor:
     """The same for one candidate an environment."""

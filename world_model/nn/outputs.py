@@ -30,18 +30,18 @@ class FeatureOutput(nn.Module):
         """Normalised features -> what is compared with `target`."""
         return path
 
-    def target(self, encoder: VideoEncoder, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def make_target(self, encoder: VideoEncoder, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """What predictions of a batch should be, at all of its frames."""
         return features
 
-    def goal_views(self, encoder: VideoEncoder, features: Features, frames_BHWC: Tensor) -> dict[str, Lazy]:
+    def make_goal_views(self, encoder: VideoEncoder, features: Features, frames_BHWC: Tensor) -> dict[str, Lazy]:
         """Views of goal images in 0..255."""
         read = features.read(encoder, frames_BHWC[:, None])["features"]
-        return features.views(encoder, features.normalise(read)[:, 0])
+        return features.make_views(encoder, features.normalise(read)[:, 0])
 
-    def views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
+    def make_views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
         """Views of an imagined path of normalised features."""
-        return features.views(encoder, path)
+        return features.make_views(encoder, path)
 
 
 class PixelOutput(nn.Module):
@@ -62,19 +62,19 @@ class PixelOutput(nn.Module):
         """Normalised features -> normalised pixels [..., H, W, C]."""
         return self.head(path)
 
-    def target(self, encoder: VideoEncoder, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def make_target(self, encoder: VideoEncoder, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Normalised pixels [B, T, H, W, C] of a batch's frames."""
         return encoder.normalise(batch["pixels"]).movedim(1, -1)
 
-    def goal_views(self, encoder: VideoEncoder, features: Features, frames_BHWC: Tensor) -> dict[str, Lazy]:
+    def make_goal_views(self, encoder: VideoEncoder, features: Features, frames_BHWC: Tensor) -> dict[str, Lazy]:
         """Views of goal images in 0..255: themselves, and the frozen encoder's embedding of them."""
-        return self._views(encoder, frames_BHWC.float())
+        return self._make_views(encoder, frames_BHWC.float())
 
-    def views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
+    def make_views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
         """The same of predicted frames, clamped to 0..255."""
-        return self._views(encoder, (self.head(path) * encoder.pixel_std + encoder.pixel_mean).clamp(0, 255))
+        return self._make_views(encoder, (self.head(path) * encoder.pixel_std + encoder.pixel_mean).clamp(0, 255))
 
-    def _views(self, encoder: VideoEncoder, frames: Tensor) -> dict[str, Lazy]:
+    def _make_views(self, encoder: VideoEncoder, frames: Tensor) -> dict[str, Lazy]:
         return {"pixels": frames, "pooled": partial(embed_flat, encoder, frames)}
 
 

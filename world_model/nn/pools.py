@@ -21,20 +21,20 @@ SPREAD = 5.0  # how much larger a keypoint pool's last map starts, since points 
 
 
 class Pool(nn.Module):
-    """What it `reads` of frames, tokens [B, N, D] or normalised pictures [B, C, H, W] -> embeddings [B, out].
+    """What it `input_kind`s of frames, tokens [B, N, D] or normalised pictures [B, C, H, W] -> embeddings [B, out].
 
     It is aware of place: where things are is what a controller needs, and a mean over tokens would hide it.
     """
 
-    reads: ClassVar[Literal["tokens", "pictures"]] = "tokens"
+    input_kind: ClassVar[Literal["tokens", "pictures"]] = "tokens"
     out: nn.Linear
 
-    def inputs(self, seen: Tensor) -> Tensor:
+    def read_inputs(self, seen: Tensor) -> Tensor:
         """What the last linear map reads [B, I]."""
         raise NotImplementedError
 
     def forward(self, seen: Tensor) -> Tensor:
-        return self.out(self.inputs(seen))
+        return self.out(self.read_inputs(seen))
 
     def init_weights(self) -> None:
         """Normal, std 1 / sqrt(fan in): embeddings of unit size, where the transformer's 0.02 would start them so
@@ -111,7 +111,7 @@ class PoolHead(Pool):
         self.hidden = nn.Linear(num_patches * config.channels, config.hidden)
         self.out = nn.Linear(config.hidden, config.dim)
 
-    def inputs(self, seen: Tensor) -> Tensor:
+    def read_inputs(self, seen: Tensor) -> Tensor:
         return F.gelu(self.hidden(F.gelu(self.reduce(seen)).flatten(1)))
 
 
@@ -123,7 +123,7 @@ class KeypointPool(Pool):
     trained. The transformer's tokens have no part in it, so objectives in its embedding train none.
     """
 
-    reads = "pictures"
+    input_kind = "pictures"
 
     def __init__(self, config: KeypointPoolConfig) -> None:
         super().__init__()
@@ -137,10 +137,10 @@ class KeypointPool(Pool):
         nn.init.normal_(self.heat.weight, std=SHARPNESS * self.heat.in_channels**-0.5)
         nn.init.normal_(self.out.weight, std=SPREAD * self.out.in_features**-0.5)
 
-    def inputs(self, seen: Tensor) -> Tensor:
+    def read_inputs(self, seen: Tensor) -> Tensor:
         """Mean places of the maps' heat, all numbers side by side [B, 2 K]: down, then right, -1 to 1."""
         if seen.device.type == "cpu" and not torch.is_grad_enabled() and len(seen) > AT_ONCE:
-            return torch.cat([self.inputs(some) for some in seen.split(AT_ONCE)])
+            return torch.cat([self.read_inputs(some) for some in seen.split(AT_ONCE)])
         heat = self.heat(self.maps(seen))
         down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])
         with torch.autocast(heat.device.type, enabled=False):  # places need more digits than bfloat16 has
@@ -157,7 +157,7 @@ class PrincipalPool(Pool):
         self.out = nn.Linear(num_patches * width, config.dim)
         self.requires_grad_(False)
 
-    def inputs(self, seen: Tensor) -> Tensor:
+    def read_inputs(self, seen: Tensor) -> Tensor:
         return normed_tokens(seen)
 
     @torch.no_grad()
@@ -175,11 +175,11 @@ class PrincipalPool(Pool):
         self.out.bias.copy_(-weight @ mean)
 
 
-def layer_normed(tokens: Tensor) -> Tensor:
+def normalise_tokens(tokens: Tensor) -> Tensor:
     """Patch tokens [..., D], each with mean 0 and deviation 1."""
     return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def normed_tokens(tokens_BND: Tensor) -> Tensor:
     """All layer-normed tokens of a frame side by side [B, N * D]."""
-    return layer_normed(tokens_BND).flatten(1)
+    return normalise_tokens(tokens_BND).flatten(1)

@@ -14,7 +14,7 @@ from torch import Tensor
 POSE_SIZE = 7
 
 
-def rotation_matrix(euler_3: Tensor) -> Tensor:
+def make_rotation_matrix(euler_3: Tensor) -> Tensor:
     """Matrices [..., 3, 3] of extrinsic xyz angles [..., 3], radians."""
     (cr, cp, cy), (sr, sp, sy) = euler_3.cos().unbind(-1), euler_3.sin().unbind(-1)
     rows = (
@@ -25,7 +25,7 @@ def rotation_matrix(euler_3: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def euler_angles(matrix_33: Tensor) -> Tensor:
+def find_euler_angles(matrix_33: Tensor) -> Tensor:
     """Extrinsic xyz angles [..., 3], radians, of matrices [..., 3, 3]; pitch lies in [-pi/2, pi/2]."""
     m = matrix_33
     level = torch.hypot(m[..., 2, 1], m[..., 2, 2])  # the cosine of pitch
@@ -36,15 +36,15 @@ def euler_angles(matrix_33: Tensor) -> Tensor:
     return torch.stack((roll, torch.atan2(-m[..., 2, 0], level), torch.where(locked, 0.0, yaw)), -1)
 
 
-def difference(poses_T7: Tensor) -> Tensor:
+def subtract_poses(poses_T7: Tensor) -> Tensor:
     """Actions [..., T-1, 7] that lead from each pose of [..., T, 7] to the next."""
     before, after = poses_T7[..., :-1, :], poses_T7[..., 1:, :]
-    turn = rotation_matrix(after[..., 3:6]) @ rotation_matrix(before[..., 3:6]).transpose(-1, -2)
-    return torch.cat((after[..., :3] - before[..., :3], euler_angles(turn), after[..., 6:] - before[..., 6:]), -1)
+    turn = make_rotation_matrix(after[..., 3:6]) @ make_rotation_matrix(before[..., 3:6]).transpose(-1, -2)
+    return torch.cat((after[..., :3] - before[..., :3], find_euler_angles(turn), after[..., 6:] - before[..., 6:]), -1)
 
 
-def integrate(poses_7: Tensor, actions_7: Tensor) -> Tensor:
+def integrate_actions(poses_7: Tensor, actions_7: Tensor) -> Tensor:
     """Poses [..., 7] after one action each; closedness is held within 0..1."""
-    turned = rotation_matrix(actions_7[..., 3:6]) @ rotation_matrix(poses_7[..., 3:6])
+    turned = make_rotation_matrix(actions_7[..., 3:6]) @ make_rotation_matrix(poses_7[..., 3:6])
     gripper = (poses_7[..., 6:] + actions_7[..., 6:]).clamp(0, 1)
-    return torch.cat((poses_7[..., :3] + actions_7[..., :3], euler_angles(turned), gripper), -1)
+    return torch.cat((poses_7[..., :3] + actions_7[..., :3], find_euler_angles(turned), gripper), -1)

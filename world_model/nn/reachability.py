@@ -112,7 +112,7 @@ def fit_reach(head: ReachHead, pairs: PairSource, config: ReachConfig, seed: int
     return {"reach_loss": float(torch.stack(recent[-max(1, config.steps // 10) :]).mean())}
 
 
-def episode_pairs(
+def make_pair_source(
     features_FD: Tensor, episodes: list[tuple[int, int]], frame_skip: int, config: ReachConfig
 ) -> PairSource:
     """Pairs of frames of the same episode, 1 to 2 * far model steps apart, and of different ones.

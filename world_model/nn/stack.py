@@ -32,7 +32,7 @@ def _keep_products(context: object, operation: object, *args: object, **kwargs: 
     return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _block_step(block: Block, checkpointing: Checkpointing, inputs: BlockInputs) -> Tensor:
+def _run_block(block: Block, checkpointing: Checkpointing, inputs: BlockInputs) -> Tensor:
     """A block's output, keeping for the backward pass what was chosen."""
     if checkpointing == "none" or not torch.is_grad_enabled():
         return block(*inputs)
@@ -43,9 +43,9 @@ def _block_step(block: Block, checkpointing: Checkpointing, inputs: BlockInputs)
 
 
 @cache
-def _compiled_block_step() -> Callable[..., Tensor]:
+def _compile_run_block() -> Callable[..., Tensor]:
     """One compiled function for all blocks of all models; the number of tokens differs from batch to batch."""
-    return torch.compile(_block_step, dynamic=True)
+    return torch.compile(_run_block, dynamic=True)
 
 
 class Blocks(nn.ModuleList):
@@ -72,7 +72,7 @@ class Blocks(nn.ModuleList):
         read_from: int = 0,
     ) -> Tensor:
         """The residual stream [B, N - read_from, D] after one of the blocks."""
-        run = _compiled_block_step() if self.compiled else _block_step
+        run = _compile_run_block() if self.compiled else _run_block
         return run(block, self.checkpointing, (x_BND, positions, mask, condition, read_from))
 
     def forward(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.nn.poses import POSE_SIZE, integrate
+from world_model.nn.poses import POSE_SIZE, integrate_actions
 
 ProprioModel = Literal["none", "integrate", "predicted"]
 
@@ -64,7 +64,7 @@ class StatePath(nn.Module):
             path.append(state)
         return torch.stack(path, 2)
 
-    def losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
+    def compute_losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
         """What trains the rule on recorded, normalised states, by name; empty where nothing is learned."""
         return {}
 
@@ -100,7 +100,7 @@ class PoseIntegration(StatePath):
     def step(self, state_Q: Tensor, block_A: Tensor) -> Tensor:
         pose = state_Q * self.state_std + self.state_mean
         for action in block_A.split(POSE_SIZE, -1):
-            pose = integrate(pose, action)
+            pose = integrate_actions(pose, action)
         return self.normalise(pose)
 
 
@@ -126,7 +126,7 @@ class StatePredictor(StatePath):
         block = (block_A - self.action_mid) / self.action_half
         return state_Q + self.change(torch.cat((state_Q, block), -1))
 
-    def losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
+    def compute_losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
         return {"state": F.mse_loss(self.step(states_BTQ[:, :-1], blocks_BtA), states_BTQ[:, 1:])}
 
 

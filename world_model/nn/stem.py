@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
         cut = cut if indices_BM is None else gather_tokens(cut, indices_BM)
         return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
 
-    def frame(self, frame_BCHW: Tensor) -> Tensor:
+    def embed_frame(self, frame_BCHW: Tensor) -> Tensor:
         """The same for a frame repeated to one tubelet, without repeating it: the kernel is summed over time."""
         _, p, q = self.proj.kernel_size
         cut = rearrange(frame_BCHW, "b c (H p) (W q) -> b (H W) (c p q)", p=p, q=q)
@@ -97,7 +97,7 @@ class ConvStem(nn.Module):
         cut = rearrange(maps, "(b T t) c h w -> b (T h w) (t c)", T=steps, t=self.tubelet)
         return self.proj(cut if indices_BM is None else gather_tokens(cut, indices_BM))
 
-    def frame(self, frame_BCHW: Tensor) -> Tensor:
+    def embed_frame(self, frame_BCHW: Tensor) -> Tensor:
         """The same for a frame repeated to one tubelet, which passes the convolutions once."""
         weight = rearrange(self.proj.weight, "d (t c) -> d t c", t=self.tubelet).sum(1)
         return F.linear(rearrange(self.halvings(frame_BCHW), "b c h w -> b (h w) c"), weight, self.proj.bias)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from world_model.distributed import ALONE, Place
+from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives.embedding import principal_pool
+from world_model.objectives.embedding import make_principal_config
 from world_model.objectives.losses import Loss, TokenTerms
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
@@ -49,7 +49,7 @@ class CausalConfig:
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
         """The encoder's sizes with causal attention, and a pooled embedding that is fitted when training is over."""
-        return replace(sizes, causal=True, pool=principal_pool(sizes))
+        return replace(sizes, causal=True, pool=make_principal_config(sizes))
 
     def check_encoder(self, sizes: EncoderConfig) -> None:
         """ValueError where the next token would be seen by its neighbour."""
@@ -66,11 +66,11 @@ class Causal(Objective):
         super().__init__(config.loss, config.terms, "stop", encoder, steps, seed)
         self.config = config
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Every output but the last, against the next token before the transformer."""
         clip = make_clip(encoder, batch["pixels"], images=True)
         tokens_BND = encoder.embed(clip)
-        positions = encoder.rotary(encoder.places(encoder.clip_grid(clip), clip.device))
+        positions = encoder.make_rotary(encoder.make_positions(encoder.clip_grid(clip), clip.device))
         outputs_BND = encoder.transform(tokens_BND, positions)[-1]
         predicted, targets = [outputs_BND[:, :-1]], [tokens_BND[:, 1:].detach()]
         terms = {"prediction": self.mean_error(predicted, targets)}

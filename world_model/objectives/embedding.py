@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.distributed import gathered
+from world_model.distributed import gather_rows
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import PrincipalPool, PrincipalPoolConfig
 from world_model.objectives.losses import TermsConfig
-from world_model.objectives.metric import Metric, MetricConfig, Of, metric_map, slow_modes
+from world_model.objectives.metric import Metric, MetricConfig, MetricSource, find_slow_modes, make_metric_map
 
 FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
 SUMMARY_FRAMES = 1024  # frames that principal components of tokens are fitted on
@@ -32,16 +32,16 @@ class ClipTerms(TermsConfig):
             embedded_BTD = embedded_BTD - embedded_BTD.mean(1, keepdim=True)
         return embedded_BTD.flatten(0, 1)
 
-    def between_clips(self, embedded_BTD: Tensor) -> dict[str, Tensor]:
+    def compute_between_clips(self, embedded_BTD: Tensor) -> dict[str, Tensor]:
         """Hinge beside `centred` variance: the means of clips may spread as wide as what moves in them, no wider.
         Nothing else would bound it, and dynamics would see little but what never moves."""
         if not (self.centred and self.variance):
             return {}
-        means_BD = gathered(embedded_BTD.float().mean(1))
+        means_BD = gather_rows(embedded_BTD.float().mean(1))
         return {"between": self.variance * F.relu((means_BD.var(0) + 1e-4).sqrt() - 1).mean()}
 
 
-def principal_pool(sizes: EncoderConfig) -> PrincipalPoolConfig | None:
+def make_principal_config(sizes: EncoderConfig) -> PrincipalPoolConfig | None:
     """Principal components in the place of the encoder's pool, of as many numbers; None where it has none."""
     return None if sizes.pool is None else PrincipalPoolConfig(sizes.pool.dim)
 
@@ -53,10 +53,10 @@ def pooled_size(encoder: VideoEncoder) -> int:
     return encoder.pool.out.out_features
 
 
-def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor, of: Of = "pooled") -> Tensor:
+def embed_frames(encoder: VideoEncoder, frames_BTHWC: Tensor, source: MetricSource = "pooled") -> Tensor:
     """Pooled embeddings [B, T, D] of frames, each encoded alone, in chunks that fit a CPU's caches; or what the
     pool's last linear map reads."""
-    embed = encoder.embed_frames if of == "pooled" else encoder.pool_inputs
+    embed = encoder.embed_frames if source == "pooled" else encoder.read_pool_inputs
     flat = frames_BTHWC.flatten(0, 1)
     size = FRAMES_PER_CHUNK if flat.device.type == "cpu" else len(flat)
     parts = [embed(chunk[None])[0] for chunk in flat.split(size)]
@@ -77,5 +77,5 @@ def fit_principal_pool(encoder: VideoEncoder, episodes: Sequence[Tensor]) -> Non
 def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> Metric:
     """The metric of an encoder's pooled embedding, fitted on consecutive frames [T, H, W, C] of whole episodes."""
     encoder.eval()
-    modes = slow_modes([embed_frames(encoder, frames[None], config.of)[0] for frames in episodes], config.lag)
-    return Metric(config.of, modes.mean_D, metric_map(modes, config, encoder.pooled_dim))
+    modes = find_slow_modes([embed_frames(encoder, frames[None], config.source)[0] for frames in episodes], config.lag)
+    return Metric(config.source, modes.mean_D, make_metric_map(modes, config, encoder.pooled_dim))

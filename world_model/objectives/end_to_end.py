@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.distributed import ALONE, Place
+from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.embedding import ClipTerms, embed_frames, pooled_size
@@ -120,7 +120,7 @@ class EndToEnd(Objective):
             nn.Linear(2 * size, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(mid))
         )
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Every frame from the true ones before it, or a path from the first ones; the terms of PLDM."""
         config, actions_BTA = self.config, (batch["action"] - self.action_mid) / self.action_half
         embedded_BTD = embed_frames(encoder, batch["pixels"])
@@ -149,7 +149,7 @@ class EndToEnd(Objective):
             terms["variance_time"] = weights.variance * F.relu(1 - std).mean()
         if weights.smoothness:
             terms["smoothness"] = weights.smoothness * embedded_BTD.float().diff(dim=1).square().mean()
-        terms |= self.config.terms.between_clips(embedded_BTD)
+        terms |= self.config.terms.compute_between_clips(embedded_BTD)
         if weights.inverse:
             read = self.inverse(torch.cat((embedded_BTD[:, :-1], embedded_BTD[:, 1:]), -1))
             terms["inverse"] = weights.inverse * regression(read.float(), actions_BTA, "l2")

@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from world_model.distributed import ALONE, Place
+from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
@@ -94,7 +94,7 @@ class Future(Objective):
         self.predictor = ActionPredictor(size, (1, 1), 0, config.predictor)
         self.pixel_head = None if config.pixels is None else PixelHead(size, encoder.config, True, config.pixels)
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """From every window of context_frames frames, the `rollout` frames after it."""
         config, frames_BTHWC = self.config, batch["pixels"]
         embedded_BTD = embed_frames(encoder, frames_BTHWC)
@@ -106,7 +106,7 @@ class Future(Objective):
             target = encoder.normalise(frames_BTHWC).movedim(1, -1)
         targets = [target[:, config.context_frames + k :] for k in range(config.rollout)]
         terms = {"prediction": config.prediction * self.mean_error(predicted, targets)}
-        terms |= config.terms.between_clips(embedded_BTD)
+        terms |= config.terms.compute_between_clips(embedded_BTD)
         return Prediction(predicted, targets, config.terms.select(embedded_BTD), terms)
 
     def embed_targets(self, encoder: VideoEncoder, frames_BTHWC: Tensor, embedded_BTD: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.distributed import averaged, gathered, place
+from world_model.distributed import average, gather_rows, world_info
 
 TARGET_NORM_EPS = 1e-5
 
@@ -46,12 +46,12 @@ class TermsConfig:
 class TokenTerms(TermsConfig):
     """The same for objectives that predict tokens."""
 
-    on: Literal["pooled", "tokens"] = "pooled"
+    features: Literal["pooled", "tokens"] = "pooled"
     """features that variance, covariance and SIGReg are taken of: the mean over a clip's tokens, or all tokens"""
 
     def select(self, tokens_BND: Tensor) -> Tensor:
         """Features [samples, D] that the terms are taken of."""
-        return tokens_BND.mean(1) if self.on == "pooled" else tokens_BND.flatten(0, 1)
+        return tokens_BND.mean(1) if self.features == "pooled" else tokens_BND.flatten(0, 1)
 
 
 def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | None = None) -> Tensor:
@@ -70,7 +70,7 @@ def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | 
     return error.mean() if weight is None else (error * weight).mean()
 
 
-def normalised_target(features: Tensor) -> Tensor:
+def normalise_target(features: Tensor) -> Tensor:
     """Teacher features after a LayerNorm without parameters, eps 1e-5 (V-JEPA 2, on top of the encoder's own norm)."""
     return F.layer_norm(features.float(), features.shape[-1:], eps=TARGET_NORM_EPS)
 
@@ -78,8 +78,8 @@ def normalised_target(features: Tensor) -> Tensor:
 def infonce(predicted_ND: Tensor, target_ND: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of finding each prediction's own target among all targets, by cosine (CPC, arXiv 1807.03748, eq.
     4; temperature as in arXiv 2002.05709)."""
-    scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(gathered(target_ND), dim=-1).T / temperature
-    own = torch.arange(len(scores), device=scores.device) + place().rank * len(scores)
+    scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(gather_rows(target_ND), dim=-1).T / temperature
+    own = torch.arange(len(scores), device=scores.device) + world_info().rank * len(scores)
     return F.cross_entropy(scores, own)
 
 
@@ -115,17 +115,17 @@ def sigreg(
     weights = torch.full_like(knots, 2 * max_knot / (num_knots - 1))
     weights[[0, -1]] /= 2
     phase = projections.unsqueeze(-1) * knots
-    real, imaginary = averaged(phase.cos().mean(0)), averaged(phase.sin().mean(0))
+    real, imaginary = average(phase.cos().mean(0)), average(phase.sin().mean(0))
     distance = (real - normal).square() + imaginary.square()
-    return place().world * len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
+    return world_info().world * len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
 
 
-def anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Generator) -> dict[str, Tensor]:
+def compute_anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Generator) -> dict[str, Tensor]:
     """The weighted anti-collapse terms that are switched on, by name."""
     terms = {}
     features_ND = features_ND.float()
     if config.variance or config.covariance:
-        all_ND = gathered(features_ND)
+        all_ND = gather_rows(features_ND)
     if config.variance:
         terms["variance"] = config.variance * variance_hinge(all_ND)
     if config.covariance:

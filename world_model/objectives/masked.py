@@ -22,12 +22,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from world_model.distributed import ALONE, Place
+from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
-from world_model.encoder import EncoderConfig, VideoEncoder, even_levels
+from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
 from world_model.nn.layers import gather_tokens
-from world_model.objectives.embedding import principal_pool
-from world_model.objectives.losses import Loss, TokenTerms, normalised_target, regression
+from world_model.objectives.embedding import make_principal_config
+from world_model.objectives.losses import Loss, TokenTerms, normalise_target, regression
 from world_model.objectives.masking import BlockMask, Grid, Mask, Masks
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, Objective, Prediction, make_clip
@@ -71,12 +71,12 @@ class FeatureTargets:
 
     def read_visible(self, encoder: VideoEncoder, clip_BCTHW: Tensor, indices_BM: Tensor) -> Tensor:
         """What the predictor sees [B, M, levels * D]."""
-        return torch.cat(encoder.outputs(clip_BCTHW, indices_BM)[-self.num_levels(encoder) :], -1)
+        return torch.cat(encoder.encode_levels(clip_BCTHW, indices_BM)[-self.num_levels(encoder) :], -1)
 
     def make(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, levels * D]."""
-        outputs = encoder.outputs(clip_BCTHW)[-self.num_levels(encoder) :]
-        return torch.cat([normalised_target(output) for output in outputs], -1)
+        outputs = encoder.encode_levels(clip_BCTHW)[-self.num_levels(encoder) :]
+        return torch.cat([normalise_target(output) for output in outputs], -1)
 
     def out_dim(self, sizes: EncoderConfig) -> int:
         """Numbers of a prediction; 0: as many as the predictor sees of a token."""
@@ -106,8 +106,8 @@ class AveragedTargets:
     def make(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, D]."""
         depth = encoder.config.depth
-        outputs = encoder.outputs(clip_BCTHW, blocks=range(max(0, depth - self.blocks), depth))
-        return torch.stack([normalised_target(output) for output in outputs]).mean(0)
+        outputs = encoder.encode_levels(clip_BCTHW, blocks=range(max(0, depth - self.blocks), depth))
+        return torch.stack([normalise_target(output) for output in outputs]).mean(0)
 
     def out_dim(self, sizes: EncoderConfig) -> int:
         """Numbers of a prediction; 0: as many as the predictor sees of a token."""
@@ -191,8 +191,8 @@ class MaskedConfig:
                 raise ValueError(
                     f"objective.targets.levels={self.targets.levels} needs an encoder of at least as many blocks"
                 )
-            levels = even_levels(sizes.depth, self.targets.levels)
-        return replace(sizes, levels=levels, pool=principal_pool(sizes))
+            levels = space_levels(sizes.depth, self.targets.levels)
+        return replace(sizes, levels=levels, pool=make_principal_config(sizes))
 
     def check_encoder(self, sizes: EncoderConfig) -> None:
         """ValueError where hidden patches would be seen by their neighbours."""
@@ -225,7 +225,7 @@ class Masked(Objective):
         # One rotary code for both, as the reference.
         self.predictor = MaskedPredictor(shape, replace(config.predictor, rope=sizes.rope))
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions at hidden tokens, mask by mask, and at visible ones where they have a loss."""
         config = self.config
         clip = make_clip(encoder, batch["pixels"], config.targets.images)
@@ -242,7 +242,7 @@ class Masked(Objective):
                 predicted.append(at_hidden)
                 targets.append(gather_tokens(targets_BND, hidden))
                 if at_context is not None:
-                    near = context_weights(visible, hidden, encoder.places(grid, clip.device))
+                    near = weigh_context(visible, hidden, encoder.make_positions(grid, clip.device))
                     at_visible.append(
                         regression(at_context.float(), gather_tokens(targets_BND, visible), config.loss, near)
                     )
@@ -255,16 +255,16 @@ class Masked(Objective):
     def make_targets(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, D]."""
         with torch.set_grad_enabled(self.config.teacher == "shared" and torch.is_grad_enabled()):
-            return self.config.targets.make(self.target_encoder(encoder), clip_BCTHW)
+            return self.config.targets.make(self.get_target_encoder(encoder), clip_BCTHW)
 
-    def draw_masks(self, batch: int, grid: Grid, step: int, rows: Place = ALONE) -> list[Masks]:
+    def draw_masks(self, batch: int, grid: Grid, step: int, rows: WorldInfo = SINGLE_PROCESS) -> list[Masks]:
         """One batch of masks for each generator; drawn for the batch of all processes, of which these are our rows."""
         total = batch * rows.world
         drawn = [mask.sample(total, grid, (self.seed, step, k)) for k, mask in enumerate(self.config.masks)]
-        return [masks.rows(rows.rows(total)) for masks in drawn]
+        return [masks.select(rows.split_rows(total)) for masks in drawn]
 
 
-def context_weights(visible_BM: Tensor, hidden_BP: Tensor, places_N3: Tensor) -> Tensor:
+def weigh_context(visible_BM: Tensor, hidden_BP: Tensor, places_N3: Tensor) -> Tensor:
     """Weights [B, M] of visible tokens: 1 / sqrt(distance to the nearest hidden one), in tokens over time, height and
     width (V-JEPA 2.1)."""
     places = places_N3.float()

@@ -37,9 +37,9 @@ class Masks:
     targets_BP: tuple[Tensor, ...]
     unused: float
 
-    def rows(self, chosen: slice) -> Masks:
+    def select(self, rows: slice) -> Masks:
         """Those of some samples."""
-        return Masks(self.context_BM[chosen], tuple(part[chosen] for part in self.targets_BP), self.unused)
+        return Masks(self.context_BM[rows], tuple(part[rows] for part in self.targets_BP), self.unused)
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,21 @@ class BlockMask:
         """Masks of one batch. Block sizes are drawn once a batch, positions once a sample. Raises ValueError where a
         sample would see nothing."""
         rng = np.random.default_rng(seed)
-        sizes = [_block(self.area, self.aspect, self.time, grid, rng)] * self.blocks
+        sizes = [_draw_block_size(self.area, self.aspect, self.time, grid, rng)] * self.blocks
         if self.context[1]:
-            sizes.append(_block(self.context, (1.0, 1.0), 1.0, grid, rng))
+            sizes.append(_draw_block_size(self.context, (1.0, 1.0), 1.0, grid, rng))
         rows = [np.random.default_rng((*seed, row)).random((CANDIDATES, len(sizes), 3)) for row in range(batch)]
         draws = np.stack(rows)
-        visible = _visible(self, draws, sizes, grid).reshape(batch, CANDIDATES, -1).sum(2)
+        visible = _find_visible(self, draws, sizes, grid).reshape(batch, CANDIDATES, -1).sum(2)
         aim = int(np.median(visible[visible > 0])) if visible.any() else 0
         chosen = np.where(visible > 0, np.abs(visible - aim), math.prod(grid)).argmin(1)
         draws = draws[np.arange(batch), chosen]
-        context = _visible(self, draws[:, None], sizes, grid)[:, 0]
+        context = _find_visible(self, draws[:, None], sizes, grid)[:, 0]
         context = np.broadcast_to(context, (batch, *grid)).reshape(batch, -1)
-        blocks = [_placed(draws[:, k], sizes[k], grid) for k in range(self.blocks)]
+        blocks = [_fill_block(draws[:, k], sizes[k], grid) for k in range(self.blocks)]
         groups = blocks if self.separate else [np.logical_or.reduce(blocks)]
         what = f"blocks={self.blocks} of area={list(self.area)}"
-        return _rectangular(context, [group.reshape(batch, -1) for group in groups], rng, what)
+        return _make_rectangular(context, [group.reshape(batch, -1) for group in groups], rng, what)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class RandomMask:
         draws = np.stack([np.random.default_rng((*seed, row)).random(math.prod(shape)) for row in range(batch)])
         hidden = draws.argsort(1).argsort(1) < round(self.random * math.prod(shape))
         hidden = np.broadcast_to(hidden.reshape(batch, *shape), (batch, *grid)).reshape(batch, -1)
-        return _rectangular(~hidden, [hidden], np.random.default_rng(seed), f"random={self.random}")
+        return _make_rectangular(~hidden, [hidden], np.random.default_rng(seed), f"random={self.random}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class FutureMask:
 Mask = BlockMask | RandomMask | FutureMask
 
 
-def _block(
+def _draw_block_size(
     area: tuple[float, float],
     aspect: tuple[float, float],
     time: float,
@@ -157,7 +157,7 @@ def _block(
     )
 
 
-def _placed(draws_3: np.ndarray, size: tuple[int, int, int], grid: Grid) -> np.ndarray:
+def _fill_block(draws_3: np.ndarray, size: tuple[int, int, int], grid: Grid) -> np.ndarray:
     """Boolean [..., steps, height, width], True in a block whose place draws [..., 3] in 0..1 decide."""
     inside = []
     for axis, (extent, length) in enumerate(zip(grid, size, strict=True)):
@@ -168,7 +168,7 @@ def _placed(draws_3: np.ndarray, size: tuple[int, int, int], grid: Grid) -> np.n
     return t[..., :, None, None] & h[..., None, :, None] & w[..., None, None, :]
 
 
-def _visible(config: BlockMask, draws: np.ndarray, sizes: list[tuple[int, int, int]], grid: Grid) -> np.ndarray:
+def _find_visible(config: BlockMask, draws: np.ndarray, sizes: list[tuple[int, int, int]], grid: Grid) -> np.ndarray:
     """Boolean [B, C, steps, height, width] for draws [B, C, blocks, 3]: what the hidden blocks leave. Where they last
     all of the time, one step stands for all."""
     all_time = config.time == 1.0
@@ -176,13 +176,15 @@ def _visible(config: BlockMask, draws: np.ndarray, sizes: list[tuple[int, int, i
     sizes = [(1, *size[1:]) for size in sizes] if all_time else sizes
     out = np.ones((*draws.shape[:2], *shape), bool)
     for k in range(config.blocks):
-        out &= ~_placed(draws[..., k, :], sizes[k], shape)
+        out &= ~_fill_block(draws[..., k, :], sizes[k], shape)
     if config.context[1]:
-        out &= _placed(draws[..., -1, :], sizes[-1], shape)
+        out &= _fill_block(draws[..., -1, :], sizes[-1], shape)
     return out
 
 
-def _rectangular(visible_BN: np.ndarray, groups_BN: list[np.ndarray], rng: np.random.Generator, what: str) -> Masks:
+def _make_rectangular(
+    visible_BN: np.ndarray, groups_BN: list[np.ndarray], rng: np.random.Generator, what: str
+) -> Masks:
     """Indices of the True positions, every kind cut to its shortest row by dropping random ones. what: for messages."""
     if not visible_BN.any(1).all():
         raise ValueError(f"masks: {what} leave a sample without a visible token (no context): hide less")

@@ -29,7 +29,7 @@ LEAST_POWER = 1e-4  # directions with less than this share of the strongest one'
 RHO_RANGE = (1e-3, 0.999)  # autocorrelations beyond are noise, or a standstill
 
 Kind = Literal["kinetic", "commute", "biharmonic"]
-Of = Literal["pooled", "inputs"]
+MetricSource = Literal["pooled", "inputs"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MetricConfig:
     """environment steps between the two moments whose correlation is taken (>= 1)"""
     episodes: int = 400
     """most training episodes that it is fitted on (>= 1)"""
-    of: Of = "pooled"
+    source: MetricSource = "pooled"
     """source of the slow modes: the pooled embedding, or all inputs of its last linear map, which they then replace"""
     modes: int = 0
     """modes retained, slowest first (>= 1); 0: as many as the embedding has numbers"""
@@ -61,7 +61,7 @@ class MetricConfig:
 class Metric:
     """(x - mean_I) @ matrix_ID embeds what it is `of`, so that Euclidean distance means what the metric says."""
 
-    of: Of
+    source: MetricSource
     mean_I: Tensor
     matrix_ID: Tensor
 
@@ -74,7 +74,7 @@ class Metric:
         """Make the pool embed under this metric: follow its last linear map by it, or put it in the map's place."""
         mean, matrix = self.mean_I.cpu().double(), self.matrix_ID.cpu().double()
         weight, bias = pool.out.weight.cpu().double(), pool.out.bias.cpu().double()
-        if self.of == "inputs":
+        if self.source == "inputs":
             weight, bias = torch.eye(len(mean), dtype=torch.float64), torch.zeros_like(mean)
         pool.out.weight.copy_(matrix.T @ weight)
         pool.out.bias.copy_((bias - mean) @ matrix)
@@ -91,7 +91,7 @@ class SlowModes:
     rho_K: Tensor
 
 
-def slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
+def find_slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
     """Slow modes of embeddings [T, D] of whole episodes, as of a reversible process (both directions of time count).
 
     Each episode is centred first: what only differs between episodes (a door that stands elsewhere, and never moves)
@@ -112,7 +112,7 @@ def slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
     return SlowModes(mean, (whiten @ rotation).flip(1), rho.flip(0).clamp(*RHO_RANGE))
 
 
-def metric_map(modes: SlowModes, config: MetricConfig, size: int) -> Tensor:
+def make_metric_map(modes: SlowModes, config: MetricConfig, size: int) -> Tensor:
     """Matrix [D, size] that takes centred embeddings to coordinates whose Euclidean distance is the metric's.
 
     Coordinates are slowest first and of unit mean square within episodes; those of directions left out are zero.

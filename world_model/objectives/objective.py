@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from world_model.distributed import ALONE, Place, place
+from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import (
     Loss,
     TermsConfig,
-    anti_collapse,
+    compute_anti_collapse,
     constant_predictor_loss,
     infonce,
     regression,
@@ -60,16 +60,16 @@ class Objective(nn.Module):
         self.error, self.terms, self.teaching, self.steps, self.seed = loss, terms, teaching, steps, seed
         self.teacher = make_teacher(encoder) if isinstance(teaching, TeacherConfig) else None
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: Place = ALONE) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions, targets and losses of a batch: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where
         the objective reads it. rows: whose share of the batch this is."""
         raise NotImplementedError
 
     def loss(self, encoder: VideoEncoder, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of all weighted terms, and these terms with what is logged beside them."""
-        prediction = self.predict(encoder, batch, step, place())
+        prediction = self.predict(encoder, batch, step, world_info())
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        terms = prediction.terms | anti_collapse(prediction.regularised, self.terms, generator)
+        terms = prediction.terms | compute_anti_collapse(prediction.regularised, self.terms, generator)
         if self.terms.infonce:
             sides = prediction.predicted, prediction.targets
             predicted, targets = (torch.cat([x.flatten(0, -2) for x in side]) for side in sides)
@@ -79,7 +79,7 @@ class Objective(nn.Module):
             terms["constant"] = constant_predictor_loss(prediction.targets[0].float(), self.error)
         return loss, terms | {name: loss.new_tensor(value) for name, value in prediction.logged.items()}
 
-    def target_encoder(self, encoder: VideoEncoder) -> VideoEncoder:
+    def get_target_encoder(self, encoder: VideoEncoder) -> VideoEncoder:
         """The encoder that makes the targets, and that is kept in the end, as V-JEPA 2 evaluates its teacher."""
         return encoder if self.teacher is None else self.teacher
 
@@ -89,7 +89,7 @@ class Objective(nn.Module):
         return torch.stack([regression(p.float(), t.float(), self.error) for p, t in pairs]).mean()
 
     @torch.no_grad()
-    def errors(self, encoder: VideoEncoder, batch: Batch, step: int) -> dict[str, float]:
+    def measure_errors(self, encoder: VideoEncoder, batch: Batch, step: int) -> dict[str, float]:
         """The error of the predictions, without its weight, and that of the best constant."""
         prediction = self.predict(encoder, batch, step)
         constants = [constant_predictor_loss(target.float(), self.error) for target in prediction.targets]

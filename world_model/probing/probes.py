@@ -1,7 +1,7 @@
 """What frozen features hold, and whether they are collapsing. Reads the truth; no training step ever does.
 
-`near_rank` is the number that foretold planning success best at small scale: the rank correlation of feature distance
-with the task's true distance over pairs that are close. These numbers may choose a recipe on `val`, never a checkpoint.
+`near_pair_correlation`, the rank correlation of feature distance with the task's true distance over pairs that are
+close, predicted planning success best at small scale. These numbers may choose a recipe on `val`, never a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FEW_PAIRS = 10  # too few for a rank correlation
 NEAREST = 0.02  # share of the pairs that count as near where no more than these few are
 
 
-def spread(features_ND: Tensor) -> dict[str, float]:
+def measure_spread(features_ND: Tensor) -> dict[str, float]:
     """Standard deviation over samples, mean and least over dimensions, and effective rank exp(entropy of spectrum)."""
     centred = (features_ND - features_ND.mean(0)).double()
     std = centred.square().mean(0).sqrt()
@@ -34,7 +34,7 @@ def spread(features_ND: Tensor) -> dict[str, float]:
     }
 
 
-def untrained(encoder: VideoEncoder, seed: int) -> VideoEncoder:
+def make_random_encoder(encoder: VideoEncoder, seed: int) -> VideoEncoder:
     """An encoder of the same sizes and pixel statistics that never learned anything, on the same device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,7 +50,7 @@ NARROWED = 0.4  # effective rank, as a share of its best while training, that is
 def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
     """One sentence where features collapse, wholly or in part; None where they do not.
 
-    evaluations: the numbers of `spread` with the loss `prediction`, oldest first, the first from before training. Loss
+    evaluations: results of `measure_spread` with the loss `prediction`, oldest first, the first before training. Loss
     alone does not tell: it falls while features collapse. Wholly: all samples look alike. In part: the effective rank
     falls well below its best since training began while the loss falls, too.
     """
@@ -74,7 +74,7 @@ def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
     return None
 
 
-def compact(features_ND: Tensor) -> Tensor:
+def reduce_dimensions(features_ND: Tensor) -> Tensor:
     """The features, centred and in double; wider than N, rotated into the N directions they vary in (distances and
     ridges are the same in any rotation)."""
     x = (features_ND - features_ND.mean(0)).double()
@@ -84,11 +84,11 @@ def compact(features_ND: Tensor) -> Tensor:
     return directions * power.clamp_min(0).sqrt()
 
 
-def ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
+def solve_ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
     """Weights [D + 1, P] of a ridge regression; strength is relative to the mean feature power."""
     gram = features.T @ features
-    ridge = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + ridge, features.T @ targets)
+    solve_ridge = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram + solve_ridge, features.T @ targets)
 
 
 def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float:
@@ -98,7 +98,7 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
     """
     _, index = groups_N.unique(return_inverse=True)
     part = index % 4
-    x = compact(features_ND)
+    x = reduce_dimensions(features_ND)
     x = torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype) * x.square().mean().sqrt().clamp_min(1e-12)), 1)
     y = targets_NP.double()
     fit, choose, report = part < 2, part == 2, part == 3
@@ -109,7 +109,7 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
         error = (x[rows] @ weights - y[rows]).square().mean(0)
         return (1 - error / y[rows].var(0, unbiased=False).clamp_min(1e-12)).mean().item()
 
-    candidates = [ridge(x[fit], y[fit], strength) for strength in RIDGE_STRENGTHS]
+    candidates = [solve_ridge(x[fit], y[fit], strength) for strength in RIDGE_STRENGTHS]
     return r2(max(candidates, key=lambda weights: r2(weights, choose)), report)
 
 
@@ -121,7 +121,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     return torch.corrcoef(ranks)[0, 1].item()
 
 
-def near_rank(
+def near_pair_correlation(
     features_ND: Tensor,
     truth_NL: Tensor,
     distance: TruthDistance,
@@ -148,7 +148,7 @@ def near_rank(
         close = (true <= true[other].quantile(NEAREST)) & other
     if int(close.sum()) < FEW_PAIRS:
         return float("nan")
-    x = compact(features_ND)
+    x = reduce_dimensions(features_ND)
     chunks = zip(first[close].split(PAIR_CHUNK), second[close].split(PAIR_CHUNK), strict=True)
     apart = torch.cat([(x[a] - x[b]).norm(dim=-1) for a, b in chunks])
     return rank_correlation(apart, true[close])

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.probing.attentive import PROBE_NORM_EPS, AttentiveProbe, AttentiveProbeConfig
-from world_model.probing.probes import RIDGE_STRENGTHS, ridge
+from world_model.probing.probes import RIDGE_STRENGTHS, solve_ridge
 
 KINDS = ("ridge", "linear", "attentive")
 EVALUATE_CHUNK = 256  # windows read at once
@@ -83,10 +83,10 @@ class AttentiveReadout(nn.Module):
         self.probe = AttentiveProbe(config)
 
     def forward(self, tokens_BTND: Tensor) -> Tensor:
-        return self.probe((tokens_BTND + time_code(*tokens_BTND.shape[1::2]).to(tokens_BTND)).flatten(1, 2))
+        return self.probe((tokens_BTND + make_time_code(*tokens_BTND.shape[1::2]).to(tokens_BTND)).flatten(1, 2))
 
 
-def time_code(frames: int, width: int) -> Tensor:
+def make_time_code(frames: int, width: int) -> Tensor:
     """Sines and cosines [T, 1, D] of the frame's number, base 10000."""
     frequencies = 10000 ** (-torch.arange((width + 1) // 2) / max(1, width // 2))
     angles = torch.arange(frames)[:, None] * frequencies
@@ -100,7 +100,9 @@ def r2(predicted_NP: Tensor, values_NP: Tensor) -> Tensor:
     return torch.where(power > 1e-10, explained, torch.zeros_like(explained))
 
 
-def read(splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device: torch.device) -> dict[str, Any]:
+def fit_readouts(
+    splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device: torch.device
+) -> dict[str, Any]:
     """Every kind's R2 [P] on `test`, and what was chosen on `val`; splits: train, val and test."""
     train = splits["train"]
     mean, std = train.values.mean(0), train.values.std(0).clamp_min(1e-6)
@@ -109,11 +111,11 @@ def read(splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device
     for kind in config.kinds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            found[kind] = _ridge(scaled) if kind == "ridge" else _trained(kind, scaled, config, seed, device)
+            found[kind] = _fit_ridge(scaled) if kind == "ridge" else _train_readouts(kind, scaled, config, seed, device)
     return found
 
 
-def _ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
+def _fit_ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
     """The ridge whose strength is best on val. Wider than there are samples, it works in the samples' own span."""
     train = splits["train"].tokens.flatten(1).double()
     mean = train.mean(0)
@@ -130,7 +132,7 @@ def _ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
 
     x = {name: rows(part) for name, part in splits.items()}
     y = {name: part.values.double() for name, part in splits.items()}
-    candidates = {strength: ridge(x["train"], y["train"], strength) for strength in RIDGE_STRENGTHS}
+    candidates = {strength: solve_ridge(x["train"], y["train"], strength) for strength in RIDGE_STRENGTHS}
     scores = {strength: r2(x["val"] @ weights, y["val"]).mean().item() for strength, weights in candidates.items()}
     best = max(scores, key=lambda strength: scores[strength])
     return {
@@ -140,7 +142,7 @@ def _ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
     }
 
 
-def _trained(
+def _train_readouts(
     kind: str, splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device: torch.device
 ) -> dict[str, Any]:
     train, frames, width = splits["train"], splits["train"].tokens.shape[1], splits["train"].tokens.shape[3]
@@ -164,16 +166,18 @@ def _trained(
             optimizer.zero_grad(set_to_none=True)
             F.mse_loss(readout(tokens), values).backward()
             optimizer.step()
-    scores = [r2(_values(readout, splits["val"], device), splits["val"].values).mean().item() for readout in readouts]
+    scores = [
+        r2(_predict_values(readout, splits["val"], device), splits["val"].values).mean().item() for readout in readouts
+    ]
     best = max(range(len(grid)), key=lambda number: scores[number])
     return {
-        "r2": r2(_values(readouts[best], splits["test"], device), splits["test"].values).tolist(),
+        "r2": r2(_predict_values(readouts[best], splits["test"], device), splits["test"].values).tolist(),
         "val": scores[best],
         "chosen": {"lr": grid[best][0], "weight_decay": grid[best][1]},
     }
 
 
 @torch.no_grad()
-def _values(readout: nn.Module, part: Samples, device: torch.device) -> Tensor:
+def _predict_values(readout: nn.Module, part: Samples, device: torch.device) -> Tensor:
     readout.eval()
     return torch.cat([readout(chunk.float().to(device)).cpu() for chunk in part.tokens.split(EVALUATE_CHUNK)])

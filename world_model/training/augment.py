@@ -39,7 +39,7 @@ class CropConfig:
             raise ValueError(f"flip={self.flip} is no probability: give 0 to 1")
 
 
-def random_crops(
+def crop_randomly(
     frames_BTHWC: Tensor,
     aspect_B: Tensor,
     draw_B: Tensor,
@@ -51,12 +51,12 @@ def random_crops(
 
     draw_B: number of every clip among all that the run draws (`data.loader`).
     """
-    draws = uniform(draw_B, seed, 2 * ATTEMPTS + 3)
-    boxes = crop_boxes(draws[:, :-1], aspect_B.to(draws.dtype), config)
-    return cut(frames_BTHWC, boxes, draws[:, -1] < config.flip, size_hw)
+    draws = draw_uniform(draw_B, seed, 2 * ATTEMPTS + 3)
+    boxes = draw_boxes(draws[:, :-1], aspect_B.to(draws.dtype), config)
+    return cut_boxes(frames_BTHWC, boxes, draws[:, -1] < config.flip, size_hw)
 
 
-def crop_boxes(draws_BU: Tensor, aspect_B: Tensor, config: CropConfig) -> Tensor:
+def draw_boxes(draws_BU: Tensor, aspect_B: Tensor, config: CropConfig) -> Tensor:
     """Boxes [B, 4]: left, top, width, height as shares of the picture, from uniform draws [B, 2 * ATTEMPTS + 2].
 
     The first of ATTEMPTS boxes that fits; else the largest in the middle whose aspect is allowed.
@@ -77,7 +77,7 @@ def crop_boxes(draws_BU: Tensor, aspect_B: Tensor, config: CropConfig) -> Tensor
     return torch.where(fits.any(1, keepdim=True), torch.stack((left, top, width, height), 1), middle)
 
 
-def cut(frames_BTHWC: Tensor, boxes_B4: Tensor, flip_B: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def cut_boxes(frames_BTHWC: Tensor, boxes_B4: Tensor, flip_B: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """The boxes' contents [B, T, h, w, C], float, bilinear, mirrored where flip_B says so."""
     batch, steps, _, _, channels = frames_BTHWC.shape
     left, top, width, height = boxes_B4.float().unbind(1)
@@ -91,26 +91,26 @@ def cut(frames_BTHWC: Tensor, boxes_B4: Tensor, flip_B: Tensor, size_hw: tuple[i
     return made.unflatten(1, (steps, channels)).permute(0, 1, 3, 4, 2)
 
 
-def uniform(keys_B: Tensor, seed: int, count: int) -> Tensor:
+def draw_uniform(keys_B: Tensor, seed: int, count: int) -> Tensor:
     """Numbers [B, count] in [0, 1), a function of (seed, key, place) alone."""
     state = torch.zeros_like(keys_B, dtype=torch.int64)
     for word in (seed & MASK32, seed >> 32 & MASK32, keys_B & MASK32, keys_B >> 32 & MASK32):
-        state = _mixed(state ^ word)
+        state = _scramble(state ^ word)
     places = torch.arange(1, count + 1, device=keys_B.device)
-    bits = _mixed(_mixed(state[:, None] ^ places) ^ (places << 16))
+    bits = _scramble(_scramble(state[:, None] ^ places) ^ (places << 16))
     return (bits >> 8).float() / 2**24
 
 
-def _mixed(word: Tensor) -> Tensor:
+def _scramble(word: Tensor) -> Tensor:
     """A one-to-one scrambling of 32-bit words held in int64 (the finaliser of MurmurHash3, after a step of a
     counter)."""
     word = (word + 0x9E3779B9) & MASK32
-    word = _times(word ^ (word >> 16), 0x85EBCA6B)
-    word = _times(word ^ (word >> 13), 0xC2B2AE35)
+    word = _multiply(word ^ (word >> 16), 0x85EBCA6B)
+    word = _multiply(word ^ (word >> 13), 0xC2B2AE35)
     return word ^ (word >> 16)
 
 
-def _times(word: Tensor, factor: int) -> Tensor:
+def _multiply(word: Tensor, factor: int) -> Tensor:
     """The low 32 bits of a product, by halves, so that none leaves int64."""
     low, high = word & 0xFFFF, word >> 16
     return (low * factor + (((high * factor) & 0xFFFF) << 16)) & MASK32

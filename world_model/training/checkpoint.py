@@ -27,12 +27,12 @@ class CheckpointError(ValueError):
     """A checkpoint or model folder that cannot be used; the message says which and why."""
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """The first line of an error's text, for a message of one sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def some_names(names: Iterable[str]) -> str:
+def list_some(names: Iterable[str]) -> str:
     """The first few of them, for a message."""
     return ", ".join(list(map(str, names))[:4]) or "none"
 
@@ -74,7 +74,7 @@ def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[st
         ) from error
 
 
-def tensors_hash(tensors: dict[str, Tensor]) -> str:
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
     """Short SHA-256 over names, shapes and bytes: the identity of a set of weights."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -92,7 +92,7 @@ def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]
     write_atomic(folder / "model.json", lambda temporary: temporary.write_text(text + "\n"))
 
 
-def model_kind(folder: Path) -> str | None:
+def read_model_kind(folder: Path) -> str | None:
     """Kind of the model in a folder; None where there is none that can be read."""
     try:
         return json.loads((folder / "model.json").read_text()).get("kind")
@@ -138,6 +138,6 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> N
     model.load_state_dict(tensors)
 
 
-def config_dict(config: Any) -> dict[str, Any]:
+def make_config_dict(config: Any) -> dict[str, Any]:
     """A frozen dataclass as plain JSON data."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from world_model.distributed import (
     Parallel,
     average_gradients,
-    averaged_metrics,
+    average_metrics,
     check_same,
-    gathered,
-    is_first,
-    like,
-    whole,
+    gather_full,
+    gather_rows,
+    is_main_process,
+    shard_like,
 )
 from world_model.nn.stack import Blocks
 from world_model.training.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
@@ -118,11 +118,11 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 def autocast(device: torch.device, precision: str, trained: Iterable[Tensor]) -> Any:
     """The autocast context of a precision for a step that trains these parameters."""
-    in_bf16 = resolved_precision(device, precision, trained) == "bf16"
+    in_bf16 = resolve_precision(device, precision, trained) == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if in_bf16 else nullcontext()
 
 
-def resolved_precision(device: torch.device, precision: str, trained: Iterable[Tensor]) -> str:
+def resolve_precision(device: torch.device, precision: str, trained: Iterable[Tensor]) -> str:
     """fp32 or bf16; `auto` means bf16 on CUDA and, from BF16_PARAMETERS trained numbers on, on CPUs with bf16 matrix
     instructions: smaller models gain little by it there and may learn later (experiment 15)."""
     if precision == "auto":
@@ -183,7 +183,7 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
 
 
-def trained_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def list_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """In the order in which the optimiser's state numbers them."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -197,26 +197,28 @@ class Checkpoints:
     def __init__(self, folder: Path, begin: Path | None = None) -> None:
         self.folder, self.begin = folder, begin
 
-    def paths(self) -> list[Path]:
+    def list_paths(self) -> list[Path]:
         """Oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
-    def newest_step(self) -> int:
+    def find_newest_step(self) -> int:
         """Step of the newest checkpoint, 0 where there is none."""
-        paths = self.paths()
+        paths = self.list_paths()
         return int(paths[-1].stem.removeprefix("step-")) if paths else 0
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]) -> None:
         """Model, optimiser and step, atomically; older ones but one are removed. The first process writes, all of the
         model also where it is sharded, so that any number of processes can go on."""
-        tensors = {f"model/{name}": whole(value) for name, value in model.state_dict().items()}
+        tensors = {f"model/{name}": gather_full(value) for name, value in model.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": whole(torch.as_tensor(value)) for name, value in state.items()}
-        if not is_first():
+            tensors |= {
+                f"optimizer/{index}/{name}": gather_full(torch.as_tensor(value)) for name, value in state.items()
+            }
+        if not is_main_process():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, {"step": step, **metadata})
-        for old in self.paths()[:-2]:
+        for old in self.list_paths()[:-2]:
             old.unlink()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -224,7 +226,7 @@ class Checkpoints:
 
         CheckpointError if it is damaged, or of another model.
         """
-        paths = self.paths()
+        paths = self.list_paths()
         if not paths:
             if self.begin is not None:
                 Checkpoints(self.begin).restore(model, optimizer)
@@ -232,14 +234,14 @@ class Checkpoints:
         tensors, metadata = load_tensors(paths[-1])
         weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
         ours = model.state_dict()
-        weights = {name: like(value, ours[name]) if name in ours else value for name, value in weights.items()}
+        weights = {name: shard_like(value, ours[name]) if name in ours else value for name, value in weights.items()}
         load_weights(model, weights, str(paths[-1]))
-        trained = trained_parameters(optimizer)
+        trained = list_parameters(optimizer)
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
                 _, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = like(value, trained[int(index)])
+                state.setdefault(int(index), {})[key] = shard_like(value, trained[int(index)])
         if "step" not in metadata:
             raise CheckpointError(f"{paths[-1]} does not say its step; delete it")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -312,25 +314,27 @@ def train_step(
     optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
     model.train()
     device = next(iter(batch.values())).device
-    trained = trained_parameters(optimizer)
+    trained = list_parameters(optimizer)
     with autocast(device, config.precision, trained):
         loss, terms = model.loss(batch, step)
-    shown, terms = averaged_metrics(loss, terms)
+    shown, terms = average_metrics(loss, terms)
     if not torch.isfinite(shown):
-        raise TrainingError(_not_finite(step, terms, batch, checkpoints))
+        raise TrainingError(_describe_nonfinite(step, terms, batch, checkpoints))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     average_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()
     model.after_step(step)
-    return shown, terms | {"grad_norm": whole(norm.detach())}
+    return shown, terms | {"grad_norm": gather_full(norm.detach())}
 
 
-def _not_finite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:
+def _describe_nonfinite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:
     values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-    source = ", ".join(f"{name} {gathered(batch[name]).tolist()[:8]}" for name in ("episode", "start") if name in batch)
-    paths = checkpoints.paths() if checkpoints else []
+    source = ", ".join(
+        f"{name} {gather_rows(batch[name]).tolist()[:8]}" for name in ("episode", "start") if name in batch
+    )
+    paths = checkpoints.list_paths() if checkpoints else []
     last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
     return (
         f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "

@@ -57,10 +57,13 @@ class PosttrainModel(nn.Module):
         """Weighted sum of the two losses, and that of the robot's state where it is learned."""
         dynamics, config = self.dynamics, self.config
         features, states = self._read(batch)
-        target = dynamics.output.target(dynamics.encoder, features, batch)
-        terms = dynamics.states.losses(states, batch["action"])
+        target = dynamics.output.make_target(dynamics.encoder, features, batch)
+        terms = dynamics.states.compute_losses(states, batch["action"])
         if config.teacher_forcing:
-            rows, scene = dynamics.rows(batch["action"], states[:, :-1]), dynamics.features.select_scene(batch, 0)
+            rows, scene = (
+                dynamics.join_inputs(batch["action"], states[:, :-1]),
+                dynamics.features.select_scene(batch, 0),
+            )
             predicted = dynamics.predictor(features[:, :-1], rows, scene_BMD=scene)
             terms["teacher_forcing"] = config.teacher_forcing * self._error(predicted, target[:, 1:])
         if config.rollout:
@@ -79,7 +82,7 @@ class PosttrainModel(nn.Module):
         dynamics, actions, before = self.dynamics, batch["action"], history - 1
         past = dynamics.predictor.prefill(
             features[:, :before],
-            dynamics.rows(actions[:, :before], states[:, :before]),
+            dynamics.join_inputs(actions[:, :before], states[:, :before]),
             scene_BMD=dynamics.features.select_scene(batch, before),
         )
         chosen = actions[:, None, before : before + self.config.rollout_steps]
@@ -104,7 +107,7 @@ class PosttrainModel(nn.Module):
         history = dynamics.config.history
         features, states = self._read(batch)
         predicted = dynamics.output.decode(self.imagine(batch, features, states, history))
-        target = dynamics.output.target(dynamics.encoder, features, batch)
+        target = dynamics.output.make_target(dynamics.encoder, features, batch)
         future = target[:, history : history + steps]
         copy = target[:, history - 1 : history].expand_as(future)
         axes = [0, *range(2, future.ndim)]

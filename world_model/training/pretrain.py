@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.objectives.families import ObjectiveConfig, make_objective
-from world_model.training.augment import CropConfig, random_crops
+from world_model.training.augment import CropConfig, crop_randomly
 
 
 class PretrainModel(nn.Module):
@@ -40,14 +40,14 @@ class PretrainModel(nn.Module):
     @property
     def trained_encoder(self) -> VideoEncoder:
         """The encoder to keep."""
-        return self.objective.target_encoder(self.encoder)
+        return self.objective.get_target_encoder(self.encoder)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where it is asked for;
         with `crop` also `aspect` and `draw` [B]."""
         if self.crop is not None:
             size = self.encoder.config.image_px
-            clips = random_crops(batch["pixels"], batch["aspect"], batch["draw"], self.seed, self.crop, size)
+            clips = crop_randomly(batch["pixels"], batch["aspect"], batch["draw"], self.seed, self.crop, size)
             batch = {**batch, "pixels": clips}
         return self.objective.loss(self.encoder, batch, step)
 

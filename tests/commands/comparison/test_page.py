@@ -7,7 +7,7 @@ from commands.comparison.page import format_overview, format_task_page
 
 def cell(objective, task="reacher", seed=0, rate=0.5, random=0.1, **more):
     row = {"episodes": 10, "any": {"0.2": rate}, "held": {"0.2": rate}}
-    stage1 = {"probe": 0.5, "near_rank": 0.5, "probe_pixels": 0.4, "near_rank_pixels": 0.4}
+    stage1 = {"probe": 0.5, "near_pair_correlation": 0.5, "probe_pixels": 0.4, "near_pair_correlation_pixels": 0.4}
     return {
         "objective": objective,
         "budget": "steps",

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from world_model.interop.golden import TOLERANCE, compare
+from world_model.interop.golden import TOLERANCE, compare_golden
 from world_model.training.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_every_output_matches_the_reference(path):
-    found = compare(path, CPU)
+    found = compare_golden(path, CPU)
     with safe_open(path, framework="pt") as file:
         inputs = {"clip", "context", "target", "tokens", "teacher", "actions", "states", "extrinsics", "poses"}
         outputs = {key for key in file.keys() if not key.startswith("weights.") and key.split("_")[0] not in inputs}
@@ -32,7 +32,7 @@ def test_a_changed_weight_is_noticed(tmp_path):
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
     tensors["weights.blocks.1.attn.qkv.weight"][3, 3] += 0.1
     save_file(tensors, tmp_path / "off.safetensors", metadata)
-    assert max(item.difference for item in compare(tmp_path / "off.safetensors", CPU)) > TOLERANCE
+    assert max(item.difference for item in compare_golden(tmp_path / "off.safetensors", CPU)) > TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_a_file_that_holds_no_golden_vectors_is_refused(tmp_path, content, said)
     else:
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=said):
-        compare(path, CPU)
+        compare_golden(path, CPU)

@@ -11,7 +11,7 @@ import torch
 from tests.world_model.small import shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.export import export_huggingface, export_official
-from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load
+from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_pretrained
 from world_model.nn.stem import ConvStemConfig, LinearStemConfig
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.training.checkpoint import CheckpointError
@@ -48,11 +48,11 @@ def official_file(path, encoder, predictor, prefix="module.backbone.", also=None
 
 def test_an_official_file_gives_the_teacher_unless_told_otherwise(tmp_path, models):
     official_file(tmp_path / "v.pt", *models)
-    found = load(tmp_path / "v.pt", **HEADS)
+    found = load_pretrained(tmp_path / "v.pt", **HEADS)
     assert found.encoder.config == SIZES and same(found.encoder, models[0]) and same(found.predictor, models[1])
     assert "took target_encoder (it also has encoder)" in found.said
     torch.testing.assert_close(found.encoder.pixel_mean, torch.tensor(IMAGENET_MEAN))
-    student = load(tmp_path / "v.pt", key="encoder", **HEADS)
+    student = load_pretrained(tmp_path / "v.pt", key="encoder", **HEADS)
     torch.testing.assert_close(student.encoder.norm.bias, models[0].norm.bias + 1)
 
 
@@ -62,7 +62,7 @@ def test_an_official_action_conditioned_file_loads_with_its_unused_map(tmp_path,
     shake(made)
     unused = {"extrinsics_encoder.weight": torch.zeros(36, 6), "extrinsics_encoder.bias": torch.zeros(36)}
     official_file(tmp_path / "ac.pt", models[0], made, prefix="module.", also=unused)
-    found = load(tmp_path / "ac.pt", **HEADS)
+    found = load_pretrained(tmp_path / "ac.pt", **HEADS)
     assert isinstance(found.predictor, ActionPredictor) and same(found.predictor, made)
     assert not found.predictor.residual and found.predictor.inputs == {"action": 7, "state": 7}
 
@@ -70,15 +70,15 @@ def test_an_official_action_conditioned_file_loads_with_its_unused_map(tmp_path,
 def test_a_stray_position_embedding_is_left_out_and_said(tmp_path, models):
     weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
     torch.save({"target_encoder": {**weights, "pos_embed": torch.zeros(1, 64, 48)}}, tmp_path / "v.pt")
-    assert "left out pos_embed" in load(tmp_path / "v.pt", **HEADS).said
+    assert "left out pos_embed" in load_pretrained(tmp_path / "v.pt", **HEADS).said
 
 
 def test_round_trips_through_both_namings_are_exact(tmp_path, models):
     export_official(tmp_path / "ours.pt", *models)
-    again = load(tmp_path / "ours.pt", **HEADS)
+    again = load_pretrained(tmp_path / "ours.pt", **HEADS)
     assert same(again.encoder, models[0]) and same(again.predictor, models[1])
     export_huggingface(tmp_path / "hf", *models, frames_per_clip=8)
-    found = load(tmp_path / "hf")
+    found = load_pretrained(tmp_path / "hf")
     assert found.encoder.config == SIZES
     assert same(found.encoder, models[0]) and same(found.predictor, models[1])
 
@@ -126,7 +126,7 @@ def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
     encoder = VideoEncoder(config)
     weights = {f"module.{k}": v for k, v in encoder.state_dict().items() if not k.startswith("pixel_")}
     torch.save({"ema_encoder": weights}, tmp_path / "new.pt")
-    found = load(tmp_path / "new.pt", **HEADS)
+    found = load_pretrained(tmp_path / "new.pt", **HEADS)
     assert found.encoder.config == config and same(found.encoder, encoder) and "took ema_encoder" in found.said
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path, models, write,
     path = tmp_path / "file.pt"
     write(path, models)
     with pytest.raises(CheckpointError, match=said) as caught:
-        load(path, **HEADS)
+        load_pretrained(path, **HEADS)
     assert "\n" not in str(caught.value)
 
 
@@ -184,7 +184,7 @@ def test_a_half_downloaded_file_is_refused(tmp_path, models):
     data = (tmp_path / "whole.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="no complete file of torch.save"):
-        load(tmp_path / "half.pt", **HEADS)
+        load_pretrained(tmp_path / "half.pt", **HEADS)
 
 
 def test_a_file_of_the_old_format_and_a_bare_state_dict_are_read(tmp_path, models):
@@ -192,21 +192,21 @@ def test_a_file_of_the_old_format_and_a_bare_state_dict_are_read(tmp_path, model
     torch.save({"encoder": weights}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     torch.save(weights, tmp_path / "bare.pt")
     for name in ("old.pt", "bare.pt"):
-        assert same(load(tmp_path / name, **HEADS).encoder, models[0]), name
+        assert same(load_pretrained(tmp_path / name, **HEADS).encoder, models[0]), name
 
 
 def test_a_width_that_no_release_has_asks_for_heads(tmp_path, models):
     official_file(tmp_path / "odd.pt", *models)
     with pytest.raises(CheckpointError, match="48 wide.*give heads="):
-        load(tmp_path / "odd.pt", image_px=32)
-    found = load(tmp_path / "odd.pt", image_px=32, heads=3)
+        load_pretrained(tmp_path / "odd.pt", image_px=32)
+    found = load_pretrained(tmp_path / "odd.pt", image_px=32, heads=3)
     assert found.predictor is None and "left out its predictor" in found.said
 
 
 def test_a_directory_of_another_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae"}))
     with pytest.raises(CheckpointError, match="'videomae'"):
-        load(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_path):
@@ -217,7 +217,7 @@ def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_p
     shake(encoder)
     shake(predictor)
     official_file(tmp_path / "new.pt", encoder, predictor)
-    found = load(tmp_path / "new.pt", **HEADS).predictor
+    found = load_pretrained(tmp_path / "new.pt", **HEADS).predictor
     assert same(found, predictor)  # whose positions are those of 256 px, as the encoder's
     tokens, places = torch.randn(1, 6, 192), torch.arange(8)[None]
     image = found(tokens, places[:, :6], places[:, 6:], 1, image=True)

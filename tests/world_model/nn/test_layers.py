@@ -12,16 +12,16 @@ from world_model.nn.layers import (
     Attention,
     Rotary,
     attend,
-    grid_positions,
-    rotary,
-    shared_prefix_attention,
+    attend_shared_prefix,
+    make_grid_positions,
+    make_rotary,
 )
 from world_model.nn.stack import init_transformer
 
 
 def test_rotary_keeps_norms_and_leaves_idle_channels_alone():
     x = torch.randn(1, 1, 12, 32)
-    turned = rotary(grid_positions(3, 2, 2), 32).rotate(x)
+    turned = make_rotary(make_grid_positions(3, 2, 2), 32).rotate(x)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[..., 30:], x[..., 30:])
     assert not torch.allclose(turned[0, 0, 1:, :30], x[0, 0, 1:, :30])
@@ -31,7 +31,7 @@ def test_scores_depend_on_position_differences_alone():
     q, k = torch.randn(2, 1, 1, 1, 32)
     scores = []
     for shift in (torch.tensor([0, 0, 0]), torch.tensor([5, 2, 7])):
-        at_q, at_k = (rotary((torch.tensor(place) + shift)[None], 32) for place in ([1, 3, 0], [4, 1, 2]))
+        at_q, at_k = (make_rotary((torch.tensor(place) + shift)[None], 32) for place in ([1, 3, 0], [4, 1, 2]))
         scores.append((at_q.rotate(q) * at_k.rotate(k)).sum())
     torch.testing.assert_close(scores[0], scores[1])
 
@@ -41,16 +41,16 @@ def test_each_axis_turns_its_own_channels():
     for axis, channels in enumerate((slice(0, 10), slice(10, 20), slice(20, 30))):
         place = torch.zeros(1, 3, dtype=torch.long)
         place[0, axis] = 2
-        changed = (rotary(place, 32).rotate(x) != x).flatten()
+        changed = (make_rotary(place, 32).rotate(x) != x).flatten()
         assert changed[channels].all() and changed.sum() == 10, (axis, changed)
 
 
 def test_positions_with_a_batch_axis_equal_each_row_alone():
     places = torch.stack((torch.tensor([[0, 1, 2], [3, 0, 1]]), torch.tensor([[2, 2, 2], [1, 0, 0]])))
     x = torch.randn(2, 4, 2, 16)
-    both = rotary(places, 16).rotate(x)
+    both = make_rotary(places, 16).rotate(x)
     for row in range(2):
-        torch.testing.assert_close(both[row], rotary(places[row], 16).rotate(x[row]))
+        torch.testing.assert_close(both[row], make_rotary(places[row], 16).rotate(x[row]))
 
 
 @pytest.mark.parametrize("S", [1, 3])
@@ -59,7 +59,7 @@ def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it(S):
     q, own_k, own_v = torch.randn(B, S, h, n, d), torch.randn(B, S, h, m, d), torch.randn(B, S, h, m, d)
     prefix_k, prefix_v = torch.randn(B, h, L, d), torch.randn(B, h, L, d)
     valid = torch.tensor([[True] * 5, [False, False, True, True, True]])
-    found = shared_prefix_attention(q, (prefix_k, prefix_v), (own_k, own_v), valid)
+    found = attend_shared_prefix(q, (prefix_k, prefix_v), (own_k, own_v), valid)
     for b in range(B):
         for s in range(S):
             keys = torch.cat((prefix_k[b][:, valid[b]], own_k[b, s]), 1)

@@ -61,15 +61,15 @@ def test_keypoints_are_mean_places_of_the_heat(stride):
     assert heat.shape[2:] == (SIDE // stride, SIDE // stride)
     places = torch.cartesian_prod(torch.linspace(-1, 1, heat.shape[2]), torch.linspace(-1, 1, heat.shape[3]))
     points = (heat.flatten(2).softmax(-1) @ places).flatten(1)
-    torch.testing.assert_close(model.pool_inputs(frames(1, 3))[0], points, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.read_pool_inputs(frames(1, 3))[0], points, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.embed_frames(frames(1, 3))[0], pool.out(points), atol=1e-5, rtol=1e-5)
 
 
 def test_many_pictures_have_the_keypoints_that_each_has_alone():
     model, seen = encoder(config=KEYPOINTS), frames(1, 3 * AT_ONCE + 1)
-    together = model.pool_inputs(seen)
+    together = model.read_pool_inputs(seen)
     with torch.no_grad():
-        torch.testing.assert_close(model.pool_inputs(seen), together, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.read_pool_inputs(seen), together, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="encoder.pool.stride=3: keypoints are found at every 2nd or 4th pixel"):
         KeypointPoolConfig(stride=3)
 
@@ -85,4 +85,4 @@ def test_keypoints_learn_what_an_objective_asks_and_train_nothing_else():
 def test_keypoints_refuse_tokens_without_their_pictures():
     model = encoder(config=KEYPOINTS)
     with pytest.raises(ValueError, match="encoder.pool.kind=keypoints reads pictures"):
-        model.pooled(model.encode_frames(frames(1, 2)))
+        model.pool_tokens(model.encode_frames(frames(1, 2)))

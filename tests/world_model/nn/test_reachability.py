@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.nn.reachability import ReachConfig, ReachHead, episode_pairs, fit_reach, reach_loss
+from world_model.nn.reachability import ReachConfig, ReachHead, fit_reach, make_pair_source, reach_loss
 
 CONFIG = ReachConfig(dim=8, hidden=64, far=12, expectile=0.1, steps=150, batch_size=256)
 
@@ -24,7 +24,7 @@ def test_distances_are_in_proportion_to_the_fewest_steps_although_recorded_ways_
     torch.manual_seed(0)
     head = ReachHead(1, CONFIG.dim, CONFIG.hidden)
     head.set_statistics(features)
-    fit_reach(head, episode_pairs(features, episodes, 1, CONFIG), CONFIG, seed=0)
+    fit_reach(head, make_pair_source(features, episodes, 1, CONFIG), CONFIG, seed=0)
     line = torch.arange(0, 21)[:, None] / 5
     embedded = head(line)
     learned = (embedded[:, None] - embedded[None]).norm(dim=-1)
@@ -51,7 +51,7 @@ def test_pairs_that_are_far_or_of_other_episodes_are_pushed_apart_and_never_draw
 
 def test_pairs_lie_in_one_episode_as_many_model_steps_apart_as_they_say():
     features, episodes = torch.arange(50.0)[:, None], [(0, 2), (2, 20), (22, 28)]
-    draw = episode_pairs(features, episodes, 3, ReachConfig(dim=1, far=3, other_episodes=0.25))
+    draw = make_pair_source(features, episodes, 3, ReachConfig(dim=1, far=3, other_episodes=0.25))
     one, other, steps = draw(torch.Generator().manual_seed(1), 400)
     within = steps[100:]
     assert torch.equal((other - one)[100:, 0], 3 * within) and within.min() == 1 and within.max() == 6
@@ -59,4 +59,4 @@ def test_pairs_lie_in_one_episode_as_many_model_steps_apart_as_they_say():
     strange = steps[:100].isinf()
     assert strange.any() and (((one < 22) != (other < 22))[:100, 0] == strange).all()
     with pytest.raises(ValueError, match="no episode of train is longer than one model step of 3"):
-        episode_pairs(features, [(0, 2)], 3, ReachConfig(dim=1))
+        make_pair_source(features, [(0, 2)], 3, ReachConfig(dim=1))

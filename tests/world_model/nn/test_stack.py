@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from world_model.nn.layers import BlockConfig, grid_positions, rotary
+from world_model.nn.layers import BlockConfig, make_grid_positions, make_rotary
 from world_model.nn.stack import Blocks
 from world_model.training.loop import compile_blocks
 
@@ -18,7 +18,7 @@ def blocks_and_tokens() -> tuple[Blocks, torch.Tensor]:
 
 
 def gradients(blocks: Blocks, tokens: torch.Tensor, read_from: int = 0) -> list[torch.Tensor]:
-    positions = rotary(grid_positions(2, 2, 2), 8)
+    positions = make_rotary(make_grid_positions(2, 2, 2), 8)
     out = blocks(tokens, positions, read_from=read_from) if read_from else blocks(tokens, positions)
     out[:, -5:].square().sum().backward()
     found = [out[:, -5:].detach(), *(p.grad.clone() for p in blocks.parameters())]

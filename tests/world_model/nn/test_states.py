@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.world_model.small import dynamics, frames
-from world_model.nn.poses import integrate
+from world_model.nn.poses import integrate_actions
 from world_model.nn.states import PoseIntegration, StatePredictor
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
@@ -27,7 +27,7 @@ def test_integrated_states_are_the_poses_that_actions_add_up_to():
     for k in range(4):
         assert torch.allclose(path[:, :, k], states.normalise(pose), atol=1e-4)
         for action in actions[:, :, k].split(7, -1):
-            pose = integrate(pose, action)
+            pose = integrate_actions(pose, action)
 
 
 def test_integration_is_refused_for_what_is_no_pose():
@@ -47,7 +47,7 @@ def test_a_learned_state_follows_its_actions():
     optimizer = torch.optim.Adam(states.parameters(), 3e-3)
     for _ in range(300):
         optimizer.zero_grad()
-        loss = states.losses(states.normalise(path), blocks)["state"]
+        loss = states.compute_losses(states.normalise(path), blocks)["state"]
         loss.backward()
         optimizer.step()
     assert loss < 1e-3
@@ -60,9 +60,9 @@ def test_the_state_moves_predictions_and_is_asked_for(proprio, size, block):
     model = dynamics("tokens", proprio=proprio, proprio_dim=size)
     seen, valid = frames(2, 3), torch.ones(2, 3, dtype=torch.bool)
     past, plans = torch.zeros(2, 2, block), torch.zeros(2, 5, 4, block)
-    proprio = torch.rand(2, 3, size, generator=GENERATOR)
-    path = model.imagine(model.observe(seen, past, valid, proprio), plans).view("tokens")
-    other = model.imagine(model.observe(seen, past, valid, proprio + 0.3), plans).view("tokens")
+    states = torch.rand(2, 3, size, generator=GENERATOR)
+    path = model.imagine(model.observe(seen, past, valid, states), plans).view("tokens")
+    other = model.imagine(model.observe(seen, past, valid, states + 0.3), plans).view("tokens")
     assert model.spec.proprio == proprio and not torch.allclose(path, other, atol=1e-3)
     with pytest.raises(ValueError, match="robot's state"):
         model.observe(seen, past, valid)

@@ -11,10 +11,10 @@ from world_model.objectives.end_to_end import EndToEndConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import (
     TermsConfig,
-    anti_collapse,
+    compute_anti_collapse,
     constant_predictor_loss,
     covariance,
-    normalised_target,
+    normalise_target,
     regression,
     sigreg,
     variance_hinge,
@@ -70,7 +70,7 @@ def test_sigreg_equals_a_plain_sum_over_knots():
 
 
 def test_only_terms_with_a_weight_are_computed():
-    terms = anti_collapse(torch.randn(8, 4), TermsConfig(variance=2.0, sigreg=0.1), torch.Generator())
+    terms = compute_anti_collapse(torch.randn(8, 4), TermsConfig(variance=2.0, sigreg=0.1), torch.Generator())
     assert set(terms) == {"variance", "sigreg"}
 
 
@@ -82,8 +82,12 @@ def test_centred_terms_count_what_moves_within_a_clip_alone():
     spread = {name: variance_hinge(centred.select(x)) for name, x in (("still", still), ("moving", moving))}
     assert spread["still"] > 0.98 and spread["moving"] < 0.3
     assert variance_hinge(plain.select(still)) < 0.3
-    assert plain.between_clips(moving) == {}
-    assert centred.between_clips(0.5 * moving)["between"] < 0.2 < centred.between_clips(4 * moving)["between"]
+    assert plain.compute_between_clips(moving) == {}
+    assert (
+        centred.compute_between_clips(0.5 * moving)["between"]
+        < 0.2
+        < centred.compute_between_clips(4 * moving)["between"]
+    )
 
 
 def test_a_constant_predictor_is_beaten_by_the_truth_only():
@@ -93,7 +97,7 @@ def test_a_constant_predictor_is_beaten_by_the_truth_only():
 
 
 def test_targets_are_layer_normed_without_parameters():
-    target = normalised_target(5 + 3 * torch.randn(2, 7, 16))
+    target = normalise_target(5 + 3 * torch.randn(2, 7, 16))
     torch.testing.assert_close(target.mean(-1), torch.zeros(2, 7), atol=1e-5, rtol=0)
     torch.testing.assert_close(target.var(-1, unbiased=False), torch.ones(2, 7), atol=1e-3, rtol=0)
 

@@ -12,7 +12,7 @@ from tests.world_model.small import SIZES, VJEPA2
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 from world_model.objectives.embedding import fit_metric
-from world_model.objectives.metric import Metric, MetricConfig, metric_map, slow_modes
+from world_model.objectives.metric import Metric, MetricConfig, find_slow_modes, make_metric_map
 from world_model.training.pretrain import PretrainModel
 
 
@@ -31,7 +31,7 @@ def mixed_processes(rhos, episodes=60, steps=400):
 
 def test_slow_modes_are_the_sources_slowest_first_whatever_the_mixing():
     sources, mixed = mixed_processes([0.5, 0.95, 0.8])
-    modes = slow_modes(list(mixed), lag=1)
+    modes = find_slow_modes(list(mixed), lag=1)
     torch.testing.assert_close(modes.rho_K, torch.tensor([0.95, 0.8, 0.5]).double(), atol=0.02, rtol=0)
     found = ((mixed.double() - modes.mean_D) @ modes.directions_DK).flatten(0, 1)
     wanted = sources[..., [1, 2, 0]].flatten(0, 1).double()
@@ -50,8 +50,8 @@ def test_slow_modes_are_the_sources_slowest_first_whatever_the_mixing():
 def test_each_mode_counts_by_the_formula_of_its_distance(kind, weight):
     _, mixed = mixed_processes([0.9, 0.6])
     lag = 2
-    modes = slow_modes(list(mixed), lag)
-    made = (mixed.double() - modes.mean_D) @ metric_map(modes, MetricConfig(kind, lag), mixed.shape[2])
+    modes = find_slow_modes(list(mixed), lag)
+    made = (mixed.double() - modes.mean_D) @ make_metric_map(modes, MetricConfig(kind, lag), mixed.shape[2])
     within = (made - made.mean(1, keepdim=True)).flatten(0, 1)
     sizes = within.std(0)
     wanted = [weight(rho, -lag / math.log(rho)) for rho in modes.rho_K.tolist()]
@@ -62,14 +62,14 @@ def test_each_mode_counts_by_the_formula_of_its_distance(kind, weight):
 def test_what_never_changes_within_an_episode_is_no_mode():
     _, mixed = mixed_processes([0.9, 0.6])
     doors = torch.randn(len(mixed), 1, 1, generator=torch.Generator().manual_seed(1)).expand(-1, mixed.shape[1], -1)
-    modes = slow_modes(list(torch.cat((mixed + doors, doors), 2)), 1)
+    modes = find_slow_modes(list(torch.cat((mixed + doors, doors), 2)), 1)
     torch.testing.assert_close(modes.rho_K, torch.tensor([0.9, 0.6]).double(), atol=0.02, rtol=0)
 
 
 def test_directions_that_do_not_vary_are_left_out():
     _, mixed = mixed_processes([0.9, 0.6])
-    modes = slow_modes([torch.cat((episode, episode[:, :1], torch.ones(400, 1)), 1) for episode in mixed], 1)
-    matrix = metric_map(modes, MetricConfig("biharmonic", 1), 4)
+    modes = find_slow_modes([torch.cat((episode, episode[:, :1], torch.ones(400, 1)), 1) for episode in mixed], 1)
+    matrix = make_metric_map(modes, MetricConfig("biharmonic", 1), 4)
     assert len(modes.rho_K) == 2 and matrix.shape == (4, 4)
     assert torch.isfinite(matrix).all() and (matrix[:, 2:] == 0).all()
 
@@ -80,10 +80,10 @@ def test_a_folded_encoder_gives_the_measured_embedding():
     frames = torch.randint(0, 256, (1, 12, 64, 64, 3), dtype=torch.uint8)
     mean, matrix = torch.randn(6, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
     with torch.no_grad():
-        plain = encoder.pooled(encoder.encode_frames(frames))
+        plain = encoder.pool_tokens(encoder.encode_frames(frames))
         assert encoder.pool is not None
         Metric("pooled", mean, matrix).fold_into(encoder.pool)
-        folded = encoder.pooled(encoder.encode_frames(frames))
+        folded = encoder.pool_tokens(encoder.encode_frames(frames))
     torch.testing.assert_close(folded, ((plain.double() - mean) @ matrix).float(), atol=1e-4, rtol=1e-4)
 
 
@@ -92,8 +92,8 @@ def test_a_metric_of_the_last_map_s_inputs_takes_its_place(pool):
     torch.manual_seed(0)
     encoder = VideoEncoder(replace(SIZES, pool=pool))
     frames = torch.randint(0, 256, (8, 30, 64, 64, 3), dtype=torch.uint8)
-    seen = torch.cat([encoder.pool_inputs(clip[None])[0] for clip in frames])
-    metric = fit_metric(encoder, MetricConfig("commute", 1, of="inputs", modes=3), frames)
+    seen = torch.cat([encoder.read_pool_inputs(clip[None])[0] for clip in frames])
+    metric = fit_metric(encoder, MetricConfig("commute", 1, source="inputs", modes=3), frames)
     assert encoder.pool is not None and metric.matrix_ID.shape == (seen.shape[1], 12)
     metric.fold_into(encoder.pool)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_a_metric_of_the_last_map_s_inputs_takes_its_place(pool):
 
 def test_what_cannot_be_fitted_is_said():
     with pytest.raises(ValueError, match="lag=5: no training episode"):
-        slow_modes([torch.randn(5, 3)], 5)
+        find_slow_modes([torch.randn(5, 3)], 5)
     with pytest.raises(ValueError, match="lag=0"):
         MetricConfig("biharmonic", 0)
     bare = VideoEncoder(replace(SIZES, pool=None))

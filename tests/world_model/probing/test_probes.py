@@ -8,7 +8,13 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from world_model.probing.probes import collapse_warning, near_rank, probe_r2, rank_correlation, spread
+from world_model.probing.probes import (
+    collapse_warning,
+    measure_spread,
+    near_pair_correlation,
+    probe_r2,
+    rank_correlation,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 TRUTH = torch.randn(400, 2, generator=GENERATOR)
@@ -21,9 +27,9 @@ def distance(a, b):
 
 def test_effective_rank_counts_the_directions_that_vary():
     flat = torch.randn(500, 3, generator=GENERATOR) @ torch.randn(3, 20, generator=GENERATOR)
-    assert 1.5 < spread(flat)["effective_rank"] <= 3.0
-    assert spread(torch.eye(64))["effective_rank"] > 60
-    assert spread(torch.ones(10, 4))["feature_std"] == 0.0
+    assert 1.5 < measure_spread(flat)["effective_rank"] <= 3.0
+    assert measure_spread(torch.eye(64))["effective_rank"] > 60
+    assert measure_spread(torch.ones(10, 4))["feature_std"] == 0.0
 
 
 def test_a_linear_probe_reads_linear_features_and_nothing_from_noise():
@@ -58,24 +64,27 @@ def test_tied_values_share_their_mean_rank():
     assert math.isnan(rank_correlation(torch.ones(6), b)), "a constant has no order"
 
 
-def test_near_rank_is_one_for_an_isometry_and_about_zero_for_noise():
-    assert near_rank(5 * TRUTH + 3, TRUTH, distance, near=1.0) > 0.999
-    assert abs(near_rank(torch.randn(400, 2, generator=GENERATOR), TRUTH, distance, near=1.0)) < 0.1
-    assert math.isnan(near_rank(TRUTH[:1], TRUTH[:1], distance, near=0.0))
+def test_near_pair_correlation_is_one_for_an_isometry_and_about_zero_for_noise():
+    assert near_pair_correlation(5 * TRUTH + 3, TRUTH, distance, near=1.0) > 0.999
+    assert abs(near_pair_correlation(torch.randn(400, 2, generator=GENERATOR), TRUTH, distance, near=1.0)) < 0.1
+    assert math.isnan(near_pair_correlation(TRUTH[:1], TRUTH[:1], distance, near=0.0))
 
 
-def test_near_rank_takes_the_nearest_pairs_where_none_is_near():
+def test_near_pair_correlation_takes_the_nearest_pairs_where_none_is_near():
     far = distance(TRUTH[:, None], TRUTH).quantile(0.2)
     bent = torch.where(TRUTH.norm(dim=-1, keepdim=True) > far, -TRUTH, TRUTH)  # true of near pairs alone
-    assert near_rank(TRUTH, TRUTH, distance, near=0.0) > 0.999
-    assert near_rank(bent, TRUTH, distance, near=0.0) > near_rank(bent, TRUTH, distance, near=math.inf) + 0.1
+    assert near_pair_correlation(TRUTH, TRUTH, distance, near=0.0) > 0.999
+    assert (
+        near_pair_correlation(bent, TRUTH, distance, near=0.0)
+        > near_pair_correlation(bent, TRUTH, distance, near=math.inf) + 0.1
+    )
 
 
-def test_near_rank_compares_only_within_a_scene():
+def test_near_pair_correlation_compares_only_within_a_scene():
     scenes = torch.arange(len(TRUTH)) % 7
     shifted = TRUTH + 100 * scenes[:, None]  # each scene lies elsewhere: between scenes distance means nothing
-    assert near_rank(shifted, TRUTH, distance, near=1.0, scenes_N=scenes) > 0.999
-    assert near_rank(shifted, TRUTH, distance, near=1.0) < 0.9
+    assert near_pair_correlation(shifted, TRUTH, distance, near=1.0, scenes_N=scenes) > 0.999
+    assert near_pair_correlation(shifted, TRUTH, distance, near=1.0) < 0.9
 
 
 def numbers(feature_std: float, effective_rank: float, prediction: float) -> dict[str, float]:

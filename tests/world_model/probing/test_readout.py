@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.probing.readout import KINDS, ReadoutConfig, Samples, r2, read, time_code
+from world_model.probing.readout import KINDS, ReadoutConfig, Samples, fit_readouts, make_time_code, r2
 
 CONFIG = ReadoutConfig(steps=150, batch_size=32, lrs=(3e-3, 1e-8), depth=2, heads=2)
 
@@ -25,7 +25,7 @@ def mean_of_the_second_frame(tokens, _):
 
 @pytest.fixture(scope="module")
 def found():
-    return read(splits(mean_of_the_second_frame), CONFIG, seed=0, device=torch.device("cpu"))
+    return fit_readouts(splits(mean_of_the_second_frame), CONFIG, seed=0, device=torch.device("cpu"))
 
 
 @pytest.mark.slow
@@ -45,20 +45,22 @@ def test_of_several_learning_rates_the_best_on_val_is_kept(found, kind):
 def test_noise_is_not_read(kind):
     data = splits(lambda tokens, generator: torch.randn(len(tokens), 1, generator=generator))
     config = ReadoutConfig(kinds=(kind,), steps=20, batch_size=32, lrs=(1e-3,), depth=2, heads=2)
-    assert read(data, config, seed=0, device=torch.device("cpu"))[kind]["r2"][0] < 0.2
+    assert fit_readouts(data, config, seed=0, device=torch.device("cpu"))[kind]["r2"][0] < 0.2
 
 
 def test_what_is_reported_comes_from_test_alone():
     data = splits(mean_of_the_second_frame)
     config = ReadoutConfig(kinds=("ridge",))
     data["test"] = Samples(data["test"].tokens, data["test"].values.flip(0))
-    found = read(data, config, seed=0, device=torch.device("cpu"))["ridge"]
+    found = fit_readouts(data, config, seed=0, device=torch.device("cpu"))["ridge"]
     assert found["val"] > 0.9 and found["r2"][0] < 0.2
 
 
 def test_features_wider_than_samples_have_the_same_ridge_as_in_full():
     data = splits(mean_of_the_second_frame, width=40)  # 240 numbers a sample, 160 samples
-    assert read(data, ReadoutConfig(kinds=("ridge",)), seed=0, device=torch.device("cpu"))["ridge"]["r2"][0] > 0.3
+    assert (
+        fit_readouts(data, ReadoutConfig(kinds=("ridge",)), seed=0, device=torch.device("cpu"))["ridge"]["r2"][0] > 0.3
+    )
 
 
 def test_r2_is_one_minus_error_over_variance_and_zero_where_nothing_varies():
@@ -67,7 +69,7 @@ def test_r2_is_one_minus_error_over_variance_and_zero_where_nothing_varies():
 
 
 def test_times_have_different_codes():
-    code = time_code(5, 7)
+    code = make_time_code(5, 7)
     assert code.shape == (5, 1, 7)
     assert torch.cdist(code[:, 0], code[:, 0]).add(torch.eye(5)).min() > 0.1
 

@@ -7,21 +7,21 @@ import math
 import pytest
 import torch
 
-from world_model.training.augment import ATTEMPTS, CropConfig, crop_boxes, cut, random_crops, uniform
+from world_model.training.augment import ATTEMPTS, CropConfig, crop_randomly, cut_boxes, draw_boxes, draw_uniform
 
 WIDE = 16 / 9
 
 
 def boxes(aspect: float, config: CropConfig, count: int = 4000) -> torch.Tensor:
-    draws = uniform(torch.arange(count), 3, 2 * ATTEMPTS + 2)
-    return crop_boxes(draws, torch.full((count,), aspect), config)
+    draws = draw_uniform(torch.arange(count), 3, 2 * ATTEMPTS + 2)
+    return draw_boxes(draws, torch.full((count,), aspect), config)
 
 
 def test_draws_are_uniform_unrelated_and_functions_of_seed_key_and_place():
-    draws = uniform(torch.arange(4000), 7, 5)
-    assert torch.equal(uniform(torch.arange(1000, 2000), 7, 5), draws[1000:2000])
-    assert torch.equal(uniform(torch.tensor([3]), 7, 3), draws[3:4, :3])
-    assert not torch.isclose(uniform(torch.arange(4000), 8, 5), draws).all(1).any()
+    draws = draw_uniform(torch.arange(4000), 7, 5)
+    assert torch.equal(draw_uniform(torch.arange(1000, 2000), 7, 5), draws[1000:2000])
+    assert torch.equal(draw_uniform(torch.tensor([3]), 7, 3), draws[3:4, :3])
+    assert not torch.isclose(draw_uniform(torch.arange(4000), 8, 5), draws).all(1).any()
     assert draws.min() >= 0 and draws.max() < 1
     counts = torch.histc(draws.flatten(), 20, 0, 1) / draws.numel()
     assert (counts - 0.05).abs().max() < 0.005
@@ -59,7 +59,7 @@ def test_where_no_box_fits_the_largest_allowed_middle_is_taken():
 def test_a_whole_box_gives_the_picture_back_and_a_flip_mirrors_it():
     frames = torch.randint(0, 256, (2, 3, 8, 10, 3), dtype=torch.uint8)
     whole = torch.tensor([[0.0, 0, 1, 1]]).expand(2, 4)
-    got = cut(frames, whole, torch.tensor([False, True]), (8, 10))
+    got = cut_boxes(frames, whole, torch.tensor([False, True]), (8, 10))
     torch.testing.assert_close(got[0], frames[0].float(), atol=1e-2, rtol=0)
     torch.testing.assert_close(got[1], frames[1].float().flip(2), atol=1e-2, rtol=0)
 
@@ -67,7 +67,7 @@ def test_a_whole_box_gives_the_picture_back_and_a_flip_mirrors_it():
 def test_a_box_is_cut_where_it_lies_and_is_the_same_for_all_frames():
     frames = torch.randint(0, 256, (1, 4, 16, 16, 3), dtype=torch.uint8)
     box = torch.tensor([[4 / 16, 2 / 16, 8 / 16, 4 / 16]])
-    got = cut(frames, box, torch.tensor([False]), (4, 8))
+    got = cut_boxes(frames, box, torch.tensor([False]), (4, 8))
     torch.testing.assert_close(got, frames[:, :, 2:6, 4:12].float(), atol=1e-2, rtol=0)
 
 
@@ -77,8 +77,8 @@ def test_a_squeezed_picture_gives_the_crop_of_the_true_one():
     ramp = (torch.arange(64) + 0.5) / 64 * 255
     frames = ramp[None, None, None, :, None].expand(64, 1, 64, 64, 3)
     config, draw = CropConfig(area=(0.2, 0.4), flip=0.0), torch.arange(64)
-    got = random_crops(frames, torch.full((64,), 2.0), draw, 5, config, (16, 16))
-    box = crop_boxes(uniform(draw, 5, 2 * ATTEMPTS + 3)[:, :-1], torch.full((64,), 2.0), config)
+    got = crop_randomly(frames, torch.full((64,), 2.0), draw, 5, config, (16, 16))
+    box = draw_boxes(draw_uniform(draw, 5, 2 * ATTEMPTS + 3)[:, :-1], torch.full((64,), 2.0), config)
     inner = slice(4, 12)  # away from the border, where values are held
     slope = (got[:, 0, 8, 11, 0] - got[:, 0, 8, 4, 0]) / 7
     torch.testing.assert_close(slope, box[:, 2] * 255 / 16, atol=0.05, rtol=0)
@@ -88,13 +88,13 @@ def test_a_squeezed_picture_gives_the_crop_of_the_true_one():
 def test_crops_are_functions_of_the_draw_and_not_of_the_batch():
     frames = torch.randint(0, 256, (6, 2, 24, 24, 3), dtype=torch.uint8)
     aspect, draw = torch.full((6,), WIDE), torch.arange(100, 106)
-    together = random_crops(frames, aspect, draw, 1, CropConfig(), (16, 16))
+    together = crop_randomly(frames, aspect, draw, 1, CropConfig(), (16, 16))
     apart = torch.cat(
-        [random_crops(frames[i : i + 1], aspect[:1], draw[i : i + 1], 1, CropConfig(), (16, 16)) for i in range(6)]
+        [crop_randomly(frames[i : i + 1], aspect[:1], draw[i : i + 1], 1, CropConfig(), (16, 16)) for i in range(6)]
     )
     torch.testing.assert_close(together, apart)
     assert together.shape == (6, 2, 16, 16, 3) and together.dtype == torch.float32
-    other = random_crops(frames, aspect, draw + 6, 1, CropConfig(), (16, 16))
+    other = crop_randomly(frames, aspect, draw + 6, 1, CropConfig(), (16, 16))
     assert ((together - other).abs().flatten(1).mean(1) > 1).all()
 
 

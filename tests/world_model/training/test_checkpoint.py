@@ -10,12 +10,12 @@ import torch
 from tests.world_model.small import encoder
 from world_model.training.checkpoint import (
     CheckpointError,
+    hash_tensors,
     load_model_folder,
     load_tensors,
     load_weights,
     save_model,
     save_tensors,
-    tensors_hash,
 )
 
 
@@ -74,5 +74,5 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 def test_the_hash_sees_every_weight_and_no_order():
     tensors = {"a": torch.ones(2), "b": torch.zeros(2)}
-    assert tensors_hash(tensors) == tensors_hash(dict(reversed(tensors.items())))
-    assert tensors_hash(tensors) != tensors_hash({"a": torch.ones(2), "b": torch.tensor([0.0, 1e-7])})
+    assert hash_tensors(tensors) == hash_tensors(dict(reversed(tensors.items())))
+    assert hash_tensors(tensors) != hash_tensors({"a": torch.ones(2), "b": torch.tensor([0.0, 1e-7])})

@@ -23,7 +23,7 @@ from world_model.training.loop import (
     TrainingError,
     learning_rate,
     make_optimizer,
-    resolved_precision,
+    resolve_precision,
     train,
 )
 from world_model.training.pretrain import PretrainModel
@@ -77,7 +77,7 @@ run(pathlib.Path({str(tmp_path / "killed")!r}), batches=batches)
     root = Path(__file__).parents[3]
     died = subprocess.run([sys.executable, "-c", script], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert died.returncode == -signal.SIGKILL
-    assert Checkpoints(tmp_path / "killed").newest_step() == 5
+    assert Checkpoints(tmp_path / "killed").find_newest_step() == 5
     resumed, lines = run(tmp_path / "killed")
     assert [line["step"] for line in lines if line["kind"] == "train"] == [6, 7, 8, 9, 10]
     assert_equal(weights_of(whole), weights_of(resumed))
@@ -99,7 +99,7 @@ def test_a_run_begins_with_weights_teacher_and_optimiser_of_another_and_counts_f
     model = PretrainModel(encoder(seed=4), VJEPA2, steps=10)
     optimizer = make_optimizer(model, CONFIG)
     checkpoints = Checkpoints(tmp_path / "b", begin=tmp_path / "a")
-    assert checkpoints.restore(model, optimizer) == 0 and checkpoints.newest_step() == 0
+    assert checkpoints.restore(model, optimizer) == 0 and checkpoints.find_newest_step() == 0
     assert_equal(weights_of(before), weights_of(model))
     state = optimizer.state_dict()["state"]
     assert len(state) and all(one["step"] == 5 and one["exp_avg_sq"].any() for one in state.values())
@@ -132,12 +132,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_pat
     with pytest.raises(TrainingError, match=r"step 6 .*term nan.*episode \[42\], start \[7\].*step-00000005"):
         train(model, batches, make_optimizer(model, CONFIG), CONFIG, Checkpoints(tmp_path), Hooks(), CPU)
     assert model.weight.isfinite().all()
-    assert Checkpoints(tmp_path).newest_step() == 5
+    assert Checkpoints(tmp_path).find_newest_step() == 5
 
 
 def test_a_checkpoint_cut_short_is_named_and_not_used(tmp_path):
     run(tmp_path, replace(CONFIG, steps=5))
-    path = Checkpoints(tmp_path).paths()[-1]
+    path = Checkpoints(tmp_path).list_paths()[-1]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="step-00000005.*not a complete checkpoint"):
         run(tmp_path)
@@ -166,6 +166,6 @@ def test_auto_precision_is_bf16_on_a_cpu_for_models_that_gain_by_it_alone(monkey
     cpu, small, large = CPU, [torch.zeros(10)], [torch.zeros(BF16_PARAMETERS)]
     for can in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda can=can: can)
-        assert resolved_precision(cpu, "auto", small) == "fp32"
-        assert resolved_precision(cpu, "auto", large) == ("bf16" if can else "fp32")
-        assert resolved_precision(cpu, "bf16", small) == "bf16" and resolved_precision(cpu, "fp32", large) == "fp32"
+        assert resolve_precision(cpu, "auto", small) == "fp32"
+        assert resolve_precision(cpu, "auto", large) == ("bf16" if can else "fp32")
+        assert resolve_precision(cpu, "bf16", small) == "bf16" and resolve_precision(cpu, "fp32", large) == "fp32"

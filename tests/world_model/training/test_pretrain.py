@@ -27,8 +27,8 @@ from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.embedding import ClipTerms, embed_frames
-from world_model.objectives.losses import normalised_target
-from world_model.objectives.masked import ContextLoss, context_weights
+from world_model.objectives.losses import normalise_target
+from world_model.objectives.masked import ContextLoss, weigh_context
 from world_model.objectives.masking import FutureMask
 from world_model.objectives.teacher import TeacherConfig
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
@@ -74,7 +74,7 @@ def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
     made = model.objective.predict(model.encoder, {"pixels": frames(2, 8)}, step=4)
     hidden = model.objective.draw_masks(2, (4, 4, 4), 4)[0].targets_BP[0]
     clip = model.encoder.normalise(frames(2, 8))
-    target = normalised_target(model.objective.teacher(clip))
+    target = normalise_target(model.objective.teacher(clip))
     expected = (made.predicted[0] - target[torch.arange(2)[:, None], hidden]).abs().mean()
     loss, terms = model.loss({"pixels": frames(2, 8)}, step=4)
     torch.testing.assert_close(terms["prediction"], expected)
@@ -112,7 +112,9 @@ def test_the_pixel_baseline_is_judged_in_pixels():
 
 def test_frames_embedded_in_chunks_equal_frames_embedded_at_once():
     model, clip = encoder(), frames(30, 5)
-    torch.testing.assert_close(embed_frames(model, clip), model.pooled(model.encode_frames(clip)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        embed_frames(model, clip), model.pool_tokens(model.encode_frames(clip)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_what_is_learned_with_actions_plans_as_it_was_trained():
@@ -145,7 +147,7 @@ def test_the_context_loss_grows_with_the_step_and_weighs_what_is_near():
     first, later = (model.loss(batch, step)[1]["context"] for step in (10, 15))
     assert first == 0 and later > 0
     places = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 0, 4], [0, 0, 9]])
-    weights = context_weights(torch.tensor([[1, 2, 3]]), torch.tensor([[0]]), places)
+    weights = weigh_context(torch.tensor([[1, 2, 3]]), torch.tensor([[0]]), places)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.5, 1 / 3]]))
 
 
