@@ -46,10 +46,6 @@ class DoubleIntegrator:
         """The state to be in."""
         return Views({"pooled": frames_BHWC[:, 0, 0]})
 
-    def as_goal(self, imagined: Imagined, step: int) -> Views:
-        """One step of the only candidate's path."""
-        return Views({"pooled": imagined.view("pooled")[:, 0, step]})
-
     def imagine(
         self, context: State, actions_BSKA: Tensor, generator: Noise | None = None, keep: Keep = "path"
     ) -> Views:

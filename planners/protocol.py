@@ -161,11 +161,7 @@ class Dynamics(Protocol):
         """Encode goal images (uint8), once an episode."""
         ...
 
-    # What a model made itself (its context, its imagined path) comes back to it as its own type, hence Any.
-    def as_goal(self, imagined: Any, step: int) -> Goal:
-        """Step `step` of an imagined path of one candidate (S = 1) as a goal (hierarchical planning)."""
-        ...
-
+    # A model gets its own context back, as its own type, hence Any.
     def imagine(
         self, context: Any, actions_BSKA: Tensor, generator: Noise | None = None, keep: Keep = "path"
     ) -> Imagined:
@@ -257,10 +253,6 @@ class Views:
     def __init__(self, views: Mapping[str, Lazy], keep: Keep = "path") -> None:
         self._views = dict(views)
         self.keep: Keep = keep
-
-    def names(self) -> tuple[str, ...]:
-        """The views on offer."""
-        return tuple(self._views)
 
     def view(self, name: str) -> Tensor:
         """The named view. Raises ValueError for a name that is not on offer."""

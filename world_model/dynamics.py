@@ -202,10 +202,6 @@ class LatentDynamics(nn.Module):
         """Views of goal images [B, H, W, C], once an episode."""
         return self._add_reach(self.output.make_goal_views(self.encoder, self.features, frames_BHWC))
 
-    def as_goal(self, imagined: Views, step: int) -> Views:
-        """Step `step` of an imagined path of one candidate, as a goal."""
-        return Views({name: imagined.view(name)[:, 0, step] for name in imagined.names()})
-
     def imagine(
         self,
         context: LatentContext,

@@ -71,10 +71,6 @@ class OracleDynamics:
             views |= {name: goal.view(name) for name in self.model.spec.views}
         return Views(views)
 
-    def as_goal(self, imagined: Views, step: int) -> Views:
-        """A simulated step as a goal."""
-        return Views({name: imagined.view(name)[:, 0, step] for name in imagined.names()})
-
     def imagine(
         self, context: OracleContext, actions_BSKA: Tensor, generator: Any = None, keep: Keep = "path"
     ) -> Views:

@@ -52,7 +52,6 @@ def imagined(model, given):
         for name in model.spec.views:
             found["goal", name] = model.encode_goal(given[0][:, 0]).view(name)
             found["path", name], found["last", name] = path.view(name), last.view(name)
-            found["as goal", name] = model.as_goal(model.imagine(context, plans[:, :1]), 2).view(name)
             found["chosen", name] = model.imagine(chosen, plans[1:]).view(name)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.protocol import Dynamics, DynamicsSpec, Imagined, Keep, Noise, Rows, Views
+from planners.protocol import Dynamics, DynamicsSpec, Keep, Noise, Rows, Views
 
 REACH = 8.0  # positions lie in [-REACH, REACH)
 SIZE = 4  # height and width of a frame
@@ -102,10 +102,6 @@ class PointMass:
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
         """The position in the goal image."""
         return views(read(frames_BHWC))
-
-    def as_goal(self, imagined: Imagined, step: int) -> Views:
-        """One step of the only candidate's path."""
-        return views(imagined.view("pooled")[:, 0, step])
 
     def imagine(
         self, context: PointContext, actions_BSKA: Tensor, generator: Noise | None = None, keep: Keep = "path"

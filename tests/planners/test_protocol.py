@@ -33,7 +33,6 @@ def test_selecting_goals_takes_environments_and_leaves_draws(rows):
     assert torch.equal(goal.view("pooled"), pooled[1:3])
     assert torch.equal(goal.view("tokens"), tokens[:, 1:3])
     assert torch.equal(goal.view("heat"), other[1:3])
-    assert goal.names() == ("pooled", "tokens", "heat")
 
 
 def test_a_spec_knows_the_size_of_a_block_and_of_an_action():

@@ -77,10 +77,6 @@ def test_every_view_on_offer_has_the_axes_of_the_protocol(space, target):
         assert imagined.view(name).shape == (2, 5, 4, *shapes[name]), name
         assert goal.view(name).shape == (2, *shapes[name]), name
         assert goal.select(slice(1, 2)).view(name).shape == (1, *shapes[name])
-        assert model.as_goal(model.imagine(observed(model), torch.zeros(2, 1, 4, 2)), 2).view(name).shape == (
-            2,
-            *shapes[name],
-        )
     assert model.imagine(observed(model), torch.zeros(2, 5, 4, 2), keep="last").view("pooled").shape == (
         2,
         5,
