@@ -1,5 +1,4 @@
-"""Goal-image tasks behind Gymnasium's interface: `envs.make("reacher")`, or Gymnasium's own `make` with
-"jepa/reacher-v0".
+"""Goal-image tasks with Gymnasium's interface: `envs.make("reacher")`, or `gymnasium.make("jepa/reacher-v0")`.
 
 Importing this package registers the ids and imports no simulator: MuJoCo is loaded when the first environment
 is made, after the OpenGL backend has been chosen (see `envs.rendering`).
@@ -13,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from envs.adapters.dm_control_tasks import DMC_TASKS
-from envs.names import suggest_names
 from envs.point_maze.spec import POINT_MAZE
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
-from envs.task_spec import TaskSpec
+from envs.task_spec import TaskSpec, suggest_names
 from envs.two_rooms.spec import TWO_ROOMS
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ __all__ = ["GYM", "OWN_TASKS", "TASKS", "TaskSpec", "find_task", "make", "task"]
 # A task's specification imports no simulator, so a report can read it without OpenGL.
 OWN_TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (POINT_MAZE, PUSH_T, REACHER, TWO_ROOMS)}
 # Tasks known by name; any environment of Gymnasium is a task, too, under the name "gym/<id>".
-TASKS: dict[str, TaskSpec] = OWN_TASKS | DMC_TASKS
+TASKS: dict[str, TaskSpec] = {**OWN_TASKS, **DMC_TASKS}
 GYM = "gym/"
 
 _ENTRY_POINTS = {
@@ -40,11 +38,11 @@ _ENTRY_POINTS = {
 
 
 def _find_entry_point(name: str) -> tuple[str, dict[str, str]]:
-    """Where the environment of a task is, and the arguments that say which one is meant; ValueError if unknown."""
+    """Module and class of a task's environment, and the arguments that select the task; ValueError if unknown."""
     if name in _ENTRY_POINTS:
         return _ENTRY_POINTS[name], {}
     if name in DMC_TASKS:
-        return "envs.adapters.dm_control_env:Dmc", {"domain": name.removeprefix("dmc/")}
+        return "envs.adapters.dm_control_env:Dmc", {"domain": DMC_TASKS[name].domain}
     if name.startswith(GYM) and name != GYM:
         return "envs.adapters.gymnasium_env:GymGoalEnv", {"gym_id": name.removeprefix(GYM)}
     raise ValueError(
@@ -52,7 +50,7 @@ def _find_entry_point(name: str) -> tuple[str, dict[str, str]]:
     )
 
 
-def _register() -> None:
+def _register_tasks() -> None:
     for name in TASKS:
         env_id = f"jepa/{name.replace('/', '_')}-v0"
         if env_id not in gymnasium.registry:
@@ -60,7 +58,7 @@ def _register() -> None:
             gymnasium.register(id=env_id, entry_point=entry_point, kwargs=kwargs)
 
 
-_register()
+_register_tasks()
 
 
 def make(name: str, **kwargs: Any) -> GoalEnv:
@@ -69,15 +67,15 @@ def make(name: str, **kwargs: Any) -> GoalEnv:
     `kwargs` go to the environment: `size`, `proprio`, `render_mode`, `factors`. Raises `ValueError` for an
     unknown task.
     """
-    entry_point, which = _find_entry_point(name)
+    entry_point, selection = _find_entry_point(name)
     module, _, cls = entry_point.partition(":")
-    return getattr(importlib.import_module(module), cls)(**which, **kwargs)
+    return getattr(importlib.import_module(module), cls)(**selection, **kwargs)
 
 
 def get_task(name: str) -> TaskSpec:
-    """What is known of a task; ValueError for an unknown one, or an id of Gymnasium's that is no task.
+    """A task's specification; ValueError for an unknown name, or an environment of Gymnasium that cannot be a task.
 
-    For "gym/<id>" the environment is made once, without a picture, and asked.
+    For "gym/<id>" the environment is made once, without rendering.
     """
     if name in TASKS:
         return TASKS[name]
@@ -88,5 +86,5 @@ def get_task(name: str) -> TaskSpec:
 
 
 def find_task(name: str) -> TaskSpec | None:
-    """The same, or None for the name of something recorded elsewhere."""
+    """A task's specification, or None for the name of data recorded elsewhere."""
     return get_task(name) if name in TASKS or name.startswith(GYM) else None

@@ -1,43 +1,57 @@
-"""MuJoCo behind four verbs: step, get and set the full state, bring kinematics up to date.
+"""MuJoCo: compiled models, steps, and states that continue bit for bit.
 
 Import this module only after `envs.rendering.choose_backend()`: it imports MuJoCo.
 
-Everything MuJoCo's next step depends on is in the mjSTATE_INTEGRATION vector (time, positions, velocities,
-controls, applied forces, and the solver's warm start), so a state set here continues to the bit as it did
-where it was taken.
+A state is MuJoCo's mjSTATE_INTEGRATION vector: time, positions, velocities, controls, applied forces and the
+solver's warm start. The next step depends on nothing else.
 """
 
 from __future__ import annotations
+
+import importlib.resources
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.factor_writes import add_pattern
+
 _SIGNATURE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
-def locate_motion(model: mujoco.MjModel) -> tuple[slice, slice]:
-    """Where positions and velocities are in a state: after the time, here and in mjSTATE_FULLPHYSICS
-    (mujoco.rollout)."""
-    return slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
+def load_scene(package: str) -> mujoco.MjSpec:
+    """The file scene.xml of a task's package, with the material for the factor `floor texture`."""
+    scene = importlib.resources.files(package).joinpath("scene.xml").read_text(encoding="utf-8")
+    spec = mujoco.MjSpec.from_string(scene)
+    add_pattern(spec)
+    return spec
+
+
+def load_suite_scene(domain: str) -> mujoco.MjSpec:
+    """A model file of the dm_control suite, with the material for the factor `floor texture`."""
+    # The XML is read as data: importing dm_control.suite would load every domain and a second renderer.
+    with importlib.resources.as_file(importlib.resources.files("dm_control") / "suite") as suite:
+        spec = mujoco.MjSpec.from_file(str(suite / f"{domain}.xml"))
+    add_pattern(spec)
+    return spec
 
 
 class Physics:
-    """A compiled model, its data, and `substeps` physics steps for each control step."""
+    """A compiled model, its data, and `substeps` physics steps for each control step.
 
-    def __init__(self, model: mujoco.MjModel, substeps: int) -> None:
-        self.model = model
-        self.data = mujoco.MjData(model)
-        self.substeps = substeps
+    `qpos` and `qvel` are the slices of positions and velocities in a state, and in an mjSTATE_FULLPHYSICS vector of
+    `mujoco.rollout`.
+    """
+
+    def __init__(self, model: mujoco.MjModel, substeps: int = 1, data: mujoco.MjData | None = None) -> None:
+        self.model, self.substeps = model, substeps
+        self.data = mujoco.MjData(model) if data is None else data
         self.state_size = mujoco.mj_stateSize(model, _SIGNATURE)
-        self.qpos, self.qvel = locate_motion(model)
+        self.qpos, self.qvel = slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
 
-    def default_state(self) -> NDArray[np.float64]:
-        """The model's reference state `[S]`: what a reset leaves, with nothing of the past in it."""
-        data = mujoco.MjData(self.model)
-        state = np.empty(self.state_size)
-        mujoco.mj_getState(self.model, data, state, _SIGNATURE)
-        return state
+    def get_default_state(self) -> NDArray[np.float64]:
+        """The model's reference state `[S]`, as after a reset."""
+        return Physics(self.model).get_state()
 
     def get_state(self) -> NDArray[np.float64]:
         """A copy of the state `[S]`."""
@@ -56,12 +70,12 @@ class Physics:
         mujoco.mj_step(self.model, self.data, nstep=self.substeps)
 
     def update_kinematics(self) -> None:
-        """Positions of everything drawn, from the state.
+        """Compute the positions of everything drawn from the state.
 
-        After a step MuJoCo's positions lag by one physics step; without this, a picture would depend on how a
-        state was reached. Unlike mj_forward it touches nothing the next step reads.
+        After a step MuJoCo's positions lag by one physics step, so without this an image would depend on how the
+        state was reached. Unlike mj_forward, this changes nothing that the next step reads.
         """
         mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)  # what a camera that tracks a body follows
+        mujoco.mj_comPos(self.model, self.data)  # for cameras that track a body
         mujoco.mj_camlight(self.model, self.data)
-        mujoco.mj_tendon(self.model, self.data)  # strings are drawn, too
+        mujoco.mj_tendon(self.model, self.data)  # strings are drawn

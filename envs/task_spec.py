@@ -1,8 +1,9 @@
-"""What a task says of itself: the fields of a specification, and what several tasks' distances share."""
+"""Specification of a task, and what several specifications share: a distance, probe targets, angles, name hints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +13,9 @@ Distance = Callable[[ArrayLike, ArrayLike], NDArray[np.float64]]
 Targets = Callable[[ArrayLike], NDArray[np.float64]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What an evaluator, a data file and a report need to know of a task.
+    """Facts of a task for the evaluator, data files and reports.
 
     `distance` takes two truth arrays `[..., L]` that broadcast, and returns float64 `[...]` in
     `distance_unit`. `goal_offset`, `budget` and `held_steps` count environment steps of `control_step_s`
@@ -25,13 +26,13 @@ class TaskSpec:
     description: str
     distance_unit: str
     thresholds: tuple[float, ...]  # the first is the headline
-    held_steps: int
+    held_steps: int = 3
     budget: int
     goal_offset: int
     min_goal_distance: float
     distance_bins: tuple[float, ...]
     control_step_s: float
-    frame_skip: int  # environment steps in a model step, where a model is not told otherwise
+    frame_skip: int  # default number of environment steps in a model step
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     action_names: tuple[str, ...]
@@ -41,9 +42,9 @@ class TaskSpec:
     distance: Distance = field(repr=False)
     probe_targets: Targets = field(repr=False)
     frame_size: int = 64
-    # (start truth [n, L], goal truth [n, L]) -> names [n] of kinds of goals that a table shows apart
+    # (start truth [n, L], goal truth [n, L]) -> kinds of goals [n] that tables list separately
     goal_kind: Callable[[ArrayLike, ArrayLike], NDArray[np.str_]] | None = field(default=None, repr=False)
-    # (truth [..., L], truth [..., L]) -> whether something solid [...] stands on the straight way between them
+    # (truth [..., L], truth [..., L]) -> whether a wall [...] crosses the straight line between them
     blocked: Callable[[ArrayLike, ArrayLike], NDArray[np.bool_]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,10 +55,49 @@ class TaskSpec:
 
     @property
     def proprio_index(self) -> tuple[int, ...]:
-        """Places of the proprioceptive quantities in a truth vector."""
+        """Indices of the proprioceptive quantities in a truth vector."""
         return tuple(self.truth_names.index(name) for name in self.proprio_names)
+
+
+@dataclass(frozen=True)
+class LargestError:
+    """Distance: the largest weighted error of the first `count` numbers of two truths `[..., L]`.
+
+    Errors of the numbers at the indices `periodic` are wrapped as angles.
+    """
+
+    count: int
+    periodic: tuple[int, ...] = ()
+    weights: tuple[float, ...] | float = 1.0
+
+    def __call__(self, truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.float64]:
+        """Distance `[...]`."""
+        error = np.asarray(truth_a, np.float64)[..., : self.count] - np.asarray(truth_b, np.float64)[..., : self.count]
+        error[..., list(self.periodic)] = wrap_angle(error[..., list(self.periodic)])
+        return (np.abs(error) * self.weights).max(-1)
+
+
+@dataclass(frozen=True)
+class PoseTargets:
+    """Probe targets that a linear map can read: sines and cosines of `angles`, then `values`, both indices."""
+
+    angles: tuple[int, ...]
+    values: tuple[int, ...] = ()
+
+    def __call__(self, truth: ArrayLike) -> NDArray[np.float64]:
+        """Targets `[..., P]` of truths `[..., L]`."""
+        truth = np.asarray(truth, np.float64)
+        angles = truth[..., list(self.angles)]
+        return np.concatenate((np.sin(angles), np.cos(angles), truth[..., list(self.values)]), -1)
 
 
 def wrap_angle(angle_rad: ArrayLike) -> NDArray[np.float64]:
     """Angles `[...]` in radians brought into [-pi, pi)."""
     return (np.asarray(angle_rad, np.float64) + np.pi) % (2 * np.pi) - np.pi
+
+
+# envs may import neither commands (its `nearest`) nor data, hence a helper of its own.
+def suggest_names(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean a or b? " for the names closest to `name`, or "" where none is close."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}? " if close else ""

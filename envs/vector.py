@@ -1,8 +1,8 @@
 """Many environments as one: Gymnasium's vector interface over a few processes.
 
-A worker owns one environment, hence one OpenGL context, and takes its share of the episodes in turn, putting
-each aside as a `Session`. A batch therefore equals the same environments run one by one, to the bit, however
-many workers there are. Nothing resets by itself.
+A worker owns one environment, hence one OpenGL context, and takes its share of the episodes in turn, storing each as a
+`Session`. A batch therefore equals the same environments run one by one, bit for bit, with any number of workers.
+Nothing resets by itself. Gymnasium's own vector environments need one environment, so one OpenGL context, an episode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -27,7 +26,7 @@ from envs.goal_env import Session
 Batch = dict[str, NDArray[Any]]
 Options = dict[str, Any] | Sequence[dict[str, Any] | None] | None
 
-_CLOSE_PATIENCE_S = 5.0
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class Multiplexer:
@@ -38,89 +37,54 @@ class Multiplexer:
         fresh = self.env.save_session()
         self.sessions: list[Session] = [replace(fresh, rng=np.random.default_rng()) for _ in range(count)]
 
-    def spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+    def call(self, method: str, arguments: Sequence[dict[str, Any]]) -> list[Any]:
+        """Results of a method of the environment, called in each episode with its keyword arguments."""
+        results = []
+        for index, kwargs in enumerate(arguments):
+            self.env.load_session(self.sessions[index])
+            results.append(getattr(self.env, method)(**kwargs))
+            self.sessions[index] = self.env.save_session()
+        return results
+
+    def get_spaces(self) -> tuple[Any, Any]:
         """The observation and action space of one environment."""
         return self.env.observation_space, self.env.action_space
-
-    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]) -> tuple[Batch, Batch]:
-        """Stacked observations and infos of new episodes."""
-        results = []
-        for index, (seed, option) in enumerate(zip(seeds, options, strict=True)):
-            self.env.load_session(self.sessions[index])
-            results.append(self.env.reset(seed=seed, options=option))
-            self.sessions[index] = self.env.save_session()
-        return _stack([obs for obs, _ in results]), _stack([info for _, info in results])
-
-    def step(self, actions: NDArray[np.float32]) -> tuple[Batch, Batch]:
-        """Stacked observations and infos after one environment step with actions `[n, A]`."""
-        results = []
-        for index, action in enumerate(actions):
-            self.env.load_session(self.sessions[index])
-            obs, _, _, _, info = self.env.step(action)
-            results.append((obs, info))
-            self.sessions[index] = self.env.save_session()
-        return _stack([obs for obs, _ in results]), _stack([info for _, info in results])
-
-    def render(self) -> NDArray[np.uint8]:
-        """The current pictures, uint8 `[n, H, W, 3]`."""
-        frames = []
-        for index, session in enumerate(self.sessions):
-            self.env.load_session(session)
-            frames.append(self.env.render())
-            self.sessions[index] = self.env.save_session()
-        return np.stack(frames)
-
-    def get_states(self) -> NDArray[np.float64]:
-        """States `[n, S]`."""
-        return np.stack([session.state for session in self.sessions])
 
     def close(self) -> None:
         """Free the OpenGL context."""
         self.env.close()
 
 
-def _stack(rows: list[dict[str, Any]]) -> Batch:
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
 def _run_worker(pipe: Connection, name: str, count: int, kwargs: dict[str, Any]) -> None:
-    """A worker's life: make the environments, then answer (method, arguments) until told to close."""
-    multiplexer: Multiplexer | None = None
-    try:
-        while True:
-            method, arguments = pipe.recv()
-            if method == "close":
-                break
+    """Answer requests (method of Multiplexer, arguments) with (result, None) or (None, error) until "close"."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(EOFError, KeyboardInterrupt):  # the parent has ended
+        multiplexer: Multiplexer | None = None
+        while (request := pipe.recv()) != "close":
             try:
                 if multiplexer is None:
-                    multiplexer = Multiplexer(name, count, kwargs)
+                    multiplexer = stack.enter_context(contextlib.closing(Multiplexer(name, count, kwargs)))
+                method, arguments = request
                 pipe.send((getattr(multiplexer, method)(*arguments), None))
             except Exception as error:
                 error.add_note(f"in a worker:\n{traceback.format_exc()}")
                 pipe.send((None, error))
-    except (EOFError, KeyboardInterrupt):  # the parent is gone, or the user has had enough
-        pass
-    finally:
-        if multiplexer is not None:
-            multiplexer.close()
 
 
 class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
     """`num_envs` environments of one task.
 
-    With `num_workers=0` they live in this process, else in that many (never more than `num_envs`). Workers
-    are spawned, so a script that makes them needs the usual `if __name__ == "__main__":`.
+    With `num_workers=0` they live in this process, else in that many (at most `num_envs`). Workers are spawned, so a
+    script that makes them needs the usual `if __name__ == "__main__":`.
     """
 
     def __init__(self, name: str, num_envs: int, num_workers: int = 0, **kwargs: Any) -> None:
-        """`kwargs` go to `envs.make`. Raises `ValueError` for a number below 1, or an unknown task."""
+        """`kwargs` go to `envs.make`. Raises `ValueError` for invalid numbers, and for an unknown task."""
         if num_envs < 1 or num_workers < 0:
             raise ValueError(f"num_envs={num_envs}, num_workers={num_workers}: at least 1 environment and 0 workers")
-        self.num_envs = num_envs
+        self.num_envs, self.closed = num_envs, False
         self.task = envs.get_task(name)  # raises, with the nearest names
         self.metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.DISABLED}
         self.render_mode = "rgb_array"
-        self.closed = False
         self._local: Multiplexer | None = None
         self._workers: list[Any] = []
         self._pipes: list[Connection] = []
@@ -132,32 +96,37 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         else:
             self._start_workers(name, kwargs)
         try:
-            self.single_observation_space, self.single_action_space = self._call("spaces")[0]
+            spaces = self._request("get_spaces", [()] * len(self._shares))[0]
         except Exception:
             self.close()
             raise
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
 
     def _start_workers(self, name: str, kwargs: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
         for share in self._shares:
-            ours, theirs = context.Pipe()
-            arguments = (theirs, name, share.stop - share.start, kwargs)
+            near, far = context.Pipe()
+            arguments = (far, name, share.stop - share.start, kwargs)
             worker = context.Process(target=_run_worker, args=arguments, daemon=True)
             worker.start()
-            theirs.close()
+            far.close()
             self._workers.append(worker)
-            self._pipes.append(ours)
+            self._pipes.append(near)
 
-    def _call(self, method: str, *arguments: Sequence[Any] | NDArray[Any]) -> list[Any]:
-        """Results of a method, one a share; each argument has a row an environment and is split."""
+    def _call(self, method: str, arguments: Sequence[dict[str, Any]]) -> list[Any]:
+        """Results of a method of GoalEnv, one an environment, each with its keyword arguments."""
+        results = self._request("call", [(method, arguments[share]) for share in self._shares])
+        return [result for share in results for result in share]
+
+    def _request(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Results of a method of Multiplexer, one a share."""
         assert not self.closed, f"{method} after close"
         if self._local is not None:
-            return [getattr(self._local, method)(*arguments)]
-        for pipe, share in zip(self._pipes, self._shares, strict=True):
-            with contextlib.suppress(OSError):  # a dead worker is named below, where its answer is missing
-                pipe.send((method, tuple(argument[share] for argument in arguments)))
+            return [getattr(self._local, method)(*arguments[0])]
+        for pipe, values in zip(self._pipes, arguments, strict=True):
+            with contextlib.suppress(OSError):  # a dead worker is reported below, where its answer is missing
+                pipe.send((method, values))
         answers = [self._receive(pipe, index) for index, pipe in enumerate(self._pipes)]
         for _, error in answers:  # only now, so that no answer is left in a pipe
             if error is not None:
@@ -168,7 +137,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         try:
             return pipe.recv()
         except (EOFError, ConnectionError):
-            self._workers[index].join(_CLOSE_PATIENCE_S)
+            self._workers[index].join(_CLOSE_TIMEOUT_S)
             code = self._workers[index].exitcode
             return None, RuntimeError(f"environment worker {index} died with exit code {code}")
 
@@ -179,9 +148,14 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         """
         if isinstance(seed, int | np.integer):
             seed = [int(seed) + index for index in range(self.num_envs)]
-        seeds = self._spread("seed", seed)
-        given = [options] * self.num_envs if isinstance(options, dict) else options
-        return _join_results(self._call("reset", seeds, self._spread("options", given)))
+        seeds: Sequence[Any] = [None] * self.num_envs if seed is None else seed
+        dicts: Sequence[Any] = [options] * self.num_envs if options is None or isinstance(options, dict) else options
+        for name, values in (("seed", seeds), ("options", dicts)):
+            if len(values) != self.num_envs:
+                raise ValueError(f"{name} has {len(values)} entries for {self.num_envs} environments")
+        rows = [{"seed": one, "options": option} for one, option in zip(seeds, dicts, strict=True)]
+        observations, infos = zip(*self._call("reset", rows), strict=True)
+        return _stack(observations), _stack(infos)
 
     def step(
         self, actions: ArrayLike
@@ -190,42 +164,31 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
         rows = np.asarray(actions, np.float32)
         if rows.shape != self.action_space.shape:
             raise ValueError(f"actions of shape {rows.shape}, expected {self.action_space.shape}")
-        observations, infos = _join_results(self._call("step", rows))
-        never = np.zeros(self.num_envs, bool)
-        return observations, np.zeros(self.num_envs), never, never.copy(), infos
+        results = self._call("step", [{"action": action} for action in rows])
+        observations, rewards, terminations, truncations, infos = zip(*results, strict=True)
+        return _stack(observations), np.array(rewards), np.array(terminations), np.array(truncations), _stack(infos)
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:
-        """The current pictures, one uint8 `[H, W, 3]` an environment."""
-        return tuple(np.concatenate(self._call("render")))
+        """The current images, one uint8 `[H, W, 3]` an environment."""
+        return tuple(self._call("render", [{}] * self.num_envs))
 
     def get_states(self) -> NDArray[np.float64]:
         """Every environment's state, float64 `[n, S]`."""
-        return np.concatenate(self._call("get_states"))
-
-    def _spread(self, name: str, given: Any) -> list[Any]:
-        rows = [None] * self.num_envs if given is None else list(given)
-        if len(rows) != self.num_envs:
-            raise ValueError(f"{name} has {len(rows)} entries for {self.num_envs} environments")
-        return rows
+        return np.stack(self._call("get_state", [{}] * self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers; called by `close`."""
         if self._local is not None:
             self._local.close()
         for pipe in self._pipes:
-            with contextlib.suppress(OSError):  # this worker is gone already
-                pipe.send(("close", ()))
+            with contextlib.suppress(OSError):  # this worker has ended already
+                pipe.send("close")
         for worker, pipe in zip(self._workers, self._pipes, strict=True):
-            worker.join(_CLOSE_PATIENCE_S)
+            worker.join(_CLOSE_TIMEOUT_S)
             if worker.is_alive():
                 worker.terminate()
             pipe.close()
 
 
-def _join_results(parts: list[tuple[Batch, Batch]]) -> tuple[Batch, Batch]:
-    observations, infos = zip(*parts, strict=True)
-    return _concatenate(observations), _concatenate(infos)
-
-
-def _concatenate(parts: Sequence[Batch]) -> Batch:
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def _stack(rows: Sequence[dict[str, Any]]) -> Batch:
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -40,13 +40,13 @@ class OracleDynamics:
     def __init__(self, env: GoalEnv, model: Dynamics | None, horizon: int, threads: int, frame_skip: int = 1) -> None:
         self.env, self.model = env, model
         self.rollout: Any = None
-        if env.physics_model is not None:
+        if env.physics.model is not None:
             import mujoco
             from mujoco.rollout import Rollout
 
             self.rollout = Rollout(nthread=threads if threads > 1 else 0)
-            self.data = [mujoco.MjData(env.physics_model) for _ in range(threads)]
-            self.physics_size = mujoco.mj_stateSize(env.physics_model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+            self.data = [mujoco.MjData(env.physics.model) for _ in range(threads)]
+            self.physics_size = mujoco.mj_stateSize(env.physics.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         task = env.task
         views = ("truth",) + (model.spec.views if model is not None else ())
         low, high = task.action_low * frame_skip, task.action_high * frame_skip
@@ -88,12 +88,12 @@ class OracleDynamics:
         """Full states [S, K, state] after every model step of every plan from one state."""
         if self.rollout is None:
             return self._step_through(state, plans_SKA)
-        substeps, size = self.env.substeps, self.physics_size
+        substeps, size = self.env.physics.substeps, self.physics_size
         steps = rearrange(plans_SKA, "s k (f a) -> s (k f) a", f=self.spec.frame_skip).repeat(substeps, 1)
         stride = substeps * self.spec.frame_skip
         self.env.apply_factors(state)
         start = np.repeat(state[None, :size], len(plans_SKA), 0)
-        path, _ = self.rollout.rollout(self.env.physics_model, self.data, start, steps)
+        path, _ = self.rollout.rollout(self.env.physics.model, self.data, start, steps)
         full = np.broadcast_to(state, (*plans_SKA.shape[:2], len(state))).copy()
         full[..., :size] = path[:, stride - 1 :: stride]
         return full

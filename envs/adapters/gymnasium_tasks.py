@@ -1,8 +1,8 @@
-"""What a goal-image task needs to know of an environment of Gymnasium's; a table, pure numpy.
+"""Descriptions of Gymnasium's environments as goal-image tasks; pure numpy.
 
-An environment that is not in the table still is a task, with what can be found out: its state is MuJoCo's, or
-its `state`; the distance is the largest error of a position (of any number, where the state does not say which
-are positions). `describe` puts a better description into the table.
+An environment without a description is a task, too: its state is MuJoCo's, or its attribute `state`, and the distance
+is the largest error of a position (of any number, where the positions are unknown). `describe_task` adds a
+description.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.task_spec import Distance, TaskSpec, wrap_angle
+from envs.task_spec import Distance, LargestError
 
 
 @dataclass(frozen=True)
 class GymTask:
-    """How to use an environment of Gymnasium's as a goal-image task; None is found out from the environment.
+    """How to use an environment of Gymnasium as a goal-image task; the environment provides what is None.
 
-    `get_state(env)` gives everything the next step and the picture depend on, as numbers `[S]`, and
-    `set_state(env, state)` goes there; both get the environment without wrappers. `truth(env)` gives the
-    quantities `[L]` that say where it is, and `distance` compares two of those, `[..., L]`.
+    `get_state(env)` returns all that the next step and the image depend on, as numbers `[S]`, and
+    `set_state(env, state)` restores it; both get the environment without wrappers. `truth(env)` returns the
+    quantities `[L]` that `distance` compares, `[..., L]` with `[..., L]`. The other fields are those of `TaskSpec`.
     """
 
     get_state: Callable[[Any], ArrayLike] | None = None
@@ -43,51 +43,34 @@ class GymTask:
     action_names: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class LargestError:
-    """The largest error of the first `count` numbers, those of `turns` wrapped as angles."""
-
-    count: int
-    turns: tuple[int, ...] = ()
-
-    def __call__(self, truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.float64]:
-        """Distance `[...]` of truths `[..., L]`."""
-        error = np.asarray(truth_a, np.float64)[..., : self.count] - np.asarray(truth_b, np.float64)[..., : self.count]
-        if self.turns:
-            error[..., list(self.turns)] = wrap_angle(error[..., list(self.turns)])
-        return np.abs(error).max(-1)
-
-
-def _pendulum_state(env: Any) -> ArrayLike:
-    return env.state
-
-
 def _set_pendulum(env: Any, state: NDArray[np.float64]) -> None:
     env.state, env.last_u = state.copy(), None  # the last torque would be drawn as an arrow
 
 
-def _fetch_state(env: Any) -> NDArray[np.float64]:
-    from envs.adapters.gymnasium_state import get_mujoco_state
+def _get_fetch(env: Any) -> NDArray[np.float64]:
+    from envs.physics import Physics
 
-    return np.concatenate([get_mujoco_state(env), env.goal])
+    return np.concatenate([Physics(env.model, data=env.data).get_state(), env.goal])
 
 
 def _set_fetch(env: Any, state: NDArray[np.float64]) -> None:
-    from envs.adapters.gymnasium_state import set_mujoco_state
+    from envs.physics import Physics
 
-    env.goal = state[-3:].copy()  # its sphere is in the picture
-    set_mujoco_state(env, state[:-3])
+    env.goal = state[-3:].copy()  # its sphere is in the image
+    physics = Physics(env.model, data=env.data)
+    physics.set_state(state[:-3])
+    physics.update_kinematics()
 
 
-FETCH = GymTask(get_state=_fetch_state, set_state=_set_fetch)
+_FETCH = GymTask(get_state=_get_fetch, set_state=_set_fetch)
 
-_TABLE: dict[str, GymTask] = {
+_TASKS: dict[str, GymTask] = {
     "Pendulum-v1": GymTask(
-        get_state=_pendulum_state,
+        get_state=lambda env: env.state,
         set_state=_set_pendulum,
         truth_names=("angle", "velocity"),
         truth_units=("rad", "rad/s"),
-        distance=LargestError(1, turns=(0,)),
+        distance=LargestError(1, periodic=(0,)),
         distance_unit="rad",
         min_goal_distance=0.6,
         distance_bins=(0.6, 1.0, 1.5, 2.0, 3.2),
@@ -109,46 +92,11 @@ _TABLE: dict[str, GymTask] = {
 
 
 def describe_task(gym_id: str, task: GymTask) -> None:
-    """Say how the environment `gym_id` is a task; for the module that registers it with Gymnasium."""
-    _TABLE[gym_id] = task
+    """Add the description of the environment `gym_id`; for the module that registers it with Gymnasium."""
+    _TASKS[gym_id] = task
 
 
 def find_description(gym_id: str) -> GymTask:
-    """What is known of an id, given with or without the module that registers it ("my_envs:Mine-v0")."""
+    """The description of an id, given with or without the module that registers it ("my_envs:Mine-v0")."""
     bare = gym_id.rpartition(":")[2]
-    known = FETCH if bare.startswith("Fetch") else GymTask()
-    return _TABLE[bare] if bare in _TABLE else known
-
-
-def build_spec(name: str, task: GymTask, found: dict[str, Any]) -> TaskSpec:
-    """The task's specification, from its description and from what was found out by asking the environment.
-
-    `found` has action_low, action_high `[A]`, truth_names, truth_units, distance and control_step_s.
-    """
-    low, high = found["action_low"], found["action_high"]
-    given = {key: getattr(task, key) for key in ("truth_names", "truth_units", "distance", "control_step_s")}
-    kept = {key: found[key] if value is None else value for key, value in given.items()}
-    names = kept["truth_names"]
-    if len(names) != found["truth_size"] or len(kept["truth_units"]) != len(names):
-        raise ValueError(
-            f"{name}: {found['truth_size']} true quantities, {len(names)} truth_names and "
-            f"{len(kept['truth_units'])} truth_units: describe it with as many of each"
-        )
-    return TaskSpec(
-        name=name,
-        description=f"Gymnasium's {name.partition('/')[2]}; the goal is a moment that was reached.",
-        distance_unit=task.distance_unit,
-        thresholds=task.thresholds,
-        held_steps=3,
-        budget=task.budget,
-        goal_offset=task.goal_offset,
-        min_goal_distance=task.min_goal_distance,
-        distance_bins=task.distance_bins,
-        frame_skip=task.frame_skip,
-        action_low=tuple(low.tolist()),
-        action_high=tuple(high.tolist()),
-        action_names=task.action_names or tuple(f"action {number}" for number in range(len(low))),
-        proprio_names=names,
-        probe_targets=np.asarray,
-        **kept,
-    )
+    return _TASKS[bare] if bare in _TASKS else _FETCH if bare.startswith("Fetch") else GymTask()

@@ -1,11 +1,10 @@
-"""Mazes on a grid, as numbers: layouts by index, and the shortest way of a ball around their walls.
+"""Mazes on a grid: layouts by index, and the routes of a ball around their walls.
 
 A layout is a 6 x 6 grid of cells, each free or filled by a wall. Index 0 is `u`, index 1 is `medium`
-(the shapes of D4RL's mazes, arXiv 2004.07219); every further index is a random layout, a function of the index
-alone, so that an episode's state needs to hold nothing but a number. A random layout belongs to one split of the
-data: `random_layouts("eval")` and `random_layouts("train")` have none in common.
+(the shapes of D4RL's mazes, arXiv 2004.07219). Every further index is a random layout, a function of the index
+alone, so that a state needs to contain only a number. Each random layout belongs to one split of the data.
 
-Routes are shortest paths in a visibility graph: straight pieces between corners, each wall grown by PATH_MARGIN_M.
+Routes are shortest paths in a visibility graph: straight segments between corners, each wall grown by PATH_MARGIN_M.
 """
 
 from __future__ import annotations
@@ -43,95 +42,74 @@ _MEDIUM = """
 ...#..
 """
 NAMED = {"u": 0, "medium": 1}
-_NUM_RANDOM = 10_000  # more than episodes of most files: routes around walls are to be learned, not layouts
+_NUM_RANDOM = 10_000  # more than episodes of most files: a model is to learn routes around walls, not layouts
 NUM_LAYOUTS = len(NAMED) + _NUM_RANDOM
 _RANDOM_WALLS = (10, 14)
-_FIRST_COLUMN = sum(1 << row * CELLS for row in range(CELLS))  # of cells as bits of a number
-_LAST_COLUMN = _FIRST_COLUMN << CELLS - 1
 _SPLIT_OF_TEN = {"train": range(8), "val": range(8, 9), "eval": range(9, 10)}
 
 
 @functools.cache
 def list_random_layouts(split: str) -> NDArray[np.int64]:
-    """Indices of the random layouts of a split: `train`, `val` or `eval`; of ten, eight, one and one. Read-only."""
+    """Indices of the random layouts of a split: `train` (8 of 10), `val` or `eval` (1 of 10 each). Read-only."""
     index = np.arange(_NUM_RANDOM)
-    found = index[np.isin(index % 10, _SPLIT_OF_TEN[split])] + len(NAMED)
-    found.flags.writeable = False
-    return found
+    layouts = index[np.isin(index % 10, _SPLIT_OF_TEN[split])] + len(NAMED)
+    layouts.flags.writeable = False
+    return layouts
 
 
 @functools.cache
 def build_walls(layout: int) -> NDArray[np.bool_]:
-    """Whether a wall fills each cell `[row, column]` of a layout; row 0 is the top of the picture."""
+    """Whether a wall fills each cell `[row, column]` of a layout; row 0 is the top of the image."""
     if layout in NAMED.values():
-        return _parse_layout(_U if layout == NAMED["u"] else _MEDIUM)
-    return _random_walls(np.random.default_rng([layout, 83]))
+        text = _U if layout == NAMED["u"] else _MEDIUM
+        return np.array([[sign == "#" for sign in line] for line in text.split()])
+    return _sample_walls(np.random.default_rng([layout, 83]))
 
 
-def _parse_layout(text: str) -> NDArray[np.bool_]:
-    return np.array([[sign == "#" for sign in line] for line in text.split()])
+def _sample_walls(rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Cells filled in random order, as long as the free cells stay connected over shared edges."""
+    from scipy.ndimage import label  # slow to import
 
-
-def _random_walls(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Cells filled in random order, as long as the free ones stay connected."""
     filled = np.zeros((CELLS, CELLS), bool)
     wanted = rng.integers(*_RANDOM_WALLS, endpoint=True)
     for cell in rng.permutation(CELLS * CELLS):
         filled.flat[cell] = True
-        if not _connected(~filled):
+        if label(~filled)[1] > 1:
             filled.flat[cell] = False
         if filled.sum() == wanted:
             break
     return filled
 
 
-def _connected(free: NDArray[np.bool_]) -> bool:
-    """Whether all free cells can be reached from one another over shared edges: a flood over the bits of a number."""
-    cells = sum(1 << int(cell) for cell in np.flatnonzero(free))
-    seen, grown = 0, cells & -cells
-    while grown != seen:
-        seen = grown
-        beside = (seen & ~_LAST_COLUMN) << 1 | (seen & ~_FIRST_COLUMN) >> 1
-        grown = (seen | beside | seen << CELLS | seen >> CELLS) & cells
-    return seen == cells
-
-
-def locate_cells(row: NDArray[np.int64], column: NDArray[np.int64]) -> Positions:
-    """Middles `[..., 2]` of cells in metres; the maze's middle is the origin, x to the right, y upwards."""
-    return np.stack([np.asarray(column) - (CELLS - 1) / 2, (CELLS - 1) / 2 - np.asarray(row)], -1) * CELL_M
+def locate_cells(chosen: NDArray[np.bool_]) -> Positions:
+    """Centres `[n, 2]` in metres of the chosen cells `[row, column]`; the origin is the maze's centre, y points up."""
+    rows, columns = np.nonzero(chosen)
+    return np.stack([columns - (CELLS - 1) / 2, (CELLS - 1) / 2 - rows], -1) * CELL_M
 
 
 @functools.lru_cache(maxsize=2048)
 def get_routes(layout: int) -> Routes:
-    """The routes around a layout's walls, prepared once."""
+    """The routes around a layout's walls."""
     filled = build_walls(layout)
-    return build_routes(np.array([_box(*run) for run in _runs(filled)]), *_corners(filled), PATH_MARGIN_M)
+    return build_routes(_build_boxes(filled), *_find_corners(filled), PATH_MARGIN_M)
 
 
-def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-    """Walls side by side in a row as one: (row, first column, last column)."""
-    found = []
+def _build_boxes(filled: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Boxes `[W, 4]` (middle, half size) of the walls; neighbours in a row are one box."""
+    boxes = []
     for row in range(CELLS):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], filled[row], [0]])))
-        found += [(row, int(first), int(end) - 1) for first, end in zip(edges[::2], edges[1::2], strict=True)]
-    return found
+        edges = np.flatnonzero(np.diff(filled[row], prepend=False, append=False))
+        for first, end in zip(edges[::2], edges[1::2], strict=True):
+            run = np.zeros_like(filled)
+            run[row, first:end] = True
+            middle = locate_cells(run)[[0, -1]].mean(0)
+            boxes.append([*middle, (end - first) * CELL_M / 2, CELL_M / 2])
+    return np.array(boxes)
 
 
-def _box(row: int, first: int, last: int) -> NDArray[np.float64]:
-    middle = locate_cells(np.array([row, row]), np.array([first, last])).mean(0)
-    return np.concatenate([middle, np.array([last - first + 1, 1]) * CELL_M / 2])
-
-
-def _corners(filled: NDArray[np.bool_]) -> tuple[Positions, Positions]:
-    """Where exactly one of the four cells around a point of the grid is a wall, routes may turn; and the way out."""
-    places, outwards = [], []
-    for row in range(1, CELLS):
-        for column in range(1, CELLS):
-            around = filled[row - 1 : row + 1, column - 1 : column + 1]
-            if around.sum() != 1:
-                continue
-            down, right = np.argwhere(around)[0]
-            out = np.array([1.0 - 2 * right, 2.0 * down - 1])
-            places.append(np.array([column - CELLS / 2, CELLS / 2 - row]) * CELL_M)
-            outwards.append(out)
-    return np.array(places).reshape(-1, 2), np.array(outwards).reshape(-1, 2)
+def _find_corners(filled: NDArray[np.bool_]) -> tuple[Positions, Positions]:
+    """Points of the grid beside exactly one wall cell of four `[V, 2]`, and the directions away from it `[V, 2]`."""
+    around = np.lib.stride_tricks.sliding_window_view(filled, (2, 2))
+    row, column, down, right = np.nonzero(around & (around.sum((2, 3), keepdims=True) == 1))
+    corners = np.stack([column + 1 - CELLS / 2, CELLS / 2 - row - 1], -1) * CELL_M
+    return corners, np.stack([1.0 - 2 * right, 2.0 * down - 1], -1)

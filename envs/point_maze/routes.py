@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Positions = NDArray[np.float64]
 
 _EPSILON_M = 1e-9
-_PIECE = 4096  # segments compared with all boxes at once, so that they fit a core's cache
+_CHUNK = 4096  # segments compared with all boxes at once, so that they fit a core's cache
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,19 @@ class Routes:
 
     boxes: NDArray[np.float64]  # [W, 4]: middles and half sizes, grown
     corners: Positions  # [V, 2]: where routes may turn
-    outwards: Positions  # [V, 2]: away from the corner's box, for who wants to turn with more room
+    outwards: Positions  # [V, 2]: directions away from each corner's box, to keep more distance in a turn
     lengths: NDArray[np.float64]  # [V, V]
 
     def is_visible(self, start: Positions, end: Positions) -> NDArray[np.bool_]:
-        """Whether nothing stands between places `[..., 2]` that broadcast."""
+        """Whether no box lies between positions `[..., 2]` that broadcast."""
         start, end = np.broadcast_arrays(start, end)
         middle, run = ((start + end) / 2).reshape(-1, 1, 2), ((end - start) / 2).reshape(-1, 1, 2)
-        pieces = range(0, len(run), _PIECE)
-        clear = [self._is_clear(middle[first : first + _PIECE], run[first : first + _PIECE]) for first in pieces]
+        chunks = [slice(first, first + _CHUNK) for first in range(0, len(run), _CHUNK)]
+        clear = [self._is_clear(middle[chunk], run[chunk]) for chunk in chunks]
         return np.concatenate([np.zeros(0, bool), *clear]).reshape(start.shape[:-1])
 
     def _is_clear(self, middle: Positions, run: Positions) -> NDArray[np.bool_]:
-        """Whether segments of middles and half runs `[n, 1, 2]` meet no box: an axis separates them from each."""
+        """Whether an axis separates segments of middles and half runs `[n, 1, 2]` from each box."""
         off, half = middle - self.boxes[:, :2], self.boxes[:, 2:]
         reach = np.abs(run)
         apart = (np.abs(off) >= half + reach).any(-1)
@@ -40,26 +40,26 @@ class Routes:
         apart |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
         return np.asarray(apart.all(-1))
 
-    def measure_to_corners(self, places: Positions) -> NDArray[np.float64]:
-        """Straight lengths `[n, V]` from places `[n, 2]` to the corners they see, else infinity."""
-        away = np.linalg.norm(places[:, None] - self.corners, axis=-1)
-        return np.where(self.is_visible(places[:, None], self.corners), away, np.inf)
+    def measure_to_corners(self, positions: Positions) -> NDArray[np.float64]:
+        """Straight lengths `[n, V]` from positions `[n, 2]` to the corners they see, else infinity."""
+        lengths = np.linalg.norm(positions[:, None] - self.corners, axis=-1)
+        return np.where(self.is_visible(positions[:, None], self.corners), lengths, np.inf)
 
-    def measure_from_corners(self, places: Positions) -> NDArray[np.float64]:
-        """Lengths `[n, V]` of the shortest routes from every corner to places `[n, 2]`."""
-        return (self.measure_to_corners(places)[:, None] + self.lengths).min(-1)
+    def measure_from_corners(self, positions: Positions) -> NDArray[np.float64]:
+        """Lengths `[n, V]` of the shortest routes from every corner to positions `[n, 2]`."""
+        return (self.measure_to_corners(positions)[:, None] + self.lengths).min(-1)
 
-    def find_heading(self, place: Positions, target: Positions, room_m: float) -> Positions:
-        """Where to go from a place `[2]` to reach a target `[2]`: there, or around the way's next corner.
+    def find_waypoint(self, position: Positions, target: Positions, clearance_m: float) -> Positions:
+        """Next waypoint `[2]` of the shortest route from a position `[2]`: the target `[2]`, or beside a corner.
 
-        `room_m` is how much farther than necessary to keep from corners. A place within a box, which sees nothing,
-        goes straight.
+        `clearance_m` is added to the distance from corners. From a position within a box, which sees nothing, it is
+        the target.
         """
-        if self.is_visible(place, target):
+        if self.is_visible(position, target):
             return target
-        lengths = self.measure_to_corners(place[None])[0] + self.measure_from_corners(target[None])[0]
+        lengths = self.measure_to_corners(position[None])[0] + self.measure_from_corners(target[None])[0]
         turn = int(lengths.argmin())
-        return self.corners[turn] + room_m * self.outwards[turn] if np.isfinite(lengths[turn]) else target
+        return self.corners[turn] + clearance_m * self.outwards[turn] if np.isfinite(lengths[turn]) else target
 
 
 def build_routes(boxes: NDArray[np.float64], corners: Positions, outwards: Positions, margin_m: float) -> Routes:

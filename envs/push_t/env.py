@@ -1,34 +1,29 @@
-"""Push-T: a disc pushes a T-shaped block; the goal is a picture of both.
+"""Push-T: a disc pushes a T-shaped block; the goal is an image of both.
 
-The task of Diffusion Policy (arXiv 2303.04137) in MuJoCo, planar: see scene.xml for the physics and where it comes
-from, `envs.push_t.spec` for what counts as reached, `envs.push_t.pusher` for the behaviour that makes data. An
-environment step is 0.1 s, ten physics steps with the action held.
+The task of Diffusion Policy (arXiv 2303.04137) in MuJoCo, planar: see scene.xml for the physics and its sources,
+`envs.push_t.spec` for the distance, `envs.push_t.pusher` for the script that collects data. An environment step is
+0.1 s, ten physics steps with the action held.
 """
 
 from __future__ import annotations
 
-import importlib.resources
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.factor_writes import add_pattern
-from envs.goal_env import GoalEnv
-from envs.push_t.pusher import AGENT_RADIUS_M, ROUTES, rotate, sample_push
+from envs.goal_env import GoalEnv, Pose
+from envs.push_t.pusher import AGENT_RADIUS_M, is_clear, rotate, sample_push
 from envs.push_t.spec import PUSH_T, UNIT_M, WIDTH_M
 from envs.task_spec import TaskSpec, wrap_angle
 
-if TYPE_CHECKING:
-    import mujoco
-
-# From the T's centre of mass to the middle of its upper edge, which the field calls the block's place.
+# From the T's centre of mass to the middle of its upper edge, which other versions of the task call its position.
 EDGE_M = (120 * 30 * 15 + 30 * 90 * 75) / (120 * 30 + 30 * 90) * UNIT_M
 _BLOCK_RANGE_M, _AGENT_RANGE_M = 0.55, WIDTH_M / 2 - AGENT_RADIUS_M - 0.02
 
 
 class PushT(GoalEnv):
-    """Truth: the disc's place (m) and velocity (m/s); the middle of the T's upper edge (m), its angle (rad, wrapped,
+    """Truth: the disc's position (m) and velocity (m/s); the middle of the T's upper edge (m), its angle (rad, wrapped,
     0 upright), the velocities of both (m/s, rad/s).
     """
 
@@ -36,31 +31,21 @@ class PushT(GoalEnv):
     camera: ClassVar[str] = "top"
 
     def __init__(self, stray: float = 0.0, **kwargs: Any) -> None:
-        """`stray` is the chance, a step, that the scripted disc of a training episode goes astray for some steps
-        (`envs.push_t.pusher`); `val` and `eval` episodes, where goals come from, show pushes alone. `kwargs` are those
-        of every task.
+        """`stray` is the probability per step that the scripted disc of a training episode goes astray for some steps
+        (`envs.push_t.pusher`); `val` and `eval` episodes, from which goals are taken, show only pushes. `kwargs` are
+        those of every task.
 
-        Raises `ValueError` for a chance that is none.
+        Raises `ValueError` for a probability outside [0, 1).
         """
         if not 0.0 <= stray < 1.0:
-            raise ValueError(f"stray={stray}: give a chance a step, from 0 to below 1")
+            raise ValueError(f"stray={stray}: give a probability per step, from 0 to below 1")
         self.stray = stray
         super().__init__(**kwargs)
 
-    def _build_model(self) -> mujoco.MjModel:
-        import mujoco
-
-        xml = importlib.resources.files("envs.push_t").joinpath("scene.xml").read_text(encoding="utf-8")
-        spec = mujoco.MjSpec.from_string(xml)
-        add_pattern(spec)
-        return spec.compile()
-
-    def _sample_pose(
-        self, rng: np.random.Generator, factors: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _sample_pose(self, rng: np.random.Generator, factors: NDArray[np.float64]) -> Pose:
         block = sample_block_pose(rng)
         agent = rng.uniform(-_AGENT_RANGE_M, _AGENT_RANGE_M, 2)
-        while not ROUTES.is_visible(*[rotate(agent - block[:2], -block[2])] * 2):
+        while not is_clear(rotate(agent - block[:2], -block[2])):
             agent = rng.uniform(-_AGENT_RANGE_M, _AGENT_RANGE_M, 2)
         return np.concatenate([agent, block]), np.zeros(5)
 
@@ -82,5 +67,5 @@ class PushT(GoalEnv):
 
 
 def sample_block_pose(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Centre of mass (m) and angle (rad) `[3]` of the block, so far from walls that it can be pushed everywhere."""
+    """Centre of mass (m) and angle (rad) `[3]` of the block, far enough from walls to be pushed at every edge."""
     return np.append(rng.uniform(-_BLOCK_RANGE_M, _BLOCK_RANGE_M, 2), rng.uniform(-np.pi, np.pi))

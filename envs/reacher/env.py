@@ -1,20 +1,17 @@
-"""Reacher: the dm_control suite's two-joint planar arm, asked to take the pose of a picture.
+"""Reacher: the dm_control suite's two-joint planar arm, which has to take the pose of an image.
 
-The model is the suite's own file (dm_control, arXiv 1801.00690) without its target; reacher easy and hard
-differ in the target alone, so they are the same here. An environment step is 0.1 s, five physics steps with
-the torques held.
+The model is the suite's own file (dm_control, arXiv 1801.00690) without its target; reacher easy and hard differ only
+in the target, so they are the same here. An environment step is 0.1 s, five physics steps with the torques held.
 """
 
 from __future__ import annotations
 
-import importlib.resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.factor_writes import add_pattern
-from envs.goal_env import GoalEnv
+from envs.goal_env import GoalEnv, Pose
 from envs.reacher.spec import REACHER
 from envs.task_spec import TaskSpec, wrap_angle
 
@@ -24,25 +21,22 @@ if TYPE_CHECKING:
 LINK_M = 0.12  # shoulder to wrist, and wrist to the centre of the fingertip
 WRIST_LIMIT_RAD = np.deg2rad(160.0)
 
-_HOLD_STEPS = (5, 15)  # the scripted arm keeps a wanted pose for so many steps
+_HOLD_STEPS = (5, 15)  # range of the number of steps for which the script holds a pose
 # The light wrist follows its torque within one step: feeding its velocity back would make it chatter.
 _STIFFNESS, _DAMPING, _NOISE = 1.0, np.array([0.1, 0.0]), 0.3
 
 
 def load_model() -> mujoco.MjModel:
     """The suite's arm, compiled without the target."""
-    import mujoco
+    from envs.physics import load_suite_scene
 
-    # The XML is read as data: importing dm_control.suite would load every domain and a second renderer.
-    with importlib.resources.as_file(importlib.resources.files("dm_control") / "suite") as suite:
-        spec = mujoco.MjSpec.from_file(str(suite / "reacher.xml"))
+    spec = load_suite_scene("reacher")
     spec.delete(spec.geom("target"))
-    add_pattern(spec)
     return spec.compile()
 
 
 class Reacher(GoalEnv):
-    """Truth: joint angles (rad, the shoulder wrapped), velocities (rad/s), the fingertip's place (m)."""
+    """Truth: joint angles (rad, the shoulder wrapped), velocities (rad/s), the fingertip's position (m)."""
 
     task: ClassVar[TaskSpec] = REACHER
     camera: ClassVar[str] = "fixed"
@@ -50,9 +44,7 @@ class Reacher(GoalEnv):
     def _build_model(self) -> mujoco.MjModel:
         return load_model()
 
-    def _sample_pose(
-        self, rng: np.random.Generator, factors: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _sample_pose(self, rng: np.random.Generator, factors: NDArray[np.float64]) -> Pose:
         shoulder = rng.uniform(-np.pi, np.pi)
         wrist = rng.uniform(-WRIST_LIMIT_RAD, WRIST_LIMIT_RAD)
         return np.array([shoulder, wrist]), np.zeros(2)

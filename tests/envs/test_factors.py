@@ -49,14 +49,14 @@ def test_factors_at_their_defaults_are_the_task_without_them_to_the_bit(varied: 
         for found, wanted in zip(_walk(varied), _walk(plain), strict=True):
             np.testing.assert_array_equal(found if found.ndim == 3 else found[: len(wanted)], wanted)
     assert plain.state_size == varied.state_size - len(defaults) and own == len(varied.factor_names)
-    for name, values in _arrays(plain.physics_model).items():
-        np.testing.assert_array_equal(getattr(varied.physics_model, name), values, err_msg=name)
+    for name, values in _arrays(plain.physics.model).items():
+        np.testing.assert_array_equal(getattr(varied.physics.model, name), values, err_msg=name)
     plain.close()
 
 
 def test_each_factor_changes_the_model_and_nothing_of_it_stays(varied: GoalEnv) -> None:
     varied.reset(seed=0)
-    model = copy.copy(varied.physics_model)
+    model = copy.copy(varied.physics.model)
     variation = varied._variation
     variation.write(model, variation.defaults)
     before = _arrays(model)
@@ -71,7 +71,7 @@ def test_each_factor_changes_the_model_and_nothing_of_it_stays(varied: GoalEnv) 
         variation.write(model, variation.defaults)
         for name, found in _arrays(model).items():
             np.testing.assert_array_equal(found, before[name], err_msg=f"{name} after {factor.name}")
-    assert model.stat.extent == varied.physics_model.stat.extent
+    assert model.stat.extent == varied.physics.model.stat.extent
 
 
 def test_looks_change_pictures_and_no_motion_and_bodies_change_motion(varied: GoalEnv) -> None:
@@ -132,15 +132,15 @@ def test_a_ball_made_larger_touches_where_one_compiled_so_does() -> None:
         model.body(name).pos[1] = side * (0.25 + 0.7)
     data.qpos[:] = (0.5, 0.3)
     env.set_state(state)
-    np.testing.assert_allclose(env.physics_model.body_inertia, model.body_inertia, rtol=1e-9)
-    np.testing.assert_allclose(env.physics_model.geom_aabb, model.geom_aabb, atol=1e-12)
-    np.testing.assert_allclose(env.physics_model.geom_rbound, model.geom_rbound, rtol=1e-9)
+    np.testing.assert_allclose(env.physics.model.body_inertia, model.body_inertia, rtol=1e-9)
+    np.testing.assert_allclose(env.physics.model.geom_aabb, model.geom_aabb, atol=1e-12)
+    np.testing.assert_allclose(env.physics.model.geom_rbound, model.geom_rbound, rtol=1e-9)
     for _ in range(30):
         env.step(np.array([1.0, 1.0]))
         data.ctrl[:] = 1.0
-        mujoco.mj_step(model, data, nstep=env.substeps)
-    np.testing.assert_allclose(env.physics_data.qpos, data.qpos, atol=1e-9)
-    assert 1.0 - 0.1 * scale - 0.02 < env.physics_data.qpos[0] < 1.0 - 0.1 * scale + 0.02
+        mujoco.mj_step(model, data, nstep=env.physics.substeps)
+    np.testing.assert_allclose(env.physics.data.qpos, data.qpos, atol=1e-9)
+    assert 1.0 - 0.1 * scale - 0.02 < env.physics.data.qpos[0] < 1.0 - 0.1 * scale + 0.02
     env.close()
 
 
@@ -166,20 +166,20 @@ def test_mass_and_inertia_change_together_as_in_a_model_compiled_heavier() -> No
 
 def test_roles_follow_from_the_model() -> None:
     from envs.adapters.dm_control_env import load_model
-    from envs.adapters.dm_control_tasks import DOMAINS
+    from envs.adapters.dm_control_tasks import BALL_IN_CUP, FINGER
 
-    model = load_model(DOMAINS["finger"])
+    model = load_model(FINGER)
     roles = {role: {model.geom(geom).name for geom in geoms} for role, geoms in write.find_roles(model).items()}
     assert {"proximal", "fingertip"} <= roles["agent"] and {"cap1", "cap2"} <= roles["object"]
     assert roles["floor"] == {"ground"} and not roles["walls"]
-    cup = load_model(DOMAINS["ball_in_cup"])
+    cup = load_model(BALL_IN_CUP)
     assert [cup.geom(geom).name for geom in write.find_roles(cup)["object"]] == ["ball"]
 
 
 def test_only_what_is_asked_for_varies_and_a_wrong_name_is_answered() -> None:
     env = envs.make("two_rooms", factors=["light", "agent red"])
     assert list(env.get_factors()) == ["door_y", "agent red", "light strength"]
-    names = {factor.name for factor in list_factors(env.physics_model, env.camera)}
+    names = {factor.name for factor in list_factors(env.physics.model, env.camera)}
     assert "object mass" not in names and "light x" not in names, "no object and no lamp in two rooms"
     env.close()
     with pytest.raises(ValueError, match=r"'color' is no factor of this task; did you mean colour"):

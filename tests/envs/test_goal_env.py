@@ -181,7 +181,7 @@ def test_mujocos_rollout_steps_as_the_environment_does(env: GoalEnv) -> None:
     _, states = _walk(env, actions)
     env.reset(seed=15)
     env.apply_factors(start)
-    model = env.physics_model
+    model = env.physics.model
     full = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
     warm = np.zeros(model.nv)
     mujoco.mj_extractState(
@@ -190,9 +190,9 @@ def test_mujocos_rollout_steps_as_the_environment_does(env: GoalEnv) -> None:
     )  # fmt: skip
     found, _ = rollout.rollout(
         model, [mujoco.MjData(model)], initial_state=start[None, :full], initial_warmstart=warm[None],
-        control=actions.repeat(env.substeps, axis=0)[None],
+        control=actions.repeat(env.physics.substeps, axis=0)[None],
     )  # fmt: skip
-    found = found[0, env.substeps - 1 :: env.substeps]
+    found = found[0, env.physics.substeps - 1 :: env.physics.substeps]
     np.testing.assert_array_equal(found[:, env.qpos], states[:, env.qpos])
     np.testing.assert_array_equal(found[:, env.qvel], states[:, env.qvel])
 
@@ -240,7 +240,7 @@ def test_random_and_zero_actions_seldom_reach_the_goal(env: GoalEnv, policy: str
         goal = env.get_truth(env.get_goal_state())
         nearest = np.inf
         for _ in range(env.task.budget):
-            env._physics.step(rng.uniform(-1, 1, 2) if policy == "uniform" else np.zeros(2))
+            env.physics.step(rng.uniform(-1, 1, 2) if policy == "uniform" else np.zeros(2))
             nearest = min(nearest, float(env.task.distance(env.get_truth(), goal)))
         reached += nearest < env.task.thresholds[0]
     assert reached / episodes <= 0.1

@@ -70,7 +70,7 @@ def test_several_renderers_in_one_process_do_not_mix(reacher: GoalEnv, two_rooms
 
 
 def test_a_picture_is_the_right_way_up(two_rooms: GoalEnv) -> None:
-    state = two_rooms._sample_state(np.zeros(1))
+    state = two_rooms.sample_state(np.zeros(1))
     state[two_rooms.qpos] = 0.6, 0.7  # right, and up
     frame = two_rooms.render_state(state).astype(int)
     rows, columns = np.nonzero((frame[..., 0] > 110) & (frame[..., 1] < 70))

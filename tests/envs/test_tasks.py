@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs import OWN_TASKS
-from envs.reacher.spec import reacher_distance
+from envs.reacher.spec import REACHER
 from envs.task_spec import wrap_angle
 from envs.two_rooms.spec import BALL_RADIUS_M, DOOR_HALF_WIDTH_M, two_rooms_blocked, two_rooms_distance
 
@@ -27,7 +27,7 @@ def test_an_angle_is_wrapped_to_half_a_turn_either_way() -> None:
 def test_the_reachers_distance_is_the_larger_error_with_only_the_shoulder_wrapped() -> None:
     a = np.array([[3.1, 0.0, 0, 0, 0, 0], [0.0, 2.7, 0, 0, 0, 0], [0.3, 0.1, 9, 9, 9, 9]])
     b = np.array([[-3.1, 0.0, 0, 0, 0, 0], [0.0, -2.7, 0, 0, 0, 0], [0.0, 0.0, 0, 0, 0, 0]])
-    np.testing.assert_allclose(reacher_distance(a, b), [2 * np.pi - 6.2, 5.4, 0.3])
+    np.testing.assert_allclose(REACHER.distance(a, b), [2 * np.pi - 6.2, 5.4, 0.3])
 
 
 def test_the_path_between_rooms_is_the_shortest_through_the_gap() -> None:

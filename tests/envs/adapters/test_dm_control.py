@@ -10,23 +10,23 @@ import pytest
 
 import envs
 from envs.adapters.dm_control_env import load_model
-from envs.adapters.dm_control_tasks import DOMAINS
+from envs.adapters.dm_control_tasks import DMC_TASKS
 from envs.goal_env import GoalEnv
 
 
-@pytest.fixture(scope="module", params=sorted(DOMAINS))
+@pytest.fixture(scope="module", params=sorted(DMC_TASKS))
 def env(request: pytest.FixtureRequest) -> Iterator[GoalEnv]:
-    env = envs.make(f"dmc/{request.param}", size=32)
+    env = envs.make(request.param, size=32)
     yield env
     env.close()
 
 
-@pytest.mark.parametrize("name", sorted(DOMAINS))
+@pytest.mark.parametrize("name", sorted(DMC_TASKS))
 def test_the_table_names_the_models_joints_and_actuators_in_order(name: str) -> None:
-    model, domain = load_model(DOMAINS[name]), DOMAINS[name]
-    assert [joint.name for joint in domain.joints] == [model.joint(index).name for index in range(model.njnt)]
-    assert len(domain.actions) == model.nu and np.all(model.actuator_ctrlrange == (-1, 1))
-    for index, joint in enumerate(domain.joints):
+    model, task = load_model(DMC_TASKS[name]), DMC_TASKS[name]
+    assert [joint.name for joint in task.joints] == [model.joint(index).name for index in range(model.njnt)]
+    assert len(task.action_names) == model.nu and np.all(model.actuator_ctrlrange == (-1, 1))
+    for index, joint in enumerate(task.joints):
         hinge = model.jnt_type[index] == int(mujoco.mjtJoint.mjJNT_HINGE)
         assert joint.unit == ("rad" if hinge else "m"), joint
         assert joint.turns == bool(hinge and not model.jnt_limited[index]), joint

@@ -15,9 +15,10 @@ from gymnasium import spaces
 
 import envs
 from commands.evaluation.oracle import OracleDynamics
-from envs.adapters.gymnasium_tasks import LargestError, find_description
+from envs.adapters.gymnasium_tasks import find_description
 from envs.adapters.mujoco_enums import patch_enums
 from envs.goal_env import GoalEnv
+from envs.task_spec import LargestError
 from envs.vector import VectorGoalEnv
 
 HERE = Path(__file__).parent

@@ -3,7 +3,8 @@
 import gymnasium
 import numpy as np
 
-from envs.adapters.gymnasium_tasks import GymTask, LargestError, describe_task
+from envs.adapters.gymnasium_tasks import GymTask, describe_task
+from envs.task_spec import LargestError
 
 
 class TwoTanks(gymnasium.Env):

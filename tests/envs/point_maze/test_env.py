@@ -21,33 +21,33 @@ from envs.point_maze.mazes import (
 HALF_M = CELLS * CELL_M / 2
 
 
-def _state(env: GoalEnv, place: np.ndarray, layout: int) -> np.ndarray:
+def _state(env: GoalEnv, position: np.ndarray, layout: int) -> np.ndarray:
     state = np.zeros(env.state_size)
-    state[env.qpos], state[-1] = place, layout
+    state[env.qpos], state[-1] = position, layout
     return state
 
 
 @pytest.mark.parametrize("layout", [*NAMED.values(), *list_random_layouts("eval")[:4]])
 def test_the_picture_shows_the_walls_of_the_layout(point_maze: GoalEnv, layout: int) -> None:
-    start = locate_cells(*np.argwhere(~build_walls(layout))[0])
+    start = locate_cells(~build_walls(layout))[0]
     frame = point_maze.render_state(_state(point_maze, start, layout)).astype(int)
     dark = (frame[..., 2] > frame[..., 0] + 20) & (frame[..., 0] < 60)
     pixel = 2.16 / 64
-    places = locate_cells(*np.indices((CELLS, CELLS)))
-    seen = dark[((1.08 - places[..., 1]) / pixel).astype(int), ((places[..., 0] + 1.08) / pixel).astype(int)]
+    positions = locate_cells(np.ones((CELLS, CELLS), bool)).reshape(CELLS, CELLS, 2)
+    seen = dark[((1.08 - positions[..., 1]) / pixel).astype(int), ((positions[..., 0] + 1.08) / pixel).astype(int)]
     np.testing.assert_array_equal(seen, build_walls(layout))
 
 
 def test_the_ball_never_leaves_the_free_space_and_passes_no_gap_between_diagonal_walls(point_maze: GoalEnv) -> None:
     rng = np.random.default_rng(2)
     for layout in (NAMED["medium"], int(list_random_layouts("train")[5])):
-        places = locate_cells(*np.nonzero(build_walls(layout)))
-        point_maze.set_state(_state(point_maze, locate_cells(*np.argwhere(~build_walls(layout))[0]), layout))
+        centres = locate_cells(build_walls(layout))
+        point_maze.set_state(_state(point_maze, locate_cells(~build_walls(layout))[0], layout))
         for action in rng.choice((-1.0, 1.0), (25, 2)).repeat(6, axis=0):
-            point_maze._physics.step(action)
+            point_maze.physics.step(action)
             ball = point_maze.get_truth()[:2]
             assert np.abs(ball).max() < HALF_M - BALL_RADIUS_M + 0.015
-            gap = np.maximum(np.abs(ball - places) - CELL_M / 2, 0)
+            gap = np.maximum(np.abs(ball - centres) - CELL_M / 2, 0)
             assert np.linalg.norm(gap, axis=-1).min() > BALL_RADIUS_M - 0.015
             assert get_routes(layout).is_visible(ball, ball), "a place the ball can be lies inside a wall's margin"
 
@@ -88,9 +88,9 @@ def test_a_plain_controller_finds_every_goal_within_the_budget(point_maze: GoalE
         steps = 0
         while task.distance(point_maze.get_truth(), goal) >= task.thresholds[0] and steps < task.budget:
             truth = point_maze.get_truth().astype(float)
-            towards = get_routes(layout).find_heading(truth[:2], goal[:2], 0.03) - truth[:2]
+            towards = get_routes(layout).find_waypoint(truth[:2], goal[:2], 0.03) - truth[:2]
             towards /= max(float(np.linalg.norm(towards)), 0.2)
-            point_maze._physics.step(np.clip(1.5 * towards - 0.4 * truth[2:4], -1, 1))
+            point_maze.physics.step(np.clip(1.5 * towards - 0.4 * truth[2:4], -1, 1))
             steps += 1
         assert steps < task.budget, (seed, layout)
 
@@ -101,7 +101,7 @@ def test_the_scripted_ball_travels_through_the_maze(point_maze: GoalEnv) -> None
         point_maze.reset(seed=seed)
         rng, memory, truths = np.random.default_rng(seed), {}, []
         for _ in range(70):
-            point_maze._physics.step(point_maze.sample_scripted_action(rng, memory))
+            point_maze.physics.step(point_maze.sample_scripted_action(rng, memory))
             truths.append(point_maze.get_truth())
         travelled.append(point_maze.task.distance(truths[:-30], truths[30:]))
         cells.append(len({tuple(cell) for cell in np.floor((np.array(truths)[:, :2] + HALF_M) / CELL_M).astype(int)}))

@@ -27,12 +27,12 @@ _ALL = (*NAMED.values(), *list_random_layouts("train")[:20], *list_random_layout
 _FINE = 72  # points a side of the brute-force grid
 
 
-def _truth(layout: int, places: np.ndarray) -> np.ndarray:
-    return np.concatenate([places, np.zeros_like(places), np.full((*places.shape[:-1], 1), layout)], -1)
+def _truth(layout: int, positions: np.ndarray) -> np.ndarray:
+    return np.concatenate([positions, np.zeros_like(positions), np.full((*positions.shape[:-1], 1), layout)], -1)
 
 
-def _free_places(rng: np.random.Generator, layout: int, count: int) -> np.ndarray:
-    cells = locate_cells(*np.nonzero(~build_walls(layout)))
+def _sample_free_positions(rng: np.random.Generator, layout: int, count: int) -> np.ndarray:
+    cells = locate_cells(~build_walls(layout))
     return rng.choice(cells, count) + rng.uniform(-0.08, 0.08, (count, 2))
 
 
@@ -61,12 +61,12 @@ def test_all_free_cells_of_a_layout_are_connected_and_its_walls_fit_the_bodies(l
 
 
 def _grid_lengths(layout: int, start: np.ndarray) -> np.ndarray:
-    """Dijkstra from the grid point nearest to a place, over 16 directions, among points clear of walls."""
+    """Dijkstra from the grid point nearest to a position, over 16 directions, among points clear of walls."""
     step = CELLS * CELL_M / _FINE
     axis = (np.arange(_FINE) + 0.5) * step - CELLS * CELL_M / 2
     x, y = np.meshgrid(axis, axis, indexing="ij")
     free = np.ones((_FINE, _FINE), bool)
-    for middle in locate_cells(*np.nonzero(build_walls(layout))):
+    for middle in locate_cells(build_walls(layout)):
         reach = CELL_M / 2 + PATH_MARGIN_M
         free &= (np.abs(x - middle[0]) >= reach) | (np.abs(y - middle[1]) >= reach)
     number = np.full((_FINE + 4, _FINE + 4), -1)  # of the free points; a margin of two around the grid is not free
@@ -97,7 +97,7 @@ def test_lengths_between_corners_are_those_of_floyd_and_warshall_to_the_bit(layo
 @pytest.mark.parametrize("layout", [NAMED["u"], NAMED["medium"], int(list_random_layouts("train")[3])])
 def test_the_distance_is_the_shortest_way_of_a_fine_grid(layout: int) -> None:
     rng = np.random.default_rng(layout)
-    start, ends = _free_places(rng, layout, 1)[0], _free_places(rng, layout, 200)
+    start, ends = _sample_free_positions(rng, layout, 1)[0], _sample_free_positions(rng, layout, 200)
     step = CELLS * CELL_M / _FINE
     table = _grid_lengths(layout, start)
     grid = table[tuple(np.floor((ends + CELLS * CELL_M / 2) / step).astype(int).T)]
@@ -111,21 +111,21 @@ def test_the_distance_is_the_shortest_way_of_a_fine_grid(layout: int) -> None:
 def test_ways_do_not_depend_on_which_others_are_asked_at_once() -> None:
     rng = np.random.default_rng(0)
     layouts = (0, 1, int(list_random_layouts("train")[0]))
-    goals = np.stack([_truth(layout, _free_places(rng, layout, 1)) for layout in layouts])  # [3, 1, 5]
-    places = np.stack([_truth(layout, _free_places(rng, layout, 30)) for layout in layouts])  # [3, 30, 5]
-    together = point_maze_distance(places, goals)
+    goals = np.stack([_truth(layout, _sample_free_positions(rng, layout, 1)) for layout in layouts])  # [3, 1, 5]
+    positions = np.stack([_truth(layout, _sample_free_positions(rng, layout, 30)) for layout in layouts])  # [3, 30, 5]
+    together = point_maze_distance(positions, goals)
     assert together.shape == (3, 30) and together.dtype == np.float64
     one_by_one = [
-        [point_maze_distance(place, goal[0]) for place in row] for row, goal in zip(places, goals, strict=True)
+        [point_maze_distance(position, goal[0]) for position in row] for row, goal in zip(positions, goals, strict=True)
     ]
     np.testing.assert_allclose(together, one_by_one, rtol=1e-12)
-    np.testing.assert_allclose(point_maze_distance(goals, places), together, rtol=1e-12)
+    np.testing.assert_allclose(point_maze_distance(goals, positions), together, rtol=1e-12)
 
 
 def test_a_way_is_blocked_where_it_is_longer_than_the_straight_line() -> None:
     rng = np.random.default_rng(1)
     for layout in _ALL[:6]:
-        a, b = (_truth(layout, _free_places(rng, layout, 300)) for _ in range(2))
+        a, b = (_truth(layout, _sample_free_positions(rng, layout, 300)) for _ in range(2))
         straight = np.linalg.norm((a - b)[:, :2], axis=-1)
         blocked = point_maze_blocked(a, b)
         np.testing.assert_array_equal(blocked, point_maze_distance(a, b) > straight + 1e-9)

@@ -51,7 +51,7 @@ def test_a_goal_is_named_by_whether_the_block_moves() -> None:
 
 
 def test_the_script_knows_the_compiled_block(push_t: GoalEnv) -> None:
-    model = push_t.physics_model
+    model = push_t.physics.model
     block = model.body("block")
     np.testing.assert_allclose(block.ipos[:2], 0, atol=1e-5, err_msg="its origin is its centre of mass")
     np.testing.assert_allclose(np.sqrt(block.inertia.max() / block.mass), GYRATION_M, rtol=1e-3)
@@ -96,8 +96,8 @@ def test_the_block_moves_as_the_pusher_expects_of_a_push(push_t: GoalEnv, contac
     agent = 0.1 + rotate(CONTACTS[contact] + NORMALS[contact] * (AGENT_RADIUS_M + 0.002), angle)
     push_t.set_state(_state(push_t, tuple(agent), (0.1, 0.1, angle)))
     for _ in range(3):  # physics steps of a hundredth of a second: the contact has hardly moved
-        push_t.physics_data.ctrl[:] = -0.8 * rotate(NORMALS[contact], angle)
-        mujoco.mj_step(push_t.physics_model, push_t.physics_data, nstep=1)
+        push_t.physics.data.ctrl[:] = -0.8 * rotate(NORMALS[contact], angle)
+        mujoco.mj_step(push_t.physics.model, push_t.physics.data, nstep=1)
     moved = push_t.get_state()[push_t.qpos][2:] - (0.1, 0.1, angle)
     twist = np.append(rotate(moved[:2], -angle), moved[2] * GYRATION_M)
     assert np.linalg.norm(twist) > 1e-3
@@ -108,13 +108,13 @@ def test_the_block_moves_as_the_pusher_expects_of_a_push(push_t: GoalEnv, contac
 def test_the_block_stays_where_it_is_left(push_t: GoalEnv) -> None:
     push_t.set_state(_state(push_t, (0.0, -0.6), (0.0, 0.0, 0.0)))
     for _ in range(6):
-        push_t._physics.step(np.array([0.0, 1.0]))
+        push_t.physics.step(np.array([0.0, 1.0]))
     pushed = push_t.get_truth()
     assert pushed[5] - EDGE_M > 0.1 and pushed[8] > 0.5
-    push_t._physics.step(np.array([0.0, -1.0]))
+    push_t.physics.step(np.array([0.0, -1.0]))
     left = push_t.get_truth()
     for _ in range(5):
-        push_t._physics.step(np.array([0.0, -1.0]))
+        push_t.physics.step(np.array([0.0, -1.0]))
     np.testing.assert_allclose(push_t.get_truth()[4:7], left[4:7], atol=0.005)
     np.testing.assert_allclose(push_t.get_truth()[7:], 0, atol=1e-3)
 
@@ -124,7 +124,7 @@ def test_nothing_leaves_the_table_or_enters_the_block_under_the_wildest_pushes(p
     for seed in range(4):
         push_t.reset(seed=seed)
         for action in rng.choice((-1.0, 1.0), (15, 2)).repeat(8, axis=0):
-            push_t._physics.step(action)
+            push_t.physics.step(action)
             qpos = push_t.get_state()[push_t.qpos]
             assert np.abs(qpos[:4]).max() < 1.0 - AGENT_RADIUS_M + 0.02
             gap = np.abs(rotate(qpos[:2] - qpos[2:4], -qpos[4]) - BOXES[:, :2]) - BOXES[:, 2:]
@@ -137,7 +137,7 @@ def test_the_script_takes_the_block_to_random_poses(push_t: GoalEnv) -> None:
         push_t.reset(seed=seed)
         rng, memory, poses = np.random.default_rng(seed), {}, []
         for _ in range(80):
-            push_t._physics.step(push_t.sample_scripted_action(rng, memory))
+            push_t.physics.step(push_t.sample_scripted_action(rng, memory))
             poses.append(push_t.get_state()[push_t.qpos])
         path = np.array(poses)
         reached.append(memory["reached"])
@@ -157,7 +157,7 @@ def test_the_disc_goes_astray_in_training_episodes_alone() -> None:
             rng, memory, taken = np.random.default_rng(5), {}, []
             for _ in range(60):
                 taken.append(env.sample_scripted_action(rng, memory))
-                env._physics.step(taken[-1])
+                env.physics.step(taken[-1])
         return np.stack(taken)
 
     pushed = actions(0.0, "train")
@@ -166,7 +166,7 @@ def test_the_disc_goes_astray_in_training_episodes_alone() -> None:
     strayed = actions(0.9, "train")
     slow = np.corrcoef(strayed[:-1].ravel(), strayed[1:].ravel())[0, 1]
     assert not np.array_equal(strayed, pushed) and slow > 0.6, "noise that lasts"
-    with pytest.raises(ValueError, match="stray=1.5: give a chance a step"):
+    with pytest.raises(ValueError, match="stray=1.5: give a probability per step"):
         envs.make("push_t", stray=1.5)
 
 
@@ -176,6 +176,6 @@ def test_a_disc_that_went_astray_pushes_again() -> None:
             env.reset(seed=seed)
             rng, memory, astray = np.random.default_rng(seed), {}, []
             for _ in range(60):
-                env._physics.step(env.sample_scripted_action(rng, memory))
+                env.physics.step(env.sample_scripted_action(rng, memory))
                 astray.append(memory["astray"] > 0)
             assert 0.5 < np.mean(astray) < 1

@@ -18,7 +18,7 @@ TOUCH_M = WALL_HALF_THICKNESS_M + BALL_RADIUS_M
 
 
 def _state(env: GoalEnv, x: float, y: float, door_y: float) -> np.ndarray:
-    state = env._sample_state(np.array([door_y]))
+    state = env.sample_state(np.array([door_y]))
     state[env.qpos], state[env.qvel] = (x, y), 0.0
     return state
 
@@ -28,7 +28,7 @@ def _red(frame: np.ndarray) -> np.ndarray:
 
 
 def test_the_numbers_in_the_code_are_those_of_the_model(two_rooms: GoalEnv) -> None:
-    model = two_rooms.physics_model
+    model = two_rooms.physics.model
     assert model.geom("ball").size[0] == BALL_RADIUS_M
     assert model.geom("wall below").size[0] == WALL_HALF_THICKNESS_M
     two_rooms.set_state(_state(two_rooms, 0.5, 0.0, 0.3))
@@ -69,9 +69,9 @@ def test_a_wall_moved_in_the_model_holds_like_one_compiled_there(two_rooms: Goal
     for action in np.random.default_rng(3).uniform(-1, 1, (30, 2)).repeat(6, axis=0):
         two_rooms.step(action)
         data.ctrl[:] = action
-        mujoco.mj_step(model, data, nstep=two_rooms.substeps)
+        mujoco.mj_step(model, data, nstep=two_rooms.physics.substeps)
         touched += data.ncon > 0
-        np.testing.assert_allclose(two_rooms.physics_data.qpos, data.qpos, atol=1e-9)
+        np.testing.assert_allclose(two_rooms.physics.data.qpos, data.qpos, atol=1e-9)
     assert touched > 10
 
 
@@ -81,7 +81,7 @@ def test_a_ball_at_full_speed_passes_no_wall(two_rooms: GoalEnv) -> None:
         two_rooms.set_state(_state(two_rooms, -FAR_M, y, door_y))
         deepest = -1.0
         for _ in range(30):
-            two_rooms._physics.step(np.array([1.0, 0.0]))
+            two_rooms.physics.step(np.array([1.0, 0.0]))
             deepest = max(deepest, float(two_rooms.get_truth()[0]))
         if abs(y - door_y) > DOOR_HALF_WIDTH_M:
             assert -TOUCH_M - 0.01 < deepest < -TOUCH_M + 0.01, (y, deepest)
@@ -94,14 +94,14 @@ def test_the_ball_stays_inside_under_the_wildest_pushes(two_rooms: GoalEnv) -> N
     for seed in range(10):
         two_rooms.reset(seed=seed)
         for action in rng.choice((-1.0, 1.0), (20, 2)).repeat(8, axis=0):
-            two_rooms._physics.step(action)
+            two_rooms.physics.step(action)
             assert np.abs(two_rooms.get_truth()[:2]).max() < ROOM_HALF_M - BALL_RADIUS_M + 0.015
 
 
 def test_a_full_push_reaches_one_metre_a_second(two_rooms: GoalEnv) -> None:
     two_rooms.set_state(_state(two_rooms, -0.85, 0.0, 0.0))
     for _ in range(12):
-        two_rooms._physics.step(np.array([1.0, 0.0]))
+        two_rooms.physics.step(np.array([1.0, 0.0]))
     assert 0.95 < two_rooms.get_truth()[2] < 1.01
 
 
@@ -116,7 +116,7 @@ def test_a_plain_controller_reaches_every_far_corner_within_seven_tenths_of_the_
         while task.distance(two_rooms.get_truth(), goal) >= task.thresholds[0] and steps < task.budget:
             truth = two_rooms.get_truth().astype(float)
             waypoint = find_waypoint(truth[:2], goal[:2].astype(float), door_y)
-            two_rooms._physics.step(np.clip(6 * (waypoint - truth[:2]) - 1.2 * truth[2:4], -1, 1))
+            two_rooms.physics.step(np.clip(6 * (waypoint - truth[:2]) - 1.2 * truth[2:4], -1, 1))
             steps += 1
         assert steps <= 0.7 * task.budget, (door_y, start_y, goal_y, steps)
 
@@ -127,7 +127,7 @@ def test_the_scripted_ball_visits_both_rooms_and_covers_them(two_rooms: GoalEnv)
         two_rooms.reset(seed=seed)
         rng, memory, xs = np.random.default_rng(seed), {}, []
         for _ in range(80):
-            two_rooms._physics.step(two_rooms.sample_scripted_action(rng, memory))
+            two_rooms.physics.step(two_rooms.sample_scripted_action(rng, memory))
             places.append(two_rooms.get_truth()[:2])
             xs.append(places[-1][0])
         both += min(xs) < -TOUCH_M and max(xs) > TOUCH_M

@@ -1,0 +1,209 @@
+"""An environment of Gymnasium with the methods of `envs.physics.Physics` and of the renderer.
+
+It needs a Box of finite actions, `render_mode="rgb_array"`, and a state: MuJoCo's (with `model` and `data`), an
+attribute `state`, or the functions of a description (`envs.adapters.gymnasium_tasks.describe_task`). Its rewards, ends
+and observations are not used. What is random within its steps is not part of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from envs.adapters.gymnasium_tasks import find_description
+from envs.adapters.mujoco_enums import patch_package
+from envs.task_spec import LargestError, TaskSpec
+
+GUIDE = "see docs/guides/own_task.md"
+# What a reset may place in a MuJoCo model: a goal's marker, an obstacle; and the number of resets that show it.
+_PLACED = ("body_pos", "body_quat", "geom_pos", "geom_rgba", "site_pos")
+_NUM_RESETS = 4
+
+GetState = Callable[[Any], Any]
+SetState = Callable[[Any, NDArray[np.float64]], None]
+
+
+class Simulator:
+    """An environment of Gymnasium: steps, states, images, true quantities, and the specification of its task.
+
+    `model` and `data` are None: what happens within a step is the environment's own, so neither `mujoco.rollout` nor
+    our renderer can be used.
+    """
+
+    model = data = None
+
+    def __init__(self, gym_id: str, size: int, render_mode: str | None, kwargs: dict[str, Any]) -> None:
+        self.name, self.size = f"gym/{gym_id}", size
+        try:
+            patch_package(gym_id)
+            self.env: Any = gymnasium.make(gym_id, render_mode=render_mode, **kwargs).unwrapped
+        except Exception as error:  # of any type: the environment's own code runs
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise ValueError(f"{self.name} cannot be made ({type(error).__name__}: {reason}); {GUIDE}") from error
+        self.description = find_description(gym_id)  # only now: making it imports the module that describes it
+        self._check()
+        self.env.reset(seed=0)
+        self.has_mujoco = hasattr(self.env, "model") and hasattr(self.env, "data")
+        self.qpos = self.qvel = slice(0, 0)  # of unknown position in the state
+        self._get, self._set = self._find_state_functions()
+        self.state_size = len(self.get_state())
+
+    def _check(self) -> None:
+        actions, modes = self.env.action_space, list(self.env.metadata["render_modes"])
+        if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
+            raise ValueError(f"{self.name} has actions {actions}: planning needs a Box of numbers; {GUIDE}")
+        if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+            raise ValueError(f"{self.name} has actions without bounds ({actions}): wrap it with finite ones; {GUIDE}")
+        # Some list no modes and draw all the same.
+        if "rgb_array" not in modes and (modes or type(self.env).render is gymnasium.Env.render):
+            raise ValueError(f"{self.name} draws no pictures (its render modes: {modes}, not rgb_array); {GUIDE}")
+
+    def _find_state_functions(self) -> tuple[GetState, SetState]:
+        if self.description.get_state is not None and self.description.set_state is not None:
+            return self.description.get_state, self.description.set_state
+        if self.has_mujoco:
+            return self._build_mujoco_functions()
+        if getattr(self.env, "state", None) is not None:
+            return lambda env: env.state, _set_attribute
+        raise ValueError(
+            f"{self.name} has no state that can be set (no MuJoCo model and data, no attribute `state`): "
+            f"describe it with get_state and set_state; {GUIDE}"
+        )
+
+    def _build_mujoco_functions(self) -> tuple[GetState, SetState]:
+        """Functions for MuJoCo's state, followed by those numbers of the model that differ between resets."""
+        from envs.physics import Physics  # imports MuJoCo, which the environment has done by now
+
+        values: dict[str, list[NDArray[Any]]] = {name: [] for name in _PLACED}
+        for seed in reversed(range(_NUM_RESETS)):  # ends with seed 0
+            self.env.reset(seed=seed)
+            for name in _PLACED:
+                values[name].append(getattr(self.env.model, name).ravel().copy())
+        placed = {name: np.flatnonzero(np.ptp(values[name], axis=0)) for name in _PLACED}
+        physics = Physics(self.env.model, data=self.env.data)
+        ends = physics.state_size + np.cumsum([0, *(len(index) for index in placed.values())])
+        self.qpos, self.qvel = physics.qpos, physics.qvel
+
+        def get_state(env: Any) -> NDArray[np.float64]:
+            markers = [getattr(env.model, name).ravel()[index] for name, index in placed.items()]
+            return np.concatenate([Physics(env.model, data=env.data).get_state(), *markers])
+
+        def set_state(env: Any, state: NDArray[np.float64]) -> None:
+            for (name, index), marker in zip(placed.items(), np.split(state, ends)[1:-1], strict=True):
+                getattr(env.model, name).flat[index] = marker
+            physics = Physics(env.model, data=env.data)
+            physics.set_state(state[: physics.state_size])
+            physics.update_kinematics()
+
+        return get_state, set_state
+
+    def sample_state(self, seed: int) -> NDArray[np.float64]:
+        """A state `[S]` in which the environment starts an episode."""
+        generator = np.random.get_state()  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002  (OGBench's mazes draw from NumPy's global generator, not from their own)
+        try:
+            self.env.reset(seed=seed)
+        finally:
+            np.random.set_state(generator)  # noqa: NPY002
+        return self.get_state()
+
+    def get_state(self) -> NDArray[np.float64]:
+        """A copy of the state `[S]`."""
+        return np.array(self._get(self.env), np.float64).ravel()
+
+    def set_state(self, state: NDArray[np.float64]) -> None:
+        """Continue from a state `[S]`."""
+        self._set(self.env, np.array(state))
+
+    def step(self, control: NDArray[np.float64]) -> None:
+        """One step with the control `[A]`."""
+        self.env.step(control.astype(self.env.action_space.dtype))
+
+    def update_kinematics(self) -> None:
+        """Nothing: `render` sets the state again."""
+
+    def render(self, data: None) -> NDArray[np.uint8]:
+        """A new image `[H, W, 3]`, whatever size the environment draws."""
+        self.set_state(self.get_state())  # an image must not show how its state was reached
+        viewer = getattr(getattr(self.env, "mujoco_renderer", None), "viewer", None)
+        if viewer is not None:  # Gymnasium's assumes that its OpenGL context is the current one
+            viewer.make_context_current()
+        frame = np.asarray(self.env.render(), np.uint8)
+        if frame.shape[:2] == (self.size, self.size):
+            return frame.copy()
+        return np.asarray(Image.fromarray(frame).resize((self.size, self.size), Image.Resampling.BOX))
+
+    def get_gl_renderer(self) -> str:
+        """The software that draws, for the header of a data file."""
+        return f"gymnasium {gymnasium.__version__}"
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def get_truth(self) -> NDArray[np.float32]:
+        """True quantities `[L]` of the current state."""
+        if self.description.truth is not None:
+            return np.asarray(self.description.truth(self.env), np.float32).ravel()
+        if self.has_mujoco:
+            return np.concatenate([self.env.data.qpos, self.env.data.qvel]).astype(np.float32)
+        return self.get_state().astype(np.float32)
+
+    def build_spec(self) -> TaskSpec:
+        """The task's specification; where the description has None, the environment's own facts."""
+        actions, size = self.env.action_space, len(self.get_truth())
+        names, distance = tuple(f"state {index}" for index in range(size)), LargestError(size)
+        if self.has_mujoco and self.description.truth is None:
+            positions, periodic = self._list_positions()
+            names = (*positions, *(f"velocity {index}" for index in range(size - len(positions))))
+            distance = LargestError(len(positions), periodic)
+        fields: dict[str, Any] = {
+            "truth_names": names,
+            "truth_units": ("",) * size,
+            "distance": distance,
+            "control_step_s": float(getattr(self.env, "dt", 1 / (self.env.metadata.get("render_fps") or 20))),
+            "action_names": tuple(f"action {number}" for number in range(len(actions.low))),
+        }
+        described = {name: value for name, value in vars(self.description).items() if value is not None}
+        fields |= {name: value for name, value in described.items() if name in TaskSpec.__dataclass_fields__}
+        num_names, num_units = len(fields["truth_names"]), len(fields["truth_units"])
+        if not num_names == num_units == size:
+            raise ValueError(
+                f"{self.name}: {size} true quantities, {num_names} truth_names and {num_units} truth_units: "
+                f"describe it with as many of each"
+            )
+        return TaskSpec(
+            name=self.name,
+            description=f"Gymnasium's {self.name.partition('/')[2]}; the goal is a moment that was reached.",
+            action_low=tuple(actions.low.tolist()),
+            action_high=tuple(actions.high.tolist()),
+            proprio_names=fields["truth_names"],
+            probe_targets=np.asarray,
+            **fields,
+        )
+
+    def _list_positions(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names of the positions of MuJoCo's joints, and indices of those that turn without limits."""
+        import mujoco
+
+        names: list[str] = []
+        periodic: list[int] = []
+        sizes = {mujoco.mjtJoint.mjJNT_FREE: 7, mujoco.mjtJoint.mjJNT_BALL: 4}
+        model = self.env.model
+        for joint, kind in enumerate(map(mujoco.mjtJoint, model.jnt_type)):
+            name = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_JOINT, joint) or f"joint {joint}"
+            if kind == mujoco.mjtJoint.mjJNT_HINGE and not model.jnt_limited[joint]:
+                periodic.append(len(names))
+            parts = sizes[kind] if kind in sizes else 1
+            names += [name] if parts == 1 else [f"{name} {part}" for part in range(parts)]
+        return tuple(names), tuple(periodic)
+
+
+def _set_attribute(env: Any, state: NDArray[np.float64]) -> None:
+    """Set the attribute `state`, in its shape and type."""
+    env.state = state.astype(np.asarray(env.state).dtype).reshape(np.shape(env.state))

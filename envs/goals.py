@@ -1,0 +1,47 @@
+"""Goal states: random poses at a least distance, or states that random actions have reached."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from envs.goal_env import GoalEnv
+
+_MAX_POSES = 1000
+_MAX_WALKS, _HOLD_STEPS = 20, 5
+
+
+def sample_distant_goal(env: GoalEnv, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A random state `[S]` at least `min_goal_distance` from `start` `[S]`, with the factors `[F]`."""
+    for _ in range(_MAX_POSES):
+        goal = env.sample_state(factors)
+        if env.task.distance(env.get_truth(start), env.get_truth(goal)) >= env.task.min_goal_distance:
+            return goal
+    raise AssertionError(f"no goal at a distance of {env.task.min_goal_distance} {env.task.distance_unit} was drawn")
+
+
+def sample_reachable_goal(
+    env: GoalEnv, start: NDArray[np.float64], factors: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A state `[S]` after `goal_offset` steps of held random actions from `start` `[S]`.
+
+    For tasks in which most poses cannot be held, or the possible poses are not known. Returns the first state at
+    least `min_goal_distance` away, else the farthest of 20. Leaves the environment in another state.
+    """
+    low, high = np.array(env.task.action_low), np.array(env.task.action_high)
+    truth, farthest, goal = env.get_truth(start), -1.0, start
+    for _ in range(_MAX_WALKS):
+        env.set_state(start)
+        for step in range(env.task.goal_offset):
+            if step % _HOLD_STEPS == 0:
+                action = env.np_random.uniform(low, high)
+            env.advance(action)
+        distance = float(env.task.distance(truth, env.get_truth()))
+        if distance > farthest:
+            farthest, goal = distance, env.get_state()
+        if distance >= env.task.min_goal_distance:
+            break
+    return goal
