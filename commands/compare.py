@@ -15,7 +15,7 @@ from pathlib import Path
 from commands.comparison import page
 from commands.comparison.cells import ORACLE, Cell, TableKeys, is_current, make_cell_keys, make_cells
 from commands.comparison.runs import run_cell
-from commands.config.choices import list_choices
+from commands.config.compose import list_choices
 from commands.shared.console import Console
 from commands.shared.errors import UsageError, join_names
 from commands.shared.runs import RunFolder, read_json

@@ -42,6 +42,7 @@ class DynamicsConfig:
     horizon: int = 6
     """longest imagined path, model steps"""
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    """sizes of the predictor"""
     proprio_model: ProprioModel = "none"
     """robot state as an input: none, integrate (7-D pose actions) or predicted (learned); images alone is none"""
     proprio_dim: int = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from commands.benchmarks.planner_settings import SPACE, TUNED
-from commands.config.groups import CEMKeys, PlannerKeys, make_planner
+from commands.config.groups import PlannerKeys, make_planner
 from commands.config.schema import build
 from planners.point_mass import DoubleIntegrator, PointCost, State
 from planners.protocol import Plan, Views
@@ -68,13 +68,6 @@ def sample_cases(seed: int) -> tuple[State, Views]:
     return State(both[0]), Views({"pooled": both[1]})
 
 
-@dataclass(frozen=True)
-class Searched:
-    """A planner by name and settings."""
-
-    planner: PlannerKeys = field(default_factory=CEMKeys)
-
-
 def make_planner_for_budget(name: str, settings: Mapping[str, Any], budget: int) -> Any:
     """The planner with as many samples as the budget allows; shares become numbers."""
     config = dict(settings)
@@ -100,7 +93,7 @@ def make_planner_for_budget(name: str, settings: Mapping[str, Any], budget: int)
         config["keep_elites"] = min(config["keep_elites"], config["elites"], config["samples"] - 2)
     if name == "icem":
         config |= {"keep_elites": max(1, config["keep_elites"]), "carry_elites": False}
-    return make_planner(build(Searched, {"planner": {"name": name, "horizon": HORIZON, **config}}).planner)
+    return make_planner(build(PlannerKeys, {"name": name, "horizon": HORIZON, **config}))
 
 
 def plan_cases(

@@ -11,8 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from commands.config.choices import CONFIGS
-from commands.config.compose import Composed, compose_help, get_config_class
+from commands.config.compose import CONFIGS, Composed, compose_help, get_config_class
 from commands.config.schema import collect_help_texts
 from commands.shared.runs import flatten
 
@@ -44,7 +43,7 @@ def format_command_help(command: Any, words: list[str]) -> str:
     """Return the page of `jepa COMMAND --help`, for the choices in `words`."""
     composed, options = compose_help(command.name, words)
     choices = composed.choices
-    word = f" [{command.word}]" if command.word else ""
+    word = f" [{command.bare_key}]" if command.bare_key else ""
     lines = [f"usage: jepa {command.name}{word} [group=choice] [key=value ...]", "", read_title(command.name)]
     if options:
         lines += ["", "groups (* is chosen):"]

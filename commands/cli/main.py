@@ -29,29 +29,41 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from commands.shared import processes
 from commands.shared.devices import resolve_device
 from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_choices, explain, find_shadow
 
-OPTIONS = ("--help", "-h", "--multirun", "-m", "--traceback", "--version")
+if TYPE_CHECKING:
+    from commands.config.compose import Composed
+    from commands.shared.console import Console
+    from commands.shared.runs import RunFolder
+
+OPTIONS = {
+    "--help": "help",
+    "-h": "help",
+    "--multirun": "multirun",
+    "-m": "multirun",
+    "--traceback": "traceback",
+    "--version": "version",
+}
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: whether it keeps a run folder, and which keys are no part of what identifies its run.
+    """A command, and the keys that are not part of its run's identity.
 
-    `grows`: keys that say how far to go; more of them goes on in the same folder. `free`: keys that change no
-    result. `word`: the key that a bare word sets (`jepa bench render` is `jepa bench what=render`). `together`: whether
-    the processes of torchrun work on it together; else the first one runs alone.
+    folder: whether it keeps a run folder. grows: keys that set how far a run goes; a larger value resumes the same
+    folder. free: keys that change no result. bare_key: the key of a bare word (`jepa bench render` is
+    `jepa bench what=render`). together: whether the processes of torchrun work together; else the first runs alone.
     """
 
     name: str
     folder: bool = True
     grows: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
-    word: str | None = None
+    bare_key: str | None = None
     together: bool = False
 
 
@@ -68,7 +80,7 @@ COMMANDS = {
         Command("probe"),
         Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells")),
         Command("export", folder=False),
-        Command("bench", word="what"),
+        Command("bench", bare_key="what"),
         Command("demo", free=("workers", "videos")),
     )
 }
@@ -76,10 +88,10 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A command line taken apart: command, options, and the words left for the configuration."""
+    """The parts of a command line."""
 
     command: str | None
-    words: list[str]
+    overrides: list[str]
     help: bool = False
     multirun: bool = False
     traceback: bool = False
@@ -88,87 +100,61 @@ class Line:
 
 def read_line(argv: Sequence[str]) -> Line:
     """Take the command line apart; UsageError for an unknown command, option or bare word."""
-    options = [word for word in argv if word.startswith("-")]
-    for option in options:
+    flags = {}
+    for option in (word for word in argv if word.startswith("-")):
         if option not in OPTIONS:
             raise UsageError(f"{option} is no option{describe_choices(option, OPTIONS, 'options')}")
+        flags[OPTIONS[option]] = True
     words = [word for word in argv if not word.startswith("-")]
-    flags = {
-        "help": bool({"--help", "-h"} & set(options)),
-        "multirun": bool({"--multirun", "-m"} & set(options)),
-        "traceback": "--traceback" in options,
-        "version": "--version" in options,
-    }
+    if words[:1] == ["help"]:
+        words, flags = words[1:2], {**flags, "help": True}
     if not words:
         return Line(None, [], **flags)
-    name, *rest = words
-    if name == "help":
-        return Line(rest[0] if rest else None, [], **{**flags, "help": True})
+    name, *overrides = words
     if name not in COMMANDS:
         raise UsageError(f"{name} is no command{describe_choices(name, COMMANDS, 'commands')}")
-    return Line(name, [_full_word(COMMANDS[name], word) for word in rest], **flags)
+    if key := COMMANDS[name].bare_key:
+        overrides = [word if "=" in word or word.startswith("~") else f"{key}={word}" for word in overrides]
+    return Line(name, overrides, **flags)
 
 
-def _full_word(command: Command, word: str) -> str:
-    if "=" in word or word.startswith("~"):
-        return word
-    if command.word is not None:
-        return f"{command.word}={word}"
-    raise UsageError(
-        f"'{word}' is not key=value: jepa {command.name} group=choice key=value "
-        f"(jepa {command.name} --help lists groups and keys)"
-    )
-
-
-def check_shadows() -> None:
-    """Raise RunError if Python finds another folder under the name of one of our packages."""
-    if sentence := find_shadow():
-        raise RunError(sentence)
-
-
-def find_run_folder(command: Command, composed: Any, defaults: Any) -> Any:
+def find_run_folder(command: Command, composed: Composed) -> RunFolder:
     """Return the folder of this configuration's run."""
-    from commands.config.compose import get_config_class
+    from commands.config.compose import compose_defaults, get_config_class
     from commands.config.run_names import make_run_name
     from commands.config.schema import fill_defaults
     from commands.shared.runs import RunFolder
 
-    name = make_run_name(composed, defaults, (*command.grows, *command.free))
+    name = make_run_name(composed, compose_defaults(command.name), (*command.grows, *command.free))
     complete = partial(fill_defaults, get_config_class(command.name))
-    return RunFolder(command.name, name, composed.config, command.grows, command.free, complete)
+    return RunFolder(command.name, name, composed.config, command.grows, command.free, complete, composed.overrides)
 
 
-def run_once(command: Command, composed: Any, defaults: Any, console: Any) -> int:
-    """Run one composed configuration (find its folder, import, check, run) and return the exit code."""
+def run_once(command: Command, composed: Composed, console: Console) -> int:
+    """Find the folder of one configuration, check it, run the command, and return the exit code."""
     from commands.config.compose import get_module_name
-    from commands.config.schema import build
 
-    module = importlib.import_module(get_module_name(command.name))
-    config = build(module.Config, composed.config)
-    folder = find_run_folder(command, composed, defaults) if command.folder else None
+    module, config = importlib.import_module(get_module_name(command.name)), composed.keys
+    folder = find_run_folder(command, composed) if command.folder else None
     if folder is not None:
         folder.writes = processes.get_rank() == 0
         folder.check()
-        summary = folder.finished()
-        if summary is not None:
-            console.say(f"{folder.path} is finished{': ' if summary else ''}{summary}")
+        finished = folder.describe_finished()
+        if finished is not None:
+            console.say(finished)
             return 0
-    if folder is not None and config.device not in ("auto", "cpu"):
-        resolve_device(config.device)
+        if config.device not in ("auto", "cpu"):
+            resolve_device(config.device)
     if hasattr(module, "check"):
-        _checked(module, config)
+        try:
+            module.check(config)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     if folder is None:
         return module.run(config, None, console) or 0
     with folder:
-        console.say(f"{'going on in' if folder.resumed else 'writing to'} {folder.path}")
+        console.say(f"{'resuming' if folder.resumed else 'writing to'} {folder.path}")
         return module.run(config, folder, console) or 0
-
-
-def _checked(module: Any, config: Any) -> None:
-    try:
-        module.check(config)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,12 +194,12 @@ def print_error(error: BaseException, label: str, show: bool) -> int:
     return code
 
 
-def _run_or_fail(command: Command, show: bool, composed: Any, defaults: Any) -> int:
-    """One run of a sweep: its failure is told and stops no other."""
+def _run_or_print_error(command: Command, show: bool, composed: Composed) -> int:
+    """Run one configuration of a sweep; its failure is printed and stops no other."""
     from commands.shared.console import Console
 
     try:
-        return run_once(command, composed, defaults, Console())
+        return run_once(command, composed, Console())
     except Exception as error:
         return print_error(error, f"jepa {command.name}", show)
 
@@ -227,27 +213,37 @@ def _dispatch(line: Line) -> int:
 
         print(format_overview(COMMANDS))
         return 0 if line.help else 2
-    check_shadows()
+    if sentence := find_shadow():
+        raise RunError(sentence)
     command = COMMANDS[line.command]
     if line.help:
         from commands.cli.help import format_command_help
 
-        print(format_command_help(command, line.words))
+        print(format_command_help(command, line.overrides))
         return 0
     if line.multirun:
         if processes.is_distributed() and command.together:
             raise UsageError("--multirun starts runs of one process: without torchrun, or one torchrun a configuration")
         from commands.cli.sweep import run_sweep
 
-        return run_sweep(command, line.words, partial(_run_or_fail, command, line.traceback))
-    from commands.config.compose import compose, compose_defaults
-    from commands.shared.console import Console, make_silent_console
+        return run_sweep(command, line.overrides, partial(_run_or_print_error, command, line.traceback))
+    return run_line(command, line.overrides)
 
-    composed = compose(command.name, line.words)
-    with processes.join_processes(command, str(composed.config.get("device"))) as is_first:
-        return run_once(
-            command, composed, compose_defaults(command.name), Console() if is_first else make_silent_console()
-        )
+
+def run_line(command: Command, overrides: list[str]) -> int:
+    """Run the configuration of one command line and return the exit code."""
+    from commands.shared.console import Console, make_silent_console
+    from commands.shared.runs import find_finished
+
+    if command.folder and (finished := find_finished(command.name, overrides)):
+        if processes.get_rank() == 0:
+            print(finished)
+        return 0
+    from commands.config.compose import compose
+
+    composed = compose(command.name, overrides)
+    with processes.join_processes(command, composed.config["device"]) as is_first:
+        return run_once(command, composed, Console() if is_first else make_silent_console())
 
 
 def _version() -> str:

@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from commands.config.choices import list_choices
-from commands.config.compose import load_config, nest_overrides
+from commands.config.compose import list_choices, load_config, nest_overrides
 from commands.config.schema import fill_defaults, override
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names

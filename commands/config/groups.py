@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, Literal
 
 from planners.cem import CEM, CEMConfig
 from planners.cem_gradient import CEMGradient, CEMGradientConfig
@@ -28,92 +30,35 @@ class GoalKeys:
     """cost of an imagined path"""
     mpc: MPCConfig = field(default_factory=MPCConfig)
     """receding horizon"""
-
-
-@dataclass(frozen=True)
-class CEMKeys(GoalKeys, CEMConfig):
-    """planner=cem and the published searches that are CEM."""
-
-    name: Literal["cem"] = "cem"
+    name: str = ""
     """update rule"""
 
 
-@dataclass(frozen=True)
-class CEMGradientKeys(GoalKeys, CEMGradientConfig):
-    """planner=cem_gradient."""
-
-    name: Literal["cem_gradient"] = "cem_gradient"
-    """update rule"""
-
-
-@dataclass(frozen=True)
-class GradientKeys(GoalKeys, GradientConfig):
-    """planner=gradient."""
-
-    name: Literal["gradient"] = "gradient"
-    """update rule"""
+def _make_keys(name: str, config: type[PlannerConfig]) -> Any:
+    """Return the dataclass of the keys of planner=NAME: those of its own configuration, and GoalKeys."""
+    tag = ("name", Literal[name], field(default=name))
+    space = {"__doc__": f"planner={name}.", "__module__": __name__}
+    return make_dataclass(f"{name}_keys", [tag], bases=(GoalKeys, config), frozen=True, namespace=space)
 
 
-@dataclass(frozen=True)
-class ICEMKeys(GoalKeys, ICEMConfig):
-    """planner=icem."""
-
-    name: Literal["icem"] = "icem"
-    """update rule"""
-
-
-@dataclass(frozen=True)
-class MPPIKeys(GoalKeys, MPPIConfig):
-    """planner=mppi."""
-
-    name: Literal["mppi"] = "mppi"
-    """update rule"""
-
-
-@dataclass(frozen=True)
-class NevergradKeys(GoalKeys, NevergradConfig):
-    """planner=nevergrad."""
-
-    name: Literal["nevergrad"] = "nevergrad"
-    """update rule"""
-
-
-@dataclass(frozen=True)
-class PredictiveSamplingKeys(GoalKeys, PredictiveSamplingConfig):
-    """planner=predictive_sampling."""
-
-    name: Literal["predictive_sampling"] = "predictive_sampling"
-    """update rule"""
-
-
-@dataclass(frozen=True)
-class ProjectedGradientKeys(GoalKeys, ProjectedGradientConfig):
-    """planner=projected_gradient."""
-
-    name: Literal["projected_gradient"] = "projected_gradient"
-    """update rule"""
-
-
-PlannerKeys = (
-    CEMKeys
-    | CEMGradientKeys
-    | GradientKeys
-    | ICEMKeys
-    | MPPIKeys
-    | NevergradKeys
-    | PredictiveSamplingKeys
-    | ProjectedGradientKeys
-)
-PLANNERS: dict[type[PlannerConfig], type[BasePlanner]] = {
-    CEMKeys: CEM,
-    CEMGradientKeys: CEMGradient,
-    GradientKeys: Gradient,
-    ICEMKeys: ICEM,
-    MPPIKeys: MPPI,
-    NevergradKeys: Nevergrad,
-    PredictiveSamplingKeys: PredictiveSampling,
-    ProjectedGradientKeys: ProjectedGradient,
+PLANNERS: dict[Any, type[BasePlanner]] = {
+    _make_keys("cem", CEMConfig): CEM,
+    _make_keys("cem_gradient", CEMGradientConfig): CEMGradient,
+    _make_keys("gradient", GradientConfig): Gradient,
+    _make_keys("icem", ICEMConfig): ICEM,
+    _make_keys("mppi", MPPIConfig): MPPI,
+    _make_keys("nevergrad", NevergradConfig): Nevergrad,
+    _make_keys("predictive_sampling", PredictiveSamplingConfig): PredictiveSampling,
+    _make_keys("projected_gradient", ProjectedGradientConfig): ProjectedGradient,
 }
+CEMKeys = next(iter(PLANNERS))  # the default
+if TYPE_CHECKING:
+
+    class PlannerKeys(GoalKeys, PlannerConfig):
+        """The keys of any planner."""
+
+else:
+    PlannerKeys = reduce(or_, PLANNERS)
 
 
 def make_planner(keys: PlannerKeys) -> BasePlanner:
@@ -133,16 +78,13 @@ class DynamicsKeys(DynamicsConfig):
 
     def __post_init__(self) -> None:
         self.shape(1)  # raises for a combination that no robot state could mend
-        if self.losses.rollout_steps > self.horizon:
-            raise ValueError(
-                f"losses.rollout_steps={self.losses.rollout_steps} is more than dynamics.horizon={self.horizon}"
-            )
-        if self.losses.rollout_history > self.history:
-            raise ValueError(
-                f"losses.rollout_history={self.losses.rollout_history} is more than dynamics.history={self.history}"
-            )
+        losses = self.losses
+        if losses.rollout_steps > self.horizon:
+            raise ValueError(f"losses.rollout_steps={losses.rollout_steps} exceeds dynamics.horizon={self.horizon}")
+        if losses.rollout_history > self.history:
+            raise ValueError(f"losses.rollout_history={losses.rollout_history} exceeds dynamics.history={self.history}")
 
     def shape(self, proprio_dim: int) -> DynamicsConfig:
-        """The shape of the dynamics; proprio_dim: numbers of the robot's state, if these dynamics take it."""
+        """The shape of the dynamics; proprio_dim: size of the robot's state, if these dynamics take it."""
         values = {item.name: getattr(self, item.name) for item in fields(DynamicsConfig)}
         return DynamicsConfig(**{**values, "proprio_dim": 0 if self.proprio_model == "none" else proprio_dim})

@@ -8,53 +8,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import replace
 
-from commands.config.choices import open_loader
 from commands.config.compose import Composed, compose_choices
 from commands.shared.errors import UsageError
-from commands.shared.runs import get_identity
+from commands.shared.runs import NAME, get_identity
 
 RECIPE, NONE = "recipe", "none"
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")
 
 
-def compose_reference(composed: Composed, standard: Composed) -> Composed:
-    """Return what a run's overrides are compared with: the standard configuration, or that of its recipe.
+def compose_reference(composed: Composed, defaults: Composed) -> Composed:
+    """Return the configuration that a run's name is compared with: the defaults, or those with its recipe.
 
     The recipe itself counts as an override: a run of a recipe is named by it, not by each group it sets.
     """
     recipe = composed.choices.get(RECIPE, NONE)
-    return standard if recipe == NONE else _of_recipe(composed.command, recipe)
+    if recipe == NONE:
+        return defaults
+    reference = compose_choices(composed.command, [f"{RECIPE}={recipe}"])
+    return replace(reference, choices={**reference.choices, RECIPE: NONE})
 
 
-@cache
-def _of_recipe(command: str, recipe: str) -> Composed:
-    with open_loader():
-        composed = compose_choices(command, [f"{RECIPE}={recipe}"])
-    return Composed(command, composed.config, {**composed.choices, RECIPE: NONE})
+def make_run_name(composed: Composed, defaults: Composed, apart: Sequence[str] = ()) -> str:
+    """Return `name=`, or the choices and top-level values that differ from the reference, and a hash of all keys.
 
-
-def make_run_name(composed: Composed, standard: Composed, apart: Sequence[str] = ()) -> str:
-    """Return `name=`, or choices and top-level values that differ from the standard ones plus a hash.
-
-    `standard` is the same command without any words. Example: "two_rooms-seed1-3fa9c2d1". A recipe stands for all that
-    it sets.
+    Example: "two_rooms-seed1-3fa9c2d1". apart: keys that are not part of a run's identity.
     """
-    standard = compose_reference(composed, standard)
-    given = composed.config.get("name")
-    if given is not None:
-        if not NAME.match(str(given)):
-            raise UsageError(f"name={given}: a name is one folder, of letters, digits and . _ - + = ,")
-        return str(given)
-    parts = [
-        choice.replace("/", "-") for group, choice in composed.choices.items() if standard.choices.get(group) != choice
-    ]
-    for key, value in get_identity(composed.config, apart).items():
+    name = composed.config.get("name")
+    if name is not None:
+        if not NAME.match(str(name)):
+            raise UsageError(f"name={name}: a name is one folder, of letters, digits and . _ - + = ,")
+        return str(name)
+    reference, identity = compose_reference(composed, defaults), get_identity(composed.config, apart)
+    choices = composed.choices.items()
+    parts = [choice.replace("/", "-") for group, choice in choices if reference.choices.get(group) != choice]
+    for key, value in identity.items():
         short = f"{key}{value}"
-        if "." not in key and standard.config.get(key) != value and NAME.match(short) and len(short) <= 24:
+        if "." not in key and reference.config.get(key) != value and NAME.match(short) and len(short) <= 24:
             parts.append(short)
-    text = json.dumps(get_identity(composed.config, apart), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return "-".join([*(parts[:5] or ["default"]), hashlib.sha256(text.encode()).hexdigest()[:8]])

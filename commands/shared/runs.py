@@ -44,8 +44,8 @@ VERSIONS = (
     "hydra-core",
 )
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")
-# The keys every command has that say where a run is kept, not what it is.
-PLACE = ("name", "runs")
+PLACE = ("name", "runs")  # keys of every command that set where a run is kept
+FINISHED = "finished.json"
 
 
 def to_json_value(value: Any) -> Any:
@@ -124,7 +124,8 @@ class RunFolder:
     reads.
 
     command, name: it is runs/command/name. config: resolved, nested plain values. grows: keys that say how far to go;
-    free: keys that change no result. complete: adds the defaults of keys that a stored configuration lacks.
+    free: keys that change no result. complete: adds the defaults of keys that a stored configuration lacks. overrides:
+    what the configuration was composed from, which `find_finished` compares.
 
     Attributes: path, config, seed; writes: False in a process that works beside the one that holds the
     lock and writes; inside `with`, resumed: whether an earlier start left files.
@@ -138,8 +139,9 @@ class RunFolder:
         grows: Sequence[str] = (),
         free: Sequence[str] = (),
         complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        overrides: Sequence[str] = (),
     ) -> None:
-        self.command, self.config, self.complete = command, config, complete
+        self.command, self.config, self.complete, self.overrides = command, config, complete, overrides
         self.seed = config.get("seed")
         self.grows = tuple(grows)
         self.apart = (*grows, *free)
@@ -176,19 +178,22 @@ class RunFolder:
                 "give another name=, or move that folder away"
             )
 
-    def finished(self) -> str | None:
-        """Return the summary of a run that went at least as far as asked now, else None."""
-        path = self.path / "finished.json"
+    def describe_finished(self) -> str | None:
+        """Return a line about a run that went at least as far as this configuration asks, else None."""
+        path = self.path / FINISHED
         if not path.exists():
             return None
         record = read_json(path)
         went, asked = record.get("extent", {}), self._extent()
-        return str(record.get("summary", "")) if all(_reaches(went.get(k), asked[k]) for k in asked) else None
+        if not all(_reaches(went.get(key), asked[key]) for key in asked):
+            return None
+        return _format_finished(self.path, record)
 
     def finish(self, summary: str = "") -> None:
         """Mark the run as finished as far as the configuration asks; the last thing a command does."""
         if self.writes:
-            write_json(self.path / "finished.json", {"summary": summary, "extent": self._extent()})
+            record = {"summary": summary, "extent": self._extent(), "overrides": self.overrides, "commit": get_commit()}
+            write_json(self.path / FINISHED, record)
 
     def __enter__(self) -> RunFolder:
         if not self.writes:
@@ -239,6 +244,26 @@ class RunFolder:
         if start not in record["starts"]:
             record["starts"].append(start)
             write_json(path, record)
+
+
+def find_finished(command: str, overrides: Sequence[str]) -> str | None:
+    """Return a line about a run that the same overrides have finished with the same commit, else None.
+
+    It reads JSON alone, so that a finished run exits before anything is imported. None does not mean unfinished: other
+    overrides may lead to the same configuration, and edited or installed code has no commit.
+    """
+    runs = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("runs=")), "runs")
+    for path in Path(runs).expanduser().joinpath(command).glob(f"*/{FINISHED}"):
+        record = read_json(path)
+        code = record.get("commit")
+        if record.get("overrides") == list(overrides) and code and "+" not in code and code == get_commit():
+            return _format_finished(path.parent, record)
+    return None
+
+
+def _format_finished(path: Path, record: Mapping[str, Any]) -> str:
+    summary = record.get("summary")
+    return f"{path} is finished{': ' if summary else ''}{summary or ''}"
 
 
 def list_versions() -> dict[str, str]:

@@ -50,13 +50,6 @@ def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> 
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a model folder records of its training."""
-
-    objective: ObjectiveConfig
-
-
-@dataclass(frozen=True)
 class ModelParts:
     """The networks of a model that other programs can read. online_encoder: the one that the saved EMA teacher follows,
     None where there is no teacher or only the teacher was saved. summary: what was found, as one line."""
@@ -79,7 +72,7 @@ def load_parts(model: str | Path) -> ModelParts:
     alone = ModelParts(encoder, None, None, "the encoder alone")
     if read_model_kind(find_model_folder(path)) != "encoder" or not checkpoints:
         return alone
-    trained = PretrainModel(copy.deepcopy(encoder), build(Trained, {"objective": about["objective"]}).objective, 1)
+    trained = PretrainModel(copy.deepcopy(encoder), build(ObjectiveConfig, about["objective"]), 1)
     objective = trained.objective
     if not isinstance(objective, Masked) or isinstance(objective.config.targets, PixelTargets):
         return alone

@@ -124,6 +124,7 @@ class VideoConfig:
     workers: int = 2
     """threads that decode ahead of the training; 0: none; changes no result"""
     crop: CropConfig = field(default_factory=CropConfig)
+    """random crop of each clip"""
 
     def __post_init__(self) -> None:
         if not self.fps > 0:

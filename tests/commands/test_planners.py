@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from commands import bench
-from commands.config.choices import list_choices
-from commands.config.compose import load_config
+from commands.config.compose import list_choices, load_config
 from commands.config.groups import make_planner
 from commands.config.schema import override
 from commands.evaluation.methods import make_oracle_planner

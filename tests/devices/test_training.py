@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.config.choices import list_choices
-from commands.config.compose import load_config
+from commands.config.compose import list_choices, load_config
 from commands.training.monitors import Monitor
 from commands.training.pretraining import make_random_stage1
 from tests.devices.test_world_models import MODELS

@@ -77,14 +77,21 @@ def test_help_names_every_command_with_its_line(capsys):
         assert f"  {name}" in page and read_title(name) in page and read_title(name), name
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize(("words", "output"), [(["--help"], "commands:"), (["collect", "seed=3"], "is finished: done")])
+def test_help_and_a_finished_run_import_nothing_heavy(words, output, tmp_path):
+    folder = tmp_path / "runs/collect/seed3"
+    folder.mkdir(parents=True)
+    record = {"summary": "done", "extent": {}, "overrides": ["seed=3"], "commit": "c0ffee"}
+    (folder / "finished.json").write_text(json.dumps(record))
     script = (
-        "import sys; from commands.cli import main as cli; assert cli.main(['--help']) == 0; "
+        "import sys; from commands.cli import main as cli; from commands.shared import runs; "
+        f"runs.get_commit = lambda: 'c0ffee'; assert cli.main({words}) == 0; "
         "heavy = {'torch', 'numpy', 'hydra', 'mujoco', 'rich', 'yaml'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOME)
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(HOME)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and output in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -121,8 +128,8 @@ def test_a_command_without_words_and_an_unknown_one_are_wrong_usage(capsys):
         (["collect", "episodes=3"], "did you mean data.episodes?"),
         (["collect", "data.policy.nme=uniform"], "did you mean data.policy.name?"),
         (["collect", "data.policy={nme: uniform}"], "did you mean name?"),
-        (["collect", "data.episodes=many"], "data.episodes is a number"),
-        (["collect", "data.policy=3"], "holds several keys"),
+        (["collect", "data.episodes=many"], "data.episodes must be a whole number"),
+        (["collect", "data.policy=3"], "data.policy holds keys, as name"),
         (["collect", "env.name=two_rooms"], "choose with env=two_rooms"),
         (["collect", "env=dmc/chetah"], "did you mean dmc/cheetah"),
         (["collect", "env=cheetah"], "did you mean dmc/cheetah"),
@@ -260,7 +267,7 @@ def test_an_interruption_says_that_the_same_command_goes_on(body, capsys):
     assert "the same command goes on" in capsys.readouterr().err
     seen = body("collect")
     assert cli.main(["collect"]) == 0 and len(seen) == 1
-    assert "going on in runs/collect/default-" in capsys.readouterr().out
+    assert "resuming runs/collect/default-" in capsys.readouterr().out
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path):

@@ -15,10 +15,18 @@ from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
 from commands.comparison.cells import Cell, make_cell_keys
-from commands.config.choices import CONFIGS, list_choices
-from commands.config.compose import Composed, compose, compose_defaults, compose_help, get_config_class, load_config
+from commands.config.compose import (
+    CONFIGS,
+    Composed,
+    compose,
+    compose_defaults,
+    compose_help,
+    get_config_class,
+    list_choices,
+    load_config,
+)
 from commands.config.run_names import compose_reference, make_run_name
-from commands.config.schema import build, get_type_at, override
+from commands.config.schema import has_key, override
 from commands.shared.runs import flatten
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
@@ -49,11 +57,6 @@ def recipe(name: str, *words: str) -> Composed:
     command = "posttrain" if "2ac" in name else "pretrain"
     start = ["start=runs/pretrain/x"] if "cooldown" in name else []
     return compose(command, ["data=runs/collect/x", f"recipe={name}", *start, *words])
-
-
-def config_of(composed: Composed):
-    """The same as an instance of its command's Config."""
-    return build(get_config_class(composed.command), composed.config)
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -111,7 +114,7 @@ def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
         said.pop("defaults")
         keys = {key for key in flatten(said) if not key.startswith(("env.kwargs", "small"))}
         for key in keys:
-            assert any(get_type_at(get_config_class(command), key) is not None for command in ("demo", "compare")), key
+            assert any(has_key(get_config_class(command), key, {}) for command in ("demo", "compare")), key
 
 
 @pytest.mark.slow
@@ -145,7 +148,7 @@ def test_a_cooldown_asks_for_the_run_it_goes_on_from(capsys, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_recipe_builds_the_published_sizes(name):
-    config = config_of(recipe(name))
+    config = recipe(name).keys
     sizes, objective = config.adapted_encoder, config.objective
     with torch.device("meta"):
         model = PretrainModel(VideoEncoder(sizes), objective, 1)
@@ -156,8 +159,8 @@ def test_a_recipe_builds_the_published_sizes(name):
 
 
 def test_the_action_conditioned_recipe_builds_the_published_predictor():
-    shape = config_of(recipe("vjepa2ac_vitg")).dynamics.shape(7)
-    giant = config_of(recipe("vjepa2_vitg")).adapted_encoder
+    shape = recipe("vjepa2ac_vitg").keys.dynamics.shape(7)
+    giant = recipe("vjepa2_vitg").keys.adapted_encoder
     with torch.device("meta"):
         made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
     # The reference's 305.2 M hold a map of the camera's extrinsics (6), which is created there and never used.
@@ -165,7 +168,7 @@ def test_the_action_conditioned_recipe_builds_the_published_predictor():
 
 
 def test_masks_cover_the_published_shares_of_a_clip():
-    objective = config_of(recipe("vjepa2_vitl")).objective
+    objective = recipe("vjepa2_vitl").keys.objective
     assert [(mask.blocks, mask.area) for mask in objective.masks] == [(8, (0.15, 0.15)), (2, (0.7, 0.7))]
     for mask, visible in zip(objective.masks, (0.34, 0.11), strict=True):
         made = mask.sample(16, (objective.frames // 2, 16, 16), (0,))
@@ -173,7 +176,7 @@ def test_masks_cover_the_published_shares_of_a_clip():
 
 
 def trainer(name: str) -> TrainerConfig:
-    return config_of(recipe(name)).trainer
+    return recipe(name).keys.trainer
 
 
 def test_learning_rates_are_the_published_ones():
@@ -197,7 +200,7 @@ TINY_PREDICTOR = {"width": 32, "depth": 2, "heads": 2}
 
 def tiny(name: str):
     """A recipe with small networks, pictures of 4 x 4 patches and at most four tubelets."""
-    config = config_of(recipe(name))
+    config = recipe(name).keys
     side = 4 * config.encoder.patch_px
     levels = [0, 1, 2, 3] if config.encoder.levels else []
     return override(
@@ -227,7 +230,7 @@ def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
 
 
 def test_one_step_of_the_action_conditioned_recipe_at_a_reduced_size():
-    config = override(config_of(recipe("vjepa2ac_vitg")), {"dynamics": {"predictor": TINY_PREDICTOR}})
+    config = override(recipe("vjepa2ac_vitg").keys, {"dynamics": {"predictor": TINY_PREDICTOR}})
     shape, losses, settings = config.dynamics.shape(7), config.dynamics.losses, config.trainer
     sizes = tiny("vjepa2_vitg").adapted_encoder
     torch.manual_seed(0)

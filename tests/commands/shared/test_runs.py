@@ -93,11 +93,26 @@ def test_a_folder_holds_the_configuration_and_is_found_again():
 
 def test_finished_means_as_far_as_asked():
     with folder() as run:
-        assert run.finished() is None
+        assert run.describe_finished() is None
         run.finish("went well")
-    assert folder().finished() == folder(workers=3).finished() == "went well"
-    assert folder(trainer__steps=4).finished() == "went well"
-    assert folder(trainer__steps=6).finished() is None
+    line = f"{run.path} is finished: went well"
+    assert folder().describe_finished() == folder(workers=3).describe_finished() == line
+    assert folder(trainer__steps=4).describe_finished() == line
+    assert folder(trainer__steps=6).describe_finished() is None
+
+
+def test_overrides_find_what_they_finished_with_the_same_commit(monkeypatch):
+    monkeypatch.setattr(runs, "get_commit", lambda: "c0ffee")
+    with RunFolder("work", "x", {}, overrides=["seed=3"]) as run:
+        assert runs.find_finished("work", ["seed=3"]) is None
+        run.finish("went well")
+    assert runs.find_finished("work", ["seed=3"]) == "runs/work/x is finished: went well"
+    assert runs.find_finished("work", ["seed=3", "runs=other"]) is None and runs.find_finished("work", []) is None
+    for commit in ("c0ffee+changes", "cafe", None):  # edited code, other code, installed code
+        monkeypatch.setattr(runs, "get_commit", lambda commit=commit: commit)
+        assert runs.find_finished("work", ["seed=3"]) is None
+        run.finish("went well")
+        assert (runs.find_finished("work", ["seed=3"]) is None) == (commit != "cafe")
 
 
 def test_another_configuration_is_refused_by_its_keys():
