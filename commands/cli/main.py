@@ -242,7 +242,7 @@ def run_line(command: Command, overrides: list[str]) -> int:
     from commands.config.compose import compose
 
     composed = compose(command.name, overrides)
-    with processes.join_processes(command, composed.config["device"]) as is_first:
+    with processes.join_processes(command, str(composed.config.get("device"))) as is_first:
         return run_once(command, composed, Console() if is_first else make_silent_console())
 
 

@@ -50,7 +50,7 @@ def test_a_method_that_one_run_lacks_is_left_out():
 
 def test_only_finished_runs_that_differ_in_seed_alone_are_pooled(tmp_path: Path):
     folders = {}
-    for word, done in (("seed=0", True), ("seed=1", True), ("seed=2", False), ("planner.samples=9", True)):
+    for word, done in (("seed=0", True), ("seed=1", True), ("seed=2", False), ("planner.samples=90", True)):
         path = tmp_path / word
         path.mkdir()
         if done:
