@@ -1,18 +1,17 @@
-"""Batches of windows as torch tensors: which windows are in batch k is a function of (seed, k) and of nothing
-else.
+"""Batches as torch tensors: which windows or clips are in batch k is a function of (seed, k) alone.
 
-So a run resumes by asking for the next step, and neither threads nor restarts change what is trained on.
-Windows are drawn without replacement, epoch after epoch, by a counter-based generator keyed by (seed, epoch)
-(Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011); a batch may span two epochs,
-so none is ever short.
+So a run resumes by asking for the next step, and neither threads nor restarts change what is trained on. Windows are
+drawn without replacement, epoch after epoch, by a counter-based generator keyed by (seed, epoch) (Philox: Salmon et
+al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). A batch may span two epochs, so that none is short.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import count, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,24 +22,23 @@ Batch = dict[str, torch.Tensor]
 
 
 class BatchSource(Protocol):
-    """What batches are drawn from: `data.windows.Windows`, `data.clips.VideoClips`."""
+    """Samples that batches are drawn from: `data.windows.Windows` or `data.clips.VideoClips`."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of samples."""
         ...
 
     def gather(self, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Those of these numbers [B], as arrays [B,...]: a function of the numbers alone."""
+        """The samples of these numbers [B], as arrays [B,...]: a function of the numbers alone."""
         ...
 
 
 class Loader:
     """Batches of `batch_size` windows.
 
-    `workers` is the number of threads that read ahead in `iterate` (0 reads in the caller's): threads, not
-    processes, since the work is copying out of a memory map, or decoding video, which leaves Python's lock free. Of a
-    batch that `world` processes share, number `rank` reads its own rows alone; which windows are in the batch does not
-    depend on either.
+    workers: threads that read ahead in `iterate` (0 reads in the caller's). They are threads, not processes, because
+    copying out of a memory map and decoding video both release Python's lock. rank, world: of the processes that share
+    a batch, each of which reads its own rows alone; the windows in a batch do not depend on them.
     """
 
     def __init__(
@@ -59,58 +57,52 @@ class Loader:
         """Windows [B] of batch `step`, of all processes."""
         if step < 0:
             raise ValueError(f"step={step}: batches count from 0")
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, within = np.divmod(places, len(self.windows))
-        chosen = np.empty(self.batch_size, np.int64)
+        epochs, positions = np.divmod(self._draw_numbers(step), len(self.windows))
+        windows = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            chosen[mine] = self._order(int(epoch))[within[mine]]
-        return chosen
+            windows[epochs == epoch] = self._order(int(epoch))[positions[epochs == epoch]]
+        return windows
 
     def batch(self, step: int) -> Batch:
-        """Batch `step`, this process's rows of it: what `Windows.gather` returns, as tensors; uint16 columns are
-        bfloat16 (cached features). And `draw` [B], the number of each among all that are drawn.
-        """
-        found = self.windows.gather(self.indices(step)[self._rows])
-        drawn = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)[self._rows]
-        return {name: _to_tensor(array) for name, array in found.items()} | {"draw": drawn}
+        """This process's rows of batch `step`: the source's arrays as tensors, and `draw` [B], the number of each
+        sample among all that are drawn. uint16 arrays become bfloat16 (cached features)."""
+        arrays = self.windows.gather(self.indices(step)[self._rows])
+        draw = torch.from_numpy(self._draw_numbers(step)[self._rows])
+        return {
+            name: from_bits(array) if array.dtype == np.uint16 else torch.from_numpy(array)
+            for name, array in arrays.items()
+        } | {"draw": draw}
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
-        step = start_step
+        steps: Iterator[int] = count(start_step) if stop_step is None else iter(range(start_step, stop_step))
         if self.workers == 0:
-            while stop_step is None or step < stop_step:
-                yield self.batch(step)
-                step += 1
+            yield from map(self.batch, steps)
             return
         ahead: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         try:
             while True:
-                while len(ahead) <= self.workers and (stop_step is None or step < stop_step):
-                    ahead.append(pool.submit(self.batch, step))
-                    step += 1
+                ahead.extend(pool.submit(self.batch, step) for step in islice(steps, self.workers + 1 - len(ahead)))
                 if not ahead:
                     return
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _draw_numbers(self, step: int) -> NDArray[np.int64]:
+        return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.windows))
 
 
-def _to_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """A tensor over the array's memory; uint16 columns are cached features."""
-    return from_bits(array) if array.dtype == np.uint16 else torch.from_numpy(array)
-
-
-# numpy has no bfloat16: the feature cache keeps its bit patterns in uint16.
+# The feature cache stores bfloat16 bit patterns as uint16, because numpy has no bfloat16.
 def to_bits(values: torch.Tensor) -> NDArray[np.uint16]:
     """Numbers as bfloat16 bit patterns."""
     return values.bfloat16().cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
 
 
 def from_bits(bits: NDArray[np.uint16]) -> torch.Tensor:
-    """bfloat16 numbers of bit patterns, over the same memory where that is contiguous."""
+    """The bfloat16 numbers of bit patterns; shares their memory if that is contiguous."""
     return torch.from_numpy(np.ascontiguousarray(bits).view(np.int16)).view(torch.bfloat16)

@@ -1,8 +1,7 @@
-"""Behaviour policies for collecting: uniform, smooth (Ornstein-Uhlenbeck), scripted by the task, and
-mixtures.
+"""Behaviour policies for collecting: uniform, smooth (Ornstein-Uhlenbeck), scripted by the task, and mixtures.
 
-A policy is reset with a generator at the start of an episode and then asked for actions; it knows of an
-environment no more than `action_space` (a Box) and, if it is scripted, `sample_scripted_action(rng, memory)`.
+A policy is reset with a generator at the start of an episode and then asked for actions. It reads the environment's
+`action_space` (a Box) and, if it is scripted, calls `sample_scripted_action(rng, memory)`.
 
 Smooth noise after Uhlenbeck and Ornstein (Phys. Rev. 36, 1930), sampled exactly: over a step of dt seconds,
 
@@ -26,10 +25,10 @@ NAMES = ("uniform", "smooth", "scripted")
 
 
 class Policy(Protocol):
-    """What collecting asks of a behaviour policy."""
+    """A behaviour policy, as collecting uses it."""
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begins an episode; all randomness of it comes from `rng`."""
+        """Begins an episode, whose randomness comes from `rng` alone."""
 
     def act(self, env: Any) -> Action:
         """The next action [A] in environment units, within the bounds."""
@@ -37,7 +36,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which policy, and how it moves."""
+    """Behaviour policy and its parameters."""
 
     name: str = "smooth"
     """policy: uniform, smooth, scripted, or a mixture by shares of episodes ("smooth:0.5,scripted:0.5")"""
@@ -49,7 +48,6 @@ class PolicyConfig:
     """standard deviation of smooth actions, in half action ranges (> 0)"""
 
     def __post_init__(self) -> None:
-        """ValueError names the key that is out of range."""
         if self.hold < 1:
             raise ValueError(f"policy hold={self.hold}: hold each action for at least 1 step")
         if self.time_constant_s <= 0 or self.std <= 0:
@@ -64,11 +62,9 @@ class Uniform:
         self._hold = hold
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begins an episode."""
         self._rng, self._step = rng, 0
 
     def act(self, env: Any) -> Action:
-        """A fresh draw every `hold` steps [A]."""
         if self._step % self._hold == 0:
             low, high = env.action_space.low, env.action_space.high
             self._action = self._rng.uniform(low, high).astype(np.float32)
@@ -77,39 +73,34 @@ class Uniform:
 
 
 class Smooth:
-    """Ornstein-Uhlenbeck actions: each component wanders around the middle of its range (formula above)."""
+    """Ornstein-Uhlenbeck actions: each component moves around the middle of its range (formula above)."""
 
     def __init__(self, step_s: float, time_constant_s: float = 0.5, std: float = 0.7, hold: int = 1) -> None:
-        self._keep = math.exp(-step_s * hold / time_constant_s)
+        self._decay = math.exp(-step_s * hold / time_constant_s)
         self._std, self._hold = std, hold
+        self._x: NDArray[np.float64]
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begins an episode."""
         self._rng, self._step = rng, 0
 
     def act(self, env: Any) -> Action:
-        """The next action [A]."""
         low, high = env.action_space.low, env.action_space.high
-        noise = self._std * self._rng.standard_normal(low.shape) if self._step % self._hold == 0 else 0.0
-        if self._step == 0:
-            self._x = noise
-        elif self._step % self._hold == 0:
-            self._x = self._keep * self._x + math.sqrt(1 - self._keep**2) * noise
+        if self._step % self._hold == 0:
+            noise = self._std * self._rng.standard_normal(low.shape)
+            self._x = noise if self._step == 0 else self._decay * self._x + math.sqrt(1 - self._decay**2) * noise
         self._step += 1
         middle, half = (high + low) / 2, (high - low) / 2
         return np.clip(middle + half * self._x, low, high).astype(np.float32)
 
 
 class Scripted:
-    """The task's own policy, where random motion covers too little of it."""
+    """The task's own policy, for tasks where random motion covers too few states."""
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begins an episode with an empty memory."""
         self._rng = rng
         self._memory: dict[str, Any] = {}
 
     def act(self, env: Any) -> Action:
-        """What the task's script does next [A]."""
         return np.asarray(env.sample_scripted_action(self._rng, self._memory), np.float32)
 
 
@@ -121,28 +112,23 @@ class Mixture:
         self._shares = np.array(shares) / sum(shares)
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Chooses the episode's policy and begins it."""
-        self._chosen = self._policies[int(rng.choice(len(self._policies), p=self._shares))]
-        self._chosen.reset(rng)
+        self._policy = self._policies[int(rng.choice(len(self._policies), p=self._shares))]
+        self._policy.reset(rng)
 
     def act(self, env: Any) -> Action:
-        """The chosen policy's action [A]."""
-        return self._chosen.act(env)
+        return self._policy.act(env)
 
 
 def make_policy(config: PolicyConfig, step_s: float) -> Policy:
-    """The policy a config describes, for an environment with `step_s` seconds a step."""
+    """The policy of a config, for an environment with `step_s` seconds a step."""
     shares = _parse_shares(config.name)
-    built = [_build_policy(name, config, step_s) for name in shares]
-    return built[0] if len(built) == 1 else Mixture(built, list(shares.values()))
-
-
-def _build_policy(name: str, config: PolicyConfig, step_s: float) -> Policy:
-    if name == "uniform":
-        return Uniform(config.hold)
-    if name == "smooth":
-        return Smooth(step_s, config.time_constant_s, config.std, config.hold)
-    return Scripted()
+    kinds: dict[str, Policy] = {
+        "uniform": Uniform(config.hold),
+        "smooth": Smooth(step_s, config.time_constant_s, config.std, config.hold),
+        "scripted": Scripted(),
+    }
+    policies = [kinds[name] for name in shares]
+    return policies[0] if len(policies) == 1 else Mixture(policies, list(shares.values()))
 
 
 def _parse_shares(text: str) -> dict[str, float]:
@@ -151,7 +137,7 @@ def _parse_shares(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, _, share = (piece.strip() for piece in part.partition(":"))
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)  # data may not import commands, which has `nearest`
+            near = difflib.get_close_matches(name, NAMES, 1)  # `nearest` is in commands, which data may not import
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
                 f"policy {name!r} is unknown{hint}: choose from {', '.join(NAMES)}, or mix as smooth:0.5,scripted:0.5"

@@ -1,7 +1,7 @@
-"""Video files through PyAV: what one holds, and the pictures at given times or of given numbers.
+"""Video files through PyAV: their facts, and their frames at given times or of given numbers.
 
-Time is what the file's time stamps say, never a frame number over a nominal rate: frames may come at any rate, and
-irregularly. A file that cannot be read is a VideoError with the file's name and the reason.
+Times come from the file's time stamps, never from a frame number over a nominal rate, so frames may be unevenly spaced.
+A file that cannot be read is a VideoError with the file's name and the reason.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ View = Literal["whole", "centre"]
 SUFFIXES = (".mp4", ".webm", ".gif", ".mkv", ".mov", ".avi")
 NO_SEEKING = ("gif",)  # formats whose frames build on all earlier ones
 ALL_CORES = 0
-SAME_S = 1e-6  # times nearer than this are one
+SAME_S = 1e-6  # times nearer than this are equal
 
 
 class VideoError(ValueError):
-    """A video, or a folder of them, cannot serve what was asked; the message is one sentence for the user."""
+    """A video, or a folder of them, cannot be used; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """What a readable file holds. start_s: its first frame's time stamp; length_s: from there to the last frame's;
-    aspect: width over height of a picture as it is shown."""
+    """Facts of a readable file.
+
+    start_s: time stamp of the first frame; length_s: from there to the last frame; aspect: width over height, upright.
+    """
 
     path: Path
     start_s: float
@@ -41,12 +43,12 @@ class VideoFile:
 
     @property
     def rate(self) -> float:
-        """Frames a second, on average; infinite for a single one."""
+        """Mean frames per second; infinite for a single frame."""
         return (self.frames - 1) / self.length_s if self.length_s else float("inf")
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """Video files in a folder and all below it, by name; hidden ones left out. VideoError where there is none."""
+    """Video files in a folder and below it, by name, without hidden ones. VideoError if there is none."""
     if not folder.is_dir():
         raise VideoError(f"path={folder} is no folder: give the folder that holds the videos")
     found = [
@@ -60,7 +62,7 @@ def find_videos(folder: Path) -> list[Path]:
 
 
 def inspect_video(path: Path) -> VideoFile:
-    """Read all time stamps and decode the first frame. VideoError unless it is a whole video file."""
+    """Reads all time stamps and decodes the first frame. VideoError if the file is damaged or incomplete."""
     with open_video(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.pts is not None]
         stamps = [packet.pts for packet in packets if not packet.is_discard]
@@ -68,38 +70,37 @@ def inspect_video(path: Path) -> VideoFile:
             raise VideoError(f"{path} holds no frame with a time stamp")
         if "mp4" in container.format.name and len(packets) < stream.frames:
             raise VideoError(f"{path} is cut short: {len(packets)} of its {stream.frames} frames are there")
-        base = float(stream.time_base)
+        unit_s = float(stream.time_base)
     with open_video(path) as (container, stream):
         frame = next(container.decode(stream), None)
         if frame is None:
             raise VideoError(f"{path} holds no frame that can be decoded")
         height, width = upright_hw(frame)
-    return VideoFile(path, min(stamps) * base, (max(stamps) - min(stamps)) * base, len(stamps), width / height)
+    return VideoFile(path, min(stamps) * unit_s, (max(stamps) - min(stamps)) * unit_s, len(stamps), width / height)
 
 
 def decode_at_times(
     file: VideoFile, times_s: Sequence[float] | NDArray[np.float64], size_hw: tuple[int, int], view: View
 ) -> Pictures:
-    """Pictures [T, h, w, 3]: for every time since the first frame, ascending, the frame whose time stamp is nearest.
+    """For each time since the first frame, ascending, the frame with the nearest time stamp [T, h, w, 3].
 
-    view: `whole` squeezes all of a picture into the size; `centre` takes its largest middle part of that shape.
+    view: `whole` squeezes the frame into the size; `centre` takes the largest part of that shape in its middle.
     """
-    wanted = [file.start_s + time for time in times_s]
-    for seek in (True, False):  # without, where a file's index leads past the first time
+    wanted_s = [file.start_s + time for time in times_s]
+    for seek in (True, False):  # decode from the start if the file's index points past the first time
         with open_video(file.path) as (container, stream):
             if seek and container.format.name not in NO_SEEKING:
-                container.seek(int(wanted[0] / stream.time_base), stream=stream, backward=True, any_frame=False)
-            frames = _timed(container, stream)
+                container.seek(int(wanted_s[0] / stream.time_base), stream=stream, backward=True, any_frame=False)
+            frames = (frame for frame in container.decode(stream) if frame.time is not None)
             first = next(frames, None)
-            if first is not None and (first[0] <= wanted[0] + SAME_S or not seek):
-                return np.stack(
-                    [convert_frame(frame, size_hw, view) for frame in _select_nearest(first, frames, wanted)]
-                )
+            if first is not None and (first.time <= wanted_s[0] + SAME_S or not seek):
+                chosen = _select_nearest(first, frames, wanted_s)
+                return np.stack([convert_frame(frame, size_hw, view) for frame in chosen])
     raise VideoError(f"{file.path} holds no frame that can be decoded")
 
 
 def decode_by_number(path: Path, numbers: Sequence[int], size_hw: tuple[int, int], view: View) -> Pictures:
-    """Pictures [T, h, w, 3] of frames by their number from 0, ascending, whatever their time stamps say."""
+    """Frames [T, h, w, 3] by their number from 0, ascending, whatever their time stamps."""
     wanted, found = set(numbers), []
     with open_video(path, threads=ALL_CORES) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
@@ -119,23 +120,22 @@ def count_frames(path: Path) -> int:
 
 
 def convert_frame(frame: av.VideoFrame, size_hw: tuple[int, int], view: View) -> Pictures:
-    """One picture [h, w, 3], upright."""
+    """A decoded frame as an upright RGB picture [h, w, 3]."""
     turns = round(frame.rotation / 90) % 4
     height, width = upright_hw(frame)
-    wanted_h, wanted_w = size_hw
+    scaled_h, scaled_w = size_hw
     if view == "centre":
-        scale = max(wanted_h / height, wanted_w / width)
-        wanted_h, wanted_w = max(wanted_h, round(height * scale)), max(wanted_w, round(width * scale))
-    across = (wanted_h, wanted_w) if turns % 2 else (wanted_w, wanted_h)
-    made = frame.reformat(width=across[0], height=across[1], format="rgb24").to_ndarray()
-    made = np.rot90(made, turns)
-    top, left = (wanted_h - size_hw[0]) // 2, (wanted_w - size_hw[1]) // 2
-    return np.ascontiguousarray(made[top : top + size_hw[0], left : left + size_hw[1]])
+        scale = max(scaled_h / height, scaled_w / width)
+        scaled_h, scaled_w = max(scaled_h, round(height * scale)), max(scaled_w, round(width * scale))
+    stored_hw = (scaled_w, scaled_h) if turns % 2 else (scaled_h, scaled_w)
+    picture = frame.reformat(width=stored_hw[1], height=stored_hw[0], format="rgb24").to_ndarray()
+    top, left = (scaled_h - size_hw[0]) // 2, (scaled_w - size_hw[1]) // 2
+    return np.ascontiguousarray(np.rot90(picture, turns)[top : top + size_hw[0], left : left + size_hw[1]])
 
 
 @contextmanager
 def open_video(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; whatever PyAV raises becomes a VideoError that names the file."""
+    """The container and its first video stream; an error of PyAV becomes a VideoError that names the file."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -149,26 +149,16 @@ def open_video(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
 
 
 def upright_hw(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of a frame once it stands upright."""
-    turned = round(frame.rotation / 90) % 2
-    return (frame.width, frame.height) if turned else (frame.height, frame.width)
+    """Height and width of a frame after its rotation."""
+    return (frame.width, frame.height) if round(frame.rotation / 90) % 2 else (frame.height, frame.width)
 
 
-def _timed(container: Any, stream: Any) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames in the order they are shown, each with its time stamp."""
-    for frame in container.decode(stream):
-        if frame.time is not None:
-            yield frame.time, frame
-
-
-def _select_nearest(
-    first: tuple[float, av.VideoFrame], rest: Iterator[tuple[float, av.VideoFrame]], wanted_s: Sequence[float]
-) -> list[av.VideoFrame]:
-    """For every wanted time, ascending, the frame nearest to it; of two equally near ones the earlier."""
+def _select_nearest(first: Any, rest: Iterator[Any], wanted_s: Sequence[float]) -> list[Any]:
+    """For each time, ascending, the frame nearest to it; of two equally near frames the earlier."""
     before, after = first, next(rest, None)
     chosen = []
     for time in wanted_s:
-        while after is not None and after[0] - time < time - before[0] - SAME_S:
+        while after is not None and after.time - time < time - before.time - SAME_S:
             before, after = after, next(rest, None)
-        chosen.append(before[1])
+        chosen.append(before)
     return chosen

@@ -1,11 +1,11 @@
-"""Windows: every stretch of T model steps that lies within one episode of a split, read as batches of arrays.
+"""Windows: every sequence of T model steps within one episode of a split, read as batches of arrays.
 
 A model step is `frame_skip` environment steps. A window that starts at frame s of an episode has
 
     frames   s, s+k, s+2k, ..., s+(T-1)k                                      (k = frame_skip)
     actions  [a(s) .. a(s+k-1)], [a(s+k) .. a(s+2k-1)], ...                   T-1 blocks of k stacked actions
 
-so the action row that leads nowhere, an episode's last, is never part of one.
+so an episode's last action row, which leads nowhere, is never part of one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from data.store import Reader
 
 Array = NDArray[Any]
-FEW = 4  # windows an episode, below which its frames are hardly used
+FEW = 4  # windows per episode, below which most frames are hardly used
 
 
 class Windows:
-    """All windows of `frames` model steps in a split's complete episodes, as an indexable collection.
+    """All windows of `frames` model steps in a split's complete episodes, by number.
 
-    `columns` are the file's columns to read; `extra` are further arrays over all rows of the reader's files
-    [F,...], such as cached features, read like columns under their own names; `first_frames` names those of them of
-    which a window holds only its first so many frames. ValueError if no episode is long enough.
+    columns: columns of the file to read. extra: further arrays over all rows of the reader's files [F,...], such as
+    cached features, read like columns under their own names. first_frames: number of frames, by name, of those extra
+    arrays that are read at a window's first frames alone. ValueError if no episode is long enough.
     """
 
     def __init__(
@@ -47,42 +47,40 @@ class Windows:
         self._check_names()
         episodes = reader.episodes(split)
         lengths = reader.lengths(episodes)
-        counts = np.maximum(lengths - (frames - 1) * frame_skip, 0)
+        span = (frames - 1) * frame_skip
+        counts = np.maximum(lengths - span, 0)
         if not counts.sum():
-            raise ValueError(self._too_short(split, lengths))
-        self._episodes = episodes[counts > 0]
-        self._ends = np.cumsum(counts[counts > 0])
-        self._begins = self._ends - counts[counts > 0]
+            where = f"split {split}" if split else "the data"
+            if not lengths.size:
+                raise ValueError(f"{where} has no complete episode: collect more, or choose another split")
+            raise ValueError(
+                f"frames={frames} with frame_skip={frame_skip} needs episodes of {span + 1} frames, "
+                f"those of {where} have {lengths.min()} to {lengths.max()}: ask for fewer or collect longer ones"
+            )
+        self._episodes, counts = episodes[counts > 0], counts[counts > 0]
+        self._ends = np.cumsum(counts)
+        self._begins = self._ends - counts
 
     def _check_names(self) -> None:
         known = [column.name for column in self.reader.info.columns]
         for name in self.columns:
             if name not in known:
                 raise ValueError(f"column {name!r} is not in the data file: choose from {', '.join(known)}")
+        rows = self.reader.total_frames
         for name, array in self.extra.items():
-            if name in self.columns or len(array) != self.reader.total_frames:
-                rows = self.reader.total_frames
+            if name in self.columns or len(array) != rows:
                 raise ValueError(f"extra {name!r} has {len(array)} rows for {rows} frames, or is a column")
-
-    def _too_short(self, split: str | None, lengths: Array) -> str:
-        where = f"split {split}" if split else "the data"
-        if not lengths.size:
-            return f"{where} has no complete episode: collect more, or choose another split"
-        need = (self.frames - 1) * self.frame_skip + 1
-        return (
-            f"frames={self.frames} with frame_skip={self.frame_skip} needs episodes of {need} frames, "
-            f"those of {where} have {lengths.min()} to {lengths.max()}: ask for fewer or collect longer ones"
-        )
 
     def __len__(self) -> int:
         """Number of windows."""
         return int(self._ends[-1])
 
     def describe(self) -> str:
-        """How many there are and what they span, for a line of output."""
-        each = len(self) / len(self._episodes)
-        few = "; longer episodes, or a shorter horizon, would give more" if each < FEW else ""
-        return f"{len(self)} windows of {self.frames} frames, {self.frame_skip} apart: {each:.3g} an episode{few}"
+        """Their number, length and spacing, for a line of output."""
+        per_episode = len(self) / len(self._episodes)
+        hint = "; longer episodes, or a shorter horizon, would give more" if per_episode < FEW else ""
+        length = f"{self.frames} frames, {self.frame_skip} apart"
+        return f"{len(self)} windows of {length}: {per_episode:.3g} an episode{hint}"
 
     def locate(self, indices: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode and first frame of windows: [B] -> ([B], [B])."""
@@ -93,28 +91,25 @@ class Windows:
         return self._episodes[which], indices - self._begins[which]
 
     def rows(self, indices: Array) -> NDArray[np.int64]:
-        """Rows of the windows' frames in the rows of all files together: [B] -> [B,T]."""
+        """Rows of the windows' frames, counted over all files: [B] -> [B,T]."""
         episode, start = self.locate(indices)
-        first = self.reader.first_row(episode) + start
-        return first[:, None] + np.arange(self.frames) * self.frame_skip
+        return (self.reader.first_row(episode) + start)[:, None] + np.arange(self.frames) * self.frame_skip
 
     def gather(self, indices: Array) -> dict[str, Array]:
-        """Reads windows [B]: `pixels` [B,T,H,W,C] uint8, `action` [B,T-1,A*frame_skip], other columns
-        [B,T,...].
+        """Reads windows [B]: `pixels` [B,T,H,W,C] uint8, `action` [B,T-1,A*frame_skip], other columns [B,T,...].
 
-        `episode` and `start` [B] say where each came from (`Reader.describe` puts it in words).
+        `episode` and `start` [B] are each window's episode and first frame in it.
         """
-        episode, start = self.locate(indices)
-        rows = (self.reader.first_row(episode) + start)[:, None] + np.arange(self.frames) * self.frame_skip
+        rows = self.rows(indices)
         batch: dict[str, Array] = {}
         for name in self.columns:
-            batch[name] = self._actions(rows[:, 0]) if name == "action" else self.reader.gather(name, rows)
+            batch[name] = self._gather_actions(rows[:, 0]) if name == "action" else self.reader.gather(name, rows)
         for name, array in self.extra.items():
-            kept = rows[:, : self.first_frames[name]] if name in self.first_frames else rows
-            batch[name] = np.asarray(array).take(kept, axis=0)
+            batch[name] = np.asarray(array).take(rows[:, : self.first_frames.get(name, self.frames)], axis=0)
+        episode, start = self.locate(indices)
         return batch | {"episode": episode, "start": start}
 
-    def _actions(self, first_B: Array) -> Array:
+    def _gather_actions(self, first_B: Array) -> Array:
         """Stacked actions that lead from each frame of a window to its next: [B] -> [B,T-1,A*frame_skip]."""
         steps = (self.frames - 1) * self.frame_skip
         actions = self.reader.gather("action", first_B[:, None] + np.arange(steps))

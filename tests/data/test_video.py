@@ -147,7 +147,7 @@ def test_read_ahead_by_threads_video_batches_are_those_of_the_seed_and_step(tmp_
 def test_a_clip_that_breaks_later_is_replaced_by_the_same_other_one_and_told_once(tmp_path):
     found = open_folder(mixed_folder(tmp_path), ClipConfig(3, 5.0), 0.3)
     told = []
-    clips = VideoClips(found.files, ClipConfig(3, 5.0), (16, 16), tell=told.append)
+    clips = VideoClips(found.files, ClipConfig(3, 5.0), (16, 16), warn=told.append)
     bad = found.files[0].path
     bad.write_text("overwritten while training")
     first = clips.gather(np.array([0, 1]))
