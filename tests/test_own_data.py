@@ -29,7 +29,7 @@ def work(tmp_path_factory) -> Path:
     """A folder with models of a folder of videos and of robot trajectories."""
     folder = tmp_path_factory.mktemp("work")
     with contextlib.chdir(folder):
-        assert droid_example.main(["example"]) == 0
+        droid_example.main(["example"])
         jepa("pretrain", "data=video_folder", "path=example", *TINY, "name=video")
         jepa("import", "format=droid", "path=example", "fps=4", "name=arm")
         jepa("posttrain", "data=runs/import/arm", "encoder=runs/pretrain/video", "trainer=debug", "name=arm")

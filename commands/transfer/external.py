@@ -279,7 +279,7 @@ class ExternalImport:
         contents, simulator = self.set.info, self.simulator
         more = [name for name in contents.images if name != self.pixels]
         used = {*self.state, *self.truth, *self.proprio}
-        rest = [name for name in contents.numbers if name not in used] + ([contents.unread] if contents.unread else [])
+        rest = [name for name in contents.numbers if name not in used] + list(contents.unread)
         made = "recorded" if contents.state or self.columns.state else "no simulator's state is recorded: as truth"
         if self.pixels:
             height, width = contents.images[self.pixels][:2]

@@ -1,23 +1,22 @@
 """What trajectory files of other programs have in common, whatever their format.
 
-A format is a module beside this one (`robomimic.py`, `ogbench.py`, `minari.py`, `lerobot.py`) with a class that opens a
-data set of that format, says what it holds (`Contents`, `Episode`) and reads an episode of it, and a function that
-writes one from our own file. What its columns become here is not decided there but where the formats meet the
-configuration (`commands.transfer.external`).
-
-A data set that we wrote ourselves carries its facts (`DataSetInfo.store_info`), so that the way back
-restores every number, name, seed and split.
+A format is a module beside this one (`robomimic.py`, `ogbench.py`, `minari.py`, `lerobot.py`). It has an
+`ExternalDataSet` that opens a data set, describes it (`DataSetInfo`) and reads its episodes, and a function that writes
+one from our own file. Which columns become ours is decided where the formats meet the configuration
+(`commands.transfer.external`). A data set that we exported also holds the `StoreInfo` of its source, so that
+importing it restores every number, name, seed and split.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import h5py
@@ -29,7 +28,7 @@ from data.store import Reader
 from data.video import Pictures, View, convert_frame
 
 Array = NDArray[Any]
-EXPORT_KEY = "jepa"  # name of the attribute, member or file in which our own export leaves the facts of its source
+EXPORT_KEY = "jepa"  # name of the attribute, array or file that holds the StoreInfo of an exported data set
 
 
 class ExternalError(ValueError):
@@ -38,8 +37,11 @@ class ExternalError(ValueError):
 
 @dataclass(frozen=True)
 class ExternalEpisode:
-    """One trajectory: `name` and `location` are the format's. split: train, val or eval, None where the format says
-    nothing of it. factors: what differs in the simulator's model."""
+    """One trajectory.
+
+    name: for messages. location: where the format finds it. split: train, val or eval; None where the format has none.
+    factors: properties of the simulator's model that differ between episodes.
+    """
 
     name: Path
     location: Any
@@ -50,13 +52,13 @@ class ExternalEpisode:
 
 @dataclass(frozen=True)
 class DataSetInfo:
-    """What a data set holds, as its first episode shows.
+    """A data set as its first episode shows it.
 
-    env: the environment by the format's name; rate: frames a second, None where the format records none. numbers and
-    images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception, where
-    the format marks them; state: those that set a simulator up again. names: of the numbers in a column, or in
-    `action`, if the format gives them; bounds: low and high of the actions, likewise. unread: what else the files hold,
-    in words.
+    env: the environment by the format's name. rate: frames per second; None where the format records none.
+    numbers, images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception,
+    where the format marks them. state: the columns that set a simulator up again. names: of the components of a column
+    or of `action`. bounds: low and high of the actions. unread: what else the files hold. store_info: of the source, if
+    the data set is our own export.
     """
 
     env: str
@@ -68,41 +70,57 @@ class DataSetInfo:
     state: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    unread: str = ""
+    unread: Sequence[str] = ()
     store_info: StoreInfo | None = None
 
 
-class ExternalDataSet(Protocol):
-    """A data set of another format, opened. `render_hint`: what to do where it holds no pictures."""
+class ExternalDataSet(ABC):
+    """A data set of another format. `render_hint`: how to get pictures where it holds none."""
 
     info: DataSetInfo
-    episodes: Sequence[ExternalEpisode]
+    episodes: list[ExternalEpisode]
     render_hint: str
 
+    @abstractmethod
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
-        """`action` [T-1,A], `reward` [T] where there is one, and these columns [T,...]. ExternalError if it cannot."""
-        ...
+        """`action` [T-1,A], `reward` [T] if there is one, and these columns [T,...]. ExternalError on damage."""
 
+    @abstractmethod
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
-        """[T,size,size,3]"""
-        ...
+        """An episode's frames as squares [T,size,size,3]."""
 
     def external_name(self, column: str) -> str:
-        """What a column of ours is called in a data set that we wrote."""
-        ...
+        """The name that one of our columns has in our exports."""
+        return column
 
 
 # --- reading
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, to read; ExternalError where it is none, or cut short."""
+def explain_damage(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns errors of a library that reads the file into an ExternalError that names it."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except OSError as error:
-        raise ExternalError(f"{path} cannot be read as HDF5, or is cut short: copy it again") from error
+        yield
+    except ExternalError:
+        raise
+    except errors as error:
+        raise ExternalError(f"{path} cannot be read as {kind}, or is cut short: copy it again") from error
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file for reading; ExternalError if it is none, or damaged."""
+    with explain_damage(path, "HDF5", OSError), h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ExternalError if the file holds none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ExternalError(f"{path} is no JSON: copy the data set again") from error
 
 
 def find_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
@@ -118,17 +136,22 @@ def find_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
 
 
 def is_pictures(shape: Sequence[int], dtype: Any) -> bool:
-    """Whether an array [T,...] is a stack of pictures in colour."""
+    """Whether an array [T,...] is a stack of colour pictures."""
     return len(shape) == 4 and shape[3] == 3 and min(shape[1:3]) >= 8 and np.dtype(dtype) == np.uint8
 
 
-def is_numbers(shape: Sequence[int], dtype: Any) -> bool:
-    """Whether an array [T,...] holds a number or a vector of numbers for each frame."""
-    return 1 <= len(shape) <= 2 and np.dtype(dtype).kind in "fiub"
+def select_pictures(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes [H,W,3] of those arrays (anything with shape and dtype) that are stacks of pictures."""
+    return {name: tuple(a.shape[1:]) for name, a in arrays.items() if is_pictures(a.shape, a.dtype)}
+
+
+def select_numbers(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a row of those arrays that hold a number or a vector of numbers for each frame."""
+    return {n: tuple(a.shape[1:]) for n, a in arrays.items() if 1 <= len(a.shape) <= 2 and a.dtype.kind in "fiub"}
 
 
 def decode_picture(encoded: Any) -> Pictures:
-    """A JPEG's or PNG's bytes as a picture [H,W,3]; the numbers are those that PIL gives, which the formats use."""
+    """The picture [H,W,3] of a JPEG's or PNG's bytes, as PIL, which the formats use, decodes it."""
     from PIL import Image
 
     try:
@@ -138,22 +161,23 @@ def decode_picture(encoded: Any) -> Pictures:
 
 
 def resize_to_square(frames_THWC: Array, size_px: int, view: View) -> Pictures:
-    """Frames as squares of a size: untouched where they are that already, else as `data.video.picture` makes them."""
+    """Frames as squares of a size; frames of that size stay as they are."""
     if frames_THWC.shape[1:3] == (size_px, size_px):
         return np.ascontiguousarray(frames_THWC)
     frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames_THWC)
     return np.stack([convert_frame(frame, (size_px, size_px), view) for frame in frames])
 
 
-def check_names(where: str, wanted: Sequence[str], there: Sequence[str]) -> None:
-    """ExternalError unless all names wanted are there; says which are."""
-    lacking = [name for name in wanted if name not in there]
-    if lacking:
-        raise ExternalError(f"{where} has no {', '.join(lacking)} (it has: {', '.join(sorted(there)) or 'nothing'})")
+def check_names(where: str, wanted: Sequence[str], available: Collection[str]) -> None:
+    """ExternalError unless all wanted names are available; lists those that are."""
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        names = ", ".join(sorted(available)) or "nothing"
+        raise ExternalError(f"{where} has no {', '.join(missing)} (it has: {names})")
 
 
 def check_actions(where: str, actions: Array, frames: int) -> Array:
-    """Actions [T-1,A] of T frames; ExternalError unless there is one between any two frames."""
+    """Actions [T-1,A] of T frames; ExternalError if their number is another."""
     actions = np.asarray(actions, np.float32)
     actions = actions.reshape(len(actions), -1)
     if len(actions) != frames - 1:
@@ -162,23 +186,23 @@ def check_actions(where: str, actions: Array, frames: int) -> Array:
 
 
 def require_equal(values: Mapping[str, Any], what: str) -> Any:
-    """The value that all files share; ExternalError names two that differ."""
-    names = list(values)
-    for name in names[1:]:
-        if values[name] != values[names[0]]:
+    """The value that all files share; ExternalError names two files that differ."""
+    first, *others = values
+    for name in others:
+        if values[name] != values[first]:
             raise ExternalError(
-                f"{names[0]} and {name} differ in {what} ({values[names[0]]} against {values[name]}): "
+                f"{first} and {name} differ in {what} ({values[first]} against {values[name]}): "
                 "import them apart, each with a path= of its own"
             )
-    return values[names[0]]
+    return values[first]
 
 
 def parse_store_info(text: Any) -> StoreInfo | None:
-    """The facts that our export left, None where there are none."""
+    """The StoreInfo in an exported data set; None in any other."""
     try:
         return None if text is None else StoreInfo.from_json(str(text))
     except (KeyError, TypeError, ValueError) as error:
-        raise ExternalError(f"what jepa export left in the data set is damaged ({error})") from error
+        raise ExternalError(f"the facts that jepa export wrote into the data set are damaged ({error})") from error
 
 
 # --- writing
@@ -190,17 +214,22 @@ def list_number_columns(info: StoreInfo) -> list[Column]:
 
 
 def read_rewards(reader: Reader, episode: int) -> NDArray[np.float64]:
-    """Rewards of an episode's actions [T-1]: those recorded, else zeros."""
+    """Rewards of an episode's actions [T-1]; zeros where none were recorded."""
     if "reward" not in {column.name for column in reader.info.columns}:
         return np.zeros(reader.num_frames(episode) - 1)
     return np.asarray(reader.column("reward", episode)[:-1], np.float64)
 
 
 def pad_actions(reader: Reader, episode: int) -> NDArray[np.float32]:
-    """Actions [T,A] for formats with a row an action at every frame: the last leads nowhere and is 0."""
+    """Actions [T,A] for formats with an action at every frame: the last leads nowhere and is 0."""
     return np.concatenate([reader.column("action", episode), np.zeros((1, reader.info.action_size), np.float32)])
 
 
 def encode_factors(reader: Reader, episode: int) -> str:
-    """What differs in an episode's model, as JSON that keeps every digit."""
+    """An episode's factors as JSON that keeps every digit."""
     return json.dumps({name: np.asarray(value).tolist() for name, value in reader.factors(episode).items()})
+
+
+def write_frames(group: h5py.Group, name: str, frames_THWC: Array) -> None:
+    """Compressed pictures in an HDF5 file, one a chunk."""
+    group.create_dataset(name, data=frames_THWC, chunks=(1, *frames_THWC.shape[1:]), compression="gzip")

@@ -10,25 +10,25 @@ A trajectory is a folder with
     recordings/MP4/SERIAL.mp4
 
 Row i belongs to frame i of the video. The video's own rate is that of playback (60 a second), while rows come at about
-15, unevenly: what is kept is chosen by the rows' time stamps alone.
+15 a second, unevenly, so rows are selected by their time stamps alone.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.video import Pictures, VideoError, View, count_frames, decode_by_number
+from data.formats.dataset import Array, ExternalError, open_hdf5, read_json
+from data.video import Pictures, View, count_frames, decode_by_number
 
 ROWS_FILE = "trajectory.h5"
 POSE, GRIPPER = "observation/robot_state/cartesian_position", "observation/robot_state/gripper_position"
-# When a row was recorded, the first that increases all along: the robot's own clock, then the control loop's.
+# When a row was recorded; the first that increases throughout is used: the robot's own clock, then the control loop's.
 TIME_STAMPS = (
     (
         "observation/timestamp/robot_state/robot_timestamp_seconds",
@@ -37,22 +37,17 @@ TIME_STAMPS = (
     ("observation/timestamp/control/step_start",),
     ("observation/timestamp/robot_state/read_start",),
 )
-UNITS_S = (1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts a row's step between 1 ms and 1 s
+UNITS_S = (1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts the time between rows between 1 ms and 1 s
 MOST_APART = 0.1  # share of the rows by which rows and video frames may differ in number
-FULL_TURN = 2 * np.pi + 0.01  # angles beyond are hardly radians
-LEAST_RATE = 0.75  # of the wanted rate that the kept rows have
-PAUSE_STEPS = 2.0  # gaps longer than so many steps, wanted or recorded, part a trajectory
+FULL_TURN = 2 * np.pi + 0.01  # larger angles are hardly radians
+LEAST_RATE = 0.75  # of the wanted rate, below which a trajectory gets a note
+PAUSE_STEPS = 2.0  # steps, wanted or recorded, beyond which a gap is a pause
 Camera = Literal["left", "right", "wrist"]
-Array = NDArray[Any]
-
-
-class TrajectoryError(ValueError):
-    """A trajectory cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class DroidConfig:
-    """fps: rows a second that are kept; angles: unit of the recorded ones; least_frames: shorter ones are left out."""
+    """fps: rows per second that are retained. least_frames: shorter trajectories are left out."""
 
     fps: float = 4.0
     camera: Camera = "left"
@@ -68,10 +63,10 @@ class DroidConfig:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The rows of one trajectory that are kept, T of them; `pictures` decodes what belongs to them.
+    """The T retained rows of one trajectory.
 
-    rows: numbers of the recorded rows; time_s: since the first; pose: [T,7], gripper last; extrinsics: [T,6] or None.
-    notes: what is odd about it, a sentence each.
+    rows: numbers of the recorded rows. time_s: since the first. pose: [T,7], gripper last. extrinsics: [T,6] or None.
+    notes: warnings for the user, a sentence each.
     """
 
     folder: Path
@@ -83,57 +78,46 @@ class Trajectory:
     notes: tuple[str, ...]
 
     def read_pictures(self, size_px: int, view: View) -> Pictures:
-        """Its frames [T,size,size,3]. TrajectoryError if the video cannot be decoded so far."""
-        try:
-            return decode_by_number(self.video, [int(row) for row in self.rows], (size_px, size_px), view)
-        except VideoError as error:
-            raise TrajectoryError(str(error)) from error
+        """Its frames [T,size,size,3]. VideoError if one cannot be decoded."""
+        return decode_by_number(self.video, self.rows.tolist(), (size_px, size_px), view)
 
 
 def find_trajectories(folder: Path) -> list[Path]:
-    """Folders of trajectories in a folder, at any depth, by name. ValueError where there is none."""
+    """Folders of trajectories in a folder, at any depth, by name. ExternalError if there is none."""
     if not folder.is_dir():
-        raise ValueError(f"path={folder} is no folder: give the folder that holds the trajectories")
+        raise ExternalError(f"path={folder} is no folder: give the folder that holds the trajectories")
     found = sorted(path.parent for path in folder.rglob(ROWS_FILE))
     if not found:
-        raise ValueError(f"no folder below {folder} holds a {ROWS_FILE}: give path= a folder of DROID trajectories")
+        raise ExternalError(f"no folder below {folder} holds a {ROWS_FILE}: give path= a folder of DROID trajectories")
     return found
 
 
 def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
-    """The rows of a trajectory at the wanted rate; reads no picture. TrajectoryError names what is wrong."""
+    """The rows of a trajectory at the wanted rate; reads no frame. ExternalError or VideoError names what is wrong."""
     video = _find_video(folder, config.camera)
-    poses, times_s, extrinsics, notes = _read_rows(folder, video.stem, config)
-    frames = _count_frames(video)
+    poses, times_s, extrinsics, notes = _read_rows(folder / ROWS_FILE, video.stem, config)
+    frames = count_frames(video)
+    counts = f"{folder} has {len(poses)} rows and its video {frames} frames"
     if abs(len(poses) - frames) > MOST_APART * max(len(poses), frames):
-        raise TrajectoryError(
-            f"{folder} has {len(poses)} rows and its video {frames} frames: they do not belong together"
-        )
+        raise ExternalError(f"{counts}: they do not belong together")
     if len(poses) > frames:
-        notes.append(f"{folder} has {len(poses)} rows and its video {frames} frames: the last rows are dropped")
+        notes.append(f"{counts}: the last rows are dropped")
     rows = select_rows(times_s[:frames], config.fps)
     if len(rows) < config.least_frames:
-        raise TrajectoryError(
+        raise ExternalError(
             f"{folder} has {len(rows)} frames at {config.fps:g} a second, fewer than {config.least_frames}"
         )
     rate = 1 / float(np.median(np.diff(times_s[rows])))
     if rate < LEAST_RATE * config.fps:
         notes.append(f"{folder} has {rate:.1f} rows a second, fewer than fps={config.fps:g}: all of them are kept")
-    return Trajectory(
-        folder,
-        video,
-        rows,
-        times_s[rows] - times_s[rows[0]],
-        poses[rows],
-        None if extrinsics is None else extrinsics[rows].astype(np.float32),
-        tuple(notes),
-    )
+    extrinsics = None if extrinsics is None else extrinsics[rows].astype(np.float32)
+    return Trajectory(folder, video, rows, times_s[rows] - times_s[rows[0]], poses[rows], extrinsics, tuple(notes))
 
 
 def select_rows(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
-    """Numbers of the rows nearest to the ticks of a clock that starts with the first row; each row once at most.
+    """Numbers of the rows nearest to the ticks of a clock that starts with the first row; each row at most once.
 
-    Where the recording pauses, its longest stretch without a pause is taken: a step over a pause is no action.
+    If the recording pauses, its longest part without a pause is taken, because a step over a pause is no action.
     """
     steps_s = np.diff(times_s)
     usual_s = float(np.median(steps_s)) if steps_s.size else 0.0
@@ -150,77 +134,61 @@ def select_rows(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
 
 
 def _find_video(folder: Path, camera: Camera) -> Path:
-    """The camera's video: named by the metadata, where the folder has it."""
-    files = sorted(folder.glob("metadata*.json"))
-    if not files:
-        raise TrajectoryError(f"{folder} has no metadata_*.json")
+    """The camera's video, whose name is in the metadata."""
+    metadata = next(iter(sorted(folder.glob("metadata*.json"))), None)
+    if metadata is None:
+        raise ExternalError(f"{folder} has no metadata_*.json")
     try:
-        named = json.loads(files[0].read_text(encoding="utf-8"))[f"{camera}_mp4_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrajectoryError(f"{files[0]} names no {camera}_mp4_path") from error
-    video = folder / "recordings" / "MP4" / Path(str(named)).name
+        name = Path(str(read_json(metadata)[f"{camera}_mp4_path"])).name
+    except (KeyError, ExternalError) as error:
+        raise ExternalError(f"{metadata} names no {camera}_mp4_path") from error
+    video = folder / "recordings" / "MP4" / name
     if not video.is_file():
-        raise TrajectoryError(f"{video} is not there, though {files[0].name} names it")
+        raise ExternalError(f"{video} is not there, though {metadata.name} names it")
     return video
 
 
-def _count_frames(video: Path) -> int:
-    try:
-        return count_frames(video)
-    except VideoError as error:
-        raise TrajectoryError(str(error)) from error
-
-
-def _read_rows(folder: Path, serial: str, config: DroidConfig) -> tuple[Array, Array, Array | None, list[str]]:
-    """Poses [T,7], times [T] seconds, extrinsics [T,6] or None, and what is odd."""
-    path = folder / ROWS_FILE
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            for name in (POSE, GRIPPER):
-                if name not in file:
-                    raise TrajectoryError(f"{path} has no {name}")
-            poses = np.asarray(file[POSE], np.float64)
-            gripper = np.asarray(file[GRIPPER], np.float64).reshape(-1)
-            times_s = _read_times(path, file)
-            place = f"observation/camera_extrinsics/{serial}_left"
-            extrinsics = np.asarray(file[place], np.float64) if place in file else None
-    except OSError as error:
-        raise TrajectoryError(f"{path} cannot be read as HDF5: copy it again") from error
-    lengths = {len(poses), len(gripper), len(times_s)} | ({len(extrinsics)} if extrinsics is not None else set())
+def _read_rows(path: Path, serial: str, config: DroidConfig) -> tuple[Array, Array, Array | None, list[str]]:
+    """Poses [T,7], times [T] in seconds, extrinsics [T,6] or None, and warnings."""
+    with open_hdf5(path) as file:
+        for name in (POSE, GRIPPER):
+            if name not in file:
+                raise ExternalError(f"{path} has no {name}")
+        columns = [np.asarray(file[POSE], np.float64), np.asarray(file[GRIPPER], np.float64).reshape(-1)]
+        columns.append(_read_times(path, file))
+        camera = f"observation/camera_extrinsics/{serial}_left"
+        if camera in file:
+            columns.append(np.asarray(file[camera], np.float64))
+    poses, gripper, times_s, *extrinsics = columns
+    lengths = {len(column) for column in columns}
     if poses.ndim != 2 or poses.shape[1] != 6 or len(lengths) > 1 or not len(poses):
-        raise TrajectoryError(f"{path} has poses of shape {poses.shape} and columns of {sorted(lengths)} rows")
+        raise ExternalError(f"{path} has poses of shape {poses.shape} and columns of {sorted(lengths)} rows")
     poses = np.column_stack([poses, gripper.clip(0, 1)])
     if not np.isfinite(poses).all():
-        raise TrajectoryError(f"{path} has poses that are not finite numbers")
+        raise ExternalError(f"{path} has poses that are not finite numbers")
     notes = []
     largest = float(np.abs(poses[:, 3:6]).max())
     if config.angles == "degrees":
         poses[:, 3:6] = np.deg2rad(poses[:, 3:6])
     elif largest > FULL_TURN:
         notes.append(f"{path} has angles up to {largest:.0f}, which look like degrees: if they are, angles=degrees")
-    return poses, times_s, extrinsics, notes
+    return poses, times_s, extrinsics[0] if extrinsics else None, notes
 
 
-def _read_times(path: Path, file: Any) -> NDArray[np.float64]:
+def _read_times(path: Path, file: h5py.File) -> NDArray[np.float64]:
     """Seconds since the first row."""
     for names in TIME_STAMPS:
         if not all(name in file for name in names):
             continue
-        stamps = [np.asarray(file[name], np.int64).reshape(-1) for name in names]
-        if len(names) == 2:
-            seconds, nanos = (column - column[:1] for column in stamps)
-            times_s = seconds + nanos * 1e-9
-        else:
-            times_s = _to_seconds(stamps[0] - stamps[0][:1])
+        ticks, *nanos = (stamps - stamps[:1] for stamps in (np.asarray(file[n], np.int64).reshape(-1) for n in names))
+        times_s = ticks + nanos[0] * 1e-9 if nanos else ticks * _find_unit(ticks)
         if (np.diff(times_s) > 0).all():
             return times_s.astype(np.float64)
-    raise TrajectoryError(
-        f"{path} has no time stamps that increase (looked for {', '.join(n[0] for n in TIME_STAMPS)})"
-    )
+    tried = ", ".join(names[0] for names in TIME_STAMPS)
+    raise ExternalError(f"{path} has no time stamps that increase (looked for {tried})")
 
 
-def _to_seconds(ticks: NDArray[np.int64]) -> Array:
-    """Time stamps of unknown unit: DROID's are milliseconds, those of others nanoseconds."""
+def _find_unit(ticks: NDArray[np.int64]) -> float:
+    """Seconds of a time stamp: DROID's are milliseconds, those of others nanoseconds."""
     step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
-    unit = next((unit for unit in UNITS_S if 1e-3 <= step * unit < 1), UNITS_S[0])
-    return ticks * unit
+    return next((unit for unit in UNITS_S if 1e-3 <= step * unit < 1), UNITS_S[0])

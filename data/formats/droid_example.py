@@ -1,14 +1,14 @@
-"""A small folder in DROID's layout, made up: `python -m data.formats.droid_example FOLDER` writes one to try commands
-on.
+"""A small synthetic folder in DROID's layout, to try commands on: `python -m data.formats.droid_example FOLDER`.
 
-A coloured square stands for the gripper: its place is x and y of the pose, its size z, its colour the closedness. Rows
-come at 15 a second with jitter, and the video says 60, as DROID's do.
+A coloured square stands for the gripper: its position is x and y of the pose, its size z, its colour the closedness.
+Rows come at 15 a second with jitter; the video claims 60 a second, as DROID's do.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,7 @@ START_S = 1_700_000_000  # of the first row, since 1970
 
 @dataclass(frozen=True)
 class ExampleConfig:
-    """How many trajectories of how many rows each, and the pictures' height and width."""
+    """Number of trajectories, rows of each, and the frames' height and width."""
 
     trajectories: int = 12
     rows: int = 120
@@ -35,15 +35,14 @@ class ExampleConfig:
 
 
 def write_example(folder: Path, config: ExampleConfig) -> list[Path]:
-    """Write the trajectories; returns their folders."""
+    """Writes the trajectories; returns their folders."""
     folders = []
     for number in range(config.trajectories):
         rng = np.random.default_rng([config.seed, number])
         poses = _draw_path(rng, config.rows)
         times_s = np.arange(config.rows) / ROW_HZ + rng.uniform(-JITTER_S, JITTER_S, config.rows)
-        folders.append(
-            write_trajectory(folder / f"trajectory_{number:03d}", poses, times_s - times_s[0], config.frame_hw)
-        )
+        path = folder / f"trajectory_{number:03d}"
+        folders.append(write_trajectory(path, poses, times_s - times_s[0], config.frame_hw))
     return folders
 
 
@@ -60,16 +59,21 @@ def write_trajectory(
         file["observation/timestamp/robot_state/robot_timestamp_seconds"] = START_S + nanos // 10**9
         file["observation/timestamp/robot_state/robot_timestamp_nanos"] = nanos % 10**9
         file["observation/timestamp/control/step_start"] = START_S * 1000 + nanos // 10**6
-        file[f"observation/camera_extrinsics/{SERIAL}_left"] = np.tile(
-            [0.1, 0.4, 0.3, -1.6, 0.0, -2.2], (len(nanos), 1)
-        )
-    words = {
-        "uuid": folder.name,
-        "trajectory_length": len(nanos),
-        "left_mp4_path": f"{folder.name}/recordings/MP4/{video.name}",
-    }
-    (folder / f"metadata_{folder.name}.json").write_text(json.dumps(words, indent=1))
-    _write_mp4(video, [draw_gripper(pose, frame_hw) for pose in poses_T7])
+        extrinsics = np.tile([0.1, 0.4, 0.3, -1.6, 0.0, -2.2], (len(nanos), 1))
+        file[f"observation/camera_extrinsics/{SERIAL}_left"] = extrinsics
+    path = f"{folder.name}/recordings/MP4/{video.name}"
+    metadata = {"uuid": folder.name, "trajectory_length": len(nanos), "left_mp4_path": path}
+    (folder / f"metadata_{folder.name}.json").write_text(json.dumps(metadata, indent=1))
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=PLAYBACK_HZ)
+        stream.height, stream.width = frame_hw
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, PLAYBACK_HZ)
+        stream.options = {"crf": "18", "preset": "veryfast"}
+        for number, pose in enumerate(poses_T7):
+            frame = av.VideoFrame.from_ndarray(draw_gripper(pose, frame_hw), format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return folder
 
 
@@ -86,10 +90,11 @@ def draw_gripper(pose_7: NDArray[np.float64], frame_hw: tuple[int, int]) -> NDAr
 
 
 def _draw_path(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    """A smooth path of poses [T,7]: each coordinate a few slow waves."""
-    times = np.arange(rows)[:, None] / ROW_HZ
+    """A smooth path of poses [T,7]: each coordinate is a sum of slow waves."""
+    times_s = np.arange(rows)[:, None] / ROW_HZ
     waves = sum(
-        np.sin(2 * np.pi * times * rng.uniform(0.1, 0.4, 7) + rng.uniform(0, 2 * np.pi, 7)) / count for count in (2, 3)
+        np.sin(2 * np.pi * times_s * rng.uniform(0.1, 0.4, 7) + rng.uniform(0, 2 * np.pi, 7)) / count
+        for count in (2, 3)
     )
     middle, reach = np.array([0.5, 0, 0.3, 3.0, 0, 0.2, 0.5]), np.array([0.3, 0.3, 0.2, 0.3, 0.3, 0.5, 0.55])
     poses = middle + reach * waves
@@ -97,28 +102,15 @@ def _draw_path(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
     return np.asarray(poses)
 
 
-def _write_mp4(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=PLAYBACK_HZ)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, PLAYBACK_HZ)
-        stream.options = {"crf": "18", "preset": "veryfast"}
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def main(words: list[str]) -> int:
-    """`python -m data.formats.droid_example FOLDER [TRAJECTORIES]`."""
-    if not words or len(words) > 2 or not words[-1].isdigit() and len(words) == 2:
-        print("usage: python -m data.formats.droid_example FOLDER [TRAJECTORIES]", file=sys.stderr)
-        return 2
-    made = write_example(Path(words[0]), ExampleConfig(trajectories=int(words[1]) if len(words) == 2 else 12))
-    print(f"{len(made)} trajectories in {words[0]}")
-    return 0
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes an example; exits with 2 on a wrong command line."""
+    parser = argparse.ArgumentParser(prog="python -m data.formats.droid_example", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("trajectories", type=int, nargs="?", default=ExampleConfig.trajectories)
+    args = parser.parse_args(arguments)
+    folders = write_example(args.folder, ExampleConfig(trajectories=args.trajectories))
+    print(f"{len(folders)} trajectories in {args.folder}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

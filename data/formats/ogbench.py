@@ -21,24 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.formats.dataset import (
-    EXPORT_KEY,
-    Array,
-    DataSetInfo,
-    ExternalEpisode,
-    ExternalError,
-    check_actions,
-    check_names,
-    encode_factors,
-    find_files,
-    is_numbers,
-    is_pictures,
-    list_number_columns,
-    pad_actions,
-    parse_store_info,
-    require_equal,
-    resize_to_square,
-)
+from data.formats import dataset
+from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names
 from data.formats.npz import NpyStream, load_array, read_headers, write_npz
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
@@ -48,12 +32,12 @@ IMAGES = "observations"
 VAL = "-val"  # ends the name of a file of validation episodes
 STATE = ("qpos", "qvel")
 NEEDED = (IMAGES, "actions", "terminals")
-OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_FACTORS = "episode_number", "episode_split", "episode_seed", "episode_factors"
-_OWN_ROWS = (OWN_NUMBER, OWN_SPLIT, OWN_SEED, OWN_FACTORS)  # what we add, an entry an episode
+# Arrays of our exports, with an entry an episode.
+NUMBER, SPLIT, SEED, FACTORS = EXPORTED = ("episode_number", "episode_split", "episode_seed", "episode_factors")
 
 
-class OGBench:
-    """A file with the -val one beside it, or all of a folder that are of one data set (some come in parts)."""
+class OGBench(dataset.ExternalDataSet):
+    """A file with the -val file beside it, or all files of a folder that are of one data set (some come in parts)."""
 
     render_hint = (
         "choose the visual- set of the same task (visual-antmaze-medium-navigate-v0), or set qpos and qvel in "
@@ -61,80 +45,77 @@ class OGBench:
     )
 
     def __init__(self, path: Path) -> None:
-        files = find_files(path, (".npz",), "OGBench file")
+        files = dataset.find_files(path, (".npz",), "OGBench file")
         beside = path.with_name(f"{path.stem}{VAL}.npz")
         if path.is_file() and not path.stem.endswith(VAL) and beside.is_file():
             files.append(beside)
         self._streams: dict[Path, NpyStream] = {}
         self._columns: dict[Path, dict[str, Array]] = {}
-        found: list[ExternalEpisode] = []
-        self._order: list[int] = []
+        numbered: list[tuple[int, ExternalEpisode]] = []
         for file in files:
-            found += self._episodes(file, len(files) > 1)
-        self.episodes: Sequence[ExternalEpisode] = [found[k] for k in np.argsort(self._order, kind="stable")]
+            numbered += self._read_episodes(file, len(numbered), len(files) > 1)
+        self.episodes = [episode for _, episode in sorted(numbered, key=lambda pair: pair[0])]
         shapes = {str(file): {name: a.shape[1:] for name, a in self._columns[file].items()} for file in files}
-        require_equal(shapes, "columns")
-        require_equal({str(file): _parse_name(file) for file in files}, "data set")
-        self.info = self._contents(files[0])
+        dataset.require_equal(shapes, "columns")
+        dataset.require_equal({str(file): _parse_name(file) for file in files}, "data set")
+        self.info = self._describe(files[0])
 
-    def _episodes(self, file: Path, with_val: bool) -> list[ExternalEpisode]:
-        """Episodes of a file between the rows that `terminals` ends; its columns of numbers are kept."""
-        heads = read_headers(file)
-        check_names(str(file), NEEDED, list(heads))
-        rows = heads["actions"][0][0]
-        wrong = [name for name in NEEDED if heads[name][0][0] != rows]
-        if wrong:
-            raise ExternalError(f"{file} has {rows} actions and {heads[wrong[0]][0][0]} rows of {wrong[0]}")
-        large = {"next_observations"} if is_numbers(*heads[IMAGES]) else {"next_observations", IMAGES}
-        loaded = {name: load_array(file, name) for name in heads.keys() - large}
-        ends = np.flatnonzero(loaded.pop("terminals")) + 1
-        if not ends.size or ends[-1] != rows:
-            ends = np.append(ends, rows)  # cut off where collecting was stopped
-        given = {n: loaded.pop(n).tolist() for n in _OWN_ROWS if n in loaded}
-        loaded.pop(EXPORT_KEY, None)
-        self._columns[file] = {n: a for n, a in loaded.items() if a.ndim and len(a) == rows and a.dtype.kind in "fiub"}
-        split = ("val" if file.stem.endswith(VAL) else "train") if with_val else None
-        starts = np.concatenate([[0], ends[:-1]])
-        first = len(self._order)
-        self._order += given[OWN_NUMBER] if given else range(first, first + len(ends))
-        return [
-            ExternalEpisode(
-                file / f"episode_{k}",
-                (file, int(start), int(end)),
-                SPLITS[given[OWN_SPLIT][k]] if given else split,
-                given[OWN_SEED][k] if given else NO_SEED,
-                json.loads(given[OWN_FACTORS][k]) if given else {},
-            )
-            for k, (start, end) in enumerate(zip(starts, ends, strict=True))
-        ]
+    def _read_episodes(self, file: Path, first: int, with_val: bool) -> Iterator[tuple[int, ExternalEpisode]]:
+        """Numbers and episodes of a file, which `terminals` separates; its columns of numbers are kept in memory."""
+        headers = read_headers(file)
+        check_names(str(file), NEEDED, headers)
+        rows = headers["actions"].shape[0]
+        for name in NEEDED:
+            if headers[name].shape[0] != rows:
+                raise ExternalError(f"{file} has {rows} actions and {headers[name].shape[0]} rows of {name}")
+        unread = {"next_observations", IMAGES} - dataset.select_numbers({IMAGES: headers[IMAGES]}).keys()
+        arrays = {name: load_array(file, name) for name in headers.keys() - unread}
+        ends = np.flatnonzero(arrays.pop("terminals")) + 1
+        if not len(ends) or ends[-1] != rows:
+            ends = np.append(ends, rows)  # cut off where recording was interrupted
+        exported = {name: arrays.pop(name).tolist() for name in EXPORTED if name in arrays}
+        self._columns[file] = {
+            name: a for name, a in arrays.items() if a.ndim and len(a) == rows and a.dtype.kind in "fiub"
+        }
+        split, seed, factors = "val" if file.stem.endswith(VAL) else "train", NO_SEED, {}
+        for index, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
+            number = first + index
+            if exported:
+                number, split = exported[NUMBER][index], SPLITS[exported[SPLIT][index]]
+                seed, factors = exported[SEED][index], json.loads(exported[FACTORS][index])
+            known = split if exported or with_val else None
+            yield number, ExternalEpisode(file / f"episode_{index}", (file, start, end), known, seed, factors)
 
-    def _contents(self, file: Path) -> DataSetInfo:
-        heads, columns = read_headers(file), self._columns[file]
-        own = parse_store_info(load_array(file, EXPORT_KEY)) if EXPORT_KEY in heads else None
-        shape, dtype = heads[IMAGES]
-        images = {IMAGES: shape[1:]} if is_pictures(shape, dtype) else {}
-        numbers = {n: a.shape[1:] for n, a in columns.items() if n != "actions" and is_numbers(a.shape, a.dtype)}
-        state = tuple(name for name in STATE if name in numbers)
-        rest = sorted(heads.keys() - numbers.keys() - images.keys() - {*NEEDED[1:], EXPORT_KEY, *_OWN_ROWS})
+    def _describe(self, file: Path) -> DataSetInfo:
+        headers = read_headers(file)
+        images = dataset.select_pictures({IMAGES: headers[IMAGES]})
+        numbers = dataset.select_numbers(self._columns[file])
+        del numbers["actions"]
         return DataSetInfo(
-            _parse_name(file), {}, None, numbers, images, (), state, unread=", ".join(rest), store_info=own
+            env=_parse_name(file),
+            env_kwargs={},
+            rate=None,
+            numbers=numbers,
+            images=images,
+            state=tuple(name for name in STATE if name in numbers),
+            unread=sorted(
+                headers.keys() - numbers.keys() - images.keys() - {"actions", "terminals", EXPORT_KEY, *EXPORTED}
+            ),
+            store_info=dataset.parse_store_info(load_array(file, EXPORT_KEY) if EXPORT_KEY in headers else None),
         )
-
-    def external_name(self, column: str) -> str:
-        return column
 
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         file, start, end = episode.location
-        columns = self._columns[file]
-        check_names(str(file), names, list(columns))
-        found = {name: columns[name][start:end] for name in names}
-        actions = columns["actions"][start : end - 1]
-        return found | {"action": check_actions(str(episode.name), actions, end - start)}
+        check_names(str(file), names, self._columns[file])
+        columns = {name: self._columns[file][name][start:end] for name in names}
+        actions = self._columns[file]["actions"][start : end - 1]
+        return columns | {"action": dataset.check_actions(str(episode.name), actions, end - start)}
 
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         file, start, end = episode.location
-        stream = self._streams.setdefault(file, NpyStream(file, name))
-        return resize_to_square(stream.rows(start, end), size_px, view)
+        if file not in self._streams:
+            self._streams[file] = NpyStream(file, name)
+        return dataset.resize_to_square(self._streams[file].read_rows(start, end), size_px, view)
 
 
 def _parse_name(file: Path) -> str:
@@ -148,19 +129,16 @@ def _parse_name(file: Path) -> str:
 
 
 def derive_val_path(path: Path) -> Path:
-    """Where the held-out episodes of NAME.npz are."""
+    """The file of the held-out episodes that belongs to NAME.npz; ExternalError for another name."""
     if path.suffix != ".npz" or path.stem.endswith(VAL):
         raise ExternalError(f"to={path}: OGBench's files are called NAME.npz, and NAME{VAL}.npz is written beside it")
     return path.with_name(f"{path.stem}{VAL}.npz")
 
 
 def write_ogbench(reader: Reader, path: Path, progress: Callable[[], None]) -> str:
-    """Our episodes as NAME.npz, those of val and eval as NAME-val.npz; returns what that loses, in words."""
-    held_out = [int(e) for e in reader.episodes() if reader.split(int(e)) != "train"]
-    for file, episodes in (
-        (path, reader.episodes("train").tolist()),
-        (derive_val_path(path), held_out),
-    ):
+    """Our episodes as NAME.npz, those of val and eval as NAME-val.npz; returns what the format loses, for the user."""
+    held_out = [episode for episode in reader.episodes().tolist() if reader.split(episode) != "train"]
+    for file, episodes in ((path, reader.episodes("train").tolist()), (derive_val_path(path), held_out)):
         if episodes:
             _write_file(reader, file, episodes, progress)
     return ""
@@ -168,31 +146,24 @@ def write_ogbench(reader: Reader, path: Path, progress: Callable[[], None]) -> s
 
 def _write_file(reader: Reader, file: Path, episodes: list[int], progress: Callable[[], None]) -> None:
     lengths = [reader.num_frames(episode) for episode in episodes]
-    rows = sum(lengths)
 
     def frames() -> Iterator[Array]:
         for episode in episodes:
             yield reader.column("pixels", episode)
             progress()
 
-    def joined(name: str) -> Array:
-        return np.concatenate([reader.column(name, episode) for episode in episodes])
-
-    terminals = np.zeros(rows, bool)
+    terminals = np.zeros(sum(lengths), bool)
     terminals[np.cumsum(lengths) - 1] = True
-    write_npz(
-        file,
-        {
-            "actions": np.concatenate([pad_actions(reader, episode) for episode in episodes]),
-            "terminals": terminals,
-            **{column.name: joined(column.name) for column in list_number_columns(reader.info)},
-            EXPORT_KEY: np.array(reader.info.to_json()),
-            OWN_NUMBER: np.searchsorted(reader.episodes(), episodes),
-            OWN_SPLIT: np.array([SPLITS.index(reader.split(episode)) for episode in episodes], np.uint8),
-            OWN_SEED: np.array([reader.seed(episode) for episode in episodes], np.int64),
-            OWN_FACTORS: np.array([encode_factors(reader, episode) for episode in episodes]),
-        },
-        IMAGES,
-        (rows, *reader.info.frame_hwc),
-        frames(),
-    )
+    arrays = {
+        column.name: np.concatenate([reader.column(column.name, episode) for episode in episodes])
+        for column in dataset.list_number_columns(reader.info)
+    } | {
+        "actions": np.concatenate([dataset.pad_actions(reader, episode) for episode in episodes]),
+        "terminals": terminals,
+        EXPORT_KEY: np.array(reader.info.to_json()),
+        NUMBER: np.searchsorted(reader.episodes(), episodes),
+        SPLIT: np.array([SPLITS.index(reader.split(episode)) for episode in episodes], np.uint8),
+        SEED: np.array([reader.seed(episode) for episode in episodes], np.int64),
+        FACTORS: np.array([dataset.encode_factors(reader, episode) for episode in episodes]),
+    }
+    write_npz(file, arrays, IMAGES, (sum(lengths), *reader.info.frame_hwc), frames())

@@ -10,8 +10,8 @@ ARISE-Initiative/robomimic have it; N rows an episode, of which action t leads f
     data/demo_K/next_obs/...  the same, a step later (may be absent)
     mask/{train,valid,...}    names of demos
 
-In files of others an episode is its N rows of `obs`: `states` has no row after the last action, so that action is left
-out. Our own files have the frame after it in `next_obs`, and every column among the observations.
+In files made elsewhere an episode is its N rows of `obs`: `states` has no row after the last action, so that action is
+left out. Our exports have the frame after it in `next_obs`, and every column among the observations.
 """
 
 from __future__ import annotations
@@ -24,38 +24,21 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.formats.dataset import (
-    EXPORT_KEY,
-    Array,
-    DataSetInfo,
-    ExternalEpisode,
-    ExternalError,
-    check_actions,
-    check_names,
-    encode_factors,
-    find_files,
-    is_numbers,
-    is_pictures,
-    list_number_columns,
-    open_hdf5,
-    parse_store_info,
-    read_rewards,
-    require_equal,
-    resize_to_square,
-)
+from data.formats import dataset
+from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names, open_hdf5
 from data.schema import NO_SEED
 from data.store import Reader
 from data.video import Pictures, View
 
-CAMERA = "camera_image"  # what our pixels are called there
-MASKS = {"train": "train", "valid": "val", "eval": "eval"}  # filter keys that are splits; eval is ours alone
+CAMERA = "camera_image"  # name of our pixels
+MASKS = {"train": "train", "valid": "val", "eval": "eval"}  # masks that are splits; robomimic has no eval
 PREFERRED = "agentview_image"
 PROPRIO = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")  # robomimic's own choice of low_dim observations
 GYM_TYPE = 2  # robomimic's EnvType
 
 
-class Robomimic:
-    """A file, or all of a folder that are of one environment."""
+class Robomimic(dataset.ExternalDataSet):
+    """A file, or all files of a folder, of one environment."""
 
     render_hint = (
         "robomimic's dataset_states_to_obs.py renders them from the recorded states "
@@ -63,75 +46,65 @@ class Robomimic:
     )
 
     def __init__(self, path: Path) -> None:
-        files = find_files(path, (".hdf5", ".h5"), "robomimic file")
-        env: dict[str, Any] = {}
-        found: list[ExternalEpisode] = []
-        for file in files:
+        self.episodes, names, rates = [], {}, {}
+        for file in dataset.find_files(path, (".hdf5", ".h5"), "robomimic file"):
             with open_hdf5(file) as opened:
-                env[str(file)] = _read_env_args(file, opened)
-                found += _list_episodes(file, opened)
-        if not found:
+                args = _read_env_args(file, opened)
+                names[str(file)], rates[str(file)] = args["env_name"], _read_rate(args)
+                self.episodes += _list_episodes(file, opened)
+        if not self.episodes:
             raise ExternalError(f"{path} holds no demonstration (data/demo_0, ...)")
-        self.episodes: Sequence[ExternalEpisode] = found
-        name = require_equal({key: args["env_name"] for key, args in env.items()}, "environment")
-        rate = require_equal({key: _read_rate(args) for key, args in env.items()}, "rate (control_freq)")
-        first, demo = found[0].location
-        with open_hdf5(first) as opened:
-            self.info = _describe_data_set(first, opened, demo, str(name), env[str(first)], rate)
-
-    def external_name(self, column: str) -> str:
-        return column
+        dataset.require_equal(names, "environment")
+        dataset.require_equal(rates, "rate (control_freq)")
+        file, demo = self.episodes[0].location
+        with open_hdf5(file) as opened:
+            self.info = _describe_data_set(file, opened, demo)
 
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         file, demo = episode.location
+        where, exported = f"{file} {demo}", self.info.store_info is not None
         with open_hdf5(file) as opened:
             group = opened[f"data/{demo}"]
-            where = f"{file} {demo}"
-            own = self.info.store_info is not None
-            check_names(where, ("actions", "obs"), list(group))
-            states = ["states"] if "states" in group else []
-            check_names(where, names, [*group["obs"], *states])
-            found = {
-                name: _read_rows(group, name, own) if name in group["obs"] else np.asarray(group[name])
-                for name in names
-            }
+            check_names(where, ("actions", "obs"), group)
+            check_names(where, names, [*group["obs"], *(["states"] if "states" in group else [])])
+            columns = {name: self._read_rows(group, name) for name in names}
             actions = np.asarray(group["actions"])
-            frames = len(actions) + own
-            if not own and "rewards" in group:
-                found["reward"] = np.asarray(group["rewards"], np.float32)
-            for name, rows in found.items():
-                if len(rows) != frames:
-                    raise ExternalError(f"{where} has {len(actions)} actions and {len(rows)} rows of {name}")
-        return found | {"action": check_actions(where, actions if own else actions[:-1], frames)}
+            if not exported and "rewards" in group:
+                columns["reward"] = np.asarray(group["rewards"], np.float32)
+        frames = len(actions) + exported
+        for name, rows in columns.items():
+            if len(rows) != frames:
+                raise ExternalError(f"{where} has {len(actions)} actions and {len(rows)} rows of {name}")
+        return columns | {"action": dataset.check_actions(where, actions if exported else actions[:-1], frames)}
 
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         file, demo = episode.location
         with open_hdf5(file) as opened:
-            check_names(f"{file} {demo}", [name], list(opened[f"data/{demo}/obs"]))
-            return resize_to_square(
-                _read_rows(opened[f"data/{demo}"], name, self.info.store_info is not None), size_px, view
-            )
+            group = opened[f"data/{demo}"]
+            check_names(f"{file} {demo}", [name], group["obs"])
+            return dataset.resize_to_square(self._read_rows(group, name), size_px, view)
+
+    def _read_rows(self, group: h5py.Group, name: str) -> Array:
+        """Rows of an observation or of `states`; of our exports with the row after the last action."""
+        rows = np.asarray(group["obs"][name] if name in group["obs"] else group[name])
+        if self.info.store_info is None:
+            return rows
+        check_names(group.name, ["next_obs"], group)
+        return np.concatenate([rows, group["next_obs"][name][-1:]])
 
 
-def _read_rows(group: Any, name: str, with_last: bool) -> Array:
-    """Rows of an observation; with the one after the last action, where that is wanted."""
-    rows = np.asarray(group["obs"][name])
-    if not with_last:
-        return rows
-    check_names(group.name, ["next_obs"], list(group))
-    return np.concatenate([rows, np.asarray(group["next_obs"][name][-1:])])
-
-
-def _read_env_args(path: Path, file: h5py.File) -> dict[str, Any]:
+def _read_env_args(path: Path, file: h5py.File) -> Mapping[str, Any]:
     if "data" not in file or "env_args" not in file["data"].attrs:
-        there = list(file["data"].attrs) if "data" in file else list(file)
-        raise ExternalError(f"{path} is no robomimic file: no group data with the attribute env_args (it has: {there})")
+        present = list(file["data"].attrs) if "data" in file else list(file)
+        raise ExternalError(
+            f"{path} is no robomimic file: no group data with the attribute env_args (it has: {present})"
+        )
     try:
-        args = json.loads(file["data"].attrs["env_args"])
+        args = dict(json.loads(file["data"].attrs["env_args"]))
     except ValueError as error:
         raise ExternalError(f"{path} has an attribute env_args that is no JSON") from error
-    check_names(f"{path}, env_args", ["env_name", "env_kwargs"], list(args))
-    return dict(args)
+    check_names(f"{path}, env_args", ["env_name", "env_kwargs"], args)
+    return args
 
 
 def _read_rate(args: Mapping[str, Any]) -> float | None:
@@ -140,41 +113,38 @@ def _read_rate(args: Mapping[str, Any]) -> float | None:
 
 
 def _list_episodes(path: Path, file: h5py.File) -> list[ExternalEpisode]:
-    """Demonstrations by number, with the split their masks say."""
+    """Demonstrations by number, with their split by the masks."""
     demos = sorted((name for name in file["data"] if name.startswith("demo_")), key=lambda name: int(name[5:]))
-    masks = {split: _decode_names(file[f"mask/{key}"]) for key, split in MASKS.items() if f"mask/{key}" in file}
-    found = []
+    masks = {split: set(file[f"mask/{key}"].asstr()[()]) for key, split in MASKS.items() if f"mask/{key}" in file}
+    episodes = []
     for demo in demos:
         attrs = file["data"][demo].attrs
         split = next((split for split, names in masks.items() if demo in names), "train" if masks else None)
-        seed = int(attrs["seed"]) if "seed" in attrs else NO_SEED
         factors = json.loads(attrs["factors"]) if "factors" in attrs else {}
-        found.append(ExternalEpisode(path / demo, (path, demo), split, seed, factors))
-    return found
+        episodes.append(ExternalEpisode(path / demo, (path, demo), split, int(attrs.get("seed", NO_SEED)), factors))
+    return episodes
 
 
-def _decode_names(dataset: Any) -> set[str]:
-    return {name.decode() if isinstance(name, bytes) else str(name) for name in dataset[()]}
-
-
-def _describe_data_set(
-    path: Path, file: h5py.File, demo: str, env: str, args: Mapping[str, Any], rate: float | None
-) -> DataSetInfo:
-    group = file[f"data/{demo}"]
-    check_names(f"{path} {demo}", ("actions", "obs"), list(group))
-    own = parse_store_info(file["data"].attrs[EXPORT_KEY]) if EXPORT_KEY in file["data"].attrs else None
+def _describe_data_set(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
+    group, args = file[f"data/{demo}"], _read_env_args(path, file)
+    check_names(f"{path} {demo}", ("actions", "obs"), group)
+    store_info = dataset.parse_store_info(file["data"].attrs.get(EXPORT_KEY))
     observed = {name: data for name, data in group["obs"].items() if isinstance(data, h5py.Dataset)}
-    images = {name: data.shape[1:] for name, data in observed.items() if is_pictures(data.shape, data.dtype)}
-    numbers = {name: data.shape[1:] for name, data in observed.items() if is_numbers(data.shape, data.dtype)}
+    numbers, images = dataset.select_numbers(observed), dataset.select_pictures(observed)
     state: tuple[str, ...] = ()
-    if "states" in group and len(group["states"]) == len(group["actions"]) and own is None:
+    if "states" in group and len(group["states"]) == len(group["actions"]) and store_info is None:
         numbers["states"], state = group["states"].shape[1:], ("states",)
-    proprio = PROPRIO if all(name in numbers for name in PROPRIO) else ()
-    read = {"actions", "obs", "rewards", *state} | ({"next_obs", "states", "dones"} if own else set())
-    rest = sorted(set(group) - read) + sorted(set(observed) - images.keys() - numbers.keys())
-    first = {name: images[name] for name in (PREFERRED,) if name in images}
+    read = {"actions", "obs", "rewards", *state} | ({"next_obs", "states", "dones"} if store_info else set())
     return DataSetInfo(
-        env, args["env_kwargs"], rate, numbers, first | images, proprio, state, unread=", ".join(rest), store_info=own
+        env=str(args["env_name"]),
+        env_kwargs=args["env_kwargs"],
+        rate=_read_rate(args),
+        numbers=numbers,
+        images=dict(sorted(images.items(), key=lambda item: item[0] != PREFERRED)),
+        proprio=PROPRIO if all(name in numbers for name in PROPRIO) else (),
+        state=state,
+        unread=sorted(set(group) - read) + sorted(observed.keys() - images.keys() - numbers.keys()),
+        store_info=store_info,
     )
 
 
@@ -182,7 +152,7 @@ def _describe_data_set(
 
 
 def write_robomimic(reader: Reader, path: Path, env: str, progress: Callable[[], None]) -> str:
-    """Our episodes as a robomimic file; returns what that loses, in words."""
+    """Our episodes as a robomimic file; returns what the format loses, for the user."""
     info = reader.info
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -204,16 +174,13 @@ def write_robomimic(reader: Reader, path: Path, env: str, progress: Callable[[],
 def _write_episode(group: h5py.Group, reader: Reader, episode: int) -> None:
     steps = reader.num_frames(episode) - 1
     group.attrs["num_samples"], group.attrs["seed"] = steps, reader.seed(episode)
-    group.attrs["factors"] = encode_factors(reader, episode)
+    group.attrs["factors"] = dataset.encode_factors(reader, episode)
     group["actions"] = reader.column("action", episode)
     group["states"] = reader.column("state", episode)[:-1]
-    group["rewards"] = read_rewards(reader, episode)
+    group["rewards"] = dataset.read_rewards(reader, episode)
     group["dones"] = (np.arange(steps) == steps - 1).astype(np.int64)
-    frames = reader.column("pixels", episode)
-    columns = {column.name: reader.column(column.name, episode) for column in list_number_columns(reader.info)}
-    columns = {name: rows if rows.ndim > 1 else rows[:, None] for name, rows in columns.items()}
     for side, rows in (("obs", slice(None, -1)), ("next_obs", slice(1, None))):
-        chunk = (1, *frames.shape[1:])
-        group.create_dataset(f"{side}/{CAMERA}", data=frames[rows], chunks=chunk, compression="gzip")
-        for name, values in columns.items():
-            group[f"{side}/{name}"] = values[rows]
+        dataset.write_frames(group, f"{side}/{CAMERA}", reader.column("pixels", episode)[rows])
+        for column in dataset.list_number_columns(reader.info):
+            values = reader.column(column.name, episode)[rows]
+            group[f"{side}/{column.name}"] = values if values.ndim > 1 else values[:, None]

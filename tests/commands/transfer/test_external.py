@@ -280,7 +280,7 @@ def test_another_rate_than_the_recorded_one_is_refused():
 
 def test_an_interrupted_export_leaves_nothing_and_nothing_is_overwritten(monkeypatch, capsys):
     made_sets.ours(Path("ours/trajectories.h5"))
-    monkeypatch.setattr("data.formats.ogbench.pad_actions", lambda *args: (_ for _ in ()).throw(OSError(28, "disk")))
+    monkeypatch.setattr("data.formats.dataset.pad_actions", lambda *args: (_ for _ in ()).throw(OSError(28, "disk")))
     with pytest.raises(OSError):
         give("ogbench", "set.npz")
     assert not list(Path().glob("*.npz"))
