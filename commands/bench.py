@@ -37,7 +37,7 @@ from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
 from world_model.objectives.masking import BlockMask
-from world_model.objectives.teacher import TeacherConfig
+from world_model.objectives.objective import PretrainModel, TeacherConfig
 from world_model.predictor import PredictorConfig
 from world_model.training.loop import (
     TrainerConfig,
@@ -49,7 +49,6 @@ from world_model.training.loop import (
     train_step,
 )
 from world_model.training.posttrain import PosttrainModel
-from world_model.training.pretrain import PretrainModel
 
 NUM_ENVIRONMENTS = 50
 PLANNERS = "planners"  # not a matter of speed, and so no part of what=all

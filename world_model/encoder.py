@@ -1,14 +1,15 @@
 """The video encoder: a clip or a single frame -> tokens, and one pooled embedding a frame.
 
-A vision transformer over tubelets with 3-D rotary positions (V-JEPA 2, arXiv 2506.09985). A frame that is observed or
-is a goal is encoded alone, duplicated to one tubelet, so that contexts and goals live in one space. The pooled
-embedding (`Pool`) is where objectives of the future predict and where the planner then measures distance.
+A vision transformer over tubelets with 3-D rotary positions (V-JEPA 2, arXiv 2506.09985). Observed frames and goal
+frames are encoded alone, duplicated to one tubelet, so that both share one feature space. Objectives of the future
+predict the pooled embedding (`Pool`), and planners measure distance in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +31,15 @@ from world_model.nn.pools import LearnedPoolConfig, Pool, PoolConfig
 from world_model.nn.stack import Blocks, init_transformer
 from world_model.nn.stem import ConvStem, LinearStemConfig, PatchEmbed, StemConfig
 
+FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """Sizes and variants of a VideoEncoder. Defaults: a transformer that trains on two cores."""
 
     image_px: tuple[int, int] = (64, 64)
-    """height and width of the frames it is made for, pixels; others may be given, where their patches come out even"""
+    """height and width of the frames it is trained on, pixels (multiples of patch_px)"""
     patch_px: int = 16
     """side of a patch, pixels (>= 1)"""
     tubelet: int = 2
@@ -44,34 +47,34 @@ class EncoderConfig:
     width: int = 128
     """width of a token (>= 2)"""
     depth: int = 4
-    """blocks (>= 1)"""
+    """transformer blocks (>= 1)"""
     heads: int = 4
-    """attention heads a block (>= 1)"""
+    """attention heads per block (>= 1)"""
     mlp_ratio: float = 4.0
-    """width of a block's hidden layer, in widths (above 0)"""
+    """width of a block's hidden layer, as a multiple of width (> 0)"""
     stem: StemConfig = field(default_factory=LinearStemConfig)
-    """what makes tokens of pixels"""
+    """layers from pixels to tokens: linear (a linear map of each patch) or conv"""
     pool: PoolConfig | None = field(default_factory=LearnedPoolConfig)
-    """one embedding a frame; null: none"""
+    """one embedding per frame: learned, keypoints or principal; null: none"""
     rope: Rope = "interleaved"
-    """rotary positions: interleaved (a true rotation), or tiled (released V-JEPA 2 weights)"""
+    """rotary position layout: interleaved (a true rotation) or tiled (released V-JEPA 2 weights)"""
     positions_px: tuple[int, int] | None = None
-    """size of frames whose positions frames of every size are seen at (V-JEPA 2.1: 256 x 256); null: plain integers"""
+    """frame size, pixels, that positions of every size are scaled to (V-JEPA 2.1: 256 x 256); null: no scaling"""
     feedforward: Feedforward = "gelu"
     """hidden layer of a block: gelu or swiglu"""
     checkpointing: Checkpointing = "none"
-    """activations kept for the backward pass: none (all are), selective (products) or full (blocks' inputs)"""
+    """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
     levels: tuple[int, ...] = ()
-    """blocks (from 0) whose outputs are read, each through a norm of its own (V-JEPA 2.1); empty: the last alone"""
+    """blocks (from 0) whose outputs are read, each through its own norm (V-JEPA 2.1); empty: the last alone"""
     causal: bool = False
-    """whether a token sees only itself and those before it in raster order (NEPA)"""
+    """attention to tokens up to itself in raster order alone (NEPA)"""
 
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
             raise ValueError(f"patch_px={self.patch_px} does not divide the frame size {self.image_px}")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(
-                f"heads={self.heads} does not part width={self.width} into an even number of channels a head"
+                f"heads={self.heads} does not divide width={self.width} into an even number of channels per head"
             )
         if any(not 0 <= level < self.depth for level in self.levels) or list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels={list(self.levels)} are not ascending blocks of 0..{self.depth - 1}")
@@ -84,7 +87,7 @@ class EncoderConfig:
 
     @property
     def familiar_grid(self) -> tuple[int, int] | None:
-        """Patches whose positions pictures of every size are seen at; None: at their own."""
+        """Grid, in patches, to which positions of every size are scaled; None: no scaling."""
         if self.positions_px is None:
             return None
         height, width = self.positions_px
@@ -92,18 +95,19 @@ class EncoderConfig:
 
     @property
     def num_patches(self) -> int:
+        """Patches of a frame."""
         return self.grid[0] * self.grid[1]
 
 
 def space_levels(depth: int, count: int) -> tuple[int, ...]:
-    """Blocks at the ends of `count` equal parts of the depth: those that V-JEPA 2.1 reads."""
+    """Last blocks of `count` equal parts of the depth (V-JEPA 2.1)."""
     return tuple((k + 1) * depth // count - 1 for k in range(count))
 
 
 class VideoEncoder(nn.Module):
     """clip [B, C, T, H, W] -> tokens [B, N, D]; frames uint8 [B, T, H, W, C] -> tokens and pooled embeddings.
 
-    frame_px: size of the frames that come in, where they are resized to config.image_px first; None: as they are.
+    frame_px: size of incoming frames, if they are resized to config.image_px first; None: no resizing.
     """
 
     pixel_mean: Tensor
@@ -142,66 +146,62 @@ class VideoEncoder(nn.Module):
         self.pixel_std.copy_(std_C.clamp_min(1.0))
 
     def normalise(self, frames_BTHWC: Tensor) -> Tensor:
-        """uint8 (or 0..255 float) frames [B, T, H, W, C] -> normalised clip [B, C, T, H, W], resized where the encoder
-        was made for another size."""
+        """Frames [B, T, H, W, C] in 0..255 -> normalised clip [B, C, T, H, W], resized if frame_px is set."""
         frames = (frames_BTHWC.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         clip = rearrange(frames, "b t h w c -> b c t h w")
-        return clip if self.frame_px is None else _resize_clip(clip, self.config.image_px)
+        if self.frame_px is None:
+            return clip
+        steps, flat = clip.shape[2], rearrange(clip, "b c t h w -> (b t) c h w")
+        flat = F.interpolate(flat, size=self.config.image_px, mode="bilinear", antialias=True)
+        return rearrange(flat, "(b t) c h w -> b c t h w", t=steps)
 
     @property
     def frame_hw(self) -> tuple[int, int]:
-        """Height and width of the frames that come in."""
+        """Height and width of incoming frames, pixels."""
         return self.frame_px or self.config.image_px
 
     @property
     def pooled_dim(self) -> int:
-        """Numbers of a frame's pooled embedding: the pool's, or the width of tokens where their mean is taken."""
+        """Size of a frame's pooled embedding: the pool's, or the width of a token without a pool."""
         return self.config.width if self.pool is None else self.pool.out.out_features
 
     @property
     def num_levels(self) -> int:
-        """Outputs that `levels` joins: one, or those of config.levels."""
+        """Outputs of the encoder: one, or those of config.levels."""
         return max(1, len(self.config.levels))
 
     def make_positions(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
-        """Positions [N, 3] of a token grid (steps, height, width), as this encoder was trained to see them."""
+        """Positions [N, 3] of a token grid (steps, height, width), scaled as the encoder was trained."""
         return make_grid_positions(*grid, device, self.config.familiar_grid)
 
-    def make_rotary(self, places_N3: Tensor) -> Rotary:
-        """Rotary table of tokens at these places."""
-        return make_rotary(places_N3, self.config.width // self.config.heads, self.config.rope)
+    def make_rotary(self, positions_N3: Tensor) -> Rotary:
+        """Rotary table of tokens at these positions."""
+        return make_rotary(positions_N3, self.config.width // self.config.heads, self.config.rope)
 
     def clip_grid(self, clip_BCTHW: Tensor) -> tuple[int, int, int]:
-        """Steps, height and width of a clip's token grid. Raises ValueError where its size does not part evenly."""
+        """Steps, height and width of a clip's token grid. ValueError for a size that tubelets do not divide."""
         steps, height, width = clip_BCTHW.shape[2:]
-        alone = self.config.stem.images and steps == 1
-        tubelet, patch = 1 if alone else self.config.tubelet, self.config.patch_px
+        is_image = self.config.stem.images and steps == 1
+        tubelet, patch = 1 if is_image else self.config.tubelet, self.config.patch_px
         if steps % tubelet or height % patch or width % patch:
             raise ValueError(
-                f"a clip of {steps} frames of {height}x{width} pixels does not part into tubelets of "
+                f"a clip of {steps} frames of {height}x{width} pixels does not divide into tubelets of "
                 f"{tubelet} x {patch} x {patch}"
             )
         return steps // tubelet, height // patch, width // patch
 
     def forward(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
-        """Tokens [B, N, D] of a normalised clip, of all tubelets or only of those listed by raster index.
-
-        The clip may have any number of frames and any size that parts evenly. With `stem.images`, a clip of one frame
-        takes the image's way.
-        """
+        """Tokens [B, N, D] of a normalised clip of any size that tubelets divide, at all positions or at raster
+        indices. With `stem.images`, a clip of one frame is embedded as an image."""
         return self.encode_levels(clip_BCTHW, indices_BM)[-1]
-
-    def levels(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
-        """Tokens of all levels side by side [B, N, levels * D] (V-JEPA 2.1's training output)."""
-        return torch.cat(self.encode_levels(clip_BCTHW, indices_BM), -1)
 
     def encode_levels(
         self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()
     ) -> list[Tensor]:
-        """Normed tokens of every level; with `blocks` (from 0), those blocks' outputs, all through the final norm."""
-        places = self.make_positions(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
-        places = places if indices_BM is None else places[indices_BM]
-        return self.transform(self.embed(clip_BCTHW, indices_BM), self.make_rotary(places), blocks)
+        """Normed tokens [B, N, D] of every level; with `blocks` (from 0), of those blocks through the final norm."""
+        positions = self.make_positions(self.clip_grid(clip_BCTHW), clip_BCTHW.device)
+        positions = positions if indices_BM is None else positions[indices_BM]
+        return self.transform(self.embed(clip_BCTHW, indices_BM), self.make_rotary(positions), blocks)
 
     def embed(self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None) -> Tensor:
         """Tokens before the transformer."""
@@ -211,23 +211,23 @@ class VideoEncoder(nn.Module):
             return self.patch_embed_img(clip_BCTHW, indices_BM) + self.img_mod_embed
         return self.patch_embed(clip_BCTHW, indices_BM) + self.video_mod_embed
 
-    def transform(self, tokens_BND: Tensor, positions: Rotary, blocks: Sequence[int] = ()) -> list[Tensor]:
-        """The transformer proper: normed outputs of the levels, or of the given blocks."""
+    def transform(self, tokens_BND: Tensor, rotary: Rotary, blocks: Sequence[int] = ()) -> list[Tensor]:
+        """Normed outputs of the levels, or of the given blocks, of the transformer alone."""
         wanted = tuple(blocks) or self.config.levels or (self.config.depth - 1,)
         norms: Sequence[nn.Module]
         if self.config.levels and not blocks:
             norms = list(self.norms_block)
         else:
             norms = [self.norms_block[-1] if self.config.levels else self.norm] * len(wanted)
-        mask, found = None, {}
+        mask, outputs = None, {}
         if self.config.causal:
             count = tokens_BND.shape[1]
             mask = torch.ones(count, count, dtype=torch.bool, device=tokens_BND.device).tril()
         for number, block in enumerate(self.blocks):
-            tokens_BND = self.blocks.step(block, tokens_BND, positions, mask)
+            tokens_BND = self.blocks.step(block, tokens_BND, rotary, mask)
             if number in wanted:
-                found[number] = tokens_BND
-        return [norm(found[number]) for norm, number in zip(norms, wanted, strict=True)]
+                outputs[number] = tokens_BND
+        return [norm(outputs[number]) for norm, number in zip(norms, wanted, strict=True)]
 
     def encode_frames(self, frames_BTHWC: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of frames in 0..255, each encoded alone: as an image, or as one tubelet."""
@@ -236,27 +236,35 @@ class VideoEncoder(nn.Module):
             tokens = self(clip.unsqueeze(2))
         else:
             grid = self.clip_grid(clip.unsqueeze(2).expand(-1, -1, self.config.tubelet, -1, -1))
-            tokens = self.transform(
-                self.patch_embed.embed_frame(clip), self.make_rotary(self.make_positions(grid, clip.device))
-            )[-1]
+            rotary = self.make_rotary(self.make_positions(grid, clip.device))
+            tokens = self.transform(self.patch_embed.embed_frame(clip), rotary)[-1]
         return rearrange(tokens, "(b t) n d -> b t n d", t=frames_BTHWC.shape[1])
 
     def embed_frames(self, frames_BTHWC: Tensor, tokens_BTND: Tensor | None = None) -> Tensor:
-        """Pooled embeddings [B, T, D] of frames in 0..255, each by itself. tokens: theirs, where they are there."""
+        """Pooled embeddings [B, T, D] of frames in 0..255, each encoded alone. tokens: the frames', if known."""
         if self.pool is None or self.pool.input_kind == "tokens":
             return self.pool_tokens(self.encode_frames(frames_BTHWC) if tokens_BTND is None else tokens_BTND)
         return self.pool(self._normalise_pictures(frames_BTHWC)).unflatten(0, frames_BTHWC.shape[:2])
 
     def read_pool_inputs(self, frames_BTHWC: Tensor) -> Tensor:
-        """What the pool's last linear map reads of frames in 0..255 [B, T, I]."""
+        """Inputs [B, T, I] of the pool's last linear map, for frames in 0..255."""
         assert self.pool is not None
-        tokens = self.pool.input_kind == "tokens"
-        seen = self.encode_frames(frames_BTHWC).flatten(0, 1) if tokens else self._normalise_pictures(frames_BTHWC)
-        return self.pool.read_inputs(seen).unflatten(0, frames_BTHWC.shape[:2])
+        reads_tokens = self.pool.input_kind == "tokens"
+        x = self.encode_frames(frames_BTHWC).flatten(0, 1) if reads_tokens else self._normalise_pictures(frames_BTHWC)
+        return self.pool.read_inputs(x).unflatten(0, frames_BTHWC.shape[:2])
+
+    def embed_chunks(self, frames_BTHWC: Tensor, source: Literal["pooled", "inputs"] = "pooled") -> Tensor:
+        """Pooled embeddings of frames in 0..255, or inputs of the pool's last linear map, [B, T, D or I]; on a CPU in
+        chunks that fit its caches."""
+        embed = self.embed_frames if source == "pooled" else self.read_pool_inputs
+        flat = frames_BTHWC.flatten(0, 1)
+        size = FRAMES_PER_CHUNK if flat.device.type == "cpu" else len(flat)
+        chunks = [embed(chunk[None])[0] for chunk in flat.split(size)]
+        return torch.cat(chunks).unflatten(0, frames_BTHWC.shape[:2])
 
     def pool_tokens(self, tokens_BTND: Tensor) -> Tensor:
-        """Pooled embeddings [B, T, D] of frames by their tokens: the pool's, or the mean over tokens where there is
-        none. ValueError for a pool that reads pictures, which imagined tokens do not have."""
+        """Pooled embeddings [B, T, D] from tokens [B, T, N, D]: the pool's, or their mean without a pool. ValueError
+        for a pool of pictures, which imagined tokens do not have."""
         if self.pool is None:
             return tokens_BTND.mean(2)
         if self.pool.input_kind == "pictures":
@@ -267,12 +275,5 @@ class VideoEncoder(nn.Module):
         return self.pool(tokens_BTND.flatten(0, 1)).unflatten(0, tokens_BTND.shape[:2])
 
     def _normalise_pictures(self, frames_BTHWC: Tensor) -> Tensor:
+        """Frames in 0..255 -> normalised pictures [B * T, C, H, W]."""
         return rearrange(self.normalise(frames_BTHWC), "b c t h w -> (b t) c h w")
-
-
-def _resize_clip(clip_BCTHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """The clip's frames at another size, bilinear, smoothed where they shrink."""
-    steps = clip_BCTHW.shape[2]
-    flat = rearrange(clip_BCTHW, "b c t h w -> (b t) c h w")
-    flat = F.interpolate(flat, size=size, mode="bilinear", antialias=True)
-    return rearrange(flat, "(b t) c h w -> b c t h w", t=steps)

@@ -1,8 +1,8 @@
 """The predictor networks: hidden tokens from visible ones, and the next frame from past frames and actions.
 
-`MaskedPredictor` is V-JEPA 2's: mask tokens at the hidden places join the visible tokens in a small transformer.
-`ActionPredictor` is V-JEPA 2-AC's layout: per frame an action token and the frame's tokens, attention block-causal over
-frames (arXiv 2506.09985, section 3). One token a frame (a pooled embedding) and many are the same code; without actions
+`MaskedPredictor` is V-JEPA 2's: mask tokens at the hidden positions join the visible tokens in a small transformer.
+`ActionPredictor` has V-JEPA 2-AC's layout: per frame an action token and the frame's tokens, attention block-causal
+over frames (arXiv 2506.09985, section 3). A frame has one token (a pooled embedding) or many; without actions
 (action_dim = 0) it is the future predictor of stage 1.
 """
 
@@ -32,25 +32,21 @@ from world_model.nn.layers import (
 )
 from world_model.nn.stack import Blocks, init_transformer
 
-PLACE_STD = 0.02  # of the learned positions of a scene's patches, at the start
+SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the start
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Sizes and variants of a predictor's transformer (`world_model.nn.layers`).
-
-    `conditioning`: actions and states are tokens of their frame (V-JEPA 2-AC), or modulate every block (`adaln`:
-    jepa-wms, LeWM). `dropout`: LeWM needs 0.1 (its appendix).
-    """
+    """Sizes and variants of a predictor's transformer (`world_model.nn.layers`)."""
 
     width: int = 96
-    """width of a token"""
+    """width of a token (>= 2)"""
     depth: int = 2
-    """transformer blocks"""
+    """transformer blocks (>= 1)"""
     heads: int = 4
-    """attention heads per block"""
+    """attention heads per block (>= 1)"""
     mlp_ratio: float = 4.0
-    """width of a block's hidden layer, as a multiple of width"""
+    """width of a block's hidden layer, as a multiple of width (> 0)"""
     rope: Rope = "interleaved"
     """rotary position layout: interleaved (a true rotation) or tiled (released V-JEPA 2 weights)"""
     feedforward: Feedforward = "gelu"
@@ -58,36 +54,24 @@ class PredictorConfig:
     checkpointing: Checkpointing = "none"
     """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
     conditioning: Literal["tokens", "adaln"] = "tokens"
-    """input of actions and states: tokens (V-JEPA 2-AC) or adaln"""
+    """input of actions and states: tokens of their frame (V-JEPA 2-AC), or adaln (modulation of every block; LeWM)"""
     dropout: float = 0.0
-    """dropout of a block's branches in training (0 to below 1)"""
+    """dropout of a block's branches in training (0 to below 1; LeWM: 0.1)"""
 
-    def blocks(self, condition_dim: int = 0) -> Blocks:
+    def make_blocks(self, condition_dim: int = 0) -> Blocks:
         """The transformer of these sizes."""
-        return Blocks(
-            self.depth,
-            BlockConfig(
-                self.width,
-                self.heads,
-                self.mlp_ratio,
-                self.feedforward,
-                condition_dim,
-                self.checkpointing,
-                dropout=self.dropout,
-            ),
-        )
+        sizes = self.width, self.heads, self.mlp_ratio, self.feedforward, condition_dim, self.checkpointing
+        return Blocks(self.depth, BlockConfig(*sizes, dropout=self.dropout))
 
 
 @dataclass(frozen=True)
 class MaskedSizes:
-    """What a MaskedPredictor takes and gives, beside the sizes of its transformer.
+    """Inputs and outputs of a MaskedPredictor.
 
-    levels: outputs of the encoder that come side by side [B, M, levels * feature_dim]; several are first brought to
-    feature_dim by a layer of their own (V-JEPA 2.1). out_dim: size of a prediction; 0: levels * feature_dim.
-    context_dim: size of what is predicted at the visible places, too, by a head of its own (V-JEPA 2.1's context loss);
-    0: nothing. modalities: whether a learned embedding tells images from videos, as in an encoder with `stem.images`.
-    familiar_grid: patches whose positions pictures of every size are seen at, as in an encoder with `positions_px`;
-    None: at their own.
+    levels: outputs of the encoder side by side [B, M, levels * feature_dim]; several are first reduced to feature_dim
+    (V-JEPA 2.1). out_dim: size of a prediction; 0: levels * feature_dim. context_dim: size of a prediction at visible
+    positions, by a head of its own (V-JEPA 2.1's context loss); 0: none. modalities: learned embeddings of images and
+    of videos, as in an encoder with `stem.images`. familiar_grid: see EncoderConfig.
     """
 
     feature_dim: int
@@ -101,22 +85,22 @@ class MaskedSizes:
 
 
 class MaskedPredictor(nn.Module):
-    """Visible tokens [B, M, D] and places -> predictions [B, P, D] at hidden places (V-JEPA 2, section 2.1)."""
+    """Visible tokens [B, M, D] -> predictions [B, P, D] at hidden positions (V-JEPA 2, section 2.1)."""
 
     def __init__(self, sizes: MaskedSizes, config: PredictorConfig) -> None:
         super().__init__()
         self.sizes, self.heads, self.width, self.rope = sizes, config.heads, config.width, config.rope
-        joined = sizes.levels * sizes.feature_dim
+        joint_dim = sizes.levels * sizes.feature_dim
         self.predictor_embed: nn.Module = nn.Linear(sizes.feature_dim, config.width)
         if sizes.levels > 1:
-            first = nn.Linear(joined, sizes.feature_dim)
-            self.predictor_embed = nn.Sequential(first, nn.GELU(), self.predictor_embed)
+            reduce = nn.Linear(joint_dim, sizes.feature_dim)
+            self.predictor_embed = nn.Sequential(reduce, nn.GELU(), self.predictor_embed)
         self.mask_tokens = nn.ParameterList(
             nn.Parameter(torch.zeros(1, 1, config.width)) for _ in range(sizes.num_mask_tokens)
         )
-        self.predictor_blocks = config.blocks()
+        self.predictor_blocks = config.make_blocks()
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.predictor_proj = nn.Linear(config.width, sizes.out_dim or joined)
+        self.predictor_proj = nn.Linear(config.width, sizes.out_dim or joint_dim)
         self.predictor_proj_context = nn.Linear(config.width, sizes.context_dim) if sizes.context_dim else None
         init_transformer(self, self.predictor_blocks)
         if sizes.modalities:
@@ -131,45 +115,34 @@ class MaskedPredictor(nn.Module):
         steps: int,
         mask_token: int = 0,
         image: bool = False,
-    ) -> Tensor:
-        """Predict at target_BP from context_BMD at context_BM: raster indices into steps x grid places."""
-        return self.both(context_BMD, context_BM, target_BP, steps, mask_token, image)[0]
-
-    def both(
-        self,
-        context_BMD: Tensor,
-        context_BM: Tensor,
-        target_BP: Tensor,
-        steps: int,
-        mask_token: int = 0,
-        image: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Predictions at the hidden places, and at the visible ones where there is a head for them. image: whether the
-        tokens are those of a single image."""
-        places = make_grid_positions(steps, *self.sizes.grid, context_BMD.device, self.sizes.familiar_grid)
-        both = places[torch.cat((context_BM, target_BP), 1)]
-        positions = make_rotary(both, self.width // self.heads, self.rope)
+        """Predictions at target_BP, and at context_BM if there is a head for them, from context_BMD.
+
+        Both are raster indices into a grid of `steps` steps. image: whether the tokens are those of a single image.
+        """
+        positions = make_grid_positions(steps, *self.sizes.grid, context_BMD.device, self.sizes.familiar_grid)
+        rotary = make_rotary(positions[torch.cat((context_BM, target_BP), 1)], self.width // self.heads, self.rope)
         hidden = self.mask_tokens[mask_token].expand(*target_BP.shape, -1)
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
         if self.sizes.modalities:
             x = x + (self.img_mod_embed if image else self.video_mod_embed)
-        seen = context_BM.shape[1]
+        visible = context_BM.shape[1]
         if self.predictor_proj_context is None:
-            x = self.predictor_norm(self.predictor_blocks(x, positions, read_from=seen))
+            x = self.predictor_norm(self.predictor_blocks(x, rotary, read_from=visible))
             return self.predictor_proj(x), None
-        x = self.predictor_norm(self.predictor_blocks(x, positions))
-        return self.predictor_proj(x[:, seen:]), self.predictor_proj_context(x[:, :seen])
+        x = self.predictor_norm(self.predictor_blocks(x, rotary))
+        return self.predictor_proj(x[:, visible:]), self.predictor_proj_context(x[:, :visible])
 
 
 class ActionPredictor(nn.Module):
-    """Features of frames 0..t and what happens in them -> features of frames 1..t+1, block-causal over frames.
+    """Features and inputs of frames 0..t -> features of frames 1..t+1, block-causal over frames.
 
-    What happens in a frame is one row: the action leaving it, then, where the model has them, the robot's state and
-    the camera's extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each enters by a linear map of its own, as a
-    token of its frame in this order, or together as the condition that modulates the frame's tokens.
-    residual: whether the network's output is a change of the features, or the next features themselves (V-JEPA 2-AC).
-    scene: size and grid of patch tokens of one frame that every frame sees beside itself and the past, or None: what
-    stands around (walls, obstacles), which one embedding a frame does not hold. They come first in the sequence.
+    Inputs of a frame: the action that leaves it, then, if the model has them, the robot's state and the camera's
+    extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each has a linear map of its own, and enters as a token
+    of its frame, in this order, or all together as the condition that modulates the frame's tokens.
+    residual: predict the change of the features, or the next features themselves (V-JEPA 2-AC).
+    scene: size and grid of the tokens of one frame that all frames attend to, first in the sequence; None: none. They
+    hold walls and obstacles, which one embedding per frame does not.
     """
 
     def __init__(
@@ -186,22 +159,22 @@ class ActionPredictor(nn.Module):
         super().__init__()
         self.grid, self.heads, self.width, self.residual = grid, config.heads, config.width, residual
         self.rope, self.action_dim = config.rope, action_dim
-        named = {"action": action_dim, "state": state_dim, "extrinsics": extrinsics_dim}
-        self.inputs = {name: size for name, size in named.items() if size}
-        adaln = config.conditioning == "adaln" and bool(self.inputs)
-        self.num_conditions = 0 if adaln else len(self.inputs)
+        sizes = {"action": action_dim, "state": state_dim, "extrinsics": extrinsics_dim}
+        self.input_sizes = {name: size for name, size in sizes.items() if size}
+        adaln = config.conditioning == "adaln" and bool(self.input_sizes)
+        self.num_conditions = 0 if adaln else len(self.input_sizes)
         self.predictor_embed = nn.Linear(feature_dim, config.width)
-        for name, size in self.inputs.items():
+        for name, size in self.input_sizes.items():
             self.add_module(f"{name}_encoder", nn.Linear(size, config.width))
-        self.predictor_blocks = config.blocks(config.width if adaln else 0)
+        self.predictor_blocks = config.make_blocks(config.width if adaln else 0)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, feature_dim)
         self.scene_grid = (0, 0) if scene is None else scene[1]
         if scene is not None:
             self.scene_encoder = nn.Linear(scene[0], config.width)
         init_transformer(self, self.predictor_blocks)
-        if scene is not None:  # by what a frame's single token can tell the places apart
-            self.scene_place = nn.Parameter(PLACE_STD * torch.randn(self.scene_tokens, config.width))
+        if scene is not None:  # a frame's single token needs them to distinguish positions
+            self.scene_place = nn.Parameter(SCENE_STD * torch.randn(self.scene_tokens, config.width))
 
     @property
     def scene_tokens(self) -> int:
@@ -218,137 +191,135 @@ class ActionPredictor(nn.Module):
         """Tokens of one frame in the sequence: those of its conditions, and its feature tokens."""
         return self.num_conditions + self.frame_tokens
 
-    def positions(self, frames: int, device: torch.device, scene_at: int = 0) -> Rotary:
-        """Rotary table of the scene, the patches of frame `scene_at`, and of `frames` frames; a conditioning token
-        turns with time alone, as in V-JEPA 2-AC."""
-        places = make_grid_positions(frames, *self.grid, device).reshape(frames, self.frame_tokens, 3)
+    def make_rotary(self, frames: int, device: torch.device, scene_at: int = 0) -> Rotary:
+        """Rotary table of the scene, at the time of frame `scene_at`, and of `frames` frames. A conditioning token has
+        a position in time alone, as in V-JEPA 2-AC."""
+        positions = make_grid_positions(frames, *self.grid, device).reshape(frames, self.frame_tokens, 3)
         if self.num_conditions:
-            alone = places[:, :1] * torch.tensor([1, 0, 0], device=device)
-            places = torch.cat((alone.expand(-1, self.num_conditions, -1), places), 1)
+            times = positions[:, :1] * torch.tensor([1, 0, 0], device=device)
+            positions = torch.cat((times.expand(-1, self.num_conditions, -1), positions), 1)
         scene = make_grid_positions(1, *self.scene_grid, device) + torch.tensor([scene_at, 0, 0], device=device)
-        return make_rotary(torch.cat((scene, places.flatten(0, 1))), self.width // self.heads, self.rope)
+        return make_rotary(torch.cat((scene, positions.flatten(0, 1))), self.width // self.heads, self.rope)
 
-    def embed(self, features: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Features [..., T, N, F] and rows [..., T, A] -> sequence [..., T * block_tokens, width], and the condition of
-        every token where they modulate."""
+    def embed(self, features: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features [..., T, N, F] and inputs [..., T, A] -> sequence [..., T * block_tokens, width], and the condition
+        of every token, if inputs modulate."""
         x = self.predictor_embed(features)
-        if not self.inputs:
+        if not self.input_sizes:
             return x.flatten(-3, -2), None
-        sizes = list(self.inputs.values())
-        assert rows is not None and rows.shape[-1] == sum(sizes), (self.inputs, rows)
-        parts = rows.split(sizes, -1)
-        embedded = [self.get_submodule(f"{name}_encoder")(y) for name, y in zip(self.inputs, parts, strict=True)]
+        sizes = list(self.input_sizes.values())
+        assert inputs is not None and inputs.shape[-1] == sum(sizes), (self.input_sizes, inputs)
+        parts = zip(self.input_sizes, inputs.split(sizes, -1), strict=True)
+        embedded = [self.get_submodule(f"{name}_encoder")(part) for name, part in parts]
         if self.num_conditions:
             return torch.cat((torch.stack(embedded, -2), x), -2).flatten(-3, -2), None
         condition = torch.stack(embedded).sum(0).repeat_interleave(self.frame_tokens, -2)
         return x.flatten(-3, -2), condition
 
-    def sequence(
-        self, features_BTNF: Tensor, rows_BTA: Tensor | None, scene_BMD: Tensor | None
+    def embed_with_scene(
+        self, features_BTNF: Tensor, inputs_BTA: Tensor | None, scene_BMD: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The same with the scene's tokens [B, M, D] before it."""
-        x, condition = self.embed(features_BTNF, rows_BTA)
-        assert (scene_BMD is not None) == bool(self.scene_tokens), (
-            "a predictor with a scene needs one, others take none"
-        )
+        """`embed`, with the scene's tokens [B, M, D] first in the sequence."""
+        x, condition = self.embed(features_BTNF, inputs_BTA)
+        assert (scene_BMD is not None) == bool(self.scene_tokens), "only a predictor with a scene takes one"
         if scene_BMD is None:
             return x, condition
         x = torch.cat(((self.scene_encoder(scene_BMD) + self.scene_place).to(x.dtype), x), 1)
         return x, None if condition is None else F.pad(condition, (0, 0, self.scene_tokens, 0))
 
-    def read(self, x: Tensor, features: Tensor) -> Tensor:
+    def decode(self, x: Tensor, features: Tensor) -> Tensor:
         """Sequence [..., T * block_tokens, width] -> next frames' features [..., T, N, F]."""
         x = x.unflatten(-2, (-1, self.block_tokens))[..., self.num_conditions :, :]
         change = self.predictor_proj(self.predictor_norm(x))
         return features + change if self.residual else change
 
-    def causal_mask(self, frames: int, valid_BT: Tensor | None, device: torch.device) -> Tensor:
-        """Boolean [B or 1, 1, L, L]: a token sees the scene, and all tokens of its own and earlier frames that are
-        valid; the scene sees itself."""
+    def make_causal_mask(self, frames: int, valid_BT: Tensor | None, device: torch.device) -> Tensor:
+        """Boolean [B or 1, 1, L, L]: a token attends to the scene and to valid tokens of its and earlier frames; the
+        scene attends to itself."""
         frame = torch.arange(frames, device=device).repeat_interleave(self.block_tokens)
         frame = F.pad(frame, (self.scene_tokens, 0), value=-1)
         mask = (frame[:, None] >= frame[None, :])[None, None]
         if valid_BT is None:
             return mask
-        valid = self._valid_tokens(valid_BT)[:, None, None, :]
-        own = (frame[:, None] == frame[None, :])[None, None]  # padding sees itself, so that no row is empty
-        return mask & (valid | own)
+        valid = self._expand_valid(valid_BT)[:, None, None, :]
+        same_frame = (frame[:, None] == frame[None, :])[None, None]  # padding attends to itself: no row is empty
+        return mask & (valid | same_frame)
 
-    def _valid_tokens(self, valid_BT: Tensor) -> Tensor:
-        """Which tokens of a sequence are real [B, L]: those of the scene, and of frames that are."""
+    def _expand_valid(self, valid_BT: Tensor) -> Tensor:
+        """Valid frames -> valid tokens [B, L]; those of the scene always are."""
         return F.pad(valid_BT.repeat_interleave(self.block_tokens, 1), (self.scene_tokens, 0), value=True)
 
     def forward(
         self,
         features_BTNF: Tensor,
-        rows_BTA: Tensor | None = None,
+        inputs_BTA: Tensor | None = None,
         valid_BT: Tensor | None = None,
         scene_BMD: Tensor | None = None,
     ) -> Tensor:
-        """Teacher forcing: predictions [B, T, N, F] of frames 1..T, each from the true frames before it, and from the
-        scene as it was in frame 0."""
-        x, condition = self.sequence(features_BTNF, rows_BTA, scene_BMD)
+        """Teacher forcing: predictions [B, T, N, F] of frames 1..T, each from the true frames before it and from the
+        scene of frame 0."""
+        x, condition = self.embed_with_scene(features_BTNF, inputs_BTA, scene_BMD)
         frames = features_BTNF.shape[1]
-        mask = self.causal_mask(frames, valid_BT, x.device) if frames > 1 or self.scene_tokens else None
-        x = self.predictor_blocks(x, self.positions(frames, x.device), mask, condition)
-        return self.read(x[:, self.scene_tokens :], features_BTNF)
+        mask = self.make_causal_mask(frames, valid_BT, x.device) if frames > 1 or self.scene_tokens else None
+        x = self.predictor_blocks(x, self.make_rotary(frames, x.device), mask, condition)
+        return self.decode(x[:, self.scene_tokens :], features_BTNF)
 
     def prefill(
         self,
         features_BTNF: Tensor,
-        rows_BTA: Tensor | None,
+        inputs_BTA: Tensor | None,
         valid_BT: Tensor | None = None,
         scene_BMD: Tensor | None = None,
     ) -> PastCache:
-        """Keys and values of T past frames whose actions are known (T may be 0) and of the scene, that of the frame
-        after them, once a replan.
+        """Keys and values of T >= 0 past frames and of the scene of the frame after them, once per replan.
 
-        valid_BT is False where a frame is padding; None means that all are real.
+        valid_BT: False for frames that are padding; None: none is.
         """
         frames = features_BTNF.shape[1]
-        cache = PastCache([], [], None if valid_BT is None else self._valid_tokens(valid_BT), frames)
-        x, condition = self.sequence(features_BTNF, rows_BTA, scene_BMD)
-        positions, mask = self.positions(frames, x.device, frames), self.causal_mask(frames, valid_BT, x.device)
+        cache = PastCache([], [], None if valid_BT is None else self._expand_valid(valid_BT), frames)
+        x, condition = self.embed_with_scene(features_BTNF, inputs_BTA, scene_BMD)
+        rotary, mask = self.make_rotary(frames, x.device, frames), self.make_causal_mask(frames, valid_BT, x.device)
         for block in self.predictor_blocks:
-            by = block.modulate(condition)
-            q, k, v = block.project(x, positions, by)
+            modulation = block.modulate(condition)
+            q, k, v = block.project(x, rotary, modulation)
             cache.keys.append(k)
             cache.values.append(v)
-            x = block.add(x, attend(q, k, v, mask), by)
+            x = block.add(x, attend(q, k, v, mask), modulation)
         return cache
 
-    def rollout(self, past: PastCache, last_BNF: Tensor, rows_BSKA: Tensor | None, steps: int = 0) -> Tensor:
+    def rollout(self, past: PastCache, last_BNF: Tensor, inputs_BSKA: Tensor | None, steps: int = 0) -> Tensor:
         """Imagine K steps for S candidates: features [B, S, K, N, F], each step fed back as the next input.
 
-        The past's keys and values are shared by all candidates; a candidate's own are cached as it goes. Nothing is
-        masked: a new frame sees every cached token. The first block holds the last observed frame together with the
-        candidate's first action, since within a block the frame's tokens attend to the action.
+        Candidates share the keys and values of the past, and cache their own. A new frame attends to every cached
+        token, so no mask is needed. The first block holds the last observed frame and the candidate's first action,
+        since within a block the frame's tokens attend to the action.
         """
-        num_candidates = rows_BSKA.shape[1] if rows_BSKA is not None else 1
-        steps = rows_BSKA.shape[2] if rows_BSKA is not None else steps
+        num_candidates = inputs_BSKA.shape[1] if inputs_BSKA is not None else 1
+        steps = inputs_BSKA.shape[2] if inputs_BSKA is not None else steps
         features = last_BNF[:, None].expand(-1, num_candidates, -1, -1)
-        table = self.positions(past.frames + steps, last_BNF.device)
+        table = self.make_rotary(past.frames + steps, last_BNF.device)
         own = [OwnCache(steps * self.block_tokens) for _ in self.predictor_blocks]
         path = []
         for k in range(steps):
             start = self.scene_tokens + (past.frames + k) * self.block_tokens
-            rows = rows_BSKA[:, :, k : k + 1] if rows_BSKA is not None else None
-            x, condition = self.embed(features.unsqueeze(2), rows)
+            inputs = inputs_BSKA[:, :, k : k + 1] if inputs_BSKA is not None else None
+            x, condition = self.embed(features.unsqueeze(2), inputs)
             x = self._step(x, condition, table.select(start, start + self.block_tokens), past, own)
-            features = self.read(x, features.unsqueeze(2)).squeeze(2)
+            features = self.decode(x, features.unsqueeze(2)).squeeze(2)
             path.append(features)
         return torch.stack(path, 2)
 
     def _step(
-        self, x_BSnD: Tensor, condition_BSnD: Tensor | None, positions: Rotary, past: PastCache, own: list[OwnCache]
+        self, x_BSnD: Tensor, condition_BSnD: Tensor | None, rotary: Rotary, past: PastCache, own: list[OwnCache]
     ) -> Tensor:
         """One frame block of every candidate through all layers, appending its keys and values to `own`."""
         batch = x_BSnD.shape[0]
         x, condition = x_BSnD.flatten(0, 1), None if condition_BSnD is None else condition_BSnD.flatten(0, 1)
         for layer, block in enumerate(self.predictor_blocks):
-            by = block.modulate(condition)
-            q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch) for y in block.project(x, positions, by))
+            modulation = block.modulate(condition)
+            qkv = block.project(x, rotary, modulation)
+            q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch) for y in qkv)
             keys_values = own[layer].append(k, v)
             y = attend_shared_prefix(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
-            x = block.add(x, y.flatten(0, 1), by)
+            x = block.add(x, y.flatten(0, 1), modulation)
         return x.unflatten(0, (batch, -1))

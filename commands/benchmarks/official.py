@@ -26,7 +26,7 @@ from commands.shared.errors import UsageError
 from world_model.encoder import EncoderConfig
 from world_model.objectives.masked import MaskedConfig
 from world_model.objectives.masking import BlockMask
-from world_model.objectives.teacher import TeacherConfig
+from world_model.objectives.objective import TeacherConfig
 from world_model.training.loop import TrainerConfig, autocast, list_parameters
 
 MODULES = (

@@ -26,6 +26,7 @@ from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import TimmSizes, make_encoder, make_timm_encoder
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.masked import Masked, PixelTargets
+from world_model.objectives.objective import PretrainModel
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import (
     CheckpointError,
@@ -37,7 +38,6 @@ from world_model.training.checkpoint import (
     save_model,
 )
 from world_model.training.loop import Checkpoints
-from world_model.training.pretrain import PretrainModel
 
 MODEL = "model"
 MODULES_VARIABLE = "JEPA_MODULES"  # modules with commas that a data file's environment may import

@@ -19,10 +19,9 @@ from data.loader import Loader
 from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import normed_tokens
-from world_model.objectives.embedding import embed_frames, fit_metric, fit_principal_pool
-from world_model.objectives.metric import MetricSource
+from world_model.objectives.metric import MetricSource, fit_metric, fit_principal_pool
+from world_model.objectives.objective import PretrainModel
 from world_model.probing import probes
-from world_model.training.pretrain import PretrainModel
 
 NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
 NUM_FRAMES = 768  # of val that features are judged on
@@ -106,7 +105,7 @@ class Monitor:
     @torch.no_grad()
     def _embed(self, encoder: VideoEncoder, source: MetricSource = "pooled") -> Tensor:
         """Pooled embeddings [N, D], or what their last linear map reads."""
-        return embed_frames(encoder, self.frames[None].to(self.device), source)[0].float().cpu()
+        return encoder.embed_chunks(self.frames[None].to(self.device), source)[0].float().cpu()
 
     @torch.no_grad()
     def _compute_losses(self, step: int) -> dict[str, float]:

@@ -20,13 +20,13 @@ from data.loader import Loader
 from world_model.distributed import is_main_process, world_info
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives.embedding import fit_metric, fit_principal_pool
 from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
+from world_model.objectives.metric import fit_metric, fit_principal_pool
+from world_model.objectives.objective import PretrainModel
 from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
-from world_model.training.pretrain import PretrainModel
 
 MASK_TRIALS = 8  # samples that masks are tried on
 

@@ -33,8 +33,8 @@ from data.windows import Windows
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig
 from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.objective import PretrainModel
 from world_model.training.augment import CropConfig
-from world_model.training.pretrain import PretrainModel
 
 VIDEO_FOLDER = "video_folder"  # data= that says: plain video, at path=
 STRETCH_FRAMES = 64  # longest stretch of a video that a metric is fitted on

@@ -16,14 +16,13 @@ from commands.training.pretraining import make_random_stage1
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, POOLS, SIZES, VJEPA2, dynamics, encoder, frames
 from world_model.nn.reachability import ReachConfig, fit_reach, make_pair_source
-from world_model.objectives.embedding import fit_metric
 from world_model.objectives.end_to_end import EndToEnd
-from world_model.objectives.metric import MetricConfig
+from world_model.objectives.metric import MetricConfig, fit_metric
+from world_model.objectives.objective import PretrainModel
 from world_model.probing.readout import ReadoutConfig, Samples, fit_readouts
 from world_model.training.augment import CropConfig
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
-from world_model.training.pretrain import PretrainModel
 
 CPU = torch.device("cpu")
 SMALL = TrainerConfig(steps=1, batch_size=2, warmup=1, log_every=1, precision="fp32")  # `auto` is bf16 on a GPU

@@ -13,12 +13,12 @@ from world_model.nn.decoder import PixelHeadConfig
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig, PrincipalPoolConfig
 from world_model.nn.reachability import ReachConfig
 from world_model.objectives.causal import CausalConfig
-from world_model.objectives.embedding import ClipTerms
 from world_model.objectives.end_to_end import EndToEndConfig, PathTerms
 from world_model.objectives.future import FutureConfig
+from world_model.objectives.losses import ClipTerms
 from world_model.objectives.masked import AveragedTargets, ContextLoss, FeatureTargets, MaskedConfig, PixelTargets
 from world_model.objectives.masking import BlockMask, RandomMask
-from world_model.objectives.teacher import TeacherConfig
+from world_model.objectives.objective import TeacherConfig
 from world_model.predictor import PredictorConfig
 
 SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pool=LearnedPoolConfig(12, 16, 128))

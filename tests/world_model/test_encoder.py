@@ -115,7 +115,7 @@ def test_every_variant_changes_the_tokens_and_takes_clips_of_other_sizes(name):
     assert not torch.allclose(varied(clip), plain(clip), atol=1e-3)
     assert varied(torch.randn(2, 3, 6, 48, 32)).shape == (2, 3 * 3 * 2, 24)
     assert varied.encode_frames(frames(2, 3)).shape == (2, 3, 16, 24)
-    with pytest.raises(ValueError, match="does not part"):
+    with pytest.raises(ValueError, match="does not divide"):
         varied(torch.randn(1, 3, 3, 64, 64))
 
 
@@ -133,7 +133,6 @@ def test_levels_are_normed_each_by_itself_and_blocks_by_the_last_norm():
     model = encoder(config=replace(SIZES, levels=(0, 1)))
     clip = torch.randn(1, 3, 4, 64, 64)
     first, last = model.encode_levels(clip)
-    torch.testing.assert_close(model.levels(clip), torch.cat((first, last), -1))
     torch.testing.assert_close(model(clip), last)
     chosen = model.encode_levels(clip, blocks=(0, 1))
     torch.testing.assert_close(chosen[1], last)

@@ -30,11 +30,10 @@ from world_model.distributed import (
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.objectives.embedding import ClipTerms
-from world_model.objectives.losses import TokenTerms
+from world_model.objectives.losses import ClipTerms, TokenTerms
+from world_model.objectives.objective import PretrainModel
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
-from world_model.training.pretrain import PretrainModel
 
 CPU = torch.device("cpu")
 CONFIG = TrainerConfig(

@@ -116,7 +116,7 @@ def _run_masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
     context, target, tokens = vectors["context_BM"], vectors["target_BP"], vectors["tokens_context_BMD"]
     model = _load_model(model, weights, source, tokens.device)
     found = {
-        f"predicted_mask_token_{k}_BPD": model(tokens, context, target, steps, k)
+        f"predicted_mask_token_{k}_BPD": model(tokens, context, target, steps, k)[0]
         for k in range(config["num_mask_tokens"])
     }
     teacher = normalise_target(vectors["teacher_tokens_BND"])

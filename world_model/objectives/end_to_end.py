@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives.embedding import ClipTerms, embed_frames, pooled_size
-from world_model.objectives.losses import Loss, regression
+from world_model.encoder import VideoEncoder
+from world_model.objectives.losses import ClipTerms, Loss, regression
 from world_model.objectives.masking import Mask
-from world_model.objectives.objective import Batch, Objective, Prediction
+from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction
 from world_model.predictor import ActionPredictor, PredictorConfig
 
 INVERSE_HIDDEN = 512  # width of the network that reads an action from two embeddings (PLDM's released configuration)
@@ -47,23 +46,23 @@ class PathTerms:
 
 
 @dataclass(frozen=True)
-class EndToEndConfig:
+class EndToEndConfig(FamilyConfig):
     """Defaults: LeWorldModel (arXiv 2603.19312), whose paper predicts four frames of a clip."""
 
     family: Literal["end_to_end"] = "end_to_end"
-    """encoder and dynamics are learned together, with recorded actions"""
+    """encoder and dynamics, learned together from recorded actions"""
     frames: int = 9
-    """frames in a clip (above context_frames); plans may be frames - context_frames model steps long"""
+    """frames of a clip (> context_frames); the longest plan is frames - context_frames model steps"""
     frame_gap: int = 0
     """environment steps between the frames of a clip (>= 1); 0: the task's model step"""
     context_frames: int = 3
-    """frames that are seen before planning (>= 1)"""
+    """frames before the first planned step (>= 1)"""
     rollout: bool = False
-    """whether the frames after context_frames are imagined in a row (PLDM), or each from the true ones before it"""
+    """frames after context_frames imagined in a row (PLDM), or each from the true ones before it"""
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     prediction: float = 1.0
-    """weight of that error (above 0)"""
+    """weight of that error (> 0)"""
     terms: ClipTerms = field(default_factory=lambda: ClipTerms(sigreg=0.09, sigreg_directions=1024))
     """anti-collapse terms"""
     path_terms: PathTerms = field(default_factory=PathTerms)
@@ -71,11 +70,12 @@ class EndToEndConfig:
     predictor: PredictorConfig = field(
         default_factory=lambda: PredictorConfig(width=128, depth=2, conditioning="adaln", dropout=0.1)
     )
-    """transformer of the predictor; without dropout LeWorldModel loses a fifth of its success (its Table 9)"""
+    """transformer of the predictor (LeWorldModel needs its dropout: its Table 9)"""
 
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     reads_actions: ClassVar[bool] = True
     masks: ClassVar[tuple[Mask, ...]] = ()
+    teacher: ClassVar[Literal["shared"]] = "shared"
     metric: ClassVar[None] = None  # a metric would change the embedding under its own dynamics
 
     def __post_init__(self) -> None:
@@ -92,26 +92,24 @@ class EndToEndConfig:
         """Model steps after the context."""
         return self.frames - self.context_frames
 
-    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
-        """The encoder's sizes as they are."""
-        return sizes
-
-    def check_encoder(self, sizes: EncoderConfig) -> None:
-        """Nothing is refused: whole frames are hidden."""
+    def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> EndToEnd:
+        """The objective around an encoder, for a run of so many steps."""
+        assert actions is not None, "an end-to-end objective reads actions"
+        return EndToEnd(self, encoder, steps, seed, actions)
 
 
 class EndToEnd(Objective):
     """Predict the next frames' pooled embeddings from those before them and the actions between."""
 
+    config: EndToEndConfig
     action_mid: Tensor
     action_half: Tensor
 
     def __init__(
-        self, config: EndToEndConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None = None
+        self, config: EndToEndConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec
     ) -> None:
-        super().__init__(config.loss, config.terms, "shared", encoder, steps, seed)
-        assert actions is not None, "an end-to-end objective reads actions"
-        self.config, self.actions, size = config, actions, pooled_size(encoder)
+        super().__init__(config, encoder, steps, seed)
+        self.actions, size = actions, encoder.pooled_dim
         mid, half = actions.block_mid_half()
         self.predictor = ActionPredictor(size, (1, 1), len(mid), config.predictor)
         self.register_buffer("action_mid", mid)
@@ -120,10 +118,10 @@ class EndToEnd(Objective):
             nn.Linear(2 * size, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(mid))
         )
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Every frame from the true ones before it, or a path from the first ones; the terms of PLDM."""
         config, actions_BTA = self.config, (batch["action"] - self.action_mid) / self.action_half
-        embedded_BTD = embed_frames(encoder, batch["pixels"])
+        embedded_BTD = encoder.embed_chunks(batch["pixels"])
         predict = self.imagine if config.rollout else self.force
         predicted, target = predict(embedded_BTD, actions_BTA)
         terms = {"prediction": config.prediction * self.mean_error([predicted], [target])}

@@ -21,39 +21,37 @@ from torch import Tensor
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
-from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.encoder import VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
-from world_model.objectives.embedding import ClipTerms, embed_frames, pooled_size
-from world_model.objectives.losses import Loss
+from world_model.objectives.losses import ClipTerms, Loss
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
-from world_model.objectives.objective import Batch, Objective, Prediction
-from world_model.objectives.teacher import Teaching
+from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction, Teaching
 from world_model.predictor import ActionPredictor, PredictorConfig
 
 
 @dataclass(frozen=True)
-class FutureConfig:
+class FutureConfig(FamilyConfig):
     """Defaults: ours, chosen on `val` of reacher."""
 
     family: Literal["future"] = "future"
-    """later frames of a clip are predicted from those before them"""
+    """prediction of later frames from those before them"""
     frames: int = 5
-    """frames in a clip (>= context_frames + rollout)"""
+    """frames of a clip (>= context_frames + rollout)"""
     frame_gap: int = 2
     """environment steps between the frames of a clip (>= 1)"""
     context_frames: int = 2
-    """frames that are seen before each predicted one (>= 1)"""
+    """frames before each predicted one (>= 1)"""
     rollout: int = 1
-    """predictions made in a row, each from those before it (>= 1)"""
+    """predictions in a row, each from those before it (>= 1)"""
     pixels: PixelHeadConfig | None = None
-    """head by which the later frame's pixels are predicted; null: its pooled embedding is"""
+    """head that predicts the later frame's pixels; null: its pooled embedding is predicted"""
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     prediction: float = 3.5
-    """weight of that error (above 0)"""
+    """weight of that error (> 0)"""
     teacher: Teaching = "shared"
-    """who makes the targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
+    """source of targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
     terms: ClipTerms = field(default_factory=lambda: ClipTerms(variance=5.0, covariance=5.0))
     """anti-collapse terms"""
     metric: MetricConfig | None = field(default_factory=MetricConfig)
@@ -62,7 +60,6 @@ class FutureConfig:
     """transformer of the predictor"""
 
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
-    reads_actions: ClassVar[bool] = False
     masks: ClassVar[tuple[Mask, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -75,29 +72,26 @@ class FutureConfig:
                 f"{self.context_frames + self.rollout}"
             )
 
-    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
-        """The encoder's sizes as they are."""
-        return sizes
-
-    def check_encoder(self, sizes: EncoderConfig) -> None:
-        """Nothing is refused: whole frames are hidden."""
+    def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> Future:
+        """The objective around an encoder, for a run of so many steps."""
+        return Future(self, encoder, steps, seed)
 
 
 class Future(Objective):
     """Predict a later frame's pooled embedding, or its pixels, from the embeddings of those before it."""
 
-    def __init__(
-        self, config: FutureConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None = None
-    ) -> None:
-        super().__init__(config.loss, config.terms, config.teacher, encoder, steps, seed)
-        self.config, size = config, pooled_size(encoder)
+    config: FutureConfig
+
+    def __init__(self, config: FutureConfig, encoder: VideoEncoder, steps: int, seed: int) -> None:
+        super().__init__(config, encoder, steps, seed)
+        size = encoder.pooled_dim
         self.predictor = ActionPredictor(size, (1, 1), 0, config.predictor)
         self.pixel_head = None if config.pixels is None else PixelHead(size, encoder.config, True, config.pixels)
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """From every window of context_frames frames, the `rollout` frames after it."""
         config, frames_BTHWC = self.config, batch["pixels"]
-        embedded_BTD = embed_frames(encoder, frames_BTHWC)
+        embedded_BTD = encoder.embed_chunks(frames_BTHWC)
         predicted = self.imagine(embedded_BTD)
         if self.pixel_head is None:
             target = self.embed_targets(encoder, frames_BTHWC, embedded_BTD)
@@ -113,7 +107,7 @@ class Future(Objective):
         """Embeddings that are predicted [B, T, D]: the teacher's, or the encoder's own with or without gradient."""
         if self.teacher is not None:
             with torch.no_grad():
-                return embed_frames(self.teacher, frames_BTHWC)
+                return self.teacher.embed_chunks(frames_BTHWC)
         return embedded_BTD if self.config.teacher == "shared" else embedded_BTD.detach()
 
     def imagine(self, embedded_BTD: Tensor) -> list[Tensor]:

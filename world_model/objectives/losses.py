@@ -1,7 +1,7 @@
 """Loss functions that objectives share: tensors in, a scalar or named terms out.
 
-A term over a whole batch (InfoNCE's other samples, VICReg, SIGReg) is taken over the rows of all processes, with exact
-gradients: `gathered` and `averaged` of world_model.distributed, which do nothing in one process.
+A term over a batch (InfoNCE's other samples, VICReg, SIGReg) covers the rows of all processes, with exact gradients
+(`gather_rows`, `average` of world_model.distributed; in one process they change nothing).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Loss = Literal["l1", "l2", "smooth_l1", "cosine"]
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """Weights of the terms that keep features from collapsing; 0 leaves a term out."""
+    """Terms that keep features from collapsing; a weight of 0 leaves a term out."""
 
     variance: float = 0.0
     """weight of VICReg's variance hinge (>= 0)"""
@@ -33,7 +33,7 @@ class TermsConfig:
     sigreg_directions: int = 256
     """random directions of SIGReg (>= 1)"""
     infonce: float = 0.0
-    """weight of InfoNCE: finding a prediction's own target among all targets of the batch (>= 0)"""
+    """weight of InfoNCE: the prediction's own target among all targets of the batch (>= 0)"""
     temperature: float = 0.1
     """temperature of InfoNCE (> 0)"""
 
@@ -44,14 +44,36 @@ class TermsConfig:
 
 @dataclass(frozen=True)
 class TokenTerms(TermsConfig):
-    """The same for objectives that predict tokens."""
+    """Terms of objectives that predict tokens."""
 
     features: Literal["pooled", "tokens"] = "pooled"
-    """features that variance, covariance and SIGReg are taken of: the mean over a clip's tokens, or all tokens"""
+    """input of variance, covariance and SIGReg: pooled (mean over a clip's tokens) or tokens (each of them)"""
 
     def select(self, tokens_BND: Tensor) -> Tensor:
         """Features [samples, D] that the terms are taken of."""
         return tokens_BND.mean(1) if self.features == "pooled" else tokens_BND.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class ClipTerms(TermsConfig):
+    """Terms on the embeddings of a clip's frames."""
+
+    centred: bool = False
+    """terms on embeddings less their mean over the clip, so that what moves within a clip fills the embedding"""
+
+    def select(self, embedded_BTD: Tensor) -> Tensor:
+        """Features [B * T, D] that the terms are taken of."""
+        if self.centred:
+            embedded_BTD = embedded_BTD - embedded_BTD.mean(1, keepdim=True)
+        return embedded_BTD.flatten(0, 1)
+
+    def compute_between_clips(self, embedded_BTD: Tensor) -> dict[str, Tensor]:
+        """Hinge beside `centred` variance: the standard deviation of clips' means is kept below 1, that of what moves.
+        Otherwise the dynamics would hardly see anything that moves."""
+        if not (self.centred and self.variance):
+            return {}
+        means_BD = gather_rows(embedded_BTD.float().mean(1))
+        return {"between": self.variance * F.relu((means_BD.var(0) + 1e-4).sqrt() - 1).mean()}
 
 
 def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | None = None) -> Tensor:
@@ -62,22 +84,22 @@ def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | 
     assert prediction.shape == target.shape, (prediction.shape, target.shape)
     if loss == "cosine":
         error = 1 - F.cosine_similarity(prediction, target, dim=-1)
-    elif weight is None:
-        return {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[loss](prediction, target)
     else:
-        kind = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[loss]
-        error = kind(prediction, target, reduction="none").mean(-1)
+        compute = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[loss]
+        if weight is None:
+            return compute(prediction, target)
+        error = compute(prediction, target, reduction="none").mean(-1)
     return error.mean() if weight is None else (error * weight).mean()
 
 
 def normalise_target(features: Tensor) -> Tensor:
-    """Teacher features after a LayerNorm without parameters, eps 1e-5 (V-JEPA 2, on top of the encoder's own norm)."""
+    """Teacher features after a LayerNorm without parameters, eps 1e-5 (V-JEPA 2, after the encoder's own norm)."""
     return F.layer_norm(features.float(), features.shape[-1:], eps=TARGET_NORM_EPS)
 
 
 def infonce(predicted_ND: Tensor, target_ND: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding each prediction's own target among all targets, by cosine (CPC, arXiv 1807.03748, eq.
-    4; temperature as in arXiv 2002.05709)."""
+    """Cross-entropy of each prediction's own target among all targets, by cosine (CPC, arXiv 1807.03748, eq. 4;
+    temperature as in arXiv 2002.05709)."""
     scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(gather_rows(target_ND), dim=-1).T / temperature
     own = torch.arange(len(scores), device=scores.device) + world_info().rank * len(scores)
     return F.cross_entropy(scores, own)
@@ -102,11 +124,10 @@ def sigreg(
     num_knots: int = 17,
     max_knot: float = 3.0,
 ) -> Tensor:
-    """SIGReg: how far random 1-D projections are from a standard normal (LeJEPA 2511.08544, LeWM 2603.19312).
+    """SIGReg: distance of random 1-D projections from a standard normal (LeJEPA 2511.08544, LeWM 2603.19312).
 
     Epps-Pulley statistic by the trapezoid rule over knots on [0, max_knot], weighted by the normal's characteristic
-    function and doubled for the symmetric half; mean over directions, divided by nothing: it grows with N as a test
-    statistic does.
+    function and doubled for the symmetric half; mean over directions. It grows with N, as a test statistic does.
     """
     directions = torch.randn(features_ND.shape[1], num_directions, generator=generator).to(features_ND)
     projections = features_ND @ F.normalize(directions, dim=0)
@@ -121,7 +142,7 @@ def sigreg(
 
 
 def compute_anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """The weighted anti-collapse terms that are switched on, by name."""
+    """Weighted anti-collapse terms by name, those with a weight."""
     terms = {}
     features_ND = features_ND.float()
     if config.variance or config.covariance:
@@ -136,7 +157,7 @@ def compute_anti_collapse(features_ND: Tensor, config: TermsConfig, generator: t
 
 
 def constant_predictor_loss(target: Tensor, loss: Loss) -> Tensor:
-    """The loss of always predicting the batch's best constant vector: what a collapsed predictor would reach."""
+    """Loss of the batch's best constant vector: what a collapsed predictor would reach."""
     flat = target.flatten(0, -2)
     if loss == "cosine":
         flat = F.normalize(flat, dim=-1)

@@ -26,12 +26,19 @@ from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
 from world_model.nn.layers import gather_tokens
-from world_model.objectives.embedding import make_principal_config
+from world_model.nn.pools import PrincipalPoolConfig
 from world_model.objectives.losses import Loss, TokenTerms, normalise_target, regression
 from world_model.objectives.masking import BlockMask, Grid, Mask, Masks
 from world_model.objectives.metric import MetricConfig
-from world_model.objectives.objective import Batch, Objective, Prediction, make_clip
-from world_model.objectives.teacher import TeacherConfig, Teaching
+from world_model.objectives.objective import (
+    Batch,
+    FamilyConfig,
+    Objective,
+    Prediction,
+    TeacherConfig,
+    Teaching,
+    make_clip,
+)
 from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
 
 PATCH_EPS = 1e-6
@@ -42,9 +49,9 @@ class ContextLoss:
     """V-JEPA 2.1's loss at visible tokens, less the farther they are from a hidden one."""
 
     weight: float = 0.5
-    """weight of the loss at visible tokens (above 0)"""
+    """weight of the loss at visible tokens (> 0)"""
     warmup: tuple[int, int] = (15000, 30000)
-    """steps between which the weight grows from 0"""
+    """optimiser steps between which the weight grows from 0, first and last (>= 0)"""
 
     def weight_at(self, step: int) -> float:
         """0 until the first of both steps, `weight` from the second on, linear between."""
@@ -52,56 +59,58 @@ class ContextLoss:
         return self.weight * (1.0 if step >= end else max(0.0, (step - start) / max(1, end - start)))
 
 
+class Targets:
+    """What the predictor sees and has to predict at a token. Defaults: the encoder's last output.
+
+    images: whether a single frame may enter as an image; context_loss: loss at visible tokens.
+    """
+
+    images: ClassVar[bool] = True
+
+    def num_levels(self, encoder: VideoEncoder) -> int:
+        """Outputs of the encoder side by side."""
+        return 1
+
+    def out_dim(self, sizes: EncoderConfig) -> int:
+        """Size of a prediction; 0: as large as what the predictor sees of a token."""
+        return 0
+
+    def read_visible(self, encoder: VideoEncoder, clip_BCTHW: Tensor, indices_BM: Tensor) -> Tensor:
+        """Visible tokens as the predictor sees them [B, M, levels * D]."""
+        return torch.cat(encoder.encode_levels(clip_BCTHW, indices_BM)[-self.num_levels(encoder) :], -1)
+
+
 @dataclass(frozen=True)
-class FeatureTargets:
+class FeatureTargets(Targets):
     """The teacher's layer-normed outputs (V-JEPA 2), of several levels side by side (V-JEPA 2.1)."""
 
     kind: Literal["features"] = "features"
-    """what is predicted: the encoder's features"""
+    """prediction of the encoder's features"""
     levels: int = 1
     """outputs of the encoder that are predicted together (1 to encoder.depth)"""
     context_loss: ContextLoss | None = None
     """loss at visible tokens; null: none"""
 
-    images: ClassVar[bool] = True
-
     def num_levels(self, encoder: VideoEncoder) -> int:
-        """Outputs side by side."""
+        """Outputs of the encoder side by side."""
         return encoder.num_levels if self.levels > 1 else 1
-
-    def read_visible(self, encoder: VideoEncoder, clip_BCTHW: Tensor, indices_BM: Tensor) -> Tensor:
-        """What the predictor sees [B, M, levels * D]."""
-        return torch.cat(encoder.encode_levels(clip_BCTHW, indices_BM)[-self.num_levels(encoder) :], -1)
 
     def make(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, levels * D]."""
         outputs = encoder.encode_levels(clip_BCTHW)[-self.num_levels(encoder) :]
         return torch.cat([normalise_target(output) for output in outputs], -1)
 
-    def out_dim(self, sizes: EncoderConfig) -> int:
-        """Numbers of a prediction; 0: as many as the predictor sees of a token."""
-        return 0
-
 
 @dataclass(frozen=True)
-class AveragedTargets:
+class AveragedTargets(Targets):
     """The mean of the teacher's last blocks, each layer-normed (data2vec, section 3.3)."""
 
     kind: Literal["average"] = "average"
-    """what is predicted: the mean over blocks of the encoder"""
+    """prediction of the mean over blocks of the encoder"""
     blocks: int = 8
     """last blocks whose mean is the target (>= 1); of a shallower encoder, all of them"""
 
-    images: ClassVar[bool] = True
     context_loss: ClassVar[None] = None
-
-    def num_levels(self, encoder: VideoEncoder) -> int:
-        """Outputs side by side."""
-        return 1
-
-    def read_visible(self, encoder: VideoEncoder, clip_BCTHW: Tensor, indices_BM: Tensor) -> Tensor:
-        """What the predictor sees [B, M, D]."""
-        return encoder(clip_BCTHW, indices_BM)
 
     def make(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, D]."""
@@ -109,30 +118,22 @@ class AveragedTargets:
         outputs = encoder.encode_levels(clip_BCTHW, blocks=range(max(0, depth - self.blocks), depth))
         return torch.stack([normalise_target(output) for output in outputs]).mean(0)
 
-    def out_dim(self, sizes: EncoderConfig) -> int:
-        """Numbers of a prediction; 0: as many as the predictor sees of a token."""
-        return 0
-
 
 @dataclass(frozen=True)
-class PixelTargets:
+class PixelTargets(Targets):
     """The pixels of every tubelet (MAE, VideoMAE)."""
 
     kind: Literal["pixels"] = "pixels"
-    """what is predicted: pixels"""
+    """prediction of pixels"""
     normalise_patches: bool = True
-    """whether pixels are in units of their own patch: less its mean, over its standard deviation"""
+    """pixels in units of their own patch: less its mean, over its standard deviation"""
 
     images: ClassVar[bool] = False
     context_loss: ClassVar[None] = None
 
-    def num_levels(self, encoder: VideoEncoder) -> int:
-        """Outputs side by side."""
-        return 1
-
-    def read_visible(self, encoder: VideoEncoder, clip_BCTHW: Tensor, indices_BM: Tensor) -> Tensor:
-        """What the predictor sees [B, M, D]."""
-        return encoder(clip_BCTHW, indices_BM)
+    def out_dim(self, sizes: EncoderConfig) -> int:
+        """Pixel values of a tubelet."""
+        return 3 * sizes.tubelet * sizes.patch_px**2
 
     def make(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, 3 * tubelet * patch_px^2]."""
@@ -143,29 +144,25 @@ class PixelTargets:
         mean = patches.mean(-1, keepdim=True)
         return (patches - mean) / (patches.var(-1, keepdim=True) + PATCH_EPS).sqrt()
 
-    def out_dim(self, sizes: EncoderConfig) -> int:
-        """Numbers of a prediction."""
-        return 3 * sizes.tubelet * sizes.patch_px**2
-
 
 @dataclass(frozen=True)
-class MaskedConfig:
+class MaskedConfig(FamilyConfig):
     """Defaults: V-JEPA 2 (arXiv 2506.09985), with a small predictor."""
 
     family: Literal["masked"] = "masked"
-    """hidden tokens of a clip are predicted from visible ones"""
+    """prediction of hidden tokens of a clip from visible ones"""
     frames: int = 8
-    """frames in a clip (>= 1)"""
+    """frames of a clip (>= 1)"""
     frame_gap: int = 1
     """environment steps between the frames of a clip (>= 1)"""
     masks: tuple[Mask, ...] = (BlockMask(8, (0.15, 0.15)), BlockMask(2, (0.7, 0.7)))
     """mask generators: {blocks, area, time, aspect, separate, context}, {random, tube} or {visible_steps}"""
     targets: FeatureTargets | AveragedTargets | PixelTargets = field(default_factory=FeatureTargets)
-    """what is predicted: features, average (of blocks) or pixels"""
+    """prediction of features, average (of blocks) or pixels"""
     loss: Loss = "l1"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     teacher: Teaching = field(default_factory=TeacherConfig)
-    """who makes the targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
+    """source of targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
     terms: TokenTerms = field(default_factory=TokenTerms)
     """anti-collapse terms"""
     metric: MetricConfig | None = None
@@ -174,7 +171,6 @@ class MaskedConfig:
     """transformer of the predictor"""
 
     space: ClassVar[Literal["pooled", "tokens"]] = "tokens"
-    reads_actions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.masks:
@@ -183,8 +179,8 @@ class MaskedConfig:
             raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1")
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
-        """The encoder's sizes with levels at the ends of equal parts of its depth, where none are given, and a pooled
-        embedding that is fitted when training is over."""
+        """Levels at the ends of equal parts of the depth, where several are predicted and none given, and a pooled
+        embedding that is fitted after training."""
         levels = sizes.levels
         if isinstance(self.targets, FeatureTargets) and self.targets.levels > 1 and not levels:
             if sizes.depth < self.targets.levels:
@@ -192,25 +188,29 @@ class MaskedConfig:
                     f"objective.targets.levels={self.targets.levels} needs an encoder of at least as many blocks"
                 )
             levels = space_levels(sizes.depth, self.targets.levels)
-        return replace(sizes, levels=levels, pool=make_principal_config(sizes))
+        return replace(sizes, levels=levels, pool=sizes.pool and PrincipalPoolConfig(sizes.pool.dim))
 
     def check_encoder(self, sizes: EncoderConfig) -> None:
-        """ValueError where hidden patches would be seen by their neighbours."""
+        """Raise ValueError where neighbours would see hidden patches."""
         if sizes.stem.kind == "conv" and any(mask.hides_patches for mask in self.masks):
             raise ValueError(
                 "encoder.stem.kind=conv sees into hidden patches: set encoder.stem.kind=linear, or an objective that "
                 "hides whole frames (objective=future)"
             )
 
+    def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> Masked:
+        """The objective around an encoder, for a run of so many steps."""
+        return Masked(self, encoder, steps, seed)
+
 
 class Masked(Objective):
     """Predict hidden tokens by mask tokens at their positions (V-JEPA 2, section 2.1)."""
 
-    def __init__(
-        self, config: MaskedConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None = None
-    ) -> None:
-        super().__init__(config.loss, config.terms, config.teacher, encoder, steps, seed)
-        self.config, sizes = config, encoder.config
+    config: MaskedConfig
+
+    def __init__(self, config: MaskedConfig, encoder: VideoEncoder, steps: int, seed: int) -> None:
+        super().__init__(config, encoder, steps, seed)
+        sizes = encoder.config
         levels = config.targets.num_levels(encoder)
         shape = MaskedSizes(
             feature_dim=sizes.width,
@@ -225,20 +225,20 @@ class Masked(Objective):
         # One rotary code for both, as the reference.
         self.predictor = MaskedPredictor(shape, replace(config.predictor, rope=sizes.rope))
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions at hidden tokens, mask by mask, and at visible ones where they have a loss."""
         config = self.config
         clip = make_clip(encoder, batch["pixels"], config.targets.images)
         grid, image = encoder.clip_grid(clip), clip.shape[2] == 1
         targets_BND = self.make_targets(encoder, clip)
-        masks = self.draw_masks(len(clip), grid, step, rows)
+        masks = self.sample_masks(len(clip), grid, step, shard)
         predicted, targets, at_visible, read = [], [], [], []
         for number, mask in enumerate(masks):
             visible = mask.context_BM.to(clip.device)
             read.append(config.targets.read_visible(encoder, clip, visible))
             for hidden in mask.targets_BP:
                 hidden = hidden.to(clip.device)
-                at_hidden, at_context = self.predictor.both(read[-1], visible, hidden, grid[0], number, image)
+                at_hidden, at_context = self.predictor(read[-1], visible, hidden, grid[0], number, image)
                 predicted.append(at_hidden)
                 targets.append(gather_tokens(targets_BND, hidden))
                 if at_context is not None:
@@ -257,16 +257,16 @@ class Masked(Objective):
         with torch.set_grad_enabled(self.config.teacher == "shared" and torch.is_grad_enabled()):
             return self.config.targets.make(self.get_target_encoder(encoder), clip_BCTHW)
 
-    def draw_masks(self, batch: int, grid: Grid, step: int, rows: WorldInfo = SINGLE_PROCESS) -> list[Masks]:
-        """One batch of masks for each generator; drawn for the batch of all processes, of which these are our rows."""
-        total = batch * rows.world
-        drawn = [mask.sample(total, grid, (self.seed, step, k)) for k, mask in enumerate(self.config.masks)]
-        return [masks.select(rows.split_rows(total)) for masks in drawn]
+    def sample_masks(self, batch: int, grid: Grid, step: int, shard: WorldInfo = SINGLE_PROCESS) -> list[Masks]:
+        """Masks of every generator for this process's rows, sampled for the batch of all processes."""
+        total = batch * shard.world
+        samples = [mask.sample(total, grid, (self.seed, step, k)) for k, mask in enumerate(self.config.masks)]
+        return [masks.select(shard.split_rows(total)) for masks in samples]
 
 
-def weigh_context(visible_BM: Tensor, hidden_BP: Tensor, places_N3: Tensor) -> Tensor:
+def weigh_context(visible_BM: Tensor, hidden_BP: Tensor, positions_N3: Tensor) -> Tensor:
     """Weights [B, M] of visible tokens: 1 / sqrt(distance to the nearest hidden one), in tokens over time, height and
     width (V-JEPA 2.1)."""
-    places = places_N3.float()
-    nearest = [torch.cdist(places[m], places[p]).amin(1) for m, p in zip(visible_BM, hidden_BP, strict=True)]
+    positions = positions_N3.float()
+    nearest = [torch.cdist(positions[m], positions[p]).amin(1) for m, p in zip(visible_BM, hidden_BP, strict=True)]
     return torch.stack(nearest).rsqrt()

@@ -1,32 +1,33 @@
-"""The metric of an embedding: linear weights that make Euclidean distance tell how far apart in time two pictures are.
+"""The metric of an embedding: linear weights that make Euclidean distance grow with the time between two frames.
 
-A regularised embedding holds what can be foretold, but weighs a slow quantity no more than a fast one, so its distance
-says little beyond near pairs. Its slow modes are the directions of greatest autocorrelation over a time lag (tICA:
-Molgedey & Schuster 1994; Perez-Hernandez et al., J. Chem. Phys. 139, 2013): with whitened values psi_i, correlations
-rho_i and timescales t_i = -lag / ln rho_i, they approximate the eigenfunctions of the process, and known distances of
-a process are sums over them:
+A regularised embedding weighs slow and fast quantities alike, so its distance orders near pairs alone. Its slow modes
+are the directions of greatest autocorrelation over a time lag (tICA: Molgedey & Schuster 1994; Perez-Hernandez et al.,
+J. Chem. Phys. 139, 2013). With whitened values psi_i, correlations rho_i and timescales t_i = -lag / ln rho_i, they
+approximate the eigenfunctions of the process, and known distances are sums over them:
 
     kinetic      sum_i rho_i^2 (psi_i(x) - psi_i(y))^2     Noe & Clementi, J. Chem. Theory Comput. 11, 2015
     commute      sum_i t_i / 2 (...)^2                     Noe, Banisch & Clementi, J. Chem. Theory Comput. 12, 2016
     biharmonic   sum_i t_i^2 (...)^2                       Lipman, Rustamov & Funkhouser, ACM Trans. Graph. 29, 2010
 
-Fitted on training video alone, without actions, states or gradients, and folded into the last linear map of the pooled
-embedding: an encoder with a metric is an encoder like any other.
+It is fitted on training video alone, without actions, states or gradients, and folded into the last linear map of the
+pool. Principal components of tokens, the pool of objectives that predict tokens, are fitted here, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from world_model.nn.pools import Pool
+from world_model.encoder import FRAMES_PER_CHUNK, VideoEncoder
+from world_model.nn.pools import Pool, PrincipalPool
 
-LEAST_POWER = 1e-4  # directions with less than this share of the strongest one's variance are left out
-RHO_RANGE = (1e-3, 0.999)  # autocorrelations beyond are noise, or a standstill
+LEAST_POWER = 1e-4  # least variance of a direction, as a share of the largest
+RHO_RANGE = (1e-3, 0.999)  # autocorrelations; below is noise, above a standstill
+SUMMARY_FRAMES = 1024  # frames that principal components of tokens are fitted on
 
 Kind = Literal["kinetic", "commute", "biharmonic"]
 MetricSource = Literal["pooled", "inputs"]
@@ -34,18 +35,18 @@ MetricSource = Literal["pooled", "inputs"]
 
 @dataclass(frozen=True)
 class MetricConfig:
-    """What distance in the pooled embedding means once the encoder is trained."""
+    """Metric of the pooled embedding, fitted after training."""
 
     kind: Kind = "biharmonic"
     """weight of each slow mode: kinetic, commute or biharmonic distance"""
     lag: int = 2
-    """environment steps between the two moments whose correlation is taken (>= 1)"""
+    """lag of the autocorrelation, environment steps (>= 1)"""
     episodes: int = 400
-    """most training episodes that it is fitted on (>= 1)"""
+    """training episodes it is fitted on, at most (>= 1)"""
     source: MetricSource = "pooled"
-    """source of the slow modes: the pooled embedding, or all inputs of its last linear map, which they then replace"""
+    """features whose slow modes are sought: pooled, or inputs (of the pool's last linear map, which they replace)"""
     modes: int = 0
-    """modes retained, slowest first (>= 1); 0: as many as the embedding has numbers"""
+    """modes retained, slowest first (>= 1); 0: as many as the embedding has dimensions"""
 
     def __post_init__(self) -> None:
         if self.modes < 0:
@@ -59,19 +60,19 @@ class MetricConfig:
 
 @dataclass(frozen=True)
 class Metric:
-    """(x - mean_I) @ matrix_ID embeds what it is `of`, so that Euclidean distance means what the metric says."""
+    """(x - mean_I) @ matrix_ID: an embedding of `source` features whose Euclidean distance is the metric."""
 
     source: MetricSource
     mean_I: Tensor
     matrix_ID: Tensor
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Embed float32 values [..., I] of what it is of."""
+        """Embed float32 features [..., I]."""
         return (values - self.mean_I.float()) @ self.matrix_ID.float()
 
     @torch.no_grad()
     def fold_into(self, pool: Pool) -> None:
-        """Make the pool embed under this metric: follow its last linear map by it, or put it in the map's place."""
+        """Fold the metric into the pool's last linear map, or put it in the map's place (source="inputs")."""
         mean, matrix = self.mean_I.cpu().double(), self.matrix_ID.cpu().double()
         weight, bias = pool.out.weight.cpu().double(), pool.out.bias.cpu().double()
         if self.source == "inputs":
@@ -92,10 +93,10 @@ class SlowModes:
 
 
 def find_slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
-    """Slow modes of embeddings [T, D] of whole episodes, as of a reversible process (both directions of time count).
+    """Slow modes of embeddings [T, D] of full episodes, as of a reversible process (both directions of time count).
 
-    Each episode is centred first: what only differs between episodes (a door that stands elsewhere, and never moves)
-    separates no two moments of one. ValueError if no episode is longer than the lag. Float64, on the CPU.
+    Each episode is centred first, since what differs between episodes alone (a door's position) separates no two frames
+    of one. ValueError if no episode is longer than the lag. Float64, on the CPU.
     """
     long = [episode.double().cpu() for episode in episodes if len(episode) > lag]
     if not long:
@@ -104,8 +105,8 @@ def find_slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
     centred = [episode - episode.mean(0) for episode in long]
     early, late = torch.cat([e[:-lag] for e in centred]), torch.cat([e[lag:] for e in centred])
     power, axes = torch.linalg.eigh((early.T @ early + late.T @ late) / (2 * len(early)))
-    kept = power > LEAST_POWER * power.max().clamp_min(1e-30)
-    whiten = axes[:, kept] / power[kept].sqrt()
+    retained = power > LEAST_POWER * power.max().clamp_min(1e-30)
+    whiten = axes[:, retained] / power[retained].sqrt()
     early, late = early @ whiten, late @ whiten
     across = early.T @ late / len(early)
     rho, rotation = torch.linalg.eigh((across + across.T) / 2)
@@ -113,9 +114,9 @@ def find_slow_modes(episodes: Sequence[Tensor], lag: int) -> SlowModes:
 
 
 def make_metric_map(modes: SlowModes, config: MetricConfig, size: int) -> Tensor:
-    """Matrix [D, size] that takes centred embeddings to coordinates whose Euclidean distance is the metric's.
+    """Matrix [D, size] from centred embeddings to coordinates whose Euclidean distance is the metric.
 
-    Coordinates are slowest first and of unit mean square within episodes; those of directions left out are zero.
+    Coordinates are slowest first and of unit mean square within episodes; surplus ones are zero.
     """
     rho = modes.rho_K[: min(size, config.modes or size)]
     time = -config.lag / rho.log()
@@ -123,3 +124,22 @@ def make_metric_map(modes: SlowModes, config: MetricConfig, size: int) -> Tensor
     matrix = torch.zeros(len(modes.mean_D), size, dtype=torch.float64)
     matrix[:, : len(rho)] = modes.directions_DK[:, : len(rho)] * weights / weights.square().sum().div(size).sqrt()
     return matrix
+
+
+@torch.no_grad()
+def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> Metric:
+    """The metric of an encoder's pooled embedding, from consecutive frames [T, H, W, C] of full episodes."""
+    encoder.eval()
+    embedded = [encoder.embed_chunks(frames[None], config.source)[0] for frames in episodes]
+    modes = find_slow_modes(embedded, config.lag)
+    return Metric(config.source, modes.mean_D, make_metric_map(modes, config, encoder.pooled_dim))
+
+
+@torch.no_grad()
+def fit_principal_pool(encoder: VideoEncoder, episodes: Sequence[Tensor]) -> None:
+    """Fit the encoder's principal components on frames [T, H, W, C] of episodes; other pools stay as they are."""
+    if not isinstance(encoder.pool, PrincipalPool):
+        return
+    frames, device = torch.cat(list(episodes)), encoder.pixel_mean.device
+    chunks = frames[:: -(-len(frames) // SUMMARY_FRAMES)].split(FRAMES_PER_CHUNK)
+    encoder.pool.fit(torch.cat([encoder.encode_frames(chunk[None].to(device))[0] for chunk in chunks]))

@@ -1,28 +1,70 @@
-"""What all objectives are: a module beside the encoder that predicts, has a teacher or none, and sums its loss.
+"""What all objectives share: the teacher, the sum of the loss, and the model that the training loop trains in stage 1.
 
 A family (masked, future, causal, end to end) writes `predict`: what is visible, what is predicted, and by which error.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
-from world_model.encoder import VideoEncoder
-from world_model.objectives.losses import (
-    Loss,
-    TermsConfig,
-    compute_anti_collapse,
-    constant_predictor_loss,
-    infonce,
-    regression,
-)
-from world_model.objectives.teacher import TeacherConfig, Teaching, make_teacher, momentum, update_teacher
+from world_model.dynamics import ActionSpec, freeze
+from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives.losses import compute_anti_collapse, constant_predictor_loss, infonce, regression
+from world_model.training.augment import CropConfig, crop_randomly
+
+if TYPE_CHECKING:
+    from world_model.objectives.families import ObjectiveConfig
 
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Momentum of an EMA teacher, linear over the run (BYOL; V-JEPA 2 keeps it constant)."""
+
+    ema: float = 0.99925
+    """share of its weights that the teacher keeps a step, at the first step (0 to 1)"""
+    ema_end: float = 0.99925
+    """share of its weights that the teacher keeps a step, at the last step (0 to 1)"""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.ema <= 1 and 0 <= self.ema_end <= 1):
+            raise ValueError(f"objective.teacher.ema={self.ema}, ema_end={self.ema_end}: give shares, 0 to 1")
+
+    def momentum(self, step: int, steps: int) -> float:
+        """Share of its weights that the teacher keeps at 0-based `step` of `steps`."""
+        return self.ema + (self.ema_end - self.ema) * min(1.0, step / max(1, steps))
+
+
+# Source of targets: an EMA teacher; `stop`: the encoder, without gradient; `shared`: with gradient on both sides.
+Teaching = TeacherConfig | Literal["stop", "shared"]
+
+
+class FamilyConfig:
+    """What the configs of all families have beside their fields.
+
+    space: features that are predicted; reads_actions: whether batches need recorded actions.
+    """
+
+    space: ClassVar[Literal["pooled", "tokens"]]
+    reads_actions: ClassVar[bool] = False
+
+    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
+        """Sizes of the encoder that this objective trains, from those that were asked for."""
+        return sizes
+
+    def check_encoder(self, sizes: EncoderConfig) -> None:
+        """Raise ValueError for an encoder that would see what it has to predict."""
+
+    def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> Objective:
+        """The objective around an encoder, for a run of so many steps."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -40,8 +82,8 @@ class Prediction:
 
 
 def make_clip(encoder: VideoEncoder, frames_BTHWC: Tensor, images: bool) -> Tensor:
-    """Normalised clip [B, C, T, H, W]; a single frame is repeated to one tubelet, unless it may stay an `image` and the
-    encoder has a patch embedding for one."""
+    """Normalised clip [B, C, T, H, W]. A single frame is repeated to one tubelet, unless `images` are allowed and the
+    encoder has a patch embedding for them."""
     clip = encoder.normalise(frames_BTHWC)
     if clip.shape[2] == 1 and not (images and encoder.config.stem.images):
         clip = clip.expand(-1, -1, encoder.config.tubelet, -1, -1)
@@ -51,52 +93,103 @@ def make_clip(encoder: VideoEncoder, frames_BTHWC: Tensor, images: bool) -> Tens
 class Objective(nn.Module):
     """An objective; `encoder` is handed to each call, so that weights and gradients belong to one module alone."""
 
-    teacher: VideoEncoder | None
-
-    def __init__(
-        self, loss: Loss, terms: TermsConfig, teaching: Teaching, encoder: VideoEncoder, steps: int, seed: int
-    ) -> None:
+    def __init__(self, config: Any, encoder: VideoEncoder, steps: int, seed: int) -> None:
         super().__init__()
-        self.error, self.terms, self.teaching, self.steps, self.seed = loss, terms, teaching, steps, seed
-        self.teacher = make_teacher(encoder) if isinstance(teaching, TeacherConfig) else None
+        if config.space == "pooled" and encoder.pool is None:
+            raise ValueError("this objective predicts pooled embeddings: set encoder.pool.kind=learned")
+        self.config, self.steps, self.seed = config, steps, seed
+        self.teacher: VideoEncoder | None = None
+        if isinstance(config.teacher, TeacherConfig):
+            self.teacher = copy.deepcopy(encoder)
+            freeze(self.teacher)
 
-    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, rows: WorldInfo = SINGLE_PROCESS) -> Prediction:
+    def predict(
+        self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS
+    ) -> Prediction:
         """Predictions, targets and losses of a batch: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where
-        the objective reads it. rows: whose share of the batch this is."""
+        the objective reads it. shard: which process's share of the global batch this is."""
         raise NotImplementedError
 
     def loss(self, encoder: VideoEncoder, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of all weighted terms, and these terms with what is logged beside them."""
-        prediction = self.predict(encoder, batch, step, world_info())
+        prediction, weights = self.predict(encoder, batch, step, world_info()), self.config.terms
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        terms = prediction.terms | compute_anti_collapse(prediction.regularised, self.terms, generator)
-        if self.terms.infonce:
+        terms = prediction.terms | compute_anti_collapse(prediction.regularised, weights, generator)
+        if weights.infonce:
             sides = prediction.predicted, prediction.targets
             predicted, targets = (torch.cat([x.flatten(0, -2) for x in side]) for side in sides)
-            terms["infonce"] = self.terms.infonce * infonce(predicted.float(), targets, self.terms.temperature)
+            terms["infonce"] = weights.infonce * infonce(predicted.float(), targets, weights.temperature)
         loss = torch.stack(list(terms.values())).sum()
         with torch.no_grad():
-            terms["constant"] = constant_predictor_loss(prediction.targets[0].float(), self.error)
+            terms["constant"] = constant_predictor_loss(prediction.targets[0].float(), self.config.loss)
         return loss, terms | {name: loss.new_tensor(value) for name, value in prediction.logged.items()}
 
     def get_target_encoder(self, encoder: VideoEncoder) -> VideoEncoder:
-        """The encoder that makes the targets, and that is kept in the end, as V-JEPA 2 evaluates its teacher."""
+        """The encoder that makes the targets and is kept after training, as V-JEPA 2 evaluates its teacher."""
         return encoder if self.teacher is None else self.teacher
 
     def mean_error(self, predicted: list[Tensor], targets: list[Tensor]) -> Tensor:
         """Mean of the errors of all pairs."""
         pairs = zip(predicted, targets, strict=True)
-        return torch.stack([regression(p.float(), t.float(), self.error) for p, t in pairs]).mean()
+        return torch.stack([regression(p.float(), t.float(), self.config.loss) for p, t in pairs]).mean()
 
     @torch.no_grad()
     def measure_errors(self, encoder: VideoEncoder, batch: Batch, step: int) -> dict[str, float]:
-        """The error of the predictions, without its weight, and that of the best constant."""
+        """Unweighted error of the predictions, and that of the best constant."""
         prediction = self.predict(encoder, batch, step)
-        constants = [constant_predictor_loss(target.float(), self.error) for target in prediction.targets]
+        constants = [constant_predictor_loss(target.float(), self.config.loss) for target in prediction.targets]
         error = self.mean_error(prediction.predicted, prediction.targets)
         return {"prediction": error.item(), "constant": torch.stack(constants).mean().item()}
 
-    def after_step(self, encoder: VideoEncoder, step: int) -> None:
+    @torch.no_grad()
+    def update_teacher(self, encoder: VideoEncoder, step: int) -> None:
+        """teacher <- m * teacher + (1 - m) * encoder for every parameter, with momentum m; buffers are copied."""
+        if self.teacher is None:
+            return
+        momentum = self.config.teacher.momentum(step, self.steps)
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(encoder.parameters()), 1.0 - momentum)
+        for buffer, source in zip(self.teacher.buffers(), encoder.buffers(), strict=True):
+            buffer.copy_(source)
+
+
+class PretrainModel(nn.Module):
+    """An encoder beside its objective, as the training loop trains them; only the encoder (or its teacher) is kept.
+
+    crop: random crops of the clips, which are then larger than the encoder's pictures.
+    """
+
+    def __init__(
+        self,
+        encoder: VideoEncoder,
+        config: ObjectiveConfig,
+        steps: int,
+        seed: int = 0,
+        actions: ActionSpec | None = None,
+        crop: CropConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if config.metric is not None and encoder.pool is None:
+            raise ValueError("objective.metric weighs the pooled embedding: set encoder.pool, or metric=null")
+        if steps:  # an encoder that is never trained sees no hidden patches
+            config.check_encoder(encoder.config)
+        self.config, self.seed, self.crop = config, seed, crop
+        self.encoder = encoder
+        self.objective = config.make(encoder, steps, seed, actions)
+
+    @property
+    def trained_encoder(self) -> VideoEncoder:
+        """The encoder to keep."""
+        return self.objective.get_target_encoder(self.encoder)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where the objective reads
+        it; with `crop` also `aspect` and `draw` [B]."""
+        if self.crop is not None:
+            size = self.encoder.config.image_px
+            clips = crop_randomly(batch["pixels"], batch["aspect"], batch["draw"], self.seed, self.crop, size)
+            batch = {**batch, "pixels": clips}
+        return self.objective.loss(self.encoder, batch, step)
+
+    def after_step(self, step: int) -> None:
         """Move the teacher."""
-        if self.teacher is not None and isinstance(self.teaching, TeacherConfig):
-            update_teacher(self.teacher, encoder, momentum(self.teaching, step, self.steps))
+        self.objective.update_teacher(self.encoder, step)

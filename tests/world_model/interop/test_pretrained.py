@@ -64,7 +64,7 @@ def test_an_official_action_conditioned_file_loads_with_its_unused_map(tmp_path,
     official_file(tmp_path / "ac.pt", models[0], made, prefix="module.", also=unused)
     found = load_pretrained(tmp_path / "ac.pt", **HEADS)
     assert isinstance(found.predictor, ActionPredictor) and same(found.predictor, made)
-    assert not found.predictor.residual and found.predictor.inputs == {"action": 7, "state": 7}
+    assert not found.predictor.residual and found.predictor.input_sizes == {"action": 7, "state": 7}
 
 
 def test_a_stray_position_embedding_is_left_out_and_said(tmp_path, models):
@@ -95,7 +95,7 @@ def test_an_exported_directory_gives_transformers_model_the_same_outputs(tmp_pat
         context, target = torch.arange(20).expand(2, -1), torch.arange(30, 50).expand(2, -1)
         full = theirs(pixel_values_videos=clip, context_mask=[context], target_mask=[target])
         # Their forward lets the context see everything and always takes mask token 1.
-        ours = predictor(encoder(clip.transpose(1, 2))[:, :20], context, target, steps=4, mask_token=1)
+        ours = predictor(encoder(clip.transpose(1, 2))[:, :20], context, target, steps=4, mask_token=1)[0]
         torch.testing.assert_close(ours, full.predictor_output.last_hidden_state, atol=1e-4, rtol=1e-4)
 
 
@@ -219,8 +219,8 @@ def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_p
     official_file(tmp_path / "new.pt", encoder, predictor)
     found = load_pretrained(tmp_path / "new.pt", **HEADS).predictor
     assert same(found, predictor)  # whose positions are those of 256 px, as the encoder's
-    tokens, places = torch.randn(1, 6, 192), torch.arange(8)[None]
-    image = found(tokens, places[:, :6], places[:, 6:], 1, image=True)
-    video = found(tokens, places[:, :6], places[:, 6:], 1)
+    tokens, visible, hidden = torch.randn(1, 6, 192), torch.arange(6)[None], torch.arange(6, 8)[None]
+    image = found(tokens, visible, hidden, 1, image=True)[0]
+    video = found(tokens, visible, hidden, 1)[0]
     assert image.shape == (1, 2, 192) and not torch.allclose(image, video)
-    torch.testing.assert_close(image, predictor(tokens, places[:, :6], places[:, 6:], 1, image=True))
+    torch.testing.assert_close(image, predictor(tokens, visible, hidden, 1, image=True)[0])

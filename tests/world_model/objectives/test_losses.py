@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from world_model.objectives.causal import CausalConfig
-from world_model.objectives.embedding import ClipTerms
 from world_model.objectives.end_to_end import EndToEndConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import (
+    ClipTerms,
     TermsConfig,
     compute_anti_collapse,
     constant_predictor_loss,

@@ -11,9 +11,8 @@ import torch
 from tests.world_model.small import SIZES, VJEPA2
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
-from world_model.objectives.embedding import fit_metric
-from world_model.objectives.metric import Metric, MetricConfig, find_slow_modes, make_metric_map
-from world_model.training.pretrain import PretrainModel
+from world_model.objectives.metric import Metric, MetricConfig, find_slow_modes, fit_metric, make_metric_map
+from world_model.objectives.objective import PretrainModel
 
 
 def mixed_processes(rhos, episodes=60, steps=400):

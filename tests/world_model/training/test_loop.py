@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tests.world_model.small import VJEPA2, encoder, frames
+from world_model.objectives.objective import PretrainModel
 from world_model.training.checkpoint import CheckpointError
 from world_model.training.loop import (
     BF16_PARAMETERS,
@@ -26,7 +27,6 @@ from world_model.training.loop import (
     resolve_precision,
     train,
 )
-from world_model.training.pretrain import PretrainModel
 
 CONFIG = TrainerConfig(steps=10, batch_size=2, warmup=3, checkpoint_every=5, evaluate_every=4, log_every=1)
 CPU = torch.device("cpu")

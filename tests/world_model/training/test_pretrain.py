@@ -26,13 +26,11 @@ from tests.world_model.small import (
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
-from world_model.objectives.embedding import ClipTerms, embed_frames
-from world_model.objectives.losses import normalise_target
+from world_model.objectives.losses import ClipTerms, normalise_target
 from world_model.objectives.masked import ContextLoss, weigh_context
 from world_model.objectives.masking import FutureMask
-from world_model.objectives.teacher import TeacherConfig
+from world_model.objectives.objective import PretrainModel, TeacherConfig
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
-from world_model.training.pretrain import PretrainModel
 
 OBJECTIVES = {
     "future": FUTURE,
@@ -72,7 +70,7 @@ def test_every_objective_learns_a_fixed_batch(name):
 def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
     model = PretrainModel(encoder(), replace(VJEPA2, masks=VJEPA2.masks[:1]), steps=1)
     made = model.objective.predict(model.encoder, {"pixels": frames(2, 8)}, step=4)
-    hidden = model.objective.draw_masks(2, (4, 4, 4), 4)[0].targets_BP[0]
+    hidden = model.objective.sample_masks(2, (4, 4, 4), 4)[0].targets_BP[0]
     clip = model.encoder.normalise(frames(2, 8))
     target = normalise_target(model.objective.teacher(clip))
     expected = (made.predicted[0] - target[torch.arange(2)[:, None], hidden]).abs().mean()
@@ -113,7 +111,7 @@ def test_the_pixel_baseline_is_judged_in_pixels():
 def test_frames_embedded_in_chunks_equal_frames_embedded_at_once():
     model, clip = encoder(), frames(30, 5)
     torch.testing.assert_close(
-        embed_frames(model, clip), model.pool_tokens(model.encode_frames(clip)), atol=1e-5, rtol=1e-5
+        model.embed_chunks(clip), model.pool_tokens(model.encode_frames(clip)), atol=1e-5, rtol=1e-5
     )
 
 
