@@ -66,9 +66,7 @@ class Causal(Objective):
 
     config: CausalConfig
 
-    def predict(
-        self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS
-    ) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Every output but the last, against the next token before the transformer."""
         clip = make_clip(encoder, batch["pixels"], images=True)
         tokens_BND = encoder.embed(clip)

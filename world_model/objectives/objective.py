@@ -103,9 +103,7 @@ class Objective(nn.Module):
             self.teacher = copy.deepcopy(encoder)
             freeze(self.teacher)
 
-    def predict(
-        self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS
-    ) -> Prediction:
+    def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions, targets and losses of a batch: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where
         the objective reads it. shard: which process's share of the global batch this is."""
         raise NotImplementedError
