@@ -1,7 +1,7 @@
 """Behaviour policies for collecting: uniform, smooth (Ornstein-Uhlenbeck), scripted by the task, and mixtures.
 
-A policy is reset with a generator at the start of an episode and then asked for actions. It reads the environment's
-`action_space` (a Box) and, if it is scripted, calls `sample_scripted_action(rng, memory)`.
+A policy yields the actions of one episode. It reads the environment's `action_space` (a Box) and, if it is scripted,
+calls `sample_scripted_action(rng, memory)`.
 
 Smooth noise after Uhlenbeck and Ornstein (Phys. Rev. 36, 1930), sampled exactly: over a step of dt seconds,
 
@@ -14,24 +14,15 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Action = NDArray[np.float32]
 NAMES = ("uniform", "smooth", "scripted")
-
-
-class Policy(Protocol):
-    """A behaviour policy, as collecting uses it."""
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Begins an episode, whose randomness comes from `rng` alone."""
-
-    def act(self, env: Any) -> Action:
-        """The next action [A] in environment units, within the bounds."""
 
 
 @dataclass(frozen=True)
@@ -55,80 +46,49 @@ class PolicyConfig:
         _parse_shares(self.name)
 
 
-class Uniform:
-    """Independent uniform actions within the bounds, each held for `hold` steps."""
+def sample_actions(config: PolicyConfig, env: Any, rng: np.random.Generator, step_s: float) -> Iterator[Action]:
+    """Actions [A] of one episode without end, in environment units, within the bounds.
 
-    def __init__(self, hold: int = 1) -> None:
-        self._hold = hold
-
-    def reset(self, rng: np.random.Generator) -> None:
-        self._rng, self._step = rng, 0
-
-    def act(self, env: Any) -> Action:
-        if self._step % self._hold == 0:
-            low, high = env.action_space.low, env.action_space.high
-            self._action = self._rng.uniform(low, high).astype(np.float32)
-        self._step += 1
-        return self._action.copy()
-
-
-class Smooth:
-    """Ornstein-Uhlenbeck actions: each component moves around the middle of its range (formula above)."""
-
-    def __init__(self, step_s: float, time_constant_s: float = 0.5, std: float = 0.7, hold: int = 1) -> None:
-        self._decay = math.exp(-step_s * hold / time_constant_s)
-        self._std, self._hold = std, hold
-        self._x: NDArray[np.float64]
-
-    def reset(self, rng: np.random.Generator) -> None:
-        self._rng, self._step = rng, 0
-
-    def act(self, env: Any) -> Action:
-        low, high = env.action_space.low, env.action_space.high
-        if self._step % self._hold == 0:
-            noise = self._std * self._rng.standard_normal(low.shape)
-            self._x = noise if self._step == 0 else self._decay * self._x + math.sqrt(1 - self._decay**2) * noise
-        self._step += 1
-        middle, half = (high + low) / 2, (high - low) / 2
-        return np.clip(middle + half * self._x, low, high).astype(np.float32)
-
-
-class Scripted:
-    """The task's own policy, for tasks where random motion covers too few states."""
-
-    def reset(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._memory: dict[str, Any] = {}
-
-    def act(self, env: Any) -> Action:
-        return np.asarray(env.sample_scripted_action(self._rng, self._memory), np.float32)
-
-
-class Mixture:
-    """One of several policies an episode, drawn by their shares."""
-
-    def __init__(self, policies: list[Policy], shares: list[float]) -> None:
-        self._policies = policies
-        self._shares = np.array(shares) / sum(shares)
-
-    def reset(self, rng: np.random.Generator) -> None:
-        self._policy = self._policies[int(rng.choice(len(self._policies), p=self._shares))]
-        self._policy.reset(rng)
-
-    def act(self, env: Any) -> Action:
-        return self._policy.act(env)
-
-
-def make_policy(config: PolicyConfig, step_s: float) -> Policy:
-    """The policy of a config, for an environment with `step_s` seconds a step."""
+    rng: source of all their randomness. step_s: seconds of an environment step. Each is drawn when it is asked for,
+    because a script reads the environment's state.
+    """
     shares = _parse_shares(config.name)
-    kinds: dict[str, Policy] = {
-        "uniform": Uniform(config.hold),
-        "smooth": Smooth(step_s, config.time_constant_s, config.std, config.hold),
-        "scripted": Scripted(),
-    }
-    policies = [kinds[name] for name in shares]
-    return policies[0] if len(policies) == 1 else Mixture(policies, list(shares.values()))
+    weights = np.array(list(shares.values())) / sum(shares.values())
+    index = int(rng.choice(len(shares), p=weights)) if len(shares) > 1 else 0
+    name = list(shares)[index]
+    if name == "uniform":
+        return sample_uniform(env, rng, config.hold)
+    if name == "smooth":
+        return sample_smooth(env, rng, config, step_s)
+    return follow_script(env, rng)
+
+
+def sample_uniform(env: Any, rng: np.random.Generator, hold: int) -> Iterator[Action]:
+    """Independent uniform actions within the bounds, each held for `hold` steps."""
+    while True:
+        action = rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)
+        for _ in range(hold):
+            yield action.copy()
+
+
+def sample_smooth(env: Any, rng: np.random.Generator, config: PolicyConfig, step_s: float) -> Iterator[Action]:
+    """Ornstein-Uhlenbeck actions: each component moves around the middle of its range (formula above)."""
+    low, high = env.action_space.low, env.action_space.high
+    middle, half = (high + low) / 2, (high - low) / 2
+    decay = math.exp(-step_s * config.hold / config.time_constant_s)
+    x = config.std * rng.standard_normal(low.shape)
+    while True:
+        action = np.clip(middle + half * x, low, high).astype(np.float32)
+        for _ in range(config.hold):
+            yield action.copy()
+        x = decay * x + math.sqrt(1 - decay**2) * (config.std * rng.standard_normal(low.shape))
+
+
+def follow_script(env: Any, rng: np.random.Generator) -> Iterator[Action]:
+    """The task's own policy, for tasks where random motion covers too few states."""
+    memory: dict[str, Any] = {}
+    while True:
+        yield np.asarray(env.sample_scripted_action(rng, memory), np.float32)
 
 
 def _parse_shares(text: str) -> dict[str, float]:
