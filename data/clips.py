@@ -149,7 +149,6 @@ class VideoClips:
         self._begins = self._ends - counts
 
     def __len__(self) -> int:
-        """Number of clips."""
         return int(self._ends[-1])
 
     def locate(self, index: int) -> tuple[int, float]:

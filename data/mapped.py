@@ -79,21 +79,11 @@ def _allocate_dataset(group: h5py.Group, column: Column, rows: int) -> h5py.Data
 # --- opening one
 
 
-class PackedColumn:
-    """A compressed column, one row a chunk, with those parts of an array's interface that readers use.
-
-    HDF5 decompresses it, one thread at a time.
-    """
+class PackedColumn(h5py.Dataset):
+    """A compressed column, one row a chunk, that readers use like an array; HDF5 decompresses one thread at a time."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self._dataset = _open_hdf5(path)[name]
-        self.shape, self.dtype = self._dataset.shape, self._dataset.dtype
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: slice) -> Array:
-        return np.asarray(self._dataset[rows])
+        super().__init__(_open_hdf5(path)[name].id)
 
     def take(self, rows: Array, axis: int = 0) -> Array:
         """Rows [...] -> [..., *row]; a row that occurs twice is decompressed once."""
@@ -101,7 +91,7 @@ class PackedColumn:
         unique, inverse = np.unique(rows, return_inverse=True)
         values = np.empty((len(unique), *self.shape[1:]), self.dtype)
         for number, row in enumerate(unique):
-            self._dataset.read_direct(values, np.s_[int(row)], np.s_[number])
+            self.read_direct(values, np.s_[int(row)], np.s_[number])
         return values[inverse.reshape(np.shape(rows))]
 
 

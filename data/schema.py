@@ -36,7 +36,6 @@ class Column:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
@@ -75,7 +74,6 @@ class StoreInfo:
 
     @property
     def action_size(self) -> int:
-        """Dimensions of an action."""
         return len(self.action_low)
 
     @property
@@ -101,12 +99,10 @@ class StoreInfo:
         return [key for key in mine if key not in but and mine[key] != its[key]]
 
     def to_json(self) -> str:
-        """A JSON object of all fields."""
         return json.dumps(asdict(self), sort_keys=True, default=_encode_json)
 
     @classmethod
     def from_json(cls, text: str) -> StoreInfo:
-        """The inverse of `to_json`."""
         values = json.loads(text)
         for key in ("factors", "extra"):
             values[key] = [Column(c["name"], tuple(c["shape"]), c["dtype"]) for c in values[key]]

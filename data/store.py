@@ -68,11 +68,9 @@ class Writer:
         return np.asarray(self._file.episode["length"] > 0)
 
     def seed(self, index: int) -> int:
-        """The seed planned for an episode."""
         return int(self._file.episode["seed"][index])
 
     def split(self, index: int) -> str:
-        """The split planned for an episode."""
         return SPLITS[int(self._file.episode["split"][index])]
 
     def write(self, index: int, columns: Mapping[str, Array], factors: Mapping[str, Any] | None = None) -> None:
@@ -173,7 +171,6 @@ class Reader:
         return self._start[episode]
 
     def lengths(self, episodes: Array) -> NDArray[np.int64]:
-        """Frames of several episodes."""
         return self._length[episodes]
 
     def seed(self, episode: int) -> int:
@@ -181,7 +178,6 @@ class Reader:
         return int(self._seed[episode])
 
     def split(self, episode: int) -> str:
-        """Split of an episode."""
         return SPLITS[int(self._split[episode])]
 
     def factors(self, episode: int) -> dict[str, Array]:
@@ -286,7 +282,36 @@ def _reopen(paths: list[Path], damaged: tuple[int, ...]) -> Reader:
     return reader
 
 
-# --- packing
+def compute_statistics(reader: Reader, name: str, split: str = "train") -> tuple[Array, Array]:
+    """Exact mean and std of a column's last axis over a split's complete episodes: pixels -> [C], action -> [A].
+
+    Models normalise with those of `train`. Pixels are in 0..255; an episode's last action row, which is nan, is left
+    out. ValueError if the split has no row.
+    """
+    count, total, squares, origin = 0, 0.0, 0.0, None
+    for episode in reader.episodes(split):
+        rows = reader.column(name, int(episode))
+        values = rows.reshape(-1, rows.shape[-1]) if rows.ndim > 1 else rows[:, None]
+        if origin is None and len(values):
+            origin = values[0].astype(np.float64)  # near the mean, so that the squares lose no digits
+        if len(values):
+            count += len(values)
+            added, added_squares = _sum_differences(values, origin)
+            total, squares = total + added, squares + added_squares
+    if origin is None:
+        raise ValueError(f"split {split} has no row of {name}: collect more episodes")
+    mean = total / count
+    return origin + mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
+
+
+def _sum_differences(values: NDArray[Any], origin: Any) -> tuple[Any, Any]:
+    """Sums of differences from `origin` and of their squares, over rows: [N,D] -> [D], [D]."""
+    if values.dtype == np.uint8:
+        counts = [np.bincount(channel, minlength=256) for channel in values.T]
+        levels = np.arange(256) - np.asarray(origin)[:, None]
+        return np.sum(counts * levels, 1), np.sum(counts * levels**2, 1)
+    differences = values.astype(np.float64) - origin
+    return differences.sum(0), np.square(differences).sum(0)
 
 
 def pack_file(path: PathLike) -> None:

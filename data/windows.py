@@ -72,7 +72,6 @@ class Windows:
                 raise ValueError(f"extra {name!r} has {len(array)} rows for {rows} frames, or is a column")
 
     def __len__(self) -> int:
-        """Number of windows."""
         return int(self._ends[-1])
 
     def describe(self) -> str:

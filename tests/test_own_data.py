@@ -12,7 +12,7 @@ import pytest
 
 from commands.cli import main as cli
 from data.formats import droid_example
-from data.formats.droid_example import ExampleConfig, write_example
+from data.formats.droid_example import write_example
 from data.store import Reader
 from tests.data.made_sets import ours
 
@@ -91,8 +91,8 @@ def test_planning_where_no_environment_is_known_is_one_sentence(work, monkeypatc
 
 def test_broken_and_short_videos_are_named_and_counted_and_not_fatal(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_example(Path("videos"), ExampleConfig(trajectories=3, rows=90, frame_hw=(32, 48)))
-    write_example(Path("brief"), ExampleConfig(trajectories=1, rows=6, frame_hw=(32, 48)))
+    write_example(Path("videos"), trajectories=3, rows=90, frame_hw=(32, 48))
+    write_example(Path("brief"), trajectories=1, rows=6, frame_hw=(32, 48))
     shutil.copy("brief/trajectory_000/recordings/MP4/12345678.mp4", "videos/brief.mp4")
     Path("videos/words.mp4").write_text("no video at all")
     whole = Path("videos/trajectory_002/recordings/MP4/12345678.mp4").read_bytes()

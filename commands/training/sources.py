@@ -27,7 +27,7 @@ from commands.training.monitors import (
 )
 from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
 from data.loader import BatchSource, Loader
-from data.statistics import compute_statistics
+from data.store import compute_statistics
 from data.video import find_videos
 from data.windows import Windows
 from world_model.dynamics import ActionSpec

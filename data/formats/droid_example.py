@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,25 +23,17 @@ JITTER_S = 0.01
 START_S = 1_700_000_000  # of the first row, since 1970
 
 
-@dataclass(frozen=True)
-class ExampleConfig:
-    """Number of trajectories, rows of each, and the frames' height and width."""
-
-    trajectories: int = 12
-    rows: int = 120
-    frame_hw: tuple[int, int] = (72, 128)
-    seed: int = 0
-
-
-def write_example(folder: Path, config: ExampleConfig) -> list[Path]:
-    """Writes the trajectories; returns their folders."""
+def write_example(
+    folder: Path, trajectories: int = 12, rows: int = 120, frame_hw: tuple[int, int] = (72, 128), seed: int = 0
+) -> list[Path]:
+    """Writes trajectories of so many rows each; returns their folders."""
     folders = []
-    for number in range(config.trajectories):
-        rng = np.random.default_rng([config.seed, number])
-        poses = _draw_path(rng, config.rows)
-        times_s = np.arange(config.rows) / ROW_HZ + rng.uniform(-JITTER_S, JITTER_S, config.rows)
+    for number in range(trajectories):
+        rng = np.random.default_rng([seed, number])
+        poses = _draw_path(rng, rows)
+        times_s = np.arange(rows) / ROW_HZ + rng.uniform(-JITTER_S, JITTER_S, rows)
         path = folder / f"trajectory_{number:03d}"
-        folders.append(write_trajectory(path, poses, times_s - times_s[0], config.frame_hw))
+        folders.append(write_trajectory(path, poses, times_s - times_s[0], frame_hw))
     return folders
 
 
@@ -106,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Writes an example; exits with 2 on a wrong command line."""
     parser = argparse.ArgumentParser(prog="python -m data.formats.droid_example", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("trajectories", type=int, nargs="?", default=ExampleConfig.trajectories)
+    parser.add_argument("trajectories", type=int, nargs="?", default=12)
     args = parser.parse_args(arguments)
-    folders = write_example(args.folder, ExampleConfig(trajectories=args.trajectories))
+    folders = write_example(args.folder, args.trajectories)
     print(f"{len(folders)} trajectories in {args.folder}")
 
 

@@ -183,9 +183,6 @@ def _list_arrays(group: h5py.Group) -> dict[str, h5py.Dataset]:
     return dict(pair for name in (OBSERVATIONS, INFOS) if name in group for pair in walk(group[name], name))
 
 
-# --- writing
-
-
 def write_minari(reader: Reader, path: Path, env_spec: str | None, progress: Callable[[], None]) -> str:
     """Our episodes as a Minari data set in the folder; returns what the format loses, for the user."""
     folder = path / FOLDER

@@ -41,7 +41,6 @@ def read_headers(file: Path) -> dict[str, Header]:
 
 
 def load_array(file: Path, name: str) -> Array:
-    """One array."""
     with _open_zip(file) as archive, archive.open(f"{name}.npy") as member:
         return np.asarray(npy.read_array(member, allow_pickle=False))
 

@@ -125,9 +125,6 @@ def _parse_name(file: Path) -> str:
     return head if head and part.isdigit() else stem
 
 
-# --- writing
-
-
 def derive_val_path(path: Path) -> Path:
     """The file of the held-out episodes that belongs to NAME.npz; ExternalError for another name."""
     if path.suffix != ".npz" or path.stem.endswith(VAL):

@@ -148,9 +148,6 @@ def _describe_data_set(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
     )
 
 
-# --- writing
-
-
 def write_robomimic(reader: Reader, path: Path, env: str, progress: Callable[[], None]) -> str:
     """Our episodes as a robomimic file; returns what the format loses, for the user."""
     info = reader.info

@@ -12,17 +12,17 @@ import torch
 
 from commands import import_
 from commands.cli import main as cli
-from data.formats.droid_example import SERIAL, ExampleConfig, write_example
+from data.formats.droid_example import SERIAL, write_example
 from data.store import Reader
 from world_model.nn.poses import find_euler_angles, integrate_actions, make_rotation_matrix
 
-SMALL = ExampleConfig(trajectories=6, rows=45, frame_hw=(32, 48))
+SMALL = {"trajectories": 6, "rows": 45, "frame_hw": (32, 48)}
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_example(Path("arms"), SMALL)
+    write_example(Path("arms"), **SMALL)
     return tmp_path
 
 
@@ -95,7 +95,7 @@ def test_a_packed_file_reads_the_same(work):
 def test_damaged_and_short_trajectories_are_left_out_named_and_counted(work, capsys):
     Path("arms/trajectory_001/trajectory.h5").write_text("words")
     Path(f"arms/trajectory_002/recordings/MP4/{SERIAL}.mp4").write_text("words")
-    write_example(Path("arms/short"), ExampleConfig(1, 5, (32, 48)))
+    write_example(Path("arms/short"), 1, 5, (32, 48))
     jepa("least_frames=4")
     said = capsys.readouterr().err
     assert len(reader().episodes()) == 4

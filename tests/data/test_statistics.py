@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.statistics import compute_statistics
-from data.store import Reader
+from data.store import Reader, compute_statistics
 
 
 @pytest.mark.parametrize("name", ["pixels", "action", "truth", "state", "time_s"])

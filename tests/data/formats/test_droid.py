@@ -11,7 +11,7 @@ import pytest
 
 from data.formats.dataset import ExternalError
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory, select_rows
-from data.formats.droid_example import SERIAL, ExampleConfig, draw_gripper, main, write_example, write_trajectory
+from data.formats.droid_example import SERIAL, draw_gripper, main, write_example, write_trajectory
 from data.video import VideoError, inspect_video
 
 STAMPS = "observation/timestamp"
@@ -172,9 +172,9 @@ def test_too_few_frames_at_the_rate_and_folders_without_trajectories_are_errors(
 
 
 def test_the_example_is_found_at_any_depth_is_the_same_each_time_and_can_be_called_for(tmp_path, capsys):
-    made = write_example(tmp_path / "x/y", ExampleConfig(2, 20, (32, 48)))
+    made = write_example(tmp_path / "x/y", 2, 20, (32, 48))
     assert find_trajectories(tmp_path) == made
-    again = write_example(tmp_path / "z", ExampleConfig(2, 20, (32, 48)))
+    again = write_example(tmp_path / "z", 2, 20, (32, 48))
     for one, other in zip(made, again, strict=True):
         np.testing.assert_array_equal(
             read_trajectory(one, DroidConfig()).pose, read_trajectory(other, DroidConfig()).pose
