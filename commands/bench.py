@@ -1,7 +1,7 @@
 """`jepa bench render | load | pretrain | posttrain | plan | rollout | planners`: speed, with the limit beside it, as a
-table and JSON; of planners regret against compute (`commands.benchmarks.planners`).
+table and JSON; of planners, regret against compute (`commands.benchmarks.planners`).
 
-Everything is measured in this process on random data of the configured sizes, after a warm-up; the limit for arithmetic
+Everything is measured in this process on random data of the configured sizes, after a warm-up. The limit of arithmetic
 is a large matrix product measured in the same run.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 import envs
 from commands.benchmarks import planners as bench_planners
 from commands.benchmarks import rollout as bench_rollout
-from commands.benchmarks.official import OfficialStep, time_in_turns
+from commands.benchmarks.official import OfficialStep, time_call, time_in_turns
 from commands.benchmarks.render import measure_render_rate
 from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys, make_planner
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
@@ -51,7 +52,7 @@ from world_model.training.loop import (
 from world_model.training.posttrain import PosttrainModel
 
 NUM_ENVIRONMENTS = 50
-PLANNERS = "planners"  # not a matter of speed, and so no part of what=all
+PLANNERS = "planners"  # measures no speed, so what=all leaves it out
 Row = dict[str, Any]
 
 
@@ -74,17 +75,17 @@ class Config(RunKeys):
     planner: PlannerKeys = field(default_factory=CEMKeys)
     """search, cost and receding horizon"""
     what: str = "all"
-    """measurement: all, render, load, pretrain, posttrain, plan or rollout; or planners, by their regret"""
+    """measurement: all, render, load, pretrain, posttrain, plan, rollout; or planners (regret)"""
     sweep: bool = False
-    """whether the settings of planners are searched anew first (planners)"""
+    """whether settings of planners are searched anew first (planners)"""
     seconds: float = 3.0
     """time for each measurement, seconds"""
     official: str | None = None
-    """clone of github.com/facebookresearch/vjepa2, whose training step is measured beside ours (pretrain)"""
+    """clone of github.com/facebookresearch/vjepa2 whose training step is measured beside ours (pretrain)"""
 
 
 def check(config: Config) -> None:
-    """The name of what is to be measured."""
+    """Raise UsageError for an unknown measurement."""
     if config.what not in (*BENCHES, "all"):
         raise UsageError(f"what={config.what}: nothing to measure{describe_choices(config.what, ['all', *BENCHES])}")
 
@@ -95,16 +96,9 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     names = [name for name in BENCHES if name != PLANNERS] if config.what == "all" else [config.what]
     if PLANNERS not in names:
         console.say(describe_sizes(config))
-    rows = []
-    for name in names:
-        for row in BENCHES[name](config):
-            rows.append({"bench": name, **row})
-    console.say(
-        format_table(
-            [[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows],
-            ["bench", "what", "value", "unit", "limit"],
-        )
-    )
+    rows = [{"bench": name, **row} for name in names for row in BENCHES[name](config)]
+    cells = [[r["bench"], r["what"], f"{r['value']:.4g}", r["unit"], r.get("limit", "")] for r in rows]
+    console.say(format_table(cells, ["bench", "what", "value", "unit", "limit"]))
     write_json(folder.path / "bench.json", rows)
     if PLANNERS in names:
         bench_planners.write_report(rows, folder.path)
@@ -112,69 +106,56 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
 
 
+def make_row(what: str, value: float, unit: str, limit: str = "", **details: Any) -> Row:
+    """One measurement of bench.json; limit: what it is compared with, in words."""
+    return {"what": what, "value": value, "unit": unit, **({"limit": limit} if limit else {}), **details}
+
+
 def time_per_call(call: Callable[[int], Any], budget_s: float) -> float:
-    """Median seconds of a call within a time budget, after one warm-up."""
+    """Median seconds of a call within a time budget, after one warm-up; at least three calls."""
     call(0)
     times: list[float] = []
     began = time.perf_counter()
     while time.perf_counter() - began < budget_s or len(times) < 3:
-        start = time.perf_counter()
-        call(len(times) + 1)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(time_call(partial(call, len(times) + 1))[0])
     return float(np.median(times))
 
 
 def measure_peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of a large matrix product."""
+    """FLOP/s of a large matrix product."""
     size = 4096 if device.type == "cuda" else 1536
     a = torch.randn(size, size, device=device).to(dtype)
     return 2 * size**3 / time_per_call(lambda _: a @ a, min(1.0, budget_s))
 
 
 def measure_render(config: Config) -> list[Row]:
-    """Our renderer against dm_control's own, in one run."""
+    """Our renderer beside dm_control's own."""
     found = measure_render_rate(config.seconds)
-    return [
-        {
-            "what": f"frames, {found['renderer']}",
-            "value": found["ours_fps"],
-            "unit": "frames/s",
-            "limit": f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}",
-            **found,
-        }
-    ]
+    limit = f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}"
+    return [make_row(f"frames, {found['renderer']}", found["ours_fps"], "frames/s", limit, **found)]
 
 
 def measure_loading(config: Config) -> list[Row]:
-    """Random windows out of a memory map of frames."""
+    """Random windows out of an array of frames, beside a plain copy of as many frames."""
     rng, size = np.random.default_rng(0), (20_000, *get_frame_shape(config))
     frames = rng.integers(0, 256, size, np.uint8)
     starts = rng.integers(0, 19_990, (1000, 48))
     seconds = time_per_call(lambda i: frames.take(starts[i % 1000][:, None] + np.arange(5), axis=0), config.seconds)
     copy = time_per_call(lambda _: frames[:2000].copy(), 0.5) / 2000 * 240
-    return [
-        {
-            "what": "windows of 5 frames",
-            "value": 48 / seconds,
-            "unit": "windows/s",
-            "limit": f"{48 / copy:.0f} (plain copy)",
-        }
-    ]
+    return [make_row("windows of 5 frames", 48 / seconds, "windows/s", f"{48 / copy:.0f} (plain copy)")]
 
 
 def measure_pretrain(config: Config) -> list[Row]:
     """A step of stage 1; with `official`, beside that of the official code."""
-    device = torch.device(resolve_device(config.device))
-    trainer = config.trainer
+    device, trainer = torch.device(resolve_device(config.device)), config.trainer
     model, batch = make_random_stage1(config.encoder, config.objective, trainer, config.env.name, config.seed, device)
     rows = measure_training(model, batch, trainer, device, config.seconds)
-    return rows if config.official is None else rows + compare_with_official(config, model, batch, trainer)
+    return rows if config.official is None else rows + compare_with_official(config, model, batch, config.official)
 
 
-def compare_with_official(config: Config, model: PretrainModel, batch: dict[str, Any], trainer: Any) -> list[Row]:
-    objective, encoder = model.config, model.encoder
+def compare_with_official(config: Config, model: PretrainModel, batch: dict[str, Any], clone: str) -> list[Row]:
+    """Trained tokens a second of our step and of V-JEPA 2's, whose code is in the folder `clone`."""
+    objective, encoder, trainer = model.config, model.encoder, config.trainer
     if not isinstance(objective, MaskedConfig) or not (
         isinstance(objective.targets, FeatureTargets)
         and isinstance(objective.teacher, TeacherConfig)
@@ -182,34 +163,33 @@ def compare_with_official(config: Config, model: PretrainModel, batch: dict[str,
     ):
         raise UsageError("official= measures V-JEPA 2's step: give objective=vjepa2")
     clip = encoder.normalise(batch["pixels"])
-    theirs = [False, True] if trainer.compile else [False]  # by its own option, compile_model, too
-    assert config.official is not None
-    official = [OfficialStep(Path(config.official), encoder.config, objective, trainer, clip, on) for on in theirs]
+    variants = [False, True] if trainer.compile else [False]  # by its own option, compile_model, too
+    official = [OfficialStep(Path(clone), encoder.config, objective, trainer, clip, on) for on in variants]
     optimizer, clips = make_optimizer(model, trainer), len(batch["pixels"])
     grid = encoder.clip_grid(clip)
 
-    def ours(number: int) -> int:
+    def train_once(number: int) -> int:
         loss, _ = train_step(model, batch, optimizer, trainer, number)
         loss.item()
         masks = [mask.sample(clips, grid, (config.seed, number, i)) for i, mask in enumerate(objective.masks)]
         return clips * sum(m.context_BM.shape[1] + sum(t.shape[1] for t in m.targets_BP) for m in masks)
 
-    found = time_in_turns(ours, official, clips, 5 * config.seconds)
+    rates = time_in_turns(train_once, official, clips, 5 * config.seconds)
+    ours = rates["ours"]["tokens_s"]
     return [
-        {
-            "what": f"trained tokens, {name}",
-            "value": one["tokens_s"],
-            "unit": "tokens/s",
-            "limit": f"{one['clips_s']:.2f} clips/s, ours {found['ours']['tokens_s'] / one['tokens_s']:.2f} times",
-        }
-        for name, one in found.items()
+        make_row(
+            f"trained tokens, {name}",
+            rate["tokens_s"],
+            "tokens/s",
+            f"{rate['clips_s']:.2f} clips/s, ours {ours / rate['tokens_s']:.2f} times",
+        )
+        for name, rate in rates.items()
     ]
 
 
 def measure_posttrain(config: Config) -> list[Row]:
     """A step of stage 2 on cached features."""
-    device = torch.device(resolve_device(config.device))
-    trainer = config.posttrainer
+    device, trainer = torch.device(resolve_device(config.device)), config.posttrainer
     model = PosttrainModel(make_dynamics(config, device), config.dynamics.losses)
     dynamics, size = model.dynamics, trainer.batch_size
     batch = {
@@ -218,7 +198,8 @@ def measure_posttrain(config: Config) -> list[Row]:
         "proprio": torch.zeros(size, model.window, dynamics.config.proprio_dim, device=device),
     }
     if dynamics.output.reads_pixels:
-        batch["pixels"] = torch.zeros(size, model.window, *get_frame_shape(config), dtype=torch.uint8, device=device)
+        frames = (size, model.window, *get_frame_shape(config))
+        batch["pixels"] = torch.zeros(frames, dtype=torch.uint8, device=device)
     return measure_training(model, batch, trainer, device, config.seconds)
 
 
@@ -226,28 +207,22 @@ def measure_planning(config: Config) -> list[Row]:
     """One batched plan for many environments."""
     device = torch.device(resolve_device(config.device))
     dynamics, planner, cost = make_dynamics(config, device), make_planner(config.planner), config.planner.cost
-    frames = torch.randint(
-        0, 256, (NUM_ENVIRONMENTS, dynamics.spec.history, *get_frame_shape(config)), dtype=torch.uint8, device=device
-    )
+    shape = (NUM_ENVIRONMENTS, dynamics.spec.history)
+    frames = torch.randint(0, 256, (*shape, *get_frame_shape(config)), dtype=torch.uint8, device=device)
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
-    valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
-    proprio = torch.zeros(*frames.shape[:2], dynamics.config.proprio_dim, device=device)
+    valid = torch.ones(shape, dtype=torch.bool, device=device)
+    proprio = torch.zeros(*shape, dynamics.config.proprio_dim, device=device)
 
-    def once(number: int) -> Any:
+    def plan_once(number: int) -> Any:
         with torch.no_grad():
             context = dynamics.observe(frames, past, valid, proprio)
             goal = focus_goal(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
         return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
 
-    seconds, flops = time_per_call(once, config.seconds), count_flops(lambda: once(0))
-    return [
-        {
-            "what": f"plan, {NUM_ENVIRONMENTS} environments together",
-            "value": 1e3 * seconds / NUM_ENVIRONMENTS,
-            "unit": "ms an environment",
-            "limit": format_utilisation(flops / seconds, device, config.seconds),
-        }
-    ]
+    seconds, flops = time_per_call(plan_once, config.seconds), count_flops(lambda: plan_once(0))
+    limit = format_utilisation(flops / seconds, device, config.seconds)
+    what = f"plan, {NUM_ENVIRONMENTS} environments together"
+    return [make_row(what, 1e3 * seconds / NUM_ENVIRONMENTS, "ms an environment", limit)]
 
 
 def measure_rollout(config: Config) -> list[Row]:
@@ -255,17 +230,13 @@ def measure_rollout(config: Config) -> list[Row]:
     rows = []
     for setting in bench_rollout.SETTINGS:
         found = bench_rollout.compare_rollouts(setting, torch.device(resolve_device(config.device)))
-        rows.append(
-            {
-                "what": f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations",
-                "value": found.seconds,
-                "unit": "s",
-                "limit": f"loop {found.loop_seconds:.3g} s, {found.loop_seconds / found.seconds:.1f} times; "
-                f"operations {found.loop_flops / found.flops:.1f} times; costs within {found.difference:.0e}, "
-                f"{found.same_elites:.0%} of the elites the same, in bf16 {found.bf16_elites:.0%}",
-                **asdict(found),
-            }
+        limit = (
+            f"loop {found.loop_seconds:.3g} s, {found.loop_seconds / found.seconds:.1f} times; "
+            f"operations {found.loop_flops / found.flops:.1f} times; costs within {found.difference:.0e}, "
+            f"{found.same_elites:.0%} of the elites the same, in bf16 {found.bf16_elites:.0%}"
         )
+        what = f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations"
+        rows.append(make_row(what, found.seconds, "s", limit, **asdict(found)))
     return rows
 
 
@@ -281,8 +252,9 @@ BENCHES: dict[str, Callable[[Config], list[Row]]] = {
 
 
 def measure_training(
-    model: Any, batch: dict[str, torch.Tensor], trainer: Any, device: torch.device, budget_s: float
+    model: Any, batch: dict[str, torch.Tensor], trainer: TrainerConfig, device: torch.device, budget_s: float
 ) -> list[Row]:
+    """Clips a second of a training step, and its peak memory."""
     if trainer.compile:
         compile_blocks(model)
     optimizer = make_optimizer(model, trainer)
@@ -293,23 +265,22 @@ def measure_training(
     seconds, flops = time_per_call(step, budget_s), count_flops(lambda: step(0))
     precision = resolve_precision(device, trainer.precision, list_parameters(optimizer))
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else measure_peak_mib()
+    limit = format_utilisation(flops / seconds, device, budget_s, precision)
+    size = trainer.batch_size
     return [
-        {
-            "what": f"training step, batch {trainer.batch_size}, {precision}",
-            "value": trainer.batch_size / seconds,
-            "unit": "clips/s",
-            "limit": format_utilisation(flops / seconds, device, budget_s, precision),
-        },
-        {"what": f"peak memory, batch {trainer.batch_size}", "value": memory / 1024, "unit": "GiB"},
+        make_row(f"training step, batch {size}, {precision}", size / seconds, "clips/s", limit),
+        make_row(f"peak memory, batch {size}", memory / 1024, "GiB"),
     ]
 
 
 def format_utilisation(achieved: float, device: torch.device, budget_s: float, precision: str = "fp32") -> str:
+    """FLOP/s achieved, beside those of a large matrix product."""
     peak = measure_peak_flops(device, budget_s, torch.bfloat16 if precision == "bf16" else torch.float32)
     return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
 
 
 def make_dynamics(config: Config, device: torch.device) -> LatentDynamics:
+    """Latent dynamics of the configured sizes, untrained."""
     task = envs.get_task(config.env.name)
     shape = config.dynamics.shape(len(task.proprio_names))
     actions = ActionSpec(task.action_low, task.action_high, config.dynamics.frame_skip or task.frame_skip)
@@ -317,14 +288,14 @@ def make_dynamics(config: Config, device: torch.device) -> LatentDynamics:
 
 
 def describe_sizes(config: Config) -> str:
-    """What is measured, in one line."""
+    """The sizes that are measured, in one line."""
     encoder, objective, dynamics = config.encoder, config.objective, config.dynamics
 
     def shape(part: EncoderConfig | PredictorConfig) -> str:
         return f"{part.depth} x {part.width}, {part.heads} heads"
 
     height, width = encoder.image_px
-    own = getattr(objective, "predictor", None)  # a causal encoder predicts by itself
+    own = getattr(objective, "predictor", None)  # a causal encoder has none
     predictor = "" if own is None else f", predictor {shape(own)}"
     return (
         f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder.patch_px}; {objective.family} "
@@ -334,5 +305,5 @@ def describe_sizes(config: Config) -> str:
 
 
 def get_frame_shape(config: Config) -> tuple[int, int, int]:
-    height, width = config.encoder.image_px
-    return height, width, 3
+    """Height, width and channels of a frame."""
+    return (*config.encoder.image_px, 3)

@@ -1,4 +1,4 @@
-"""`jepa doctor golden=FOLDER`: our networks on the device at hand beside numbers that the reference modules gave."""
+"""`jepa doctor golden=FOLDER`: our networks on the device at hand beside the outputs of the reference modules."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from world_model.interop.golden import TOLERANCE, compare_golden
 
 
 def check_golden(folder: str, device: str, console: Console) -> int:
-    """Print one line an output of every golden file in the folder; 1 if one differs by more than the tolerance.
+    """Print the differences of every golden file in the folder, or of the file given; 1 if one exceeds the tolerance.
 
-    A file alone may be given, too. Raises RunError where there is none, and CheckpointError for one that cannot be
-    read.
+    Raises RunError where there is no file, and CheckpointError for one that cannot be read.
     """
-    place = Path(folder)
-    files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    path = Path(folder)
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if not files:
         raise RunError(f"golden={folder}: there are no golden vectors (*.safetensors)")
     rows, wrong = [], []

@@ -1,10 +1,10 @@
 """The training step of the official V-JEPA 2 code beside ours, at the same sizes, in one process.
 
-`official=` is a clone of github.com/facebookresearch/vjepa2 (MIT), whose modules are imported as they are. Counted are
-trained tokens: context and target tokens that enter the loss. Its masks are drawn outside the measured step, as its
-loader's workers do; ours inside. Activation checkpointing is off on both sides. Steps of both take turns, so that a
-machine whose speed drifts favours neither. With trainer.compile the official step is measured twice: as it is by
-default, and with its own option compile_model.
+`official=` is a clone of github.com/facebookresearch/vjepa2 (MIT); its modules are imported unchanged. The rate counts
+trained tokens: context and target tokens that enter the loss. The official masks are sampled outside the measured step,
+as its data loader does; ours inside. Activation checkpointing is off on both sides. The steps take turns, so that a
+drift of the machine's speed favours neither. With trainer.compile the official step is measured twice: without and with
+its own option compile_model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODULES = (
     "utils.wrappers",
 )
 T = TypeVar("T")
-WARM_UP = 3  # steps of each that are not counted: a compiled one is compiled anew when shapes first change
+WARM_UP = 3  # first steps, not counted: a compiled step is compiled anew when shapes first change
 
 
 class OfficialStep:
@@ -58,16 +58,10 @@ class OfficialStep:
         self.objective, self.trainer, self.clip = objective, trainer, clip_BCTHW
         self.name = "official, compiled" if compiled else "official"
         device = clip_BCTHW.device
-        sizes = {
-            "img_size": encoder.image_px,
-            "patch_size": encoder.patch_px,
-            "tubelet_size": encoder.tubelet,
-            "num_frames": objective.frames,
-            "use_rope": True,
-            "use_sdpa": True,
-        }
-        transformer = modules["models.vision_transformer"].VisionTransformer
+        sizes = {"img_size": encoder.image_px, "patch_size": encoder.patch_px, "tubelet_size": encoder.tubelet}
+        sizes |= {"num_frames": objective.frames, "use_rope": True, "use_sdpa": True}
         shape = {"depth": encoder.depth, "num_heads": encoder.heads, "mlp_ratio": encoder.mlp_ratio}
+        transformer = modules["models.vision_transformer"].VisionTransformer
         wrap = modules["utils.wrappers"]
 
         def make_encoder() -> Any:
@@ -111,22 +105,22 @@ class OfficialStep:
                 part.compile()
         self.optimizer = torch.optim.AdamW(groups, lr=trainer.lr, betas=trainer.betas)
 
-    def masks(self) -> tuple[list[Tensor], list[Tensor]]:
+    def sample_masks(self) -> tuple[list[Tensor], list[Tensor]]:
         """Context and target indices of every generator, cut to a rectangle as the official collator does."""
         generators = self.collator.mask_generators[self.objective.frames]
-        drawn = [generator(len(self.clip)) for generator in generators]
+        pairs = [generator(len(self.clip)) for generator in generators]
         device = self.clip.device
-        return [context.to(device) for context, _ in drawn], [target.to(device) for _, target in drawn]
+        return [context.to(device) for context, _ in pairs], [target.to(device) for _, target in pairs]
 
     def __call__(self, masks: tuple[list[Tensor], list[Tensor]]) -> int:
         """One step; the number of tokens it trained."""
         context, target = masks
         with autocast(self.clip.device, self.trainer.precision, list_parameters(self.optimizer)):
             with torch.no_grad():
-                wanted = self.teacher([self.clip])[0]
-                wanted = F.layer_norm(wanted, wanted.shape[-1:])
-            made = self.predictor(self.encoder([self.clip], [context]), [context], [target])[0]
-            pairs = zip(made, self.gather(wanted, target, concat=False), strict=True)
+                targets = self.teacher([self.clip])[0]
+                targets = F.layer_norm(targets, targets.shape[-1:])
+            predictions = self.predictor(self.encoder([self.clip], [context]), [context], [target])[0]
+            pairs = zip(predictions, self.gather(targets, target, concat=False), strict=True)
             loss = torch.stack([(p - h).abs().mean() for p, h in pairs]).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -151,30 +145,28 @@ def import_official(folder: Path) -> dict[str, Any]:
 
 
 def time_in_turns(
-    ours: Callable[[int], int], official: Sequence[OfficialStep], clips: int, budget_s: float
+    train_once: Callable[[int], int], official: Sequence[OfficialStep], clips: int, budget_s: float
 ) -> dict[str, dict[str, float]]:
-    """Median clips/s and trained tokens/s of all, in turns after WARM_UP steps each, for `budget_s` seconds at
-    least and five steps at least."""
-    counts: dict[str, list[tuple[float, int]]] = {"ours": [], **{one.name: [] for one in official}}
+    """Median clips/s and trained tokens/s of `ours` and of each official step. All take turns, for `budget_s` seconds
+    and WARM_UP + 5 rounds at least."""
+    times: dict[str, list[tuple[float, int]]] = {"ours": [], **{step.name: [] for step in official}}
     began, number = time.perf_counter(), 0
     while number < WARM_UP + 5 or time.perf_counter() - began < budget_s:
-        for one in official:
-            masks = one.masks()
-            counts[one.name].append(time_call(partial(one, masks)))
-        counts["ours"].append(time_call(partial(ours, number)))
+        for step in official:
+            times[step.name].append(time_call(partial(step, step.sample_masks())))
+        times["ours"].append(time_call(partial(train_once, number)))
         number += 1
-    found = {}
-    for name, steps in counts.items():
-        seconds = np.array([s for s, _ in steps[WARM_UP:]])
-        tokens_s = np.array([n / s for s, n in steps[WARM_UP:]])
-        found[name] = {"clips_s": clips / float(np.median(seconds)), "tokens_s": float(np.median(tokens_s))}
-    return found
+    rates = {}
+    for name, calls in times.items():
+        seconds, tokens = np.array(calls[WARM_UP:]).T
+        rates[name] = {"clips_s": clips / float(np.median(seconds)), "tokens_s": float(np.median(tokens / seconds))}
+    return rates
 
 
-def time_call(step: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of a call, and what it gave."""
+def time_call(call: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of a call, and what it returned."""
     start = time.perf_counter()
-    given = step()
+    result = call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start, given
+    return time.perf_counter() - start, result

@@ -1,139 +1,133 @@
-"""Settings of planners for `jepa bench planners`: what is swept, and what the sweep found."""
+"""Settings of planners for `jepa bench planners`: the values that a sweep draws from, and the best that it found."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-# What is swept: {planner: {setting: values}}; `elites` and `keep_elites` are shares of the samples.
-_DRAWN: dict[str, list[Any]] = {
+from commands.config.groups import (
+    CEMGradientKeys,
+    CEMKeys,
+    GradientKeys,
+    ICEMKeys,
+    MPPIKeys,
+    NevergradKeys,
+    PlannerKeys,
+    PredictiveSamplingKeys,
+    ProjectedGradientKeys,
+)
+from planners.cem import CEMConfig
+
+SHARES = ("elites", "keep_elites", "refined")
+LEAST_SAMPLES = 16  # per iteration; where the budget is too small for that, there are fewer iterations
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """Settings of a planner for any budget. `elites`, `keep_elites` and `refined` are shares of the samples, in place
+    of the numbers in `keys`."""
+
+    keys: PlannerKeys
+    elites: float = 0.0
+    keep_elites: float = 0.0
+    refined: float = 0.0
+
+    def replace(self, values: dict[str, Any]) -> PlannerSettings:
+        """These settings with other values, {setting: value}."""
+        keys = replace(self.keys, **{name: value for name, value in values.items() if name not in SHARES})
+        return replace(self, keys=keys, **{name: value for name, value in values.items() if name in SHARES})
+
+    def get(self, name: str) -> Any:
+        """The value of a setting."""
+        return getattr(self if name in SHARES else self.keys, name)
+
+    def for_budget(self, budget: int) -> PlannerKeys:
+        """The planner's keys, with as many iterations and samples as `budget` imagined candidates allow."""
+        keys = self.keys
+        descent = isinstance(keys, GradientKeys | ProjectedGradientKeys)
+        differentiated = 2 * keys.steps + 1 if isinstance(keys, CEMGradientKeys) else 0  # work of one refined candidate
+        least = 2 if descent else LEAST_SAMPLES + differentiated
+        iterations = max(1, min(keys.iterations, budget // least - descent))
+        if descent:
+            most = budget / (2 * iterations + 1)
+        elif isinstance(keys, ICEMKeys):
+            most = budget / sum(keys.shrink**-number for number in range(iterations))
+        else:
+            most = budget / iterations / (1 + self.refined * differentiated)
+        samples = max(1 if descent else 4, int(most))
+        elites, keep_elites, refined = (
+            max(minimum, round(share * samples)) if share else 0
+            for share, minimum in ((self.elites, 2), (self.keep_elites, 0), (self.refined, 1))
+        )
+        counts: dict[str, Any] = {"samples": samples, "iterations": iterations}
+        if isinstance(keys, CEMConfig | MPPIKeys):
+            counts["elites"] = elites
+        if isinstance(keys, CEMConfig):
+            counts["keep_elites"] = min(keep_elites, elites, samples - 2)
+        if isinstance(keys, CEMGradientKeys):
+            counts["refined"] = refined
+        if isinstance(keys, ICEMKeys):
+            counts |= {"keep_elites": max(1, counts["keep_elites"]), "carry_elites": False}
+        return replace(keys, **counts)
+
+
+# Values that a sweep draws from, {planner: {setting: values}}.
+_NOISE: dict[str, list[Any]] = {
     "std_init": [0.2, 0.4, 0.7, 1.0],
     "noise_beta": [0.0, 1.0, 2.0, 3.0],
     "return_best": [True, False],
 }
-_REFIT: dict[str, list[Any]] = {"elites": [0.05, 0.1, 0.2], "std_min": [0.0, 0.01, 0.05], "momentum_mean": [0.0, 0.2]}
-_REFIT |= {"momentum_std": [0.0, 0.2], "keep_elites": [0.0, 0.03]}
+_REFIT: dict[str, list[Any]] = {
+    "elites": [0.05, 0.1, 0.2],
+    "std_min": [0.0, 0.01, 0.05],
+    "momentum_mean": [0.0, 0.2],
+    "momentum_std": [0.0, 0.2],
+    "keep_elites": [0.0, 0.03],
+}
 _DESCENT: dict[str, list[Any]] = {
     "iterations": [8, 16, 32, 64],
     "learning_rate": [0.05, 0.1, 0.2, 0.4],
     "lr_end": [0.01, 0.1],
 }
 SPACE: dict[str, dict[str, list[Any]]] = {
-    "cem": {**_DRAWN, **_REFIT, "iterations": [2, 4, 8, 16]},
-    "icem": {**_DRAWN, **_REFIT, "iterations": [2, 4, 8, 16], "shrink": [1.0, 1.1, 1.25], "keep_elites": [0.02, 0.05]},
-    "mppi": {
-        **_DRAWN,
-        "iterations": [2, 4, 8, 16],
-        "temperature": [0.03, 0.1, 0.2, 0.4],
-        "update_std": [True, False],
-        "std_min": [0.0, 0.01, 0.05],
-        "momentum": [0.0, 0.2],
-        "elites": [0.0, 0.1],
-    },
-    "predictive_sampling": {**_DRAWN, "iterations": [2, 4, 8, 16, 32], "std_decay": [0.6, 0.75, 0.9, 1.0]},
-    "gradient": {
-        **_DRAWN,
-        **_DESCENT,
-        "momentum": [0.7, 0.9],
-        "square_momentum": [0.9, 0.99],
-        "bounds": ["clamp", "tanh"],
-        "noise": [0.0, 0.05],
-    },
-    "projected_gradient": {**_DRAWN, **_DESCENT, "momentum": [0.0, 0.5, 0.8]},
-    "cem_gradient": {
-        **_DRAWN,
-        **_REFIT,
-        "iterations": [2, 4, 8],
-        "refined": [0.05, 0.1, 0.2],
-        "steps": [1, 2, 4, 8],
-        "learning_rate": [0.05, 0.1, 0.2, 0.4],
-    },
+    "cem": _NOISE | _REFIT | {"iterations": [2, 4, 8, 16]},
+    "icem": _NOISE | _REFIT | {"iterations": [2, 4, 8, 16], "shrink": [1.0, 1.1, 1.25], "keep_elites": [0.02, 0.05]},
+    "mppi": _NOISE
+    | {"iterations": [2, 4, 8, 16], "temperature": [0.03, 0.1, 0.2, 0.4], "update_std": [True, False]}
+    | {"std_min": [0.0, 0.01, 0.05], "momentum": [0.0, 0.2], "elites": [0.0, 0.1]},
+    "predictive_sampling": _NOISE | {"iterations": [2, 4, 8, 16, 32], "std_decay": [0.6, 0.75, 0.9, 1.0]},
+    "gradient": _NOISE
+    | _DESCENT
+    | {"momentum": [0.7, 0.9], "square_momentum": [0.9, 0.99], "bounds": ["clamp", "tanh"], "noise": [0.0, 0.05]},
+    "projected_gradient": _NOISE | _DESCENT | {"momentum": [0.0, 0.5, 0.8]},
+    "cem_gradient": _NOISE
+    | _REFIT
+    | {"iterations": [2, 4, 8], "refined": [0.05, 0.1, 0.2], "steps": [1, 2, 4, 8]}
+    | {"learning_rate": [0.05, 0.1, 0.2, 0.4]},
     "nevergrad": {
         "iterations": [2, 4, 8, 16, 32],
         "std_init": [0.2, 0.4, 0.7, 1.0],
         "optimizer": ["CMA", "DE", "TwoPointsDE", "PSO"],
     },
 }
-# What `sweep=true` finds; of nevergrad, an extra, a guess.
-TUNED: dict[str, dict[str, Any]] = {
-    "cem": {
-        "std_init": 1.0,
-        "noise_beta": 3.0,
-        "return_best": True,
-        "elites": 0.2,
-        "std_min": 0.05,
-        "momentum_mean": 0.2,
-        "momentum_std": 0.2,
-        "keep_elites": 0.03,
-        "iterations": 8,
-    },
-    "icem": {
-        "std_init": 1.0,
-        "noise_beta": 2.0,
-        "return_best": False,
-        "elites": 0.1,
-        "std_min": 0.05,
-        "momentum_mean": 0.0,
-        "momentum_std": 0.2,
-        "keep_elites": 0.05,
-        "iterations": 16,
-        "shrink": 1.1,
-    },
-    "mppi": {
-        "std_init": 1.0,
-        "noise_beta": 2.0,
-        "return_best": False,
-        "iterations": 4,
-        "temperature": 0.1,
-        "update_std": True,
-        "std_min": 0.0,
-        "momentum": 0.0,
-        "elites": 0.0,
-    },
-    "predictive_sampling": {
-        "std_init": 0.2,
-        "noise_beta": 2.0,
-        "return_best": False,
-        "iterations": 32,
-        "std_decay": 0.9,
-    },
-    "gradient": {
-        "std_init": 1.0,
-        "noise_beta": 2.0,
-        "return_best": False,
-        "iterations": 64,
-        "learning_rate": 0.4,
-        "lr_end": 0.01,
-        "momentum": 0.7,
-        "square_momentum": 0.99,
-        "bounds": "clamp",
-        "noise": 0.0,
-    },
-    "projected_gradient": {
-        "std_init": 0.4,
-        "noise_beta": 3.0,
-        "return_best": True,
-        "iterations": 64,
-        "learning_rate": 0.1,
-        "lr_end": 0.01,
-        "momentum": 0.8,
-    },
-    "cem_gradient": {
-        "std_init": 0.2,
-        "noise_beta": 0.0,
-        "return_best": True,
-        "elites": 0.1,
-        "std_min": 0.0,
-        "momentum_mean": 0.0,
-        "momentum_std": 0.2,
-        "keep_elites": 0.03,
-        "iterations": 8,
-        "refined": 0.1,
-        "steps": 4,
-        "learning_rate": 0.4,
-    },
-    "nevergrad": {
-        "iterations": 16,
-        "std_init": 0.4,
-        "optimizer": "CMA",
-    },
-}
+# The best of a sweep (`sweep=true`), where it differs from the planner's defaults; of nevergrad, an extra, a guess.
+_BEST = (
+    PlannerSettings(
+        CEMKeys(std_init=1.0, noise_beta=3.0, return_best=True, momentum_mean=0.2, momentum_std=0.2, iterations=8),
+        elites=0.2,
+        keep_elites=0.03,
+    ),
+    PlannerSettings(ICEMKeys(iterations=16, return_best=False), elites=0.1, keep_elites=0.05),
+    PlannerSettings(MPPIKeys(std_min=0.0)),
+    PlannerSettings(PredictiveSamplingKeys(iterations=32, std_init=0.2, return_best=False)),
+    PlannerSettings(GradientKeys(iterations=64, return_best=False)),
+    PlannerSettings(ProjectedGradientKeys(iterations=64)),
+    PlannerSettings(
+        CEMGradientKeys(std_init=0.2, noise_beta=0.0, return_best=True, std_min=0.0, momentum_std=0.2, iterations=8),
+        elites=0.1,
+        keep_elites=0.03,
+        refined=0.1,
+    ),
+    PlannerSettings(NevergradKeys(iterations=16, std_init=0.4)),
+)
+TUNED: dict[str, PlannerSettings] = {settings.keys.name: settings for settings in _BEST}

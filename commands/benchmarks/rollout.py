@@ -27,8 +27,8 @@ from world_model.nn.pools import LearnedPoolConfig
 from world_model.predictor import PredictorConfig
 
 STEPS = 5  # horizon, of both settings
-CONTEXT = 3  # frames seen before planning, of both
-BF16_ITERATIONS = 5  # iterations whose candidates are scored in bf16, too, evenly spread: slow where it is emulated
+CONTEXT = 3  # observed frames, of both settings
+BF16_ITERATIONS = 5  # iterations whose candidates are scored in bf16, too, evenly spaced: slow where it is emulated
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ class RecordingCEM(CEM):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One plan by both ways: seconds and operations of each; the largest difference of a candidate's cost, relative to
-    the largest cost; and the share of elites that are the same, by the loop and, of the same candidates of some
-    iterations, in bf16."""
+    """Seconds and operations of one plan, with the cache and by the loop. difference: the largest one of a candidate's
+    cost, relative to the largest cost. same_elites: share of the elites that the loop picks, too; bf16_elites: likewise
+    of the same candidates scored in bf16, in some iterations."""
 
     seconds: float
     loop_seconds: float
@@ -137,14 +137,13 @@ class Comparison:
 
 
 def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -> Comparison:
-    """Plan for one environment by both ways, in turns; medians of `repeats`."""
+    """Plan for one environment with the cache and by the loop, in turns; medians of `repeats`."""
     torch.manual_seed(0)
     model = LatentDynamics(setting.dynamics, VideoEncoder(setting.encoder), ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
     model.to(device).eval()
     randomise_modulation(model)
     sides: tuple[Any, Any] = (model, RecomputingDynamics(model))
-    size = setting.encoder.image_px
-    frames = torch.randint(0, 256, (1, CONTEXT + 1, *size, 3), dtype=torch.uint8, device=device)
+    frames = torch.randint(0, 256, (1, CONTEXT + 1, *setting.encoder.image_px, 3), dtype=torch.uint8, device=device)
     past = torch.zeros(1, CONTEXT - 1, model.spec.block_dim, device=device)
     valid = torch.ones(1, CONTEXT, dtype=torch.bool, device=device)
     cost = GoalCost(view=setting.dynamics.space, metric="sq_l2", reduce="last")
@@ -152,45 +151,45 @@ def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -
         goal = model.encode_goal(frames[:, -1])
         contexts = [side.observe(frames[:, :-1], past, valid) for side in sides]
 
-    def planned(which: int, iterations: int = setting.iterations) -> RecordingCEM:
+    def plan_once(side: int, iterations: int = setting.iterations) -> RecordingCEM:
         planner = RecordingCEM(
             CEMConfig(samples=setting.samples, iterations=iterations, horizon=STEPS, elites=setting.samples // 10)
         )
-        planner.plan(sides[which], contexts[which], goal, cost, seeds=[0])
+        planner.plan(sides[side], contexts[side], goal, cost, seeds=[0])
         return planner
 
-    ours, loop = planned(0), planned(1)  # a warm-up, too
-    times = [[time_call(partial(planned, which))[0] for which in (0, 1)] for _ in range(repeats)]
-    flops, loop_flops = (setting.iterations * count_flops(partial(planned, which, 1)) for which in (0, 1))
+    cached, loop = plan_once(0), plan_once(1)  # a warm-up, too
+    times = [[time_call(partial(plan_once, side))[0] for side in (0, 1)] for _ in range(repeats)]
+    flops, loop_flops = (setting.iterations * count_flops(partial(plan_once, side, 1)) for side in (0, 1))
     stride = -(-setting.iterations // BF16_ITERATIONS)
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-        in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in ours.actions[::stride]]
-    gap = max(float((a - b).abs().max()) for a, b in zip(ours.costs, loop.costs, strict=True))
-    mine, theirs = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
+        in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in cached.actions[::stride]]
+    gap = max(float((a - b).abs().max()) for a, b in zip(cached.costs, loop.costs, strict=True))
+    seconds, loop_seconds = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
     return Comparison(
-        mine,
-        theirs,
+        seconds,
+        loop_seconds,
         flops,
         loop_flops,
         gap / max(float(costs.max()) for costs in loop.costs),
-        measure_elite_overlap(ours.costs, loop.costs),
-        measure_elite_overlap(ours.costs[::stride], in_bf16),
+        measure_elite_overlap(cached.costs, loop.costs),
+        measure_elite_overlap(cached.costs[::stride], in_bf16),
     )
 
 
 def measure_elite_overlap(costs: list[Tensor], others: list[Tensor]) -> float:
     """Share of the best tenth of candidates [1, S] that is the best tenth by other costs, too, over all iterations."""
     shares = []
-    for one, other in zip(costs, others, strict=True):
-        count = one.shape[1] // 10
-        best = [set(cost[0].topk(count, largest=False).indices.tolist()) for cost in (one, other)]
+    for pair in zip(costs, others, strict=True):
+        count = pair[0].shape[1] // 10
+        best = [set(cost[0].topk(count, largest=False).indices.tolist()) for cost in pair]
         shares.append(len(best[0] & best[1]) / count)
     return sum(shares) / len(shares)
 
 
 @torch.no_grad()
 def randomise_modulation(model: LatentDynamics) -> None:
-    """Weights by which actions matter as in a trained model: those of the modulations start at zero."""
+    """Let actions matter as in a trained model: the modulation's weights start at zero."""
     model.predictor.get_parameter("action_encoder.weight").normal_()
     for block in model.predictor.predictor_blocks:
         assert block.modulation is not None

@@ -35,7 +35,7 @@ class Slow:
     def __init__(self, seconds: float, tokens: int) -> None:
         self.seconds, self.tokens = seconds, tokens
 
-    def masks(self) -> None:
+    def sample_masks(self) -> None:
         return None
 
     def __call__(self, _: object) -> int:

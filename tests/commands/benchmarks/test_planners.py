@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from commands.benchmarks import planners as bench
+from commands.benchmarks.planner_settings import PlannerSettings
 from commands.cli.main import main
-from commands.config.groups import PLANNERS
+from commands.config.groups import PLANNERS, GradientKeys
 
 
 @pytest.mark.parametrize("name", ["quadratic", "bounds"])
@@ -15,7 +16,8 @@ def test_nothing_within_bounds_is_below_the_exact_optimum_and_a_long_search_find
     monkeypatch.setattr(bench, "INSTANCES", 3)
     task = bench.PROBLEMS[name]
     best = bench.solve_exactly(task, 5)
-    found, _ = bench.plan_cases("gradient", {"iterations": 200, "learning_rate": 0.2, "lr_end": 0.001}, 2000, task, 5)
+    descent = PlannerSettings(GradientKeys(iterations=200, learning_rate=0.2, lr_end=0.001))
+    found, _ = bench.plan_cases(descent, 2000, task, 5)
     assert (found.cost_B >= best - 1e-4).all()
     assert torch.allclose(found.cost_B, best, atol=2e-3)
     assert (bench.cost_zero_actions(task, 5) > best + 0.5).all()
@@ -26,7 +28,7 @@ def test_a_planner_imagines_what_its_budget_allows(name, monkeypatch):
     monkeypatch.setattr(bench, "INSTANCES", 2)
     for settings in bench.sample_settings(name, 6):
         for budget in (64, 1024):
-            _, work = bench.plan_cases(name, settings, budget, bench.PROBLEMS["walls"], 3)
+            _, work = bench.plan_cases(settings, budget, bench.PROBLEMS["walls"], 3)
             # A mean that is returned is scored once more; a population keeps twice its elites.
             assert work <= 1.35 * budget + 8, (name, settings)
 
@@ -34,8 +36,8 @@ def test_a_planner_imagines_what_its_budget_allows(name, monkeypatch):
 def test_every_planner_of_the_registry_is_in_the_bench_with_settings_out_of_what_was_swept():
     assert set(bench.SPACE) == {keys().name for keys in PLANNERS} == set(bench.TUNED)
     for name, settings in bench.TUNED.items():
-        assert settings.keys() == bench.SPACE[name].keys()
-        assert all(value in bench.SPACE[name][key] for key, value in settings.items())
+        assert settings.keys.name == name
+        assert all(settings.get(key) in values for key, values in bench.SPACE[name].items())
 
 
 def test_the_command_writes_rows_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
