@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from commands.config.groups import (
-    CEMGradientKeys,
-    CEMKeys,
-    GradientKeys,
-    ICEMKeys,
-    MPPIKeys,
-    NevergradKeys,
-    PlannerKeys,
-    PredictiveSamplingKeys,
-    ProjectedGradientKeys,
-)
-from planners.cem import CEMConfig
+from planners.cem import CEM, CEMConfig
+from planners.cem_gradient import CEMGradient, CEMGradientConfig
+from planners.gradient import Gradient, GradientConfig
+from planners.icem import ICEM, ICEMConfig
+from planners.mppi import MPPI, MPPIConfig
+from planners.nevergrad_search import Nevergrad, NevergradConfig
+from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
+from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig
+from planners.sampling import BasePlanner, PlannerConfig
 
 SHARES = ("elites", "keep_elites", "refined")
 LEAST_SAMPLES = 16  # per iteration; where the budget is too small for that, there are fewer iterations
@@ -25,33 +23,36 @@ LEAST_SAMPLES = 16  # per iteration; where the budget is too small for that, the
 @dataclass(frozen=True)
 class PlannerSettings:
     """Settings of a planner for any budget. `elites`, `keep_elites` and `refined` are shares of the samples, in place
-    of the numbers in `keys`."""
+    of the numbers in `config`."""
 
-    keys: PlannerKeys
+    planner: Callable[[Any], BasePlanner]
+    config: PlannerConfig
     elites: float = 0.0
     keep_elites: float = 0.0
     refined: float = 0.0
 
     def replace(self, values: dict[str, Any]) -> PlannerSettings:
         """These settings with other values, {setting: value}."""
-        keys = replace(self.keys, **{name: value for name, value in values.items() if name not in SHARES})
-        return replace(self, keys=keys, **{name: value for name, value in values.items() if name in SHARES})
+        config = replace(self.config, **{name: value for name, value in values.items() if name not in SHARES})
+        return replace(self, config=config, **{name: value for name, value in values.items() if name in SHARES})
 
     def get(self, name: str) -> Any:
         """The value of a setting."""
-        return getattr(self if name in SHARES else self.keys, name)
+        return getattr(self if name in SHARES else self.config, name)
 
-    def for_budget(self, budget: int) -> PlannerKeys:
-        """The planner's keys, with as many iterations and samples as `budget` imagined candidates allow."""
-        keys = self.keys
-        descent = isinstance(keys, GradientKeys | ProjectedGradientKeys)
-        differentiated = 2 * keys.steps + 1 if isinstance(keys, CEMGradientKeys) else 0  # work of one refined candidate
+    def make_planner(self, budget: int, horizon: int) -> BasePlanner:
+        """The planner with as many iterations and samples as `budget` imagined candidates allow."""
+        config = self.config
+        descent = isinstance(config, GradientConfig | ProjectedGradientConfig)
+        differentiated = (
+            2 * config.steps + 1 if isinstance(config, CEMGradientConfig) else 0
+        )  # per refined candidate
         least = 2 if descent else LEAST_SAMPLES + differentiated
-        iterations = max(1, min(keys.iterations, budget // least - descent))
+        iterations = max(1, min(config.iterations, budget // least - descent))
         if descent:
             most = budget / (2 * iterations + 1)
-        elif isinstance(keys, ICEMKeys):
-            most = budget / sum(keys.shrink**-number for number in range(iterations))
+        elif isinstance(config, ICEMConfig):
+            most = budget / sum(config.shrink**-number for number in range(iterations))
         else:
             most = budget / iterations / (1 + self.refined * differentiated)
         samples = max(1 if descent else 4, int(most))
@@ -60,15 +61,15 @@ class PlannerSettings:
             for share, minimum in ((self.elites, 2), (self.keep_elites, 0), (self.refined, 1))
         )
         counts: dict[str, Any] = {"samples": samples, "iterations": iterations}
-        if isinstance(keys, CEMConfig | MPPIKeys):
+        if isinstance(config, CEMConfig | MPPIConfig):
             counts["elites"] = elites
-        if isinstance(keys, CEMConfig):
+        if isinstance(config, CEMConfig):
             counts["keep_elites"] = min(keep_elites, elites, samples - 2)
-        if isinstance(keys, CEMGradientKeys):
+        if isinstance(config, CEMGradientConfig):
             counts["refined"] = refined
-        if isinstance(keys, ICEMKeys):
+        if isinstance(config, ICEMConfig):
             counts |= {"keep_elites": max(1, counts["keep_elites"]), "carry_elites": False}
-        return replace(keys, **counts)
+        return self.planner(replace(config, horizon=horizon, **counts))
 
 
 # Values that a sweep draws from, {planner: {setting: values}}.
@@ -111,23 +112,26 @@ SPACE: dict[str, dict[str, list[Any]]] = {
     },
 }
 # The best of a sweep (`sweep=true`), where it differs from the planner's defaults; of nevergrad, an extra, a guess.
-_BEST = (
-    PlannerSettings(
-        CEMKeys(std_init=1.0, noise_beta=3.0, return_best=True, momentum_mean=0.2, momentum_std=0.2, iterations=8),
+TUNED: dict[str, PlannerSettings] = {
+    "cem": PlannerSettings(
+        CEM,
+        CEMConfig(std_init=1.0, noise_beta=3.0, return_best=True, momentum_mean=0.2, momentum_std=0.2, iterations=8),
         elites=0.2,
         keep_elites=0.03,
     ),
-    PlannerSettings(ICEMKeys(iterations=16, return_best=False), elites=0.1, keep_elites=0.05),
-    PlannerSettings(MPPIKeys(std_min=0.0)),
-    PlannerSettings(PredictiveSamplingKeys(iterations=32, std_init=0.2, return_best=False)),
-    PlannerSettings(GradientKeys(iterations=64, return_best=False)),
-    PlannerSettings(ProjectedGradientKeys(iterations=64)),
-    PlannerSettings(
-        CEMGradientKeys(std_init=0.2, noise_beta=0.0, return_best=True, std_min=0.0, momentum_std=0.2, iterations=8),
+    "icem": PlannerSettings(ICEM, ICEMConfig(iterations=16, return_best=False), elites=0.1, keep_elites=0.05),
+    "mppi": PlannerSettings(MPPI, MPPIConfig(std_min=0.0)),
+    "predictive_sampling": PlannerSettings(
+        PredictiveSampling, PredictiveSamplingConfig(iterations=32, std_init=0.2, return_best=False)
+    ),
+    "gradient": PlannerSettings(Gradient, GradientConfig(iterations=64, return_best=False)),
+    "projected_gradient": PlannerSettings(ProjectedGradient, ProjectedGradientConfig(iterations=64)),
+    "cem_gradient": PlannerSettings(
+        CEMGradient,
+        CEMGradientConfig(std_init=0.2, noise_beta=0.0, return_best=True, std_min=0.0, momentum_std=0.2, iterations=8),
         elites=0.1,
         keep_elites=0.03,
         refined=0.1,
     ),
-    PlannerSettings(NevergradKeys(iterations=16, std_init=0.4)),
-)
-TUNED: dict[str, PlannerSettings] = {settings.keys.name: settings for settings in _BEST}
+    "nevergrad": PlannerSettings(Nevergrad, NevergradConfig(iterations=16, std_init=0.4)),
+}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from commands.benchmarks.planner_settings import SPACE, TUNED, PlannerSettings
-from commands.config.groups import CEMGradientKeys, CEMKeys, GradientKeys, make_planner
 from commands.report.figure import new_figure, pick_colour, save_png
+from planners.cem import CEM, CEMConfig
+from planners.cem_gradient import CEMGradient, CEMGradientConfig
+from planners.gradient import Gradient, GradientConfig
 from planners.point_mass import DoubleIntegrator, PointCost, State
 from planners.protocol import Plan, Views
 
@@ -72,7 +74,7 @@ def plan_cases(settings: PlannerSettings, budget: int, problem: PointProblem, se
     start, goal = sample_cases(seed)
     dynamics = DoubleIntegrator(problem.bound)
     count = len(start.state_B4)
-    planner = make_planner(replace(settings.for_budget(budget), horizon=HORIZON))
+    planner = settings.make_planner(budget, HORIZON)
     plan = planner.plan(dynamics, start, goal, problem.cost, seeds=range(1000 * seed, 1000 * seed + count))
     return plan, dynamics.work / count / HORIZON
 
@@ -113,12 +115,12 @@ def solve_exactly(problem: PointProblem, seed: int) -> Tensor:
 
 def search_long(problem: PointProblem, seed: int) -> Tensor:
     """cost_B of the best of three long searches: many descents, a large CEM, and one refined by gradients."""
+    descent = GradientConfig(iterations=200, learning_rate=0.2, lr_end=0.01, std_init=1.0, noise_beta=2.0)
+    refined = CEMGradientConfig(iterations=20, steps=8, noise_beta=2.0, std_min=0.0)
     searches = (
-        PlannerSettings(GradientKeys(iterations=200, learning_rate=0.2, lr_end=0.01, std_init=1.0, noise_beta=2.0)),
-        PlannerSettings(
-            CEMGradientKeys(iterations=20, steps=8, noise_beta=2.0, std_min=0.0), elites=0.05, refined=0.05
-        ),
-        PlannerSettings(CEMKeys(iterations=40, noise_beta=2.0, std_min=0.0), elites=0.05),
+        PlannerSettings(Gradient, descent),
+        PlannerSettings(CEMGradient, refined, elites=0.05, refined=0.05),
+        PlannerSettings(CEM, CEMConfig(iterations=40, noise_beta=2.0, std_min=0.0), elites=0.05),
     )
     costs = [plan_cases(settings, LONG, problem, seed)[0].cost_B for settings in searches]
     return best_over_seeds(torch.stack(costs).amin(0))

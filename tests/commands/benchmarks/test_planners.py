@@ -8,7 +8,8 @@ import torch
 from commands.benchmarks import planners as bench
 from commands.benchmarks.planner_settings import PlannerSettings
 from commands.cli.main import main
-from commands.config.groups import PLANNERS, GradientKeys
+from commands.config.groups import PLANNERS
+from planners.gradient import Gradient, GradientConfig
 
 
 @pytest.mark.parametrize("name", ["quadratic", "bounds"])
@@ -16,7 +17,7 @@ def test_nothing_within_bounds_is_below_the_exact_optimum_and_a_long_search_find
     monkeypatch.setattr(bench, "INSTANCES", 3)
     task = bench.PROBLEMS[name]
     best = bench.solve_exactly(task, 5)
-    descent = PlannerSettings(GradientKeys(iterations=200, learning_rate=0.2, lr_end=0.001))
+    descent = PlannerSettings(Gradient, GradientConfig(iterations=200, learning_rate=0.2, lr_end=0.001))
     found, _ = bench.plan_cases(descent, 2000, task, 5)
     assert (found.cost_B >= best - 1e-4).all()
     assert torch.allclose(found.cost_B, best, atol=2e-3)
@@ -36,7 +37,7 @@ def test_a_planner_imagines_what_its_budget_allows(name, monkeypatch):
 def test_every_planner_of_the_registry_is_in_the_bench_with_settings_out_of_what_was_swept():
     assert set(bench.SPACE) == {keys().name for keys in PLANNERS} == set(bench.TUNED)
     for name, settings in bench.TUNED.items():
-        assert settings.keys.name == name
+        assert PLANNERS[next(keys for keys in PLANNERS if keys().name == name)] is settings.planner
         assert all(settings.get(key) in values for key, values in bench.SPACE[name].items())
 
 
