@@ -44,9 +44,7 @@ class PlannerSettings:
         """The planner with as many iterations and samples as `budget` imagined candidates allow."""
         config = self.config
         descent = isinstance(config, GradientConfig | ProjectedGradientConfig)
-        differentiated = (
-            2 * config.steps + 1 if isinstance(config, CEMGradientConfig) else 0
-        )  # per refined candidate
+        differentiated = 2 * config.steps + 1 if isinstance(config, CEMGradientConfig) else 0  # per refined candidate
         least = 2 if descent else LEAST_SAMPLES + differentiated
         iterations = max(1, min(config.iterations, budget // least - descent))
         if descent:
