@@ -192,8 +192,8 @@ class VideoClips:
 
         Frames are as far apart as in clips. Files that cannot be decoded are left out.
         """
-        chosen = np.unique(np.linspace(0, len(self.files) - 1, min(most, len(self.files))).astype(int))
-        for file in (self.files[number] for number in chosen):
+        spread = np.unique(np.linspace(0, len(self.files) - 1, min(most, len(self.files))).astype(int))
+        for file in (self.files[number] for number in spread):
             count = min(frames, int(file.length_s * self.clip.fps + SAME_S) + 1)
             try:
                 yield decode_at_times(file, np.arange(count) / self.clip.fps, self.size_hw, self.view)

@@ -78,17 +78,17 @@ def _is_alive(process_id: int) -> bool:
 
 def expand_paths(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
     """Files that a path, a glob or a list of both names; StoreError for none and for one named twice."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path_or_glob in [paths] if isinstance(paths, str | os.PathLike) else paths:
         entry = os.fspath(path_or_glob)
         matches = sorted(glob.glob(entry)) if glob.has_magic(entry) and not os.path.exists(entry) else [entry]
         if not matches:
             raise StoreError(f"no file matches {entry}")
-        found += map(Path, matches)
-    if not found:
+        files += map(Path, matches)
+    if not files:
         raise StoreError("no data file was given")
-    resolved = [path.resolve() for path in found]
-    for path in found:
+    resolved = [path.resolve() for path in files]
+    for path in files:
         if resolved.count(path.resolve()) > 1:
             raise StoreError(f"{path} is named twice")
-    return tuple(found)
+    return tuple(files)

@@ -53,7 +53,7 @@ class Loader:
         self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
-    def indices(self, step: int) -> NDArray[np.int64]:
+    def draw_indices(self, step: int) -> NDArray[np.int64]:
         """Windows [B] of batch `step`, of all processes."""
         if step < 0:
             raise ValueError(f"step={step}: batches count from 0")
@@ -63,10 +63,10 @@ class Loader:
             windows[epochs == epoch] = self._order(int(epoch))[positions[epochs == epoch]]
         return windows
 
-    def batch(self, step: int) -> Batch:
+    def read_batch(self, step: int) -> Batch:
         """This process's rows of batch `step`: the source's arrays as tensors, and `draw` [B], the number of each
         sample among all that are drawn. uint16 arrays become bfloat16 (cached features)."""
-        arrays = self.windows.gather(self.indices(step)[self._rows])
+        arrays = self.windows.gather(self.draw_indices(step)[self._rows])
         draw = torch.from_numpy(self._draw_numbers(step)[self._rows])
         return {
             name: from_bits(array) if array.dtype == np.uint16 else torch.from_numpy(array)
@@ -77,13 +77,15 @@ class Loader:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
         steps: Iterator[int] = count(start_step) if stop_step is None else iter(range(start_step, stop_step))
         if self.workers == 0:
-            yield from map(self.batch, steps)
+            yield from map(self.read_batch, steps)
             return
         ahead: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         try:
             while True:
-                ahead.extend(pool.submit(self.batch, step) for step in islice(steps, self.workers + 1 - len(ahead)))
+                ahead.extend(
+                    pool.submit(self.read_batch, step) for step in islice(steps, self.workers + 1 - len(ahead))
+                )
                 if not ahead:
                     return
                 yield ahead.popleft().result()

@@ -55,8 +55,8 @@ def lay_out(path: Path, info: StoreInfo, plan: EpisodePlan, gzip_level: int | No
         file.attrs["splits"] = list(SPLITS)
         for column in info.columns:
             if column.name == PACKED and gzip_level is not None:
-                shape, chunk = (plan.capacity, *column.shape), (1, *column.shape)
-                file.create_dataset(column.name, shape, column.dtype, chunks=chunk, compression=gzip_level)
+                chunks = {"chunks": (1, *column.shape), "compression": gzip_level}
+                file.create_dataset(column.name, (plan.capacity, *column.shape), column.dtype, **chunks)
             else:
                 _allocate_dataset(file, column, plan.capacity)
         for group, columns in (("episode", EPISODE_COLUMNS), ("episode/factors", info.factors)):

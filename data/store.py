@@ -140,12 +140,12 @@ class Reader:
 
     def episodes(self, split: str | None = None) -> NDArray[np.int64]:
         """Numbers of the complete episodes of a split (None: of all splits), ascending."""
-        chosen = self._length > 0
+        selected = self._length > 0
         if split is not None:
             if split not in SPLITS:
                 raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}")
-            chosen &= self._split == SPLITS.index(split)
-        return np.flatnonzero(chosen)
+            selected &= self._split == SPLITS.index(split)
+        return np.flatnonzero(selected)
 
     def num_frames(self, episode: int) -> int:
         """Frames of an episode, 0 if it is not complete."""

@@ -51,14 +51,14 @@ def find_videos(folder: Path) -> list[Path]:
     """Video files in a folder and below it, by name, without hidden ones. VideoError if there is none."""
     if not folder.is_dir():
         raise VideoError(f"path={folder} is no folder: give the folder that holds the videos")
-    found = [
+    videos = [
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     ]
-    if not found:
+    if not videos:
         raise VideoError(f"there is no video in {folder} (looked for {', '.join(SUFFIXES)}): give path=FOLDER")
-    return found
+    return videos
 
 
 def inspect_video(path: Path) -> VideoFile:
@@ -94,23 +94,23 @@ def decode_at_times(
             frames = (frame for frame in container.decode(stream) if frame.time is not None)
             first = next(frames, None)
             if first is not None and (first.time <= wanted_s[0] + SAME_S or not seek):
-                chosen = _select_nearest(first, frames, wanted_s)
-                return np.stack([convert_frame(frame, size_hw, view) for frame in chosen])
+                nearest = _select_nearest(first, frames, wanted_s)
+                return np.stack([convert_frame(frame, size_hw, view) for frame in nearest])
     raise VideoError(f"{file.path} holds no frame that can be decoded")
 
 
 def decode_by_number(path: Path, numbers: Sequence[int], size_hw: tuple[int, int], view: View) -> Pictures:
     """Frames [T, h, w, 3] by their number from 0, ascending, whatever their time stamps."""
-    wanted, found = set(numbers), []
+    wanted, frames = set(numbers), []
     with open_video(path, threads=ALL_CORES) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                found.append(convert_frame(frame, size_hw, view))
+                frames.append(convert_frame(frame, size_hw, view))
             if number == max(wanted):
                 break
-    if len(found) < len(wanted):
+    if len(frames) < len(wanted):
         raise VideoError(f"{path} ends before frame {max(wanted)}, which its trajectory asks for")
-    return np.stack(found)
+    return np.stack(frames)
 
 
 def count_frames(path: Path) -> int:
@@ -156,9 +156,9 @@ def upright_hw(frame: av.VideoFrame) -> tuple[int, int]:
 def _select_nearest(first: Any, rest: Iterator[Any], wanted_s: Sequence[float]) -> list[Any]:
     """For each time, ascending, the frame nearest to it; of two equally near frames the earlier."""
     before, after = first, next(rest, None)
-    chosen = []
+    nearest = []
     for time in wanted_s:
         while after is not None and after.time - time < time - before.time - SAME_S:
             before, after = after, next(rest, None)
-        chosen.append(before)
-    return chosen
+        nearest.append(before)
+    return nearest

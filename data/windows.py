@@ -89,7 +89,7 @@ class Windows:
         which = np.searchsorted(self._ends, indices, side="right")
         return self._episodes[which], indices - self._begins[which]
 
-    def rows(self, indices: Array) -> NDArray[np.int64]:
+    def find_rows(self, indices: Array) -> NDArray[np.int64]:
         """Rows of the windows' frames, counted over all files: [B] -> [B,T]."""
         episode, start = self.locate(indices)
         return (self.reader.first_row(episode) + start)[:, None] + np.arange(self.frames) * self.frame_skip
@@ -99,7 +99,7 @@ class Windows:
 
         `episode` and `start` [B] are each window's episode and first frame in it.
         """
-        rows = self.rows(indices)
+        rows = self.find_rows(indices)
         batch: dict[str, Array] = {}
         for name in self.columns:
             batch[name] = self._gather_actions(rows[:, 0]) if name == "action" else self.reader.gather(name, rows)

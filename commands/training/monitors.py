@@ -109,7 +109,7 @@ class Monitor:
 
     @torch.no_grad()
     def _compute_losses(self, step: int) -> dict[str, float]:
-        batch = self.batches.batch(0)
+        batch = self.batches.read_batch(0)
         batch = {name: value.to(self.device) for name, value in batch.items()}
         return self.model.objective.measure_errors(self.model.encoder, batch, step)
 

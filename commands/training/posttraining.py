@@ -132,7 +132,7 @@ class OpenLoopMonitor:
     def __init__(self, model: PosttrainModel, windows: Windows, device: torch.device) -> None:
         self.model, self.device = model, device
         loader = Loader(windows, min(ERROR_WINDOWS, len(windows)), seed=0)
-        self.batch = {name: value.to(device) for name, value in loader.batch(0).items()}
+        self.batch = {name: value.to(device) for name, value in loader.read_batch(0).items()}
 
     def errors(self) -> dict[str, list[float]]:
         """`predicted` and `copy`, squared error at steps 1..K."""

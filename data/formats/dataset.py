@@ -129,10 +129,10 @@ def find_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ExternalError(f"path={path} is neither a file nor a folder: give the {what}, or a folder that holds it")
-    found = sorted(file for suffix in suffixes for file in path.rglob(f"*{suffix}"))
-    if not found:
+    files = sorted(file for suffix in suffixes for file in path.rglob(f"*{suffix}"))
+    if not files:
         raise ExternalError(f"there is no {what} ({', '.join(suffixes)}) in {path}")
-    return found
+    return files
 
 
 def is_pictures(shape: Sequence[int], dtype: Any) -> bool:

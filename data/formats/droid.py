@@ -86,10 +86,10 @@ def find_trajectories(folder: Path) -> list[Path]:
     """Folders of trajectories in a folder, at any depth, by name. ExternalError if there is none."""
     if not folder.is_dir():
         raise ExternalError(f"path={folder} is no folder: give the folder that holds the trajectories")
-    found = sorted(path.parent for path in folder.rglob(ROWS_FILE))
-    if not found:
+    folders = sorted(path.parent for path in folder.rglob(ROWS_FILE))
+    if not folders:
         raise ExternalError(f"no folder below {folder} holds a {ROWS_FILE}: give path= a folder of DROID trajectories")
-    return found
+    return folders
 
 
 def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:

@@ -133,8 +133,8 @@ class LeRobot(dataset.ExternalDataSet):
             frames = [dataset.decode_picture(c["bytes"] or (self.root / c["path"]).read_bytes()) for c in cells]
             return dataset.resize_to_square(np.stack(frames), size_px, view)
         row = episode.location
-        place = {key: row[f"videos/{name}/{key}"] for key in ("chunk_index", "file_index")}
-        file = self._format_path("video_path", video_key=name, **place)
+        index = {key: row[f"videos/{name}/{key}"] for key in ("chunk_index", "file_index")}
+        file = self._format_path("video_path", video_key=name, **index)
         if file not in self._videos:
             self._videos[file] = inspect_video(file)
         video = self._videos[file]
@@ -147,8 +147,8 @@ class LeRobot(dataset.ExternalDataSet):
     def _read_frames(self, episode: ExternalEpisode, needed: Sequence[str]) -> Any:
         """The table of an episode's frames; the file read last is cached, because it holds the next episode, too."""
         row = episode.location
-        place = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
-        file = self._format_path("data_path", **place)
+        index = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
+        file = self._format_path("data_path", **index)
         if self._table is None or self._table[0] != file:
             self._table = (file, _read_table(file, ["episode_index", "action", "timestamp"]))
         table = self._table[1]

@@ -21,7 +21,7 @@ def windows(make_file):
 
 def test_an_epoch_holds_every_window_once_and_the_next_in_another_order(windows):
     loader = Loader(windows, 10, seed=3)
-    drawn = np.concatenate([loader.indices(step) for step in range(28)])
+    drawn = np.concatenate([loader.draw_indices(step) for step in range(28)])
     epochs = drawn.reshape(5, len(windows))
     for epoch in epochs:
         assert sorted(epoch) == list(range(len(windows)))
@@ -29,18 +29,18 @@ def test_an_epoch_holds_every_window_once_and_the_next_in_another_order(windows)
 
 
 def test_a_batch_larger_than_the_data_is_filled_from_several_epochs(windows):
-    counts = np.bincount(Loader(windows, 3 * len(windows), seed=0).indices(2))
+    counts = np.bincount(Loader(windows, 3 * len(windows), seed=0).draw_indices(2))
     assert (counts == 3).all()
 
 
 def test_a_batch_depends_on_seed_and_step_alone(windows):
     loader, again = Loader(windows, 8, seed=1), Loader(windows, 8, seed=1)
-    late = again.indices(40)
+    late = again.draw_indices(40)
     for step in range(41):
-        loader.indices(step)
-    assert (loader.indices(40) == late).all()
-    assert (loader.indices(40) != loader.indices(41)).any()
-    assert (loader.indices(40) != Loader(windows, 8, seed=2).indices(40)).any()
+        loader.draw_indices(step)
+    assert (loader.draw_indices(40) == late).all()
+    assert (loader.draw_indices(40) != loader.draw_indices(41)).any()
+    assert (loader.draw_indices(40) != Loader(windows, 8, seed=2).draw_indices(40)).any()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -49,7 +49,7 @@ def test_reading_ahead_and_resuming_give_the_same_batches(windows, workers):
     got = list(loader.iterate(4, 11))
     assert len(got) == 7
     for step, batch in enumerate(got, 4):
-        want = loader.batch(step)
+        want = loader.read_batch(step)
         assert batch.keys() == want.keys()
         assert all(torch.equal(batch[name], want[name]) for name in want)
 
@@ -62,7 +62,7 @@ def test_iterate_goes_on_until_it_is_left(windows):
 
 def test_batches_are_tensors_of_the_documented_kinds(windows):
     windows.extra["tokens"] = torch.randn(windows.reader.total_frames, 4).bfloat16().view(torch.uint16).numpy()
-    batch = Loader(windows, 6, seed=0).batch(0)
+    batch = Loader(windows, 6, seed=0).read_batch(0)
     assert {name: (tuple(t.shape), t.dtype) for name, t in batch.items()} == {
         "pixels": ((6, 3, 16, 16, 3), torch.uint8),
         "action": ((6, 2, 2), torch.float32),
@@ -83,8 +83,8 @@ def test_a_failure_while_reading_ahead_reaches_the_caller(windows, monkeypatch):
 
 
 def test_processes_share_a_batch_row_by_row(windows):
-    whole = Loader(windows, 6, seed=0).batch(3)
-    parts = [Loader(windows, 6, seed=0, rank=rank, world=3).batch(3) for rank in range(3)]
+    whole = Loader(windows, 6, seed=0).read_batch(3)
+    parts = [Loader(windows, 6, seed=0, rank=rank, world=3).read_batch(3) for rank in range(3)]
     for name, value in whole.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), value)
 
@@ -100,4 +100,4 @@ def test_senseless_numbers_are_refused(windows):
         with pytest.raises(ValueError, match="give at least"):
             Loader(windows, **settings)
     with pytest.raises(ValueError, match="step=-1"):
-        Loader(windows, 2, 0).indices(-1)
+        Loader(windows, 2, 0).draw_indices(-1)

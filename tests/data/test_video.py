@@ -139,7 +139,7 @@ def test_read_ahead_by_threads_video_batches_are_those_of_the_seed_and_step(tmp_
     clips = VideoClips(found.train, ClipConfig(3, 5.0), (16, 16))
     ahead = list(Loader(clips, 3, seed=4, workers=3).iterate(2, 5))
     for step, batch in enumerate(ahead, 2):
-        again = Loader(VideoClips(found.train, ClipConfig(3, 5.0), (16, 16)), 3, seed=4, workers=0).batch(step)
+        again = Loader(VideoClips(found.train, ClipConfig(3, 5.0), (16, 16)), 3, seed=4, workers=0).read_batch(step)
         assert all(torch.equal(batch[name], again[name]) for name in again)
         assert batch["draw"].tolist() == [3 * step, 3 * step + 1, 3 * step + 2]
 

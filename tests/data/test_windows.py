@@ -56,7 +56,9 @@ def test_windows_over_several_files_are_those_of_each(make_file):
 
 def test_no_split_shares_a_window_with_another(make_file):
     reader = Reader(make_file())
-    rows = [set(Windows(reader, split, 1).rows(np.arange(5)).ravel().tolist()) for split in ("train", "val", "eval")]
+    rows = [
+        set(Windows(reader, split, 1).find_rows(np.arange(5)).ravel().tolist()) for split in ("train", "val", "eval")
+    ]
     assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
 
 
@@ -65,7 +67,7 @@ def test_extra_arrays_are_read_like_columns(make_file):
     features = np.arange(reader.total_frames * 2, dtype=np.uint16).reshape(-1, 2)
     windows = Windows(reader, "val", 3, 2, columns=("action", "time_s"), extra={"tokens": features})
     batch = windows.gather(np.array([1, 0]))
-    np.testing.assert_array_equal(batch["tokens"], features[windows.rows(np.array([1, 0]))])
+    np.testing.assert_array_equal(batch["tokens"], features[windows.find_rows(np.array([1, 0]))])
     np.testing.assert_allclose(batch["time_s"], (batch["start"][:, None] + [0, 2, 4]) * 0.1)
     for name, wrong in (("tokens", features[1:]), ("action", features)):
         with pytest.raises(ValueError, match=f"extra '{name}' has"):
