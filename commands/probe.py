@@ -138,7 +138,7 @@ def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: 
     for features, kinds in scores.items():
         for kind, score in kinds.items():
             r2 = {group: float(np.mean([score["r2"][i] for i in columns])) for group, columns in groups.items()}
-            rows[f"{features}, {kind}"] = {"r2": r2, "val": score["val"], "chosen": score["chosen"]}
+            rows[f"{features}, {kind}"] = {"r2": r2, "val": score["val"], "hyperparameters": score["hyperparameters"]}
     head = ["R2 on eval", *groups]
     console.say(format_table([[name, *(f"{v:.3f}" for v in row["r2"].values())] for name, row in rows.items()], head))
     return rows

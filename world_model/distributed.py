@@ -1,10 +1,9 @@
-"""Several processes, started by torchrun: who they are, what they tell one another, how a model is spread over them.
+"""Several processes, started by torchrun: their ranks, collective operations on tensors, and the distributed model.
 
-In one process every function here hands back what it was given. With several, N processes do what one does: a batch is
-parted by rows, statistics of a batch are taken over all of it, and gradients are averaged. The rule that makes the
-gradients right: what crosses processes is differentiated as the linear map it is, so that a gradient is summed over all
-processes that used the value. Then the average of the processes' gradients is the gradient of the average of their
-losses, whatever each of them computes.
+In one process every function here returns its input. N processes compute what one would: a batch is split by rows,
+statistics of a batch cover all of it, and gradients are averaged. Collectives are differentiated as linear maps: a
+gradient is summed over the processes that used the value. So the average of all gradients is the gradient of the
+average loss.
 """
 
 from __future__ import annotations
@@ -29,10 +28,9 @@ if TYPE_CHECKING:
 
 Parallel = Literal["ddp", "fsdp"]
 
-# Only the last resort: torchrun ends all processes when one fails. The first one evaluates, and computes a feature
-# cache, for as long as this at most, while the others wait.
+# Longest evaluation or feature cache of the main process, while others wait; torchrun ends all when one fails.
 TIMEOUT = timedelta(hours=2)
-BUCKET_NUMBERS = 8 << 20  # gradients sent at once: enough to use the wire, little enough to copy beside the model
+BUCKET_SIZE = 8 << 20  # gradient elements averaged at once: a compromise of bandwidth and memory
 
 
 class DistributedError(RuntimeError):
@@ -41,7 +39,7 @@ class DistributedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun says of this process: its number among all, among those of its machine, and how many there are."""
+    """Environment of torchrun: rank among all processes and on this machine, and the number of processes."""
 
     rank: int
     local_rank: int
@@ -49,25 +47,24 @@ class Launch:
 
 
 def read_launch() -> Launch:
-    """This process's place among those of torchrun, by its environment."""
-    needed = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        raise DistributedError(
-            f"{missing[0]} is not set, which several processes need: start them with torchrun "
-            "(docs/guides/clusters.md), or unset WORLD_SIZE for one"
-        )
+    """The environment of torchrun. Raises DistributedError for a missing variable."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise DistributedError(
+                f"{name} is not set, which several processes need: start them with torchrun "
+                "(docs/guides/clusters.md), or unset WORLD_SIZE for one"
+            )
     return Launch(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
 
 @contextmanager
 def connect_processes(launch: Launch, device: torch.device) -> Iterator[None]:
-    """Join the other processes: NCCL between GPUs, gloo between CPUs. DistributedError where another one has failed."""
+    """Connect to the other processes: NCCL between GPUs, gloo between CPUs. DistributedError if another one fails."""
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
         if launch.local_rank >= gpus:
             raise DistributedError(
-                f"process {launch.local_rank} of this machine has no GPU of its own ({gpus} here): "
+                f"process {launch.local_rank} of this machine has no GPU of its own ({gpus} GPUs here): use "
                 f"torchrun --nproc-per-node {gpus}, or device=cpu"
             )
         torch.cuda.set_device(launch.local_rank)
@@ -76,28 +73,25 @@ def connect_processes(launch: Launch, device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # No farewell to processes that are gone: destroying the group could wait for them.
+        # The group is not destroyed: that could wait for processes that are gone.
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             raise DistributedError(
-                "another process has stopped; its own message says why, unless it was killed, and the same command "
-                "goes on from the newest checkpoint"
+                "another process has stopped (killed, or see its own message); the same command resumes from the "
+                "newest checkpoint"
             ) from error
         raise
     dist.destroy_process_group()
 
 
-# -- who and how many --------------------------------------------------------------------------------------------
-
-
 class WorldInfo(NamedTuple):
-    """A process's number and how many there are."""
+    """Rank of a process, and the number of processes."""
 
     rank: int
     world: int
 
     def split_rows(self, batch_size: int) -> slice:
-        """This process's rows of a global batch. ValueError where it does not part evenly: a short part would weigh
-        as much as the others in every average."""
+        """This process's rows of a global batch. ValueError if processes do not divide it: all shares must weigh the
+        same in every average."""
         if batch_size % self.world:
             raise ValueError(
                 f"trainer.batch_size={batch_size} does not part evenly among {self.world} processes: "
@@ -111,18 +105,18 @@ SINGLE_PROCESS = WorldInfo(0, 1)
 
 
 def world_info() -> WorldInfo:
-    """This process's."""
+    """Rank of this process, and the number of processes."""
     return WorldInfo(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else SINGLE_PROCESS
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes, speaks and evaluates."""
+    """Whether this process writes, prints and evaluates."""
     return world_info().rank == 0
 
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The first process does what is inside, then the others do: they find what it wrote."""
+    """The main process runs the body first, then the others, which find its files."""
     if not is_main_process():
         dist.barrier()
     yield
@@ -130,11 +124,8 @@ def main_process_first() -> Iterator[None]:
         dist.barrier()
 
 
-# -- values over processes ---------------------------------------------------------------------------------------
-
-
-class _Gathered(torch.autograd.Function):
-    """[n, ...] of every process -> [world * n, ...], in order of rank; its transpose sums, and takes the own rows."""
+class _GatherRows(torch.autograd.Function):
+    """[n, ...] of every process -> [world * n, ...] by rank; backward sums gradients and returns the own rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -150,18 +141,6 @@ class _Gathered(torch.autograd.Function):
         return total[world_info().rank * ctx.rows :][: ctx.rows]
 
 
-class _Averaged(torch.autograd.Function):
-    """Mean over processes: a symmetric map, so its own transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _mean(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _mean(grads[0])
-
-
 def _mean(x: Tensor) -> Tensor:
     total = x.contiguous().clone()
     dist.all_reduce(total)
@@ -169,107 +148,104 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Rows [n, ...] of all processes, as many of each, [world * n, ...]; differentiable."""
-    return x if world_info().world == 1 else _Gathered.apply(x)
+    """Rows [n, ...] of all processes (equal n) -> [world * n, ...]; differentiable."""
+    return x if world_info().world == 1 else _GatherRows.apply(x)
 
 
 def average(x: Tensor) -> Tensor:
-    """Mean over processes of a tensor that has the same shape in each; differentiable."""
-    return x if world_info().world == 1 else _Averaged.apply(x)
+    """Mean over processes of tensors of one shape; differentiable."""
+    return x if world_info().world == 1 else gather_rows(x[None]).mean(0)
 
 
 def average_metrics(loss: Tensor, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss and its terms, detached, as means over processes: one loss that is not finite shows in all of them."""
+    """The loss and its terms, detached, as means over processes, so that a non-finite loss shows in all of them."""
     if world_info().world == 1:
         return loss.detach(), {name: value.detach() for name, value in terms.items()}
     values = _mean(torch.stack([loss.detach(), *(value.detach() for value in terms.values())]).float())
     return values[0], dict(zip(terms, values[1:], strict=True))
 
 
-def check_same(number: int, what: str) -> None:
+def check_same(number: int, name: str) -> None:
     """Raise DistributedError unless all processes have the same number."""
     if world_info().world == 1:
         return
-    found: list[Any] = [None] * world_info().world
-    dist.all_gather_object(found, number)
-    if len(set(found)) > 1:
-        raise DistributedError(f"processes differ in {what} ({found}): all machines must see the same folder runs=")
-
-
-# -- one model over processes ------------------------------------------------------------------------------------
+    numbers: list[Any] = [None] * world_info().world
+    dist.all_gather_object(numbers, number)
+    if len(set(numbers)) > 1:
+        raise DistributedError(f"processes differ in {name} ({numbers}): all machines must see the same folder runs=")
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace every gradient by its mean over processes; those of a sharded model are means already.
 
-    Instead of DistributedDataParallel, which wants one forward, and either a use of every parameter or a search for
-    those without: encoders here are called by several methods, and some objectives leave parameters unused. They are
-    the same in all processes, so nothing has to be searched. What is lost is sending during the backward pass.
+    DistributedDataParallel would need one `forward`, and a use of every parameter or a search for unused ones. Encoders
+    here are called by several methods, and unused parameters are the same in all processes. The cost: communication
+    does not overlap with the backward pass.
     """
     if world_info().world == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     while grads:
-        taken, count = 1, grads[0].numel()
-        while taken < len(grads) and count + grads[taken].numel() <= BUCKET_NUMBERS:
-            count += grads[taken].numel()
-            taken += 1
-        bucket, grads = grads[:taken], grads[taken:]
+        count, size = 1, grads[0].numel()
+        while count < len(grads) and size + grads[count].numel() <= BUCKET_SIZE:
+            size += grads[count].numel()
+            count += 1
+        bucket, grads = grads[:count], grads[count:]
         mean = _mean(torch.cat([grad.flatten() for grad in bucket]))
         parts = mean.split([grad.numel() for grad in bucket])
         torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
 
 
 def distribute_model(model: nn.Module, parallel: Parallel, device: torch.device, bf16: bool) -> nn.Module:
-    """The model to train in this process: `model` itself, equal in all processes (ddp), or a copy of which every
-    process holds a part (fsdp); the first process then keeps `model` whole, to evaluate and to save.
+    """The model to train in this process: `model` itself, equal in all processes (ddp), or a sharded copy (fsdp); the
+    main process then keeps the full `model`, to evaluate and to save.
     """
     if world_info().world == 1:
         return model
-    for tensor in model.state_dict().values():  # equal seeds make equal weights, but for unlike machines
+    for tensor in model.state_dict().values():  # unlike machines may draw different weights
         dist.broadcast(tensor, 0)
     if parallel == "ddp":
         return model
-    sharded = _shard_model(copy.deepcopy(model.cpu()), device, bf16)  # from the CPU: a GPU never holds it twice
+    sharded = _shard_model(copy.deepcopy(model.cpu()), device, bf16)  # from the CPU: a GPU never holds two
     if is_main_process():
         model.to(device)
     return sharded
 
 
 def _shard_model(model: nn.Module, device: torch.device, bf16: bool) -> nn.Module:
-    """FSDP2, block by block: a block is gathered when called. An ActionPredictor's blocks are not called but taken
-    apart, step by step (prefill, rollout): with all the rest they are gathered once a step, and only their gradients
-    and the optimiser's state stay sharded."""
-    # Imported here: these modules cost a second, which a single process should not pay.
+    """FSDP2, block by block: a block is gathered when called. Blocks of an ActionPredictor are not called as modules
+    (prefill, rollout): they are gathered with the rest once a step, and only gradients and optimiser state are sharded.
+    """
+    # Imported here: these modules take a second to import.
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     mesh = dist.init_device_mesh(device.type, (world_info().world,))
-    # Parameters are gathered in bf16: autocast's copies of whole ones would live until the step ends.
+    # Parameters are gathered in bf16: autocast's copies of full ones would live until the step ends.
     policy = MixedPrecisionPolicy(torch.bfloat16 if bf16 else None, torch.float32, cast_forward_inputs=False)
-    taken_apart = {id(m) for part in model.modules() if isinstance(part, ActionPredictor) for m in part.modules()}
-    for block in [m for m in model.modules() if isinstance(m, Block) and id(m) not in taken_apart]:
+    not_called = {id(m) for part in model.modules() if isinstance(part, ActionPredictor) for m in part.modules()}
+    for block in [m for m in model.modules() if isinstance(m, Block) and id(m) not in not_called]:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     if device.type == "cpu":
         for part in model.modules():
             if isinstance(part, FSDPModule):
-                part.set_force_sum_reduction_for_comms(True)  # gloo knows no mean
+                part.set_force_sum_reduction_for_comms(True)  # gloo has no mean
     register_fsdp_forward_method(model, "loss")
     return model
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is a DTensor, of which every process holds a part."""
+    """Whether it is a DTensor, of which every process holds a shard."""
     return hasattr(tensor, "device_mesh")
 
 
 def gather_full(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all parts of a sharded one, on the CPU; all processes have to ask."""
+    """The tensor itself, or a sharded one in full, on the CPU; all processes have to call this."""
     return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor
 
 
 def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """The tensor itself, or this process's part of it where `other`, of the same shape, is sharded."""
+    """The tensor itself, or this process's shard of it if `other`, of the same shape, is sharded."""
     if not is_sharded(other) or tensor.shape != other.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -280,11 +256,11 @@ def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_full_weights(trained: nn.Module, model: nn.Module) -> None:
-    """Bring the first process's whole model up to what is trained; nothing where they are one."""
+    """Copy the weights of a sharded model to the main process's full model."""
     if trained is model:
         return
-    ours = model.state_dict()
+    weights = model.state_dict()
     for name, value in trained.state_dict().items():
         full = gather_full(value)
         if is_main_process():
-            ours[name].copy_(full)
+            weights[name].copy_(full)

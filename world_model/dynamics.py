@@ -1,8 +1,8 @@
 """Latent dynamics: what a planner talks to.
 
-`LatentDynamics` joins a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. Raw frames and
-raw actions outside, normalised inside by buffers. What it predicts is a choice of parts (`world_model.nn.features`,
-`outputs`, `states`, `reachability`); the planner sees named views.
+`LatentDynamics` puts a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. It takes raw
+frames and raw actions and normalises them by buffers. Its parts (`world_model.nn.features`, `outputs`, `states`,
+`reachability`) decide what it predicts; a planner gets named views.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from planners.protocol import DynamicsSpec, Lazy, Views
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
 from world_model.nn.decoder import PixelHeadConfig
-from world_model.nn.features import Space, make_features
-from world_model.nn.outputs import make_output
+from world_model.nn.features import Features, Space
+from world_model.nn.outputs import Output
 from world_model.nn.reachability import ReachConfig, ReachHead
 from world_model.nn.states import ProprioModel, make_states
 from world_model.predictor import ActionPredictor, PredictorConfig
@@ -26,34 +26,27 @@ from world_model.predictor import ActionPredictor, PredictorConfig
 
 @dataclass(frozen=True)
 class DynamicsConfig:
-    """Shape of a LatentDynamics.
-
-    history: frames seen before planning; horizon: longest imagined path; together no longer than the training window.
-    proprio_model: whether the robot's state is an input beside the action, and how it goes on in an imagined path
-    (`world_model.nn.states`); proprio_dim: numbers of that state. reach: an embedding whose distances count model steps
-    (`world_model.nn.reachability`), a view of its own. scene: whether every imagined frame sees more of the frame
-    that the path starts at than its pooled embedding (space=pooled): its patch tokens, or its keypoints.
-    """
+    """Parts and sizes of a LatentDynamics. History and horizon together fit the training window."""
 
     space: Space = "pooled"
-    """what is predicted: pooled (one token a frame) or tokens (all patches)"""
+    """predicted features: pooled (one token per frame) or tokens (all patches)"""
     history: int = 3
-    """frames seen before planning, model steps"""
+    """frames before planning, in model steps (>= 1)"""
     horizon: int = 6
-    """longest imagined path, model steps"""
+    """longest imagined path, in model steps (>= 1)"""
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     """sizes of the predictor"""
     proprio_model: ProprioModel = "none"
-    """robot state as an input: none, integrate (7-D pose actions) or predicted (learned); images alone is none"""
+    """proprioception as an input: none (images alone), integrate (7-D pose actions) or predicted (learned)"""
     proprio_dim: int = 0
+    """size of the proprioception (0 for none)"""
     reach: ReachConfig | None = None
-    """an embedding, learned from time differences alone, whose distances count model steps (planner.cost.view=reach);
+    """embedding whose distances count model steps, learned from time differences (planner.cost.view=reach);
     null: none"""
     scene: bool = False
-    """whether imagined frames see the patches (or keypoints) of the frame that the path starts at, too: walls,
-    obstacles, contacts"""
+    """attention of imagined frames to patches or keypoints of the path's first frame (walls, obstacles, contacts)"""
     pixels: PixelHeadConfig | None = None
-    """head by which the next frames' pixels are predicted (the pixel baseline); null: features are"""
+    """head that predicts the next frames' pixels (the pixel baseline); null: features are predicted"""
 
     def __post_init__(self) -> None:
         if self.scene and self.space != "pooled":
@@ -67,7 +60,7 @@ class DynamicsConfig:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """Actions of the environment as a model needs them: bounds in environment units and how many make a model step."""
+    """Actions of the environment: bounds in environment units, and how many make a model step."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -82,15 +75,15 @@ class ActionSpec:
         return self.high * self.frame_skip
 
     def block_mid_half(self) -> tuple[Tensor, Tensor]:
-        """Middle and half range of every number of an action block, by which models normalise."""
+        """Middle and half range of every dimension of an action block, for normalisation."""
         low, high = torch.tensor(self.block_low), torch.tensor(self.block_high)
         return (high + low) / 2, (high - low) / 2
 
 
 @dataclass
 class LatentContext:
-    """The past: cached keys and values of all frames but the last, the last frame's features [B, N, F], and the
-    robot's normalised state [B, Q] there (Q = 0 for a model of images alone)."""
+    """The past: cached keys and values of all frames but the last, and the last frame's features [B, N, F] and
+    normalised proprioception [B, Q] (Q = 0 for a model of images alone)."""
 
     past: PastCache
     last_BNF: Tensor
@@ -104,8 +97,8 @@ class LatentContext:
 class LatentDynamics(nn.Module):
     """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`).
 
-    Its parts are choices of the config: `features` (what is predicted), `output` (what that is trained to match),
-    `states` (how the robot's state goes on) and `reach` (an embedding whose distances count model steps, or None).
+    Parts: `features` (predicted), `output` (their target and views), `states` (path of the proprioception) and `reach`
+    (embedding whose distances count model steps, or None).
     """
 
     action_mid: Tensor
@@ -115,7 +108,7 @@ class LatentDynamics(nn.Module):
         super().__init__()
         self.config, self.actions, self.encoder = config, actions, encoder
         mid, half = actions.block_mid_half()
-        self.features = make_features(config.space, config.scene, encoder)
+        self.features = Features(config.space, config.scene, encoder)
         self.predictor = ActionPredictor(
             self.features.dim,
             self.features.grid,
@@ -124,11 +117,11 @@ class LatentDynamics(nn.Module):
             state_dim=config.proprio_dim,
             scene=self.features.scene_shape,
         )
-        self.output = make_output(config.pixels, self.features, encoder)
+        self.output = Output(config.pixels, self.features, encoder)
         self.reach: ReachHead | None = None
         if config.reach is not None:
             self.reach = ReachHead(encoder.pooled_dim, config.reach.dim, config.reach.hidden)
-            freeze(self.reach)  # it has a training of its own
+            freeze(self.reach)  # trained separately
         self.states = make_states(config.proprio_model, config.proprio_dim, len(actions.low), mid, half)
         self.register_buffer("action_mid", mid)
         self.register_buffer("action_half", half)
@@ -143,8 +136,8 @@ class LatentDynamics(nn.Module):
     # -- what the predictor takes --------------------------------------------------------------------------------
 
     def read(self, frames_BTHWC: Tensor) -> dict[str, Tensor]:
-        """All that the predictor takes of frames in 0..255: raw `features` [B, T, N, F], and where it sees the scene,
-        the raw `scene` [B, T, M, D]."""
+        """Inputs of the predictor from frames in 0..255: raw `features` [B, T, N, F], and the raw `scene` [B, T, M, D]
+        if there is one."""
         return self.features.read(self.encoder, frames_BTHWC)
 
     def normalise_actions(self, actions: Tensor) -> Tensor:
@@ -152,8 +145,8 @@ class LatentDynamics(nn.Module):
         return (actions - self.action_mid) / self.action_half
 
     def join_inputs(self, actions_TA: Tensor, states_TQ: Tensor) -> Tensor:
-        """What happens in each frame, as the predictor takes it: normalised actions [..., T, A] from those in
-        environment units, beside normalised states [..., T, Q]."""
+        """Inputs of the predictor: actions [..., T, A] in environment units, normalised, beside normalised states
+        [..., T, Q]."""
         return torch.cat((self.normalise_actions(actions_TA), states_TQ), -1)
 
     def rollout(self, past: PastCache, last_BNF: Tensor, state_BQ: Tensor, actions_BSKA: Tensor) -> Tensor:
@@ -163,7 +156,7 @@ class LatentDynamics(nn.Module):
         )
 
     def pool_features(self, features: Tensor) -> Tensor:
-        """One embedding [..., D] of normalised features [..., N, F]: themselves, or the encoder's of patch tokens."""
+        """One embedding [..., D] of normalised features [..., N, F]."""
         return self.features.pool(self.encoder, features)
 
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
@@ -189,7 +182,7 @@ class LatentDynamics(nn.Module):
     def observe(
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
     ) -> LatentContext:
-        """Encode the past once a replan and fill the caches of all frames but the last."""
+        """Encode the past and fill the caches of all frames but the last, once per replan."""
         want = (frames_BTHWC.shape[0], frames_BTHWC.shape[1] - 1)
         assert past_actions_BtA.shape[:2] == want, (past_actions_BtA.shape, frames_BTHWC.shape)
         inputs = self.read(frames_BTHWC)
@@ -200,7 +193,7 @@ class LatentDynamics(nn.Module):
         return LatentContext(past, features[:, -1], states[:, -1])
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
-        """Views of goal images [B, H, W, C], once an episode."""
+        """Views of goal frames [B, H, W, C], once per episode."""
         return self._add_reach(self.output.make_goal_views(self.encoder, self.features, frames_BHWC))
 
     def imagine(
@@ -217,15 +210,15 @@ class LatentDynamics(nn.Module):
         return self._add_reach(self.output.make_views(self.encoder, self.features, path), keep)
 
     def _add_reach(self, views: dict[str, Lazy], keep: Literal["path", "last"] = "path") -> Views:
-        """These views, and what is made of the pooled one."""
+        """These views, with the reachability embedding of the pooled one."""
         if (head := self.reach) is not None:
-            views = {**views, "reach": lambda: head(offered.view("pooled"))}
-        offered = Views(views, keep)
-        return offered
+            views = {**views, "reach": lambda: head(result.view("pooled"))}
+        result = Views(views, keep)
+        return result
 
 
 def freeze(module: nn.Module) -> None:
-    """No gradients and eval mode. The owner keeps it so under .train()."""
+    """Disable gradients and set eval mode; the owner must keep eval mode under .train()."""
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)

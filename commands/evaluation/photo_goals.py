@@ -29,7 +29,7 @@ from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
 from planners.mpc import MPCConfig
 from world_model.dynamics import LatentDynamics
-from world_model.nn.pools import normed_tokens
+from world_model.nn.pools import normalise_tokens
 
 SCHEMA = 1
 UNIT = "apart in features"
@@ -165,7 +165,7 @@ def measure_novelty(model: LatentDynamics, reader: Any, photo: NDArray[np.uint8]
 
     def encode_tokens(frames: NDArray[np.uint8]) -> torch.Tensor:
         tokens = model.encoder.encode_frames(torch.from_numpy(frames[None]).to(model.spec.device))[0]
-        return normed_tokens(tokens).float()
+        return normalise_tokens(tokens).flatten(1).float()
 
     train = encode_tokens(_sample_frames(reader, "train", TRAIN_FRAMES))
     largest = torch.cdist(encode_tokens(_sample_frames(reader, "val", VAL_FRAMES)), train).amin(1).max()

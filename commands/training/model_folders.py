@@ -66,7 +66,7 @@ def load_parts(model: str | Path) -> ModelParts:
     path = Path(model)
     if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
         found = load_pretrained(path)
-        return ModelParts(found.encoder, found.predictor, None, found.said)
+        return ModelParts(found.encoder, found.predictor, None, found.summary)
     encoder, about = load_encoder(path)
     checkpoints = Checkpoints(path / "checkpoints").list_paths()
     alone = ModelParts(encoder, None, None, "the encoder alone")
@@ -146,7 +146,7 @@ def load_frozen_encoder(
             raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
         options = keys.pretrained
         found = load_pretrained(Path(keys.path), options.key, options.image_px, options.heads)
-        console.say(found.said)
+        console.say(found.summary)
         return set_frame_size(found.encoder, frame_hw), {"pretrained": keys.path}
     if encoder == "timm":
         timm = keys.timm

@@ -18,7 +18,7 @@ from torch import Tensor
 from data.loader import Loader
 from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
-from world_model.nn.pools import normed_tokens
+from world_model.nn.pools import normalise_tokens
 from world_model.objectives.metric import MetricSource, fit_metric, fit_principal_pool
 from world_model.objectives.objective import PretrainModel
 from world_model.probing import probes
@@ -100,7 +100,7 @@ class Monitor:
         if self.model.config.space == "pooled":
             return self._embed(encoder)
         parts = [encoder.encode_frames(chunk[None])[0] for chunk in self.frames.to(self.device).split(ENCODE_CHUNK)]
-        return normed_tokens(torch.cat(parts)).float().cpu()
+        return normalise_tokens(torch.cat(parts)).flatten(1).float().cpu()
 
     @torch.no_grad()
     def _embed(self, encoder: VideoEncoder, source: MetricSource = "pooled") -> Tensor:

@@ -47,7 +47,7 @@ def test_a_convolutional_stem_starts_with_tokens_as_large_as_those_of_patches():
 
 
 def test_a_convolutional_stem_needs_patches_that_can_be_halved():
-    with pytest.raises(ValueError, match="patch_px=12 is no power of two"):
+    with pytest.raises(ValueError, match="patch_px=12 is not a power of two"):
         replace(SIZES, stem=ConvStemConfig(), patch_px=12, image_px=(48, 48))
 
 

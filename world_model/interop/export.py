@@ -1,9 +1,8 @@
-"""Our encoders and masked predictors in formats that others read: V-JEPA 2's `.pt` file, Hugging Face's directory.
+"""Our encoders and masked predictors in formats of others: V-JEPA 2's `.pt` file, Hugging Face's directory.
 
-What a format cannot hold is refused, since its readers would compute something else without a word. `pretrained.load`
-reads both back: a round trip is exact, but for the official file of an encoder whose pixels were not normalised by
-ImageNet's statistics. That file says nothing of pixels and its readers use ImageNet's, so they are worked into the
-first layer: the same features, up to rounding.
+What a format cannot hold is refused, since its readers would compute something else. `pretrained.load_pretrained` reads
+both back exactly, except for the official file of an encoder whose pixel statistics are not ImageNet's: readers of
+that file assume ImageNet's, so the difference is folded into the first layer (the same features, up to rounding).
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from world_model.encoder import VideoEncoder
-from world_model.interop.huggingface import PREPROCESSOR, Weights, to_huggingface
-from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, MODERN_PX, SIZES, encoder_levels
+from world_model.interop.huggingface import PREPROCESSOR, SIZE_KEYS, Weights, to_huggingface
+from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, MODERN_PX, SIZES, space_released_levels
 from world_model.interop.timm_encoder import TimmEncoder
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import write_atomic
@@ -34,14 +33,14 @@ def export_official(
 
     Raises ValueError for what is neither V-JEPA 2's network (tiled positions, one level) nor V-JEPA 2.1's encoder.
     """
-    modern = bool(encoder.config.levels)
-    _refuse("official V-JEPA 2", _list_modern_gaps(encoder) if modern else _list_gaps(encoder), predictor, modern)
-    file: dict[str, Any] = {"target_encoder": _fold_statistics(encoder)}
-    file["encoder"] = file["target_encoder"] if student is None else _fold_statistics(student)
-    file[SIZES] = {"image_px": encoder.config.image_px[0], "heads": encoder.config.heads}
+    _check_format("official V-JEPA 2", encoder, predictor, modern=bool(encoder.config.levels))
+    target = _fold_statistics(encoder)
+    sizes = {"image_px": encoder.config.image_px[0], "heads": encoder.config.heads}
+    file: dict[str, Any] = {"target_encoder": target, SIZES: sizes}
+    file["encoder"] = target if student is None else _fold_statistics(student)
     if predictor is not None:
         file["predictor"] = _collect_weights(predictor)
-        file[SIZES]["predictor_heads"] = predictor.heads
+        sizes["predictor_heads"] = predictor.heads
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: torch.save(file, temporary))
 
@@ -49,25 +48,19 @@ def export_official(
 def export_huggingface(
     folder: Path, encoder: VideoEncoder, predictor: MaskedPredictor | None = None, frames_per_clip: int = 64
 ) -> None:
-    """A directory (config.json, model.safetensors, how pixels are normalised) that
-    `transformers.VJEPA2Model.from_pretrained` loads; without a predictor, that has random weights there.
+    """A directory (config.json, model.safetensors, preprocessor) for `transformers.VJEPA2Model.from_pretrained`, which
+    gives random weights to a predictor that is not there.
 
-    Raises ValueError for an encoder that this format cannot hold: one with true rotary positions, SwiGLU, several
-    levels, an image path, or pictures that are not square.
+    Raises ValueError for an encoder that this format cannot hold.
     """
-    _refuse("Hugging Face VJEPA2", _list_gaps(encoder), predictor, modern=False)
-    sizes = encoder.config
+    _check_format("Hugging Face VJEPA2", encoder, predictor, modern=False)
+    sizes = {key: getattr(encoder.config, name) for key, name in SIZE_KEYS.items()}
     config = {
         "model_type": "vjepa2",
         "architectures": ["VJEPA2Model"],
-        "crop_size": sizes.image_px[0],
-        "patch_size": sizes.patch_px,
-        "tubelet_size": sizes.tubelet,
+        **sizes,
+        "crop_size": encoder.config.image_px[0],
         "frames_per_clip": frames_per_clip,
-        "hidden_size": sizes.width,
-        "num_hidden_layers": sizes.depth,
-        "num_attention_heads": sizes.heads,
-        "mlp_ratio": sizes.mlp_ratio,
         "layer_norm_eps": 1e-6,
         "hidden_act": "gelu",
         "qkv_bias": True,
@@ -82,8 +75,8 @@ def export_huggingface(
             "pred_mlp_ratio": hidden / predictor.width,
         }
     folder.mkdir(parents=True, exist_ok=True)
-    renamed = to_huggingface(_collect_weights(encoder), _collect_weights(predictor) if predictor is not None else {})
-    tensors = {name: value.contiguous().clone() for name, value in renamed.items()}
+    weights = to_huggingface(_collect_weights(encoder), {} if predictor is None else _collect_weights(predictor))
+    tensors = {name: value.contiguous().clone() for name, value in weights.items()}
     write_atomic(folder / "model.safetensors", lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
     for name, content in (("config.json", config), (PREPROCESSOR, _describe_preprocessor(encoder))):
         text = json.dumps(content, indent=2) + "\n"
@@ -91,7 +84,7 @@ def export_huggingface(
 
 
 def _describe_preprocessor(encoder: VideoEncoder) -> dict[str, Any]:
-    """How transformers' video processor makes of a video what this encoder was trained on."""
+    """Settings of transformers' video processor that prepare pixels as this encoder was trained."""
     side = encoder.config.image_px[0]
     return {
         "video_processor_type": "VJEPA2VideoProcessor",
@@ -107,65 +100,56 @@ def _describe_preprocessor(encoder: VideoEncoder) -> dict[str, Any]:
     }
 
 
-def _list_gaps(encoder: VideoEncoder) -> list[str]:
-    """What of this encoder V-JEPA 2's network does not have."""
-    sizes = encoder.config
-    beyond = {
-        "a timm model": isinstance(encoder, TimmEncoder),
-        "rope=interleaved": sizes.rope != "tiled" and not isinstance(encoder, TimmEncoder),
+def _check_format(
+    name: str, encoder: VideoEncoder, predictor: MaskedPredictor | ActionPredictor | None, modern: bool
+) -> None:
+    """Raise ValueError that lists what V-JEPA 2's network (modern: V-JEPA 2.1's) does not have."""
+    sizes, timm = encoder.config, isinstance(encoder, TimmEncoder)
+    if modern:
+        gaps = {
+            "rope=tiled": sizes.rope != "interleaved",
+            "positions of another size than 256": sizes.positions_px != MODERN_PX,
+            f"levels={list(sizes.levels)}": sizes.levels != space_released_levels(sizes.depth, len(sizes.levels)),
+            "no stem.images": not sizes.stem.images,
+        }
+    else:
+        gaps = {
+            "a timm model": timm,
+            "rope=interleaved": sizes.rope != "tiled" and not timm,
+            "positions_px": sizes.positions_px is not None,
+            "levels": bool(sizes.levels),
+            "stem.images": sizes.stem.images,
+            "a predictor with rope=interleaved": predictor is not None and predictor.rope != "tiled",
+        }
+    gaps |= {
         "feedforward=swiglu": sizes.feedforward != "gelu",
-        "positions_px": sizes.positions_px is not None,
-        "levels": bool(sizes.levels),
-        "stem.images": sizes.stem.images,
         "causal": sizes.causal,
         "stem.kind=conv": sizes.stem.kind != "linear",
         "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
     }
-    return [name for name, is_so in beyond.items() if is_so]
-
-
-def _list_modern_gaps(encoder: VideoEncoder) -> list[str]:
-    """What of this encoder, which has several levels, V-JEPA 2.1's network does not have, or has otherwise."""
-    sizes = encoder.config
-    beyond = {
-        "rope=tiled": sizes.rope != "interleaved",
-        "feedforward=swiglu": sizes.feedforward != "gelu",
-        "positions of another size than 256": sizes.positions_px != MODERN_PX,
-        f"levels={list(sizes.levels)}": sizes.levels != encoder_levels(sizes.depth, len(sizes.levels)),
-        "no stem.images": not sizes.stem.images,
-        "causal": sizes.causal,
-        "stem.kind=conv": sizes.stem.kind != "linear",
-        "pictures that are not square": sizes.image_px[0] != sizes.image_px[1],
-    }
-    return [name for name, is_so in beyond.items() if is_so]
-
-
-def _refuse(what: str, gaps: list[str], predictor: MaskedPredictor | ActionPredictor | None, modern: bool) -> None:
-    if predictor is not None and not modern and predictor.rope != "tiled":
-        gaps = [*gaps, "a predictor with rope=interleaved"]
-    if gaps:
+    if any(gaps.values()):
         raise ValueError(
-            f"the {what} format cannot hold this encoder: {', '.join(gaps)}; what recipe=vjepa2_vitl trains fits, "
-            "or another encoder with encoder.rope=tiled"
+            f"the {name} format cannot hold this encoder: {', '.join(gap for gap in gaps if gaps[gap])}; "
+            "what recipe=vjepa2_vitl trains fits, or another encoder with encoder.rope=tiled"
         )
 
 
 def _fold_statistics(encoder: VideoEncoder) -> Weights:
-    """Weights for pixels in units of ImageNet's statistics; unchanged where the encoder's own are these."""
+    """Weights for pixels in units of ImageNet's statistics; unchanged if the encoder's own are these."""
     weights = _collect_weights(encoder)
     mean, std = (x.detach().cpu() for x in (encoder.pixel_mean, encoder.pixel_std))
-    theirs_mean, theirs_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    if torch.equal(mean, theirs_mean) and torch.equal(std, theirs_std):
+    new_mean, new_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    if torch.equal(mean, new_mean) and torch.equal(std, new_std):
         return weights
     for name in [key.removesuffix(".weight") for key in weights if key.startswith("patch_embed") and "weight" in key]:
         kernel = weights[f"{name}.weight"].double()
-        shift = ((theirs_mean - mean) / std).double()[None, :, None, None, None]
+        shift = ((new_mean - mean) / std).double()[None, :, None, None, None]
         weights[f"{name}.bias"] = (weights[f"{name}.bias"].double() + (kernel * shift).sum((1, 2, 3, 4))).float()
-        weights[f"{name}.weight"] = (kernel * (theirs_std / std).double()[None, :, None, None, None]).float()
+        weights[f"{name}.weight"] = (kernel * (new_std / std).double()[None, :, None, None, None]).float()
     return weights
 
 
 def _collect_weights(module: torch.nn.Module) -> Weights:
-    """State dict of what is trained: no buffers of ours, no pool head, on the CPU."""
-    kept = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    return {name: value for name, value in kept.items() if not name.startswith(("pixel_", "pool."))}
+    """State dict on the CPU, without pixel statistics and pool head."""
+    weights = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    return {name: value for name, value in weights.items() if not name.startswith(("pixel_", "pool."))}

@@ -1,8 +1,8 @@
-"""Golden vectors: numbers that the reference V-JEPA 2 modules gave, held against ours.
+"""Golden vectors: outputs of the reference V-JEPA 2 modules, compared with ours.
 
-A file is a safetensors file: keys that start with `weights.` are a state dict under the reference's names, the rest are
-inputs and outputs, the metadata entry `config` the sizes as JSON. What a file holds is read from its keys, so vectors
-of any size can be checked, on any device, in fp32.
+A file is a safetensors file. Keys that start with `weights.` are a state dict under the reference's names, the others
+inputs and outputs; the metadata entry `config` has the sizes as JSON. Vectors of any size are compared on any device,
+in fp32.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare_golden(path: Path, device: torch.device) -> list[Comparison]:
-    """Every output a golden file holds beside ours. Raises CheckpointError for a file that is not one."""
+    """Every output of a golden file beside ours. Raises CheckpointError for another file."""
     config, weights, vectors = read_golden(path, device)
     kinds = [check for mark, check in CHECKS.items() if mark in weights or mark in vectors]
     if not kinds:
@@ -70,14 +70,14 @@ def read_golden(path: Path, device: torch.device) -> tuple[dict[str, Any], Vecto
 
 
 def _to_device(value: Tensor, device: torch.device) -> Tensor:
-    """On the device; in single precision where the device has no double."""
+    """On the device; in single precision on devices without double."""
     return value.float().to(device) if device.type == "mps" and value.dtype == torch.float64 else value.to(device)
 
 
 def _load_model(model: torch.nn.Module, weights: Vectors, source: str, device: torch.device) -> Any:
     """The model with the file's weights, in eval mode on the device of the vectors."""
-    own = {name: value for name, value in model.state_dict().items() if name not in weights and "pixel_" in name}
-    load_weights(model, {**weights, **own}, source)
+    statistics = {name: value for name, value in model.state_dict().items() if "pixel_" in name}
+    load_weights(model, {**statistics, **weights}, source)
     return model.to(device).eval()
 
 
@@ -126,31 +126,24 @@ def _run_masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
 
 def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
     sizes, grid, _ = _read_predictor_sizes(config)
-    extrinsics = vectors.get("extrinsics_BTE")
+    parts = [vectors[name] for name in ("actions_BTA", "states_BTS", "extrinsics_BTE") if name in vectors]
+    inputs, extrinsics_dim = torch.cat(parts, -1), parts[2].shape[-1] if len(parts) == 3 else 0
     model = ActionPredictor(
-        config["embed_dim"],
-        grid,
-        config["action_dim"],
-        sizes,
-        residual=False,
-        state_dim=config["state_dim"],
-        extrinsics_dim=0 if extrinsics is None else extrinsics.shape[-1],
+        config["embed_dim"], grid, config["action_dim"], sizes, False, config["state_dim"], extrinsics_dim
     )
-    if extrinsics is None:  # the reference always has this map, and uses it only with extrinsics
+    if not extrinsics_dim:  # the reference always has this map, and uses it only with extrinsics
         weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder")}
-    parts = [vectors["actions_BTA"], vectors["states_BTS"], *([] if extrinsics is None else [extrinsics])]
-    rows = torch.cat(parts, -1)
-    model = _load_model(model, weights, source, rows.device)
+    model = _load_model(model, weights, source, inputs.device)
     features = vectors["tokens_B_TN_D"].unflatten(1, (-1, model.frame_tokens))
-    made = model(features, rows)
+    predicted = model(features, inputs)
     found = {
-        "predicted_B_TN_D": made.flatten(1, 2),
-        "predicted_first_frame_only_BND": model(features[:, :1], rows[:, :1])[:, 0],
+        "predicted_B_TN_D": predicted.flatten(1, 2),
+        "predicted_first_frame_only_BND": model(features[:, :1], inputs[:, :1])[:, 0],
     }
     if "rollout2_l1" in vectors:
-        # V-JEPA 2-AC's two losses: outputs are layer-normed before they are judged or fed back.
-        forced = F.layer_norm(made[:, :-1], made.shape[-1:])
-        again = model(torch.cat((features[:, :1], forced[:, :1]), 1), rows[:, :2])[:, 1:]
+        # V-JEPA 2-AC's two losses: outputs are layer-normed before they enter a loss or are fed back.
+        forced = F.layer_norm(predicted[:, :-1], predicted.shape[-1:])
+        again = model(torch.cat((features[:, :1], forced[:, :1]), 1), inputs[:, :2])[:, 1:]
         path = torch.cat((forced[:, :1], F.layer_norm(again, again.shape[-1:])), 1)
         found["teacher_forcing_l1"] = regression(forced, features[:, 1:], "l1").unsqueeze(0)
         found["rollout2_tokens_B_2N_D"] = path.flatten(1, 2)

@@ -1,14 +1,13 @@
-"""Hugging Face's VJEPA2 directories: config.json, safetensors, and their names for our parameters, both ways.
+"""Hugging Face's VJEPA2 directories: config.json, safetensors, and the names of parameters, both ways.
 
-They part each block's qkv into query, key and value, and stack the predictor's mask tokens; nothing else differs but
-names, so a round trip is exact.
+A directory stores each block's qkv as query, key and value, and the predictor's mask tokens as one tensor. All else
+differs in names alone, so a round trip is exact.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,31 @@ from world_model.training.checkpoint import CheckpointError, get_first_line, lis
 
 Weights = dict[str, Tensor]
 
-_HF_ENCODER = (
-    (r"encoder\.embeddings\.patch_embeddings\.proj\.", "patch_embed.proj."),
-    (r"encoder\.layer\.(\d+)\.", r"blocks.\1."),
-    (r"encoder\.layernorm\.", "norm."),
-)
-_HF_PREDICTOR = (
-    (r"predictor\.embeddings\.predictor_embeddings\.", "predictor_embed."),
-    (r"predictor\.layer\.(\d+)\.", r"predictor_blocks.\1."),
-    (r"predictor\.layernorm\.", "predictor_norm."),
-    (r"predictor\.proj\.", "predictor_proj."),
-)
-_HF_MASK_TOKENS = "predictor.embeddings.mask_tokens"
+# Hugging Face's beginning of a name -> ours; read backwards for export.
+ENCODER_NAMES = {
+    "encoder.embeddings.patch_embeddings.proj.": "patch_embed.proj.",
+    "encoder.layer.": "blocks.",
+    "encoder.layernorm.": "norm.",
+}
+PREDICTOR_NAMES = {
+    "predictor.embeddings.predictor_embeddings.": "predictor_embed.",
+    "predictor.layer.": "predictor_blocks.",
+    "predictor.layernorm.": "predictor_norm.",
+    "predictor.proj.": "predictor_proj.",
+}
+MASK_TOKENS = "predictor.embeddings.mask_tokens"
 PREPROCESSOR = "video_preprocessor_config.json"
-SIZE_KEYS = (
-    "crop_size",
-    "patch_size",
-    "tubelet_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "mlp_ratio",
-)
-_THIRDS = ("query", "key", "value")
+# Key of config.json -> field of EncoderConfig.
+SIZE_KEYS = {
+    "crop_size": "image_px",
+    "patch_size": "patch_px",
+    "tubelet_size": "tubelet",
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+}
+QKV = ("query", "key", "value")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no Hugging Face directory: config.json: {get_first_line(error)}") from error
+        cause = get_first_line(error)
+        raise CheckpointError(f"{folder} is no Hugging Face directory: config.json: {cause}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise CheckpointError(
             f"{folder} is no Hugging Face directory (config.json has no model_type); a run folder of jepa pretrain is "
@@ -59,23 +61,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if config["model_type"] != "vjepa2":
         raise CheckpointError(f"{folder} holds a {config['model_type']!r} model, a 'vjepa2' one is needed")
-    missing = [name for name in SIZE_KEYS if name not in config]
-    if missing:
-        raise CheckpointError(f"{path} does not say {', '.join(missing)}")
+    if missing := [name for name in SIZE_KEYS if name not in config]:
+        raise CheckpointError(f"{path} has no {', '.join(missing)}")
     return config
 
 
 def read_pixel_statistics(folder: Path) -> tuple[list[float], list[float]] | None:
-    """Mean and deviation of each channel in 0..255 by which pixels are normalised; None where the directory does not
-    say. Raises CheckpointError for a file of them that cannot be read."""
+    """Mean and standard deviation of each channel in 0..255 from the preprocessor's file; None without one. Raises
+    CheckpointError for a file without them."""
     path = folder / PREPROCESSOR
     if not path.exists():
         return None
     try:
-        said = json.loads(path.read_text())
-        mean, std = ([float(value) * 255 for value in said[key]] for key in ("image_mean", "image_std"))
+        content = json.loads(path.read_text())
+        mean, std = ([float(value) * 255 for value in content[key]] for key in ("image_mean", "image_std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} does not say image_mean and image_std: {get_first_line(error)}") from error
+        raise CheckpointError(f"{path} has no image_mean and image_std: {get_first_line(error)}") from error
     return mean, std
 
 
@@ -102,74 +103,54 @@ def from_huggingface(weights: Weights, source: Path) -> tuple[Weights, Weights]:
     """Our encoder's and predictor's state dicts from Hugging Face names; the predictor's may be empty."""
     bare = {name.removeprefix("vjepa2."): value for name, value in weights.items()}
     for name in [name for name in bare if name.startswith(("pooler.", "classifier."))]:
-        del bare[name]  # a fine-tuned probe on top
-    tokens = bare.pop(_HF_MASK_TOKENS, None)
-    encoder = _joined(_renamed(bare, _HF_ENCODER))
-    predictor = _joined(_renamed(bare, _HF_PREDICTOR))
+        del bare[name]  # a fine-tuned probe
+    tokens = bare.pop(MASK_TOKENS, None)
+    encoder, predictor = (_join_qkv(_rename(bare, names)) for names in (ENCODER_NAMES, PREDICTOR_NAMES))
     if tokens is not None:
         predictor |= {f"mask_tokens.{k}": token for k, token in enumerate(tokens.unbind(0))}
-    left = [name for name in bare if not name.startswith(("encoder.", "predictor."))]
-    if not encoder or left:
-        raise CheckpointError(
-            f"{source} does not hold a VJEPA2 model (names not known here: {list_some(left or bare)})"
-        )
+    unknown = [name for name in bare if not name.startswith(("encoder.", "predictor."))]
+    if not encoder or unknown:
+        raise CheckpointError(f"{source} holds no VJEPA2 model (unknown names: {list_some(unknown or bare)})")
     return encoder, predictor
 
 
 def to_huggingface(encoder: Weights, predictor: Weights) -> Weights:
     """The inverse of `from_huggingface`, exactly."""
-    tokens = [predictor[name] for name in _list_numbered(predictor, "mask_tokens")]
-    plain = {name: value for name, value in predictor.items() if not name.startswith("mask_tokens.")}
-    out = _named(_parted(encoder), _HF_ENCODER) | _named(_parted(plain), _HF_PREDICTOR)
-    return out | ({_HF_MASK_TOKENS: torch.stack(tokens)} if tokens else {})
+    out: Weights = {}
+    for weights, names in ((encoder, ENCODER_NAMES), (predictor, PREDICTOR_NAMES)):
+        out |= _split_qkv(_rename(weights, {ours: theirs for theirs, ours in names.items()}))
+    count = sum(name.startswith("mask_tokens.") for name in predictor)
+    tokens = [predictor[f"mask_tokens.{k}"] for k in range(count)]
+    return out | ({MASK_TOKENS: torch.stack(tokens)} if tokens else {})
 
 
-def _renamed(weights: Weights, rules: Iterable[tuple[str, str]]) -> Weights:
-    out = {}
+def _rename(weights: Weights, names: Mapping[str, str]) -> Weights:
+    """The weights whose names begin as in a table, with the beginnings replaced; others are left out."""
+    return {
+        new + name.removeprefix(old): value
+        for name, value in weights.items()
+        for old, new in names.items()
+        if name.startswith(old)
+    }
+
+
+def _join_qkv(weights: Weights) -> Weights:
+    """Each block's query, key and value as one qkv, rows in thirds."""
+    out: Weights = {}
     for name, value in weights.items():
-        for pattern, ours in rules:
-            if re.match(pattern, name):
-                out[re.sub(pattern, ours, name).replace(".attention.", ".attn.")] = value
+        if ".attention.query." in name:
+            parts = [weights[name.replace(".query.", f".{part}.")] for part in QKV]
+            out[name.replace(".attention.query.", ".attn.qkv.")] = torch.cat(parts)
+        elif not any(f".attention.{part}." in name for part in QKV):
+            out[name.replace(".attention.", ".attn.")] = value
     return out
 
 
-def _named(weights: Weights, rules: Iterable[tuple[str, str]]) -> Weights:
-    """Hugging Face's names for ours: each rule read backwards."""
-    out = {}
+def _split_qkv(weights: Weights) -> Weights:
+    """The inverse of `_join_qkv`."""
+    out: Weights = {}
     for name, value in weights.items():
-        for theirs, ours in rules:
-            pattern = re.escape(ours).replace(re.escape(r"\1"), r"(\d+)")
-            if re.match(pattern, name):
-                written = theirs.replace(r"\.", ".").replace(r"(\d+)", r"\1")
-                out[re.sub(pattern, written, name).replace(".attn.", ".attention.")] = value
+        name = name.replace(".attn.", ".attention.")
+        parts = zip(QKV, value.chunk(3), strict=True) if ".qkv." in name else [("qkv", value)]
+        out |= {name.replace(".qkv.", f".{part}."): third for part, third in parts}
     return out
-
-
-def _joined(weights: Weights) -> Weights:
-    """Queries, keys and values of each block as one qkv, rows in thirds."""
-    out = {name: value for name, value in weights.items() if not re.search(r"\.attn\.(query|key|value)\.", name)}
-    for name in weights:
-        if ".attn.query." in name:
-            parts = [weights[name.replace(".query.", f".{third}.")] for third in _THIRDS]
-            out[name.replace(".query.", ".qkv.")] = torch.cat(parts)
-    return out
-
-
-def _parted(weights: Weights) -> Weights:
-    """The inverse of `_joined`."""
-    out = {}
-    for name, value in weights.items():
-        if ".attn.qkv." not in name:
-            out[name] = value
-            continue
-        for third, part in zip(_THIRDS, value.chunk(3), strict=True):
-            out[name.replace(".qkv.", f".{third}.")] = part
-    return out
-
-
-def _list_numbered(weights: Weights, stem: str) -> list[str]:
-    """Names `stem.0`, `stem.1`, ... that are there themselves."""
-    count = 0
-    while f"{stem}.{count}" in weights:
-        count += 1
-    return [f"{stem}.{k}" for k in range(count)]

@@ -1,9 +1,8 @@
-"""Weights made elsewhere, read without executing anything from a file.
+"""Released weights, read without executing code from a file.
 
 Official V-JEPA 2, 2-AC and 2.1 checkpoints (`.pt`: one dictionary of state dicts) and Hugging Face VJEPA2 directories
-become state dicts under our names, which are the official ones without their prefixes; `world_model.interop.export` is
-the way back. Sizes are read from shapes; what shapes do not tell (heads, picture size) comes from the published table,
-from config.json, or from the caller.
+become models with our names of parameters, which are the official ones without prefixes. Sizes come from shapes; heads
+and picture size from the published table, from config.json, or from the caller. `export` is the inverse.
 """
 
 from __future__ import annotations
@@ -18,7 +17,14 @@ from typing import Any
 import torch
 
 from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
-from world_model.interop.huggingface import Weights, from_huggingface, read_config, read_pixel_statistics, read_weights
+from world_model.interop.huggingface import (
+    SIZE_KEYS,
+    Weights,
+    from_huggingface,
+    read_config,
+    read_pixel_statistics,
+    read_weights,
+)
 from world_model.nn.stem import LinearStemConfig
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.training.checkpoint import CheckpointError, get_first_line, list_some, load_weights
@@ -26,13 +32,13 @@ from world_model.training.checkpoint import CheckpointError, get_first_line, lis
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-# V-JEPA 2.1: what its positions reach to, whatever the pictures; and what its ViT-G reads, not quite ends of quarters.
+# V-JEPA 2.1: the frame size that positions of every size are scaled to; and the levels of ViT-G, not quite quarters.
 MODERN_PX = (256, 256)
 GIGANTIC_LEVELS = (11, 23, 37, 47)
-# Width of a released transformer -> its heads. The 1408-wide ViT-g was released with 22; 2.1's 1664-wide one with 26.
+# Width of a released transformer -> its heads.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 PREDICTOR_HEADS = {384: 12, 1024: 16}
-# Entry of our `.pt` files that says what shapes do not: image_px, heads, predictor_heads. Others do not look at it.
+# Entry of our `.pt` files with what shapes do not contain: image_px, heads, predictor_heads. Other readers ignore it.
 SIZES = "sizes"
 PICKLE = b"\x80"  # first byte of a pickle
 HIDDEN, PREDICTOR_HIDDEN = "blocks.0.mlp.fc1.weight", "predictor_blocks.0.mlp.fc1.weight"
@@ -41,11 +47,11 @@ ENCODER_KEYS = ("target_encoder", "ema_encoder", "encoder")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a file or folder held: the encoder, a predictor if there is one, and a line that says what was taken."""
+    """The encoder of a file or folder, its predictor if there is one, and a line for the log."""
 
     encoder: VideoEncoder
     predictor: MaskedPredictor | ActionPredictor | None
-    said: str
+    summary: str
 
 
 def load_pretrained(
@@ -57,36 +63,33 @@ def load_pretrained(
 ) -> Pretrained:
     """An encoder, with its predictor if the file has one, from a `.pt` file or a Hugging Face directory.
 
-    key: which encoder of a `.pt` file; None takes the EMA teacher's (`target_encoder`, else `ema_encoder`, else
-    `encoder`), as V-JEPA 2's evaluations do. image_px: side of the pictures it was trained on, where the file does not
-    say (default 256). heads: where the width is none of the released ones, and the file does not say. Raises
-    CheckpointError with one sentence for a file that is missing, cut short, of another kind, or that would have to
-    execute code.
+    key: which encoder of a `.pt` file; None: the EMA teacher's (`target_encoder`, else `ema_encoder`, else `encoder`),
+    as V-JEPA 2's evaluations do. image_px: side of the training pictures, unless the file has it (default 256). heads:
+    for a width that is not published, unless the file has them. Raises CheckpointError with one sentence for a file
+    that is missing, cut short, of another kind, or that contains code.
     """
     if path.is_dir():
         return _load_huggingface(path)
     file = _read_state_dicts(path)
-    found = [name for name in ENCODER_KEYS if name in file]
-    if key is not None and key not in file or not found:
-        looked = key or ", ".join(ENCODER_KEYS)
-        raise CheckpointError(f"{path} has no {looked}, only {list_some(file)}")
-    key = key or found[0]
-    weights, dropped = _read_encoder_weights(file[key], path)
+    keys = [name for name in ENCODER_KEYS if name in file]
+    if key is not None and key not in file or not keys:
+        raise CheckpointError(f"{path} has no {key or ', '.join(ENCODER_KEYS)}, only {list_some(file)}")
+    key = key or keys[0]
+    weights, ignored = _read_encoder_weights(file[key], path)
     sizes = file[SIZES] if isinstance(file.get(SIZES), dict) else {}
     image_px, heads = image_px or sizes.get("image_px"), heads or sizes.get("heads")
     encoder = VideoEncoder(make_encoder_config(weights, path, image_px, heads))
     _load_encoder_weights(encoder, weights, f"{path} ({key})")
-    said = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in found if n != key)})" if found[1:] else "")
-    said += "".join(f"; left out {name}" for name in dropped)
-    made = None
+    summary = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in keys if n != key)})" if keys[1:] else "")
+    summary += "".join(f"; left out {name}" for name in ignored)
+    predictor = None
     if "predictor" in file:
         predictor_heads = predictor_heads or sizes.get("predictor_heads")
-        made = make_predictor(strip_wrappers(file["predictor"], path), encoder.config, path, predictor_heads)
-    if made is None and "predictor" in file:
-        said += "; left out its predictor (its width is not published, so its heads are not known)"
-    elif made is not None:
-        said += f"; with its {'action-conditioned' if isinstance(made, ActionPredictor) else 'masked'} predictor"
-    return Pretrained(encoder.eval(), made, said)
+        predictor = make_predictor(strip_wrappers(file["predictor"], path), encoder.config, path, predictor_heads)
+        kind = "action-conditioned" if isinstance(predictor, ActionPredictor) else "masked"
+        unknown = "; left out its predictor (its width is not published, so its heads are unknown)"
+        summary += unknown if predictor is None else f"; with its {kind} predictor"
+    return Pretrained(encoder.eval(), predictor, summary)
 
 
 def _read_state_dicts(path: Path) -> dict[str, Any]:
@@ -102,24 +105,24 @@ def _read_state_dicts(path: Path) -> dict[str, Any]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """What a file of torch.save holds, tensors and plain containers alone."""
+    """Content of a file of torch.save: tensors and plain containers alone."""
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
     if path.suffix == ".safetensors":
         raise CheckpointError(
             f"{path} is a safetensors file: give the directory that holds it and its config.json, as Hugging Face does"
         )
-    archive = zipfile.is_zipfile(path)
+    is_archive = zipfile.is_zipfile(path)
     with open(path, "rb") as file:
-        old = file.read(1) == PICKLE  # as torch.save wrote before 1.6, which cannot be mapped into memory
-    if not archive and not old:
+        is_pickle = file.read(1) == PICKLE  # written before torch 1.6; it cannot be mapped into memory
+    if not is_archive and not is_pickle:
         raise CheckpointError(f"{path} is no complete file of torch.save (a web page, or a download cut short?)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} needs code to be executed to be read, which is refused: ask its makers for a file of plain "
-            f"tensors ({get_first_line(error)})"
+            f"{path} needs code to be executed, which is refused: ask its authors for a file of plain tensors "
+            f"({get_first_line(error)})"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
@@ -128,7 +131,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def strip_wrappers(state: Any, source: Path) -> Weights:
-    """Names without what wrappers put before them (`module.`, `backbone.`), tensors as fp32."""
+    """State dict in fp32, with names without the prefixes of wrappers (`module.`, `backbone.`)."""
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
     out = {}
@@ -139,7 +142,7 @@ def strip_wrappers(state: Any, source: Path) -> Weights:
 
 
 def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
-    """State dict of an encoder, and the names that were left out since no rotary model needs them."""
+    """State dict of an encoder, and the names left out, which no rotary model needs."""
     weights = strip_wrappers(state, path)
     first = weights.get("patch_embed.proj.weight")
     if first is None or first.dim() != 5:
@@ -148,21 +151,20 @@ def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
             f"{path} holds {kind}, not a video encoder (its first names: {list_some(weights)}); image models of "
             "timm are read with encoder=timm timm.weights=FILE"
         )
-    dropped = [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
-    return weights, dropped
+    return weights, [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
 
 
 def make_encoder_config(
     weights: Weights, source: Path, image_px: int | None = None, heads: int | None = None
 ) -> EncoderConfig:
-    """Sizes of an encoder from the shapes of its weights. V-JEPA 2.1 is known by its norms of several levels."""
+    """Sizes of an encoder from the shapes of its weights; norms of several levels mark V-JEPA 2.1."""
     _require(weights, source, "patch_embed.proj.weight", HIDDEN)
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = _count_layers(weights, "blocks")
     modern = any(name.startswith("norms_block.") for name in weights)
     if heads is None and width not in ENCODER_HEADS:
         raise CheckpointError(
-            f"{source}: no released encoder is {width} wide, so its heads are not known: give heads= (pretrained.heads)"
+            f"{source}: no released encoder is {width} wide, so its heads are unknown: give heads= (pretrained.heads)"
         )
     return EncoderConfig(
         image_px=(image_px or 256,) * 2,
@@ -175,21 +177,21 @@ def make_encoder_config(
         stem=LinearStemConfig(images="patch_embed_img.proj.weight" in weights),
         pool=None,
         rope="interleaved" if modern else "tiled",
-        levels=encoder_levels(depth, _count_layers(weights, "norms_block")),
+        levels=space_released_levels(depth, _count_layers(weights, "norms_block")),
         positions_px=MODERN_PX if modern else None,
     )
 
 
-def encoder_levels(depth: int, count: int) -> tuple[int, ...]:
-    """Blocks that a released encoder of this depth reads through `count` norms of their own."""
+def space_released_levels(depth: int, count: int) -> tuple[int, ...]:
+    """Blocks whose outputs a released encoder of this depth reads through `count` norms."""
     return GIGANTIC_LEVELS if (depth, count) == (48, 4) else space_levels(depth, count) if count else ()
 
 
 def make_predictor(
     weights: Weights, encoder: EncoderConfig, source: Path, heads: int | None = None
 ) -> MaskedPredictor | ActionPredictor | None:
-    """The masked or the action-conditioned predictor that a state dict belongs to, with its weights; None where its
-    heads are neither given nor published for its width."""
+    """The masked or action-conditioned predictor of a state dict; None if its heads are neither given nor published
+    for its width."""
     _require(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
     width = weights["predictor_norm.weight"].shape[0]
     if heads is None and width not in PREDICTOR_HEADS:
@@ -201,28 +203,27 @@ def make_predictor(
         weights[PREDICTOR_HIDDEN].shape[0] / width,
         rope=encoder.rope,
     )
-    made: MaskedPredictor | ActionPredictor
+    predictor: MaskedPredictor | ActionPredictor
     if "action_encoder.weight" in weights:
-        # The released files always hold the map of the extrinsics, and were trained without them.
+        # Released files contain a map of the extrinsics that was not used in training.
         weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder.")}
         action_dim = weights["action_encoder.weight"].shape[1]
         state_dim = weights["state_encoder.weight"].shape[1] if "state_encoder.weight" in weights else 0
-        made = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, residual=False, state_dim=state_dim)
+        predictor = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, False, state_dim)
     else:
-        context = weights.get("predictor_proj_context.weight")  # V-JEPA 2.1, as several levels and the modalities
-        what = MaskedSizes(
+        shape = MaskedSizes(
             encoder.width,
             encoder.grid,
             _count_layers(weights, "mask_tokens"),
             len(weights["predictor_proj.weight"]),
-            max(1, len(encoder.levels)) if "predictor_embed.0.weight" in weights else 1,
-            0 if context is None else len(context),
-            "img_mod_embed" in weights,
-            encoder.familiar_grid,
+            levels=max(1, len(encoder.levels)) if "predictor_embed.0.weight" in weights else 1,  # the rest: V-JEPA 2.1
+            context_dim=len(weights.get("predictor_proj_context.weight", ())),
+            modalities="img_mod_embed" in weights,
+            familiar_grid=encoder.familiar_grid,
         )
-        made = MaskedPredictor(what, sizes)
-    load_weights(made, weights, f"{source} (predictor)")
-    return made.eval()
+        predictor = MaskedPredictor(shape, sizes)
+    load_weights(predictor, weights, f"{source} (predictor)")
+    return predictor.eval()
 
 
 def _load_encoder_weights(
@@ -231,13 +232,13 @@ def _load_encoder_weights(
     source: str,
     pixels: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
 ) -> None:
-    """Load strictly. pixels: mean and deviation of each channel in 0..255, ImageNet's unless the source says others."""
+    """Load strictly. pixels: mean and standard deviation of each channel in 0..255."""
     statistics = {"pixel_mean": torch.tensor(pixels[0]), "pixel_std": torch.tensor(pixels[1])}
     load_weights(encoder, {**weights, **statistics}, source)
 
 
 def _require(weights: Weights, source: Path, *names: str) -> None:
-    """Raise CheckpointError for a state dict without a name that its sizes are read from."""
+    """Raise CheckpointError for a state dict without one of these names."""
     missing = [name for name in names if name not in weights]
     if missing:
         raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({list_some(weights)})")
@@ -246,31 +247,16 @@ def _require(weights: Weights, source: Path, *names: str) -> None:
 def _load_huggingface(folder: Path) -> Pretrained:
     config = read_config(folder)
     encoder_weights, predictor_weights = from_huggingface(read_weights(folder), folder)
-    encoder = VideoEncoder(
-        EncoderConfig(
-            image_px=(config["crop_size"],) * 2,
-            patch_px=config["patch_size"],
-            tubelet=config["tubelet_size"],
-            width=config["hidden_size"],
-            depth=config["num_hidden_layers"],
-            heads=config["num_attention_heads"],
-            mlp_ratio=config["mlp_ratio"],
-            pool=None,
-            rope="tiled",
-        )
-    )
-    _load_encoder_weights(
-        encoder, encoder_weights, str(folder), read_pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    made = None
+    sizes = {name: config[key] for key, name in SIZE_KEYS.items()} | {"image_px": (config["crop_size"],) * 2}
+    encoder = VideoEncoder(EncoderConfig(**sizes, pool=None, rope="tiled"))
+    statistics = read_pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD)
+    _load_encoder_weights(encoder, encoder_weights, str(folder), statistics)
+    predictor = None
     if predictor_weights:
-        made = make_predictor(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
-    return Pretrained(encoder.eval(), made, f"{folder}: a Hugging Face VJEPA2 directory")
-
-
-# -- shapes and names --------------------------------------------------------------------------------------------
+        predictor = make_predictor(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
+    return Pretrained(encoder.eval(), predictor, f"{folder}: a Hugging Face VJEPA2 directory")
 
 
 def _count_layers(weights: Weights, stem: str) -> int:
-    """How many numbers follow `stem.` in the names."""
+    """Different numbers that follow `stem.` in the names."""
     return len({name.split(".")[1] for name in weights if name.startswith(f"{stem}.")})

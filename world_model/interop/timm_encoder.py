@@ -1,4 +1,4 @@
-"""Vision transformers of timm as frozen encoders, frame by frame; timm is slow to import, so only when one is made."""
+"""Vision transformers of timm as frozen encoders of single frames; timm is imported with the first one (slow)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from world_model.training.checkpoint import CheckpointError, get_first_line
 
 @dataclass(frozen=True)
 class TimmSizes(EncoderConfig):
-    """Sizes of a timm model, read off it. timm: its name."""
+    """Sizes of a timm model. timm: its name."""
 
     timm: str = ""
 
 
 def make_encoder(config: EncoderConfig, frame_px: tuple[int, int] | None = None) -> VideoEncoder:
-    """Our encoder, or a timm model, of these sizes and with random weights, for frames of that size."""
+    """Our encoder, or a timm model, of these sizes with random weights, for frames of frame_px."""
     if isinstance(config, TimmSizes):
         return TimmEncoder(config, _create_timm_model(config.timm, config.image_px), frame_px)
     return VideoEncoder(config, frame_px)
@@ -31,8 +31,7 @@ def make_encoder(config: EncoderConfig, frame_px: tuple[int, int] | None = None)
 class TimmEncoder(VideoEncoder):
     """A timm vision transformer as a frozen encoder of single frames (the setting of DINO-WM and jepa-wms).
 
-    Its tokens are those of its patches after its last norm; class and register tokens are left out. Its pixel
-    statistics are its own. It has no clips: stage 1 does not train it.
+    Tokens are those of patches after the last norm, without class and register tokens. It takes no clips.
     """
 
     config: TimmSizes
@@ -54,15 +53,15 @@ class TimmEncoder(VideoEncoder):
     def encode_levels(
         self, clip_BCTHW: Tensor, indices_BM: Tensor | None = None, blocks: Sequence[int] = ()
     ) -> list[Tensor]:
-        """It has no clips."""
+        """ValueError: it takes no clips."""
         raise ValueError(f"{self.config.timm} encodes single frames, not clips: it cannot be pretrained here")
 
 
 def make_timm_encoder(name: str, weights: str, image_px: tuple[int, int]) -> TimmEncoder:
     """A timm model by name, for pictures of that size.
 
-    weights: `hub` (downloaded by timm), `random`, or a local safetensors file or state dict of timm's names. Raises
-    CheckpointError for a name that is no vision transformer of timm, or weights that cannot be had.
+    weights: `hub` (downloaded by timm), `random`, or a local safetensors file or state dict with timm's names. Raises
+    CheckpointError for a name that is no vision transformer of timm, or weights that cannot be read.
     """
     model = _create_timm_model(name, image_px, weights)
     config = TimmSizes(

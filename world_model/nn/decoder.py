@@ -1,7 +1,7 @@
-"""The light pixel head of the pixel twin: features of a frame -> its normalised pixels.
+"""The light pixel head of the pixel baseline: features of a frame -> its normalised pixels.
 
-The mirror of the encoder's pool head and patch embedding, linear maps around one GELU, so that a pixel target adds
-little compute and no depth of its own (the linear unpatchify head of the controlled comparison).
+Linear maps around one GELU mirror the encoder's pool head and patch embedding, so that a pixel target adds little
+compute and no depth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PixelHeadConfig:
     channels: int = 32
     """channels of a patch before its pixels (>= 1)"""
     hidden: int = 512
-    """width of the hidden layer that spreads one embedding over all patches (>= 1)"""
+    """width of the hidden layer between one embedding and all patches (>= 1)"""
 
 
 class PixelHead(nn.Module):
@@ -34,8 +34,8 @@ class PixelHead(nn.Module):
         channels, hidden = config.channels, config.hidden
         self.expand: nn.Module
         if pooled:
-            spread = nn.Linear(hidden, encoder.num_patches * channels)
-            self.expand = nn.Sequential(nn.Linear(feature_dim, hidden), nn.GELU(), spread)
+            unpool = nn.Linear(hidden, encoder.num_patches * channels)
+            self.expand = nn.Sequential(nn.Linear(feature_dim, hidden), nn.GELU(), unpool)
         else:
             self.expand = nn.Linear(feature_dim, channels)
         self.paint = nn.Linear(channels, 3 * encoder.patch_px**2)
@@ -46,11 +46,5 @@ class PixelHead(nn.Module):
         if self.pooled:
             hidden = hidden.squeeze(-2).unflatten(-1, (self.encoder.num_patches, -1))
         (height, width), patch = self.encoder.grid, self.encoder.patch_px
-        return rearrange(
-            self.paint(F.gelu(hidden)),
-            "... (h w) (p q c) -> ... (h p) (w q) c",
-            h=height,
-            w=width,
-            p=patch,
-            q=patch,
-        )
+        axes = {"h": height, "w": width, "p": patch, "q": patch}
+        return rearrange(self.paint(F.gelu(hidden)), "... (h w) (p q c) -> ... (h p) (w q) c", **axes)

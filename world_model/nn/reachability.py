@@ -1,10 +1,9 @@
-"""Reachability: an embedding of frames in which distance counts the model steps from one to the other.
+"""Reachability: an embedding of frames whose distance counts the model steps between them.
 
-Learned on `train` from time differences alone, without actions: frames k steps apart in an episode should be about k
-apart in the embedding. Recorded behaviour wanders, so the time it took is more than the time that is needed; an
-expectile far below the median reads the shortest routes out of it, and the triangle inequality, which an embedding
-cannot break, joins them. Distance as a Hilbert norm is that of HILP (arXiv 2402.15567, eq. 3), the expectile that of
-IQL (arXiv 2110.06169, eq. 5); here by regression on recorded times, without a value function.
+It is learned on `train` from time differences alone, without actions: frames k steps apart in an episode should be k
+apart in the embedding. Recorded routes are detours, so an expectile far below the median estimates the shortest ones,
+and the triangle inequality, which holds in any embedding, joins them. The Hilbert norm as distance is HILP's (arXiv
+2402.15567, eq. 3), the expectile IQL's (arXiv 2110.06169, eq. 5), here fitted to recorded times.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# (generator, pairs) -> two frames' features [P, F] each, and how many model steps lie between them [P]; inf: other
-# episodes, which count as farther than any
+# (generator, pairs) -> features [P, F] of two frames each, and the model steps between them [P]; inf: other episodes
 PairSource = Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -88,13 +86,13 @@ def reach_loss(distance_P: Tensor, steps_P: Tensor, config: ReachConfig) -> Tens
     """Expectile regression of distances on recorded model steps; pairs at `far` or beyond need only be that far."""
     gap = steps_P.clamp_max(config.far) - distance_P
     gap = torch.where((steps_P >= config.far) & (gap < 0), 0.0, gap)
-    # A stranger may be near in truth: its push is weighed as a way that took longer than it had to.
+    # Frames of other episodes may be close in state, so their push has the small weight of detours.
     weight = torch.where(gap < 0, 1 - config.expectile, config.expectile)
     return (weight * gap.square()).mean() / config.far
 
 
 def fit_reach(head: ReachHead, pairs: PairSource, config: ReachConfig, seed: int) -> dict[str, float]:
-    """Train the head from its start, AdamW with a linear decay; its last loss, averaged over a tenth of the steps."""
+    """Train the head by AdamW with a linear decay; its loss, averaged over the last tenth of the steps."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, config.steps)
@@ -117,25 +115,25 @@ def make_pair_source(
 ) -> PairSource:
     """Pairs of frames of the same episode, 1 to 2 * far model steps apart, and of different ones.
 
-    episodes: first row in features_FD and number of frames of each. ValueError where all are shorter than a model step.
+    episodes: first row in features_FD and number of frames of each. ValueError if none is longer than a model step.
     """
     firsts = torch.tensor([first for first, count in episodes if count > frame_skip])
     counts = torch.tensor([count for _, count in episodes if count > frame_skip])
     if not len(firsts):
         raise ValueError(f"dynamics.reach: no episode of train is longer than one model step of {frame_skip}")
 
-    def draw(generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        which = torch.randint(len(firsts), (size,), generator=generator)
-        most = ((counts[which] - 1) // frame_skip).clamp_max(2 * config.far)
+    def sample(generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        episode = torch.randint(len(firsts), (size,), generator=generator)
+        most = ((counts[episode] - 1) // frame_skip).clamp_max(2 * config.far)
         steps = 1 + (torch.rand(size, generator=generator) * most).long().clamp_max(most - 1)
-        room = counts[which] - steps * frame_skip
-        start = firsts[which] + (torch.rand(size, generator=generator) * room).long()
+        room = counts[episode] - steps * frame_skip
+        start = firsts[episode] + (torch.rand(size, generator=generator) * room).long()
         end, steps_P = start + steps * frame_skip, steps.float()
         others = round(config.other_episodes * size) if len(firsts) > 1 else 0
         if others:
             end[:others] = end[:others].roll(1)
-            same = which[:others] == which[:others].roll(1)
+            same = episode[:others] == episode[:others].roll(1)
             steps_P[:others] = torch.where(same, (end - start)[:others].abs() / frame_skip, torch.inf)
         return features_FD[start], features_FD[end], steps_P.to(features_FD.device)
 
-    return draw
+    return sample

@@ -1,9 +1,8 @@
-"""How the robot's state goes on while a plan is imagined: by arithmetic, or as a small network learned it.
+"""Proprioception along an imagined path: integrated, or predicted by a small network.
 
-A state (proprioception) is known at observed frames alone. `PoseIntegration` adds up pose actions as V-JEPA 2-AC does
-(arXiv 2506.09985, section 3.2); `StatePredictor` learns how actions change a state that no formula gives (joint
-angles and velocities under torques). Training uses the same rule as planning, so that a predictor never sees states
-while it is trained that it cannot have when it plans.
+The robot's state is known at observed frames alone. `PoseIntegration` adds up pose actions as V-JEPA 2-AC does (arXiv
+2506.09985, section 3.2); `StatePredictor` learns how actions change a state without a formula (joint angles and
+velocities under torques). Training uses the same rule as planning, so that both see the same states.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class StatePath(nn.Module):
         return (states - self.state_mean) / self.state_std
 
     def read(self, proprio_BTQ: Tensor | None, frames_BT: Tensor) -> Tensor:
-        """Normalised states [B, T, Q] at frames [B, T, ...]; ValueError where they are not given."""
+        """Normalised states [B, T, Q] at frames [B, T, ...]; ValueError without recorded states."""
         if proprio_BTQ is None:
             raise ValueError(
                 "this model was trained with the robot's state (dynamics.proprio_model): give it beside the frames"
@@ -65,18 +64,18 @@ class StatePath(nn.Module):
         return torch.stack(path, 2)
 
     def compute_losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
-        """What trains the rule on recorded, normalised states, by name; empty where nothing is learned."""
+        """Losses of the rule on recorded, normalised states, by name; empty if it has no parameters."""
         return {}
 
 
 class NoStates(StatePath):
-    """A model of images alone: states of no numbers."""
+    """A model of images alone: states of size 0."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)  # no statistics
 
     def read(self, proprio_BTQ: Tensor | None, frames_BT: Tensor) -> Tensor:
-        """States [B, T, 0]; recorded ones are not looked at."""
+        """States [B, T, 0]; recorded ones are ignored."""
         return torch.zeros(*frames_BT.shape[:2], 0, device=frames_BT.device)
 
     def set_statistics(self, states_FQ: Tensor) -> None:
@@ -92,8 +91,8 @@ class PoseIntegration(StatePath):
     def __init__(self, state_dim: int, action_dim: int) -> None:
         if (state_dim, action_dim) != (POSE_SIZE, POSE_SIZE):
             raise ValueError(
-                f"dynamics.proprio_model=integrate adds pose actions of size {POSE_SIZE} to poses of that size; here "
-                f"states have {state_dim} numbers and actions {action_dim}: use predicted"
+                f"dynamics.proprio_model=integrate needs poses and pose actions of size {POSE_SIZE}; here states have "
+                f"size {state_dim} and actions {action_dim}: use predicted"
             )
         super().__init__(state_dim)
 
@@ -105,7 +104,7 @@ class PoseIntegration(StatePath):
 
 
 class StatePredictor(StatePath):
-    """A network for the change of a state under an action block, learned beside the dynamics by squared error."""
+    """A network for the change of a state under an action block, trained with the dynamics by squared error."""
 
     action_mid: Tensor
     action_half: Tensor
@@ -131,7 +130,7 @@ class StatePredictor(StatePath):
 
 
 def make_states(model: ProprioModel, state_dim: int, action_dim: int, mid: Tensor, half: Tensor) -> StatePath:
-    """How states of so many numbers go on under actions; mid, half: middle and half range of an action block."""
+    """The rule for states of this size; mid, half: middle and half range of an action block."""
     if model == "none":
         return NoStates()
     return PoseIntegration(state_dim, action_dim) if model == "integrate" else StatePredictor(state_dim, mid, half)

@@ -1,9 +1,9 @@
-"""Stems: what makes tokens of pixels, a linear map of each patch, or overlapping 3 x 3 convolutions.
+"""Stems, from pixels to tokens: a linear map of each patch, or overlapping 3 x 3 convolutions.
 
-A linear map has to learn what a small thing looks like anew for every place it may have within a patch; a
-convolution shares that. "Early convolutions help transformers see better" (Xiao et al., arXiv 2106.14881) replace it
-by a few convolutions of stride 2 that double the channels, each normed, and a last linear map. Neighbouring patches
-overlap, so this stem is for objectives that hide whole frames, not patches.
+A linear map learns a small object separately for every position within a patch; convolutions share weights. The
+convolutional stem ("Early convolutions help transformers see better", Xiao et al., arXiv 2106.14881) has convolutions
+of stride 2 that double the channels, each normed, and a last linear map. Neighbouring patches overlap, so it suits
+objectives that hide full frames, not patches.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class PatchEmbed(nn.Module):
         return F.linear(cut, self.proj.weight.flatten(1), self.proj.bias)
 
     def embed_frame(self, frame_BCHW: Tensor) -> Tensor:
-        """The same for a frame repeated to one tubelet, without repeating it: the kernel is summed over time."""
+        """Tokens of a frame repeated to one tubelet, without repeating it: the kernel is summed over time."""
         _, p, q = self.proj.kernel_size
         cut = rearrange(frame_BCHW, "b c (H p) (W q) -> b (H W) (c p q)", p=p, q=q)
         return F.linear(cut, self.proj.weight.sum(2).flatten(1), self.proj.bias)
 
 
 class Halvings(nn.Module):
-    """3 x 3 convolutions of stride 2, each normed over channels and places, GELU: [B, 3, H, W] -> [B, C, h, w].
+    """3 x 3 convolutions of stride 2 (the last: last_stride), GroupNorm and GELU: [B, 3, H, W] -> [B, C, h, w].
 
-    channels: of every convolution's output. last_stride: 1 leaves the last one's output as large as its input.
+    channels: of every convolution's output.
     """
 
     def __init__(self, channels: Sequence[int], last_stride: int = 2) -> None:
@@ -60,21 +60,22 @@ class Halvings(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(1, b) for b in channels)
 
     def init_weights(self) -> None:
-        """torch's own, by fan in: the transformer's 0.02 would start outputs far below those of a patch of pixels."""
+        """torch's default, by fan in: the transformer's 0.02 would give far smaller outputs than a linear patch."""
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv2d)
             convolution.reset_parameters()
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
-        pictures_BCHW = pictures_BCHW.contiguous(memory_format=torch.channels_last)  # what CPUs compute sooner
+        pictures_BCHW = pictures_BCHW.contiguous(memory_format=torch.channels_last)  # faster on CPUs
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             pictures_BCHW = F.gelu(norm(convolution(pictures_BCHW)))
         return pictures_BCHW
 
 
 class ConvStem(nn.Module):
-    """log2(patch) convolutions that halve a picture, then all frames of a tubelet side by side -> one token. Same
-    interface as PatchEmbed. patch_px: a power of two from 2 on.
+    """log2(patch) halving convolutions, then all frames of a tubelet side by side -> one token. Interface: PatchEmbed.
+
+    patch_px: a power of two (>= 2).
     """
 
     def __init__(self, patch_px: int, tubelet: int, width: int) -> None:
@@ -98,7 +99,7 @@ class ConvStem(nn.Module):
         return self.proj(cut if indices_BM is None else gather_tokens(cut, indices_BM))
 
     def embed_frame(self, frame_BCHW: Tensor) -> Tensor:
-        """The same for a frame repeated to one tubelet, which passes the convolutions once."""
+        """Tokens of a frame repeated to one tubelet, which passes the convolutions once."""
         weight = rearrange(self.proj.weight, "d (t c) -> d t c", t=self.tubelet).sum(1)
         return F.linear(rearrange(self.halvings(frame_BCHW), "b c h w -> b (h w) c"), weight, self.proj.bias)
 
@@ -108,10 +109,10 @@ class LinearStemConfig:
     """A linear map of each tubelet."""
 
     kind: Literal["linear"] = "linear"
-    """what makes tokens of pixels: linear (a linear map of each patch) or conv (reads small things sooner)"""
+    """stem: linear (a linear map of each patch) or conv (convolutions, which learn small objects sooner)"""
     images: bool = False
-    """whether single frames have a patch embedding of their own, and images and videos a learned embedding (V-JEPA
-    2.1); else a single frame is repeated to one tubelet"""
+    """patch embedding of single frames, and learned embeddings of images and videos (V-JEPA 2.1); false: single frames
+    are repeated to one tubelet"""
 
     def check(self, patch_px: int) -> None:
         """A patch may have any size."""
@@ -126,14 +127,14 @@ class ConvStemConfig:
     """Convolutions that halve the picture until a patch is one pixel."""
 
     kind: Literal["conv"] = "conv"
-    """what makes tokens of pixels: linear (a linear map of each patch) or conv (reads small things sooner)"""
+    """stem: linear (a linear map of each patch) or conv (convolutions, which learn small objects sooner)"""
 
     images: ClassVar[bool] = False
 
     def check(self, patch_px: int) -> None:
-        """ValueError where a patch cannot be halved to one pixel."""
+        """Raise ValueError for a patch that cannot be halved to one pixel."""
         if patch_px < 2 or patch_px & (patch_px - 1):
-            raise ValueError(f"encoder.stem.kind=conv halves a patch: patch_px={patch_px} is no power of two")
+            raise ValueError(f"encoder.stem.kind=conv halves a patch: patch_px={patch_px} is not a power of two")
 
     def make(self, patch_px: int, tubelet: int, width: int) -> ConvStem:
         """The stem of these sizes."""

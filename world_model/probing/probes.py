@@ -1,7 +1,7 @@
-"""What frozen features hold, and whether they are collapsing. Reads the truth; no training step ever does.
+"""Probes of frozen features, and warnings of their collapse. Only probes read the true state, never training.
 
 `near_pair_correlation`, the rank correlation of feature distance with the task's true distance over pairs that are
-close, predicted planning success best at small scale. These numbers may choose a recipe on `val`, never a checkpoint.
+close, predicted planning success best at small scale. They may choose a recipe on `val`, never a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from world_model.encoder import VideoEncoder
 TruthDistance = Callable[[Tensor, Tensor], Tensor]
 RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 PAIR_CHUNK = 1024  # pairs compared at once
-FEW_PAIRS = 10  # too few for a rank correlation
-NEAREST = 0.02  # share of the pairs that count as near where no more than these few are
+FEW_PAIRS = 10  # least number of pairs for a rank correlation
+NEAREST = 0.02  # share of the pairs that count as near if fewer than FEW_PAIRS are
 
 
 def measure_spread(features_ND: Tensor) -> dict[str, float]:
@@ -35,24 +35,23 @@ def measure_spread(features_ND: Tensor) -> dict[str, float]:
 
 
 def make_random_encoder(encoder: VideoEncoder, seed: int) -> VideoEncoder:
-    """An encoder of the same sizes and pixel statistics that never learned anything, on the same device."""
+    """An untrained encoder with the same sizes, pixel statistics and device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = VideoEncoder(encoder.config)
-    made.set_pixel_statistics(encoder.pixel_mean.cpu(), encoder.pixel_std.cpu())
-    return made.to(encoder.pixel_mean.device).eval()
+        random = VideoEncoder(encoder.config)
+    random.set_pixel_statistics(encoder.pixel_mean.cpu(), encoder.pixel_std.cpu())
+    return random.to(encoder.pixel_mean.device).eval()
 
 
-COLLAPSED = 0.05  # spread, as a share of the first, below which features say nothing
-NARROWED = 0.4  # effective rank, as a share of its best while training, that is warned of
+COLLAPSED = 0.05  # spread, as a share of the first, below which features are collapsed
+NARROWED = 0.4  # effective rank, as a share of its best in training, below which a warning is due
 
 
 def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
-    """One sentence where features collapse, wholly or in part; None where they do not.
+    """One sentence if features collapse, wholly or in part; None otherwise.
 
-    evaluations: results of `measure_spread` with the loss `prediction`, oldest first, the first before training. Loss
-    alone does not tell: it falls while features collapse. Wholly: all samples look alike. In part: the effective rank
-    falls well below its best since training began while the loss falls, too.
+    evaluations: results of `measure_spread` with the loss `prediction`, oldest first, the first before training. The
+    loss alone does not show collapse: it falls. In part: effective rank and loss both fall well below their best.
     """
     if len(evaluations) < 2:
         return None
@@ -75,8 +74,8 @@ def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
 
 
 def reduce_dimensions(features_ND: Tensor) -> Tensor:
-    """The features, centred and in double; wider than N, rotated into the N directions they vary in (distances and
-    ridges are the same in any rotation)."""
+    """The features, centred, in double; if wider than N, rotated into their N directions of variance, which changes
+    neither distances nor ridge regressions."""
     x = (features_ND - features_ND.mean(0)).double()
     if x.shape[1] <= len(x):
         return x
@@ -84,37 +83,47 @@ def reduce_dimensions(features_ND: Tensor) -> Tensor:
     return directions * power.clamp_min(0).sqrt()
 
 
-def solve_ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
-    """Weights [D + 1, P] of a ridge regression; strength is relative to the mean feature power."""
-    gram = features.T @ features
-    solve_ridge = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + solve_ridge, features.T @ targets)
+def r2(predicted_NP: Tensor, values_NP: Tensor) -> Tensor:
+    """Share of variance explained [P]."""
+    error, power = (predicted_NP - values_NP).square().mean(0), values_NP.var(0, unbiased=False)
+    return 1 - error / power.clamp_min(1e-12)
+
+
+def fit_ridge(
+    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], score: Callable[[Tensor, Tensor], Tensor] = r2
+) -> tuple[float, Tensor, float]:
+    """Strength, weights [D, P] and validation score of the best ridge regression of RIDGE_STRENGTHS.
+
+    train, val: features [N, D] and targets [N, P]. A strength is relative to the mean power of a feature.
+    """
+    x, y = train
+    gram, results = x.T @ x, []
+    for strength in RIDGE_STRENGTHS:
+        penalty = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        weights = torch.linalg.solve(gram + penalty, x.T @ y)
+        results.append((strength, weights, score(val[0] @ weights, val[1]).mean().item()))
+    return max(results, key=lambda result: result[2])
 
 
 def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float:
-    """Mean R2 of a linear probe on samples of held-out groups (episodes).
+    """Mean R2 of a linear probe on held-out groups (episodes); NaN for fewer than four.
 
     Groups are dealt into four: two fit the ridge, one chooses its strength, the last one is reported.
     """
     _, index = groups_N.unique(return_inverse=True)
-    part = index % 4
+    fold = index % 4
     x = reduce_dimensions(features_ND)
     x = torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype) * x.square().mean().sqrt().clamp_min(1e-12)), 1)
     y = targets_NP.double()
-    fit, choose, report = part < 2, part == 2, part == 3
-    if not (choose.any() and report.any()):
-        return float("nan")  # fewer than four episodes: nothing is held out
-
-    def r2(weights: Tensor, rows: Tensor) -> float:
-        error = (x[rows] @ weights - y[rows]).square().mean(0)
-        return (1 - error / y[rows].var(0, unbiased=False).clamp_min(1e-12)).mean().item()
-
-    candidates = [solve_ridge(x[fit], y[fit], strength) for strength in RIDGE_STRENGTHS]
-    return r2(max(candidates, key=lambda weights: r2(weights, choose)), report)
+    train, val, test = fold < 2, fold == 2, fold == 3
+    if not (val.any() and test.any()):
+        return float("nan")
+    _, weights, _ = fit_ridge((x[train], y[train]), (x[val], y[val]))
+    return r2(x[test] @ weights, y[test]).mean().item()
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two vectors, ties sharing their mean rank; NaN where either is constant."""
+    """Spearman's rank correlation of two vectors, with mean ranks for ties; NaN if either is constant."""
     from scipy.stats import rankdata  # slow to import
 
     ranks = torch.from_numpy(rankdata(torch.stack((a.double(), b.double())).cpu().numpy(), axis=1))
@@ -130,17 +139,17 @@ def near_pair_correlation(
     num_pairs: int = 40_000,
     seed: int = 0,
 ) -> float:
-    """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`.
+    """Rank correlation of feature distance (L2) with true distance, over random pairs closer than `near`, or over the
+    nearest 2 % if hardly any are.
 
-    Where hardly any are (poses of many numbers), the nearest 2 % of the pairs count. scenes_N: pairs are drawn within a
-    scene; distance says nothing between scenes with doors in other places.
+    scenes_N: pairs are drawn within a scene, since scenes differ in more than state (positions of doors).
     """
     generator = torch.Generator().manual_seed(seed)
     first, draw = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
     scenes = torch.zeros(len(features_ND)) if scenes_N is None else scenes_N
     _, scene, sizes = scenes.unique(return_inverse=True, return_counts=True)
-    begins, mine = sizes.cumsum(0) - sizes, scene[first]
-    second = scene.argsort(stable=True)[begins[mine] + draw % sizes[mine]]
+    starts, group = sizes.cumsum(0) - sizes, scene[first]
+    second = scene.argsort(stable=True)[starts[group] + draw % sizes[group]]
     true = distance(truth_NL[first], truth_NL[second])
     other = first != second
     close = (true < near) & other
@@ -150,5 +159,5 @@ def near_pair_correlation(
         return float("nan")
     x = reduce_dimensions(features_ND)
     chunks = zip(first[close].split(PAIR_CHUNK), second[close].split(PAIR_CHUNK), strict=True)
-    apart = torch.cat([(x[a] - x[b]).norm(dim=-1) for a, b in chunks])
-    return rank_correlation(apart, true[close])
+    distances = torch.cat([(x[a] - x[b]).norm(dim=-1) for a, b in chunks])
+    return rank_correlation(distances, true[close])

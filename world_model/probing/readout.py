@@ -1,9 +1,9 @@
-"""Readouts: what small networks can read from frozen features, as V-JEPA 2 evaluates them.
+"""Readouts: small networks on frozen features, as V-JEPA 2 evaluates them.
 
 Three kinds, from tokens of a window [B, T, N, D] to values [B, P]: `ridge` (closed form, all tokens side by side),
-`linear` (of the mean token of each frame) and `attentive` (a learned query over all tokens,
-`world_model.probing.attentive`). The trained kinds are fitted with several learning rates and weight decays at once, on
-the same batches; the best on `val` is the one that is reported on `test` (arXiv 2506.09985, appendix D).
+`linear` (mean token of each frame) and `attentive` (a learned query over all tokens, `world_model.probing.attentive`).
+The trained kinds run with several learning rates and weight decays on the same batches; the best on `val` is reported
+on `test` (arXiv 2506.09985, appendix D).
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.probing.attentive import PROBE_NORM_EPS, AttentiveProbe, AttentiveProbeConfig
-from world_model.probing.probes import RIDGE_STRENGTHS, solve_ridge
+from world_model.probing.probes import fit_ridge, r2
 
 KINDS = ("ridge", "linear", "attentive")
-EVALUATE_CHUNK = 256  # windows read at once
+EVALUATE_CHUNK = 256  # windows per forward pass
 
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """How readouts are fitted. lrs and weight_decays: every pair is trained. depth and heads: of the attentive one (the
-    reference: 4 and 16; as many heads as the width allows)."""
+    """Training of readouts."""
 
     kinds: tuple[str, ...] = ("ridge", "linear", "attentive")
     """readouts: ridge (closed form), linear (of mean tokens), attentive (4 blocks)"""
     steps: int = 400
-    """training steps of linear and attentive"""
+    """training steps of linear and attentive (>= 1)"""
     batch_size: int = 64
-    """windows a step"""
+    """windows per training step (>= 1)"""
     lrs: tuple[float, ...] = (0.003, 0.001, 0.0003)
-    """learning rates, all trained at once"""
+    """initial learning rates, all trained on the same batches (> 0)"""
     weight_decays: tuple[float, ...] = (0.01,)
-    """weight decays, each with each learning rate"""
+    """weight decays, each with each learning rate (>= 0)"""
     depth: int = 4
-    """blocks of the attentive one, the one that queries included"""
+    """blocks of the attentive readout, with the cross-attention block (>= 1; V-JEPA 2: 4)"""
     heads: int = 16
-    """its attention heads, as many as the features' width allows"""
+    """attention heads of the attentive readout, at most (a divisor of the width is used)"""
 
     def __post_init__(self) -> None:
         strange = [kind for kind in self.kinds if kind not in KINDS]
@@ -76,7 +75,7 @@ class LinearReadout(nn.Module):
 
 
 class AttentiveReadout(nn.Module):
-    """The attentive probe over the tokens of all frames, which are told their time by sines and cosines."""
+    """The attentive probe over the tokens of all frames, with a sinusoidal code of time added."""
 
     def __init__(self, config: AttentiveProbeConfig) -> None:
         super().__init__()
@@ -87,59 +86,53 @@ class AttentiveReadout(nn.Module):
 
 
 def make_time_code(frames: int, width: int) -> Tensor:
-    """Sines and cosines [T, 1, D] of the frame's number, base 10000."""
+    """Sines and cosines [T, 1, D] of the frame index, base 10000."""
     frequencies = 10000 ** (-torch.arange((width + 1) // 2) / max(1, width // 2))
     angles = torch.arange(frames)[:, None] * frequencies
     return torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, None, :width]
 
 
-def r2(predicted_NP: Tensor, values_NP: Tensor) -> Tensor:
+def score_r2(predicted_NP: Tensor, values_NP: Tensor) -> Tensor:
     """Share of variance explained [P]; 0 for a value that does not vary."""
-    power = values_NP.var(0, unbiased=False)
-    explained = 1 - (predicted_NP - values_NP).square().mean(0) / power.clamp_min(1e-12)
-    return torch.where(power > 1e-10, explained, torch.zeros_like(explained))
+    return r2(predicted_NP, values_NP).where(values_NP.var(0, unbiased=False) > 1e-10, 0.0)
 
 
 def fit_readouts(
     splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device: torch.device
 ) -> dict[str, Any]:
-    """Every kind's R2 [P] on `test`, and what was chosen on `val`; splits: train, val and test."""
+    """R2 [P] of every kind on `test`, and the hyperparameters chosen on `val`; splits: train, val and test."""
     train = splits["train"]
     mean, std = train.values.mean(0), train.values.std(0).clamp_min(1e-6)
     scaled = {name: Samples(part.tokens, (part.values - mean) / std) for name, part in splits.items()}
-    found = {}
+    results = {}
     for kind in config.kinds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            found[kind] = _fit_ridge(scaled) if kind == "ridge" else _train_readouts(kind, scaled, config, seed, device)
-    return found
+            results[kind] = (
+                _fit_ridge(scaled) if kind == "ridge" else _train_readouts(kind, scaled, config, seed, device)
+            )
+    return results
 
 
 def _fit_ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
-    """The ridge whose strength is best on val. Wider than there are samples, it works in the samples' own span."""
+    """The ridge regression that is best on `val`; for features wider than samples, in the span of the samples."""
     train = splits["train"].tokens.flatten(1).double()
     mean = train.mean(0)
     train = train - mean
     basis = None
     if train.shape[1] > len(train):
-        power, sides = torch.linalg.eigh(train @ train.T)
-        basis = train.T @ (sides / power.clamp_min(1e-12).sqrt())
+        power, directions = torch.linalg.eigh(train @ train.T)
+        basis = train.T @ (directions / power.clamp_min(1e-12).sqrt())
 
-    def rows(part: Samples) -> Tensor:
+    def read(part: Samples) -> tuple[Tensor, Tensor]:
         x = part.tokens.flatten(1).double() - mean
         x = x if basis is None else x @ basis
-        return torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype)), 1)
+        return torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype)), 1), part.values.double()
 
-    x = {name: rows(part) for name, part in splits.items()}
-    y = {name: part.values.double() for name, part in splits.items()}
-    candidates = {strength: solve_ridge(x["train"], y["train"], strength) for strength in RIDGE_STRENGTHS}
-    scores = {strength: r2(x["val"] @ weights, y["val"]).mean().item() for strength, weights in candidates.items()}
-    best = max(scores, key=lambda strength: scores[strength])
-    return {
-        "r2": r2(x["test"] @ candidates[best], y["test"]).tolist(),
-        "val": scores[best],
-        "chosen": {"strength": best},
-    }
+    data = {name: read(part) for name, part in splits.items()}
+    strength, weights, score = fit_ridge(data["train"], data["val"], score_r2)
+    x, y = data["test"]
+    return {"r2": score_r2(x @ weights, y).tolist(), "val": score, "hyperparameters": {"strength": strength}}
 
 
 def _train_readouts(
@@ -159,21 +152,22 @@ def _train_readouts(
     ]
     generator = torch.Generator().manual_seed(seed)
     for step in range(config.steps):
-        chosen = torch.randint(len(train.tokens), (config.batch_size,), generator=generator)
-        tokens, values = train.tokens[chosen].float().to(device), train.values[chosen].float().to(device)
+        rows = torch.randint(len(train.tokens), (config.batch_size,), generator=generator)
+        tokens, values = train.tokens[rows].float().to(device), train.values[rows].float().to(device)
         for readout, optimizer, (lr, _) in zip(readouts, optimizers, grid, strict=True):
             optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             optimizer.zero_grad(set_to_none=True)
             F.mse_loss(readout(tokens), values).backward()
             optimizer.step()
     scores = [
-        r2(_predict_values(readout, splits["val"], device), splits["val"].values).mean().item() for readout in readouts
+        score_r2(_predict_values(readout, splits["val"], device), splits["val"].values).mean().item()
+        for readout in readouts
     ]
     best = max(range(len(grid)), key=lambda number: scores[number])
     return {
-        "r2": r2(_predict_values(readouts[best], splits["test"], device), splits["test"].values).tolist(),
+        "r2": score_r2(_predict_values(readouts[best], splits["test"], device), splits["test"].values).tolist(),
         "val": scores[best],
-        "chosen": {"lr": grid[best][0], "weight_decay": grid[best][1]},
+        "hyperparameters": {"lr": grid[best][0], "weight_decay": grid[best][1]},
     }
 
 

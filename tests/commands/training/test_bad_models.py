@@ -130,9 +130,9 @@ CASES = {
     "a run of another size": (run_of_another_size, "is (60, 3, 2, 8, 8), not (48, 3, 2, 8, 8)"),
     "a directory of another model": (edited_directory(model_type="videomae"), "'videomae'"),
     "a directory without a kind": (edited_directory(model_type=None), "config.json has no model_type"),
-    "a directory without sizes": (edited_directory(crop_size=None), "does not say crop_size"),
+    "a directory without sizes": (edited_directory(crop_size=None), "has no crop_size"),
     "a directory of another size": (edited_directory(hidden_size=96), "does not fit this model"),
-    "a directory of other tensors": (other_tensors, "names not known here: language_model.embed"),
+    "a directory of other tensors": (other_tensors, "unknown names: language_model.embed"),
 }
 
 

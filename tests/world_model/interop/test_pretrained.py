@@ -50,7 +50,7 @@ def test_an_official_file_gives_the_teacher_unless_told_otherwise(tmp_path, mode
     official_file(tmp_path / "v.pt", *models)
     found = load_pretrained(tmp_path / "v.pt", **HEADS)
     assert found.encoder.config == SIZES and same(found.encoder, models[0]) and same(found.predictor, models[1])
-    assert "took target_encoder (it also has encoder)" in found.said
+    assert "took target_encoder (it also has encoder)" in found.summary
     torch.testing.assert_close(found.encoder.pixel_mean, torch.tensor(IMAGENET_MEAN))
     student = load_pretrained(tmp_path / "v.pt", key="encoder", **HEADS)
     torch.testing.assert_close(student.encoder.norm.bias, models[0].norm.bias + 1)
@@ -70,7 +70,7 @@ def test_an_official_action_conditioned_file_loads_with_its_unused_map(tmp_path,
 def test_a_stray_position_embedding_is_left_out_and_said(tmp_path, models):
     weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
     torch.save({"target_encoder": {**weights, "pos_embed": torch.zeros(1, 64, 48)}}, tmp_path / "v.pt")
-    assert "left out pos_embed" in load_pretrained(tmp_path / "v.pt", **HEADS).said
+    assert "left out pos_embed" in load_pretrained(tmp_path / "v.pt", **HEADS).summary
 
 
 def test_round_trips_through_both_namings_are_exact(tmp_path, models):
@@ -127,7 +127,7 @@ def test_sizes_and_levels_of_a_newer_file_are_read_from_its_shapes(tmp_path):
     weights = {f"module.{k}": v for k, v in encoder.state_dict().items() if not k.startswith("pixel_")}
     torch.save({"ema_encoder": weights}, tmp_path / "new.pt")
     found = load_pretrained(tmp_path / "new.pt", **HEADS)
-    assert found.encoder.config == config and same(found.encoder, encoder) and "took ema_encoder" in found.said
+    assert found.encoder.config == config and same(found.encoder, encoder) and "took ema_encoder" in found.summary
 
 
 class Code:
@@ -200,7 +200,7 @@ def test_a_width_that_no_release_has_asks_for_heads(tmp_path, models):
     with pytest.raises(CheckpointError, match="48 wide.*give heads="):
         load_pretrained(tmp_path / "odd.pt", image_px=32)
     found = load_pretrained(tmp_path / "odd.pt", image_px=32, heads=3)
-    assert found.predictor is None and "left out its predictor" in found.said
+    assert found.predictor is None and "left out its predictor" in found.summary
 
 
 def test_a_directory_of_another_model_is_refused(tmp_path):

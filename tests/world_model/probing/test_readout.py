@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.probing.readout import KINDS, ReadoutConfig, Samples, fit_readouts, make_time_code, r2
+from world_model.probing.readout import KINDS, ReadoutConfig, Samples, fit_readouts, make_time_code
 
 CONFIG = ReadoutConfig(steps=150, batch_size=32, lrs=(3e-3, 1e-8), depth=2, heads=2)
 
@@ -37,7 +37,7 @@ def test_every_kind_reads_a_value_that_is_there(found, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_of_several_learning_rates_the_best_on_val_is_kept(found, kind):
-    assert found[kind]["chosen"]["lr"] == 3e-3  # 1e-8 learns nothing
+    assert found[kind]["hyperparameters"]["lr"] == 3e-3  # 1e-8 learns nothing
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_features_wider_than_samples_have_the_same_ridge_as_in_full():
 
 def test_r2_is_one_minus_error_over_variance_and_zero_where_nothing_varies():
     values = torch.tensor([[0.0, 7.0], [2.0, 7.0]])
-    assert r2(torch.tensor([[0.5, 7.0], [1.5, 7.0]]), values).tolist() == [0.75, 0.0]
+    assert score_r2(torch.tensor([[0.5, 7.0], [1.5, 7.0]]), values).tolist() == [0.75, 0.0]
 
 
 def test_times_have_different_codes():
