@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.probing.readout import KINDS, ReadoutConfig, Samples, fit_readouts, make_time_code
+from world_model.probing.readout import KINDS, ReadoutConfig, Samples, fit_readouts, make_time_code, score_r2
 
 CONFIG = ReadoutConfig(steps=150, batch_size=32, lrs=(3e-3, 1e-8), depth=2, heads=2)
 
