@@ -16,14 +16,18 @@ An npz is a zip of npy files. Sets are many gigabytes, so pictures are streamed:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 
 from data.formats import dataset
 from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names
-from data.formats.npz import NpyStream, load_array, read_headers, write_npz
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
 from data.video import Pictures, View
@@ -32,8 +36,68 @@ IMAGES = "observations"
 VAL = "-val"  # ends the name of a file of validation episodes
 STATE = ("qpos", "qvel")
 NEEDED = (IMAGES, "actions", "terminals")
+BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)  # errors of a damaged zip
 # Arrays of our exports, with an entry an episode.
 NUMBER, SPLIT, SEED, FACTORS = EXPORTED = ("episode_number", "episode_split", "episode_seed", "episode_factors")
+
+
+class Header(NamedTuple):
+    """Of an npy file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@contextmanager
+def _open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
+    with dataset.explain_damage(file, "npz", *BROKEN), zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def read_headers(file: Path) -> dict[str, Header]:
+    """Shape and dtype of each array, without reading one."""
+    headers = {}
+    with _open_zip(file) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                headers[name.removesuffix(".npy")] = _read_header(member, file)
+    return headers
+
+
+def load_array(file: Path, name: str) -> Array:
+    with _open_zip(file) as archive, archive.open(f"{name}.npy") as member:
+        return np.asarray(npy.read_array(member, allow_pickle=False))
+
+
+class NpyStream:
+    """Rows of an array, an episode's at a time. Forward is quick; going back decompresses from the start."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self.file = file
+        with _open_zip(file) as archive:
+            self._member = archive.open(f"{name}.npy")
+            (_, *self._row), self._dtype = _read_header(self._member, file)
+        self._first = self._member.tell()
+        self._row_bytes = int(np.prod(self._row)) * self._dtype.itemsize
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows [start, stop)."""
+        with dataset.explain_damage(self.file, "npz", *BROKEN):
+            self._member.seek(self._first + start * self._row_bytes)
+            raw = self._member.read((stop - start) * self._row_bytes)
+        return np.frombuffer(raw, self._dtype).reshape(stop - start, *self._row)
+
+
+def _read_header(member: IO[bytes], file: Path) -> Header:
+    try:
+        version = npy.read_magic(member)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, by_columns, dtype = read(member)
+    except ValueError as error:
+        raise ExternalError(f"{file} holds something that is no npy array ({error})") from error
+    if by_columns and len(shape) > 1 or dtype.hasobject:
+        raise ExternalError(f"{file} holds Python objects, or an array stored by columns: save it again with np.savez")
+    return Header(shape, dtype)
 
 
 class OGBench(dataset.ExternalDataSet):
@@ -123,6 +187,20 @@ def _parse_name(file: Path) -> str:
     stem = file.stem.removesuffix(VAL)
     head, _, part = stem.rpartition("-")
     return head if head and part.isdigit() else stem
+
+
+def write_npz(
+    file: Path, arrays: Mapping[str, Array], large: str, shape: tuple[int, ...], pieces: Iterable[Array]
+) -> None:
+    """A compressed npz of small arrays and of one large uint8 array of that shape, which comes in pieces."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
+        with archive.open(f"{large}.npy", "w", force_zip64=True) as member:
+            npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for piece in pieces:
+                member.write(np.ascontiguousarray(piece, np.uint8).tobytes())
 
 
 def derive_val_path(path: Path) -> Path:
