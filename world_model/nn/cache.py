@@ -14,16 +14,16 @@ from torch import Tensor
 
 @dataclass
 class PastCache:
-    """Keys and values of the scene and of past frames in every layer, each [B, heads, L, d], and which of them are real
-    [B, L]."""
+    """Keys and values of the scene and of past frames in every layer, each [B, heads, L, d]. valid_BL: False for
+    padding; None: none is padding."""
 
     keys: list[Tensor]
     values: list[Tensor]
-    valid_BL: Tensor | None  # None: all of them
+    valid_BL: Tensor | None
     frames: int
 
     def select(self, rows: slice | Tensor) -> PastCache:
-        """Those environments only."""
+        """The caches of some environments."""
         valid = None if self.valid_BL is None else self.valid_BL[rows]
         return PastCache([k[rows] for k in self.keys], [v[rows] for v in self.values], valid, self.frames)
 
@@ -31,8 +31,7 @@ class PastCache:
 class OwnCache:
     """Keys and values of the candidates' imagined frames in one layer, each [B, S, heads, tokens so far, d].
 
-    Without gradients they are written into one buffer of full length; with gradients, which such writes would cut, they
-    are concatenated.
+    Without gradients they are written into one buffer of full length; with gradients they are concatenated.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -40,7 +39,7 @@ class OwnCache:
         self.stored: tuple[Tensor, ...] = ()
 
     def append(self, *new: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values [B, S, heads, n, d]; all of them so far."""
+        """Append keys and values [B, S, heads, n, d], and return all so far."""
         if torch.is_grad_enabled():
             old = self.stored or tuple(x[:, :, :, :0] for x in new)
             self.stored = tuple(torch.cat(pair, 3) for pair in zip(old, new, strict=True))

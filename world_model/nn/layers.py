@@ -1,4 +1,4 @@
-"""The building blocks of every network here: one rotary position code, one attention, one MLP, one block.
+"""Building blocks of all networks: rotary positions, attention, MLP, transformer block.
 
 Follows the V-JEPA 2 transformer (arXiv 2506.09985): pre-norm blocks, joint qkv projection, rotary positions over
 (time, height, width), LayerNorm eps 1e-6. Parameter names are those of the released V-JEPA 2 weights.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
-EXPLICIT_KEYS = 1024  # up to so many keys, attention that trains in bf16 on a CPU is written out
-MODALITY_STD = 1e-6  # of the embeddings that tell images from videos, at the start (V-JEPA 2.1)
+EXPLICIT_KEYS = 1024  # most keys of attention without the fused call, in bf16 training on a CPU
+MODALITY_STD = 1e-6  # of the initial embeddings of images and videos (V-JEPA 2.1)
 
 Rope = Literal["interleaved", "tiled"]
 Feedforward = Literal["gelu", "swiglu"]
@@ -27,10 +27,10 @@ Checkpointing = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True)
 class Rotary:
-    """Angles of a set of token positions as cosines and signed sines [..., N, head_dim]; built once for all layers."""
+    """Cosines and signed sines [..., N, head_dim] of token positions; built once for all layers."""
 
     cos: Tensor
-    sin: Tensor  # with the sign of the rotation: minus for the first channel of a pair
+    sin: Tensor  # negative for the first channel of a pair
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate adjacent channel pairs of x [..., heads, N, head_dim] by the tokens' angles."""
@@ -38,7 +38,7 @@ class Rotary:
         return torch.addcmul(x * self.cos, swapped, self.sin)
 
     def select(self, start: int, stop: int) -> Rotary:
-        """The tokens start..stop-1 of a table."""
+        """Tokens start..stop-1."""
         return Rotary(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
@@ -49,10 +49,9 @@ def make_rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved")
     axis; idle channels are not rotated. A leading batch axis of the positions is kept and a heads axis inserted after
     it.
 
-    interleaved: both members of an adjacent pair turn by the same angle, a true rotation, so that q.k depends on
-    position differences alone (V-JEPA 2.1, and everything trained here). tiled: an axis's angles are laid out twice in
-    a row while channels are still paired with their neighbours, so that the two of a pair turn by different angles;
-    all released V-JEPA 2 and 2-AC weights were trained so and need it.
+    interleaved: both channels of an adjacent pair turn by the same angle, a true rotation, so that q.k depends on
+    position differences alone (V-JEPA 2.1, and everything trained here). tiled: an axis's angles are repeated as a
+    block, so that the two channels of a pair turn by different angles (all released V-JEPA 2 and 2-AC weights).
     """
     width = 2 * (head_dim // 3 // 2)
     pairs = width // 2
@@ -75,21 +74,18 @@ def make_grid_positions(
 ) -> Tensor:
     """Positions [steps * height * width, 3] of a token grid in raster order (time slowest, width fastest).
 
-    trained_hw: the grid whose extent the places are stretched or shrunk to, corner on corner, so that another
-    resolution is seen at familiar positions (V-JEPA 2.1's interpolation); None: plain integers, which run on.
+    trained_hw: the grid to whose extent positions are scaled, corner on corner, so that other resolutions have familiar
+    positions (V-JEPA 2.1's interpolation); None: plain integers.
     """
     axes = [torch.arange(n, device=device) for n in (steps, height, width)]
     if trained_hw is not None and trained_hw != (height, width):
-        scales = (
-            1.0,
-            *((extent - 1) / max(found - 1, 1) for extent, found in zip(trained_hw, (height, width), strict=True)),
-        )
+        scales = (1.0, *((n - 1) / max(size - 1, 1) for n, size in zip(trained_hw, (height, width), strict=True)))
         axes = [axis * scale for axis, scale in zip(axes, scales, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
 def gather_tokens(tokens_BND: Tensor, indices_BM: Tensor) -> Tensor:
-    """The tokens [B, M, D] at these raster indices."""
+    """Tokens [B, M, D] at raster indices."""
     return tokens_BND.gather(1, indices_BM[..., None].expand(-1, -1, tokens_BND.shape[-1]))
 
 
@@ -113,18 +109,13 @@ class Attention(nn.Module):
         """Heads [B, heads, N, head_dim] back to [B, N, width], projected."""
         return self.proj(rearrange(x_BHND, "b h n d -> b n (h d)"))
 
-    def forward(self, x_BND: Tensor, positions: Rotary | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B, N, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention is allowed."""
-        q, k, v = self.project(x_BND, positions)
-        return self.merge(attend(q, k, v, mask))
-
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of queries [B, heads, n, d] to keys and values [B, heads, N, d]; mask boolean,
     broadcastable to [B, heads, n, N], True where attention is allowed.
 
-    One fused call, but for training in bf16 on a CPU: there the fused call's backward pass takes up to ten times as
-    long as the products themselves (torch 2.15; experiment 15), so up to EXPLICIT_KEYS keys these are written out.
+    One fused call, except for bf16 training on a CPU with up to EXPLICIT_KEYS keys, where its backward pass takes up to
+    ten times as long as explicit products (torch 2.15; experiment 15).
     """
     trains_in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if not trains_in_bf16 or k.shape[-2] > EXPLICIT_KEYS:
@@ -138,13 +129,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def attend_shared_prefix(
     q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], prefix_mask_BL: Tensor | None
 ) -> Tensor:
-    """Attention of many candidates' queries to keys they share and to keys of their own, as one exact softmax.
+    """Attention of many candidates' queries to shared keys and to their own, as one exact softmax [B, S, h, n, d].
 
-    q [B, S, h, n, d]; prefix keys and values [B, h, L, d] are computed once and never copied per candidate: for them
-    the candidates are simply more query rows. Own keys and values [B, S, h, m, d]. prefix_mask_BL is False where a
-    prefix token is padding (None: nowhere). Returns [B, S, h, n, d].
+    q [B, S, h, n, d]; prefix keys and values [B, h, L, d], shared and never copied; own ones [B, S, h, m, d].
+    prefix_mask_BL: False for prefix tokens that are padding; None: none is.
     """
-    if q.shape[1] == 1:  # nothing to share: one fused call instead
+    if q.shape[1] == 1:  # one fused call
         return _attend_one_candidate(q, prefix, own, prefix_mask_BL)
     scale = 1.0 / math.sqrt(q.shape[-1])
     own_scores = q @ own[0].transpose(-1, -2) * scale
@@ -162,8 +152,8 @@ def attend_shared_prefix(
 def _attend_one_candidate(
     q: Tensor, prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], prefix_mask_BL: Tensor | None
 ) -> Tensor:
-    """The same for one candidate an environment."""
-    keys, values = (torch.cat((shared, mine[:, 0]), 2) for shared, mine in zip(prefix, own, strict=True))
+    """`attend_shared_prefix` for one candidate per environment."""
+    keys, values = (torch.cat((shared, single[:, 0]), 2) for shared, single in zip(prefix, own, strict=True))
     mask = None
     if prefix_mask_BL is not None:
         mask = F.pad(prefix_mask_BL, (0, own[0].shape[3]), value=True)[:, None, None, :]
@@ -188,7 +178,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(fc1 x) * fc2 x, then fc3; two thirds of the hidden width, rounded up to 8, so that sizes compare."""
+    """silu(fc1 x) * fc2 x, then fc3; two thirds of the hidden width, rounded up to 8, for a comparable size."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -210,10 +200,9 @@ class SwiGLU(nn.Module):
 class BlockConfig:
     """Sizes and variants of the blocks of one transformer.
 
-    feedforward: `gelu` (all releases) or `swiglu`. condition_dim: width of the vector that modulates every block
-    (AdaLN, arXiv 2212.09748, section 3.2); 0: none. checkpointing: which activations are kept for the backward pass:
-    all (`none`), matrix products and attention alone (`selective`), or only the blocks' inputs (`full`).
-    eps: of the norms. dropout: of both branches' outputs, while training.
+    condition_dim: width of the vector that modulates every block (AdaLN, arXiv 2212.09748, section 3.2); 0: none.
+    checkpointing: activations kept for the backward pass: all (`none`), matrix products and attention (`selective`) or
+    blocks' inputs (`full`). eps: of the norms. dropout: of both branches' outputs, in training.
     """
 
     width: int
@@ -240,8 +229,8 @@ class Modulation(NamedTuple):
 class Block(nn.Module):
     """Pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x)).
 
-    With a condition, both branches are modulated (AdaLN-Zero): a block starts as the identity. `project` and `add` are
-    the two halves around the attention itself, for callers who keep keys and values.
+    With a condition, both branches are modulated (AdaLN-Zero), and a block starts as the identity. Callers that cache
+    keys and values use `project` and `add` around the attention.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -255,30 +244,32 @@ class Block(nn.Module):
         self.modulation = nn.Linear(config.condition_dim, 6 * width) if config.condition_dim else None
 
     def modulate(self, condition: Tensor | None) -> Modulation | None:
-        """What a condition [..., condition_dim] makes of this block; None where it has none."""
+        """Modulation by a condition [..., condition_dim]; None for a block without one."""
         if self.modulation is None:
             return None
         assert condition is not None
         return Modulation(*self.modulation(F.silu(condition)).chunk(6, -1))
 
     def project(
-        self, x_BND: Tensor, positions: Rotary | None, by: Modulation | None = None
+        self, x_BND: Tensor, positions: Rotary | None, modulation: Modulation | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, rotated where there are positions, and values, each [B, heads, N, head_dim]."""
         x_BND = self.norm1(x_BND)
-        if by is not None:
-            x_BND = x_BND * (1 + by.scale1) + by.shift1
+        if modulation is not None:
+            x_BND = x_BND * (1 + modulation.scale1) + modulation.shift1
         return self.attn.project(x_BND, positions)
 
-    def add(self, x_BND: Tensor, attended_BHND: Tensor, by: Modulation | None = None) -> Tensor:
-        """The residual stream after what attention found, and after the MLP."""
-        change = self._dropped(self.attn.merge(attended_BHND))
-        x_BND = x_BND + (change if by is None else by.gate1 * change)
-        if by is None:
-            return x_BND + self._dropped(self.mlp(self.norm2(x_BND)))
-        return x_BND + by.gate2 * self._dropped(self.mlp(self.norm2(x_BND) * (1 + by.scale2) + by.shift2))
+    def add(self, x_BND: Tensor, attended_BHND: Tensor, modulation: Modulation | None = None) -> Tensor:
+        """The residual stream after attention and MLP."""
+        change = self._drop(self.attn.merge(attended_BHND))
+        x_BND = x_BND + (change if modulation is None else modulation.gate1 * change)
+        if modulation is None:
+            return x_BND + self._drop(self.mlp(self.norm2(x_BND)))
+        return x_BND + modulation.gate2 * self._drop(
+            self.mlp(self.norm2(x_BND) * (1 + modulation.scale2) + modulation.shift2)
+        )
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def forward(
@@ -291,8 +282,10 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [B, N, D] -> [B, N - read_from, D]; mask boolean, broadcastable to [B, heads, N, N], True where attention
         is allowed. read_from: the first token whose output is read; those before give keys and values alone."""
-        by = self.modulate(condition)
-        assert not read_from or (by is None and mask is None), "all tokens of a modulated or masked block are read"
-        q, k, v = self.project(x_BND, positions, by)
+        modulation = self.modulate(condition)
+        assert not read_from or (modulation is None and mask is None), (
+            "all tokens of a modulated or masked block are read"
+        )
+        q, k, v = self.project(x_BND, positions, modulation)
         attended = attend(q[:, :, read_from:], k, v, mask)
-        return self.add(x_BND[:, read_from:], attended, by)
+        return self.add(x_BND[:, read_from:], attended, modulation)

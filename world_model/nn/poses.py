@@ -30,7 +30,7 @@ def find_euler_angles(matrix_33: Tensor) -> Tensor:
     m = matrix_33
     level = torch.hypot(m[..., 2, 1], m[..., 2, 2])  # the cosine of pitch
     roll, yaw = torch.atan2(m[..., 2, 1], m[..., 2, 2]), torch.atan2(m[..., 1, 0], m[..., 0, 0])
-    # At a pitch of +-90 degrees only the sum or difference of roll and yaw is known: yaw is called 0.
+    # At a pitch of +-90 degrees only the sum or difference of roll and yaw is defined: yaw is set to 0.
     locked = level < 1e-6
     roll = torch.where(locked, torch.atan2(-m[..., 1, 2], m[..., 1, 1]), roll)
     return torch.stack((roll, torch.atan2(-m[..., 2, 0], level), torch.where(locked, 0.0, yaw)), -1)
@@ -44,7 +44,7 @@ def subtract_poses(poses_T7: Tensor) -> Tensor:
 
 
 def integrate_actions(poses_7: Tensor, actions_7: Tensor) -> Tensor:
-    """Poses [..., 7] after one action each; closedness is held within 0..1."""
-    turned = make_rotation_matrix(actions_7[..., 3:6]) @ make_rotation_matrix(poses_7[..., 3:6])
+    """Poses [..., 7] after one action each; closedness is clamped to 0..1."""
+    rotation = make_rotation_matrix(actions_7[..., 3:6]) @ make_rotation_matrix(poses_7[..., 3:6])
     gripper = (poses_7[..., 6:] + actions_7[..., 6:]).clamp(0, 1)
-    return torch.cat((poses_7[..., :3] + actions_7[..., :3], find_euler_angles(turned), gripper), -1)
+    return torch.cat((poses_7[..., :3] + actions_7[..., :3], find_euler_angles(rotation), gripper), -1)

@@ -1,4 +1,4 @@
-"""A stack of blocks: what its backward pass keeps, whether it is compiled, and how it is initialised."""
+"""A stack of blocks: activation checkpointing, compilation, initialisation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from world_model.nn.layers import Block, BlockConfig, Checkpointing, Rotary
 
 BlockInputs = tuple[Tensor, Rotary | None, Tensor | None, Tensor | None, int]  # of Block.forward
 
-# What selective checkpointing keeps: results that take long to compute and little room.
-_KEPT = frozenset(
+# Operations whose results selective checkpointing keeps: slow to compute, small to store.
+_SAVED = frozenset(
     getattr(torch.ops.aten, name).default
     for name in (
         "addmm",
@@ -29,11 +29,11 @@ _KEPT = frozenset(
 
 
 def _keep_products(context: object, operation: object, *args: object, **kwargs: object) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operation in _SAVED else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _run_block(block: Block, checkpointing: Checkpointing, inputs: BlockInputs) -> Tensor:
-    """A block's output, keeping for the backward pass what was chosen."""
+    """A block's output under a choice of activations kept for the backward pass."""
     if checkpointing == "none" or not torch.is_grad_enabled():
         return block(*inputs)
     if checkpointing == "full":
@@ -49,8 +49,8 @@ def _compile_run_block() -> Callable[..., Tensor]:
 
 
 class Blocks(nn.ModuleList):
-    """A stack of blocks, with a choice of what the backward pass keeps, and whether each block is compiled
-    (torch.compile: elementwise work is fused; the first steps take a minute)."""
+    """A stack of blocks, checkpointed by choice, and compiled if `compiled` is set (torch.compile: the first steps take
+    a minute)."""
 
     def __init__(self, depth: int, config: BlockConfig) -> None:
         super().__init__(Block(config) for _ in range(depth))

@@ -5,10 +5,9 @@ the released configurations), separate target blocks inside a context block (I-J
 (MAE, data2vec) and random tubes (VideoMAE). Draws are keyed by seed, step and sample, so that a run depends neither on
 workers nor on how a batch is parted among processes.
 
-A batch must be rectangular, and samples hide different numbers of tokens. Cutting every row to the shortest, as the
-reference does, leaves a quarter of all tokens unused; cutting its end starves the late frames. Here every sample draws
-many candidates and keeps the one that leaves as many tokens visible as the batch's median, or nearly; the few that are
-still too many are dropped at random.
+A batch must be rectangular, but samples hide different numbers of tokens. The reference cuts every row to the shortest,
+which leaves a quarter of all tokens unused. Here every sample draws many candidates and keeps the one whose number of
+visible tokens is nearest to the batch's median; surplus tokens are dropped at random.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CANDIDATES = 48  # masks a sample draws
+CANDIDATES = 48  # masks drawn per sample
 
 Grid = tuple[int, int, int]  # of tokens: steps, height, width
 
@@ -30,7 +29,7 @@ Grid = tuple[int, int, int]  # of tokens: steps, height, width
 class Masks:
     """Raster indices, ascending, int64: of the visible tokens [B, M], and of each group of hidden ones [B, P].
 
-    unused: share of the tokens meant to be seen or predicted that were dropped to make the batch rectangular.
+    unused: share of visible and predicted tokens that were dropped to make the batch rectangular.
     """
 
     context_BM: Tensor
@@ -38,26 +37,26 @@ class Masks:
     unused: float
 
     def select(self, rows: slice) -> Masks:
-        """Those of some samples."""
+        """The masks of some samples."""
         return Masks(self.context_BM[rows], tuple(part[rows] for part in self.targets_BP), self.unused)
 
 
 @dataclass(frozen=True)
 class BlockMask:
-    """Hidden blocks of the picture, over some or all of the time."""
+    """Hidden blocks of the picture, over some or all steps."""
 
     blocks: int = 8
     """hidden blocks (>= 1)"""
     area: tuple[float, float] = (0.15, 0.15)
-    """share of the picture that a block covers, least and most"""
+    """share of the picture that a block covers, least and most (0 to 1)"""
     time: float = 1.0
-    """share of the clip's steps that a block lasts (0 to 1)"""
+    """share of the clip's steps that a block lasts (above 0, up to 1)"""
     aspect: tuple[float, float] = (0.75, 1.5)
-    """height of a block over its width, least and most"""
+    """height of a block over its width, least and most (> 0)"""
     separate: bool = False
-    """whether every block is predicted by itself (I-JEPA), or their union"""
+    """separate prediction of every block (I-JEPA); false: of their union"""
     context: tuple[float, float] = (0.0, 0.0)
-    """share of the picture of the block that is visible, less what is hidden; [0, 0]: all that is left"""
+    """share of the picture of the visible block, less hidden ones, least and most (0 to 1); [0, 0]: all the rest"""
 
     hides_patches: ClassVar[bool] = True
 
@@ -71,8 +70,8 @@ class BlockMask:
                 raise ValueError(f"masks: {name}=[{low}, {high}] is no ascending range of shares")
 
     def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
-        """Masks of one batch. Block sizes are drawn once a batch, positions once a sample. Raises ValueError where a
-        sample would see nothing."""
+        """Masks of one batch: block sizes drawn per batch, positions per sample. Raises ValueError for a sample without
+        visible tokens."""
         rng = np.random.default_rng(seed)
         sizes = [_draw_block_size(self.area, self.aspect, self.time, grid, rng)] * self.blocks
         if self.context[1]:
@@ -80,9 +79,9 @@ class BlockMask:
         rows = [np.random.default_rng((*seed, row)).random((CANDIDATES, len(sizes), 3)) for row in range(batch)]
         draws = np.stack(rows)
         visible = _find_visible(self, draws, sizes, grid).reshape(batch, CANDIDATES, -1).sum(2)
-        aim = int(np.median(visible[visible > 0])) if visible.any() else 0
-        chosen = np.where(visible > 0, np.abs(visible - aim), math.prod(grid)).argmin(1)
-        draws = draws[np.arange(batch), chosen]
+        median = int(np.median(visible[visible > 0])) if visible.any() else 0
+        nearest = np.where(visible > 0, np.abs(visible - median), math.prod(grid)).argmin(1)
+        draws = draws[np.arange(batch), nearest]
         context = _find_visible(self, draws[:, None], sizes, grid)[:, 0]
         context = np.broadcast_to(context, (batch, *grid)).reshape(batch, -1)
         blocks = [_fill_block(draws[:, k], sizes[k], grid) for k in range(self.blocks)]
@@ -96,9 +95,9 @@ class RandomMask:
     """Tokens hidden at random (MAE, data2vec), or the same at every step (VideoMAE's tubes)."""
 
     random: float = 0.6
-    """share of the tokens that is hidden (above 0, below 1)"""
+    """share of hidden tokens (above 0, below 1)"""
     tube: bool = False
-    """whether the same positions are hidden at every step"""
+    """the same hidden positions at every step"""
 
     hides_patches: ClassVar[bool] = True
 
@@ -120,7 +119,7 @@ class FutureMask:
     """The first steps of a clip are visible, all later ones hidden."""
 
     visible_steps: int
-    """steps of tokens that are visible (>= 1; a step is encoder.tubelet frames)"""
+    """visible steps of tokens (>= 1; a step is encoder.tubelet frames)"""
 
     hides_patches: ClassVar[bool] = False
 
@@ -149,28 +148,28 @@ def _draw_block_size(
 ) -> tuple[int, int, int]:
     """Steps, height and width of a batch's blocks."""
     steps, height, width = grid
-    places, ratio = int(height * width * rng.uniform(*area)), rng.uniform(*aspect)
+    area_tokens, ratio = int(height * width * rng.uniform(*area)), rng.uniform(*aspect)
     return (
         max(1, int(steps * time)),
-        min(height, max(1, round(math.sqrt(places * ratio)))),
-        min(width, max(1, round(math.sqrt(places / ratio)))),
+        min(height, max(1, round(math.sqrt(area_tokens * ratio)))),
+        min(width, max(1, round(math.sqrt(area_tokens / ratio)))),
     )
 
 
 def _fill_block(draws_3: np.ndarray, size: tuple[int, int, int], grid: Grid) -> np.ndarray:
-    """Boolean [..., steps, height, width], True in a block whose place draws [..., 3] in 0..1 decide."""
+    """Boolean [..., steps, height, width], True in a block at the position of uniform draws [..., 3]."""
     inside = []
     for axis, (extent, length) in enumerate(zip(grid, size, strict=True)):
         first = (draws_3[..., axis, None] * (extent - length + 1)).astype(int)
-        place = np.arange(extent)
-        inside.append((place >= first) & (place < first + length))
+        index = np.arange(extent)
+        inside.append((index >= first) & (index < first + length))
     t, h, w = inside
     return t[..., :, None, None] & h[..., None, :, None] & w[..., None, None, :]
 
 
 def _find_visible(config: BlockMask, draws: np.ndarray, sizes: list[tuple[int, int, int]], grid: Grid) -> np.ndarray:
-    """Boolean [B, C, steps, height, width] for draws [B, C, blocks, 3]: what the hidden blocks leave. Where they last
-    all of the time, one step stands for all."""
+    """Visible tokens, boolean [B, C, steps, height, width], for draws [B, C, blocks, 3]; of blocks over all steps, one
+    step alone."""
     all_time = config.time == 1.0
     shape = (1, *grid[1:]) if all_time else grid
     sizes = [(1, *size[1:]) for size in sizes] if all_time else sizes
@@ -185,7 +184,7 @@ def _find_visible(config: BlockMask, draws: np.ndarray, sizes: list[tuple[int, i
 def _make_rectangular(
     visible_BN: np.ndarray, groups_BN: list[np.ndarray], rng: np.random.Generator, what: str
 ) -> Masks:
-    """Indices of the True positions, every kind cut to its shortest row by dropping random ones. what: for messages."""
+    """Indices of the True positions, cut to the shortest row of their kind by dropping random ones."""
     if not visible_BN.any(1).all():
         raise ValueError(f"masks: {what} leave a sample without a visible token (no context): hide less")
     wanted = sum(int(part.sum()) for part in (visible_BN, *groups_BN))

@@ -1,8 +1,8 @@
 """The attentive probe: frozen tokens -> classes or values, through a learned query (V-JEPA 2's evaluation).
 
 Self-attention blocks over the tokens, then one cross-attention block whose query is learned, then a linear layer.
-Parameter names are those of the released probes. Unlike the encoder it knows no positions and its LayerNorms have
-eps 1e-5; the cross-attention norms neither its query nor projects its output.
+Parameter names are those of the released probes. Unlike the encoder it has no positions, its LayerNorms have eps 1e-5,
+and the cross-attention has no norm of its query and no output projection.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PROBE_NORM_EPS = 1e-5
 
 @dataclass(frozen=True)
 class AttentiveProbeConfig:
-    """depth counts the cross-attention block: 4, with 16 heads, is what V-JEPA 2 reports with; out_dim: classes or
-    values; queries: learned queries, each read by the same linear layer."""
+    """Sizes (V-JEPA 2: depth 4, with the cross-attention block, and 16 heads). out_dim: classes or values; queries:
+    learned queries, which share the linear layer."""
 
     width: int
     heads: int = 16

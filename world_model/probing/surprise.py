@@ -1,8 +1,8 @@
-"""Energies of recorded transitions: does a model predict what happened rather than what could not happen?
+"""Energies of recorded transitions: does a model discriminate real from impossible continuations?
 
-Energy is the squared error of the predicted next frame against a given one, in the features (or pixels) that a model
-predicts. A good model gives the true continuation less energy than an impossible one (violation of expectation, as in
-IntPhys, arXiv 1803.07616, and arXiv 2502.11831), and the recorded action less energy than other actions.
+Energy is the squared error of the predicted next frame, in the features (or pixels) that a model predicts. A good model
+gives the true continuation less energy than an impossible one (violation of expectation, as in IntPhys, arXiv
+1803.07616, and arXiv 2502.11831), and the recorded action less energy than other actions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ TRANSITIONS_PER_CHUNK = 16  # bounds the memory
 @dataclass(frozen=True)
 class Transitions:
     """Recorded transitions: T past frames uint8 [B, T, H, W, C], the action blocks [B, T-1, A] between them, the K
-    blocks [B, K, A] taken next, and the frame [B, H, W, C] after those. proprio_BTQ: the robot's state at the past
-    frames, for a model that takes it."""
+    blocks [B, K, A] taken next, and the frame [B, H, W, C] after those. proprio_BTQ: proprioception at past frames."""
 
     past_BTHWC: Tensor
     actions_BtA: Tensor
@@ -30,7 +29,7 @@ class Transitions:
     proprio_BTQ: Tensor | None = None
 
     def select(self, rows: slice) -> Transitions:
-        """Some of the transitions."""
+        """A subset of the transitions."""
         proprio = None if self.proprio_BTQ is None else self.proprio_BTQ[rows]
         past, actions, taken, after = self.past_BTHWC, self.actions_BtA, self.taken_BKA, self.after_BHWC
         return Transitions(past[rows], actions[rows], taken[rows], after[rows], proprio)
@@ -49,8 +48,8 @@ def measure_energies(
         context = dynamics.observe(part.past_BTHWC, part.actions_BtA, valid, part.proprio_BTQ)
         view = dynamics.spec.views[0]
         imagined = dynamics.imagine(context, actions_BSKA[rows], keep="last").view(view)[:, :, 0]
-        given = dynamics.encode_goal(after_BHWC[rows]).view(view)[:, None]
-        energies.append((imagined.float() - given.float()).square().flatten(2).mean(-1))
+        observed = dynamics.encode_goal(after_BHWC[rows]).view(view)[:, None]
+        energies.append((imagined.float() - observed.float()).square().flatten(2).mean(-1))
     return torch.cat(energies)
 
 
@@ -61,8 +60,7 @@ def measure_landscape(
     [cells] in half ranges of the action.
 
     The same offset is added to every action of the path, in two dimensions of the action (V-JEPA 2-AC's energy
-    landscape, arXiv 2506.09985, figure 9). Offsets may leave the action's bounds, so that the recorded action is always
-    in the middle.
+    landscape, arXiv 2506.09985, figure 9). Offsets may exceed the action's bounds: the recorded one is in the middle.
     """
     offsets, size = torch.linspace(-reach, reach, cells), len(dynamics.actions.low)
     shift = torch.zeros(cells, cells, size)

@@ -1,8 +1,7 @@
 """Random resized crops of clips, on the clips' device: one box and one flip for all frames of a clip (V-JEPA 2).
 
-Which box is a pure function of the run's seed and the draw's number (the first clip of the first step is number 0, and
-so on), made by integer arithmetic on the device: a run is reproduced on any device and however its batches are parted,
-and nothing waits for the CPU.
+The box is a pure function of the run's seed and the draw's number (0 for the first clip of the first step), computed by
+integer arithmetic on the device. So a run is reproduced on any device and any number of processes.
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ MASK32 = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class CropConfig:
-    """area: share of the picture that the box covers; aspect: its width over height, uniform in the logarithm;
-    flip: probability that the clip is mirrored left to right."""
+    """Random crops of clips; aspects are uniform in the logarithm."""
 
     area: tuple[float, float] = (0.3, 1.0)
     """share of the picture that a random crop covers, least and most; [1,1] and flip 0: no crops"""
     aspect: tuple[float, float] = (0.75, 1.35)
-    """width over height of a crop, least and most"""
+    """width over height of a crop, least and most (> 0)"""
     flip: float = 0.5
-    """probability that a clip is mirrored left to right"""
+    """probability of mirroring a clip left to right (0 to 1)"""
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -47,9 +45,9 @@ def crop_randomly(
     config: CropConfig,
     size_hw: tuple[int, int],
 ) -> Tensor:
-    """Clips [B, T, h, w, C] in 0..255, float, cut out of frames that show pictures of aspect_B, squeezed or not.
+    """Clips [B, T, h, w, C] in 0..255, float, cut out of frames of pictures with aspect_B (width over height).
 
-    draw_B: number of every clip among all that the run draws (`data.loader`).
+    draw_B: number of every clip among all of the run (`data.loader`).
     """
     draws = draw_uniform(draw_B, seed, 2 * ATTEMPTS + 3)
     boxes = draw_boxes(draws[:, :-1], aspect_B.to(draws.dtype), config)
@@ -78,32 +76,31 @@ def draw_boxes(draws_BU: Tensor, aspect_B: Tensor, config: CropConfig) -> Tensor
 
 
 def cut_boxes(frames_BTHWC: Tensor, boxes_B4: Tensor, flip_B: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """The boxes' contents [B, T, h, w, C], float, bilinear, mirrored where flip_B says so."""
+    """Contents of the boxes [B, T, h, w, C], float, bilinear, mirrored where flip_B is True."""
     batch, steps, _, _, channels = frames_BTHWC.shape
     left, top, width, height = boxes_B4.float().unbind(1)
     sign, zero = 1 - 2 * flip_B.float(), torch.zeros_like(left)
-    # Where in the frame, from -1 to 1, a place of the result (-1 to 1, too) lies.
+    # Affine map from positions in the result to positions in the frame, both -1 to 1.
     across = torch.stack((sign * width, zero, 2 * left + width - 1), 1)
     down = torch.stack((zero, height, 2 * top + height - 1), 1)
     grid = F.affine_grid(torch.stack((across, down), 1), [batch, 1, *size_hw], align_corners=False)
     flat = frames_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2).float()
-    made = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return made.unflatten(1, (steps, channels)).permute(0, 1, 3, 4, 2)
+    crops = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return crops.unflatten(1, (steps, channels)).permute(0, 1, 3, 4, 2)
 
 
 def draw_uniform(keys_B: Tensor, seed: int, count: int) -> Tensor:
-    """Numbers [B, count] in [0, 1), a function of (seed, key, place) alone."""
+    """Numbers [B, count] in [0, 1), a function of (seed, key, index) alone."""
     state = torch.zeros_like(keys_B, dtype=torch.int64)
     for word in (seed & MASK32, seed >> 32 & MASK32, keys_B & MASK32, keys_B >> 32 & MASK32):
         state = _scramble(state ^ word)
-    places = torch.arange(1, count + 1, device=keys_B.device)
-    bits = _scramble(_scramble(state[:, None] ^ places) ^ (places << 16))
+    indices = torch.arange(1, count + 1, device=keys_B.device)
+    bits = _scramble(_scramble(state[:, None] ^ indices) ^ (indices << 16))
     return (bits >> 8).float() / 2**24
 
 
 def _scramble(word: Tensor) -> Tensor:
-    """A one-to-one scrambling of 32-bit words held in int64 (the finaliser of MurmurHash3, after a step of a
-    counter)."""
+    """Bijective hash of 32-bit words held in int64 (finaliser of MurmurHash3, after a counter's step)."""
     word = (word + 0x9E3779B9) & MASK32
     word = _multiply(word ^ (word >> 16), 0x85EBCA6B)
     word = _multiply(word ^ (word >> 13), 0xC2B2AE35)
@@ -111,6 +108,6 @@ def _scramble(word: Tensor) -> Tensor:
 
 
 def _multiply(word: Tensor, factor: int) -> Tensor:
-    """The low 32 bits of a product, by halves, so that none leaves int64."""
+    """Low 32 bits of a product, by halves, without overflow of int64."""
     low, high = word & 0xFFFF, word >> 16
     return (low * factor + (((high * factor) & 0xFFFF) << 16)) & MASK32

@@ -1,8 +1,7 @@
 """Checkpoints and model folders: tensors as safetensors, everything else as JSON, written atomically.
 
 A model folder holds model.safetensors and model.json (`kind`, `config`, `schema`). A training checkpoint is one
-safetensors file whose metadata carries the step and the configuration, so that no crash can part them; it appears
-under its name only when it is complete. Nothing is ever unpickled.
+safetensors file with the step in its metadata, renamed to its final name when complete. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ SCHEMA = 2  # of model.json; 1: objectives and encoders had other keys
 
 
 class CheckpointError(ValueError):
-    """A checkpoint or model folder that cannot be used; the message says which and why."""
+    """A checkpoint or model folder that cannot be used; the message has its path and the cause."""
 
 
 def get_first_line(error: BaseException) -> str:
-    """The first line of an error's text, for a message of one sentence."""
+    """First line of an error's text, for a message of one sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def list_some(names: Iterable[str]) -> str:
-    """The first few of them, for a message."""
+    """The first four names, for a message."""
     return ", ".join(list(map(str, names))[:4]) or "none"
 
 
@@ -69,8 +68,8 @@ def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[st
             return {name.removeprefix(stem): file.get_tensor(name) for name in names}, metadata
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a complete checkpoint ({error}); delete it to go on from the one "
-            "before it, or run the training command again"
+            f"{path} is not a complete checkpoint ({error}); delete it to resume from the one before it, or run the "
+            "training command again"
         ) from error
 
 
@@ -85,7 +84,7 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
 
 
 def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]) -> None:
-    """Write a model folder. `config` is what `load_model_folder` hands back to rebuild the model."""
+    """Write a model folder. config: what `load_model_folder` returns to rebuild the model."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", model.state_dict(), {"schema": SCHEMA, "kind": kind})
     text = json.dumps({"schema": SCHEMA, "kind": kind, "config": config}, indent=1)
@@ -93,7 +92,7 @@ def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]
 
 
 def read_model_kind(folder: Path) -> str | None:
-    """Kind of the model in a folder; None where there is none that can be read."""
+    """Kind of the model in a folder; None without a readable model.json."""
     try:
         return json.loads((folder / "model.json").read_text()).get("kind")
     except (OSError, ValueError):
@@ -120,7 +119,7 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Strict load with a readable difference of missing, unexpected and mis-shaped names."""
+    """Load strictly; CheckpointError lists missing, unexpected and mis-shaped names."""
     ours = model.state_dict()
     problems = [f"missing {name}" for name in ours if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in ours]

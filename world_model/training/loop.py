@@ -1,7 +1,7 @@
-"""The one training loop, for both stages: batch, loss, backward, step, log; now and then evaluate and save.
+"""The training loop of both stages: batch, loss, backward, step, log; at intervals evaluate and save.
 
-Everything that varies with time is a pure function of the step (batches, masks, schedules), so a run is resumed by
-restoring tensors and asking for the next step, bit for bit on a CPU.
+Batches, masks and schedules are pure functions of the step, so a run resumes from restored tensors and the next step,
+bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -34,21 +34,18 @@ from world_model.distributed import (
 from world_model.nn.stack import Blocks
 from world_model.training.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
 
-BF16_PARAMETERS = 5_000_000  # of a model, from which on `precision=auto` trains in bf16 on a CPU that can
+BF16_PARAMETERS = 5_000_000  # least size of a model that `precision=auto` trains in bf16 on a CPU
 
 Batch = dict[str, Tensor]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step, on which data and what is left."""
+    """Training cannot continue; the message has the step, the data and the last checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long and how a stage is trained.
-
-    The warm-up is linear. A `weight_decay_end` is reached by a cosine. `compile`: see `compile_blocks`.
-    """
+    """Optimisation of a stage. The warm-up is linear."""
 
     steps: int = 400
     """optimiser steps (a larger number continues in the same folder)"""
@@ -123,8 +120,8 @@ def autocast(device: torch.device, precision: str, trained: Iterable[Tensor]) ->
 
 
 def resolve_precision(device: torch.device, precision: str, trained: Iterable[Tensor]) -> str:
-    """fp32 or bf16; `auto` means bf16 on CUDA and, from BF16_PARAMETERS trained numbers on, on CPUs with bf16 matrix
-    instructions: smaller models gain little by it there and may learn later (experiment 15)."""
+    """fp32 or bf16. `auto` is bf16 on CUDA, and on CPUs with bf16 instructions for models of BF16_PARAMETERS or more:
+    smaller ones gain little and may learn later (experiment 15)."""
     if precision == "auto":
         return "bf16" if _gains_by_bf16(device, trained) else "fp32"
     return precision
@@ -140,29 +137,24 @@ def _gains_by_bf16(device: torch.device, trained: Iterable[Tensor]) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks instead of returning them to the kernel after every step (Linux; else nothing).
+    """Make glibc keep freed memory instead of returning it to the kernel after every step (Linux alone).
 
-    A step frees and takes hundreds of MiB again; handing them back costs up to 80 % of a CPU step in page faults.
+    Page faults would cost up to 80 % of a CPU step.
     """
     if sys.platform != "linux":
         return
     try:
         libc = ctypes.CDLL("libc.so.6")
-        for option, value in (
-            (-4, 0),
-            (-1, 2**31 - 1),
-            (-2, 64 << 20),
-        ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+        # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
             libc.mallopt(option, value)
     except (OSError, AttributeError):
         return
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile what is inside the model's blocks (torch.compile), the first time that each is called: a minute, then
-    faster steps. ValueError where a CPU's code cannot be compiled.
-
-    Numbers differ in the last digits. An ActionPredictor's rollouts take their blocks apart and stay as they are.
+    """Compile the model's blocks (torch.compile) at their first call: a minute, then faster steps, whose results differ
+    in the last digits. An ActionPredictor's rollouts are not compiled. ValueError without a C++ compiler on a CPU.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     compiler = os.environ.get("CXX") or "g++"
@@ -184,31 +176,31 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW
 
 
 def list_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """In the order in which the optimiser's state numbers them."""
+    """Trained parameters in the order of the optimiser's state."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 class Checkpoints:
-    """The checkpoints of one run, step-N.safetensors; the newest two are kept.
+    """The newest two checkpoints of a run, step-N.safetensors.
 
-    begin: folder of another run's checkpoints, with whose newest a run begins that has none itself (a cooldown).
+    begin: folder of another run's checkpoints, whose newest is the start of a run without its own (a cooldown).
     """
 
     def __init__(self, folder: Path, begin: Path | None = None) -> None:
         self.folder, self.begin = folder, begin
 
     def list_paths(self) -> list[Path]:
-        """Oldest first."""
+        """Paths of checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def find_newest_step(self) -> int:
-        """Step of the newest checkpoint, 0 where there is none."""
+        """Step of the newest checkpoint; 0 without one."""
         paths = self.list_paths()
         return int(paths[-1].stem.removeprefix("step-")) if paths else 0
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]) -> None:
-        """Model, optimiser and step, atomically; older ones but one are removed. The first process writes, all of the
-        model also where it is sharded, so that any number of processes can go on."""
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write model, optimiser and step atomically, and remove older checkpoints but one. The main process writes
+        full tensors of sharded models, so that any number of processes can resume."""
         tensors = {f"model/{name}": gather_full(value) for name, value in model.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {
@@ -217,15 +209,13 @@ class Checkpoints:
         if not is_main_process():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, {"step": step, **metadata})
+        save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, {"step": step})
         for old in self.list_paths()[:-2]:
             old.unlink()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Load the newest checkpoint and return its step; 0 where there is none, or where it is that of `begin`.
-
-        CheckpointError if it is damaged, or of another model.
-        """
+        """Load the newest checkpoint and return its step; 0 without one, and for that of `begin`. CheckpointError if it
+        is damaged, or of another model."""
         paths = self.list_paths()
         if not paths:
             if self.begin is not None:
@@ -243,14 +233,14 @@ class Checkpoints:
                 _, index, key = name.split("/")
                 state.setdefault(int(index), {})[key] = shard_like(value, trained[int(index)])
         if "step" not in metadata:
-            raise CheckpointError(f"{paths[-1]} does not say its step; delete it")
+            raise CheckpointError(f"{paths[-1]} has no step; delete it")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return int(metadata["step"])
 
 
 @dataclass
 class Hooks:
-    """What the loop calls now and then. log(metrics), evaluate(step) -> metrics, progress(steps done, metrics)."""
+    """Callbacks of the loop: log(metrics), evaluate(step) -> metrics, progress(steps done, metrics)."""
 
     log: Callable[[dict[str, Any]], None] = lambda metrics: None
     evaluate: Callable[[int], dict[str, float]] | None = None
@@ -266,11 +256,10 @@ def train(
     hooks: Hooks,
     device: torch.device,
 ) -> int:
-    """Train from the newest checkpoint to config.steps; returns the step it began at.
+    """Train from the newest checkpoint to config.steps; returns the first step.
 
-    `model` is a module with `loss(batch, step)`, which returns a scalar and its named terms, and `after_step(step)`,
-    called after the optimiser's step.
-    `batch_at(step)` gives the batch of a step; its "source" entry, if any, names the data in error messages.
+    model: a module with `loss(batch, step)`, which returns a scalar and its named terms, and `after_step(step)`, called
+    after the optimiser's step. batch_at(step): the batch of a step.
     """
     start = checkpoints.restore(model, optimizer) if checkpoints else 0
     check_same(start, "the step of the newest checkpoint")
@@ -282,18 +271,12 @@ def train(
         loss, terms = train_step(model, batch, optimizer, config, step, checkpoints)
         if (step + 1) % config.log_every == 0 or step == start:
             metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
-            hooks.log(
-                {
-                    "step": step + 1,
-                    "kind": "train",
-                    **metrics,
-                    "lr": learning_rate(config, step),
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-            )
+            seconds = round(time.perf_counter() - began, 3)
+            line = {"step": step + 1, "kind": "train", **metrics}
+            hooks.log({**line, "lr": learning_rate(config, step), "seconds": seconds})
             hooks.progress(step + 1, metrics)
         if checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
-            checkpoints.save(step + 1, model, optimizer, {})
+            checkpoints.save(step + 1, model, optimizer)
     if hooks.evaluate:
         hooks.log({"step": config.steps, "kind": "val", **hooks.evaluate(config.steps)})
     return start
@@ -307,8 +290,8 @@ def train_step(
     step: int,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One optimiser step; the loss and its terms, detached, of all processes. Raises TrainingError on a loss that is
-    not finite: in all of them, so that none waits for the others."""
+    """One optimiser step; returns the loss and its terms, detached, as means over processes. Raises TrainingError for a
+    non-finite loss, in all processes, so that none waits."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
@@ -317,8 +300,8 @@ def train_step(
     trained = list_parameters(optimizer)
     with autocast(device, config.precision, trained):
         loss, terms = model.loss(batch, step)
-    shown, terms = average_metrics(loss, terms)
-    if not torch.isfinite(shown):
+    mean_loss, terms = average_metrics(loss, terms)
+    if not torch.isfinite(mean_loss):
         raise TrainingError(_describe_nonfinite(step, terms, batch, checkpoints))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -326,7 +309,7 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()
     model.after_step(step)
-    return shown, terms | {"grad_norm": gather_full(norm.detach())}
+    return mean_loss, terms | {"grad_norm": gather_full(norm.detach())}
 
 
 def _describe_nonfinite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:

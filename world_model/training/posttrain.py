@@ -39,9 +39,8 @@ class PosttrainConfig:
 class PosttrainModel(nn.Module):
     """A LatentDynamics with its training losses.
 
-    Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A]; `proprio` [B, T, Q] for a model that knows the
-    robot's state; for one that sees the scene, the raw `scene` [B, H, M, D] of the history's H frames, since no path
-    starts at a later one; and `pixels` [B, T, H, W, C] for one that predicts them.
+    Batches hold raw `features` [B, T, N, F] and `action` [B, T-1, A]. Depending on the model, also `proprio` [B, T, Q];
+    the raw `scene` [B, H, M, D] of the H frames of the history, at which paths start; and `pixels` [B, T, H, W, C].
     """
 
     def __init__(self, dynamics: LatentDynamics, config: PosttrainConfig) -> None:
@@ -54,7 +53,7 @@ class PosttrainModel(nn.Module):
         return self.dynamics.config.history + self.config.rollout_steps
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the two losses, and that of the robot's state where it is learned."""
+        """Weighted sum of both losses and, if it is learned, that of proprioception; and these terms."""
         dynamics, config = self.dynamics, self.config
         features, states = self._read(batch)
         target = dynamics.output.make_target(dynamics.encoder, features, batch)
@@ -73,12 +72,11 @@ class PosttrainModel(nn.Module):
         return torch.stack(list(terms.values())).sum(), terms
 
     def after_step(self, step: int) -> None:
-        """Nothing moves but the predictor."""
+        """No state changes but the weights."""
 
     def imagine(self, batch: dict[str, Tensor], features: Tensor, states: Tensor, history: int) -> Tensor:
-        """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with the recorded
-        actions; of the robot's states [B, T, Q] those of the history alone are used, and of the scenes that of its
-        last frame, as in planning."""
+        """Normalised features [B, rollout_steps, N, F] imagined from the first `history` frames with recorded actions.
+        As in planning, states [B, T, Q] of the history and the scene of its last frame are used alone."""
         dynamics, actions, before = self.dynamics, batch["action"], history - 1
         past = dynamics.predictor.prefill(
             features[:, :before],
@@ -98,9 +96,9 @@ class PosttrainModel(nn.Module):
 
     @torch.no_grad()
     def error_by_horizon(self, batch: dict[str, Tensor]) -> dict[str, list[float]]:
-        """Open-loop squared error at steps 1..K from a full history, beside that of copying the last seen frame.
+        """Open-loop squared error at steps 1..K from a full history, and that of copying the last frame.
 
-        In the space of the target (normalised features or pixels), mean over samples and channels.
+        Errors are in the space of the target (normalised features or pixels), means over samples and channels.
         """
         self.eval()
         dynamics, steps = self.dynamics, self.config.rollout_steps

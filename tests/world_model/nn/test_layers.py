@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from tests.world_model.small import SIZES
 from world_model.encoder import VideoEncoder
 from world_model.nn.layers import (
-    Attention,
+    Block,
+    BlockConfig,
     Rotary,
     attend,
     attend_shared_prefix,
@@ -68,13 +69,13 @@ def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it(S):
 
 
 def test_a_masked_token_does_not_reach_another():
-    attention = Attention(16, 2)
+    block = Block(BlockConfig(16, 2))
     x = torch.randn(1, 3, 16)
     table = Rotary(torch.ones(3, 8), torch.zeros(3, 8))
     mask = torch.tensor([[True, False, False], [True, True, False], [True, True, True]])[None, None]
     changed = x.clone()
     changed[:, 2] += 1
-    before, after = attention(x, table, mask), attention(changed, table, mask)
+    before, after = block(x, table, mask), block(changed, table, mask)
     torch.testing.assert_close(before[:, :2], after[:, :2])
     assert not torch.allclose(before[:, 2], after[:, 2])
 
