@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from commands.benchmarks import planners as bench_planners
 from commands.benchmarks import rollout as bench_rollout
 from commands.benchmarks.official import OfficialStep, time_call, time_in_turns
 from commands.benchmarks.render import measure_render_rate
-from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys, make_planner
-from commands.config.keys import EnvKeys, GymKeys, RunKeys
+from commands.config.groups import ModelKeys, make_planner
 from commands.evaluation.evaluate import measure_peak_mib
 from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
@@ -34,8 +33,6 @@ from commands.training.pretraining import make_random_stage1
 from planners.costs import focus_goal
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives.families import ObjectiveConfig
-from world_model.objectives.future import FutureConfig
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
 from world_model.objectives.masking import BlockMask
 from world_model.objectives.objective import PretrainModel, TeacherConfig
@@ -57,23 +54,9 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunKeys):
+class Config(ModelKeys):
     """Keys of `jepa bench`."""
 
-    env: EnvKeys | GymKeys
-    """task whose actions and robot state are measured with"""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """sizes of the encoder"""
-    objective: ObjectiveConfig = field(default_factory=FutureConfig)
-    """what stage 1 predicts from what"""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """optimisation of stage 1"""
-    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
-    """shape and losses of the latent dynamics"""
-    posttrainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """optimisation of stage 2"""
-    planner: PlannerKeys = field(default_factory=CEMKeys)
-    """search, cost and receding horizon"""
     what: str = "all"
     """measurement: all, render, load, pretrain, posttrain, plan, rollout; or planners (regret)"""
     sweep: bool = False
@@ -147,7 +130,7 @@ def measure_loading(config: Config) -> list[Row]:
 
 def measure_pretrain(config: Config) -> list[Row]:
     """A step of stage 1; with `official`, beside that of the official code."""
-    device, trainer = torch.device(resolve_device(config.device)), config.trainer
+    device, trainer = torch.device(resolve_device(config.device)), config.pretrain
     model, batch = make_random_stage1(config.encoder, config.objective, trainer, config.env.name, config.seed, device)
     rows = measure_training(model, batch, trainer, device, config.seconds)
     return rows if config.official is None else rows + compare_with_official(config, model, batch, config.official)
@@ -155,7 +138,7 @@ def measure_pretrain(config: Config) -> list[Row]:
 
 def compare_with_official(config: Config, model: PretrainModel, batch: dict[str, Any], clone: str) -> list[Row]:
     """Trained tokens a second of our step and of V-JEPA 2's, whose code is in the folder `clone`."""
-    objective, encoder, trainer = model.config, model.encoder, config.trainer
+    objective, encoder, trainer = model.config, model.encoder, config.pretrain
     if not isinstance(objective, MaskedConfig) or not (
         isinstance(objective.targets, FeatureTargets)
         and isinstance(objective.teacher, TeacherConfig)
@@ -189,7 +172,7 @@ def compare_with_official(config: Config, model: PretrainModel, batch: dict[str,
 
 def measure_posttrain(config: Config) -> list[Row]:
     """A step of stage 2 on cached features."""
-    device, trainer = torch.device(resolve_device(config.device)), config.posttrainer
+    device, trainer = torch.device(resolve_device(config.device)), config.posttrain
     model = PosttrainModel(make_dynamics(config, device), config.dynamics.losses)
     dynamics, size = model.dynamics, trainer.batch_size
     batch = {

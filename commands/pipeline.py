@@ -8,41 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from commands.config.groups import CEMKeys, DynamicsKeys, PlannerKeys
-from commands.config.keys import CollectKeys, DataKeys, EnvKeys, GymKeys, OnDamaged, RunKeys
+from commands.config.groups import ModelKeys
+from commands.config.keys import CollectKeys, DataKeys, OnDamaged, RunKeys
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig
 from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
 from commands.transfer.collection import check_collection
-from world_model.encoder import EncoderConfig
-from world_model.objectives.families import ObjectiveConfig
-from world_model.objectives.future import FutureConfig
-from world_model.training.loop import TrainerConfig
 
 Keys = TypeVar("Keys", bound=RunKeys)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineKeys(RunKeys):
+class PipelineKeys(ModelKeys):
     """Keys of all stages."""
 
-    env: EnvKeys | GymKeys
-    """task"""
     data: DataKeys = field(default_factory=DataKeys)
     """size of the file and behaviour"""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """sizes of the encoder"""
-    objective: ObjectiveConfig = field(default_factory=FutureConfig)
-    """what stage 1 predicts from what"""
-    pretrain: TrainerConfig = field(default_factory=TrainerConfig)
-    """optimisation of stage 1"""
-    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
-    """shape and losses of the latent dynamics"""
-    posttrain: TrainerConfig = field(default_factory=TrainerConfig)
-    """optimisation of stage 2"""
-    planner: PlannerKeys = field(default_factory=CEMKeys)
-    """search, cost and receding horizon"""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     """starts, goals, and what counts as success"""
     on_damaged: OnDamaged = "error"

@@ -1,4 +1,4 @@
-"""Keys of the groups planner and dynamics: the settings of planners and latent dynamics with what goes beside them."""
+"""Keys of the groups planner and dynamics, and those of a whole model: encoder, objective, both stages, planner."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Literal
 
+from commands.config.keys import EnvKeys, GymKeys, RunKeys
 from planners.cem import CEM, CEMConfig
 from planners.cem_gradient import CEMGradient, CEMGradientConfig
 from planners.costs import GoalCost
@@ -19,6 +20,10 @@ from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingC
 from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig
 from planners.sampling import BasePlanner, PlannerConfig
 from world_model.dynamics import DynamicsConfig
+from world_model.encoder import EncoderConfig
+from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.future import FutureConfig
+from world_model.training.loop import TrainerConfig
 from world_model.training.posttrain import PosttrainConfig
 
 
@@ -88,3 +93,23 @@ class DynamicsKeys(DynamicsConfig):
         """The shape of the dynamics; proprio_dim: size of the robot's state, if these dynamics take it."""
         values = {item.name: getattr(self, item.name) for item in fields(DynamicsConfig)}
         return DynamicsConfig(**{**values, "proprio_dim": 0 if self.proprio_model == "none" else proprio_dim})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelKeys(RunKeys):
+    """Keys of a task, a model, both stages of its training, and the planner."""
+
+    env: EnvKeys | GymKeys
+    """task"""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """sizes of the encoder"""
+    objective: ObjectiveConfig = field(default_factory=FutureConfig)
+    """what stage 1 predicts from what"""
+    pretrain: TrainerConfig = field(default_factory=TrainerConfig)
+    """optimisation of stage 1"""
+    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
+    """shape and losses of the latent dynamics"""
+    posttrain: TrainerConfig = field(default_factory=TrainerConfig)
+    """optimisation of stage 2"""
+    planner: PlannerKeys = field(default_factory=CEMKeys)
+    """search, cost and receding horizon"""

@@ -18,9 +18,9 @@ from commands.training.pretraining import make_random_stage1
 
 @pytest.mark.parametrize("objective", ["vjepa2", "lewm"])
 def test_the_step_of_stage_1_is_built_as_configured_with_actions_where_it_reads_them(objective):
-    words = [f"objective={objective}", "encoder=tiny", "trainer.batch_size=3"]
+    words = [f"objective={objective}", "encoder=tiny", "pretrain.batch_size=3"]
     config, cpu = load_config("bench", words), torch.device("cpu")
-    model, batch = make_random_stage1(config.encoder, config.objective, config.trainer, config.env.name, 0, cpu)
+    model, batch = make_random_stage1(config.encoder, config.objective, config.pretrain, config.env.name, 0, cpu)
     assert batch["pixels"].shape[:2] == (3, model.config.frames)
     assert ("action" in batch) == (objective == "lewm")
     loss, _ = model.loss(batch, 0)
@@ -54,7 +54,7 @@ def test_another_folder_is_no_clone_of_the_official_code(tmp_path, capsys, monke
     with pytest.raises(UsageError, match="no clone of github.com/facebookresearch/vjepa2"):
         import_official(tmp_path)
     monkeypatch.chdir(tmp_path)
-    words = ["bench", "pretrain", "encoder=tiny", "trainer.batch_size=2", "seconds=0.01"]
+    words = ["bench", "pretrain", "encoder=tiny", "pretrain.batch_size=2", "seconds=0.01"]
     assert main([*words, "objective=future", f"official={tmp_path}"]) == 2
     assert "give objective=vjepa2" in capsys.readouterr().err
 

@@ -48,7 +48,7 @@ def losses(model, batch, device, config=SMALL, checkpoints=None):
 @cache
 def composed(name):
     """The settings of an objective with a small encoder; composing them takes a while."""
-    words = [f"objective={name}", "encoder=tiny", "trainer=debug", "trainer.batch_size=2", "encoder.depth=4"]
+    words = [f"objective={name}", "encoder=tiny", "trainer@pretrain=debug", "pretrain.batch_size=2", "encoder.depth=4"]
     return load_config("bench", words)
 
 
@@ -56,7 +56,7 @@ def stage_1(name):
     """A small model of an objective, and a batch for it on the CPU."""
     torch.manual_seed(0)
     config = composed(name)
-    return make_random_stage1(config.encoder, config.objective, config.trainer, config.env.name, config.seed, CPU)
+    return make_random_stage1(config.encoder, config.objective, config.pretrain, config.env.name, config.seed, CPU)
 
 
 @pytest.mark.parametrize("name", list_choices("objective"))
@@ -80,7 +80,7 @@ def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
 @pytest.mark.parametrize("pool", ["learned", "keypoints"])
 def test_the_metric_is_fitted_there(pool, of, cuda):
     model = encoder(config=replace(SIZES, pool=POOLS[pool])).to(cuda)
-    config = MetricConfig("biharmonic", lag=1, of=of, modes=4)
+    config = MetricConfig("biharmonic", lag=1, source=of, modes=4)
     fit_metric(model, config, (clip.to(cuda) for clip in frames(3, 12))).fold_into(model.pool)
     assert model.embed_frames(frames(1, 2).to(cuda)).device == cuda
 
