@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.video import SAME_S, VideoError, VideoFile, View, decode_at_times, find_videos, inspect_video
+from data.video import TOLERANCE_S, VideoError, VideoFile, View, decode_at_times, find_videos, inspect_video
 
 STARTS_PER_FRAME = 4  # possible starts of a clip between two of its frames
 ATTEMPTS = 8  # clips tried, one after another, where one cannot be decoded
@@ -95,7 +95,7 @@ def open_folder(
             progress(number, len(paths))
     if not readable:
         raise VideoError(f"none of the {len(paths)} videos in {folder} can be read: {broken[0]}")
-    long = [file for file in readable if file.length_s >= clip.length_s - SAME_S]
+    long = [file for file in readable if file.length_s >= clip.length_s - TOLERANCE_S]
     if not long:
         longest_s = max(file.length_s for file in readable)
         raise VideoError(
@@ -144,7 +144,7 @@ class VideoClips:
         self.files, self.clip, self.size_hw, self.view, self.warn = tuple(files), clip, size_hw, view, warn
         self.broken: dict[Path, str] = {}
         room_s = np.array([max(0.0, file.length_s - clip.length_s) for file in files])
-        counts = np.floor(room_s * clip.fps * STARTS_PER_FRAME + SAME_S).astype(np.int64) + 1
+        counts = np.floor(room_s * clip.fps * STARTS_PER_FRAME + TOLERANCE_S).astype(np.int64) + 1
         self._ends = np.cumsum(counts)
         self._begins = self._ends - counts
 
@@ -194,7 +194,7 @@ class VideoClips:
         """
         spread = np.unique(np.linspace(0, len(self.files) - 1, min(most, len(self.files))).astype(int))
         for file in (self.files[number] for number in spread):
-            count = min(frames, int(file.length_s * self.clip.fps + SAME_S) + 1)
+            count = min(frames, int(file.length_s * self.clip.fps + TOLERANCE_S) + 1)
             try:
                 yield decode_at_times(file, np.arange(count) / self.clip.fps, self.size_hw, self.view)
             except VideoError as error:

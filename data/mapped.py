@@ -55,8 +55,8 @@ def lay_out(path: Path, info: StoreInfo, plan: EpisodePlan, gzip_level: int | No
         file.attrs["splits"] = list(SPLITS)
         for column in info.columns:
             if column.name == PACKED and gzip_level is not None:
-                chunks = {"chunks": (1, *column.shape), "compression": gzip_level}
-                file.create_dataset(column.name, (plan.capacity, *column.shape), column.dtype, **chunks)
+                shape, chunks = (plan.capacity, *column.shape), (1, *column.shape)
+                file.create_dataset(column.name, shape, column.dtype, chunks=chunks, compression=gzip_level)
             else:
                 _allocate_dataset(file, column, plan.capacity)
         for group, columns in (("episode", EPISODE_COLUMNS), ("episode/factors", info.factors)):
@@ -71,9 +71,7 @@ def _allocate_dataset(group: h5py.Group, column: Column, rows: int) -> h5py.Data
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    space = h5py.h5s.create_simple((rows, *column.shape))
-    dtype = h5py.h5t.py_create(np.dtype(column.dtype))
-    return h5py.Dataset(h5py.h5d.create(group.id, column.name.encode(), dtype, space, dcpl=properties))
+    return group.create_dataset(column.name, (rows, *column.shape), column.dtype, dcpl=properties)
 
 
 # --- opening one

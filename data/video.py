@@ -21,7 +21,7 @@ View = Literal["whole", "centre"]
 SUFFIXES = (".mp4", ".webm", ".gif", ".mkv", ".mov", ".avi")
 NO_SEEKING = ("gif",)  # formats whose frames build on all earlier ones
 ALL_CORES = 0
-SAME_S = 1e-6  # times nearer than this are equal
+TOLERANCE_S = 1e-6  # times nearer than this are equal
 
 
 class VideoError(ValueError):
@@ -93,7 +93,7 @@ def decode_at_times(
                 container.seek(int(wanted_s[0] / stream.time_base), stream=stream, backward=True, any_frame=False)
             frames = (frame for frame in container.decode(stream) if frame.time is not None)
             first = next(frames, None)
-            if first is not None and (first.time <= wanted_s[0] + SAME_S or not seek):
+            if first is not None and (first.time <= wanted_s[0] + TOLERANCE_S or not seek):
                 nearest = _select_nearest(first, frames, wanted_s)
                 return np.stack([convert_frame(frame, size_hw, view) for frame in nearest])
     raise VideoError(f"{file.path} holds no frame that can be decoded")
@@ -158,7 +158,7 @@ def _select_nearest(first: Any, rest: Iterator[Any], wanted_s: Sequence[float]) 
     before, after = first, next(rest, None)
     nearest = []
     for time in wanted_s:
-        while after is not None and after.time - time < time - before.time - SAME_S:
+        while after is not None and after.time - time < time - before.time - TOLERANCE_S:
             before, after = after, next(rest, None)
         nearest.append(before)
     return nearest

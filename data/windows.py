@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data.store import Reader
 
 Array = NDArray[Any]
-FEW = 4  # windows per episode, below which most frames are hardly used
+FEW_WINDOWS = 4  # windows per episode, below which most frames are hardly used
 
 
 class Windows:
@@ -77,7 +77,7 @@ class Windows:
     def describe(self) -> str:
         """Their number, length and spacing, for a line of output."""
         per_episode = len(self) / len(self._episodes)
-        hint = "; longer episodes, or a shorter horizon, would give more" if per_episode < FEW else ""
+        hint = "; longer episodes, or a shorter horizon, would give more" if per_episode < FEW_WINDOWS else ""
         length = f"{self.frames} frames, {self.frame_skip} apart"
         return f"{len(self)} windows of {length}: {per_episode:.3g} an episode{hint}"
 

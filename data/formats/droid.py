@@ -38,7 +38,7 @@ TIME_STAMPS = (
     ("observation/timestamp/robot_state/read_start",),
 )
 UNITS_S = (1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts the time between rows between 1 ms and 1 s
-MOST_APART = 0.1  # share of the rows by which rows and video frames may differ in number
+MAX_COUNT_DIFFERENCE = 0.1  # share of the rows by which rows and video frames may differ in number
 FULL_TURN = 2 * np.pi + 0.01  # larger angles are hardly radians
 LEAST_RATE = 0.75  # of the wanted rate, below which a trajectory gets a note
 PAUSE_STEPS = 2.0  # steps, wanted or recorded, beyond which a gap is a pause
@@ -98,7 +98,7 @@ def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
     poses, times_s, extrinsics, notes = _read_rows(folder / ROWS_FILE, video.stem, config)
     frames = count_frames(video)
     counts = f"{folder} has {len(poses)} rows and its video {frames} frames"
-    if abs(len(poses) - frames) > MOST_APART * max(len(poses), frames):
+    if abs(len(poses) - frames) > MAX_COUNT_DIFFERENCE * max(len(poses), frames):
         raise ExternalError(f"{counts}: they do not belong together")
     if len(poses) > frames:
         notes.append(f"{counts}: the last rows are dropped")

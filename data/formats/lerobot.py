@@ -31,8 +31,8 @@ EXPORT_FILE = f"meta/{EXPORT_KEY}.json"
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 REWARD, PROPRIO = "next.reward", "observation.state"
 NUMBERS = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-UNEVEN = 0.1  # steps by which the time between two frames may differ from the data set's rate
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "eval", "eval": "eval"}
+MAX_UNEVENNESS = 0.1  # steps by which the time between two frames may differ from the data set's rate
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "eval", "eval": "eval"}
 # Names of our columns in a data set that we write; others are jepa.NAME, so that no policy reads them as observations.
 NAMES = {"proprio": PROPRIO, "truth": "observation.environment_state"}
 CAMERA = "observation.images.camera"
@@ -118,7 +118,7 @@ class LeRobot(dataset.ExternalDataSet):
             columns["reward"] = _to_array(table[REWARD]).reshape(-1)
         times_s = _to_array(table["timestamp"]).astype(np.float64).reshape(-1)
         steps_s = np.diff(times_s)
-        if len(steps_s) and np.abs(steps_s * self.fps - 1).max() > UNEVEN:
+        if len(steps_s) and np.abs(steps_s * self.fps - 1).max() > MAX_UNEVENNESS:
             raise ExternalError(
                 f"{episode.name} has mixed rates: frames {steps_s.min():.3g} to {steps_s.max():.3g} s apart, "
                 f"where fps={self.fps:g} in {INFO}"
@@ -198,8 +198,8 @@ def _parse_splits(meta: Mapping[str, Any]) -> dict[int, str]:
     splits: dict[int, str] = {}
     for name, span in (meta.get("splits") or {}).items():
         first, _, end = str(span).partition(":")
-        if name in SPLITS and first.isdigit() and end.isdigit():
-            splits |= dict.fromkeys(range(int(first), int(end)), SPLITS[name])
+        if name in SPLIT_NAMES and first.isdigit() and end.isdigit():
+            splits |= dict.fromkeys(range(int(first), int(end)), SPLIT_NAMES[name])
     return splits if len(set(splits.values())) > 1 else {}
 
 

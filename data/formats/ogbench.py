@@ -33,12 +33,12 @@ from data.store import Reader
 from data.video import Pictures, View
 
 IMAGES = "observations"
-VAL = "-val"  # ends the name of a file of validation episodes
+VAL_SUFFIX = "-val"  # ends the name of a file of validation episodes
 STATE = ("qpos", "qvel")
-NEEDED = (IMAGES, "actions", "terminals")
-BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)  # errors of a damaged zip
+REQUIRED = (IMAGES, "actions", "terminals")
+ZIP_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)  # errors of a damaged zip
 # Arrays of our exports, with an entry an episode.
-NUMBER, SPLIT, SEED, FACTORS = EXPORTED = ("episode_number", "episode_split", "episode_seed", "episode_factors")
+NUMBER, SPLIT, SEED, FACTORS = EXPORT_ARRAYS = ("episode_number", "episode_split", "episode_seed", "episode_factors")
 
 
 class Header(NamedTuple):
@@ -50,7 +50,7 @@ class Header(NamedTuple):
 
 @contextmanager
 def _open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
-    with dataset.explain_damage(file, "npz", *BROKEN), zipfile.ZipFile(file) as archive:
+    with dataset.explain_damage(file, "npz", *ZIP_ERRORS), zipfile.ZipFile(file) as archive:
         yield archive
 
 
@@ -82,7 +82,7 @@ class NpyStream:
 
     def read_rows(self, start: int, stop: int) -> Array:
         """Rows [start, stop)."""
-        with dataset.explain_damage(self.file, "npz", *BROKEN):
+        with dataset.explain_damage(self.file, "npz", *ZIP_ERRORS):
             self._member.seek(self._first + start * self._row_bytes)
             raw = self._member.read((stop - start) * self._row_bytes)
         return np.frombuffer(raw, self._dtype).reshape(stop - start, *self._row)
@@ -110,8 +110,8 @@ class OGBench(dataset.ExternalDataSet):
 
     def __init__(self, path: Path) -> None:
         files = dataset.find_files(path, (".npz",), "OGBench file")
-        beside = path.with_name(f"{path.stem}{VAL}.npz")
-        if path.is_file() and not path.stem.endswith(VAL) and beside.is_file():
+        beside = path.with_name(f"{path.stem}{VAL_SUFFIX}.npz")
+        if path.is_file() and not path.stem.endswith(VAL_SUFFIX) and beside.is_file():
             files.append(beside)
         self._streams: dict[Path, NpyStream] = {}
         self._columns: dict[Path, dict[str, Array]] = {}
@@ -127,9 +127,9 @@ class OGBench(dataset.ExternalDataSet):
     def _read_episodes(self, file: Path, first: int, with_val: bool) -> Iterator[tuple[int, ExternalEpisode]]:
         """Numbers and episodes of a file, which `terminals` separates; its columns of numbers are kept in memory."""
         headers = read_headers(file)
-        check_names(str(file), NEEDED, headers)
+        check_names(str(file), REQUIRED, headers)
         rows = headers["actions"].shape[0]
-        for name in NEEDED:
+        for name in REQUIRED:
             if headers[name].shape[0] != rows:
                 raise ExternalError(f"{file} has {rows} actions and {headers[name].shape[0]} rows of {name}")
         unread = {"next_observations", IMAGES} - dataset.select_numbers({IMAGES: headers[IMAGES]}).keys()
@@ -137,11 +137,11 @@ class OGBench(dataset.ExternalDataSet):
         ends = np.flatnonzero(arrays.pop("terminals")) + 1
         if not len(ends) or ends[-1] != rows:
             ends = np.append(ends, rows)  # cut off where recording was interrupted
-        exported = {name: arrays.pop(name).tolist() for name in EXPORTED if name in arrays}
+        exported = {name: arrays.pop(name).tolist() for name in EXPORT_ARRAYS if name in arrays}
         self._columns[file] = {
             name: a for name, a in arrays.items() if a.ndim and len(a) == rows and a.dtype.kind in "fiub"
         }
-        split, seed, factors = "val" if file.stem.endswith(VAL) else "train", NO_SEED, {}
+        split, seed, factors = "val" if file.stem.endswith(VAL_SUFFIX) else "train", NO_SEED, {}
         for index, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
             number = first + index
             if exported:
@@ -163,7 +163,7 @@ class OGBench(dataset.ExternalDataSet):
             images=images,
             state=tuple(name for name in STATE if name in numbers),
             unread=sorted(
-                headers.keys() - numbers.keys() - images.keys() - {"actions", "terminals", EXPORT_KEY, *EXPORTED}
+                headers.keys() - numbers.keys() - images.keys() - {"actions", "terminals", EXPORT_KEY, *EXPORT_ARRAYS}
             ),
             store_info=dataset.parse_store_info(load_array(file, EXPORT_KEY) if EXPORT_KEY in headers else None),
         )
@@ -184,7 +184,7 @@ class OGBench(dataset.ExternalDataSet):
 
 def _parse_name(file: Path) -> str:
     """The data set's name: NAME of NAME-val.npz, NAME-003.npz and NAME-003-val.npz."""
-    stem = file.stem.removesuffix(VAL)
+    stem = file.stem.removesuffix(VAL_SUFFIX)
     head, _, part = stem.rpartition("-")
     return head if head and part.isdigit() else stem
 
@@ -205,9 +205,11 @@ def write_npz(
 
 def derive_val_path(path: Path) -> Path:
     """The file of the held-out episodes that belongs to NAME.npz; ExternalError for another name."""
-    if path.suffix != ".npz" or path.stem.endswith(VAL):
-        raise ExternalError(f"to={path}: OGBench's files are called NAME.npz, and NAME{VAL}.npz is written beside it")
-    return path.with_name(f"{path.stem}{VAL}.npz")
+    if path.suffix != ".npz" or path.stem.endswith(VAL_SUFFIX):
+        raise ExternalError(
+            f"to={path}: OGBench's files are called NAME.npz, and NAME{VAL_SUFFIX}.npz is written beside it"
+        )
+    return path.with_name(f"{path.stem}{VAL_SUFFIX}.npz")
 
 
 def write_ogbench(reader: Reader, path: Path, progress: Callable[[], None]) -> str:

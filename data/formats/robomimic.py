@@ -32,7 +32,7 @@ from data.video import Pictures, View
 
 CAMERA = "camera_image"  # name of our pixels
 MASKS = {"train": "train", "valid": "val", "eval": "eval"}  # masks that are splits; robomimic has no eval
-PREFERRED = "agentview_image"
+FIRST_CAMERA = "agentview_image"
 PROPRIO = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")  # robomimic's own choice of low_dim observations
 GYM_TYPE = 2  # robomimic's EnvType
 
@@ -140,7 +140,7 @@ def _describe_data_set(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
         env_kwargs=args["env_kwargs"],
         rate=_read_rate(args),
         numbers=numbers,
-        images=dict(sorted(images.items(), key=lambda item: item[0] != PREFERRED)),
+        images=dict(sorted(images.items(), key=lambda item: item[0] != FIRST_CAMERA)),
         proprio=PROPRIO if all(name in numbers for name in PROPRIO) else (),
         state=state,
         unread=sorted(set(group) - read) + sorted(observed.keys() - images.keys() - numbers.keys()),
