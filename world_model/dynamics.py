@@ -1,8 +1,8 @@
 """Latent dynamics: what a planner talks to.
 
 `LatentDynamics` puts a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. It takes raw
-frames and raw actions and normalises them by buffers. Its parts (`world_model.nn.features`, `outputs`, `states`,
-`reachability`) decide what it predicts; a planner gets named views.
+frames and raw actions and normalises them by buffers. Its parts (`world_model.nn.features`, `states`, `reachability`)
+decide what it predicts; a planner gets named views.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from planners.protocol import DynamicsSpec, Lazy, Views
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
 from world_model.nn.decoder import PixelHeadConfig
-from world_model.nn.features import Features, Space
-from world_model.nn.outputs import Output
+from world_model.nn.features import Features, Output, Space
 from world_model.nn.reachability import ReachConfig, ReachHead
 from world_model.nn.states import ProprioModel, make_states
 from world_model.predictor import ActionPredictor, PredictorConfig

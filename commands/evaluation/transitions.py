@@ -124,7 +124,7 @@ def measure_open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[
         }
         if proprio is not None:
             batch["proprio"] = torch.from_numpy(proprio[chunk]).to(pixels.device)
-        for name, values in model.error_by_horizon(batch).items():
+        for name, values in model.measure_error_by_horizon(batch).items():
             sums[name] = sums.get(name, np.zeros(len(values))) + len(chunk) * np.array(values)
     return {name: (total / len(rows)).tolist() for name, total in sums.items()}
 

@@ -84,7 +84,7 @@ class Monitor:
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """What the numbers so far warn of."""
-        return probes.collapse_warning(evaluations)
+        return probes.find_collapse(evaluations)
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""

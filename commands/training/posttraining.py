@@ -136,7 +136,7 @@ class OpenLoopMonitor:
 
     def errors(self) -> dict[str, list[float]]:
         """`predicted` and `copy`, squared error at steps 1..K."""
-        return self.model.error_by_horizon(self.batch)
+        return self.model.measure_error_by_horizon(self.batch)
 
     def __call__(self, step: int) -> dict[str, float]:
         """Error over copying, at the first and at the last step; and both errors there."""

@@ -94,7 +94,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     draw_training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
     about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd):
-        save_dynamics(folder / MODEL, model.objective.dynamics(kept), about)
+        save_dynamics(folder / MODEL, model.objective.make_dynamics(kept), about)
     else:
         save_encoder(folder / MODEL, kept, about)
     return monitor.summarise(last)

@@ -73,7 +73,7 @@ def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
     assert {value.device for value in model.state_dict().values()} == {cuda}
     assert model.trained_encoder.embed_frames(frames(1, 2).to(cuda)).device == cuda
     if isinstance(model.objective, EndToEnd):
-        assert model.objective.dynamics(model.encoder).spec.device == cuda
+        assert model.objective.make_dynamics(model.encoder).spec.device == cuda
 
 
 @pytest.mark.parametrize("of", ["pooled", "inputs"])
@@ -127,7 +127,7 @@ def test_every_kind_of_dynamics_trains_there_as_on_the_cpu(kind, cuda):
             batch["scene"] = batch["scene"][:, : made.config.history]
         batch |= {"pixels": pixels, "action": torch.rand(2, model.window - 1, made.spec.block_dim)}
         steps = losses(model, batch, device)
-        errors = model.error_by_horizon({name: value.to(device) for name, value in batch.items()})
+        errors = model.measure_error_by_horizon({name: value.to(device) for name, value in batch.items()})
         found.append((steps, torch.tensor(list(errors.values()))))
     for there, here in zip(*reversed(found), strict=True):
         torch.testing.assert_close(there, here, rtol=2e-3, atol=2e-4)

@@ -140,7 +140,7 @@ def test_the_rollout_loss_trains_every_length_of_history():
 def test_errors_by_horizon_stand_beside_copying_the_last_frame():
     model = dynamics()
     stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
-    errors = stage.error_by_horizon(batch)
+    errors = stage.measure_error_by_horizon(batch)
     features = model.features.normalise(batch["features"])
     expected = [(features[:, 2] - features[:, 3 + k]).square().mean().item() for k in range(4)]
     assert errors["copy"] == pytest.approx(expected, rel=1e-5)

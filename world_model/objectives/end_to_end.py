@@ -153,8 +153,8 @@ class EndToEnd(Objective):
             terms["inverse"] = weights.inverse * regression(read.float(), actions_BTA, "l2")
         return terms
 
-    def dynamics(self, encoder: VideoEncoder) -> LatentDynamics:
-        """What was learned with actions, as a planner needs it: as long paths as a training clip holds."""
+    def make_dynamics(self, encoder: VideoEncoder) -> LatentDynamics:
+        """Latent dynamics for planning; paths are as long as a training clip allows."""
         config = DynamicsConfig("pooled", self.config.context_frames, self.config.horizon, self.config.predictor)
         dynamics = LatentDynamics(config, encoder, self.actions)
         dynamics.predictor.load_state_dict(self.predictor.state_dict())

@@ -47,7 +47,7 @@ COLLAPSED = 0.05  # spread, as a share of the first, below which features are co
 NARROWED = 0.4  # effective rank, as a share of its best in training, below which a warning is due
 
 
-def collapse_warning(evaluations: Sequence[Mapping[str, float]]) -> str | None:
+def find_collapse(evaluations: Sequence[Mapping[str, float]]) -> str | None:
     """One sentence if features collapse, wholly or in part; None otherwise.
 
     evaluations: results of `measure_spread` with the loss `prediction`, oldest first, the first before training. The

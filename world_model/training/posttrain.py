@@ -95,7 +95,7 @@ class PosttrainModel(nn.Module):
         return regression(self.dynamics.output.decode(predicted).float(), target, self.config.loss)
 
     @torch.no_grad()
-    def error_by_horizon(self, batch: dict[str, Tensor]) -> dict[str, list[float]]:
+    def measure_error_by_horizon(self, batch: dict[str, Tensor]) -> dict[str, list[float]]:
         """Open-loop squared error at steps 1..K from a full history, and that of copying the last frame.
 
         Errors are in the space of the target (normalised features or pixels), means over samples and channels.

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from world_model.probing.probes import (
-    collapse_warning,
+    find_collapse,
     measure_spread,
     near_pair_correlation,
     probe_r2,
@@ -93,9 +93,9 @@ def numbers(feature_std: float, effective_rank: float, prediction: float) -> dic
 
 def test_collapse_is_warned_of_and_health_is_not():
     start = numbers(1.0, 30.0, 2.0)
-    assert collapse_warning([start]) is None
+    assert find_collapse([start]) is None
     # A trained embedding has fewer dimensions than a random one: no reason to warn.
-    assert collapse_warning([start, numbers(2.0, 8.0, 1.0), numbers(2.0, 9.0, 0.5)]) is None
-    assert "have collapsed" in collapse_warning([start, numbers(0.01, 3.0, 0.1)])
-    assert "in part" in collapse_warning([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 0.5)])
-    assert collapse_warning([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 1.5)]) is None
+    assert find_collapse([start, numbers(2.0, 8.0, 1.0), numbers(2.0, 9.0, 0.5)]) is None
+    assert "have collapsed" in find_collapse([start, numbers(0.01, 3.0, 0.1)])
+    assert "in part" in find_collapse([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 0.5)])
+    assert find_collapse([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 1.5)]) is None

@@ -119,7 +119,7 @@ def test_what_is_learned_with_actions_plans_as_it_was_trained():
     torch.manual_seed(0)
     model = PretrainModel(encoder(), PLDM, steps=1, actions=ACTIONS).eval()
     clip, action = frames(2, 6), torch.rand(2, 5, 2)
-    dynamics = model.objective.dynamics(model.encoder)
+    dynamics = model.objective.make_dynamics(model.encoder)
     with torch.no_grad():
         made = model.objective.predict(model.encoder, {"pixels": clip, "action": action}, step=0).predicted[0]
         context = dynamics.observe(clip[:, :1], action[:, :0], torch.ones(2, 1, dtype=torch.bool))
