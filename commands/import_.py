@@ -66,7 +66,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     recordings, left_out = read_all(form, Path(config.path), console)
     if not recordings:
         raise RunError(f"none of the {len(left_out)} trajectories in {config.path} can be used: {left_out[0]}")
-    facts = form.facts()
+    facts = form.collect_facts()
     for line in facts.summary:
         console.say(line)
     splits = assign_splits(recordings, config.seed, console)

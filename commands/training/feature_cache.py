@@ -23,8 +23,10 @@ ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 
 @torch.no_grad()
 def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
-    """What the predictor takes of every frame of the file (`LatentDynamics.read`), each as bfloat16 bits [F, N, D];
-    computed once for an encoder and a file."""
+    """Features that the predictor reads, of every frame of the file, as bfloat16 bits [F, N, D]: {name: bits}.
+
+    They are computed once for an encoder and a file, then kept beside the file.
+    """
     cache, key = FeatureCache(reader), hash_tensors(dynamics.encoder.state_dict())
     device = dynamics.action_mid.device
     spaces = dynamics.features.spaces
@@ -40,21 +42,21 @@ def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> d
             for episode, frames in zip(episodes, read_episodes(reader, episodes), strict=True):
                 row = int(reader.first_row(episode))
                 for chunk in frames.split(ENCODE_CHUNK):
-                    made = dynamics.read(chunk[None].to(device))
+                    features = dynamics.read(chunk[None].to(device))
                     for name in missing:
-                        rows[name][row : row + len(chunk)] = to_bits(made[name][0])
+                        rows[name][row : row + len(chunk)] = to_bits(features[name][0])
                     row += len(chunk)
                 progress.advance()
     stored: dict[str, np.ndarray] = {}
     for name, space in spaces.items():
-        found = cache.read(key, space)
-        assert found is not None, cache.build_path(key, space)
-        stored[name] = found
+        bits = cache.read(key, space)
+        assert bits is not None, (name, key)
+        stored[name] = bits
     return stored
 
 
 def sample_train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
-    """A spread of raw features [n, N, D] of the train split, for their statistics."""
+    """Evenly spaced raw features [n, N, D] of the train split, for their statistics."""
     rows = list_split_rows(reader, "train")
     return from_bits(features[rows[:: max(1, len(rows) // most)]]).float().to(device)
 
@@ -66,19 +68,18 @@ def list_split_rows(reader: Any, split: str) -> np.ndarray:
 
 
 def read_proprio(reader: Any) -> np.ndarray:
-    """The robot's state [F, Q] at every frame of the file: its column `proprio`, or those true quantities that the
-    file's task counts as felt. UsageError where it has neither."""
+    """Proprioception [F, Q] at every frame of the file: its column `proprio`, or else those true quantities that the
+    file's task counts as proprioception. Raises UsageError where it has neither."""
     task = envs.find_task(reader.info.env_id)
-    if any(column.name == "proprio" for column in reader.info.columns):
-        name, chosen = "proprio", slice(None)
-    elif task is not None:
-        name, chosen = "truth", list(task.proprio_index)  # type: ignore[assignment]
-    else:
-        raise UsageError("dynamics.proprio_model: this file has no column proprio, and its environment is unknown")
+    name, columns = "proprio", slice(None)
+    if all(column.name != name for column in reader.info.columns):
+        if task is None:
+            raise UsageError("dynamics.proprio_model: this file has no column proprio, and its environment is unknown")
+        name, columns = "truth", list(task.proprio_index)  # type: ignore[assignment]
     episodes = reader.episodes()
-    example = reader.column(name, int(episodes[0]))[:, chosen]
-    found = np.zeros((reader.total_frames, example.shape[1]), np.float32)
+    example = reader.column(name, int(episodes[0]))[:, columns]
+    proprio = np.zeros((reader.total_frames, example.shape[1]), np.float32)
     for episode in episodes:
         first = int(reader.first_row(episode))
-        found[first : first + reader.num_frames(int(episode))] = reader.column(name, int(episode))[:, chosen]
-    return found
+        proprio[first : first + reader.num_frames(int(episode))] = reader.column(name, int(episode))[:, columns]
+    return proprio

@@ -14,22 +14,18 @@ from commands.config.keys import OnDamaged, RunKeys
 from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
+from commands.shared.errors import UsageError
 from commands.shared.runs import write_json
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
-from commands.training.model_folders import (
-    MODEL,
-    PretrainedConfig,
-    TimmConfig,
-    find_frame_skip,
-    load_frozen_encoder,
-    open_reader,
-    save_dynamics,
-)
+from commands.training.model_folders import MODEL, find_frame_skip, load_encoder, open_reader, save_dynamics
 from commands.training.stage import train_stage
 from data.loader import Loader, from_bits
 from data.windows import Windows
 from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.encoder import VideoEncoder
+from world_model.interop.pretrained import load_pretrained
+from world_model.interop.timm_encoder import make_timm_encoder
 from world_model.nn.reachability import fit_reach, make_pair_source
 from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
@@ -37,6 +33,30 @@ from world_model.training.posttrain import PosttrainModel
 
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """Facts that a file of official weights may lack."""
+
+    key: str | None = None
+    """encoder in the file: target_encoder, ema_encoder or encoder; null: the first of these it has"""
+    image_px: int | None = None
+    """side of the pictures it was trained on, pixels; null: 256"""
+    heads: int | None = None
+    """attention heads; null: those published for its width"""
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """A vision transformer of timm."""
+
+    model: str = "vit_small_patch14_dinov2.lvd142m"
+    """name of the model"""
+    weights: str = "hub"
+    """hub, random, or a local file"""
+    image_px: int = 224
+    """side of the pictures it sees, pixels; frames of another size are resized"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +81,31 @@ class PosttrainKeys(RunKeys):
         world_info().split_rows(self.trainer.batch_size)
 
 
+def load_frozen_encoder(
+    keys: PosttrainKeys, encoder: str | Path, frame_hw: tuple[int, int], console: Console
+) -> tuple[VideoEncoder, dict[str, Any]]:
+    """The encoder of stage 2 and the record of its training. encoder: a run folder, `pretrained` or `timm`. Frames of
+    `frame_hw` are resized to the size that it was trained on."""
+    if encoder == "pretrained":
+        if keys.path is None:
+            raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
+        options = keys.pretrained
+        found = load_pretrained(Path(keys.path), options.key, options.image_px, options.heads)
+        console.say(found.summary)
+        model, about = found.encoder, {"pretrained": keys.path}
+    elif encoder == "timm":
+        timm = keys.timm
+        model = make_timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
+        about = {"timm": timm.model, "weights": timm.weights}
+    else:
+        model, about = load_encoder(encoder)
+        if model.frame_hw != frame_hw:
+            given, trained = (f"{height}x{width} pixels" for height, width in (frame_hw, model.config.image_px))
+            console.say(f"frames of {given} are resized to the encoder's {trained}")
+    model.frame_px = None if frame_hw == model.config.image_px else frame_hw
+    return model.eval(), about
+
+
 def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
     """Stage 2 into `folder`; returns one line of what came out, in the first process."""
     device = torch.device(resolve_device(keys.device))
@@ -80,46 +125,29 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
     with main_process_first():
         cached = cache_features(dynamics, reader, console)
-    features = cached["features"]
     dynamics.features.set_statistics(lambda name: sample_train_features(cached[name], reader, device))
     if proprio:
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][list_split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if dynamics.output.reads_pixels else ("action",)
-    extra, seen = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
-    windows = {
-        split: Windows(reader, split, model.window, actions.frame_skip, columns, extra, seen)
-        for split in ("train", "val")
-    }
-    if is_main_process():
-        console.say(f"training on {windows['train'].describe()}")
-    monitor = OpenLoopMonitor(model, windows["val"], device) if is_main_process() else None
-    last = train_stage(
-        model,
-        Loader(windows["train"], trainer.batch_size, keys.seed, **world_info()._asdict()),
-        trainer,
-        folder,
-        monitor,
-        console,
-        "posttrain",
+    extra, scene = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
+    train, val = (
+        Windows(reader, split, model.window, actions.frame_skip, columns, extra, scene) for split in ("train", "val")
     )
+    if is_main_process():
+        console.say(f"training on {train.describe()}")
+    monitor = OpenLoopMonitor(model, val, device) if is_main_process() else None
+    loader = Loader(train, trainer.batch_size, keys.seed, **world_info()._asdict())
+    last = train_stage(model, loader, trainer, folder, monitor, console, "posttrain")
     if monitor is None:
         return ""
-    fit_reach_head(dynamics, features, reader, keys.seed, console)
-    errors = monitor.errors()
+    fit_reach_head(dynamics, cached["features"], reader, keys.seed, console)
+    errors = monitor.compute_errors()
     write_json(folder / "open_loop.json", errors)
     draw_horizon_curves(errors, folder / "open_loop.png")
-    save_dynamics(
-        folder / MODEL,
-        dynamics,
-        {
-            **about,
-            "env": reader.info.env_id,
-            "env_kwargs": reader.info.env_kwargs,
-            "losses": make_config_dict(losses),
-            "data": reader.file_checksum,
-        },
-    )
+    info = reader.info
+    about |= {"env": info.env_id, "env_kwargs": info.env_kwargs, "losses": make_config_dict(losses)}
+    save_dynamics(folder / MODEL, dynamics, {**about, "data": reader.file_checksum})
     return (
         f"open-loop error over copying the last frame: {last['over_copy_1']:.3f} one step, "
         f"{last['over_copy_last']:.3f} {losses.rollout_steps} steps ahead"
@@ -134,14 +162,16 @@ class OpenLoopMonitor:
         loader = Loader(windows, min(ERROR_WINDOWS, len(windows)), seed=0)
         self.batch = {name: value.to(device) for name, value in loader.read_batch(0).items()}
 
-    def errors(self) -> dict[str, list[float]]:
+    def compute_errors(self) -> dict[str, list[float]]:
         """`predicted` and `copy`, squared error at steps 1..K."""
         return self.model.measure_error_by_horizon(self.batch)
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Error over copying, at the first and at the last step; and both errors there."""
-        errors = self.errors()
-        ratios = [made / max(copy, 1e-12) for made, copy in zip(errors["predicted"], errors["copy"], strict=True)]
+        """The error and its ratio to that of copying, at the first and the last imagined step."""
+        errors = self.compute_errors()
+        ratios = [
+            imagined / max(copy, 1e-12) for imagined, copy in zip(errors["predicted"], errors["copy"], strict=True)
+        ]
         return {
             "over_copy_1": ratios[0],
             "over_copy_last": ratios[-1],
@@ -154,23 +184,22 @@ class OpenLoopMonitor:
 
 
 def fit_reach_head(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
-    """Train the reachability head, where the dynamics has one, on the cached features of the train split."""
+    """Fit the reachability head, if the dynamics have one, to the cached features of the train split."""
     device, config = dynamics.action_mid.device, dynamics.config.reach
     if dynamics.reach is None or config is None:
         return
     train = list_split_rows(reader, "train")
     with torch.no_grad():
-        parts = [
+        chunks = [
             dynamics.pool_features(dynamics.features.normalise(from_bits(features[rows]).float().to(device)))
             for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
         ]
-    pooled = torch.cat(parts)
+    pooled = torch.cat(chunks)
     lengths = [reader.num_frames(int(episode)) for episode in reader.episodes("train")]
-    places = list(zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True))
+    spans = list(zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True))
+    pairs = make_pair_source(pooled, spans, dynamics.actions.frame_skip, config)
     dynamics.reach.set_statistics(pooled)
     dynamics.reach.requires_grad_(True)
-    found = fit_reach(
-        dynamics.reach, make_pair_source(pooled, places, dynamics.actions.frame_skip, config), config, seed
-    )
+    result = fit_reach(dynamics.reach, pairs, config, seed)
     dynamics.reach.requires_grad_(False)
-    console.say(f"reachability from {len(pooled)} frames: expectile loss {found['reach_loss']:.3f}")
+    console.say(f"reachability from {len(pooled)} frames: expectile loss {result['reach_loss']:.3f}")

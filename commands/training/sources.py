@@ -1,9 +1,8 @@
-"""What stage 1 learns from: trajectory files, or a folder of plain video. Both offer the same: clips of train and val,
-pixel statistics, stretches of video to fit a metric on, a monitor, and what a model folder says of its data."""
+"""Data of stage 1: trajectory files, or a folder of plain video."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,15 +35,15 @@ from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.objective import PretrainModel
 from world_model.training.augment import CropConfig
 
-VIDEO_FOLDER = "video_folder"  # data= that says: plain video, at path=
-STRETCH_FRAMES = 64  # longest stretch of a video that a metric is fitted on
+VIDEO_FOLDER = "video_folder"  # value of data= for plain video, at path=
+SEGMENT_FRAMES = 64  # longest segment of a video that a metric is fitted to
 STATISTICS_CLIPS = 64  # clips of train that pixel statistics are taken from
 NAMED = 3  # files left out that are named; the rest are counted
 
 
 class Source(Protocol):
-    """What `commands.pretrain` needs of its data. actions: set where the objective reads them; crop: set where clips
-    are cut at random; workers: threads that read ahead."""
+    """Data of stage 1. actions: set if the objective reads them. crop: set if clips are cropped at random. workers:
+    threads that read ahead. clips: of train and val."""
 
     actions: ActionSpec | None
     crop: CropConfig | None
@@ -53,19 +52,15 @@ class Source(Protocol):
 
     def compute_pixel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel on train, in 0..255."""
-        ...
 
     def read_segments(self, most: int) -> Iterator[Tensor]:
-        """Frames [T, H, W, C] that follow one another, of at most so many recordings of train."""
-        ...
+        """Consecutive frames [T, H, W, C], of at most so many recordings of train."""
 
     def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
-        """What watches the training, given batches of val."""
-        ...
+        """The monitor of a training; batches: of val."""
 
     def describe(self) -> dict[str, Any]:
-        """What the model folder says of its data."""
-        ...
+        """Environment and data, for the model folder."""
 
 
 class Trajectories:
@@ -94,7 +89,7 @@ class Trajectories:
         return read_episodes(self.reader, self.reader.episodes("train")[:most])
 
     def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
-        """With the true state where the task is known here; else nothing says what the file's truth means."""
+        """Measures the true state only of a known task: the meaning of other tasks' truth is unknown."""
         clips = list(self.read_segments(METRIC_EPISODES))
         task = envs.find_task(self.reader.info.env_id)
         if task is not None:
@@ -109,11 +104,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """How clips are cut from plain video.
-
-    fps: pictures a second of a clip. store_px: side of the squares that pictures are squeezed into before crops are
-    cut from them; None: half as much again as the encoder's. val_share: share of the files. workers: threads.
-    """
+    """How clips are cut from plain video."""
 
     fps: float = 4.0
     """frames a second of a clip, by the files' time stamps (objective.frame_gap is for trajectories)"""
@@ -137,8 +128,8 @@ class VideoConfig:
 
 
 class Videos:
-    """Clips of plain video. Those of train show whole pictures, larger than the encoder's, to cut crops from; those of
-    val, and all frames that are measured on, the middle in the encoder's size."""
+    """Clips of plain video. Clips of train show full pictures, larger than the encoder's, to cut crops from. Clips of
+    val, and all frames that are measured, show the centre in the encoder's size."""
 
     actions: ActionSpec | None = None
     crop: CropConfig | None
@@ -170,12 +161,12 @@ class Videos:
         return torch.from_numpy(mean), torch.from_numpy(std)
 
     def read_segments(self, most: int) -> Iterator[Tensor]:
-        return map(torch.from_numpy, self.middle.read_stretches(most, STRETCH_FRAMES))
+        return map(torch.from_numpy, self.middle.read_stretches(most, SEGMENT_FRAMES))
 
     def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
-        most = NUM_FRAMES // STRETCH_FRAMES
+        most = NUM_FRAMES // SEGMENT_FRAMES
         clips = list(self.read_segments(most))
-        frames = np.concatenate(list(self.val.read_stretches(most, STRETCH_FRAMES)))
+        frames = np.concatenate(list(self.val.read_stretches(most, SEGMENT_FRAMES)))
         return Monitor(model, torch.from_numpy(frames), clips, batches, device)
 
     def describe(self) -> dict[str, Any]:
@@ -197,7 +188,7 @@ def open_source(
     objective: ObjectiveConfig,
     console: Console,
 ) -> Source:
-    """The source that data= names, checked against the encoder's size; reports what was left out.
+    """The data of stage 1, checked against the encoder's size; prints what was left out.
 
     path, video: folder of plain video and how clips are cut from it, where data is `video_folder`.
     """
@@ -219,47 +210,40 @@ def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:
 
 
 def open_videos(
-    folder: Path, video: VideoConfig, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
+    root: Path, video: VideoConfig, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
 ) -> Videos:
     clip = ClipConfig(objective.frames, video.fps)
     with console.progress("check", 1, "videos") as progress:
 
-        def checked(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             progress.total = total
             progress.update(done)
 
-        found = open_folder(folder, clip, video.val_share, video.workers, checked)
-    tell = _telling(console)
-    report_left_out(found, clip, tell)
+        folder = open_folder(root, clip, video.val_share, video.workers, show_progress)
+
+    def warn(sentence: str) -> None:
+        console.warn(f"jepa pretrain: {sentence}")
+
+    report_left_out(folder, clip, warn)
     console.say(
-        f"{len(found.train)} videos to train on, {len(found.val)} to validate, clips of {clip.length_s:.2f} s "
+        f"{len(folder.train)} videos to train on, {len(folder.val)} to validate, clips of {clip.length_s:.2f} s "
         f"({clip.frames} frames at {clip.fps:g} a second)"
     )
-    return Videos(found, clip, video, encoder.image_px, tell)
+    return Videos(folder, clip, video, encoder.image_px, warn)
 
 
-def _telling(console: Console) -> Callable[[str], None]:
-    return lambda sentence: console.warn(f"jepa pretrain: {sentence}")
-
-
-def report_left_out(found: VideoFolder, clip: ClipConfig, tell: Callable[[str], None]) -> None:
+def report_left_out(folder: VideoFolder, clip: ClipConfig, warn: Callable[[str], None]) -> None:
     """One line for each kind of file that is left out, or that is not what it seems."""
-    total = len(found.files) + len(found.broken) + len(found.short)
-    if found.broken:
-        tell(f"left out as broken: {len(found.broken)} of {total} videos: {list_first(found.broken, '; ')}")
-    if found.short:
-        names = list_first([file.path.name for file in found.short])
-        tell(f"left out as shorter than a clip ({clip.length_s:.2f} s): {len(found.short)} of {total} videos: {names}")
-    slow = [file.path.name for file in found.files if file.rate < 0.9 * clip.fps]
-    if slow:
-        names = list_first(slow)
-        tell(
-            f"fewer frames a second than video.fps={clip.fps:g}, so some repeat: {len(slow)} of {total} videos: {names}"
-        )
-    if found.train == found.val:
-        tell("there is one usable video alone: val is the video that is trained on")
-
-
-def list_first(names: Sequence[str], between: str = ", ") -> str:
-    """The first names, and that there are more."""
-    return between.join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])
+    total = len(folder.files) + len(folder.broken) + len(folder.short)
+    slow = [file.path.name for file in folder.files if file.rate < 0.9 * clip.fps]
+    short = [file.path.name for file in folder.short]
+    for kind, names, separator in (
+        ("left out as broken", folder.broken, "; "),
+        (f"left out as shorter than a clip ({clip.length_s:.2f} s)", short, ", "),
+        (f"fewer frames a second than video.fps={clip.fps:g}, so some repeat", slow, ", "),
+    ):
+        if names:
+            first = separator.join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])
+            warn(f"{kind}: {len(names)} of {total} videos: {first}")
+    if folder.train == folder.val:
+        warn("there is one usable video alone: val is the video that is trained on")

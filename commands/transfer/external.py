@@ -1,15 +1,16 @@
 """Data sets of other programs as `jepa import` takes them: which of their columns become ours, at which rate and size.
 
-A data set that `jepa export` wrote says itself what it was made from, and comes back as that. Of any other, the
-configuration's `columns` choose, and where it does not: the first camera becomes `pixels`, what sets the simulator up
-`state`, all other numbers `truth`, the body's own `proprio`. With `environment`, states and truth are that
-environment's, and so are the pictures where there are none. Whatever was chosen is summary.
+A data set written by `jepa export` is restored as it was. For any other, `columns` choose; by default the first camera
+becomes `pixels`, what sets the simulator up `state`, all other numbers `truth`, and the robot's own `proprio`. With
+`environment`, state and truth are that environment's, and so are the pictures where none were recorded. The choices are
+printed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,8 @@ class ExternalImport:
         self._select_columns(self.set.info)
         return self.set.episodes
 
-    # -- what becomes what
-
     def _select_columns(self, contents: DataSetInfo) -> None:
+        """Choose the columns, the picture size and the rate. UsageError for a choice that the data set cannot serve."""
         wanted = self.keys.environment
         if not contents.images and wanted is None:
             raise UsageError(
@@ -71,13 +71,13 @@ class ExternalImport:
             theirs = contents.env_kwargs if str(wanted) == f"{envs.GYM}{contents.env}" else {}
             self.simulator = Simulator(str(wanted), self.size_px, {**theirs, **self.keys.environment_kwargs})
         self.fps = self._find_rate(contents)
-        seen = tuple(name for name in contents.numbers if name not in contents.state)
-        self.truth = self._find_columns("truth", self.columns.truth, seen or contents.state)
+        others = tuple(name for name in contents.numbers if name not in contents.state)
+        self.truth = self._find_columns("truth", self.columns.truth, others or contents.state)
         self.proprio = self._find_columns("proprio", self.columns.proprio, contents.proprio)
         self.state = self._find_columns("state", self.columns.state, contents.state) or self.truth
         if self.simulator is not None:
             self.simulator.check_state(len(self._name_numbers(self.state)))
-            self.truth = ()  # the environment says what is true in a state
+            self.truth = ()  # the environment computes the truth from the state
 
     def _find_column(self, key: str, name: str, there: Mapping[str, Any]) -> str:
         if name not in there:
@@ -89,33 +89,31 @@ class ExternalImport:
         return usual if wanted is None else tuple(self._find_column(key, name, there) for name in wanted)
 
     def _find_rate(self, contents: DataSetInfo) -> float:
-        """Frames a second: the recorded ones, for actions over frames that are left out cannot be joined."""
+        """Frames a second: the recorded rate, since actions across skipped frames cannot be combined."""
         recorded = contents.rate if contents.store_info is None else 1 / contents.store_info.step_s
+        path, asked = self.keys.path, self.keys.fps
         if self.simulator is not None:
-            theirs, recorded = recorded, 1 / self.simulator.task.control_step_s
-            if theirs is not None and not math.isclose(theirs, recorded, rel_tol=1e-2):
+            simulated = 1 / self.simulator.task.control_step_s
+            if recorded is not None and not math.isclose(recorded, simulated, rel_tol=1e-2):
                 raise UsageError(
-                    f"environment={self.simulator.name} makes {recorded:g} steps a second and {self.keys.path} has "
-                    f"{theirs:g} frames"
+                    f"environment={self.simulator.name} makes {simulated:g} steps a second and {path} has {recorded:g} "
+                    "frames"
                 )
-        asked = self.keys.fps
+            recorded = simulated
         if asked is not None and not asked > 0:
             raise UsageError(f"fps={asked}: give a rate above 0, in frames a second")
-        if recorded is None and asked is None:
+        if asked is not None and recorded is not None and not math.isclose(asked, recorded, rel_tol=1e-6):
+            raise UsageError(
+                f"fps={asked:g}: {path} has {recorded:g} frames a second and is imported at that rate (leave fps out); "
+                "training leaves frames out by objective.frame_gap"
+            )
+        rate = asked if recorded is None else recorded
+        if rate is None:
             raise UsageError(
                 f"format={self.keys.format} records no rate: give fps=, the steps a second of {contents.env} "
                 "(20 for robosuite and OGBench's manipulation, 10 for its point and ant mazes)"
             )
-        if asked is not None and recorded is not None and not math.isclose(asked, recorded, rel_tol=1e-6):
-            raise UsageError(
-                f"fps={asked:g}: {self.keys.path} has {recorded:g} frames a second and is imported at that rate "
-                "(leave fps out); training leaves frames out by objective.frame_gap"
-            )
-        rate = recorded if recorded is not None else asked
-        assert rate is not None
         return float(rate)
-
-    # -- reading
 
     def read(self, episode: ExternalEpisode) -> Recording:
         own = self.set.info.store_info
@@ -125,22 +123,22 @@ class ExternalImport:
         frames = len(columns["time_s"])
         if frames < self.keys.least_frames:
             raise ExternalError(f"{episode.name} has {frames} frames, fewer than {self.keys.least_frames}")
-        sizes = columns["action"].shape[1]
-        self.action_size = self.action_size or sizes
-        if self.simulator is not None and sizes != len(self.simulator.task.action_low):
-            ours = len(self.simulator.task.action_low)
-            raise ExternalError(f"{episode.name} has actions of {sizes} numbers, {self.simulator.name} of {ours}")
-        if sizes != self.action_size:
-            raise ExternalError(f"{episode.name} has actions of {sizes} numbers, those before it {self.action_size}")
-        pictures = partial(self.set.read_pictures, episode, self.pixels)
+        size, simulator = columns["action"].shape[1], self.simulator
+        self.action_size = self.action_size or size
+        if simulator is not None and size != len(simulator.task.action_low):
+            ours = len(simulator.task.action_low)
+            raise ExternalError(f"{episode.name} has actions of {size} numbers, {simulator.name} of {ours}")
+        if size != self.action_size:
+            raise ExternalError(f"{episode.name} has actions of {size} numbers, those before it {self.action_size}")
+        pictures: Callable[[int, View], Array] = partial(self.set.read_pictures, episode, self.pixels)
         if not self.pixels:
-            pictures = partial(self._render_states, columns["state"])
-        return Recording(episode.name, columns, pictures, (), episode.split, episode.seed, episode.factors)
+            assert simulator is not None
+            rendered, states = simulator, columns["state"]
 
-    def _render_states(self, states_TS: Array, size_px: int, view: View) -> Array:
-        """Pictures of states, which are square and of the right size as they come."""
-        assert self.simulator is not None, size_px
-        return self.simulator.render(states_TS)
+            def pictures(size_px: int, view: View) -> Array:  # states are drawn as squares of the right size
+                return rendered.render(states)
+
+        return Recording(episode.name, columns, pictures, (), episode.split, episode.seed, episode.factors)
 
     def _read_exported(self, episode: ExternalEpisode, own: StoreInfo) -> dict[str, Array]:
         """Every column as it was, of the same shape and type."""
@@ -172,89 +170,75 @@ class ExternalImport:
             columns["reward"] = np.asarray(found["reward"], np.float32)
         return columns
 
-    # -- facts
-
-    def facts(self) -> Facts:
-        contents = self.set.info
-        settings = {
-            key: to_json_value(getattr(self.keys, key)) for key in ("format", "view", "least_frames", "columns")
-        }
+    def collect_facts(self) -> Facts:
+        """Facts of the data set, of the environment that `environment` names, or of the file that was exported."""
+        info, simulator = self.set.info, self.simulator
+        names = ("format", "view", "least_frames", "columns")
+        settings = {key: to_json_value(getattr(self.keys, key)) for key in names}
         settings |= {"size": self.size_px, "fps": self.fps}
-        if contents.store_info is not None:
-            return self._exported_facts(contents.store_info, settings)
-        if self.simulator is not None:
-            return self._simulator_facts(self.simulator, settings)
-        names = self._name_numbers(self.truth)
-        return Facts(
-            env_id=f"{self.keys.format}/{contents.env}",
-            env_kwargs=contents.env_kwargs,
+        if info.store_info is not None:
+            return self._restore_facts(info.store_info, settings)
+        proprio = Column("proprio", (len(self._name_numbers(self.proprio)),), "float32")
+        truth_names = self._name_numbers(self.truth)
+        facts = Facts(
+            env_id=f"{self.keys.format}/{info.env}",
+            env_kwargs=info.env_kwargs,
             action_names=self._name_actions(),
-            truth_names=names,
-            truth_units=("",) * len(names),
+            truth_names=truth_names,
+            truth_units=("",) * len(truth_names),
             state_size=len(self._name_numbers(self.state)),
-            extra=self._list_extra(),
+            extra=(proprio, REWARD) if self.proprio else (REWARD,),
             step_s=1 / self.fps,
             size_px=self.size_px,
             settings=settings,
-            bounds=contents.bounds,
+            bounds=info.bounds,
             summary=self._summarise(),
         )
-
-    def _list_extra(self) -> tuple[Column, ...]:
-        size = len(self._name_numbers(self.proprio))
-        return (*((Column("proprio", (size,), "float32"),) if self.proprio else ()), REWARD)
-
-    def _simulator_facts(self, simulator: Simulator, settings: Mapping[str, Any]) -> Facts:
-        """What the environment says of itself; the pictures may be the data set's."""
+        if simulator is None:
+            return facts
         task = simulator.task
-        return Facts(
+        return replace(
+            facts,
             env_id=simulator.name,
             env_kwargs=simulator.kwargs,
             action_names=task.action_names,
             truth_names=task.truth_names,
             truth_units=task.truth_units,
             state_size=simulator.env.state_size,
-            extra=self._list_extra(),
             step_s=task.control_step_s,
-            size_px=self.size_px,
             settings={**settings, "environment": simulator.name},
             bounds=(task.action_low, task.action_high),
             render=simulator.env.get_render_settings(),
-            summary=(*self._summarise(), self._compare_pictures(simulator)),
+            summary=(*facts.summary, self._compare_pictures(simulator)),
         )
 
     def _compare_pictures(self, simulator: Simulator) -> str:
-        """How near what the environment draws is to the first recorded picture: the same camera, or another."""
+        """How far the environment's picture of the first state is from the recorded one."""
         if not self.pixels:
             return f"pictures are drawn by {simulator.name}; actions are within its bounds or are clipped to them there"
         episode = self.set.episodes[0]
         recorded = self.set.read_pictures(episode, self.pixels, self.size_px, self.keys.view)[0]
-        drawn = simulator.render(self._read_columns(episode)["state"][:1])[0]
-        levels = float(np.abs(recorded.astype(float) - drawn).mean())
-        says = "the same camera" if levels < SAME_CAMERA_LEVELS else "another camera or look, which would mislead plans"
-        return f"{simulator.name} draws the first picture {levels:.1f} levels (of 255) from the recorded one: {says}"
-
-    def _exported_facts(self, own: StoreInfo, settings: Mapping[str, Any]) -> Facts:
-        known = "jepa plan knows it" if own.env_id in envs.TASKS else "jepa plan does not know it"
-        summary = (
-            f"{self._count_episodes()}, written by jepa export: columns, names, bounds, rate, splits, seeds are kept",
-            f"environment {' '.join([own.env_id, *(f'{k}={v}' for k, v in own.env_kwargs.items())])}: {known}",
+        rendered = simulator.render(self._read_columns(episode)["state"][:1])[0]
+        levels = float(np.abs(recorded.astype(float) - rendered).mean())
+        camera = (
+            "the same camera" if levels < SAME_CAMERA_LEVELS else "another camera or look, which would mislead plans"
         )
+        return f"{simulator.name} draws the first picture {levels:.1f} levels (of 255) from the recorded one: {camera}"
+
+    def _restore_facts(self, own: StoreInfo, settings: Mapping[str, Any]) -> Facts:
+        """Facts of a file that was exported."""
+        known = "jepa plan knows it" if own.env_id in envs.TASKS else "jepa plan does not know it"
+        shared = {item.name for item in fields(Facts)} & {item.name for item in fields(StoreInfo)}
         return Facts(
-            env_id=own.env_id,
-            env_kwargs=own.env_kwargs,
-            action_names=own.action_names,
-            truth_names=own.truth_names,
-            truth_units=own.truth_units,
-            state_size=own.state_size,
-            extra=own.extra,
-            factors=own.factors,
-            step_s=own.step_s,
+            **{name: getattr(own, name) for name in shared},
             size_px=self.size_px,
             settings={**settings, "origin": dict(own.source)},
             bounds=(own.action_low, own.action_high),
-            render=own.render,
-            summary=summary,
+            summary=(
+                f"{self._count_episodes()}, written by jepa export: columns, names, bounds, rate, splits and seeds "
+                "are kept",
+                f"environment {' '.join([own.env_id, *(f'{k}={v}' for k, v in own.env_kwargs.items())])}: {known}",
+            ),
         )
 
     def _name_numbers(self, columns: Sequence[str]) -> tuple[str, ...]:
@@ -262,39 +246,36 @@ class ExternalImport:
         names: list[str] = []
         for column in columns:
             size = math.prod(self.set.info.numbers[column])
-            given = self.set.info.names[column] if column in self.set.info.names else ()
+            given = self.set.info.names.get(column, ())
             inner = given if len(given) == size else [str(k) for k in range(size)]
             names += [column] if self.set.info.numbers[column] == () else [f"{column}[{part}]" for part in inner]
         return tuple(names)
 
     def _name_actions(self) -> tuple[str, ...]:
-        given = self.set.info.names["action"] if "action" in self.set.info.names else ()
+        given = self.set.info.names.get("action", ())
         return given if len(given) == self.action_size else tuple(f"action[{k}]" for k in range(self.action_size))
 
     def _count_episodes(self) -> str:
         return f"{self.keys.format}: {len(self.set.episodes)} episodes of {self.set.info.env}"
 
     def _summarise(self) -> tuple[str, ...]:
-        """What became what, and what was left."""
-        contents, simulator = self.set.info, self.simulator
-        more = [name for name in contents.images if name != self.pixels]
+        """Lines on the source of each of our columns, and on what is left out."""
+        info, simulator = self.set.info, self.simulator
+        unused = [name for name in info.images if name != self.pixels]
         used = {*self.state, *self.truth, *self.proprio}
-        rest = [name for name in contents.numbers if name not in used] + list(contents.unread)
-        made = "recorded" if contents.state or self.columns.state else "no simulator's state is recorded: as truth"
+        rest = [name for name in info.numbers if name not in used] + list(info.unread)
+        origin = "recorded" if info.state or self.columns.state else "no simulator's state is recorded: as truth"
+        pixels = f"drawn from the states, {self.size_px}x{self.size_px}"
         if self.pixels:
-            height, width = contents.images[self.pixels][:2]
-            pixels = f"{self.pixels} {width}x{height}{f' (not: {join_names(more)})' if more else ''}"
-        else:
-            pixels = f"drawn from the states, {self.size_px}x{self.size_px}"
-        truth = (
-            join_names(self.truth) or "nothing" if simulator is None else f"what {simulator.name} says of these states"
-        )
-        rate = "recorded" if contents.rate else "as fps= says" if simulator is None else f"those of {simulator.name}"
-        lines = [
-            f"{self._count_episodes()}, {self.fps:g} frames a second ({rate})",
+            height, width = info.images[self.pixels][:2]
+            pixels = f"{self.pixels} {width}x{height}{f' (not: {join_names(unused)})' if unused else ''}"
+        state, proprio, left_out = (join_names(names) or "nothing" for names in (self.state, self.proprio, rest))
+        truth, given = join_names(self.truth) or "nothing", "as fps= says"
+        if simulator is not None:
+            truth, given = f"what {simulator.name} says of these states", f"those of {simulator.name}"
+        return (
+            f"{self._count_episodes()}, {self.fps:g} frames a second ({'recorded' if info.rate else given})",
             f"pixels <- {pixels}; action <- {self.action_size} numbers",
-            f"state <- {join_names(self.state) or 'nothing'} ({made}); truth <- {truth}; "
-            f"proprio <- {join_names(self.proprio) or 'nothing'}",
-            f"left out: {join_names(rest) or 'nothing'}",
-        ]
-        return tuple(lines)
+            f"state <- {state} ({origin}); truth <- {truth}; proprio <- {proprio}",
+            f"left out: {left_out}",
+        )

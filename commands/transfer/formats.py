@@ -56,7 +56,7 @@ class Droid:
             columns["extrinsics"] = found.extrinsics
         return Recording(trajectory, columns, found.read_pictures, found.notes)
 
-    def facts(self) -> Facts:
+    def collect_facts(self) -> Facts:
         return Facts(
             env_id="droid",
             action_names=tuple(f"change of {name}" for name in POSE_NAMES),

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Recording:
     """One trajectory of T frames: columns [T,...] as `data.store` writes them, but for its pictures, which are decoded
-    when asked for (side, view -> [T,side,side,3]). action: [T-1,A]. notes: what is odd about it, a sentence each.
+    when asked for (side, view -> [T,side,side,3]). action: [T-1,A]. notes: what is unusual, a sentence each.
     split: the one its format gives it, if any."""
 
     source: Path
@@ -36,7 +36,7 @@ class Recording:
 class Facts:
     """What holds for all recordings of a format. extra: columns beyond the schema's that a recording may have. bounds:
     low and high of the actions; None: they come from the data. settings: what the file's content depends on, beside
-    the recordings. summary: what became what, in lines for the user."""
+    the recordings. summary: the source of each column, in lines for the user."""
 
     env_id: str
     action_names: tuple[str, ...]
@@ -69,6 +69,6 @@ class Format(Protocol):
         """One of them. ValueError if it cannot be used."""
         ...
 
-    def facts(self) -> Facts:
+    def collect_facts(self) -> Facts:
         """What holds for all of them; once they are found."""
         ...
