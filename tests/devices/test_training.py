@@ -32,7 +32,7 @@ class Batches:
     """The same batch at every step, on the CPU, as a loader gives it."""
 
     def __init__(self, batch):
-        self.batch = lambda step: batch
+        self.read_batch = lambda step: batch
 
 
 def losses(model, batch, device, config=SMALL, checkpoints=None):
