@@ -1,7 +1,7 @@
-"""Planners: from a world model, a goal and a cost to actions. Knows the Dynamics protocol and nothing else.
+"""Planners: from a world model, a goal and a cost to actions. Depends on the Dynamics protocol alone.
 
-Read in this order: protocol (what meets here), costs, scoring (imagine and judge, in chunks), sampling (candidates, the
-one search loop), cem (an update rule), mpc (frames in, actions out). The other rules: icem, mppi,
+Read in this order: protocol, costs, scoring (imagine and score, in chunks), sampling (candidates, the one
+search loop), cem (an update rule), mpc (frames in, actions out). The other rules: icem, mppi,
 predictive_sampling, gradient, projected_gradient, cem_gradient, nevergrad_search.
 docs/concepts/planning.md compares them.
 """

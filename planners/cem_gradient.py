@@ -11,10 +11,9 @@ from functools import partial
 
 from torch import Tensor
 
-from planners.cem import CEMConfig, refit
+from planners.cem import CEM, CEMConfig
 from planners.gradient import GradientConfig, adam_step, descend
 from planners.noise import Draws
-from planners.sampling import Proposal, SamplingPlanner
 from planners.scoring import Problem
 
 
@@ -41,7 +40,7 @@ class CEMGradientConfig(CEMConfig):
             raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
 
 
-class CEMGradient(SamplingPlanner):
+class CEMGradient(CEM):
     """CEM with gradient steps."""
 
     needs_gradient = True
@@ -52,11 +51,6 @@ class CEMGradient(SamplingPlanner):
             iterations=self.config.steps, learning_rate=self.config.learning_rate, lr_end=0.1, momentum=0.9
         )
 
-    @property
-    def early_stop_std(self) -> float:
-        """See CEMConfig."""
-        return self.config.early_stop_std
-
     def refine(self, problem: Problem, actions_BSKA: Tensor, cost_BS: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """The best candidates at the best point of their descent, under the iteration's own draws."""
         _, index = cost_BS.topk(self.config.refined, dim=1, largest=False)
@@ -64,7 +58,3 @@ class CEMGradient(SamplingPlanner):
         start = actions_BSKA.gather(1, where)
         found = descend(problem, start, self.config.steps, partial(adam_step, config=self.descent), lambda _: draws)
         return actions_BSKA.scatter(1, where, found.best_BSKA), cost_BS.scatter(1, index, found.best_cost_BS)
-
-    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
-        """See `cem.refit`."""
-        return refit(self.config, proposal, actions_BSKA, cost_BS, half_A)

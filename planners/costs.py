@@ -1,9 +1,8 @@
 """Costs: a distance to the goal at every imagined step, reduced over the path, plus an action penalty.
 
-A distance d_BSK says how far each imagined step is from the goal; the *reduction* says what a good path is,
-and moves success as much as the model does. A goal must be reached soon *and* held, with a planner that
-plans again every few steps and so may put off arriving for ever if a late arrival costs no more than an
-early one:
+d_BSK is the distance of each imagined step from the goal. The *reduction* decides which paths are good, and changes
+success as much as the model does. A goal must be reached soon *and* held. A planner that replans every few steps never
+arrives if a late arrival costs no more than an early one:
 
     reduce        cost, with m = steps, p = power                                 what it asks for
     last          d_K                                                             be there at the end
@@ -21,9 +20,9 @@ what small latent models reach goals with. `window` with m steps is the evaluati
 itself; `power` runs from the mean (p = 1) to the closest approach (p to -inf), counting steps not yet near
 between them. Everything is vectorised over B, S and K, float32, and differentiable.
 
-Most tokens of a picture show what is the same now and at the goal, whatever is done; their errors of prediction
-are noise in the cost. With `token_keep` below 1 only that share of tokens is compared in which the goal differs
-most from the present frame: `GoalCost.focus` picks them, anew for every plan.
+Most tokens of a picture are the same now and at the goal, so their prediction errors are noise in the cost. With
+`token_keep` below 1 only the share of tokens is compared in which the goal differs most from the current frame;
+`GoalCost.focus` selects them for every plan.
 """
 
 from __future__ import annotations

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from planners.cem import CEMConfig, refit
-from planners.sampling import Proposal, SamplingPlanner
+from planners.cem import CEM, CEMConfig
 
 
 @dataclass(frozen=True)
@@ -41,23 +38,14 @@ class ICEMConfig(CEMConfig):
             raise ValueError(f"planner samples is {self.samples}; with these elites it must be above keep_elites + 1")
 
 
-class ICEM(SamplingPlanner):
+class ICEM(CEM):
     """CEM's refit on coloured, shrinking, partly remembered populations."""
 
     def __init__(self, config: ICEMConfig | None = None) -> None:
         self.config: ICEMConfig = config or ICEMConfig()
         self.carries_elites = self.config.carry_elites
 
-    @property
-    def early_stop_std(self) -> float:
-        """See CEMConfig."""
-        return self.config.early_stop_std
-
     def population(self, iteration: int) -> int:
         """samples / shrink^iteration, at least twice the elites (and never more than at first)."""
         config = self.config
         return max(min(config.samples, 2 * config.elites), round(config.samples / config.shrink**iteration))
-
-    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
-        """See `cem.refit`."""
-        return refit(self.config, proposal, actions_BSKA, cost_BS, half_A)

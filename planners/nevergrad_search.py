@@ -92,14 +92,14 @@ class Nevergrad(BasePlanner):
         space = space.set_mutation(sigma=std).set_bounds(-1, 1, method="clipping")
         space.random_state = np.random.RandomState(seed % 2**32)
         budget = config.samples * config.iterations
-        made = nevergrad.optimizers.registry[config.optimizer](space, budget=budget, num_workers=config.samples)
+        optimizer = nevergrad.optimizers.registry[config.optimizer](space, budget=budget, num_workers=config.samples)
         if config.include_mean:
-            made.suggest(space.value)
-        return made
+            optimizer.suggest(space.value)
+        return optimizer
 
 
 def _report_costs(optimizers: Sequence[Any], asked: Sequence[Sequence[Any]], cost_BS: Tensor) -> None:
-    told = cost_BS.clamp(max=UNUSABLE).double().cpu().numpy()
-    for optimizer, row, costs in zip(optimizers, asked, told, strict=True):
+    reported = cost_BS.clamp(max=UNUSABLE).double().cpu().numpy()
+    for optimizer, row, costs in zip(optimizers, asked, reported, strict=True):
         for candidate, cost in zip(row, costs, strict=True):
             optimizer.tell(candidate, float(cost))

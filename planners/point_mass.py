@@ -14,7 +14,7 @@ from torch import Tensor
 
 from planners.protocol import Dynamics, DynamicsSpec, Goal, Imagined, Keep, Noise, Rows, Views
 
-GRADIENT_WORK = 2  # work of a differentiated step: the way back to actions costs as much as the way there
+GRADIENT_WORK = 2  # work of a differentiated step: the backward pass costs as much as the forward pass
 
 
 @dataclass
@@ -87,4 +87,4 @@ class PointCost:
         return cost
 
 
-_: type[Dynamics] = DoubleIntegrator  # the type checker's proof that it speaks the protocol
+_: type[Dynamics] = DoubleIntegrator  # the type checker verifies the protocol

@@ -1,4 +1,4 @@
-"""What a planner and a world model know of each other: Dynamics, views, Goal, Imagined, Cost, Plan.
+"""The interface of planners and world models: Dynamics, views, Goal, Imagined, Cost, Plan.
 
 A world model (latent, pixel-generative, or the true simulator) offers `Dynamics`; a planner asks it to
 `observe` once a replan and to `imagine` many candidate action sequences, and lets a `Cost` judge one named
@@ -173,7 +173,7 @@ class Dynamics(Protocol):
 
 
 class Cost(Protocol):
-    """Judges imagined futures against a goal through one view. Lower is better, NaN or inf is worst."""
+    """Scores imagined futures against a goal through one view. Lower is better; NaN and inf are worst."""
 
     @property
     def view(self) -> str:

@@ -1,7 +1,7 @@
 """Costs of candidates (`score`), their gradients (`Problem.differentiate`), and the chunks both are computed in.
 
-This file alone decides how many candidate steps are imagined at once, over environments x candidates, by the
-memory a step takes. Imagining and judging are fused, so that nothing of an imagined future outlives its chunk.
+This file alone decides how many candidate steps are imagined at once, over environments x candidates, by the memory
+of a step. Each chunk is imagined and scored together, so no imagined future outlives its chunk.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def score(
 
 @dataclass(frozen=True)
 class Problem:
-    """What a planner was asked: whose futures, towards what, judged how, and how many candidate steps at once."""
+    """A planning problem: model, context, goal and cost; chunk_elements: candidate steps imagined at once."""
 
     dynamics: Dynamics
     context: Context

@@ -107,7 +107,7 @@ def load_frozen_encoder(
 
 
 def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
-    """Stage 2 into `folder`; returns one line of what came out, in the first process."""
+    """Run stage 2 into `folder`; the first process returns its result in one line."""
     device = torch.device(resolve_device(keys.device))
     keep_freed_memory()
     reader = open_reader(data, keys.on_damaged)

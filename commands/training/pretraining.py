@@ -67,7 +67,7 @@ class PretrainKeys(RunKeys):
 
 
 def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begin: Path | None = None) -> str:
-    """Stage 1 into `folder`; returns one line of what came out, in the first process.
+    """Run stage 1 into `folder`; the first process returns its result in one line.
 
     begin: checkpoints of another run, from whose newest the training begins.
     """
@@ -79,24 +79,23 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     encoder = VideoEncoder(keys.adapted_encoder)
     encoder.set_pixel_statistics(*source.compute_pixel_statistics())
     model = PretrainModel(encoder, objective, trainer.steps, keys.seed, source.actions, source.crop).to(device)
-    here = world_info()._asdict()
-    loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **here)
+    loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **world_info()._asdict())
     val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
     monitor = source.make_monitor(model, val, device) if is_main_process() else None
     last = train_stage(model, loader, trainer, folder, monitor, console, "pretrain", begin)
     if monitor is None:
         return ""
-    kept = model.trained_encoder.eval()
-    fit_principal_pool(kept, monitor.clips)
-    if objective.metric is not None and kept.pool is not None:
+    trained = model.trained_encoder.eval()
+    fit_principal_pool(trained, monitor.clips)
+    if objective.metric is not None and trained.pool is not None:
         episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
-        fit_metric(kept, objective.metric, episodes).fold_into(kept.pool)
+        fit_metric(trained, objective.metric, episodes).fold_into(trained.pool)
     draw_training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
     about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd):
-        save_dynamics(folder / MODEL, model.objective.make_dynamics(kept), about)
+        save_dynamics(folder / MODEL, model.objective.make_dynamics(trained), about)
     else:
-        save_encoder(folder / MODEL, kept, about)
+        save_encoder(folder / MODEL, trained, about)
     return monitor.summarise(last)
 
 

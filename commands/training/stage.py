@@ -35,8 +35,9 @@ def train_stage(
 ) -> dict[str, float]:
     """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation.
 
-    begin: checkpoints of another run, whose newest gives weights and optimiser state at step 0. Of several processes
-    the first one alone has a monitor, writes and speaks; the others wait in the next step.
+    monitor: called with a step, returns the evaluation; None in every process but the first, which alone writes and
+    prints. what: the stage, for messages. begin: checkpoints of another run, whose newest gives weights and optimiser
+    state at step 0.
     """
     device = next(model.parameters()).device
     precision = resolve_precision(device, trainer.precision, [p for p in model.parameters() if p.requires_grad])
@@ -47,7 +48,7 @@ def train_stage(
     checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.find_newest_step()
     evaluations: list[dict[str, float]] = []
-    told: set[str] = set()
+    warned: set[str] = set()
 
     def evaluate(step: int) -> dict[str, float]:
         copy_full_weights(trained, model)
@@ -55,28 +56,21 @@ def train_stage(
             return {}
         evaluations.append(monitor(step))
         warning = monitor.find_warning(evaluations)
-        if warning is not None and warning.partition(":")[0] not in told:
-            told.add(warning.partition(":")[0])  # once a kind: it would be said again at every evaluation
+        if warning is not None and warning.partition(":")[0] not in warned:
+            warned.add(warning.partition(":")[0])  # one warning of each kind
             console.warn(f"jepa {what}: step {step}: {warning}")
         return evaluations[-1]
 
-    written = folder / "metrics.jsonl" if monitor is not None else os.devnull
+    metrics_path = folder / "metrics.jsonl" if monitor is not None else os.devnull
     with (
         closing(loader.iterate(start, trainer.steps)) as batches,
-        Metrics(written, keep_to=start) as metrics,
+        Metrics(metrics_path, keep_to=start) as metrics,
         console.progress(what, trainer.steps, "steps", start=start) as progress,
     ):
-        train(
-            trained,
-            lambda step: next(batches),
-            optimizer,
-            trainer,
-            checkpoints,
-            Hooks(
-                log=metrics.write,
-                evaluate=evaluate,
-                progress=lambda step, values: progress.update(step, loss=values["loss"]),
-            ),
-            device,
+        hooks = Hooks(
+            log=metrics.write,
+            evaluate=evaluate,
+            progress=lambda step, values: progress.update(step, loss=values["loss"]),
         )
+        train(trained, lambda step: next(batches), optimizer, trainer, checkpoints, hooks, device)
     return evaluations[-1] if evaluations else {}
