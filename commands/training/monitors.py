@@ -1,8 +1,8 @@
-"""What stage 1 is watched by, on `val`: collapse, probes and near-pair rank correlation,
-beside pixels and a random encoder.
+"""Evaluation of stage 1 on `val` while it trains: collapse, probes and near-pair rank correlation, beside raw
+pixels and a random encoder.
 
-Probes and ranks read the true state, where there is one: plain video and trajectories of unknown tasks are watched by
-the rest. They may choose a recipe, never a checkpoint: stage 1 always keeps its last one.
+Probes and ranks need the true state; plain video and trajectories of unknown tasks get the other measurements. They may
+choose a recipe, never a checkpoint: stage 1 always keeps its last one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from world_model.objectives.metric import MetricSource, fit_metric, fit_principa
 from world_model.objectives.objective import PretrainModel
 from world_model.probing import probes
 
-NEAR = 1.2  # pairs count as near below this many of the task's least goal distance
-NUM_FRAMES = 768  # of val that features are judged on
-LEAST_FRAMES = 4  # of an episode among them
-METRIC_EPISODES = 128  # episodes of train that the metric is fitted on while training goes on
+NEAR = 1.2  # distance below which a pair is near, in units of the task's least goal distance
+NUM_FRAMES = 768  # frames of val that features are measured on
+LEAST_FRAMES = 4  # frames per episode among them
+METRIC_EPISODES = 128  # episodes of train that the metric is fitted to during training
 ENCODE_CHUNK = 128  # frames encoded at once
 # Panels of curves.png: {title: metric keys}.
 CURVES = {
@@ -52,8 +52,8 @@ def read_episodes(reader: Any, episodes: Any) -> Iterator[Tensor]:
 
 
 def select_frames(reader: Any) -> list[tuple[int, np.ndarray]]:
-    """Episodes of val, each with some of its rows, evenly spread: NUM_FRAMES together; of many episodes some, evenly
-    spread, too, since ranks compare frames of one episode."""
+    """Evenly spaced episodes of val, each with evenly spaced rows: NUM_FRAMES in all, at least LEAST_FRAMES an episode,
+    since ranks compare frames of one episode."""
     episodes = reader.episodes("val")
     most = NUM_FRAMES // LEAST_FRAMES
     if len(episodes) > most:
@@ -115,7 +115,7 @@ class Monitor:
 
 
 class PretrainMonitor(Monitor):
-    """The same for trajectories of a task, whose true state is known, with probe and near-pair rank correlation."""
+    """Monitor of trajectories with a known task: also probes and rank correlations against the true state."""
 
     curves = CURVES | TRUTH_CURVES
 
@@ -128,26 +128,25 @@ class PretrainMonitor(Monitor):
         batches: Loader,
         device: torch.device,
     ) -> None:
-        rows = select_frames(reader)
-        frames = torch.from_numpy(np.concatenate([reader.column("pixels", e)[chosen] for e, chosen in rows]))
+        selection = select_frames(reader)
+        frames = torch.from_numpy(np.concatenate([reader.column("pixels", e)[rows] for e, rows in selection]))
         super().__init__(model, frames, clips, batches, device)
         self.task = task
-        self.truth = torch.from_numpy(np.concatenate([reader.column("truth", e)[chosen] for e, chosen in rows]))
-        self.groups = torch.from_numpy(np.concatenate([np.full(len(chosen), e) for e, chosen in rows]))
+        self.truth = torch.from_numpy(np.concatenate([reader.column("truth", e)[rows] for e, rows in selection]))
+        self.groups = torch.from_numpy(np.concatenate([np.full(len(rows), e) for e, rows in selection]))
         self.scenes = self.groups if reader.info.factors else torch.zeros_like(self.groups)
         self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
         self.references = self._measure_references()
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Those, and the probe of the features as trained, near-pair rank correlation of the pooled
-        embedding under the objective's metric."""
+        """All of `Monitor`, and probe and rank correlations of the encoder and of both references."""
         self.model.eval()
         encoder = self.model.trained_encoder
-        features, embedded = self._encode(encoder), self._embed_under_metric(encoder)
+        features, embedding = self._encode(encoder), self._embed_under_metric(encoder)
         return {
             **self._compute_losses(step),
             **probes.measure_spread(features),
-            **self._measure(features, embedded, ""),
+            **self._measure(features, embedding, ""),
             **self.references,
         }
 
@@ -160,20 +159,19 @@ class PretrainMonitor(Monitor):
         )
 
     def _embed_under_metric(self, encoder: VideoEncoder) -> Tensor:
-        """Pooled embeddings [N, D] under the objective's metric: where plans measure distance."""
+        """Pooled embeddings [N, D] under the objective's metric, in which plans measure distance."""
         fit_principal_pool(encoder, self.clips)
         if self.model.config.metric is None:
             return self._embed(encoder)
         metric = fit_metric(encoder, self.model.config.metric, (clip.to(self.device) for clip in self.clips))
         return metric(self._embed(encoder, metric.source))
 
-    def _measure(self, features: Tensor, embedded: Tensor, suffix: str) -> dict[str, float]:
-        """Probe of the features; near rank of the embedding, and the same rank correlation over pairs at every
-        distance."""
-        embedded = probes.reduce_dimensions(embedded)  # once for both ranks
+    def _measure(self, features: Tensor, embedding: Tensor, suffix: str) -> dict[str, float]:
+        """Probe of the features, and rank correlation of the embedding over near pairs and over all pairs."""
+        embedding = probes.reduce_dimensions(embedding)  # once for both ranks
 
         def rank(near: float) -> float:
-            return probes.near_pair_correlation(embedded, self.truth, self._compute_distance, near, self.scenes)
+            return probes.near_pair_correlation(embedding, self.truth, self._compute_distance, near, self.scenes)
 
         return {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
@@ -185,7 +183,7 @@ class PretrainMonitor(Monitor):
         return torch.from_numpy(np.asarray(self.task.distance(a.numpy(), b.numpy())))
 
     def _measure_references(self) -> dict[str, float]:
-        """The same for raw pixels and for an encoder that was never trained, under a metric of its own."""
+        """The same for raw pixels, and for an untrained encoder under a metric of its own."""
         reference = probes.make_random_encoder(self.model.encoder, self.model.seed + 1)
         pixels = self.frames.flatten(1).float() / 255
         return {

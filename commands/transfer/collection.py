@@ -18,7 +18,7 @@ PREVIEW_EPISODES = 4
 
 
 def make_collect_config(keys: CollectKeys) -> CollectConfig:
-    """What `data.collect` needs of these keys."""
+    """The configuration of `data.collect`."""
     return CollectConfig(
         episodes=keys.data.episodes,
         frames=keys.data.frames,
@@ -33,25 +33,25 @@ def make_collect_config(keys: CollectKeys) -> CollectConfig:
 
 def check_collection(keys: CollectKeys) -> None:
     """Raise UsageError for an unknown environment and for arguments that it refuses, before anything is written."""
-    wanted = make_collect_config(keys)
-    if not wanted.env_kwargs:
-        envs.get_task(wanted.env_id)
+    config = make_collect_config(keys)
+    if not config.env_kwargs:
+        envs.get_task(config.env_id)
         return
     try:
-        envs.make(wanted.env_id, **wanted.env_kwargs).close()
+        envs.make(config.env_id, **config.env_kwargs).close()
     except TypeError as error:
-        raise UsageError(f"env.kwargs={dict(wanted.env_kwargs)}: {error}") from error
+        raise UsageError(f"env.kwargs={dict(config.env_kwargs)}: {error}") from error
 
 
 def collect_into(path: Path, keys: CollectKeys, console: Console) -> str:
-    """Fill the file at `path`, resuming an interrupted one; returns one line on what was done."""
-    wanted = make_collect_config(keys)
-    make_env = functools.partial(envs.make, wanted.env_id, **wanted.env_kwargs)
-    with console.progress("collect", wanted.episodes, "episodes") as progress:
-        done = collect_file(path, make_env, wanted, lambda count, total: progress.update(count))
-    frames = wanted.episodes * wanted.frames
+    """Fill the file at `path`, resuming an interrupted one; returns the result in one line."""
+    config = make_collect_config(keys)
+    make_env = functools.partial(envs.make, config.env_id, **config.env_kwargs)
+    with console.progress("collect", config.episodes, "episodes") as progress:
+        done = collect_file(path, make_env, config, lambda count, total: progress.update(count))
+    frames = config.episodes * config.frames
     repaired = f", {len(done.repaired)} damaged ones collected again" if done.repaired else ""
-    return f"{frames} frames in {wanted.episodes} episodes{repaired}, {done.seconds:.1f} s, {path}"
+    return f"{frames} frames in {config.episodes} episodes{repaired}, {done.seconds:.1f} s, {path}"
 
 
 def write_preview(reader: Reader, path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The closed registry of trajectory formats that `jepa import` reads. A format finds trajectories and gives each as a
-`Recording`; it says what their numbers mean. Those of one robot are a class here, as DROID's; data sets of other
-programs share one (`commands.transfer.external`) and differ in what opens them."""
+"""The trajectory formats that `jepa import` reads. A format finds trajectories, reads each as a `Recording`, and states
+the facts that hold for all. Formats of one robot are a class here (DROID); data sets of other programs share
+`commands.transfer.external` and differ in what opens them."""
 
 from __future__ import annotations
 

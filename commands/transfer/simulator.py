@@ -1,6 +1,6 @@
-"""The environment here that trajectories of others come from (`jepa import environment=gym/ID`): it makes states of
-their recorded positions and velocities, says what is true in them, and draws them where no pictures were recorded. A
-model of such a file then plans in that environment."""
+"""The environment that imported trajectories come from (`jepa import environment=gym/ID`). It builds states of recorded
+positions and velocities, computes their truth, and renders them where no pictures were recorded. A model trained on the
+file then plans in that environment."""
 
 from __future__ import annotations
 
