@@ -93,7 +93,6 @@ class Context(Protocol):
 
     def select(self, rows: Rows) -> Context:
         """The context of those environments only: every tensor indexed `[rows]` along its B axis."""
-        ...
 
 
 class Goal(Protocol):
@@ -101,11 +100,9 @@ class Goal(Protocol):
 
     def view(self, name: str) -> Tensor:
         """The view, axes as in `VIEW_AXES[name][1]`; ValueError for a name the model does not offer."""
-        ...
 
     def select(self, rows: Rows) -> Goal:
         """The goals of those environments only."""
-        ...
 
 
 class Imagined(Protocol):
@@ -114,11 +111,9 @@ class Imagined(Protocol):
     @property
     def keep(self) -> Keep:
         """`path`: all K steps; `last`: only the last one, K axis of length 1."""
-        ...
 
     def view(self, name: str) -> Tensor:
         """The view, axes as in `VIEW_AXES[name][0]`, with E in front where the model has several draws."""
-        ...
 
 
 class Noise(Protocol):
@@ -129,11 +124,9 @@ class Noise(Protocol):
 
     def normal(self, shape: Sequence[int], stream: int = 1) -> Tensor:
         """Float32 [B, *shape] on the dynamics' device; another `stream` (1, 2, ...) is independent."""
-        ...
 
     def select(self, rows: Rows) -> Noise:
         """The draws of those environments only."""
-        ...
 
 
 @runtime_checkable
@@ -143,7 +136,6 @@ class Dynamics(Protocol):
     @property
     def spec(self) -> DynamicsSpec:
         """Bounds, sizes and views."""
-        ...
 
     def observe(
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
@@ -155,11 +147,9 @@ class Dynamics(Protocol):
         valid_BT: bool; while an episode is shorter than T its oldest places are False (filled with a copy of
         the first frame, and zero actions).
         """
-        ...
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Goal:
         """Encode goal images (uint8), once an episode."""
-        ...
 
     # A model gets its own context back, as its own type, hence Any.
     def imagine(
@@ -169,7 +159,6 @@ class Dynamics(Protocol):
 
         actions_BSKA: environment units, within bounds. keep: whether all K steps are needed or only the last.
         """
-        ...
 
 
 class Cost(Protocol):
@@ -178,16 +167,13 @@ class Cost(Protocol):
     @property
     def view(self) -> str:
         """Name of the view it reads."""
-        ...
 
     @property
     def keep(self) -> Keep:
         """Whether it needs the whole path or only its last step."""
-        ...
 
     def __call__(self, imagined: Imagined, goal: Goal, actions_BSKA: Tensor) -> Tensor:
         """cost_BS, float32."""
-        ...
 
 
 @runtime_checkable
@@ -196,7 +182,6 @@ class FrameCost(Cost, Protocol):
 
     def compare_frames(self, seen: Goal, goal: Goal) -> Tensor:
         """d_B between observed frames, encoded as goals are, and goals."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -222,7 +207,6 @@ class Planner(Protocol):
     @property
     def horizon(self) -> int:
         """K, model steps."""
-        ...
 
     def plan(
         self,
@@ -241,7 +225,6 @@ class Planner(Protocol):
         last plan, shifted; or [B,1+E,K,A], with its shifted elites behind it. replan: how many plans the episode
         has had; with the seed it keys the draws.
         """
-        ...
 
 
 class Views:

@@ -59,16 +59,12 @@ class Format(Protocol):
 
     def __init__(self, keys: ImportKeys) -> None:
         """From the keys of `jepa import`."""
-        ...
 
     def find(self, path: Path) -> Sequence[Any]:
         """Where the trajectories lie; ValueError where there is none."""
-        ...
 
     def read(self, trajectory: Any) -> Recording:
         """One of them. ValueError if it cannot be used."""
-        ...
 
     def collect_facts(self) -> Facts:
         """What holds for all of them; once they are found."""
-        ...
