@@ -48,10 +48,10 @@ def compare_golden(path: Path, device: torch.device) -> list[Comparison]:
     if not kinds:
         raise CheckpointError(f"{path} holds no golden vectors that are known here (one of {', '.join(CHECKS)})")
     with torch.no_grad():
-        found = kinds[0](config, weights, vectors, str(path))
+        outputs = kinds[0](config, weights, vectors, str(path))
     return [
-        Comparison(name, (ours - vectors[name]).abs().max().item(), vectors[name].abs().max().item())
-        for name, ours in found.items()
+        Comparison(name, (output - vectors[name]).abs().max().item(), vectors[name].abs().max().item())
+        for name, output in outputs.items()
     ]
 
 
@@ -115,13 +115,13 @@ def _run_masked_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
     model = MaskedPredictor(MaskedSizes(config["embed_dim"], grid, config["num_mask_tokens"]), sizes)
     context, target, tokens = vectors["context_BM"], vectors["target_BP"], vectors["tokens_context_BMD"]
     model = _load_model(model, weights, source, tokens.device)
-    found = {
+    outputs = {
         f"predicted_mask_token_{k}_BPD": model(tokens, context, target, steps, k)[0]
         for k in range(config["num_mask_tokens"])
     }
     teacher = normalise_target(vectors["teacher_tokens_BND"])
-    loss = regression(found["predicted_mask_token_0_BPD"], gather_tokens(teacher, target), "l1")
-    return {**found, "l1_loss": loss.unsqueeze(0)}
+    loss = regression(outputs["predicted_mask_token_0_BPD"], gather_tokens(teacher, target), "l1")
+    return {**outputs, "l1_loss": loss.unsqueeze(0)}
 
 
 def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
@@ -136,7 +136,7 @@ def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
     model = _load_model(model, weights, source, inputs.device)
     features = vectors["tokens_B_TN_D"].unflatten(1, (-1, model.frame_tokens))
     predicted = model(features, inputs)
-    found = {
+    outputs = {
         "predicted_B_TN_D": predicted.flatten(1, 2),
         "predicted_first_frame_only_BND": model(features[:, :1], inputs[:, :1])[:, 0],
     }
@@ -145,10 +145,10 @@ def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
         forced = F.layer_norm(predicted[:, :-1], predicted.shape[-1:])
         again = model(torch.cat((features[:, :1], forced[:, :1]), 1), inputs[:, :2])[:, 1:]
         path = torch.cat((forced[:, :1], F.layer_norm(again, again.shape[-1:])), 1)
-        found["teacher_forcing_l1"] = regression(forced, features[:, 1:], "l1").unsqueeze(0)
-        found["rollout2_tokens_B_2N_D"] = path.flatten(1, 2)
-        found["rollout2_l1"] = regression(path, features[:, 1:3], "l1").unsqueeze(0)
-    return found
+        outputs["teacher_forcing_l1"] = regression(forced, features[:, 1:], "l1").unsqueeze(0)
+        outputs["rollout2_tokens_B_2N_D"] = path.flatten(1, 2)
+        outputs["rollout2_l1"] = regression(path, features[:, 1:3], "l1").unsqueeze(0)
+    return outputs
 
 
 def _run_attentive_probe(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:

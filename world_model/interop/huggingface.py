@@ -118,7 +118,7 @@ def to_huggingface(encoder: Weights, predictor: Weights) -> Weights:
     """The inverse of `from_huggingface`, exactly."""
     out: Weights = {}
     for weights, names in ((encoder, ENCODER_NAMES), (predictor, PREDICTOR_NAMES)):
-        out |= _split_qkv(_rename(weights, {ours: theirs for theirs, ours in names.items()}))
+        out |= _split_qkv(_rename(weights, {own: external for external, own in names.items()}))
     count = sum(name.startswith("mask_tokens.") for name in predictor)
     tokens = [predictor[f"mask_tokens.{k}"] for k in range(count)]
     return out | ({MASK_TOKENS: torch.stack(tokens)} if tokens else {})

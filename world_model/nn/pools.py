@@ -29,12 +29,12 @@ class Pool(nn.Module):
     input_kind: ClassVar[Literal["tokens", "pictures"]] = "tokens"
     out: nn.Linear
 
-    def read_inputs(self, seen: Tensor) -> Tensor:
+    def read_inputs(self, x: Tensor) -> Tensor:
         """Inputs [B, I] of the last linear map."""
         raise NotImplementedError
 
-    def forward(self, seen: Tensor) -> Tensor:
-        return self.out(self.read_inputs(seen))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.read_inputs(x))
 
     def init_weights(self) -> None:
         """Normal, std 1 / sqrt(fan in): embeddings of unit size; the transformer's 0.02 would start far smaller."""
@@ -109,8 +109,8 @@ class PoolHead(Pool):
         self.hidden = nn.Linear(num_patches * config.channels, config.hidden)
         self.out = nn.Linear(config.hidden, config.dim)
 
-    def read_inputs(self, seen: Tensor) -> Tensor:
-        return F.gelu(self.hidden(F.gelu(self.reduce(seen)).flatten(1)))
+    def read_inputs(self, x: Tensor) -> Tensor:
+        return F.gelu(self.hidden(F.gelu(self.reduce(x)).flatten(1)))
 
 
 class KeypointPool(Pool):
@@ -135,11 +135,11 @@ class KeypointPool(Pool):
         nn.init.normal_(self.heat.weight, std=SHARPNESS * self.heat.in_channels**-0.5)
         nn.init.normal_(self.out.weight, std=GAIN * self.out.in_features**-0.5)
 
-    def read_inputs(self, seen: Tensor) -> Tensor:
+    def read_inputs(self, x: Tensor) -> Tensor:
         """Mean positions of the heat maps [B, 2 K]: down, then right, -1 to 1."""
-        if seen.device.type == "cpu" and not torch.is_grad_enabled() and len(seen) > AT_ONCE:
-            return torch.cat([self.read_inputs(some) for some in seen.split(AT_ONCE)])
-        heat = self.heat(self.maps(seen))
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > AT_ONCE:
+            return torch.cat([self.read_inputs(some) for some in x.split(AT_ONCE)])
+        heat = self.heat(self.maps(x))
         down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])
         with torch.autocast(heat.device.type, enabled=False):  # positions need more digits than bfloat16 has
             share = heat.float().contiguous().flatten(2).softmax(-1)
@@ -155,8 +155,8 @@ class PrincipalPool(Pool):
         self.out = nn.Linear(num_patches * width, config.dim)
         self.requires_grad_(False)
 
-    def read_inputs(self, seen: Tensor) -> Tensor:
-        return normalise_tokens(seen).flatten(1)
+    def read_inputs(self, x: Tensor) -> Tensor:
+        return normalise_tokens(x).flatten(1)
 
     @torch.no_grad()
     def fit(self, tokens_FND: Tensor) -> None:

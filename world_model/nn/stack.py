@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from world_model.nn.layers import Block, BlockConfig, Checkpointing, Rotary
-
-BlockInputs = tuple[Tensor, Rotary | None, Tensor | None, Tensor | None, int]  # of Block.forward
 
 # Operations whose results selective checkpointing keeps: slow to compute, small to store.
 _SAVED = frozenset(
@@ -32,8 +31,8 @@ def _keep_products(context: object, operation: object, *args: object, **kwargs: 
     return CheckpointPolicy.MUST_SAVE if operation in _SAVED else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _run_block(block: Block, checkpointing: Checkpointing, inputs: BlockInputs) -> Tensor:
-    """A block's output under a choice of activations kept for the backward pass."""
+def _run_block(block: Block, checkpointing: Checkpointing, inputs: tuple[Any, ...]) -> Tensor:
+    """Output of a block for the inputs of its `forward`, with a choice of activations kept for the backward pass."""
     if checkpointing == "none" or not torch.is_grad_enabled():
         return block(*inputs)
     if checkpointing == "full":
@@ -62,18 +61,10 @@ class Blocks(nn.ModuleList):
             assert isinstance(block, Block)
             yield block
 
-    def step(
-        self,
-        block: Block,
-        x_BND: Tensor,
-        positions: Rotary | None = None,
-        mask: Tensor | None = None,
-        condition: Tensor | None = None,
-        read_from: int = 0,
-    ) -> Tensor:
-        """The residual stream [B, N - read_from, D] after one of the blocks."""
+    def step(self, block: Block, *inputs: Any) -> Tensor:
+        """The residual stream after one of the blocks, from the inputs of `Block.forward`."""
         run = _compile_run_block() if self.compiled else _run_block
-        return run(block, self.checkpointing, (x_BND, positions, mask, condition, read_from))
+        return run(block, self.checkpointing, inputs)
 
     def forward(
         self,

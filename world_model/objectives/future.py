@@ -32,7 +32,7 @@ from world_model.predictor import ActionPredictor, PredictorConfig
 
 @dataclass(frozen=True)
 class FutureConfig(FamilyConfig):
-    """Defaults: ours, chosen on `val` of reacher."""
+    """Defaults: this project's objective, chosen on `val` of reacher."""
 
     family: Literal["future"] = "future"
     """prediction of later frames from those before them"""

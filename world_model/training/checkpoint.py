@@ -110,7 +110,7 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if description.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"{folder} was made by another version (schema {description.get('schema')} of model.json, this one reads "
+            f"{folder} is of another version (schema {description.get('schema')} of model.json, this one reads "
             f"{SCHEMA}): train it again"
         )
     if description.get("kind") != kind:
@@ -120,20 +120,17 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load strictly; CheckpointError lists missing, unexpected and mis-shaped names."""
-    ours = model.state_dict()
-    problems = [f"missing {name}" for name in ours if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in ours]
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in expected]
     problems += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(ours[name].shape)}"
-        for name in ours
-        if name in tensors and tensors[name].shape != ours[name].shape
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and tensors[name].shape != expected[name].shape
     ]
     if problems:
-        raise CheckpointError(
-            f"{source} does not fit this model: "
-            + "; ".join(problems[:6])
-            + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        )
+        rest = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise CheckpointError(f"{source} does not fit this model: {'; '.join(problems[:6])}{rest}")
     model.load_state_dict(tensors)
 
 

@@ -223,8 +223,8 @@ class Checkpoints:
             return 0
         tensors, metadata = load_tensors(paths[-1])
         weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
-        ours = model.state_dict()
-        weights = {name: shard_like(value, ours[name]) if name in ours else value for name, value in weights.items()}
+        expected = model.state_dict()
+        weights = {name: shard_like(v, expected[name]) if name in expected else v for name, v in weights.items()}
         load_weights(model, weights, str(paths[-1]))
         trained = list_parameters(optimizer)
         state: dict[int, dict[str, Tensor]] = {}
