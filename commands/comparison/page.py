@@ -19,13 +19,13 @@ BUDGET_TITLES = {
 
 
 def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
-    """Markdown: one table for every budget, rows by success, with the floors and what stage 1 is measured against."""
+    """Markdown: a table per budget, the most successful objective first, with the random and pixel baselines."""
     first = records[0]
     threshold, unit = str(first["thresholds"][0]), first["unit"]
-    ceilings = _ceilings(records)
-    lines = [f"# Objectives on {first['task']}", "", _about(records), ""]
+    oracles = _find_oracles(records)
+    lines = [f"# Objectives on {first['task']}", "", _format_introduction(records), ""]
     for budget in budgets:
-        rows = _rows([record for record in records if record["budget"] in (budget, "both")], threshold, ceilings)
+        rows = _make_rows([record for record in records if record["budget"] in (budget, "both")], threshold, oracles)
         head = (
             "objective",
             "seeds",
@@ -39,17 +39,18 @@ def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
             "normalised",
             "with its own dynamics",
         )
-        lines += [f"## {BUDGET_TITLES[budget]}", "", _line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
+        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_table(head, rows), ""]
     return "\n".join(lines)
 
 
-def _about(records: Sequence[Record]) -> str:
+def _format_introduction(records: Sequence[Record]) -> str:
     first = records[0]
     floors, threshold = [record["random"] for record in records], str(first["thresholds"][0])
     random = fmean(floor["any"][threshold] for floor in floors)
     stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
     pixels = {
-        key: "–" if stage1 is None else _number(stage1[f"{key}_pixels"]) for key in ("probe", "near_pair_correlation")
+        key: "–" if stage1 is None else _format_number(stage1[f"{key}_pixels"])
+        for key in ("probe", "near_pair_correlation")
     }
     spaces = sorted({record["space"] for record in records if "space" in record})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
@@ -68,15 +69,15 @@ def format_overview(records: Sequence[Record]) -> str:
     """Markdown: normalised success of every objective at equal steps on every task, and of its own dynamics."""
     tasks = sorted({record["task"] for record in records})
     steps = [record for record in records if record["budget"] != "flops"]
-    shown: dict[str, dict[str, str]] = {}
+    success: dict[str, dict[str, str]] = {}
     for task in tasks:
         here = [record for record in steps if record["task"] == task]
-        ceilings = _ceilings(here)
-        for name, group in _grouped(here).items():
-            rows = {name: "plan", f"{name}, its own dynamics": "plan_own"}
-            for title, key in rows.items():
+        oracles = _find_oracles(here)
+        for name, group in _group_by_objective(here).items():
+            for title, key in ((name, "plan"), (f"{name}, its own dynamics", "plan_own")):
                 if all(key in record for record in group):
-                    shown.setdefault(title, {})[task] = _over_seeds(group, ceilings, key)
+                    success.setdefault(title, {})[task] = _format_seeds(group, oracles, key)
+    rows = [[f"`{title}`", *(row.get(task, "") for task in tasks)] for title, row in sorted(success.items())]
     lines = [
         "# Objectives over tasks",
         "",
@@ -84,60 +85,58 @@ def format_overview(records: Sequence[Record]) -> str:
         "(oracle - random), at any time within the task's headline threshold; in brackets the number of seeds where it "
         "is not one.",
         "",
-        _line(["objective", *tasks]),
-        _line(["---"] * (len(tasks) + 1)),
-        *(_line([f"`{name}`", *(row.get(task, "") for task in tasks)]) for name, row in sorted(shown.items())),
+        *_format_table(["objective", *tasks], rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _over_seeds(group: Sequence[Record], ceilings: Mapping[int, Record], key: str) -> str:
+def _format_seeds(group: Sequence[Record], oracles: Mapping[int, Record], key: str) -> str:
     """Normalised success, and of how many seeds; cells of one seed twice, as of two planners, are not averaged."""
     if len({record["seed"] for record in group}) < len(group):
         return "several settings"
-    return _normalised(group, ceilings, key) + (f" ({len(group)})" if len(group) > 1 else "")
+    return _normalise_success(group, oracles, key) + (f" ({len(group)})" if len(group) > 1 else "")
 
 
-def _grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _group_by_objective(records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["objective"], []).append(record)
     return groups
 
 
-def _ceilings(records: Sequence[Record]) -> dict[int, Record]:
+def _find_oracles(records: Sequence[Record]) -> dict[int, Record]:
     """The oracle's cell of every seed that has one."""
     return {record["seed"]: record for record in records if record["objective"] == ORACLE}
 
 
-def _normalised(group: Sequence[Record], ceilings: Mapping[int, Record], key: str = "plan") -> str:
+def _normalise_success(group: Sequence[Record], oracles: Mapping[int, Record], key: str = "plan") -> str:
     """(success - random) / (oracle - random), of means over the seeds; empty without the oracle of one."""
     threshold = str(group[0]["thresholds"][0])
-    if any(record["seed"] not in ceilings for record in group):
+    if any(record["seed"] not in oracles for record in group):
         return ""
 
     def mean(records: Sequence[Record], row: str) -> float:
         return fmean(record[row]["any"][threshold] for record in records)
 
-    floor, ceiling = mean(group, "random"), mean([ceilings[record["seed"]] for record in group], "plan")
-    return _number((mean(group, key) - floor) / (ceiling - floor)) if ceiling > floor else "–"
+    floor, ceiling = mean(group, "random"), mean([oracles[record["seed"]] for record in group], "plan")
+    return _format_number((mean(group, key) - floor) / (ceiling - floor)) if ceiling > floor else "–"
 
 
-def _rows(records: Sequence[Record], threshold: str, ceilings: Mapping[int, Record]) -> list[list[str]]:
+def _make_rows(records: Sequence[Record], threshold: str, oracles: Mapping[int, Record]) -> list[list[str]]:
     """One row an objective, the most successful first."""
-    groups = _grouped(records)
+    groups = _group_by_objective(records)
 
     def success(group: Sequence[Record]) -> float:
         return fmean(record["plan"]["any"][threshold] for record in group)
 
     order = sorted(groups, key=lambda name: -success(groups[name]))
-    return [_row(name, groups[name], threshold, ceilings) for name in order]
+    return [_make_row(name, groups[name], threshold, oracles) for name in order]
 
 
-def _row(name: str, group: Sequence[Record], threshold: str, ceilings: Mapping[int, Record]) -> list[str]:
+def _make_row(name: str, group: Sequence[Record], threshold: str, oracles: Mapping[int, Record]) -> list[str]:
     def mean(stage: str, key: str) -> str:
         values = [record.get(stage, {}).get(key) for record in group]
-        return "–" if None in values else _number(fmean(values))
+        return "–" if None in values else _format_number(fmean(values))
 
     steps, per_step = group[0].get("steps", 0), group[0].get("flops_per_step", 0.0)
     own = [record["plan_own"] for record in group if "plan_own" in record]
@@ -149,23 +148,24 @@ def _row(name: str, group: Sequence[Record], threshold: str, ceilings: Mapping[i
         mean("pretrain", "probe"),
         mean("pretrain", "near_pair_correlation"),
         f"{mean('posttrain', 'over_copy_1')}, {mean('posttrain', 'over_copy_last')}",
-        _rate([record["plan"] for record in group], "any", threshold),
-        _rate([record["plan"] for record in group], "held", threshold),
-        _normalised(group, ceilings),
-        _rate(own, "any", threshold) if own else "",
+        _format_rate([record["plan"] for record in group], "any", threshold),
+        _format_rate([record["plan"] for record in group], "held", threshold),
+        _normalise_success(group, oracles),
+        _format_rate(own, "any", threshold) if own else "",
     ]
 
 
-def _rate(rows: Sequence[Mapping[str, Any]], kind: str, threshold: str) -> str:
+def _format_rate(rows: Sequence[Mapping[str, Any]], kind: str, threshold: str) -> str:
     episodes = sum(row["episodes"] for row in rows)
     hits = sum(round(row[kind][threshold] * row["episodes"]) for row in rows)
     low, high = wilson_interval(hits, episodes)
     return f"{hits / episodes:.0%} ({low:.0%} to {high:.0%})"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"  # null: too few episodes to measure it
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
