@@ -102,7 +102,7 @@ def open_trajectories(data: Any) -> Trajectories:
     """The episodes of our files; RunError where there is none."""
     reader = open_reader(data)
     if not reader.episodes().size:
-        raise RunError(f"{data} holds no complete episode: the command that made it goes on with it")
+        raise RunError(f"{data} holds no complete episode: the command that wrote it resumes it")
     return Trajectories(reader)
 
 
@@ -180,25 +180,25 @@ def find_format(config: Config) -> Format:
 
 def check(config: Config) -> None:
     """What can be known before anything is read."""
-    made, to = find_format(config), Path(config.to)
-    made.check(config)
-    for path in (to, made.beside(to)):
+    form, to = find_format(config), Path(config.to)
+    form.check(config)
+    for path in (to, form.beside(to)):
         if path.exists():
             raise UsageError(f"to={path} exists and is not overwritten: give another, or move it away")
 
 
 def run(config: Config, folder: None, console: Console) -> None:
     """Read the source, write the format."""
-    made, to = find_format(config), Path(config.to)
-    source = SOURCES[made.source](getattr(config, made.source))
-    with remove_on_failure(to, made.beside(to)):
-        said = made.write(source, to, config, console)
-    console.say(f"wrote {to} ({source.summary}); {said}")
+    form, to = find_format(config), Path(config.to)
+    source = SOURCES[form.source](getattr(config, form.source))
+    with remove_on_failure(to, form.beside(to)):
+        note = form.write(source, to, config, console)
+    console.say(f"wrote {to} ({source.summary}); {note}")
 
 
 @contextmanager
 def remove_on_failure(*paths: Path) -> Iterator[None]:
-    """Takes away what was begun where writing it fails."""
+    """Remove files that were begun where writing them fails."""
     try:
         yield
     except BaseException:

@@ -53,12 +53,12 @@ def format_command_help(command: Any, words: list[str]) -> str:
         for name in names:
             mark = "*" if choices.get(group) == name else " "
             lines.append(f"    {mark} {name.ljust(width)}  {read_title(f'{folder}/{name}')}")
-    about = collect_key_help(command.name, composed)
+    texts = collect_key_help(command.name, composed)
     leaves = flatten(composed.config)
     lines += ["", "keys (with these choices):"]
-    pairs = {key: f"{key}={_shown(value)}" for key, value in leaves.items()}
+    pairs = {key: f"{key}={_format_value(value)}" for key, value in leaves.items()}
     width = min(max((len(text) for text in pairs.values()), default=0), 44)
-    lines += [f"  {text.ljust(width)}  {about.get(key, '')}".rstrip() for key, text in pairs.items()]
+    lines += [f"  {text.ljust(width)}  {texts.get(key, '')}".rstrip() for key, text in pairs.items()]
     return "\n".join(lines)
 
 
@@ -126,13 +126,13 @@ def _collect(node: Any, prefix: str, lines: list[str], found: dict[str, str]) ->
             _collect(value, f"{name}.", lines, found)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(_shown(item) for item in value)}]"
+        return f"[{','.join(_format_value(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_shown(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {_format_value(item)}' for key, item in value.items())}}}"
     return str(value)

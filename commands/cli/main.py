@@ -185,7 +185,7 @@ def print_error(error: BaseException, label: str, show: bool) -> int:
     """Print the one sentence for an exception (the traceback before it where asked); return the exit code."""
     code, sentence = explain(error)
     if processes.get_rank():
-        if code == UsageError.exit_code:  # the first process says the same
+        if code == UsageError.exit_code:  # the first process prints it, too
             return code
         label = f"{label}, process {processes.get_rank()}"
     if show:

@@ -1,4 +1,4 @@
-"""What a command says while it works: lines, progress with rate and time left, and metrics.jsonl.
+"""What a command prints while it works: lines, progress with rate and time left, and metrics.jsonl.
 
 On a terminal progress is a bar (rich); elsewhere, as in a log of CI or Slurm, a plain line every few seconds.
 Lines and results go to stdout, progress to stderr, so that a result can be piped.
@@ -61,17 +61,17 @@ class Progress:
         assert total >= 0 and 0 <= start, (what, total, start)
         self.what, self.total, self.unit, self.done, self.every_s = what, total, unit, start, every_s
         self._start, self._fields = start, ""
-        self._began_s = self._told_s = time.monotonic()
+        self._began_s = self._printed_s = time.monotonic()
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         """Count n more units; keyword values are shown beside the count."""
         self.done += n
         if fields:
-            self._fields = " ".join(f"{key} {_short(value)}" for key, value in fields.items())
+            self._fields = " ".join(f"{key} {_format_value(value)}" for key, value in fields.items())
         self._show()
 
     def update(self, done: int, **fields: Any) -> None:
-        """Set the count itself, for work that says how far it is instead of how much further."""
+        """Set the count itself, for work that reports its total instead of its increments."""
         self.advance(done - self.done, **fields)
 
     @property
@@ -79,10 +79,10 @@ class Progress:
         """Units per second since this start."""
         return (self.done - self._start) / max(time.monotonic() - self._began_s, 1e-9)
 
-    def line(self) -> str:
+    def format_line(self) -> str:
         """Return the state as one line: count, rate, time left, values."""
         left_s = (self.total - self.done) / self.rate if self.done > self._start else None
-        parts = [f"{self.what}: {self.done}/{self.total} {self.unit}", f"{_short(self.rate)}/s"]
+        parts = [f"{self.what}: {self.done}/{self.total} {self.unit}", f"{_format_value(self.rate)}/s"]
         if left_s is not None and self.done < self.total:
             parts.append(f"{format_duration(max(left_s, 0.0))} left")
         return ", ".join(parts + ([self._fields] if self._fields else []))
@@ -93,7 +93,7 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def above(self, text: str) -> bool:
+    def print_above(self, text: str) -> bool:
         """Print a line above a bar that stands on the terminal; False where there is none."""
         return False
 
@@ -110,13 +110,13 @@ class PlainProgress(Progress):
 
     def _show(self) -> None:
         now_s = time.monotonic()
-        if now_s - self._told_s >= self.every_s:
-            self._told_s = now_s
-            print(self.line(), file=self._stream, flush=True)
+        if now_s - self._printed_s >= self.every_s:
+            self._printed_s = now_s
+            print(self.format_line(), file=self._stream, flush=True)
 
     def __exit__(self, *exception: object) -> None:
         took = format_duration(time.monotonic() - self._began_s)
-        print(f"{self.line()}, took {took}", file=self._stream, flush=True)
+        print(f"{self.format_line()}, took {took}", file=self._stream, flush=True)
 
 
 class BarProgress(Progress):
@@ -138,13 +138,13 @@ class BarProgress(Progress):
         )
         self._task = self._bar.add_task(self.what, total=max(self.total, 1), completed=self.done, state="")
 
-    def above(self, text: str) -> bool:
+    def print_above(self, text: str) -> bool:
         if self._bar.live.is_started:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         return self._bar.live.is_started
 
     def _show(self) -> None:
-        state = self.line().removeprefix(f"{self.what}: ")
+        state = self.format_line().removeprefix(f"{self.what}: ")
         self._bar.update(self._task, completed=self.done, state=state)
 
     def __enter__(self) -> BarProgress:
@@ -157,7 +157,7 @@ class BarProgress(Progress):
 
 
 class Console:
-    """Where a command speaks. `interactive=None` looks whether stderr is a terminal."""
+    """Output of a command. `interactive=None` asks whether stderr is a terminal."""
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None, interactive: bool | None = None) -> None:
         self.out = out if out is not None else sys.stdout
@@ -166,8 +166,8 @@ class Console:
         self._progress: Progress | None = None
 
     def say(self, text: str = "") -> None:
-        """Print a line (a result, a phase, a place of a file) to stdout."""
-        if self._progress is None or not self.out.isatty() or not self._progress.above(text):
+        """Print a line (a result, a phase, a path) to stdout."""
+        if self._progress is None or not self.out.isatty() or not self._progress.print_above(text):
             print(text, file=self.out, flush=True)
 
     def warn(self, text: str) -> None:
@@ -182,7 +182,7 @@ class Console:
 
 
 def make_silent_console() -> Console:
-    """A console that nobody hears: of the processes that train beside the first one."""
+    """Return a console that discards its output, for the processes that train beside the first one."""
     nowhere = open(os.devnull, "w")
     return Console(nowhere, nowhere, interactive=False)
 
@@ -235,5 +235,5 @@ def _is_number(text: Any) -> bool:
     return str(text).rstrip("%x ").replace("-", "", 1).replace(".", "", 1).isdigit()
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Commands under torchrun: which process runs, speaks and writes. Without torchrun nothing here imports torch."""
+"""Commands under torchrun: which process runs, prints and writes. Without torchrun nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_idle(line: Any, commands: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def join_processes(command: Any, device: str) -> Iterator[bool]:
-    """Join the other processes for a command that they work on together; whether this one speaks."""
+    """Join the other processes for a command that they work on together; yield whether this one prints."""
     if not is_distributed() or not command.together:
         yield True
         return

@@ -123,7 +123,7 @@ class RunFolder:
     """One folder of one run. `with folder:` makes it, locks it and writes what belongs in it; the rest only
     reads.
 
-    command, name: it is runs/command/name. config: resolved, nested plain values. grows: keys that say how far to go;
+    command, name: it is runs/command/name. config: resolved, nested plain values. grows: keys that set how far it goes;
     free: keys that change no result. complete: adds the defaults of keys that a stored configuration lacks. overrides:
     what the configuration was composed from, which `find_finished` compares.
 

@@ -218,9 +218,9 @@ def test_progress_tells_count_rate_and_time_left(monkeypatch):
     now[0] += 10
     progress.advance(20, loss=0.12345)
     assert progress.rate == 2.0, "what an earlier start did is no speed of this one"
-    assert progress.line() == "train: 60/100 steps, 2/s, 20.0 s left, loss 0.1235"
+    assert progress.format_line() == "train: 60/100 steps, 2/s, 20.0 s left, loss 0.1235"
     progress.update(100)
-    assert progress.line() == "train: 100/100 steps, 6/s, loss 0.1235"
+    assert progress.format_line() == "train: 100/100 steps, 6/s, loss 0.1235"
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal():
