@@ -91,7 +91,7 @@ def list_factors(task: str, console: Console) -> int:
 
     env = envs.make(task)
     try:
-        offered, ranges = env.list_factors(), dict(zip(env.factor_names, env.factor_ranges, strict=True))
+        offered, ranges = env.list_factors(), env.task_factors
     finally:
         env.close()
     if not offered:

@@ -1,4 +1,4 @@
-"""Writers of factors of variation into MuJoCo's model; see `envs.factors`.
+"""Writers of factors of variation into MuJoCo's model; see `envs.factors`. Imports MuJoCo, as `envs.physics` does.
 
 `restore_model` undoes all writers, and `update_constants` recomputes what MuJoCo derives from masses, sizes, cameras
 and lamps.
@@ -6,19 +6,18 @@ and lamps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import mujoco
+from envs.physics import PATTERN, Physics
 
 Indices = NDArray[np.int64]
 Roles = dict[str, Indices]
 Colours = NDArray[np.float32]
 
-PATTERN = "pattern"  # a task's model may hold a material of this name for its floor, see `add_pattern`
 _UNSET_RGBA = np.array((0.5, 0.5, 0.5, 1.0), np.float32)  # MuJoCo draws a geom of this colour in that of its material
 _DARKEST = 0.02
 
@@ -46,31 +45,16 @@ def restore_model(model: mujoco.MjModel, compiled: mujoco.MjModel) -> None:
 
 def update_constants(model: mujoco.MjModel, compiled: mujoco.MjModel, scratch: mujoco.MjData) -> None:
     """Recompute the derived constants; the statistics, which scale the image, stay as compiled."""
-    import mujoco
-
     mujoco.mj_setConst(model, scratch)
     for name in _STATISTICS:
         setattr(model.stat, name, getattr(compiled.stat, name))
     model.stat.center[:] = compiled.stat.center
 
 
-def add_pattern(spec: mujoco.MjSpec) -> None:
-    """Add the material that the factor `floor texture` may put on the floor."""
-    import mujoco
-
-    texture = spec.add_texture(name=PATTERN, type=mujoco.mjtTexture.mjTEXTURE_2D, width=64, height=64)
-    texture.builtin = mujoco.mjtBuiltin.mjBUILTIN_CHECKER
-    texture.rgb1, texture.rgb2 = (1.0, 1.0, 1.0), (0.55, 0.55, 0.55)
-    material = spec.add_material(name=PATTERN, texrepeat=(3.0, 3.0), texuniform=True)
-    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = PATTERN
-
-
 def find_roles(model: mujoco.MjModel) -> Roles:
     """Indices of the visible geoms that are agent, object, floor and walls (see `envs.factors`)."""
-    import mujoco
-
-    data, kinds = mujoco.MjData(model), mujoco.mjtTrn
-    mujoco.mj_kinematics(model, data)
+    physics, kinds = Physics(model), mujoco.mjtTrn
+    physics.update_kinematics()
     owners = {
         int(kinds.mjTRN_JOINT): model.jnt_bodyid,
         int(kinds.mjTRN_JOINTINPARENT): model.jnt_bodyid,
@@ -83,7 +67,7 @@ def find_roles(model: mujoco.MjModel) -> Roles:
     visible &= model.geom_group <= 2  # the groups that are drawn are 0 to 2
     moving = model.body_weldid[model.geom_bodyid] != 0
     agent = np.isin(model.body_rootid[model.geom_bodyid], driven)
-    floor = (model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)) & (data.geom_xmat[:, 8] > 0.99)
+    floor = (model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)) & (physics.data.geom_xmat[:, 8] > 0.99)
     masks = {"agent": moving & agent, "object": moving & ~agent, "floor": ~moving & floor, "walls": ~moving & ~floor}
     return {role: np.flatnonzero(visible & mask) for role, mask in masks.items()}
 
@@ -116,8 +100,6 @@ def list_floor_materials(model: mujoco.MjModel, geoms: Indices) -> tuple[dict[st
 
     The first material, `own`, leaves the floor as compiled; `plain` exists where something is textured.
     """
-    import mujoco
-
     colours, materials = _get_colours(model, geoms), {"own": -1}
     for row, geom in enumerate(geoms):
         material = model.geom_matid[geom]
@@ -159,23 +141,17 @@ def shift_lamps(model: mujoco.MjModel, value: float, axis: int) -> None:
 
 def measure_view_height(model: mujoco.MjModel, camera: int) -> float:
     """Height in metres of what a camera sees in the plane through the scene's centre."""
-    import mujoco
-
     if model.cam_projection[camera] == mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC:
         return float(model.cam_fovy[camera])
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    mujoco.mj_comPos(model, data)
-    mujoco.mj_camlight(model, data)
-    towards = -data.cam_xmat[camera].reshape(3, 3)[:, 2]
-    distance_m = abs(float((model.stat.center - data.cam_xpos[camera]) @ towards))
+    physics = Physics(model)
+    physics.update_kinematics()
+    towards = -physics.data.cam_xmat[camera].reshape(3, 3)[:, 2]
+    distance_m = abs(float((model.stat.center - physics.data.cam_xpos[camera]) @ towards))
     return float(2 * distance_m * np.tan(np.deg2rad(model.cam_fovy[camera]) / 2))
 
 
 def shift_camera(model: mujoco.MjModel, value: float, camera: int, axis: int, unit_m: float) -> None:
     """Shift a camera by `value` times `unit_m` along its image's axis (0 right, 1 up)."""
-    import mujoco
-
     rotation, step = np.zeros(9), np.zeros(3)
     mujoco.mju_quat2Mat(rotation, model.cam_quat[camera])
     step[axis] = value * unit_m
@@ -184,8 +160,6 @@ def shift_camera(model: mujoco.MjModel, value: float, camera: int, axis: int, un
 
 def roll_camera(model: mujoco.MjModel, value: float, camera: int) -> None:
     """Rotate a camera about its line of sight by `value` radians."""
-    import mujoco
-
     rotated = np.zeros(4)
     mujoco.mju_mulQuat(rotated, model.cam_quat[camera], np.array([np.cos(value / 2), 0.0, 0.0, np.sin(value / 2)]))
     model.cam_quat[camera] = rotated
@@ -200,8 +174,6 @@ def scale_bodies(model: mujoco.MjModel, value: float, bodies: Indices) -> None:
     A single body grows as a whole, and its inertia with the square. The links of several bodies keep their lengths,
     which the joints' positions fix: they get thicker, with the same masses and inertias.
     """
-    import mujoco
-
     kinds = mujoco.mjtGeom
     single = len(bodies) == 1
     for geom in np.flatnonzero(np.isin(model.geom_bodyid, bodies)):
@@ -222,8 +194,6 @@ def scale_bodies(model: mujoco.MjModel, value: float, bodies: Indices) -> None:
 
 def _update_bounds(model: mujoco.MjModel, geom: Any) -> None:
     """Recompute the bounding sphere and box of a geom whose size was changed."""
-    import mujoco
-
     kinds, kind = mujoco.mjtGeom, model.geom_type[geom]
     first, second, _ = model.geom_size[geom]
     half = model.geom_size[geom].copy()
@@ -241,8 +211,6 @@ def _update_bounds(model: mujoco.MjModel, geom: Any) -> None:
 
 def has_contact_friction(model: mujoco.MjModel) -> bool:
     """Whether any contact of moving geoms has friction."""
-    import mujoco
-
     touching = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
     off = model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT
     moving = np.any(touching & (model.body_weldid[model.geom_bodyid] != 0))

@@ -15,16 +15,14 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from envs import factor_writes as write
 from envs.task_spec import suggest_names
-
-if TYPE_CHECKING:
-    import mujoco
 
 # The texture comes first: colours tint what is there.
 GROUPS = ("texture", "colour", "light", "camera", "size", "mass", "friction")
@@ -79,8 +77,6 @@ class Variation:
         self.names = tuple(factor.name for factor in self.factors)
         self.defaults = np.array([factor.default for factor in self.factors], np.float64)  # those of the compiled model
         if self.factors:
-            import mujoco
-
             self._compiled, self._scratch = copy.copy(model), mujoco.MjData(model)
 
     def sample(self, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -16,13 +16,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from envs.factors import Factor, Variation, list_factors
 from envs.goals import sample_distant_goal
 from envs.rendering import Renderer, choose_backend
 from envs.task_spec import TaskSpec
 
 if TYPE_CHECKING:
     import mujoco
+
+    from envs.factors import Factor
 
 Observation = dict[str, NDArray[Any]]
 Info = dict[str, Any]
@@ -46,7 +47,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     """A goal-image task on MuJoCo.
 
     A state is float64 `[S]`: the state of `physics` (see `envs.physics`), then the factors, which are what differs in
-    the model between episodes: the task's own (`factor_names`), then those of `envs.factors` that are switched on.
+    the model between episodes: the task's own (`task_factors`), then those of `envs.factors` that are switched on.
     `qpos` and `qvel` are the slices of positions and velocities in a state. A subclass defines the model, samples its
     own factors and poses, computes the truth, and acts by a script.
     """
@@ -54,8 +55,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
     task: ClassVar[TaskSpec]
     camera: ClassVar[str]
-    factor_names: ClassVar[tuple[str, ...]] = ()
-    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = ()  # (unit, low, high) of each of these
+    task_factors: ClassVar[dict[str, tuple[str, float, float]]] = {}  # (unit, low, high) of the task's own factors
 
     def __init__(
         self,
@@ -91,7 +91,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _build_simulator(self, factors: tuple[str, ...]) -> None:
         """Set `physics`, `_renderer`, and the factors that are switched on."""
         choose_backend()
-        from envs.physics import Physics  # imports MuJoCo, so only now
+        from envs.factors import Variation  # imports MuJoCo, so only now
+        from envs.physics import Physics
 
         model = self._build_model()
         substeps = round(self.task.control_step_s / model.opt.timestep)
@@ -99,8 +100,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._variation = Variation(model, self.camera, factors)
         self.physics: Any = Physics(model, substeps)
         self._renderer: Any = Renderer(model, self.size, self.size, self.camera)
-        self._factors = np.concatenate([np.zeros(len(self.factor_names)), self._variation.defaults])
-        self._write_factors(self._factors)
+        self._factors = np.full(len(self.task_factors) + len(self._variation.names), np.nan)  # none written yet
+        self._set_factors(np.concatenate([np.zeros(len(self.task_factors)), self._variation.defaults]))
 
     # What a task on MuJoCo defines. A task on another simulator overrides the methods that call the first three.
 
@@ -125,7 +126,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     def _sample_task_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """The task's own factors `[F]` of a new episode of the split `self.split`."""
-        return np.zeros(len(self.factor_names))
+        return np.zeros(len(self.task_factors))
 
     def _write_task_factors(self, model: mujoco.MjModel, factors: NDArray[np.float64]) -> None:
         """Write the task's own factors `[F]` into a model."""
@@ -222,15 +223,17 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """The quantities of `task.truth_names`, `[L]` now, or `[..., L]` of states `[..., S]`."""
         values = self.get_state() if state is None else np.asarray(state, np.float64)
         assert values.shape[-1] == self.state_size, (values.shape, self.state_size)
-        factors = values[..., self.physics.state_size :][..., : len(self.factor_names)]
+        factors = values[..., self.physics.state_size :][..., : len(self.task_factors)]
         return self.compute_truth(values[..., self.qpos], values[..., self.qvel], factors)
 
     def get_factors(self) -> dict[str, float]:
         """This episode's factors by name."""
-        return dict(zip(self.factor_names + self._variation.names, self._factors.tolist(), strict=True))
+        return dict(zip((*self.task_factors, *self._variation.names), self._factors.tolist(), strict=True))
 
     def list_factors(self) -> tuple[Factor, ...]:
         """The factors of variation that this task has, switched on or not."""
+        from envs.factors import list_factors
+
         return () if self.physics.model is None else list_factors(self.physics.model, self.camera)
 
     def apply_factors(self, state: ArrayLike) -> None:
@@ -255,7 +258,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """A random state `[S]` with all factors `[F]` given."""
         state = np.concatenate([self.physics.get_default_state(), factors])
-        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, factors[: len(self.factor_names)])
+        state[self.qpos], state[self.qvel] = self._sample_pose(self.np_random, factors[: len(self.task_factors)])
         return state
 
     # Inside
@@ -298,11 +301,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     def _set_factors(self, factors: NDArray[np.float64]) -> None:
         if not np.array_equal(factors, self._factors):
-            self._factors = factors.copy()
-            self._write_factors(factors)
-
-    def _write_factors(self, factors: NDArray[np.float64]) -> None:
-        # A task's own factors come last: the others begin by undoing what was written before.
-        own = len(self.factor_names)
-        self._variation.write(self.physics.model, factors[own:])
-        self._write_task_factors(self.physics.model, factors[:own])
+            self._factors, own = factors.copy(), len(self.task_factors)
+            # A task's own factors come last: the others begin by undoing what was written before.
+            self._variation.write(self.physics.model, factors[own:])
+            self._write_task_factors(self.physics.model, factors[:own])

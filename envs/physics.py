@@ -14,25 +14,29 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.factor_writes import add_pattern
-
+PATTERN = "pattern"  # material that the factor `floor texture` may put on a floor
 _SIGNATURE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 def load_scene(package: str) -> mujoco.MjSpec:
-    """The file scene.xml of a task's package, with the material for the factor `floor texture`."""
+    """The file scene.xml of a task's package, with the material PATTERN."""
     scene = importlib.resources.files(package).joinpath("scene.xml").read_text(encoding="utf-8")
-    spec = mujoco.MjSpec.from_string(scene)
-    add_pattern(spec)
-    return spec
+    return _add_pattern(mujoco.MjSpec.from_string(scene))
 
 
 def load_suite_scene(domain: str) -> mujoco.MjSpec:
-    """A model file of the dm_control suite, with the material for the factor `floor texture`."""
+    """A model file of the dm_control suite, with the material PATTERN."""
     # The XML is read as data: importing dm_control.suite would load every domain and a second renderer.
     with importlib.resources.as_file(importlib.resources.files("dm_control") / "suite") as suite:
-        spec = mujoco.MjSpec.from_file(str(suite / f"{domain}.xml"))
-    add_pattern(spec)
+        return _add_pattern(mujoco.MjSpec.from_file(str(suite / f"{domain}.xml")))
+
+
+def _add_pattern(spec: mujoco.MjSpec) -> mujoco.MjSpec:
+    texture = spec.add_texture(name=PATTERN, type=mujoco.mjtTexture.mjTEXTURE_2D, width=64, height=64)
+    texture.builtin = mujoco.mjtBuiltin.mjBUILTIN_CHECKER
+    texture.rgb1, texture.rgb2 = (1.0, 1.0, 1.0), (0.55, 0.55, 0.55)
+    material = spec.add_material(name=PATTERN, texrepeat=(3.0, 3.0), texuniform=True)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = PATTERN
     return spec
 
 

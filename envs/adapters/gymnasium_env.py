@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.adapters.gymnasium_simulator import Simulator
-from envs.factors import Variation
 from envs.goal_env import GoalEnv
 from envs.goals import sample_reachable_goal
 from envs.rendering import choose_backend
@@ -58,6 +57,8 @@ class GymGoalEnv(GoalEnv):
         super().__init__(size, proprio, render_mode)
 
     def _build_simulator(self, factors: tuple[str, ...]) -> None:
+        from envs.factors import Variation  # imports MuJoCo, so only now
+
         self._variation, self._factors = Variation(None, self.camera, factors), np.zeros(0)
 
     def sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:

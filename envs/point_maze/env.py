@@ -7,7 +7,7 @@ steps with the forces held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from envs.ball import choose_target, sample_force
 from envs.goal_env import GoalEnv, Pose
 from envs.point_maze import mazes
 from envs.point_maze.spec import LAYOUTS, POINT_MAZE
-from envs.task_spec import TaskSpec
 
 if TYPE_CHECKING:
     import mujoco
@@ -31,10 +30,9 @@ _LEAD_M, _NUM_CANDIDATES = 0.25, 3  # how far the script aims beyond a corner; p
 class PointMaze(GoalEnv):
     """Truth: the ball's position (m) and velocity (m/s), the layout's index."""
 
-    task: ClassVar[TaskSpec] = POINT_MAZE
-    camera: ClassVar[str] = "top"
-    factor_names: ClassVar[tuple[str, ...]] = ("layout",)
-    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = (("layout number", 0, mazes.NUM_LAYOUTS - 1),)
+    task = POINT_MAZE
+    camera = "top"
+    task_factors = {"layout": ("layout number", 0, mazes.NUM_LAYOUTS - 1)}
 
     def __init__(self, layout: str = "random", **kwargs: Any) -> None:
         """`layout` is `u` or `medium` in every episode, or `random`; `kwargs` are those of every task.

@@ -7,7 +7,7 @@ The task of Diffusion Policy (arXiv 2303.04137) in MuJoCo, planar: see scene.xml
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from envs.goal_env import GoalEnv, Pose
 from envs.push_t.pusher import AGENT_RADIUS_M, is_clear, rotate, sample_push
 from envs.push_t.spec import PUSH_T, UNIT_M, WIDTH_M
-from envs.task_spec import TaskSpec, wrap_angle
+from envs.task_spec import wrap_angle
 
 # From the T's centre of mass to the middle of its upper edge, which other versions of the task call its position.
 EDGE_M = (120 * 30 * 15 + 30 * 90 * 75) / (120 * 30 + 30 * 90) * UNIT_M
@@ -27,8 +27,8 @@ class PushT(GoalEnv):
     0 upright), the velocities of both (m/s, rad/s).
     """
 
-    task: ClassVar[TaskSpec] = PUSH_T
-    camera: ClassVar[str] = "top"
+    task = PUSH_T
+    camera = "top"
 
     def __init__(self, stray: float = 0.0, **kwargs: Any) -> None:
         """`stray` is the probability per step that the scripted disc of a training episode goes astray for some steps

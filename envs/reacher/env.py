@@ -6,14 +6,14 @@ in the target, so they are the same here. An environment step is 0.1 s, five phy
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.goal_env import GoalEnv, Pose
 from envs.reacher.spec import REACHER
-from envs.task_spec import TaskSpec, wrap_angle
+from envs.task_spec import wrap_angle
 
 if TYPE_CHECKING:
     import mujoco
@@ -38,8 +38,8 @@ def load_model() -> mujoco.MjModel:
 class Reacher(GoalEnv):
     """Truth: joint angles (rad, the shoulder wrapped), velocities (rad/s), the fingertip's position (m)."""
 
-    task: ClassVar[TaskSpec] = REACHER
-    camera: ClassVar[str] = "fixed"
+    task = REACHER
+    camera = "fixed"
 
     def _build_model(self) -> mujoco.MjModel:
         return load_model()

@@ -7,14 +7,13 @@ velocity. An environment step is 0.1 s, ten physics steps with the forces held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.ball import choose_target, sample_force
 from envs.goal_env import GoalEnv, Pose
-from envs.task_spec import TaskSpec
 from envs.two_rooms.spec import BALL_RADIUS_M, DOOR_HALF_WIDTH_M, TWO_ROOMS
 
 if TYPE_CHECKING:
@@ -29,10 +28,9 @@ _MARGIN_M = 0.02
 class TwoRooms(GoalEnv):
     """Truth: the ball's position (m) and velocity (m/s), the door's position along the wall (m)."""
 
-    task: ClassVar[TaskSpec] = TWO_ROOMS
-    camera: ClassVar[str] = "top"
-    factor_names: ClassVar[tuple[str, ...]] = ("door_y",)
-    factor_ranges: ClassVar[tuple[tuple[str, float, float], ...]] = (("m", -DOOR_RANGE_M, DOOR_RANGE_M),)
+    task = TWO_ROOMS
+    camera = "top"
+    task_factors = {"door_y": ("m", -DOOR_RANGE_M, DOOR_RANGE_M)}
 
     def _sample_task_factors(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(-DOOR_RANGE_M, DOOR_RANGE_M, size=1)

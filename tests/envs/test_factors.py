@@ -38,7 +38,7 @@ def test_factors_at_their_defaults_are_the_task_without_them_to_the_bit(varied: 
     plain = envs.make(varied.task.name)
     varied.reset(seed=1)
     _walk(varied)  # leaves the model of another episode behind
-    own = len(plain.factor_names)
+    own = len(plain.task_factors)
     for seed in range(2):
         plain.reset(seed=seed)
         start, goal = plain.get_state(), plain.get_goal_state()
@@ -48,7 +48,7 @@ def test_factors_at_their_defaults_are_the_task_without_them_to_the_bit(varied: 
         np.testing.assert_array_equal(obs["goal_pixels"], plain.render_state(goal))
         for found, wanted in zip(_walk(varied), _walk(plain), strict=True):
             np.testing.assert_array_equal(found if found.ndim == 3 else found[: len(wanted)], wanted)
-    assert plain.state_size == varied.state_size - len(defaults) and own == len(varied.factor_names)
+    assert plain.state_size == varied.state_size - len(defaults) and own == len(varied.task_factors)
     for name, values in _arrays(plain.physics.model).items():
         np.testing.assert_array_equal(getattr(varied.physics.model, name), values, err_msg=name)
     plain.close()
@@ -101,7 +101,7 @@ def test_factors_come_from_the_seed_differ_between_episodes_and_are_shared_with_
     varied.reset(seed=6)
     assert varied.get_factors() != first
     varied.reset(seed=5)
-    assert varied.get_factors() == first and list(first)[: len(varied.factor_names)] == list(varied.factor_names)
+    assert varied.get_factors() == first and list(first)[: len(varied.task_factors)] == list(varied.task_factors)
     for factor in varied._variation.factors:
         assert factor.low <= first[factor.name] <= factor.high
 

@@ -159,7 +159,7 @@ def test_reset_takes_a_start_and_a_goal(env: GoalEnv) -> None:
         _, info = env.reset(seed=12, options={option: given})
         np.testing.assert_array_equal(kept(), given)
         assert info["distance"] > 0
-        if env.factor_names:
+        if env.task_factors:
             assert info["truth"][-1] == info["goal_truth"][-1] == env.get_truth(given)[-1], "one door for both"
 
 
@@ -185,7 +185,7 @@ def test_mujocos_rollout_steps_as_the_environment_does(env: GoalEnv) -> None:
     full = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
     warm = np.zeros(model.nv)
     mujoco.mj_extractState(
-        model, start[: env.state_size - len(env.factor_names)], mujoco.mjtState.mjSTATE_INTEGRATION,
+        model, start[: env.state_size - len(env.task_factors)], mujoco.mjtState.mjSTATE_INTEGRATION,
         warm, mujoco.mjtState.mjSTATE_WARMSTART,
     )  # fmt: skip
     found, _ = rollout.rollout(
