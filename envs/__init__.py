@@ -50,15 +50,9 @@ def _find_entry_point(name: str) -> tuple[str, dict[str, str]]:
     )
 
 
-def _register_tasks() -> None:
-    for name in TASKS:
-        env_id = f"jepa/{name.replace('/', '_')}-v0"
-        if env_id not in gymnasium.registry:
-            entry_point, kwargs = _find_entry_point(name)
-            gymnasium.register(id=env_id, entry_point=entry_point, kwargs=kwargs)
-
-
-_register_tasks()
+for _name in TASKS:
+    _module, _kwargs = _find_entry_point(_name)
+    gymnasium.register(id=f"jepa/{_name.replace('/', '_')}-v0", entry_point=_module, kwargs=_kwargs)
 
 
 def make(name: str, **kwargs: Any) -> GoalEnv:

@@ -12,7 +12,7 @@ moving body), `floor` (fixed planes that face upwards) and `walls` (all other fi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,10 +48,6 @@ class Factor:
     write: Callable[[Any, float], None] = field(repr=False)
     choices: tuple[str, ...] = ()
 
-    def sample(self, rng: np.random.Generator) -> float:
-        """A value for one episode."""
-        return float(rng.integers(len(self.choices))) if self.choices else float(rng.uniform(self.low, self.high))
-
     @property
     def range_text(self) -> str:
         """Range or choices, for a list of factors."""
@@ -81,7 +77,8 @@ class Variation:
 
     def sample(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Values `[F]` of one episode."""
-        return np.array([factor.sample(rng) for factor in self.factors], np.float64)
+        values = [rng.integers(len(f.choices)) if f.choices else rng.uniform(f.low, f.high) for f in self.factors]
+        return np.array(values, np.float64)
 
     def write(self, model: mujoco.MjModel, values: NDArray[np.float64]) -> None:
         """Write values `[F]` into a model, whatever was written into it before."""
@@ -96,56 +93,38 @@ class Variation:
 
 
 def list_factors(model: mujoco.MjModel, camera: str) -> tuple[Factor, ...]:
-    """All factors that change something in this model, seen by this camera."""
-    roles, index = write.find_roles(model), model.camera(camera).id
-    looks = [*_list_textures(model, roles["floor"]), *_list_colours(roles), *_list_lights(model)]
-    factors = [*looks, *_list_views(model, index), *_list_bodies(model, roles)]
-    return tuple(sorted(factors, key=lambda factor: GROUPS.index(factor.group)))
+    """All factors that change something in this model, seen by this camera, in the order of GROUPS."""
+    roles, view = write.find_roles(model), model.camera(camera).id
+    bodies = {role: np.unique(model.geom_bodyid[roles[role]]) for role in ("agent", "object") if len(roles[role])}
+    factors = []
 
+    def add(group: str, name: str, unit: str, values: tuple[float, float, float], writer: Any, **kwargs: Any) -> None:
+        factors.append(Factor(name, group, unit, *values, partial(writer, **kwargs)))
 
-def _list_textures(model: mujoco.MjModel, geoms: write.Indices) -> Iterator[Factor]:
-    materials, colours = write.list_floor_materials(model, geoms)
-    if len(geoms) and len(materials) > 1:
-        change = partial(write.write_material, geoms=geoms, materials=tuple(materials.values()), colours=colours)
-        yield Factor("floor texture", "texture", "choice", 0.0, 0.0, len(materials) - 1.0, change, tuple(materials))
-
-
-def _list_colours(roles: write.Roles) -> Iterator[Factor]:
+    materials, colours = write.list_floor_materials(model, roles["floor"])
+    if len(roles["floor"]) and len(materials) > 1:
+        choices, numbers = tuple(materials), tuple(materials.values())
+        change = partial(write.write_material, geoms=roles["floor"], materials=numbers, colours=colours)
+        factors.append(Factor("floor texture", "texture", "choice", 0.0, 0.0, len(choices) - 1.0, change, choices))
     for role, geoms in roles.items():
-        for channel, colour in enumerate(("red", "green", "blue")) if len(geoms) else ():
-            change = partial(write.tint_geoms, geoms=geoms, channel=channel)
-            yield Factor(f"{role} {colour}", "colour", "of full, added", 0.0, -_SHIFT, _SHIFT, change)
-
-
-def _list_lights(model: mujoco.MjModel) -> Iterator[Factor]:
-    yield Factor("light strength", "light", "times", 1.0, 0.6, 1.3, write.scale_light)
+        for channel, name in enumerate(("red", "green", "blue")) if len(geoms) else ():
+            values = (0.0, -_SHIFT, _SHIFT)
+            add("colour", f"{role} {name}", "of full, added", values, write.tint_geoms, geoms=geoms, channel=channel)
+    add("light", "light strength", "times", (1.0, 0.6, 1.3), write.scale_light)
     for axis, name in enumerate(("x", "y")) if model.nlight else ():
-        change = partial(write.shift_lamps, axis=axis)
-        yield Factor(f"light {name}", "light", "of its height, added", 0.0, -0.5, 0.5, change)
-
-
-def _list_views(model: mujoco.MjModel, camera: int) -> Iterator[Factor]:
-    height_m = write.measure_view_height(model, camera)
+        add("light", f"light {name}", "of its height, added", (0.0, -0.5, 0.5), write.shift_lamps, axis=axis)
+    shift = partial(write.shift_camera, camera=view, unit_m=write.measure_view_height(model, view))
     for axis, name in enumerate(("right", "up")):
-        change = partial(write.shift_camera, camera=camera, axis=axis, unit_m=height_m)
-        yield Factor(f"camera {name}", "camera", "of the view's height", 0.0, -0.05, 0.05, change)
-    yield Factor("camera roll", "camera", "rad", 0.0, -0.1, 0.1, partial(write.roll_camera, camera=camera))
-    zoom = partial(write.scale_fields, fields=("cam_fovy",), rows=camera)
-    yield Factor("camera view", "camera", "times (field of view)", 1.0, 0.9, 1.1, zoom)
-
-
-def _list_bodies(model: mujoco.MjModel, roles: write.Roles) -> Iterator[Factor]:
-    for role in ("agent", "object"):
-        if len(roles[role]):
-            bodies = np.unique(model.geom_bodyid[roles[role]])
-            grow = partial(write.scale_bodies, bodies=bodies)
-            weigh = partial(write.scale_fields, fields=("body_mass", "body_inertia"), rows=bodies)
-            yield Factor(f"{role} size", "size", "times", 1.0, 0.8, 1.2, grow)
-            yield Factor(f"{role} mass", "mass", "times", 1.0, 0.5, 2.0, weigh)
-    joints = ("dof_damping", "dof_frictionloss")
+        add("camera", f"camera {name}", "of the view's height", (0.0, -0.05, 0.05), shift, axis=axis)
+    add("camera", "camera roll", "rad", (0.0, -0.1, 0.1), write.roll_camera, camera=view)
+    scale = write.scale_fields
+    add("camera", "camera view", "times (field of view)", (1.0, 0.9, 1.1), scale, fields=("cam_fovy",), rows=view)
+    for role, rows in bodies.items():
+        add("size", f"{role} size", "times", (1.0, 0.8, 1.2), write.scale_bodies, bodies=rows)
+    for role, rows in bodies.items():
+        add("mass", f"{role} mass", "times", (1.0, 0.5, 2.0), scale, fields=("body_mass", "body_inertia"), rows=rows)
     if write.has_contact_friction(model):
-        rub = partial(write.scale_fields, fields=("geom_friction",))
-        yield Factor("contact friction", "friction", "times", 1.0, 0.5, 2.0, rub)
-    if any(np.any(getattr(model, name)) for name in joints):
-        brake = partial(write.scale_fields, fields=joints)
-        yield Factor("joint friction", "friction", "times", 1.0, 0.5, 2.0, brake)
+        add("friction", "contact friction", "times", (1.0, 0.5, 2.0), scale, fields=("geom_friction",))
+    if np.any(model.dof_damping) or np.any(model.dof_frictionloss):
+        add("friction", "joint friction", "times", (1.0, 0.5, 2.0), scale, fields=("dof_damping", "dof_frictionloss"))
+    return tuple(factors)

@@ -1,15 +1,15 @@
-"""Off-screen rendering: which OpenGL, and one fast renderer.
+"""Off-screen rendering: the OpenGL backend, and a fast renderer.
 
-MuJoCo draws small pictures slowly by default because of shadows, reflections and multisampling; at 64x64
-they show next to nothing. All of it is off here, and the picture is fixed: the same for data, goals and
-evaluation. Pictures of different OpenGL implementations differ, so a data file notes `Renderer.get_gl_renderer()`.
+MuJoCo draws small images slowly by default because of shadows, reflections and multisampling, which are hardly visible
+at 64x64. All are off here, so images are equal in data, goals and evaluation. Images of different OpenGL
+implementations differ, so a data file records `Renderer.get_gl_renderer()`.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
+import importlib
 import importlib.util
 import os
 import shutil
@@ -27,23 +27,17 @@ if TYPE_CHECKING:
 _OFF = ("disable", "disabled", "off", "false", "0")
 _GLFW = ("enable", "enabled", "on", "true", "1", "glx", "wgl", "glfw")
 _FLAGS_OFF = ("SHADOW", "REFLECTION", "HAZE", "SKYBOX", "FOG")
-# Software OpenGL is bound by vertices: 16 facets around instead of 28 halve the time of a frame, and at 64x64
+# Software OpenGL is limited by vertices: 16 facets around instead of 28 halve the time of a frame, and at 64x64
 # one pixel in a hundred changes.
 _QUALITY = {"offsamples": 0, "shadowsize": 0, "numslices": 16, "numstacks": 8, "numquads": 1}
 
-# Of the EGL headers, for the question whether EGL works.
-_EGL_PLATFORM_DEVICE_EXT = 0x313F
-_EGL_RENDERABLE_TYPE, _EGL_OPENGL_BIT = 0x3040, 0x0008
-_EGL_SURFACE_TYPE, _EGL_PBUFFER_BIT = 0x3033, 0x0001
-_EGL_DEPTH_SIZE, _EGL_NONE = 0x3025, 0x3038
-_EGL_WANTED = (
-    *(_EGL_RENDERABLE_TYPE, _EGL_OPENGL_BIT, _EGL_SURFACE_TYPE, _EGL_PBUFFER_BIT),
-    *(_EGL_DEPTH_SIZE, 24, _EGL_NONE),
-)
+# Names and values of the EGL headers: EGL_PLATFORM_DEVICE_EXT; RENDERABLE_TYPE OPENGL_BIT, SURFACE_TYPE PBUFFER_BIT,
+# DEPTH_SIZE 24, NONE.
+_EGL_PLATFORM, _EGL_CONFIG = 0x313F, (0x3040, 0x0008, 0x3033, 0x0001, 0x3025, 24, 0x3038)
 
 
 def get_install_command() -> str:
-    """The one command that installs the OpenGL libraries on this machine."""
+    """The command that installs the OpenGL libraries on this machine."""
     if sys.platform != "linux":
         return "pip install --force-reinstall mujoco"
     sudo = "" if os.geteuid() == 0 else "sudo "
@@ -61,8 +55,8 @@ def choose_backend() -> str:
     Linux: EGL where a display initialises (a GPU's, or Mesa's without one), else OSMesa. Elsewhere MuJoCo's
     own choice. Call it before MuJoCo is imported. Raises `RuntimeError` when nothing can draw.
     """
-    # Mesa's software rasteriser starts threads that cost more than they give at 64x64, and collecting runs
-    # one process a core. It does not change the picture.
+    # Threads of Mesa's software rasteriser slow it down at 64x64, and collecting runs one process a core. The image
+    # is the same.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if sys.platform != "linux":
@@ -81,10 +75,10 @@ def choose_backend() -> str:
 
 
 def _load_triton_first() -> None:
-    """Load triton's library before Mesa's, where torch has brought it.
+    """Load triton's library before Mesa's, if torch has installed it.
 
-    Both hold an LLVM. With Mesa's in the process first, the import of triton ends it (segmentation fault), and torch
-    imports triton at an optimiser's first step. The other way round works.
+    Both contain an LLVM. If Mesa's is loaded first, the import of triton ends the process (segmentation fault), and
+    torch imports triton at an optimiser's first step. The other order works.
     """
     found = importlib.util.find_spec("triton")
     if found is None or found.origin is None or "triton" in sys.modules:
@@ -103,7 +97,7 @@ def _load_library(*names: str) -> ctypes.CDLL | None:
 
 
 def _egl_works() -> bool:
-    """Whether a device display initialises and offers desktop OpenGL, asked the way MuJoCo will ask."""
+    """Whether a device display initialises and offers desktop OpenGL, by the calls that MuJoCo will make."""
     egl = _load_library("libEGL.so.1", "libEGL.so")
     if egl is None or _load_library("libOpenGL.so.0", "libGL.so.1") is None:
         return False
@@ -121,9 +115,9 @@ def _egl_works() -> bool:
     devices, count = (pointer * 32)(), ctypes.c_int(0)
     if not query(len(devices), devices, ctypes.byref(count)):
         return False
-    attributes = (ctypes.c_int * len(_EGL_WANTED))(*_EGL_WANTED)
+    attributes = (ctypes.c_int * len(_EGL_CONFIG))(*_EGL_CONFIG)
     for device in devices[: count.value]:
-        display = get_display(_EGL_PLATFORM_DEVICE_EXT, device, None)
+        display = get_display(_EGL_PLATFORM, device, None)
         if not display or not egl.eglInitialize(display, None, None):
             continue
         config, found = pointer(), ctypes.c_int(0)
@@ -133,25 +127,18 @@ def _egl_works() -> bool:
     return False
 
 
-def _make_context(width: int, height: int) -> Any:
+def _create_context(width: int, height: int) -> Any:
     """A current OpenGL context of the chosen backend, whatever MuJoCo chose when it was imported."""
     backend = choose_backend()
     if backend in _OFF:
         raise RuntimeError(f"MUJOCO_GL={backend} switches rendering off; unset it to render")
+    module = "glfw" if backend in _GLFW else backend
     try:
-        if backend == "egl":
-            from mujoco.egl import GLContext
-        elif backend == "osmesa":
-            from mujoco.osmesa import GLContext
-        elif backend == "cgl":
-            from mujoco.cgl import GLContext
-        elif backend in _GLFW:
-            from mujoco.glfw import GLContext
-        else:
+        if module not in ("egl", "osmesa", "glfw", "cgl"):
             raise RuntimeError("choices: egl, osmesa, glfw, cgl")
-        context = GLContext(width, height)
+        context = importlib.import_module(f"mujoco.{module}").GLContext(width, height)
         context.make_current()
-    except Exception as error:  # whatever PyOpenGL's loader met: AttributeError, OSError, GLError and others
+    except Exception as error:  # PyOpenGL's loader raises AttributeError, OSError, GLError and others
         raise RuntimeError(
             f"cannot render with MUJOCO_GL={backend} ({error}); unset it, or install OpenGL: {get_install_command()}"
         ) from error
@@ -162,14 +149,15 @@ class Renderer:
     """Draws one camera of a model, off-screen, as uint8 `[H, W, 3]`.
 
     It sets the model's `vis.quality` and off-screen size, which no physics reads. Raises `RuntimeError` where
-    OpenGL does not work, with the command that mends it.
+    OpenGL does not work, with the command that installs it.
     """
 
     def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: str) -> None:
-        self._gl: Any = _make_context(width, height)
-        # MuJoCo terminates EGL at exit, and a context deleted after that fails noisily: be earlier.
-        self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
-        atexit.register(self._at_exit)
+        self._gl: Any = _create_context(width, height)
+        # MuJoCo terminates EGL at exit, and a context deleted later fails noisily: functions registered last run first.
+        atexit.unregister(_close_renderers)
+        atexit.register(_close_renderers)
+        _OPEN.add(self)
         import mujoco
 
         self._mujoco = mujoco
@@ -191,7 +179,7 @@ class Renderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
-        """A new picture `[H, W, 3]`. `data` must have its kinematics up to date."""
+        """A new image `[H, W, 3]`. `data` must have its kinematics up to date."""
         assert self._gl is not None, "render after close"
         mj = self._mujoco
         self._gl.make_current()
@@ -202,7 +190,7 @@ class Renderer:
         return self._pixels[::-1].copy()  # OpenGL counts rows from below
 
     def get_gl_renderer(self) -> str:
-        """What OpenGL calls itself (GL_RENDERER), such as "llvmpipe (LLVM 15.0.6, 256 bits)"."""
+        """OpenGL's name of itself (GL_RENDERER), such as "llvmpipe (LLVM 15.0.6, 256 bits)"."""
         assert self._gl is not None, "get_gl_renderer after close"
         from OpenGL import GL
 
@@ -210,21 +198,22 @@ class Renderer:
         return bytes(GL.glGetString(GL.GL_RENDERER)).decode()
 
     def close(self) -> None:
-        """Free the OpenGL context; the renderer is of no use afterwards."""
+        """Free the OpenGL context; afterwards the renderer cannot render."""
         if self._gl is None:
             return
         self._gl.make_current()
         self._context.free()
         self._gl.free()
         self._gl = None
-        atexit.unregister(self._at_exit)
 
     def __del__(self) -> None:
         if getattr(self, "_context", None) is not None:
             self.close()
 
 
-def _close_if_alive(reference: weakref.ref[Renderer]) -> None:
-    renderer = reference()
-    if renderer is not None:
+_OPEN: weakref.WeakSet[Renderer] = weakref.WeakSet()
+
+
+def _close_renderers() -> None:
+    for renderer in list(_OPEN):
         renderer.close()

@@ -63,18 +63,13 @@ def build_walls(layout: int) -> NDArray[np.bool_]:
     if layout in NAMED.values():
         text = _U if layout == NAMED["u"] else _MEDIUM
         return np.array([[sign == "#" for sign in line] for line in text.split()])
-    return _sample_walls(np.random.default_rng([layout, 83]))
-
-
-def _sample_walls(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Cells filled in random order, as long as the free cells stay connected over shared edges."""
     from scipy.ndimage import label  # slow to import
 
-    filled = np.zeros((CELLS, CELLS), bool)
+    rng, filled = np.random.default_rng([layout, 83]), np.zeros((CELLS, CELLS), bool)
     wanted = rng.integers(*_RANDOM_WALLS, endpoint=True)
     for cell in rng.permutation(CELLS * CELLS):
         filled.flat[cell] = True
-        if label(~filled)[1] > 1:
+        if label(~filled)[1] > 1:  # the free cells are no longer connected over shared edges
             filled.flat[cell] = False
         if filled.sum() == wanted:
             break
