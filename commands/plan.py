@@ -46,6 +46,6 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     planner = config.planner
     policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
     photos = check_goals(config.goal, planner.mpc)
-    line = plan_to_photos(photos, planner.cost.view, config.videos, setup, policy, folder.path, console)
+    line = plan_to_photos(photos, policy, planner.cost.view, config.videos, setup, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")
     folder.finish(line)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,17 @@ import envs
 from commands.config.groups import make_planner
 from commands.evaluation.methods import (
     MODEL_METHOD,
+    ORACLE_COST_METHOD,
     ORACLE_METHOD,
     RANDOM_METHOD,
     ZERO_METHOD,
     EvaluationKeys,
-    make_methods,
+    make_policies,
+    play_policy,
 )
 from commands.evaluation.protocol import (
     Cases,
     EvaluationSetup,
-    ProtocolConfig,
     Rollouts,
     apply_threshold,
     detect_success,
@@ -85,7 +89,7 @@ def evaluate(
     model_folder: Any,
     folder: Path,
     console: Console,
-    extra: list[tuple[str, Any]] | None = None,
+    extra: Sequence[tuple[str, str | Path]] = (),
     viewer: Viewer = "none",
 ) -> dict[str, Any]:
     """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`.
@@ -93,18 +97,17 @@ def evaluate(
     extra: further sections of the report, (title, file or HTML). viewer: `rerun` also writes a recording.
     """
     setup = load_setup(keys, data, model_folder)
-    model, task, protocol, cases = setup.model, setup.task, setup.protocol, setup.cases
+    model, task, cases = setup.model, setup.task, setup.cases
     runs, seconds = play_methods(keys, setup, console)
-    results = collect_results(runs, cases, task, protocol, keys, seconds, model.spec)
     planner = make_planner(keys.planner)
-    results["proprio"] = model.spec.proprio
+    results = collect_results(runs, seconds, setup, keys)
     results["oracle_planner"] = "cem" if planner.needs_gradient else keys.planner.name
     results["plan"]["flops"] = count_plan_flops(model, planner, keys.planner.cost)
     results["model"] = {"folder": str(model_folder), **setup.source}
     results["data"] = {"file": [str(path) for path in setup.reader.paths], "checksum": setup.reader.file_checksum}
     write_json(folder / "results.json", results)
     write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases))
-    tested, sections = runs[MODEL_METHOD], list(extra or ())
+    tested, sections = runs[MODEL_METHOD], list(extra)
     videos = write_videos(tested, cases, task, folder / "videos")
     if tested.frames is not None and "pixels" in model.spec.views:
         write_strip(model, tested, folder / "imagined.png")
@@ -113,8 +116,7 @@ def evaluate(
         write_recording(model, tested, cases, task, folder / "episodes.rrd")
         console.say(f"recording: rerun {folder / 'episodes.rrd'}")
     write_report(results, runs, cases, task, videos, folder / "report.html", sections)
-    console.say(format_headline(results))
-    console.say(f"report: {folder / 'report.html'}")
+    console.say(f"{format_headline(results)}\nreport: {folder / 'report.html'}")
     return results
 
 
@@ -125,16 +127,12 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     """
     reader = open_reader(data, keys.on_damaged)
     source = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
-    skip = skip or find_frame_skip(reader.info)
-    setup = make_setup(keys, reader, source, skip)
+    setup = make_setup(keys, reader, source, skip or find_frame_skip(reader.info))
     runs, _ = play_methods(keys, setup, console)
-    steps, task = keys.planner.mpc.receding_steps * skip, setup.task
     return {
-        "unit": task.distance_unit,
-        "thresholds": list(task.thresholds),
-        "methods": {
-            name: summarise(run.distances, setup.cases, task, steps, setup.protocol.judge) for name, run in runs.items()
-        },
+        "unit": setup.task.distance_unit,
+        "thresholds": list(setup.task.thresholds),
+        "methods": summarise_methods(runs, setup, keys),
     }
 
 
@@ -143,12 +141,23 @@ def play_methods(
 ) -> tuple[dict[str, Rollouts], dict[str, float]]:
     """The episodes of every method, and the seconds that each took."""
     runs, seconds = {}, {}
-    for name, play in make_methods(keys, setup, console).items():
+    few_cases = setup.cases.take(setup.protocol.oracle_cost.episodes)
+    for name, policy in make_policies(keys, setup).items():
         began = time.perf_counter()
-        runs[name] = play()
+        videos = keys.videos if name == MODEL_METHOD else 0
+        cases = few_cases if name == ORACLE_COST_METHOD else setup.cases
+        runs[name] = play_policy(policy, name, setup, console, videos, cases)
         seconds[name] = round(time.perf_counter() - began, 2)
         console.say(f"{name:22s} {_format_rates(runs[name], setup.task)}, {seconds[name]} s")
     return runs, seconds
+
+
+def summarise_methods(
+    runs: dict[str, Rollouts], setup: EvaluationSetup, keys: EvaluationKeys
+) -> dict[str, dict[str, Any]]:
+    """`methods` of results.json."""
+    steps, judge = keys.planner.mpc.receding_steps * setup.frame_skip, setup.protocol.judge
+    return {name: summarise(run.distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
 def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
@@ -169,32 +178,29 @@ def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> flo
 
 
 def collect_results(
-    runs: dict[str, Rollouts],
-    cases: Cases,
-    task: TaskSpec,
-    protocol: ProtocolConfig,
-    keys: EvaluationKeys,
-    seconds: dict[str, float],
-    spec: Any,
+    runs: dict[str, Rollouts], seconds: dict[str, float], setup: EvaluationSetup, keys: EvaluationKeys
 ) -> dict[str, Any]:
-    """The content of results.json. spec: the model's."""
-    steps, judge = keys.planner.mpc.receding_steps * spec.frame_skip, protocol.judge
-    rows = {name: summarise(run.distances, cases, task, steps, judge) for name, run in runs.items()}
-    first = str(task.thresholds[0])
+    """The content of results.json that follows from the episodes played. seconds: of every method."""
+    task, protocol, cases, spec = setup.task, setup.protocol, setup.cases, setup.model.spec
+    methods = summarise_methods(runs, setup, keys)
+    model, limit = methods[MODEL_METHOD], str(task.thresholds[0])
     times = np.array(runs[MODEL_METHOD].plan_ms or [float("nan")])
     return {
         "schema": SCHEMA,
         "task": task.name,
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
-        "success_rate": rows[MODEL_METHOD][judge][first],
-        "success_rate_ci95": rows[MODEL_METHOD][f"{judge}_ci95"][first],
-        "held_rate": rows[MODEL_METHOD]["held"][first],
+        "success_rate": model[protocol.judge][limit],
+        "success_rate_ci95": model[f"{protocol.judge}_ci95"][limit],
+        "held_rate": model["held"][limit],
         "episodes": len(cases.seeds),
-        "baselines": {"random": rows[RANDOM_METHOD][judge][first], "zero": rows[ZERO_METHOD][judge][first]},
-        "oracle": rows[ORACLE_METHOD][judge][first] if ORACLE_METHOD in rows else None,
+        "baselines": {
+            key: methods[name][protocol.judge][limit]
+            for key, name in (("random", RANDOM_METHOD), ("zero", ZERO_METHOD))
+        },
+        "oracle": methods[ORACLE_METHOD][protocol.judge][limit] if ORACLE_METHOD in methods else None,
         "seconds": seconds,
-        "methods": rows,
+        "methods": methods,
         "protocol": asdict(protocol),
         "planner": to_json_value(keys.planner),
         "control_step_s": task.control_step_s,
@@ -207,38 +213,31 @@ def collect_results(
             "precision": "fp32",
         },
         "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
+        "proprio": spec.proprio,
     }
 
 
 def measure_peak_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
-    import resource
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
     """A line of JSON per method and episode: its source and the distance after every step."""
-    lines = []
-    for name, run in runs.items():
-        for number, distances in enumerate(run.distances):
-            lines.append(
-                json.dumps(
-                    to_json_value(
-                        {
-                            "method": name,
-                            "number": number,
-                            "episode": int(cases.episodes[number]),
-                            "start": int(cases.starts[number]),
-                            "seed": cases.seeds[number],
-                            "distances": [round(float(d), 4) for d in distances],
-                        }
-                    )
-                )
-            )
-    return "\n".join(lines) + "\n"
+    lines = [
+        {
+            "method": name,
+            "number": number,
+            "episode": int(cases.episodes[number]),
+            "start": int(cases.starts[number]),
+            "seed": cases.seeds[number],
+            "distances": [round(float(distance), 4) for distance in distances],
+        }
+        for name, run in runs.items()
+        for number, distances in enumerate(run.distances)
+    ]
+    return "".join(json.dumps(to_json_value(line)) + "\n" for line in lines)
 
 
 def format_headline(results: dict[str, Any]) -> str:
@@ -255,7 +254,6 @@ def format_headline(results: dict[str, Any]) -> str:
 
 
 def _format_rates(run: Rollouts, task: TaskSpec) -> str:
-    shares = [f"{detect_success(run.distances, t).mean():.0%}" for t in task.thresholds]
+    rates = " ".join(f"{detect_success(run.distances, limit).mean():.0%}" for limit in task.thresholds)
     held = detect_success(run.distances, task.thresholds[0], task.held_steps).mean()
-    limits = "/".join(str(t) for t in task.thresholds)
-    return f"within {limits} {task.distance_unit}: {' '.join(shares)}, held {held:.0%}"
+    return f"within {'/'.join(map(str, task.thresholds))} {task.distance_unit}: {rates}, held {held:.0%}"

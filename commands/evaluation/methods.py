@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
@@ -28,6 +27,7 @@ from commands.shared.console import Console
 from envs.task_spec import TaskSpec
 from envs.vector import VectorGoalEnv
 from planners.cem import CEM
+from planners.costs import GoalCost
 from planners.mpc import MPC
 
 MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD, ORACLE_METHOD, ORACLE_COST_METHOD = (
@@ -55,48 +55,37 @@ class EvaluationKeys(RunKeys):
     """rollout videos to write"""
 
 
-def make_methods(keys: EvaluationKeys, setup: EvaluationSetup, console: Console) -> dict[str, Callable[[], Rollouts]]:
-    """Functions that play each method of the protocol, by its name; those with a model only where the setup has
-    one."""
-    planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
-    model, task, protocol, cases = setup.model, setup.task, setup.protocol, setup.cases
-    sensors = {} if model is None or model.spec.proprio == "none" else {"proprio": True}
-    kwargs = {**setup.source["env_kwargs"], **sensors}
-    workers = keys.workers or os.cpu_count() or 1
-    in_process = partial(VectorGoalEnv, task.name, num_workers=0, **kwargs)
-    budget = protocol.budget
+def play_policy(
+    policy: Any, name: str, setup: EvaluationSetup, console: Console, videos: int = 0, cases: Cases | None = None
+) -> Rollouts:
+    """Play the setup's cases, or the given ones, in environments of this process."""
+    budget = setup.protocol.budget
     assert budget is not None
+    make_vector = partial(VectorGoalEnv, setup.task.name, num_workers=0, **setup.env_kwargs)
+    with console.progress(name, budget, "environment steps") as progress:
+        return run_episodes(policy, make_vector, cases or setup.cases, budget, videos, progress.update)
 
-    def play(policy: Any, what: str, some: Cases = cases, videos: int = 0) -> Rollouts:
-        with console.progress(what, budget, "environment steps") as progress:
-            return run_episodes(policy, in_process, some, budget, videos, lambda done: progress.update(done))
 
-    def simulator(with_model: Any) -> OracleDynamics:
-        return OracleDynamics(envs.make(task.name, **kwargs), with_model, planner.horizon, workers, setup.frame_skip)
+def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any]:
+    """The policy of every method of the protocol, by its name; those with a model only where the setup has one."""
+    planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
+    model, task, protocol = setup.model, setup.task, setup.protocol
+    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: MPC(model, planner, cost, mpc)}
+    policies |= {RANDOM_METHOD: RandomPolicy(task), ZERO_METHOD: ZeroPolicy(task)}
 
-    def oracle() -> Rollouts:
-        true_cost = replace(cost, view="truth", token_keep=1.0, distance=make_true_distance(task))
-        return play(OraclePolicy(simulator(None), make_oracle_planner(planner, {}), true_cost, mpc), ORACLE_METHOD)
+    def make_oracle(cost_model: Any, less: dict[str, int], oracle_cost: GoalCost, receding_steps: int) -> OraclePolicy:
+        env, workers = envs.make(task.name, **setup.env_kwargs), keys.workers or os.cpu_count() or 1
+        dynamics = OracleDynamics(env, cost_model, planner.horizon, workers, setup.frame_skip)
+        search = replace(mpc, receding_steps=receding_steps)
+        return OraclePolicy(dynamics, make_oracle_planner(planner, less), oracle_cost, search)
 
-    def oracle_cost() -> Rollouts:
-        small = protocol.oracle_cost
-        less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
-        brief = replace(mpc, receding_steps=small.receding_steps)
-        policy = OraclePolicy(simulator(model), make_oracle_planner(planner, less), cost, brief)
-        return play(policy, ORACLE_COST_METHOD, cases.take(small.episodes))
-
-    rows: dict[str, Callable[[], Rollouts]] = {
-        RANDOM_METHOD: lambda: play(RandomPolicy(task), RANDOM_METHOD),
-        ZERO_METHOD: lambda: play(ZeroPolicy(task), ZERO_METHOD),
-    }
-    if model is not None:
-        played = {MODEL_METHOD: lambda: play(MPC(model, planner, cost, mpc), MODEL_METHOD, videos=keys.videos)}
-        rows = played | rows
     if protocol.oracle:
-        rows[ORACLE_METHOD] = oracle
-    if protocol.oracle_cost.episodes and model is not None:
-        rows[ORACLE_COST_METHOD] = oracle_cost
-    return rows
+        true_cost = replace(cost, view="truth", token_keep=1.0, distance=make_true_distance(task))
+        policies[ORACLE_METHOD] = make_oracle(None, {}, true_cost, mpc.receding_steps)
+    if (small := protocol.oracle_cost).episodes and model is not None:
+        less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
+        policies[ORACLE_COST_METHOD] = make_oracle(model, less, cost, small.receding_steps)
+    return policies
 
 
 def make_oracle_planner(planner: Any, less: dict[str, int]) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import EvaluationSetup, RandomPolicy, Rollouts, run_episodes
+from commands.evaluation.methods import play_policy
+from commands.evaluation.protocol import EvaluationSetup, RandomPolicy
 from commands.report import page
 from commands.report.videos import write_videos
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import write_atomic, write_json
 from commands.training.feature_cache import list_split_rows
-from envs.vector import VectorGoalEnv
 from planners.costs import feature_distance
 from planners.mpc import MPCConfig
 from world_model.dynamics import LatentDynamics
@@ -79,14 +78,19 @@ def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def plan_to_photos(
-    goals: Sequence[str], view: str, count: int, setup: EvaluationSetup, policy: Any, folder: Path, console: Console
+    goals: Sequence[str],
+    policy: Any,
+    view: str,
+    num_videos: int,
+    setup: EvaluationSetup,
+    folder: Path,
+    console: Console,
 ) -> str:
     """Plan from the setup's starts to picture files, one after the other; returns the headline, on the last one.
 
-    view: view of the model that distances are measured in. count: videos. Writes results.json, videos and report.html.
+    view: view of the model that distances are measured in. Writes results.json, videos and report.html.
     """
-    model, task, cases, budget = setup.model, setup.task, setup.cases, setup.protocol.budget
-    assert budget is not None
+    model, task, num_starts = setup.model, setup.task, len(setup.cases.seeds)
     photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
     for goal, photo in zip(goals, photos, strict=True):
         novelty = measure_novelty(model, setup.reader, photo)
@@ -95,52 +99,47 @@ def plan_to_photos(
                 f"jepa plan: goal={goal} looks unlike the data: its features are {novelty:.1f} times as far from the "
                 "nearest training frame as those of any held-out frame; is it of another environment, camera or light?"
             )
-    sensors = {} if model.spec.proprio == "none" else {"proprio": True}
-    make = partial(VectorGoalEnv, task.name, num_workers=0, **{**setup.source["env_kwargs"], **sensors})
-    runs: dict[str, Rollouts] = {}
-    for name, method in (("model", policy), ("random", RandomPolicy(task))):
-        with console.progress(name, budget, "environment steps") as progress:
-            runs[name] = run_episodes(
-                PhotoGoalPolicy(method, photos),
-                make,
-                cases,
-                budget,
-                len(cases.seeds),
-                lambda done: progress.update(done),
-            )
+    runs = {
+        name: play_policy(PhotoGoalPolicy(method, photos), name, setup, console, num_starts)
+        for name, method in (("model", policy), ("random", RandomPolicy(task)))
+    }
     frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
-    apart = {name: measure_distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
+    distances = {name: measure_distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
+    methods = {name: _summarise_distances(distances_nT) for name, distances_nT in distances.items()}
+    for goal, photo in zip(goals[:-1], photos[:-1], strict=True):
+        sub_goal = measure_distances(model, view, frames["model"], photo)
+        methods[f"model, from {goal} on the way"] = _summarise_distances(sub_goal)
+    row = methods["model"]
+    headline = (
+        f"{task.name}: towards {goals[-1]} from {num_starts} starts, feature distance {row['start']:.2f} at the start, "
+        f"{row['least']:.2f} at the nearest, {row['final']:.2f} at the end; random actions "
+        f"{methods['random']['least']:.2f} at the nearest"
+    )
+    results = {
+        "schema": SCHEMA,
+        "task": task.name,
+        "goal": goals[-1],
+        "sub_goals": goals[:-1],
+        "unit": f"{UNIT} ({view})",
+        "episodes": num_starts,
+        "methods": methods,
+    }
+    write_json(folder / "results.json", results)
     film = replace(
         runs["model"],
-        distances=apart["model"][:count],
-        frames=frames["model"][:count],
-        goal_frames=np.repeat(photos[-1:], min(count, len(cases.seeds)), 0),
+        distances=distances["model"][:num_videos],
+        frames=frames["model"][:num_videos],
+        goal_frames=photos[-1:].repeat(min(num_videos, num_starts), 0),
     )
-    unjudged = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
-    videos = write_videos(film, cases, unjudged, folder / "videos") if count else []
-    methods = {name: _summarise_distances(d) for name, d in apart.items()}
-    for goal, photo in zip(goals[:-1], photos[:-1], strict=True):
-        methods[f"model, from {goal} on the way"] = _summarise_distances(
-            measure_distances(model, view, frames["model"], photo)
-        )
-    headline = (
-        f"{task.name}: towards {goals[-1]} from {len(cases.seeds)} starts, feature distance "
-        f"{methods['model']['start']:.2f} at the start, {methods['model']['least']:.2f} at the nearest, "
-        f"{methods['model']['final']:.2f} at the end; random actions {methods['random']['least']:.2f} at the nearest"
-    )
-    write_json(
-        folder / "results.json",
-        {
-            "schema": SCHEMA,
-            "task": task.name,
-            "goal": goals[-1],
-            "sub_goals": goals[:-1],
-            "unit": f"{UNIT} ({view})",
-            "episodes": len(cases.seeds),
-            "methods": methods,
-        },
-    )
-    _write_report(headline, methods, videos, folder / "report.html")
+    no_threshold = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
+    videos = write_videos(film, setup.cases, no_threshold, folder / "videos") if num_videos else []
+    rows = [[escape(name), *(f"{value:.3g}" for value in row.values())] for name, row in methods.items()]
+    html = {
+        "table": page.render_table(["method", "start", "nearest", "end"], rows),
+        "videos": page.render_videos(videos, [f"start {number}" for number in range(len(videos))]),
+    }
+    body = page.fill_template("photo_goals.html", {"headline": headline}, html)
+    write_atomic(folder / "report.html", page.render_page("Towards a picture", body))
     return headline
 
 
@@ -185,22 +184,3 @@ def _summarise_distances(distances_nT: NDArray[np.float64]) -> dict[str, float]:
         "least": float(np.median(distances_nT[:, 1:].min(1))),
         "final": float(np.median(distances_nT[:, -1])),
     }
-
-
-def _write_report(headline: str, methods: dict[str, dict[str, float]], videos: Sequence[Path], path: Path) -> None:
-    keys = ("start", "least", "final")
-    rows = [[escape(name), *(f"{row[key]:.3g}" for key in keys)] for name, row in methods.items()]
-    text = (
-        "Left: the episode. Right: the picture. Numbers are root mean square distances from the picture in the "
-        "features that the planner compares, medians over starts. A picture has no known true distance."
-    )
-    shown = "".join(page.render_video(video, f"start {number}") for number, video in enumerate(videos))
-    title = "Towards a picture"
-    parts = [
-        f"<h1>{title}</h1>",
-        page.render_paragraph(headline, "headline"),
-        page.render_paragraph(text, "note"),
-        page.render_table(["method", "start", "nearest", "end"], rows),
-        page.render_section("Episodes on video", f'<div class="videos">{shown}</div>'),
-    ]
-    write_atomic(path, page.render_page(title, parts))

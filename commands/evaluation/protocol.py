@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -107,16 +108,18 @@ class EvaluationSetup:
     cases: Cases
     frame_skip: int  # environment steps in a model step
 
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Arguments of the environment, with proprioception where the model reads it."""
+        reads_proprio = self.model is not None and self.model.spec.proprio != "none"
+        return {**self.source["env_kwargs"], **({"proprio": True} if reads_proprio else {})}
+
 
 def resolve_protocol(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
     """The protocol with the task's own values in place of null."""
+    budget, offset = protocol.budget or task.budget, protocol.goal_offset or task.goal_offset
     nearest = task.min_goal_distance if protocol.min_goal_distance is None else protocol.min_goal_distance
-    return replace(
-        protocol,
-        budget=protocol.budget or task.budget,
-        goal_offset=protocol.goal_offset or task.goal_offset,
-        min_goal_distance=nearest,
-    )
+    return replace(protocol, budget=budget, goal_offset=offset, min_goal_distance=nearest)
 
 
 def apply_threshold(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
@@ -131,45 +134,35 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     """Starts and goals of a split, spread evenly over its episodes; ValueError where the file has too few."""
     assert protocol.goal_offset is not None and protocol.min_goal_distance is not None, protocol
     rng = np.random.default_rng([protocol.seed, 71])
-    rounds: list[list[tuple[float, int, int]]] = []
+    candidates: list[list[tuple[float, int, int]]] = []  # of each episode, in the order of their draw
     solved = near = 0
-    for episode in rng.permutation(reader.episodes(protocol.split)):
-        truth = reader.column("truth", int(episode))
+    for episode in map(int, rng.permutation(reader.episodes(protocol.split))):
+        truth = reader.column("truth", episode)
         starts = np.arange(max(0, len(truth) - protocol.goal_offset))
         distance = task.distance(truth[starts], truth[starts + protocol.goal_offset])
         is_solved = (distance <= task.thresholds[0]) & (not protocol.keep_solved)
+        is_near = ~is_solved & (distance < protocol.min_goal_distance)
         solved += int(is_solved.sum())
-        near += int((~is_solved & (distance < protocol.min_goal_distance)).sum())
-        chosen = rng.permutation(starts[~is_solved & (distance >= protocol.min_goal_distance)])
-        for number, start in enumerate(chosen):
-            if number == len(rounds):
-                rounds.append([])
-            rounds[number].append((float(distance[start]), int(episode), int(start)))
-    found = [case for row in rounds for case in row][: protocol.episodes]
-    if len(found) < protocol.episodes:
+        near += int(is_near.sum())
+        drawn = rng.permutation(starts[~is_solved & ~is_near])
+        candidates.append([(float(distance[start]), episode, int(start)) for start in drawn])
+    rounds = zip_longest(*candidates)
+    pairs = [pair for one_round in rounds for pair in one_round if pair is not None][: protocol.episodes]
+    if len(pairs) < protocol.episodes:
         raise ValueError(
-            f"split {protocol.split} serves {len(found)} starts with goals {protocol.goal_offset} steps ahead and at "
+            f"split {protocol.split} serves {len(pairs)} starts with goals {protocol.goal_offset} steps ahead and at "
             f"least {protocol.min_goal_distance} {task.distance_unit} away, not {protocol.episodes}: ask for fewer "
             "episodes, a smaller protocol.goal_offset, or collect more or longer episodes"
         )
-    distances, episodes, starts_ = (np.array(column) for column in zip(*found, strict=True))
-    states = [reader.column("state", int(e))[[s, s + protocol.goal_offset]] for _, e, s in found]
-    truths = [reader.column("truth", int(e))[[s, s + protocol.goal_offset]] for _, e, s in found]
-    kinds = None
-    if task.goal_kind is not None:
-        kinds = task.goal_kind(np.stack([t[0] for t in truths]), np.stack([t[1] for t in truths]))
-    seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(found)))
-    return Cases(
-        np.stack([s[0] for s in states]),
-        np.stack([s[1] for s in states]),
-        episodes,
-        starts_,
-        distances,
-        kinds,
-        seeds,
-        solved,
-        near,
+    distances, episodes, first_frames = (np.array(column) for column in zip(*pairs, strict=True))
+    ends = [np.array([start, start + protocol.goal_offset]) for start in first_frames]
+    states, truths = (
+        np.stack([reader.column(name, int(e))[frames] for e, frames in zip(episodes, ends, strict=True)], 1)
+        for name in ("state", "truth")
     )
+    kinds = None if task.goal_kind is None else task.goal_kind(truths[0], truths[1])
+    seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(pairs)))
+    return Cases(states[0], states[1], episodes, first_frames, distances, kinds, seeds, solved, near)
 
 
 class Policy(Protocol):
@@ -187,8 +180,9 @@ class Policy(Protocol):
 
 @dataclass
 class Rollouts:
-    """The episodes of one method: distances [n, budget + 1] with the start first, frames of the first ones, and times
-    and energies of its planner (`planners.mpc.MPC`)."""
+    """The episodes of one method: distances [n, budget + 1] with the start first, actions, and times and energies of
+    its planner (`planners.mpc.MPC`). Of the recorded ones, the first [m]: frames, goal images and the proprioception at
+    the start, where the environment gives it."""
 
     distances: NDArray[np.float64]
     actions: NDArray[np.float32]
@@ -196,6 +190,7 @@ class Rollouts:
     frames: NDArray[np.uint8] | None = None
     goal_frames: NDArray[np.uint8] | None = None
     energies: list[NDArray[np.float32]] = field(default_factory=list)
+    start_proprio: NDArray[np.float32] | None = None
 
 
 def run_episodes(
@@ -210,18 +205,15 @@ def run_episodes(
 
     A policy with a method `set_states` (an oracle) gets the simulator's states before every act.
     """
-    count = len(cases.seeds)
-    batch = make_vector(count)
+    batch = make_vector(len(cases.seeds))
     try:
         options = [{"state": s, "goal_state": g} for s, g in zip(cases.start_states, cases.goal_states, strict=True)]
         observation, info = batch.reset(seed=list(cases.seeds), options=options)
         policy.reset(observation["goal_pixels"], cases.seeds)
         set_states = getattr(policy, "set_states", None)
-        distances, actions, frames = (
-            [info["distance"].copy()],
-            [],
-            [observation["pixels"][:num_videos].copy()],
-        )
+        distances, frames = [info["distance"].copy()], [observation["pixels"][:num_videos].copy()]
+        actions, proprio = [], observation.get("proprio")
+        start_proprio = None if proprio is None else proprio[:num_videos].copy()
         for step in range(budget):
             if set_states is not None:
                 set_states(batch.get_states(), cases.goal_states)
@@ -238,6 +230,7 @@ def run_episodes(
             np.stack(frames, 1) if num_videos else None,
             observation["goal_pixels"][:num_videos].copy() if num_videos else None,
             [energy.cpu().numpy() for energy in getattr(policy, "energies", [])],
+            start_proprio,
         )
     finally:
         batch.close()
@@ -279,28 +272,29 @@ def summarise(
     replan_steps: environment steps from one plan to the next."""
     count = len(distances)
     cases = cases.take(count)
-    judged = select_judged_steps(distances, task, replan_steps)
+    steps_by_judge = select_judged_steps(distances, task, replan_steps)
     rates: dict[str, Any] = {}
-    for name, (seen, steps) in judged.items():
-        hits = {threshold: int(detect_success(seen, threshold, steps).sum()) for threshold in task.thresholds}
-        rates[name] = {str(t): n / count for t, n in hits.items()}
-        rates[f"{name}_ci95"] = {str(t): wilson_interval(n, count) for t, n in hits.items()}
-    success = detect_success(judged[judge][0], task.thresholds[0], judged[judge][1])
-    bins = []
-    for low, high in zip(task.distance_bins[:-1], task.distance_bins[1:], strict=True):
-        inside = (cases.distances >= low) & (cases.distances < high)
-        bins.append({"from": low, "to": high, "episodes": int(inside.sum()), "successes": int(success[inside].sum())})
+    for name, (watched, steps) in steps_by_judge.items():
+        hits = {str(t): int(detect_success(watched, t, steps).sum()) for t in task.thresholds}
+        rates[name] = {threshold: n / count for threshold, n in hits.items()}
+        rates[f"{name}_ci95"] = {threshold: wilson_interval(n, count) for threshold, n in hits.items()}
+    watched, steps = steps_by_judge[judge]
+    success = detect_success(watched, task.thresholds[0], steps)
+
+    def count_group(rows: NDArray[np.bool_]) -> dict[str, int]:
+        return {"episodes": int(rows.sum()), "successes": int(success[rows].sum())}
+
+    kinds = () if cases.kinds is None else np.unique(cases.kinds)
     return {
         "episodes": count,
         **rates,
         "final_distance": float(distances[:, -1].mean()),
         "least_distance": float(distances[:, 1:].min(1).mean()),
-        "by_distance": bins,
-        "by_kind": [
-            {"kind": str(kind), "episodes": int(here.sum()), "successes": int(success[here].sum())}
-            for kind in (() if cases.kinds is None else np.unique(cases.kinds))
-            for here in (cases.kinds == kind,)
+        "by_distance": [
+            {"from": low, "to": high, **count_group((cases.distances >= low) & (cases.distances < high))}
+            for low, high in pairwise(task.distance_bins)
         ],
+        "by_kind": [{"kind": str(kind), **count_group(cases.kinds == kind)} for kind in kinds],
     }
 
 

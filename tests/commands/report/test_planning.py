@@ -18,7 +18,7 @@ from PIL import Image
 
 from commands.evaluation import methods
 from commands.evaluation.evaluate import collect_results
-from commands.evaluation.protocol import Cases, ProtocolConfig, Rollouts, resolve_protocol
+from commands.evaluation.protocol import Cases, EvaluationSetup, ProtocolConfig, Rollouts, resolve_protocol
 from commands.report import planning as report
 from commands.report import videos
 from commands.report.plots import draw_horizon_curves, draw_training_curves
@@ -32,7 +32,7 @@ STARTS = np.array([1.1, 1.2, 1.7, 2.1, 2.2, 3.5])
 STEPS, SIZE, NUM_VIDEOS = 12, 16, 2
 
 
-SPEC = SimpleNamespace(device=torch.device("cpu"), frame_skip=2)  # of the model
+SPEC = SimpleNamespace(device=torch.device("cpu"), frame_skip=2, proprio="none")  # of the model
 
 
 def rollouts(finals, plan_ms=(), num_videos=0):
@@ -70,8 +70,9 @@ def runs():
 
 
 def results_of(runs, cases, task=REACHER):
-    protocol, keys = resolve_protocol(ProtocolConfig(), task), methods.EvaluationKeys()
-    made = collect_results(runs, cases, task, protocol, keys, dict.fromkeys(runs, 2.5), SPEC)
+    model, protocol = SimpleNamespace(spec=SPEC), resolve_protocol(ProtocolConfig(), task)
+    setup = EvaluationSetup(model, {}, None, task, protocol, cases, SPEC.frame_skip)
+    made = collect_results(runs, dict.fromkeys(runs, 2.5), setup, methods.EvaluationKeys())
     made["model"] = {"folder": "runs/posttrain/small", "env": task.name}
     made["data"] = {"file": ["runs/collect/small/data.h5"], "checksum": "9a8b"}
     return made
