@@ -38,7 +38,7 @@ def finished_run(sizes: EncoderConfig = SIZES, pixels=(IMAGENET_MEAN, IMAGENET_S
     shake(model)
     folder = Path("runs/pretrain/r")
     optimizer = make_optimizer(model, TrainerConfig())
-    Checkpoints(folder / "checkpoints").save(3, model, optimizer, {})
+    Checkpoints(folder / "checkpoints").save(3, model, optimizer)
     save_encoder(folder / "model", model.trained_encoder, {"objective": make_config_dict(OBJECTIVE)})
     return model
 
