@@ -27,6 +27,7 @@ from commands.evaluation.methods import (
     play_policy,
 )
 from commands.evaluation.protocol import (
+    SCHEMA,
     Cases,
     EvaluationSetup,
     Rollouts,
@@ -51,8 +52,6 @@ from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
 from world_model.training.loop import keep_freed_memory
-
-SCHEMA = 2  # of results.json
 
 
 def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any) -> EvaluationSetup:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from commands.config.compose import Composed
-from commands.evaluation.protocol import wilson_interval
+from commands.evaluation.protocol import SCHEMA, wilson_interval
 from commands.report.plots import draw_sweep_curves
 from commands.shared.console import Console, format_table
+from commands.shared.errors import RunError
 from commands.shared.runs import get_identity, read_json, write_json
 
 RESULTS = "results.json"
@@ -48,8 +49,14 @@ def _pool_seeds(folders: Mapping[Path, Composed], free: Sequence[str], console: 
             alike.setdefault(_short_hash(get_identity(composed.config, (*free, "seed"))), []).append(path)
     for key, paths in alike.items():
         results = [read_json(path / RESULTS) for path in paths]
-        if len(paths) < 2 or any("methods" not in result for result in results):
+        if len(paths) < 2 or any("success_rate" not in result for result in results):
             continue
+        for path, result in zip(paths, results, strict=True):
+            if result.get("schema") != SCHEMA:
+                raise RunError(
+                    f"{path / RESULTS} has schema {result.get('schema')}, this version reads {SCHEMA}: move that "
+                    "folder away and run again"
+                )
         pooled = {"runs": [path.name for path in paths], **pool_results(results)}
         target = paths[0].parent / f"pool-{key}.json"
         write_json(target, pooled)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from envs.task_spec import TaskSpec
 
+SCHEMA = 2  # of results.json
 JudgedSteps = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]
 

@@ -38,7 +38,10 @@ def imagine_episodes(model: LatentDynamics, run: Rollouts) -> tuple[NDArray[np.u
     blocks = torch.from_numpy(rearrange(taken, "n (k f) a -> n 1 k (f a)", f=spec.frame_skip)).to(spec.device)
     history = first[:, None].expand(-1, spec.history, -1, -1, -1)
     valid = torch.arange(spec.history, device=spec.device).expand(count, -1) == spec.history - 1
-    context = model.observe(history, blocks.new_zeros(count, spec.history - 1, spec.block_dim), valid)
+    proprio = None
+    if run.start_proprio is not None:
+        proprio = torch.from_numpy(run.start_proprio).to(spec.device)[:, None].expand(-1, spec.history, -1)
+    context = model.observe(history, blocks.new_zeros(count, spec.history - 1, spec.block_dim), valid, proprio)
     seen = model.imagine(context, blocks).view("pixels")[:, 0].round().to(torch.uint8).cpu().numpy()
     happened = run.frames[:, spec.frame_skip :: spec.frame_skip][:, :steps]
     return happened, seen

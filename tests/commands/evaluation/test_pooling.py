@@ -24,6 +24,7 @@ def result(successes: int, episodes: int, methods: tuple[str, ...] = ("model", "
         "by_kind": [],
     }
     return {
+        "schema": 2,
         "task": "reacher",
         "unit": "rad",
         "thresholds": [0.2],

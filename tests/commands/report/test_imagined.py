@@ -57,6 +57,15 @@ def test_pictures_are_of_the_same_moments_and_follow_the_actions(model):
     assert not np.array_equal(other[0, -1], seen[0, -1])
 
 
+def test_a_model_that_reads_proprioception_gets_that_of_the_start():
+    reading = dynamics("pooled", "pixels", proprio="predicted", proprio_dim=3)
+    run = played(reading.spec.frame_skip)
+    with pytest.raises(ValueError, match="robot's state"):
+        imagine_episodes(reading, run)
+    here, there = (replace(run, start_proprio=np.full((2, 3), value, np.float32)) for value in (0, 5))
+    assert not np.array_equal(imagine_episodes(reading, here)[1], imagine_episodes(reading, there)[1])
+
+
 def test_the_strip_has_two_rows_an_episode(model, tmp_path):
     run = played(model.spec.frame_skip)
     write_strip(model, run, tmp_path / "imagined.png")
