@@ -18,7 +18,7 @@ CONFIG = doctor.Config(device="cpu", disk_gib=0.001)
 
 
 def report(monkeypatch, *findings):
-    monkeypatch.setattr(doctor, "checks", lambda settings: [lambda: list(findings)])
+    monkeypatch.setattr(doctor, "list_checks", lambda settings: [lambda: list(findings)])
     out, err = io.StringIO(), io.StringIO()
     code = doctor.run(CONFIG, None, Console(out, err))
     return code, out.getvalue(), err.getvalue()
@@ -133,7 +133,7 @@ def test_folders_named_like_our_packages_are_mentioned(tmp_path, monkeypatch):
 def test_the_command_as_a_user_types_it(words, code, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     quick = [doctor.check_python, lambda: doctor.check_disk("runs", 1e9 if words else 0.001)]
-    monkeypatch.setattr(doctor, "checks", lambda settings: quick)
+    monkeypatch.setattr(doctor, "list_checks", lambda settings: quick)
     assert cli.main(["doctor", *words]) == code
     assert not list(tmp_path.iterdir()), "doctor writes nothing"
     capsys.readouterr()
