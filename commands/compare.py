@@ -1,7 +1,7 @@
 """`jepa compare`: several objectives on the same data with the same planner, as one table.
 
 A cell is one objective with one budget of stage 1 and one seed: pretrain, posttrain, plan. A finished cell leaves a
-JSON record in `cells`; the command skips cells that have one, so a table grows over days and machines. All rows have
+JSON record in `cells`; the command skips cells that have one, so a table grows over days and machines. All methods have
 the same encoder, data, dynamics, planner and, in the embedding that is planned in, the same metric; objectives that
 learn dynamics themselves (lewm, pldm) keep the embedding that these were learned in, and are planned with them, too.
 """

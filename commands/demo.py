@@ -62,7 +62,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     phase("pretrain", lambda: pretrain(config.stage1, data, paths["pretrain"], console))
     encoder = str(paths["pretrain"])
     phase("posttrain", lambda: posttrain(config.stage2, data, encoder, paths["posttrain"], console))
-    model, sections = str(paths["posttrain"]), _sections(paths, seconds)
+    model, sections = str(paths["posttrain"]), _make_sections(paths, seconds)
     results = phase("plan", lambda: evaluate(config.evaluation, data, model, paths["plan"], console, sections))
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
@@ -81,7 +81,7 @@ def _collect(path: Path, config: Config, console: Console) -> str:
     return summary
 
 
-def _sections(paths: dict[str, Path], seconds: dict[str, float]) -> list[tuple[str, Any]]:
+def _make_sections(paths: dict[str, Path], seconds: dict[str, float]) -> list[tuple[str, Any]]:
     """What the report shows of the phases before planning."""
     rows = "".join(f"<tr><td>{name}</td><td>{value:.1f} s</td></tr>" for name, value in seconds.items())
     return [

@@ -124,8 +124,8 @@ def list_checks(settings: Config) -> list[Callable[[], list[Finding]]]:
 
 def check_python() -> list[Finding]:
     """Python's version, the machine, its cores and memory."""
-    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {_cores()} cores"
-    memory = _memory_gib()
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {_count_cores()} cores"
+    memory = _measure_memory_gib()
     if memory:
         detail += f", {memory:.1f} GiB memory"
     return [Finding("python", "ok", detail)]
@@ -133,20 +133,22 @@ def check_python() -> list[Finding]:
 
 def check_packages() -> list[Finding]:
     """Every dependency is installed in a version that pyproject.toml allows."""
-    needed = _requirements("")
+    needed = list_requirements("")
     if not needed:
         detail = f"{DISTRIBUTION} is not installed, so its dependencies are unknown"
-        return [Finding("packages", "optional", detail, f"{_pip()} install -e '{HOME}'")]
+        return [Finding("packages", "optional", detail, f"{_get_pip()} install -e '{HOME}'")]
     findings = []
-    if not _satisfied(SUITE):
+    if not _is_satisfied(SUITE):
         # Without its dependencies: one of them has no wheel for Python 3.13 (see pyproject.toml).
-        mend = f"{_pip()} install --no-deps '{SUITE}'"
-        findings.append(Finding("packages", "broken", f"{SUITE} is wanted, found {_found(SUITE)}", mend))
-    wrong = [text for text in needed if not _satisfied(text) and _wanted(text) != SUITE]
+        mend = f"{_get_pip()} install --no-deps '{SUITE}'"
+        findings.append(
+            Finding("packages", "broken", f"{SUITE} is wanted, found {_get_installed_version(SUITE)}", mend)
+        )
+    wrong = [text for text in needed if not _is_satisfied(text) and _strip_marker(text) != SUITE]
     if wrong:
-        names = ", ".join(f"{_wanted(text)} (found {_found(text)})" for text in wrong)
-        quoted = " ".join(f"'{_wanted(text)}'" for text in wrong)
-        findings.append(Finding("packages", "broken", f"not as required: {names}", f"{_pip()} install {quoted}"))
+        names = ", ".join(f"{_strip_marker(text)} (found {_get_installed_version(text)})" for text in wrong)
+        quoted = " ".join(f"'{_strip_marker(text)}'" for text in wrong)
+        findings.append(Finding("packages", "broken", f"not as required: {names}", f"{_get_pip()} install {quoted}"))
     return findings or [Finding("packages", "ok", f"{len(needed)} dependencies as required")]
 
 
@@ -156,7 +158,7 @@ def check_torch(wanted: str) -> list[Finding]:
         import torch
         import torchvision
     except Exception as error:
-        mend = f"{_pip()} install --force-reinstall torch torchvision"
+        mend = f"{_get_pip()} install --force-reinstall torch torchvision"
         return [Finding("torch", "broken", join_lines(error), mend)]
     try:
         name = resolve_device(wanted)
@@ -181,12 +183,12 @@ def check_pair(torch: str, torchvision: str) -> list[Finding]:
         return []
     pairs = ", ".join(f"{one} with {other}" for one, other in TESTED.items())
     detail = f"torch {torch} with torchvision {torchvision} was never tested; tested: {pairs}"
-    mend = f"{_pip()} install torch=={PINNED} torchvision=={TESTED[PINNED]}"
+    mend = f"{_get_pip()} install torch=={PINNED} torchvision=={TESTED[PINNED]}"
     return [Finding("versions", "optional", detail, mend)]
 
 
 def check_renderer(timeout_s: float) -> list[Finding]:
-    """A picture is drawn off-screen, in a process of its own; the renderer string says by what."""
+    """A picture is drawn off-screen, in a process of its own; the renderer string names the driver."""
     from envs.rendering import get_install_command
 
     words = [sys.executable, "-P", "-c", "from commands.doctor import draw_scene; draw_scene()"]
@@ -236,7 +238,7 @@ def check_video() -> list[Finding]:
 
         return [Finding("video", "ok", f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")]
     except Exception as error:
-        mend = f"{_pip()} install --force-reinstall imageio-ffmpeg"
+        mend = f"{_get_pip()} install --force-reinstall imageio-ffmpeg"
         return [Finding("video", "broken", join_lines(error), mend)]
 
 
@@ -270,45 +272,45 @@ def check_names() -> list[Finding]:
 def check_extras() -> list[Finding]:
     """Each optional extra of pyproject.toml: installed or not."""
     findings = []
-    for extra in _extras():
-        missing = [_wanted(text) for text in _requirements(extra) if not _satisfied(text)]
+    for extra in list_extras():
+        missing = [_strip_marker(text) for text in list_requirements(extra) if not _is_satisfied(text)]
         if missing:
-            mend = f"{_pip()} install '{DISTRIBUTION}[{extra}]'" if not (HOME / "pyproject.toml").exists() else ""
-            mend = mend or f"{_pip()} install -e '{HOME}[{extra}]'"
+            mend = f"{_get_pip()} install '{DISTRIBUTION}[{extra}]'" if not (HOME / "pyproject.toml").exists() else ""
+            mend = mend or f"{_get_pip()} install -e '{HOME}[{extra}]'"
             findings.append(Finding(f"[{extra}]", "optional", f"not installed: {', '.join(missing)}", mend))
         else:
-            findings.append(Finding(f"[{extra}]", "ok", f"{len(_requirements(extra))} packages"))
+            findings.append(Finding(f"[{extra}]", "ok", f"{len(list_requirements(extra))} packages"))
     return findings
 
 
-def _extras() -> list[str]:
+def list_extras() -> list[str]:
     try:
         return list(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or [])
     except metadata.PackageNotFoundError:
         return []
 
 
-def _requirements(extra: str) -> list[str]:
+def list_requirements(extra: str) -> list[str]:
     """Return the requirement lines of jepa itself ("" ) or of one extra that hold on this machine."""
     requirement = import_module("packaging.requirements").Requirement
     try:
         lines = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return []
-    kept = []
+    selected = []
     for line in lines:
         marker = requirement(line).marker
         always = marker is None or marker.evaluate({"extra": ""})
         if always if not extra else (not always and marker.evaluate({"extra": extra})):
-            kept.append(line)
-    return kept
+            selected.append(line)
+    return selected
 
 
-def _wanted(line: str) -> str:
+def _strip_marker(line: str) -> str:
     return line.partition(";")[0].strip()
 
 
-def _found(line: str) -> str:
+def _get_installed_version(line: str) -> str:
     name = import_module("packaging.requirements").Requirement(line).name
     try:
         return metadata.version(name)
@@ -316,21 +318,21 @@ def _found(line: str) -> str:
         return "none"
 
 
-def _satisfied(line: str) -> bool:
+def _is_satisfied(line: str) -> bool:
     specifier = import_module("packaging.requirements").Requirement(line).specifier
-    found = _found(line)
-    return found != "none" and bool(specifier.contains(found, prereleases=True))
+    version = _get_installed_version(line)
+    return version != "none" and bool(specifier.contains(version, prereleases=True))
 
 
-def _pip() -> str:
+def _get_pip() -> str:
     return f"{Path(sys.executable)} -m pip"
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory_gib() -> float:
+def _measure_memory_gib() -> float:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     except (ValueError, OSError, AttributeError):

@@ -31,8 +31,8 @@ from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import Kind, MetricConfig
 from world_model.training.loop import make_optimizer, train_step
 
-UNTRAINED = "untrained"  # a row of its own: an encoder before its first step
-ORACLE = "oracle"  # a row of its own: the true simulator with the task's true distance
+UNTRAINED = "untrained"  # method: an encoder before its first step
+ORACLE = "oracle"  # method: the true simulator with the task's true distance
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "on_damaged")  # keys that matter for it
 Budget = Literal["steps", "flops"]
 # Keys that change no number of a cell.
@@ -50,34 +50,34 @@ FREE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TableKeys(PipelineKeys):
-    """Keys of a table: the pipeline that all rows share, and the rows."""
+    """Keys of a table: the pipeline that all methods share, and the methods."""
 
-    objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each row has its own
+    objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each method has its own
     videos: int = field(default=0, repr=False)
     objectives: list[str] = field(default_factory=list)
-    """rows: names of objectives, untrained, oracle"""
+    """methods: names of objectives, untrained, oracle"""
     budgets: list[Budget] = field(default_factory=lambda: ["steps", "flops"])
-    """steps: equal steps of stage 1; flops: the arithmetic of the first trained row"""
+    """steps: equal steps of stage 1; flops: the arithmetic of the first trained method"""
     seeds: int = 1
-    """training seeds (>= 1), from `seed` on, each with data of its own that all rows share"""
+    """training seeds (>= 1), from `seed` on, each with data of its own that all methods share"""
     cells: str = "docs/objectives"
     """folder of finished cells, one JSON file each, and of the table made from them"""
     table_only: bool = False
     """whether to make the table of finished cells and run none"""
     metric: Kind | None = "biharmonic"
-    """objective.metric.kind of all rows but those that learn dynamics themselves; null: no metric"""
+    """objective.metric.kind of all methods but those that learn dynamics themselves; null: no metric"""
     small: dict[str, list[Any]] = field(default_factory=dict)
     """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
 
     @property
     def shared(self) -> PipelineKeys:
-        """The pipeline of all rows."""
+        """The pipeline of all methods."""
         return PipelineKeys(**{item.name: getattr(self, item.name) for item in fields(PipelineKeys)})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table with one seed."""
+    """One method of the table with one seed."""
 
     objective: str
     budget: str
@@ -145,22 +145,22 @@ def make_cells(config: TableKeys) -> list[Cell]:
 
 
 def make_cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
-    """The pipeline of a row with a seed. Raises UsageError for an unknown objective or override."""
+    """The pipeline of a method with a seed. Raises UsageError for an unknown objective or override."""
     known = list_choices("objective")
     if objective not in (UNTRAINED, ORACLE, *known):
         raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {join_names(known, 30)})")
     keys = replace(config.shared, seed=seed, videos=0)
     if objective == ORACLE:
         keys = replace(keys, protocol=replace(keys.protocol, oracle=True))
-        return _with_overrides(keys, config.small.get(ORACLE, []), ORACLE)
+        return _apply_overrides(keys, config.small.get(ORACLE, []), ORACLE)
     name = get_untrained_objective(keys.encoder) if objective == UNTRAINED else objective
     cost = replace(keys.planner.cost, view=keys.dynamics.space)
-    published = _published(name)
+    published = _load_published(name)
     if not isinstance(published, EndToEndConfig):
         metric = None if config.metric is None else replace(published.metric or MetricConfig(), kind=config.metric)
         published = replace(published, metric=metric)
     keys = replace(keys, objective=published, planner=replace(keys.planner, cost=cost))
-    keys = _with_overrides(keys, config.small.get(name, []), name)
+    keys = _apply_overrides(keys, config.small.get(name, []), name)
     return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
 
 
@@ -170,15 +170,15 @@ def get_untrained_objective(encoder: EncoderConfig) -> str:
     return "future" if isinstance(encoder.pool, KeypointPoolConfig) else "vjepa2"
 
 
-def _with_overrides(keys: PipelineKeys, words: Sequence[Any], row: str) -> PipelineKeys:
+def _apply_overrides(keys: PipelineKeys, overrides: Sequence[Any], method: str) -> PipelineKeys:
     try:
-        return override(keys, nest_overrides(words))
+        return override(keys, nest_overrides(overrides))
     except UsageError as error:
-        raise UsageError(f"small.{row}: {error}") from error
+        raise UsageError(f"small.{method}: {error}") from error
 
 
 @cache
-def _published(objective: str) -> ObjectiveConfig:
+def _load_published(objective: str) -> ObjectiveConfig:
     return load_config("demo", [f"objective={objective}"]).objective
 
 

@@ -10,7 +10,7 @@ from commands.evaluation.protocol import wilson_interval
 
 Record = Mapping[str, Any]
 
-ORACLE = "oracle"  # the row that plans in the true simulator
+ORACLE = "oracle"  # the method that plans in the true simulator
 
 BUDGET_TITLES = {
     "steps": "Equal steps of stage 1",
@@ -45,8 +45,8 @@ def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
 
 def _format_introduction(records: Sequence[Record]) -> str:
     first = records[0]
-    floors, threshold = [record["random"] for record in records], str(first["thresholds"][0])
-    random = fmean(floor["any"][threshold] for floor in floors)
+    baselines, threshold = [record["random"] for record in records], str(first["thresholds"][0])
+    random = fmean(baseline["any"][threshold] for baseline in baselines)
     stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
     pixels = {
         key: "–" if stage1 is None else _format_number(stage1[f"{key}_pixels"])
@@ -55,10 +55,10 @@ def _format_introduction(records: Sequence[Record]) -> str:
     spaces = sorted({record["space"] for record in records if "space" in record})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
     return (
-        f"Made by `jepa compare`; {floors[0]['episodes']} episodes a seed{planned}. Random actions: {random:.1%}. Raw "
-        f"pixels: probe {pixels['probe']}, near-pair rank correlation {pixels['near_pair_correlation']}. "
+        f"Made by `jepa compare`; {baselines[0]['episodes']} episodes a seed{planned}. Random actions: {random:.1%}. "
+        f"Raw pixels: probe {pixels['probe']}, near-pair rank correlation {pixels['near_pair_correlation']}. "
         "Probe, near-pair rank correlation and errors are of val; intervals are Wilson's of 95 %.\n\n"
-        "All rows share data, "
+        "All methods share data, "
         "encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, embedding "
         "by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator with the "
         "true distance. Normalised: (success - random) / (oracle - random)."

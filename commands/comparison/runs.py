@@ -40,7 +40,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     for path in paths.values():
         path.mkdir(parents=True, exist_ok=True)
 
-    def timed(name: str, call: Callable[[], Any]) -> Any:
+    def time_phase(name: str, call: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         result = call()
         seconds[name] = round(time.perf_counter() - began, 1)
@@ -48,9 +48,9 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         return result
 
     encoder, model, evaluation = str(paths["pretrain"]), str(paths["posttrain"]), keys.evaluation
-    timed("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
-    timed("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
-    plan = timed("plan", lambda: evaluate(evaluation, data, model, paths["plan"], console))
+    time_phase("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
+    time_phase("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
+    plan = time_phase("plan", lambda: evaluate(evaluation, data, model, paths["plan"], console))
     record = _record(cell, plan, MODEL_METHOD) | {
         "steps": keys.pretrain.steps,
         "flops_per_step": cell.flops_per_step,
@@ -60,7 +60,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         "seconds": seconds,
     }
     if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
-        own = timed("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
+        own = time_phase("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
     features = FeatureCache(open_reader(data, keys.on_damaged))
     features.build_path(hash_tensors(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
@@ -74,14 +74,14 @@ def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str,
     return _record(cell, results, ORACLE_METHOD) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
 
 
-def _record(cell: Cell, results: Mapping[str, Any], row: str) -> dict[str, Any]:
-    """What every cell keeps: what it is, how the method of that row did beside random actions, and what ran it."""
+def _record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The record of a cell: its configuration, the results of a method and of random actions, and versions."""
     return {
         "objective": cell.objective,
         "budget": cell.budget,
         "seed": cell.seed,
         "task": cell.keys.env.name,
-        "plan": results["methods"][row],
+        "plan": results["methods"][method],
         "random": results["methods"][RANDOM_METHOD],
         "thresholds": results["thresholds"],
         "unit": results["unit"],

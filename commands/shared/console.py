@@ -197,7 +197,7 @@ class Metrics:
     def __init__(self, path: Path | str, keep_to: int | None = None) -> None:
         self.path = Path(path)
         if self.path.is_file():  # never replace a device: /dev/null of processes that write nothing
-            lines = list(_whole_lines(self.path.read_text(encoding="utf-8").splitlines(), self.path))
+            lines = list(_read_complete_lines(self.path.read_text(encoding="utf-8").splitlines(), self.path))
             kept = [text for text, row in lines if keep_to is None or row.get("step", 0) <= keep_to]
             write_atomic(self.path, "".join(f"{text}\n" for text in kept))
         self._file = open(self.path, "a", encoding="utf-8")
@@ -219,10 +219,10 @@ class Metrics:
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """Return the objects of a metrics.jsonl, a half-written last line left out."""
-    return [row for _, row in _whole_lines(Path(path).read_text(encoding="utf-8").splitlines(), Path(path))]
+    return [row for _, row in _read_complete_lines(Path(path).read_text(encoding="utf-8").splitlines(), Path(path))]
 
 
-def _whole_lines(lines: list[str], path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+def _read_complete_lines(lines: list[str], path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     for number, text in enumerate(lines, start=1):
         try:
             yield text, json.loads(text)

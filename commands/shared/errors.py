@@ -115,13 +115,13 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return 1, join_lines(error)
     frames = traceback.extract_tb(error.__traceback__)
-    if type(error) is RuntimeError and frames and _raised_by_us(frames[-1]):
+    if type(error) is RuntimeError and frames and _is_raised_here(frames[-1]):
         return 1, join_lines(error)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return 1, f"{type(error).__name__}: {join_lines(error)}{place}; --traceback shows where it came from"
 
 
-def _raised_by_us(frame: traceback.FrameSummary) -> bool:
+def _is_raised_here(frame: traceback.FrameSummary) -> bool:
     """Tell a `raise RuntimeError("a sentence")` of our packages from an error inside a library they
     called."""
     folder = Path(frame.filename).resolve()

@@ -87,9 +87,9 @@ def test_a_pair_of_torch_and_torchvision_that_was_never_tested_is_reported():
 
 
 def test_packages_are_compared_with_what_is_required(monkeypatch):
-    monkeypatch.setattr(doctor, "_requirements", lambda extra: ["numpy", doctor.SUITE])
+    monkeypatch.setattr(doctor, "list_requirements", lambda extra: ["numpy", doctor.SUITE])
     assert doctor.check_packages()[0].status == "ok", doctor.check_packages()
-    monkeypatch.setattr(doctor, "_requirements", lambda extra: ["mujoco<1", "no-such-package>=2", "numpy"])
+    monkeypatch.setattr(doctor, "list_requirements", lambda extra: ["mujoco<1", "no-such-package>=2", "numpy"])
     (finding,) = doctor.check_packages()
     assert finding.status == "broken"
     assert "mujoco<1 (found 3." in finding.detail and "no-such-package>=2 (found none)" in finding.detail
@@ -104,8 +104,8 @@ def test_a_checkout_that_is_not_installed_has_no_known_dependencies(monkeypatch)
 
 
 def test_each_extra_is_reported(monkeypatch):
-    monkeypatch.setattr(doctor, "_extras", lambda: ["more"])
-    monkeypatch.setattr(doctor, "_requirements", lambda extra: ["no-such-package; extra == 'more'"])
+    monkeypatch.setattr(doctor, "list_extras", lambda: ["more"])
+    monkeypatch.setattr(doctor, "list_requirements", lambda extra: ["no-such-package; extra == 'more'"])
     (finding,) = doctor.check_extras()
     assert finding.status == "optional" and "no-such-package" in finding.detail and "[more]" in finding.mend
 
