@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -148,3 +149,10 @@ def test_ignored_files_are_named_from_the_top():
         folder = line.rstrip("/").split("/")[-1]
         assert line.startswith("/") or folder in ("__pycache__", "*.pyc", ".DS_Store"), line
         assert folder not in PACKAGES and folder not in ("tests", "docs"), line
+
+
+def test_the_setup_script_imports_names_that_exist():
+    imports = re.findall(r"from ([\w.]+) import (\w+)", (HOME / "tools/setup.sh").read_text(encoding="utf-8"))
+    assert {module for module, _ in imports} == {"commands.doctor", "envs.rendering"}
+    for module, name in imports:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"

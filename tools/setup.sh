@@ -63,7 +63,7 @@ install() {
         "$python" -m pip install --disable-pip-version-check --no-deps -c constraints.txt dm-control
 }
 
-can_draw() { "$python" -c 'from commands.doctor import draw; draw()' >/dev/null 2>&1; }
+can_draw() { "$python" -c 'from commands.doctor import draw_scene; draw_scene()' >/dev/null 2>&1; }
 
 check_opengl() {
     if can_draw; then
