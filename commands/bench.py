@@ -113,9 +113,9 @@ def measure_peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype
 
 def measure_render(config: Config) -> list[Row]:
     """Our renderer beside dm_control's own."""
-    found = measure_render_rate(config.seconds)
-    limit = f"dm_control {found['dm_control_fps']:.0f}, ratio {found['ratio']:.1f}"
-    return [make_row(f"frames, {found['renderer']}", found["ours_fps"], "frames/s", limit, **found)]
+    rates = measure_render_rate(config.seconds)
+    limit = f"dm_control {rates['dm_control_fps']:.0f}, ratio {rates['ratio']:.1f}"
+    return [make_row(f"frames, {rates['renderer']}", rates["ours_fps"], "frames/s", limit, **rates)]
 
 
 def measure_loading(config: Config) -> list[Row]:
@@ -212,14 +212,14 @@ def measure_rollout(config: Config) -> list[Row]:
     """A plan with cached keys and values beside the same plan by a loop that recomputes its window."""
     rows = []
     for setting in bench_rollout.SETTINGS:
-        found = bench_rollout.compare_rollouts(setting, torch.device(resolve_device(config.device)))
+        result = bench_rollout.compare_rollouts(setting, torch.device(resolve_device(config.device)))
         limit = (
-            f"loop {found.loop_seconds:.3g} s, {found.loop_seconds / found.seconds:.1f} times; "
-            f"operations {found.loop_flops / found.flops:.1f} times; costs within {found.difference:.0e}, "
-            f"{found.same_elites:.0%} of the elites the same, in bf16 {found.bf16_elites:.0%}"
+            f"loop {result.loop_seconds:.3g} s, {result.loop_seconds / result.seconds:.1f} times; "
+            f"operations {result.loop_flops / result.flops:.1f} times; costs within {result.difference:.0e}, "
+            f"{result.same_elites:.0%} of the elites the same, in bf16 {result.bf16_elites:.0%}"
         )
         what = f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations"
-        rows.append(make_row(what, found.seconds, "s", limit, **asdict(found)))
+        rows.append(make_row(what, result.seconds, "s", limit, **asdict(result)))
     return rows
 
 

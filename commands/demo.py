@@ -47,9 +47,9 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     def phase(name: str, work: Callable[[], Any]) -> Any:
         done = paths[name] / "done.json"
         if done.exists():
-            kept = read_json(done)
-            seconds[name], peaks[name] = kept["seconds"], kept["peak_mib"]
-            return kept["result"]
+            record = read_json(done)
+            seconds[name], peaks[name] = record["seconds"], record["peak_mib"]
+            return record["result"]
         began = time.perf_counter()
         result = work()
         seconds[name] = round(time.perf_counter() - began, 2)

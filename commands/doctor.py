@@ -201,11 +201,11 @@ def check_renderer(timeout_s: float) -> list[Finding]:
     except subprocess.TimeoutExpired:
         return [Finding("renderer", "broken", f"no picture within {timeout_s:g} s", mend)]
     try:
-        seen = json.loads(done.stdout.strip().splitlines()[-1])
+        drawn = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         last = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
         return [Finding("renderer", "broken", last, mend)]
-    detail = f"{seen['renderer']} (MUJOCO_GL={seen['backend']}{', set by you' if asked else ''})"
+    detail = f"{drawn['renderer']} (MUJOCO_GL={drawn['backend']}{', set by you' if asked else ''})"
     return [Finding("renderer", "ok", detail)]
 
 

@@ -87,21 +87,21 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     if left_out:
         more = "; ..." if len(left_out) > NAMED else ""
         console.warn(f"jepa import: left out {len(left_out)}: {'; '.join(left_out[:NAMED])}{more}")
-    kept = reader.lengths(reader.episodes())
+    lengths = reader.lengths(reader.episodes())
     without = f", {len(left_out)} trajectories left out" if left_out else ""
-    return f"{kept.sum()} frames in {len(kept)} episodes at {1 / facts.step_s:g} a second{without}, {path}"
+    return f"{lengths.sum()} frames in {len(lengths)} episodes at {1 / facts.step_s:g} a second{without}, {path}"
 
 
 def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recording], list[str]]:
-    """Every trajectory that can be used, and why the others cannot; what is odd is told."""
-    places = form.find(folder)
+    """Read all trajectories: those that can be used, and for each other one the reason. Notes are printed."""
+    trajectories = form.find(folder)
     recordings: list[Recording] = []
     left_out: list[str] = []
     notes: list[str] = []
-    with console.progress("read", len(places), "trajectories") as progress:
-        for place in places:
+    with console.progress("read", len(trajectories), "trajectories") as progress:
+        for trajectory in trajectories:
             try:
-                recordings.append(form.read(place))
+                recordings.append(form.read(trajectory))
                 notes += recordings[-1].notes
             except ValueError as error:
                 left_out.append(str(error))
@@ -114,9 +114,9 @@ def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recordi
 
 
 def assign_splits(recordings: Sequence[Recording], seed: int, console: Console) -> NDArray[np.uint8]:
-    """The split of each, as an index into SPLITS: the format's own, else drawn; told where there is a choice.
+    """The split of each, as an index into SPLITS: the format's own, else drawn. The choice is printed.
 
-    Formats that know no `eval` give up half of their validation episodes for it.
+    Half of the validation episodes of a format without `eval` become `eval`.
     """
     given = [recording.split for recording in recordings]
     if None in given:
@@ -124,12 +124,12 @@ def assign_splits(recordings: Sequence[Recording], seed: int, console: Console) 
         how = "drawn"
     else:
         splits = np.array([SPLITS.index(str(name)) for name in given], np.uint8)
-        how = "kept"
+        how = "as in the data set"
         held_out = np.flatnonzero(splits == SPLITS.index("val"))
         if "eval" not in given and len(held_out) > 1:
             chosen = np.random.default_rng([seed, 73]).permutation(held_out)[: len(held_out) // 2]
             splits[chosen] = SPLITS.index("eval")
-            how = "kept, half of the validation episodes for eval"
+            how = "as in the data set, half of the validation episodes for eval"
     counts = ", ".join(f"{name} {(splits == k).sum()}" for k, name in enumerate(SPLITS))
     console.say(f"splits, {how}: {counts}")
     return splits
@@ -138,14 +138,14 @@ def assign_splits(recordings: Sequence[Recording], seed: int, console: Console) 
 def make_store_info(
     facts: Facts, recordings: Sequence[Recording], splits: NDArray[np.uint8], config: Config, console: Console
 ) -> StoreInfo:
-    """The facts of the file; the actions' bounds are told where they come from the data."""
+    """The facts of the file. Bounds of actions that come from the data are printed."""
     low, high = facts.bounds or measure_bounds(facts, recordings, splits, console)
     extra = tuple(column for column in facts.extra if all(column.name in r.columns for r in recordings))
     for column in facts.extra:
         having = sum(column.name in r.columns for r in recordings)
         if 0 < having < len(recordings):
             console.warn(f"jepa import: {having} of {len(recordings)} trajectories have {column.name}: it is left out")
-    found = [(os.path.relpath(r.source, config.path), len(r.columns["time_s"])) for r in recordings]
+    sources = [(os.path.relpath(r.source, config.path), len(r.columns["time_s"])) for r in recordings]
     return StoreInfo(
         env_id=facts.env_id,
         env_kwargs=facts.env_kwargs,
@@ -162,7 +162,7 @@ def make_store_info(
         render=facts.render,
         source={
             "import": facts.settings,
-            "trajectories": hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16],
+            "trajectories": hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16],
         },
     )
 

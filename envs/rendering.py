@@ -80,10 +80,10 @@ def _load_triton_first() -> None:
     Both contain an LLVM. If Mesa's is loaded first, the import of triton ends the process (segmentation fault), and
     torch imports triton at an optimiser's first step. The other order works.
     """
-    found = importlib.util.find_spec("triton")
-    if found is None or found.origin is None or "triton" in sys.modules:
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None or "triton" in sys.modules:
         return
-    for library in (Path(found.origin).parent / "_C").glob("libtriton*.so"):
+    for library in (Path(spec.origin).parent / "_C").glob("libtriton*.so"):
         _load_library(str(library))
 
 

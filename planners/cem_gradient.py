@@ -56,5 +56,5 @@ class CEMGradient(CEM):
         _, index = cost_BS.topk(self.config.refined, dim=1, largest=False)
         where = index[:, :, None, None].expand(-1, -1, *actions_BSKA.shape[2:])
         start = actions_BSKA.gather(1, where)
-        found = descend(problem, start, self.config.steps, partial(adam_step, config=self.descent), lambda _: draws)
-        return actions_BSKA.scatter(1, where, found.best_BSKA), cost_BS.scatter(1, index, found.best_cost_BS)
+        descent = descend(problem, start, self.config.steps, partial(adam_step, config=self.descent), lambda _: draws)
+        return actions_BSKA.scatter(1, where, descent.best_BSKA), cost_BS.scatter(1, index, descent.best_cost_BS)

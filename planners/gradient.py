@@ -179,13 +179,13 @@ class DescendingPlanner(BasePlanner):
         def step(x: Tensor, gradient: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
             return self.nudge(*self.step(x, gradient, memory, number, spec.action_dim), draws.at(number), number)
 
-        found = descend(problem, start, config.iterations, step, draws.at)
-        points, costs = found.best_BSKA, found.best_cost_BS
+        descent = descend(problem, start, config.iterations, step, draws.at)
+        points, costs = descent.best_BSKA, descent.best_cost_BS
         if not config.return_best:
-            points, costs = found.last_BSKA, found.last_cost_BS
+            points, costs = descent.last_BSKA, descent.last_cost_BS
         cost_B, index = costs.min(dim=1)
         best = points.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
-        return Plan(best, cost_B, found.history)
+        return Plan(best, cost_B, descent.history)
 
     def nudge(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:
         """The points after a step, with noise where the planner adds some."""

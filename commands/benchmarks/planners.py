@@ -108,8 +108,8 @@ def solve_exactly(problem: PointProblem, seed: int) -> Tensor:
         for axis in range(2):
             away = float(goal.view("pooled")[case, axis] - start.state_B4[case, axis])
             wanted = np.concatenate((np.full(HORIZON, away / math.sqrt(HORIZON)), np.zeros(1 + HORIZON)))
-            found = lsq_linear(matrix, wanted, bounds=(-problem.bound, problem.bound), tol=1e-12)
-            best[case, :, axis] = torch.from_numpy(found.x)
+            solution = lsq_linear(matrix, wanted, bounds=(-problem.bound, problem.bound), tol=1e-12)
+            best[case, :, axis] = torch.from_numpy(solution.x)
     return compute_cost(problem, seed, best)
 
 

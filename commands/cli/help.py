@@ -70,14 +70,14 @@ def read_title(file: str) -> str:
 
 def collect_key_help(command: str, composed: Composed) -> dict[str, str]:
     """Return {"a.b": help text} for every key of a command with these choices."""
-    found = collect_help_texts(get_config_class(command), composed.config)
+    texts = collect_help_texts(get_config_class(command), composed.config)
     reasons = read_comments(command)
     for group, choice in composed.choices.items():
         folder, _, package = group.partition("@")
         whole = _text(f"{folder}/{choice}").startswith(PACKAGE)
         prefix = "" if whole else f"{package or folder}."
         reasons |= {f"{prefix}{key}": text for key, text in read_comments(f"{folder}/{choice}").items()}
-    return found | {key: f"{found[key]} [{text}]" for key, text in reasons.items() if key in found}
+    return texts | {key: f"{texts[key]} [{text}]" for key, text in reasons.items() if key in texts}
 
 
 @cache
@@ -91,20 +91,20 @@ def read_comments(file: str) -> dict[str, str]:
 
     text = _text(file)
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    found: dict[str, str] = {}
+    comments: dict[str, str] = {}
     if not isinstance(root, yaml.MappingNode):
-        return found
+        return comments
     folder = file.rpartition("/")[0]
     for key, value in root.value:
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
             for item in value.value:
                 if isinstance(item, yaml.ScalarNode) and item.value != "_self_":
-                    found |= read_comments(f"{folder}/{item.value}" if folder else item.value)
-    _collect(root, "", text.splitlines(), found)
-    return found
+                    comments |= read_comments(f"{folder}/{item.value}" if folder else item.value)
+    _collect(root, "", text.splitlines(), comments)
+    return comments
 
 
-def _collect(node: Any, prefix: str, lines: list[str], found: dict[str, str]) -> None:
+def _collect(node: Any, prefix: str, lines: list[str], comments: dict[str, str]) -> None:
     """Walk a YAML mapping; a comment stands behind the value on its line, else in the line above the key."""
     import yaml
 
@@ -121,9 +121,9 @@ def _collect(node: Any, prefix: str, lines: list[str], found: dict[str, str]) ->
         own_line = above.startswith("#") and number > 1
         text = behind or (above.lstrip("# ") if own_line else "")
         if text:
-            found[name] = text
+            comments[name] = text
         if inner:
-            _collect(value, f"{name}.", lines, found)
+            _collect(value, f"{name}.", lines, comments)
 
 
 def _format_value(value: Any) -> str:

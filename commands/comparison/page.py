@@ -118,8 +118,8 @@ def _normalise_success(group: Sequence[Record], oracles: Mapping[int, Record], k
     def mean(records: Sequence[Record], row: str) -> float:
         return fmean(record[row]["any"][threshold] for record in records)
 
-    floor, ceiling = mean(group, "random"), mean([oracles[record["seed"]] for record in group], "plan")
-    return _format_number((mean(group, key) - floor) / (ceiling - floor)) if ceiling > floor else "–"
+    random, oracle = mean(group, "random"), mean([oracles[record["seed"]] for record in group], "plan")
+    return _format_number((mean(group, key) - random) / (oracle - random)) if oracle > random else "–"
 
 
 def _make_rows(records: Sequence[Record], threshold: str, oracles: Mapping[int, Record]) -> list[list[str]]:

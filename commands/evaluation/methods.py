@@ -1,4 +1,4 @@
-"""What an evaluation plays: the model, the floors of the protocol, and the true simulator in the model's place."""
+"""The methods of an evaluation: the model, the baselines of the protocol, and the true simulator as dynamics."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def make_true_distance(task: TaskSpec) -> Any:
     """A cost: the task's true distance, on the view `truth`."""
 
     def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        apart = task.distance(imagined.cpu().numpy(), goal.cpu().numpy())
-        return torch.from_numpy(np.asarray(apart)).to(imagined.device)
+        distances = task.distance(imagined.cpu().numpy(), goal.cpu().numpy())
+        return torch.from_numpy(np.asarray(distances)).to(imagined.device)
 
     return distance

@@ -101,14 +101,14 @@ class OracleDynamics:
     def _step_through(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
         """The same one step after another, for an environment that is not ours: it knows no rollouts."""
         plans = rearrange(plans_SKA, "s k (f a) -> s k f a", f=self.spec.frame_skip)
-        found = np.empty((*plans.shape[:2], len(state)))
+        states = np.empty((*plans.shape[:2], len(state)))
         for s, plan in enumerate(plans):
             self.env.set_state(state)
             for k, block in enumerate(plan):
                 for action in block:
                     self.env.advance(action)
-                found[s, k] = self.env.get_state()
-        return found
+                states[s, k] = self.env.get_state()
+        return states
 
     def _compute_truth(self, states: NDArray[np.float64]) -> Tensor:
         """Truth [..., L] of full states [..., S]."""

@@ -152,8 +152,8 @@ def measure_distances(
     goal = model.encode_goal(torch.from_numpy(photo[None].copy()).to(device)).view(view)
     rows = []
     for episode in frames:
-        seen = model.encode_goal(torch.from_numpy(episode).to(device)).view(view)
-        rows.append(feature_distance(seen[None, None], goal, "l2", goal.ndim - 1)[0, 0].double().cpu().numpy())
+        features = model.encode_goal(torch.from_numpy(episode).to(device)).view(view)
+        rows.append(feature_distance(features[None, None], goal, "l2", goal.ndim - 1)[0, 0].double().cpu().numpy())
     return np.stack(rows)
 
 

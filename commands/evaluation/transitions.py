@@ -64,16 +64,16 @@ def find_transitions(dynamics: LatentDynamics, reader: Any, episodes: Sequence[i
     """Transitions with a full history before and `steps` model steps after; ValueError where no episode is long
     enough."""
     skip, history = dynamics.actions.frame_skip, dynamics.config.history
-    found = [
+    candidates = [
         (episode, last)
         for episode in episodes
         for last in range((history - 1) * skip, reader.num_frames(int(episode)) - steps * skip, STARTS_EVERY)
     ]
-    if not found:
+    if not candidates:
         raise ValueError(
             f"no eval episode is longer than {history - 1 + steps} model steps of {skip} frames: collect longer ones"
         )
-    episode, last = np.array(found).T
+    episode, last = np.array(candidates).T
     return TransitionIndex(episode, last, last + steps * skip)
 
 
@@ -146,7 +146,7 @@ def measure_landscape(
     every = offsets.abs() if one_axis else torch.hypot(offsets[:, None], offsets[None]).flatten()
     low, high = energy_BXY.flatten(1).amin(1), energy_BXY.flatten(1).amax(1)
     scaled = (energy_BXY - low[:, None, None]) / (high - low).clamp_min(1e-12)[:, None, None]
-    found = {
+    summary = {
         "argmin_error": away.mean().item(),
         "argmin_error_median": away.median().item(),
         "chance": every.mean().item(),
@@ -154,7 +154,7 @@ def measure_landscape(
         "axes": list(options.axes),
         "steps": options.steps,
     }
-    return found, scaled.mean(0).numpy(), offsets.numpy()
+    return summary, scaled.mean(0).numpy(), offsets.numpy()
 
 
 def measure_surprise(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int], seed: int) -> dict[str, Any]:
@@ -202,19 +202,19 @@ def find_continuations(reader: Any, index: TransitionIndex, rng: np.random.Gener
     solid, so that the two differ in the wall alone.
     """
     every, other = np.arange(len(index.last)), rng.permutation(len(index.last))
-    apart = every[index.episode[other] != index.episode]
-    found = {
+    differing = every[index.episode[other] != index.episode]
+    pairs_by_kind = {
         "another episode": Continuations(
-            apart,
-            (index.episode[apart], index.after[apart]),
-            (index.episode[other][apart], index.after[other][apart]),
+            differing,
+            (index.episode[differing], index.after[differing]),
+            (index.episode[other][differing], index.after[other][differing]),
         ),
         "jump": _find_jumps(reader, index, rng),
     }
     task = envs.find_task(reader.info.env_id)
     if task is not None and task.blocked is not None:
-        found["wall"] = _find_blocked(reader, index, task)
-    return {name: pairs for name, pairs in found.items() if len(pairs.rows)}
+        pairs_by_kind["wall"] = _find_blocked(reader, index, task)
+    return {name: pairs for name, pairs in pairs_by_kind.items() if len(pairs.rows)}
 
 
 def _find_jumps(reader: Any, index: TransitionIndex, rng: np.random.Generator) -> Continuations:

@@ -42,17 +42,17 @@ def imagine_episodes(model: LatentDynamics, run: Rollouts) -> tuple[NDArray[np.u
     if run.start_proprio is not None:
         proprio = torch.from_numpy(run.start_proprio).to(spec.device)[:, None].expand(-1, spec.history, -1)
     context = model.observe(history, blocks.new_zeros(count, spec.history - 1, spec.block_dim), valid, proprio)
-    seen = model.imagine(context, blocks).view("pixels")[:, 0].round().to(torch.uint8).cpu().numpy()
-    happened = run.frames[:, spec.frame_skip :: spec.frame_skip][:, :steps]
-    return happened, seen
+    imagined = model.imagine(context, blocks).view("pixels")[:, 0].round().to(torch.uint8).cpu().numpy()
+    recorded = run.frames[:, spec.frame_skip :: spec.frame_skip][:, :steps]
+    return recorded, imagined
 
 
 def write_strip(model: LatentDynamics, run: Rollouts, path: Path) -> None:
     """A picture of the first episodes, two rows each: above what happened, below what was imagined."""
     from PIL import Image
 
-    happened, seen = imagine_episodes(model, run)
-    rows = [row for pair in zip(happened[:EPISODES], seen[:EPISODES], strict=True) for row in pair]
+    recorded, imagined = imagine_episodes(model, run)
+    rows = [row for pair in zip(recorded[:EPISODES], imagined[:EPISODES], strict=True) for row in pair]
     edges = ((GAP_PX // 2,) * 2,) * 2
     cells = np.pad(np.stack(rows), ((0, 0), (0, 0), *edges, (0, 0)), constant_values=255)
     sheet = rearrange(cells, "r k h w c -> (r h) (k w) c").repeat(ENLARGED, 0).repeat(ENLARGED, 1)

@@ -53,10 +53,12 @@ def draw_sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curv
     runs: {label: metrics.jsonl}; curves: {title: metric key}. Where values differ by more than tenfold, as losses and
     spread do when features collapse, a panel is logarithmic.
     """
-    found = {label: [row for row in read_metrics(path) if row.get("kind") == "val"] for label, path in runs.items()}
+    evaluations = {
+        label: [row for row in read_metrics(path) if row.get("kind") == "val"] for label, path in runs.items()
+    }
     with new_figure(len(curves), 1, (3.4, 2.7)) as (figure, axes):
         for axis, (title, key) in zip(axes, curves.items(), strict=True):
-            for number, (label, rows) in enumerate(found.items()):
+            for number, (label, rows) in enumerate(evaluations.items()):
                 known = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
                 if known:
                     steps, values = np.array(known, float).T
@@ -75,9 +77,9 @@ def draw_sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curv
 
 
 def draw_horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) -> None:
-    """Draw open-loop error at model steps 1..K ahead: `predicted` beside `copy`, that of the last seen frame.
+    """Draw open-loop error at model steps 1..K ahead: `predicted`, and `copy`: that of copying the last frame.
 
-    The right panel is their ratio: below 1 the dynamics know more than that nothing moves.
+    The right panel is their ratio: below 1, predictions are better than copying.
     """
     predicted, copy = (np.array(errors[name], float) for name in ("predicted", "copy"))
     assert len(predicted) == len(copy) > 0, (len(predicted), len(copy))
@@ -113,16 +115,16 @@ def draw_landscape(
     energy_XY: NDArray[np.floating[Any]],
     offsets: NDArray[np.floating[Any]],
     names: Sequence[str],
-    found: Mapping[str, Any],
+    summary: Mapping[str, Any],
     png_path: Path | str,
 ) -> None:
-    """Draw mean energy over offsets from the taken action, each moment's scaled to 0..1; the taken one is the cross.
+    """Draw mean energy over offsets from the recorded action (the cross), scaled to 0..1.
 
-    names: of the two numbers of the action, x first; the same twice draws a curve.
+    names: of the two dimensions of the action, x first; the same twice draws a curve.
     """
     with new_figure(1, 1, (5.2, 4.2)) as (figure, (axis,)):
-        steps = f"{found['steps']} model step{'s' if found['steps'] > 1 else ''} ahead"
-        axis.set_title(f"Energy around the taken action, {steps}")
+        steps = f"{summary['steps']} model step{'s' if summary['steps'] > 1 else ''} ahead"
+        axis.set_title(f"Energy around the recorded action, {steps}")
         axis.set_xlabel(f"{names[0]}, offset in half ranges")
         if names[0] == names[1]:
             axis.plot(offsets, energy_XY[:, 0], color=SERIES[0])
@@ -196,9 +198,9 @@ def draw_distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     The median of the first method is repeated in every panel. The scale is logarithmic, so that the smallest
     threshold can be read; distances below a fifth of it are drawn there.
     """
-    floor, top = task.thresholds[-1] / 5, 1.3 * max(float(run.distances.max()) for run in runs.values())
+    lowest, top = task.thresholds[-1] / 5, 1.3 * max(float(run.distances.max()) for run in runs.values())
     quartiles = {
-        name: np.maximum(np.quantile(run.distances, (0.25, 0.5, 0.75), axis=0), floor) for name, run in runs.items()
+        name: np.maximum(np.quantile(run.distances, (0.25, 0.5, 0.75), axis=0), lowest) for name, run in runs.items()
     }
     (first, reference), columns = next(iter(quartiles.items())), min(3, len(runs))
     with new_figure(columns, math.ceil(len(runs) / columns), (3.3, 2.4), sharex=True, sharey=True) as (
@@ -207,7 +209,7 @@ def draw_distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
     ):
         for number, (axis, (name, (low, middle, high))) in enumerate(zip(axes, quartiles.items(), strict=False)):
             times_s = np.arange(len(middle)) * task.control_step_s
-            axis.axhspan(floor / 2, task.thresholds[0], color=GOOD, linewidth=0)
+            axis.axhspan(lowest / 2, task.thresholds[0], color=GOOD, linewidth=0)
             for threshold in task.thresholds[1:]:
                 axis.axhline(threshold, color=MUTED, linewidth=0.7, linestyle=":")
             if number:
@@ -221,8 +223,8 @@ def draw_distances(runs: Mapping[str, Rollouts], task: TaskSpec) -> str:
             axis.fill_between(times_s, low, high, color=pick_colour(number), alpha=0.25, linewidth=0)
             axis.plot(times_s, middle, color=pick_colour(number))
             axis.set_title(f"{name} ({runs[name].distances.shape[0]} episodes)")
-            axis.set(yscale="log", ylim=(floor, top), xlim=(0, None))
-            ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0) if floor <= t <= top]
+            axis.set(yscale="log", ylim=(lowest, top), xlim=(0, None))
+            ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0) if lowest <= t <= top]
             axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
             axis.minorticks_off()
             axis.set_xlabel("time, s")
@@ -268,8 +270,8 @@ def draw_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
 
 def _expand_keys(keys: Sequence[str], names: Sequence[str]) -> list[str]:
     """The logged names of the wanted keys: each itself, else those that start with it."""
-    found = [name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])]
-    return list(dict.fromkeys(found))
+    expanded = [name for key in keys for name in ([key] if key in names else [n for n in names if n.startswith(key)])]
+    return list(dict.fromkeys(expanded))
 
 
 def _draw_curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:

@@ -49,10 +49,10 @@ def find_shadow() -> str | None:
         spec = importlib.util.find_spec(name)
         folders = [Path(folder).resolve() for folder in (spec.submodule_search_locations or [])] if spec else []
         if folders[:1] != [HOME / name]:
-            found = folders[0] if folders else (spec.origin if spec else "nowhere")
+            location = folders[0] if folders else (spec.origin if spec else "nowhere")
             return (
-                f"Python finds the package '{name}' at {found} instead of {HOME / name}: rename that one, or take its "
-                "parent out of Python's path (PYTHONPATH, the folder of your script, or with -m the current folder)"
+                f"Python finds the package '{name}' at {location} instead of {HOME / name}: rename that one, or take "
+                "its parent out of Python's path (PYTHONPATH, the folder of your script, or with -m the current folder)"
             )
     return None
 
@@ -69,8 +69,8 @@ def suggest_names(word: str, known: Iterable[str]) -> str:
     best = max(scores.values(), default=0.0)
     if best < LEAST_ALIKE:
         return ""
-    found = sorted((name for name in scores if scores[name] > best - 0.1), key=lambda name: (-scores[name], name))
-    return f"; did you mean {' or '.join(found[:3])}?"
+    closest = sorted((name for name in scores if scores[name] > best - 0.1), key=lambda name: (-scores[name], name))
+    return f"; did you mean {' or '.join(closest[:3])}?"
 
 
 def join_names(names: Iterable[str], most: int = 12) -> str:

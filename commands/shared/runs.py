@@ -268,13 +268,13 @@ def _format_finished(path: Path, record: Mapping[str, Any]) -> str:
 
 def list_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages whose change may change a result."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in VERSIONS:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def get_commit() -> str | None:

@@ -63,8 +63,8 @@ def load_parts(model: str | Path) -> ModelParts:
     """The networks of a run folder, or of weights made elsewhere (a `.pt` file, a Hugging Face directory)."""
     path = Path(model)
     if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
-        found = load_pretrained(path)
-        return ModelParts(found.encoder, found.predictor, None, found.summary)
+        pretrained = load_pretrained(path)
+        return ModelParts(pretrained.encoder, pretrained.predictor, None, pretrained.summary)
     encoder, about = load_encoder(path)
     checkpoints = Checkpoints(path / "checkpoints").list_paths()
     alone = ModelParts(encoder, None, None, "the encoder alone")
@@ -153,10 +153,10 @@ def find_frame_skip(info: StoreInfo) -> int:
 
 def check_frames(wanted: tuple[int, int], info: StoreInfo, source: str) -> None:
     """Raise UsageError unless the data's frames have the height and width that the encoder takes."""
-    found = tuple(info.frame_hwc[:2])
-    if wanted != found:
+    frame_hw = tuple(info.frame_hwc[:2])
+    if wanted != frame_hw:
         raise UsageError(
-            f"{source} has frames of {found[0]}x{found[1]} pixels and the model needs "
+            f"{source} has frames of {frame_hw[0]}x{frame_hw[1]} pixels and the model needs "
             f"{wanted[0]}x{wanted[1]}: collect with env.kwargs.size={wanted[0]}, or train on this file"
         )
 

@@ -65,7 +65,7 @@ def select_frames(reader: Any) -> list[tuple[int, np.ndarray]]:
 
 
 class Monitor:
-    """Call with a step: the numbers of that moment, by name. Of any video: losses on val batches, spread and effective
+    """Call with a step: its measurements by name. Of any video: losses on val batches, spread and effective
     rank of val frames [N, H, W, C]. clips: [T, H, W, C] of train, which an embedding that is fitted is fitted on."""
 
     curves: Mapping[str, tuple[str, ...]] = CURVES
@@ -76,7 +76,7 @@ class Monitor:
         self.model, self.frames, self.clips, self.batches, self.device = model, frames, clips, batches, device
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Losses; spread and effective rank of the kept encoder's features, as trained."""
+        """Losses; spread and effective rank of the retained encoder's features, as trained."""
         self.model.eval()
         fit_principal_pool(self.model.trained_encoder, self.clips)
         features = self._encode(self.model.trained_encoder)

@@ -90,9 +90,9 @@ def load_frozen_encoder(
         if keys.path is None:
             raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
         options = keys.pretrained
-        found = load_pretrained(Path(keys.path), options.key, options.image_px, options.heads)
-        console.say(found.summary)
-        model, about = found.encoder, {"pretrained": keys.path}
+        pretrained = load_pretrained(Path(keys.path), options.key, options.image_px, options.heads)
+        console.say(pretrained.summary)
+        model, about = pretrained.encoder, {"pretrained": keys.path}
     elif encoder == "timm":
         timm = keys.timm
         model = make_timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))

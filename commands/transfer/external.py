@@ -143,31 +143,31 @@ class ExternalImport:
     def _read_exported(self, episode: ExternalEpisode, own: StoreInfo) -> dict[str, Array]:
         """Every column as it was, of the same shape and type."""
         names = {column.name: self.set.external_name(column.name) for column in list_number_columns(own)}
-        found = self.set.read_numbers(episode, list(names.values()))
-        columns = {"action": found["action"]}
+        numbers = self.set.read_numbers(episode, list(names.values()))
+        columns = {"action": numbers["action"]}
         for column in list_number_columns(own):
-            rows = found[names[column.name]]
+            rows = numbers[names[column.name]]
             columns[column.name] = np.asarray(rows, column.dtype).reshape(len(rows), *column.shape)
         return columns
 
     def _read_columns(self, episode: ExternalEpisode) -> dict[str, Array]:
         names = dict.fromkeys((*self.state, *self.truth, *self.proprio))
-        found = self.set.read_numbers(episode, list(names))
-        frames = len(found["action"]) + 1
+        numbers = self.set.read_numbers(episode, list(names))
+        frames = len(numbers["action"]) + 1
 
         def concatenate(wanted: Sequence[str], dtype: str) -> Array:
-            parts = [np.asarray(found[name], dtype).reshape(frames, -1) for name in wanted]
+            parts = [np.asarray(numbers[name], dtype).reshape(frames, -1) for name in wanted]
             return np.concatenate([np.zeros((frames, 0), dtype), *parts], axis=1)
 
         state, truth = concatenate(self.state, "float64"), concatenate(self.truth, "float32")
         if self.simulator is not None:
             state = self.simulator.build_states(state)
             truth = self.simulator.compute_truth(state)
-        columns = {"action": found["action"], "time_s": np.arange(frames) / self.fps, "state": state, "truth": truth}
+        columns = {"action": numbers["action"], "time_s": np.arange(frames) / self.fps, "state": state, "truth": truth}
         if self.proprio:
             columns["proprio"] = concatenate(self.proprio, "float32")
-        if "reward" in found:
-            columns["reward"] = np.asarray(found["reward"], np.float32)
+        if "reward" in numbers:
+            columns["reward"] = np.asarray(numbers["reward"], np.float32)
         return columns
 
     def collect_facts(self) -> Facts:

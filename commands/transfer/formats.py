@@ -44,17 +44,17 @@ class Droid:
         return find_trajectories(path)
 
     def read(self, trajectory: Path) -> Recording:
-        found = read_trajectory(trajectory, self.config)
+        recorded = read_trajectory(trajectory, self.config)
         columns: dict[str, Array] = {
-            "action": subtract_poses(torch.from_numpy(found.pose)).numpy().astype(np.float32),
-            "time_s": found.time_s,
-            "state": found.pose,
-            "truth": found.pose.astype(np.float32),
-            "proprio": found.pose.astype(np.float32),
+            "action": subtract_poses(torch.from_numpy(recorded.pose)).numpy().astype(np.float32),
+            "time_s": recorded.time_s,
+            "state": recorded.pose,
+            "truth": recorded.pose.astype(np.float32),
+            "proprio": recorded.pose.astype(np.float32),
         }
-        if found.extrinsics is not None:
-            columns["extrinsics"] = found.extrinsics
-        return Recording(trajectory, columns, found.read_pictures, found.notes)
+        if recorded.extrinsics is not None:
+            columns["extrinsics"] = recorded.extrinsics
+        return Recording(trajectory, columns, recorded.read_pictures, recorded.notes)
 
     def collect_facts(self) -> Facts:
         return Facts(

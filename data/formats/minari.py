@@ -144,8 +144,8 @@ def _find_folder(path: Path) -> Path:
         raise ExternalError(f"path={path} is no folder: give that of a Minari data set (it has data/{META} in it)")
     folders = sorted(file.parent for file in path.rglob(META))
     if len(folders) != 1:
-        found = f"{len(folders)} data sets ({', '.join(map(str, folders[:3]))})" if folders else f"no {META}"
-        raise ExternalError(f"{path} holds {found}: give path= the folder of one Minari data set")
+        content = f"{len(folders)} data sets ({', '.join(map(str, folders[:3]))})" if folders else f"no {META}"
+        raise ExternalError(f"{path} holds {content}: give path= the folder of one Minari data set")
     return folders[0]
 
 

@@ -179,7 +179,7 @@ class Simulator:
             )
         return TaskSpec(
             name=self.name,
-            description=f"Gymnasium's {self.name.partition('/')[2]}; the goal is a moment that was reached.",
+            description=f"Gymnasium's {self.name.partition('/')[2]}; the goal is a state that random actions reached.",
             action_low=tuple(actions.low.tolist()),
             action_high=tuple(actions.high.tolist()),
             proprio_names=fields["truth_names"],

@@ -35,10 +35,10 @@ class Routes:
         """Whether an axis separates segments of middles and half runs `[n, 1, 2]` from each box."""
         off, half = middle - self.boxes[:, :2], self.boxes[:, 2:]
         reach = np.abs(run)
-        apart = (np.abs(off) >= half + reach).any(-1)
+        separate = (np.abs(off) >= half + reach).any(-1)
         across = np.abs(run[..., 0] * off[..., 1] - run[..., 1] * off[..., 0])
-        apart |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
-        return np.asarray(apart.all(-1))
+        separate |= across > half[:, 0] * reach[..., 1] + half[:, 1] * reach[..., 0]
+        return np.asarray(separate.all(-1))
 
     def measure_to_corners(self, positions: Positions) -> NDArray[np.float64]:
         """Straight lengths `[n, V]` from positions `[n, 2]` to the corners they see, else infinity."""

@@ -123,7 +123,7 @@ def test_robomimic_of_robosuite_is_mapped_and_that_is_said(capsys):
         "4 episodes of Lift, 20 frames a second (recorded)",
         "pixels <- agentview_image 32x32 (not: robot0_eye_in_hand_image)",
         "state <- states (recorded)",
-        "splits, kept: train 3, val 1, eval 0",
+        "splits, as in the data set: train 3, val 1, eval 0",
         "left out: dones, next_obs",
     ):
         assert words in said, words
