@@ -113,7 +113,7 @@ def export_episodes(
     config: Config,
     console: Console,
 ) -> str:
-    """Writes episodes with a bar; says how they come back, and what the format loses."""
+    """Write episodes with a progress bar; print how to read them back, and what the format loses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("export", len(source.reader.episodes()), "episodes") as progress:
         lost = write(source, path, config, progress.advance)

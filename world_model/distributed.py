@@ -34,7 +34,7 @@ BUCKET_SIZE = 8 << 20  # gradient elements averaged at once: a compromise of ban
 
 
 class DistributedError(RuntimeError):
-    """Processes that cannot work together; the message says why."""
+    """Processes that cannot work together; the message gives the reason."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The text of `jepa --help` and `jepa COMMAND --help`: groups, choices and keys, a line each.
 
-A key's line is the help text below its field in the dataclass. What a YAML file says of the value that it sets, in the
-comment behind it, follows in brackets. The first line of a YAML file explains the choice itself.
+A key's line is the help text below its field in the dataclass. The comment of a YAML file on the value that it sets
+follows in brackets. The first line of a YAML file explains the choice itself.
 """
 
 from __future__ import annotations

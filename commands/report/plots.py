@@ -24,7 +24,7 @@ def draw_training_curves(metrics_path: Path | str, png_path: Path | str, curves:
 
     curves: {title: metric keys}; the keys of a title share its panel and legend, which also gives their
     last values. A key that was not logged stands for those that start with it. What follows the last comma
-    of a title is the unit of its axis. A panel without any value says so.
+    of a title is the unit of its axis. A panel without any value reads "not measured".
     """
     rows = [row for row in read_metrics(metrics_path) if row.get("kind") == "val"]
     names = list(dict.fromkeys(key for row in rows for key in row))

@@ -24,7 +24,7 @@ def resolve_device(name: str) -> str:
     if kind == "cuda" and torch.cuda.device_count() <= int(index or 0):
         raise RunError(
             f"device={name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
-            "use device=auto or device=cpu (jepa doctor says more)"
+            "use device=auto or device=cpu (jepa doctor has details)"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise RunError("device=mps: this machine has no Apple GPU that torch can use; use device=auto or device=cpu")

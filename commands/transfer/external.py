@@ -270,9 +270,9 @@ class ExternalImport:
             height, width = info.images[self.pixels][:2]
             pixels = f"{self.pixels} {width}x{height}{f' (not: {join_names(unused)})' if unused else ''}"
         state, proprio, left_out = (join_names(names) or "nothing" for names in (self.state, self.proprio, rest))
-        truth, given = join_names(self.truth) or "nothing", "as fps= says"
+        truth, given = join_names(self.truth) or "nothing", "as fps= sets"
         if simulator is not None:
-            truth, given = f"what {simulator.name} says of these states", f"those of {simulator.name}"
+            truth, given = f"what {simulator.name} computes from these states", f"those of {simulator.name}"
         return (
             f"{self._count_episodes()}, {self.fps:g} frames a second ({'recorded' if info.rate else given})",
             f"pixels <- {pixels}; action <- {self.action_size} numbers",

@@ -78,5 +78,5 @@ class GymGoalEnv(GoalEnv):
         return np.stack(truths).reshape(*values.shape[:-1], -1)
 
     def sample_scripted_action(self, rng: np.random.Generator, memory: dict[str, Any]) -> NDArray[np.float32]:
-        """No environment of Gymnasium brings a script; ValueError says what to choose."""
+        """No environment of Gymnasium brings a script; the ValueError names what to choose."""
         raise ValueError(f"{self.task.name} has no script: choose data.policy.name=smooth or uniform")
