@@ -36,9 +36,11 @@ def draw_training_curves(metrics_path: Path | str, png_path: Path | str, curves:
             axis.set_title(heading or unit)
             axis.set_ylabel((unit if heading else "no unit").replace("R2", "R²"))
             axis.set_xlabel("training steps")
-            for number, key in enumerate(_expand_keys(keys, names)):
+            shown = _expand_keys(keys, names)
+            for number, key in enumerate(shown):
                 values = np.array([math.nan if row.get(key) is None else row[key] for row in rows], float)
-                _draw_curve(axis, number, key, steps, values)
+                label = key.removeprefix(f"{shown[0]}_").replace("_", " ")  # probe, probe_pixels: "pixels"
+                _draw_curve(axis, number, label, steps, values)
             if axis.lines:
                 axis.margins(y=0.12)
                 axis.legend(handlelength=1.4, labelspacing=0.3, borderaxespad=0.2)
@@ -274,7 +276,7 @@ def _expand_keys(keys: Sequence[str], names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(expanded))
 
 
-def _draw_curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+def _draw_curve(axis: Any, number: int, label: str, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
     """One metric over steps; a constant, as of a reference that is not trained, is dashed."""
     known = np.isfinite(values)
     if not known.any():
@@ -287,5 +289,5 @@ def _draw_curve(axis: Any, number: int, key: str, steps: NDArray[np.float64], va
         color=pick_colour(number),
         marker="" if constant else "o",
         ms=3,
-        label=f"{key.replace('_', ' ')}: {values[known][-1]:.3g}",
+        label=f"{label}: {values[known][-1]:.3g}",
     )
