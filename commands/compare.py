@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands.comparison import page
+from commands.comparison import tables
 from commands.comparison.cells import ORACLE, Cell, TableKeys, is_current, make_cell_keys, make_cells
-from commands.comparison.runs import run_cell
+from commands.comparison.execution import run_cell
 from commands.config.compose import list_choices
 from commands.shared.console import Console
 from commands.shared.errors import UsageError, join_names
@@ -74,8 +74,8 @@ def _write_page(folder: Path, cells: Sequence[Cell], config: Config) -> Path:
     """The table of those cells that are finished, and one of all tasks where the folder holds several."""
     finished = [path for path in (cell.find_record(folder) for cell in cells) if path is not None]
     table = folder / f"{cells[0].task}.md"
-    table.write_text(page.format_task_page([read_json(path) for path in finished], config.budgets), encoding="utf-8")
+    table.write_text(tables.format_task_page([read_json(path) for path in finished], config.budgets), encoding="utf-8")
     everything = [record for record in map(read_json, sorted(folder.glob("*.json"))) if is_current(record["config"])]
     if len({record["task"] for record in everything}) > 1:
-        (folder / "README.md").write_text(page.format_overview(everything), encoding="utf-8")
+        (folder / "README.md").write_text(tables.format_overview(everything), encoding="utf-8")
     return table

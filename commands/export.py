@@ -49,10 +49,9 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Format:
-    """source: the key of SOURCES that says what is exported. write(what was read, path, configuration, console) returns
-    how it is read back. check(configuration): what can be known before, beside the path. beside: a further file that it
-    writes."""
+class ExportFormat:
+    """source: key of SOURCES, what is exported. write(source, path, configuration, console) returns how to read the
+    result back. check(configuration) refuses what cannot be written. beside: a further file that is written."""
 
     source: str
     write: Callable[[Any, Path, Config, Console], str]
@@ -61,20 +60,20 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Trajectories:
-    """Episodes of our files."""
+class ExportSource:
+    """Episodes of trajectory files."""
 
     reader: Reader
 
     @property
     def summary(self) -> str:
-        """What they are, in words."""
+        """Frames, episodes and task, in words."""
         episodes = self.reader.episodes()
         return f"{self.reader.lengths(episodes).sum()} frames in {len(episodes)} episodes of {self.reader.info.env_id}"
 
     @property
     def gym_id(self) -> str:
-        """What Gymnasium calls their environment; its own name where it is none of ours."""
+        """Gymnasium's id of the environment; the recorded name where it is not one of ours."""
         env_id = self.reader.info.env_id
         return f"jepa/{env_id}-v0" if env_id in envs.TASKS else env_id
 
@@ -98,17 +97,17 @@ def write_huggingface(parts: ModelParts, path: Path, config: Config, console: Co
 # --- trajectories
 
 
-def open_trajectories(data: Any) -> Trajectories:
+def open_trajectories(data: Any) -> ExportSource:
     """The episodes of our files; RunError where there is none."""
     reader = open_reader(data)
     if not reader.episodes().size:
         raise RunError(f"{data} holds no complete episode: the command that wrote it resumes it")
-    return Trajectories(reader)
+    return ExportSource(reader)
 
 
 def export_episodes(
-    write: Callable[[Trajectories, Path, Config, Callable[[], None]], str],
-    source: Trajectories,
+    write: Callable[[ExportSource, Path, Config, Callable[[], None]], str],
+    source: ExportSource,
     path: Path,
     config: Config,
     console: Console,
@@ -121,17 +120,17 @@ def export_episodes(
     return f"{back}; lost: {lost}" if lost else f"{back}, every number as it was"
 
 
-def write_robomimic_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_robomimic_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """One HDF5 file."""
     return write_robomimic(source.reader, path, source.gym_id, tick)
 
 
-def write_ogbench_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_ogbench_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """NAME.npz, and NAME-val.npz beside it."""
     return write_ogbench(source.reader, path, tick)
 
 
-def write_minari_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_minari_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
     spec = None
     if source.reader.info.env_id in envs.TASKS:
@@ -140,7 +139,7 @@ def write_minari_episodes(source: Trajectories, path: Path, config: Config, tick
     return write_minari(source.reader, path, None if spec is None else spec.to_json(), tick)
 
 
-def write_lerobot_episodes(source: Trajectories, path: Path, config: Config, tick: Callable[[], None]) -> str:
+def write_lerobot_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
     task = f"reach a goal image in {source.reader.info.env_id}"
     return write_lerobot(source.reader, path, config.pictures, task, tick)
@@ -158,16 +157,16 @@ def check_npz(config: Config) -> None:
 
 SOURCES: dict[str, Callable[[Any], Any]] = {"model": load_parts, "data": open_trajectories}
 FORMATS = {
-    "official": Format("model", write_official),
-    "huggingface": Format("model", write_huggingface),
-    "robomimic": Format("data", partial(export_episodes, write_robomimic_episodes)),
-    "ogbench": Format("data", partial(export_episodes, write_ogbench_episodes), check_npz, derive_val_path),
-    "minari": Format("data", partial(export_episodes, write_minari_episodes)),
-    "lerobot": Format("data", partial(export_episodes, write_lerobot_episodes), check_arrow),
+    "official": ExportFormat("model", write_official),
+    "huggingface": ExportFormat("model", write_huggingface),
+    "robomimic": ExportFormat("data", partial(export_episodes, write_robomimic_episodes)),
+    "ogbench": ExportFormat("data", partial(export_episodes, write_ogbench_episodes), check_npz, derive_val_path),
+    "minari": ExportFormat("data", partial(export_episodes, write_minari_episodes)),
+    "lerobot": ExportFormat("data", partial(export_episodes, write_lerobot_episodes), check_arrow),
 }
 
 
-def find_format(config: Config) -> Format:
+def find_format(config: Config) -> ExportFormat:
     """The format of `format=`; UsageError for one that is unknown, or whose source is not given."""
     name = config.format
     if name not in FORMATS:

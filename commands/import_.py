@@ -23,7 +23,7 @@ from commands.shared.runs import RunFolder, write_atomic
 from commands.transfer.collection import FILE, write_preview
 from commands.transfer.formats import make_format
 from commands.transfer.keys import ImportKeys
-from commands.transfer.recordings import Facts, Format, Recording
+from commands.transfer.recordings import Facts, Recording, RecordingFormat
 from data.mapped import create_file
 from data.schema import SPLITS, EpisodePlan, StoreError, StoreInfo, draw_splits
 from data.store import Reader, Writer, pack_file
@@ -92,7 +92,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     return f"{lengths.sum()} frames in {len(lengths)} episodes at {1 / facts.step_s:g} a second{without}, {path}"
 
 
-def read_all(form: Format, folder: Path, console: Console) -> tuple[list[Recording], list[str]]:
+def read_all(form: RecordingFormat, folder: Path, console: Console) -> tuple[list[Recording], list[str]]:
     """Read all trajectories: those that can be used, and for each other one the reason. Notes are printed."""
     trajectories = form.find(folder)
     recordings: list[Recording] = []

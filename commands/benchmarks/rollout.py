@@ -122,7 +122,7 @@ class RecordingCEM(CEM):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RolloutComparison:
     """Seconds and operations of one plan, with the cache and by the loop. difference: the largest one of a candidate's
     cost, relative to the largest cost. same_elites: share of the elites that the loop picks, too; bf16_elites: likewise
     of the same candidates scored in bf16, in some iterations."""
@@ -136,7 +136,7 @@ class Comparison:
     bf16_elites: float
 
 
-def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -> Comparison:
+def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -> RolloutComparison:
     """Plan for one environment with the cache and by the loop, in turns; medians of `repeats`."""
     torch.manual_seed(0)
     model = LatentDynamics(setting.dynamics, VideoEncoder(setting.encoder), ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
@@ -166,7 +166,7 @@ def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in cached.actions[::stride]]
     gap = max(float((a - b).abs().max()) for a, b in zip(cached.costs, loop.costs, strict=True))
     seconds, loop_seconds = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
-    return Comparison(
+    return RolloutComparison(
         seconds,
         loop_seconds,
         flops,

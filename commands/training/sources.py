@@ -63,7 +63,7 @@ class Source(Protocol):
         """Environment and data, for the model folder."""
 
 
-class Trajectories:
+class TrajectorySource:
     """Windows of a trajectory file; frames come in the encoder's size."""
 
     crop: CropConfig | None = None
@@ -127,7 +127,7 @@ class VideoConfig:
             )
 
 
-class Videos:
+class VideoSource:
     """Clips of plain video. Clips of train show full pictures, larger than the encoder's, to cut crops from. Clips of
     val, and all frames that are measured, show the centre in the encoder's size."""
 
@@ -196,7 +196,7 @@ def open_source(
         return open_videos(check_video_folder(path, objective), video, encoder, objective, console)
     reader = open_reader(data, on_damaged)
     check_frames(encoder.image_px, reader.info, str(data))
-    return Trajectories(reader, objective)
+    return TrajectorySource(reader, objective)
 
 
 def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:
@@ -211,7 +211,7 @@ def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:
 
 def open_videos(
     root: Path, video: VideoConfig, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
-) -> Videos:
+) -> VideoSource:
     clip = ClipConfig(objective.frames, video.fps)
     with console.progress("check", 1, "videos") as progress:
 
@@ -229,7 +229,7 @@ def open_videos(
         f"{len(folder.train)} videos to train on, {len(folder.val)} to validate, clips of {clip.length_s:.2f} s "
         f"({clip.frames} frames at {clip.fps:g} a second)"
     )
-    return Videos(folder, clip, video, encoder.image_px, warn)
+    return VideoSource(folder, clip, video, encoder.image_px, warn)
 
 
 def report_left_out(folder: VideoFolder, clip: ClipConfig, warn: Callable[[str], None]) -> None:

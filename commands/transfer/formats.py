@@ -15,7 +15,7 @@ import torch
 from commands.shared.errors import UsageError, describe_choices
 from commands.transfer.external import ExternalImport
 from commands.transfer.keys import ImportKeys
-from commands.transfer.recordings import Array, Facts, Format, Recording
+from commands.transfer.recordings import Array, Facts, Recording, RecordingFormat
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
 from data.formats.lerobot import LeRobot
 from data.formats.minari import Minari
@@ -70,7 +70,7 @@ class Droid:
         )
 
 
-FORMATS: dict[str, Callable[[ImportKeys], Format]] = {
+FORMATS: dict[str, Callable[[ImportKeys], RecordingFormat]] = {
     "droid": Droid,
     "robomimic": partial(ExternalImport, Robomimic),
     "ogbench": partial(ExternalImport, OGBench),
@@ -79,7 +79,7 @@ FORMATS: dict[str, Callable[[ImportKeys], Format]] = {
 }
 
 
-def make_format(keys: ImportKeys) -> Format:
+def make_format(keys: ImportKeys) -> RecordingFormat:
     """The format that `format=` names; UsageError where there is none."""
     name = keys.format
     if name not in FORMATS:

@@ -54,7 +54,7 @@ class Facts:
     summary: tuple[str, ...] = ()
 
 
-class Format(Protocol):
+class RecordingFormat(Protocol):
     """A format of trajectories."""
 
     def __init__(self, keys: ImportKeys) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.adapters.gymnasium_simulator import Simulator
+from envs.adapters.gymnasium_simulator import GymnasiumSimulator
 from envs.goal_env import GoalEnv
 from envs.goals import sample_reachable_goal
 from envs.rendering import choose_backend
@@ -26,7 +26,7 @@ def build_gym_spec(gym_id: str) -> TaskSpec:
     """The specification of "gym/<gym_id>", from an environment made for the purpose; ValueError if unsuitable."""
     with contextlib.suppress(RuntimeError):  # nothing is drawn here, but making it may import MuJoCo
         choose_backend()
-    simulator = Simulator(gym_id, 64, None, {})
+    simulator = GymnasiumSimulator(gym_id, 64, None, {})
     try:
         return simulator.build_spec()
     finally:
@@ -52,7 +52,7 @@ class GymGoalEnv(GoalEnv):
         if factors:
             raise ValueError(f"factors={list(factors)}: an environment of Gymnasium's has none; set env.factors=[]")
         choose_backend()
-        self.physics = self._renderer = Simulator(gym_id, size, render_mode, kwargs)
+        self.physics = self._renderer = GymnasiumSimulator(gym_id, size, render_mode, kwargs)
         self.task = self.physics.build_spec()  # type: ignore[misc]
         super().__init__(size, proprio, render_mode)
 

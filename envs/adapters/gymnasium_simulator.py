@@ -28,7 +28,7 @@ GetState = Callable[[Any], Any]
 SetState = Callable[[Any, NDArray[np.float64]], None]
 
 
-class Simulator:
+class GymnasiumSimulator:
     """An environment of Gymnasium: steps, states, images, true quantities, and the specification of its task.
 
     `model` and `data` are None: what happens within a step is the environment's own, so neither `mujoco.rollout` nor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.comparison.page import format_overview, format_task_page
+from commands.comparison.tables import format_overview, format_task_page
 
 
 def cell(objective, task="reacher", seed=0, rate=0.5, random=0.1, **more):
