@@ -12,6 +12,7 @@ from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
 from commands.shared.runs import RunFolder
+from commands.training.model_folders import find_model_folder
 from planners.mpc import MPC
 
 
@@ -30,7 +31,8 @@ class Config(EvaluationKeys):
 
 
 def check(config: Config) -> None:
-    """What can be known before a folder is made."""
+    """Refuse what cannot be planned before a folder is made."""
+    find_model_folder(config.model)
     if config.goal is not None:
         check_goals(config.goal, config.planner.mpc)
     check_viewer(config.viewer, config.videos)

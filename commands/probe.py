@@ -71,7 +71,8 @@ class Config(RunKeys):
 
 
 def check(config: Config) -> None:
-    """Refuse sizes that are too small before a folder is made."""
+    """Refuse a missing model and sizes that are too small before a folder is made."""
+    find_model_folder(config.model)
     if config.frames < 1 or config.windows < 4 or config.episodes < 2:
         raise UsageError("frames must be at least 1, windows at least 4 and episodes at least 2")
 

@@ -258,7 +258,7 @@ def test_weights_made_elsewhere_posttrain_and_plan(work):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 1, "there is no folder"),
+        (("plan", "model=runs/posttrain/nothing", "data=runs/collect/data"), 2, "there is no folder"),
         (("plan", "model=runs/posttrain/model", "data=nothing.h5"), 1, "nothing.h5"),
         (("plan", "model=runs/pretrain/encoder", "data=runs/collect/data"), 1, "'dynamics' model is needed"),
         (("plan", *PLANNED, "planner.horizon=9"), 1, "horizon"),

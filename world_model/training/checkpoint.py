@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-SCHEMA = 2  # of model.json; 1: objectives and encoders had other keys
+SCHEMA = 3  # of model.json; before 3, objectives and encoders had other keys
 
 
 class CheckpointError(ValueError):
