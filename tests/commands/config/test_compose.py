@@ -194,7 +194,7 @@ def test_what_must_be_given_is_asked_for():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].folder])
-def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
+def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path, monkeypatch):
     """Each YAML key must be one that the typed configurations know, and each of their keys must be there."""
     module = importlib.import_module(get_module_name(name))
     _, options = compose_help(name, [])
@@ -209,6 +209,8 @@ def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path):
     checkpoint.parent.mkdir()
     checkpoint.touch()
     (tmp_path / "trajectory.h5").touch()
+    (tmp_path / "runs" / "m").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     for line in lines:
         if line and "cooldown" in line[0]:
             line.append(f"start={tmp_path}")
