@@ -19,7 +19,7 @@ Roles = dict[str, Indices]
 Colours = NDArray[np.float32]
 
 _UNSET_RGBA = np.array((0.5, 0.5, 0.5, 1.0), np.float32)  # MuJoCo draws a geom of this colour in that of its material
-_DARKEST = 0.02
+DARKEST = 0.02
 
 _WRITTEN = (
     *("geom_rgba", "geom_matid", "geom_size", "geom_pos", "geom_rbound", "geom_aabb", "geom_friction"),
@@ -63,7 +63,7 @@ def find_roles(model: mujoco.MjModel) -> Roles:
     }
     targets = zip(model.actuator_trntype.tolist(), model.actuator_trnid[:, 0], strict=True)
     driven = [model.body_rootid[owners[kind][index]] for kind, index in targets if kind in owners]
-    visible = _get_colours(model, np.arange(model.ngeom))[:, 3] > 0
+    visible = get_colours(model, np.arange(model.ngeom))[:, 3] > 0
     visible &= model.geom_group <= 2  # the groups that are drawn are 0 to 2
     moving = model.body_weldid[model.geom_bodyid] != 0
     agent = np.isin(model.body_rootid[model.geom_bodyid], driven)
@@ -81,7 +81,7 @@ def scale_fields(model: mujoco.MjModel, value: float, fields: tuple[str, ...], r
 # Looks
 
 
-def _get_colours(model: mujoco.MjModel, geoms: Indices) -> Colours:
+def get_colours(model: mujoco.MjModel, geoms: Indices) -> Colours:
     """Colours `[n, 4]` in which geoms are drawn, or with which their textures are multiplied."""
     material, own = model.geom_matid[geoms], model.geom_rgba[geoms]
     from_material = (material >= 0) & np.all(own == _UNSET_RGBA, axis=1)
@@ -90,8 +90,8 @@ def _get_colours(model: mujoco.MjModel, geoms: Indices) -> Colours:
 
 def tint_geoms(model: mujoco.MjModel, value: float, geoms: Indices, channel: int) -> None:
     """Add to one channel of the geoms' colours; on a texture, of the colour that multiplies it."""
-    colours = _get_colours(model, geoms)
-    colours[:, channel] = np.clip(colours[:, channel] + value, _DARKEST, 1.0)
+    colours = get_colours(model, geoms)
+    colours[:, channel] = np.clip(colours[:, channel] + value, DARKEST, 1.0)
     model.geom_rgba[geoms] = colours
 
 
@@ -100,7 +100,7 @@ def list_floor_materials(model: mujoco.MjModel, geoms: Indices) -> tuple[dict[st
 
     The first material, `own`, leaves the floor as compiled; `plain` exists where something is textured.
     """
-    colours, materials = _get_colours(model, geoms), {"own": -1}
+    colours, materials = get_colours(model, geoms), {"own": -1}
     for row, geom in enumerate(geoms):
         material = model.geom_matid[geom]
         texture = -1 if material < 0 else model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.goals import sample_distant_goal
+from envs.presets import APPEARANCE, choose_factors
 from envs.rendering import Renderer, choose_backend
 from envs.task_spec import TaskSpec
 
@@ -63,10 +64,12 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         proprio: bool = False,
         render_mode: str = "rgb_array",
         factors: Sequence[str] = (),
+        variation: str = "none",
     ) -> None:
         """`size`: frames are `size` x `size` pixels (default: the task's). `proprio` adds proprioception to
         observations. `factors`: factors of variation that differ between episodes, as groups, names, or "all"
-        (`envs.factors`).
+        (`envs.factors`). `variation`: preset that they are drawn from (`envs.presets`); without factors it varies the
+        groups of APPEARANCE. Factors without a preset are drawn as in `seen`.
 
         Raises `ValueError` for a bad argument and `RuntimeError` where OpenGL does not work.
         """
@@ -76,7 +79,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         if render_mode != "rgb_array":
             raise ValueError(f"render_mode={render_mode!r} is unknown; choices: 'rgb_array'")
         self.render_mode, self.size, self.proprio, self.split = render_mode, size, proprio, SPLITS[0]
-        self._build_simulator(tuple(factors))
+        self.variation = variation
+        self._build_simulator(choose_factors(variation, factors))
         self.qpos, self.qvel = self.physics.qpos, self.physics.qvel
         self.state_size = self.physics.state_size + len(self._factors)
         self._low, self._high = np.array(self.task.action_low), np.array(self.task.action_high)
@@ -157,7 +161,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             factors = self._check_same_factors(*states.values())
         else:
             own = self._sample_task_factors(self.np_random)
-            factors = np.concatenate([own, self._variation.sample(self.np_random)])
+            unseen = self.variation == "unseen" and self.split == "eval"
+            factors = np.concatenate([own, self._variation.sample(self.np_random, unseen)])
         self._set_factors(factors)
         start = states["state"] if "state" in states else self.sample_state(factors)
         self.set_goal(states["goal_state"] if "goal_state" in states else self._sample_goal(start, factors))
@@ -240,6 +245,19 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """Write the factors of a state `[S]` into the model."""
         self._frame = None
         self._set_factors(self._validate_state("state", state)[self.physics.state_size :])
+
+    def redraw_factors(
+        self, state: ArrayLike, rng: np.random.Generator, variation: str = "seen", groups: Sequence[str] = APPEARANCE
+    ) -> NDArray[np.float64]:
+        """The state `[S]` with the factors of these groups that are switched on drawn anew.
+
+        `variation`: `seen` and `unseen` draw from these ranges, `none` sets the defaults, which is a clean scene. The
+        task's own factors and all other groups stay. Raises `ValueError` where no factor can be drawn.
+        """
+        values = self._validate_state("state", state).copy()
+        own = self.physics.state_size + len(self.task_factors)
+        values[own:] = self._variation.redraw(values[own:], rng, variation, groups)
+        return values
 
     def save_session(self) -> Session:
         """This episode with its goal and generator, to continue later."""

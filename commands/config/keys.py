@@ -37,14 +37,17 @@ class EnvKeys:
     """environment steps an action is held"""
     factors: str | list[str] = field(default_factory=list)
     """further differences between episodes: all, groups as [colour,light], or names (jepa doctor env=TASK)"""
+    variation: Literal["none", "seen", "unseen"] = "none"
+    """preset that factors are drawn from; without env.factors it varies texture, colour, light and camera"""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """further arguments of the environment, as {size: 96}"""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All arguments of the environment; a file without factors records none."""
+        """All arguments of the environment; a file without factors or preset records none."""
         factors = self.factors if isinstance(self.factors, str) else list(self.factors)
-        return self.kwargs | ({"factors": factors} if factors else {})
+        preset = {} if self.variation == "none" else {"variation": self.variation}
+        return self.kwargs | ({"factors": factors} if factors else {}) | preset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from envs.adapters.gymnasium_simulator import GymnasiumSimulator
 from envs.goal_env import GoalEnv
 from envs.goals import sample_reachable_goal
+from envs.presets import require_preset
 from envs.rendering import choose_backend
 from envs.task_spec import TaskSpec
 
@@ -46,11 +47,18 @@ class GymGoalEnv(GoalEnv):
         proprio: bool = False,
         render_mode: str = "rgb_array",
         factors: tuple[str, ...] = (),
+        variation: str = "none",
         **kwargs: Any,
     ) -> None:
         """`gym_id` and `kwargs` are for `gymnasium.make`; ValueError for an unsuitable environment, and for factors."""
         if factors:
             raise ValueError(f"factors={list(factors)}: an environment of Gymnasium's has none; set env.factors=[]")
+        require_preset(variation)
+        if variation != "none":
+            raise ValueError(
+                f"variation={variation}: an environment of Gymnasium's has no factors of variation; "
+                f"set env.variation=none, or choose another task, as env=reacher or env=dmc/cheetah"
+            )
         choose_backend()
         self.physics = self._renderer = GymnasiumSimulator(gym_id, size, render_mode, kwargs)
         self.task = self.physics.build_spec()  # type: ignore[misc]

@@ -24,10 +24,12 @@ from commands.config.compose import (
     nest_overrides,
 )
 from commands.config.groups import PLANNERS, make_planner
+from commands.config.keys import EnvKeys
 from commands.config.schema import build, choose_class, collect_help_texts, fill_defaults, get_field_types
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, join_names, suggest_names
 from commands.shared.runs import flatten
+from envs.presets import PRESETS
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -292,6 +294,13 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
     on = make_collect_config(load_config("collect", ["env.factors=[colour,light]", "env.kwargs.size=32"]))
     assert on.env_kwargs == {"size": 32, "factors": ["colour", "light"]}
     assert make_collect_config(load_config("collect", ["env.kwargs.size=32"])).env_kwargs == {"size": 32}
+    preset = make_collect_config(load_config("collect", ["env.variation=unseen"]))
+    assert preset.env_kwargs == {"variation": "unseen"}
+    assert make_collect_config(load_config("collect", ["env.variation=none"])).env_kwargs == {}
+
+
+def test_the_presets_of_variation_are_those_of_the_environments():
+    assert typing.get_args(typing.get_type_hints(EnvKeys)["variation"]) == PRESETS
 
 
 @pytest.mark.parametrize("group", ["planner", "objective", "encoder", "dynamics", "protocol", "data", "env"])

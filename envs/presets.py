@@ -1,0 +1,32 @@
+"""Presets of scene variation: from which ranges the factors of variation of an episode are drawn.
+
+`seen` draws from the training ranges. `unseen` draws episodes of the split eval from values that training never has,
+and all others from the training ranges. Imports no simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from envs.task_spec import suggest_names
+
+Preset = Literal["none", "seen", "unseen"]
+PRESETS: tuple[str, ...] = get_args(Preset)
+
+# Groups of factors that change images and no motion: what a preset varies where no factors are named.
+APPEARANCE = ("texture", "colour", "light", "camera")
+
+
+def require_preset(variation: str) -> None:
+    """ValueError for an unknown preset."""
+    if variation not in PRESETS:
+        hint = suggest_names(str(variation), PRESETS)
+        raise ValueError(f"variation={variation!r} is unknown; {hint}choices: {', '.join(PRESETS)}")
+
+
+def choose_factors(variation: str, factors: Sequence[str] | str) -> tuple[str, ...]:
+    """Groups or names of the factors that a preset switches on; ValueError for an unknown preset."""
+    require_preset(variation)
+    wanted = (factors,) if isinstance(factors, str) else tuple(factors)
+    return wanted or (APPEARANCE if variation != "none" else ())
