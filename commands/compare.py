@@ -16,6 +16,7 @@ from commands.comparison import tables
 from commands.comparison.cells import ORACLE, Cell, TableKeys, is_current, make_cell_keys, make_cells
 from commands.comparison.execution import run_cell
 from commands.config.compose import list_choices
+from commands.evaluation.scenes import check_scenes
 from commands.shared.console import Console
 from commands.shared.errors import UsageError, join_names
 from commands.shared.runs import RunFolder, read_json
@@ -39,6 +40,7 @@ def check(config: Config) -> None:
     for name in config.objectives:
         keys = make_cell_keys(config, name, config.seed)
         check_collection(keys.collection)
+        check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
         if name != ORACLE:
             keys.stage1.check()
             keys.stage2.check()

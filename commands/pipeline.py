@@ -12,6 +12,7 @@ from commands.config.groups import ModelKeys
 from commands.config.keys import CollectKeys, DataKeys, OnDamaged, RunKeys
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig
+from commands.evaluation.scenes import check_scenes
 from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
 from commands.transfer.collection import check_collection
@@ -37,6 +38,7 @@ class PipelineKeys(ModelKeys):
     def check(self) -> None:
         """Raise ValueError for what can be known to fail, of all stages, before the first begins."""
         check_collection(self.collection)
+        check_scenes(self.protocol, self.env.name, self.env.arguments)
         self.stage1.check()
         self.stage2.check()
 

@@ -9,10 +9,12 @@ from commands.config.keys import Files
 from commands.evaluation.evaluate import evaluate, format_headline, load_setup
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
+from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
+from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
-from commands.training.model_folders import find_model_folder
+from commands.training.model_folders import find_model_folder, open_reader
 from planners.mpc import MPC
 
 
@@ -35,6 +37,13 @@ def check(config: Config) -> None:
     find_model_folder(config.model)
     if config.goal is not None:
         check_goals(config.goal, config.planner.mpc)
+        if config.protocol.goal_nuisance != "same":
+            raise UsageError(
+                f"goal={config.goal} is shown as it is: leave out protocol.goal_nuisance={config.protocol.goal_nuisance}"
+            )
+    if changes_scenes(config.protocol):
+        info = open_reader(config.data, config.on_damaged).info
+        check_scenes(config.protocol, info.env_id, info.env_kwargs)
     check_viewer(config.viewer, config.videos)
 
 

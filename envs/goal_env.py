@@ -31,6 +31,7 @@ Info = dict[str, Any]
 Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 SPLITS = ("train", "val", "eval")  # of the episodes of a data file, see data.schema; a test compares them
+RESET_OPTIONS = ("state", "goal_state", "goal_image_state", "split")
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,16 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """Start an episode from `options["state"]` to `options["goal_state"]`, both `[S]`, else random ones.
 
         A random start or goal shares the factors of the given one; a random goal lies at least the task's
-        `min_goal_distance` from the start. `options["split"]` (train, val or eval; default train) is the part of
+        `min_goal_distance` from the start. `options["goal_image_state"]` is shown in the goal image, see `set_goal`.
+        `options["split"]` (train, val or eval; default train) is the part of
         the data that the episode belongs to: a task may sample other factors in each. Raises `ValueError` for an
         unknown option, an invalid state, and a state and a goal of different factors.
         """
         super().reset(seed=seed)
         options = options or {}
-        unknown = sorted(set(options) - {"state", "goal_state", "split"})
+        unknown = sorted(set(options) - set(RESET_OPTIONS))
         if unknown:
-            raise ValueError(f"reset has no options {unknown}; choices: 'state', 'goal_state', 'split'")
+            raise ValueError(f"reset has no options {unknown}; choices: {', '.join(map(repr, RESET_OPTIONS))}")
         self.split = options["split"] if "split" in options else SPLITS[0]
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r} is unknown; choices: {', '.join(SPLITS)}")
@@ -165,7 +167,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             factors = np.concatenate([own, self._variation.sample(self.np_random, unseen)])
         self._set_factors(factors)
         start = states["state"] if "state" in states else self.sample_state(factors)
-        self.set_goal(states["goal_state"] if "goal_state" in states else self._sample_goal(start, factors))
+        goal = states["goal_state"] if "goal_state" in states else self._sample_goal(start, factors)
+        self.set_goal(goal, options.get("goal_image_state"))
         self.set_state(start)
         return self._observe(), self._get_info()
 
@@ -205,11 +208,16 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self.apply_factors(values)
         self.physics.set_state(values[: self.physics.state_size])
 
-    def set_goal(self, goal_state: ArrayLike) -> None:
-        """Make a state `[S]` the goal, and render it."""
+    def set_goal(self, goal_state: ArrayLike, image_state: ArrayLike | None = None) -> None:
+        """Make a state `[S]` the goal, and render it, or `image_state` `[S]` in its place.
+
+        Raises `ValueError` where the two differ in more than factors of appearance (`redraw_factors`).
+        """
         values = self._validate_state("goal_state", goal_state)
+        shown = values if image_state is None else self._validate_state("goal_image_state", image_state)
+        self._check_same_pose(values, shown)
         self._goal_state = values.copy()
-        self._goal_frame = self.render_state(values)
+        self._goal_frame = self.render_state(shown)
 
     def get_goal_state(self) -> NDArray[np.float64]:
         """The goal as a state `[S]`."""
@@ -316,6 +324,16 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
                 f"is {first.tolist()} in one and {last.tolist()} in the other"
             )
         return first
+
+    def _check_same_pose(self, goal: NDArray[np.float64], image: NDArray[np.float64]) -> None:
+        """ValueError where a goal and the state in its image differ in more than factors of appearance."""
+        differs, own = goal != image, self.physics.state_size + len(self.task_factors)
+        differs[own:] &= np.array([factor.group not in APPEARANCE for factor in self._variation.factors], bool)
+        if differs.any():
+            raise ValueError(
+                f"goal_image_state differs from goal_state in more than {', '.join(APPEARANCE)}: "
+                "give redraw_factors(goal_state, rng), which keeps the pose"
+            )
 
     def _set_factors(self, factors: NDArray[np.float64]) -> None:
         if not np.array_equal(factors, self._factors):

@@ -37,6 +37,7 @@ from commands.evaluation.protocol import (
     resolve_protocol,
     summarise,
 )
+from commands.evaluation.scenes import name_scenes, redraw_scenes
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
 from commands.report.planning import write_report
@@ -78,7 +79,7 @@ def make_setup(
         )
     task = apply_threshold(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
-    cases = draw_cases(reader, task, protocol)
+    cases = redraw_scenes(draw_cases(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
     return EvaluationSetup(model, source, reader, task, protocol, cases, skip)
 
 
@@ -245,8 +246,9 @@ def format_headline(results: dict[str, Any]) -> str:
     threshold, unit = results["thresholds"][0], results["unit"]
     oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
     known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
+    scenes = name_scenes(results["protocol"])
     return (
-        f"{results['task']}{known}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
+        f"{results['task']}{scenes}{known}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
         f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['baselines']['random']:.0%}, zero action "
         f"{results['baselines']['zero']:.0%}{oracle}; {results['episodes']} episodes"
     )

@@ -15,11 +15,14 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.evaluation.scenes import choose_env_kwargs
+from envs.presets import Preset
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
 JudgedSteps = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]
+GoalNuisance = Literal["same", "other", "clean"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class ProtocolConfig:
     """threshold of the headline by task, as {reacher: 0.05}; empty: the task's own"""
     keep_solved: bool = False
     """whether starts that already satisfy the goal count"""
+    variation: Preset | None = None
+    """preset that the appearance of scenes is drawn from: none, seen, unseen or moving; null: as in the data file"""
+    goal_nuisance: GoalNuisance = "same"
+    """appearance in the goal image: same as the start's, other (another draw) or clean (defaults)"""
     note: str = ""
     """remark on the protocol, shown in the report"""
     oracle: bool = True
@@ -73,6 +80,11 @@ class ProtocolConfig:
             raise ValueError(f"protocol.episodes={self.episodes}: at least 1 episode must be evaluated")
         if self.judge not in get_args(Judge):
             raise ValueError(f"protocol.judge={self.judge}: choose one of {', '.join(get_args(Judge))}")
+        if self.variation == "none" and self.goal_nuisance == "other":
+            raise ValueError(
+                "protocol.goal_nuisance=other draws another appearance and protocol.variation=none shows none: "
+                "choose goal_nuisance=same, or another variation"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ class Cases:
     seeds: tuple[int, ...]
     solved_starts: int  # candidates left out because they already satisfied the goal
     too_near: int  # candidates left out because start and goal were nearer than the least distance
+    goal_image_states: NDArray[np.float64] | None = None  # what goal images show; None: the goals themselves
 
     def take(self, count: int) -> Cases:
         """The first `count` pairs."""
@@ -111,9 +124,11 @@ class EvaluationSetup:
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """Arguments of the environment, with proprioception where the model reads it."""
+        """Arguments of the environment: the data's, the protocol's variation, proprioception where the model reads
+        it."""
         reads_proprio = self.model is not None and self.model.spec.proprio != "none"
-        return {**self.source["env_kwargs"], **({"proprio": True} if reads_proprio else {})}
+        kwargs = choose_env_kwargs(self.protocol, self.reader.info.env_kwargs)
+        return {**kwargs, **({"proprio": True} if reads_proprio else {})}
 
 
 def resolve_protocol(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
@@ -208,7 +223,9 @@ def run_episodes(
     """
     batch = make_vector(len(cases.seeds))
     try:
-        options = [{"state": s, "goal_state": g} for s, g in zip(cases.start_states, cases.goal_states, strict=True)]
+        images = [None] * len(cases.seeds) if cases.goal_image_states is None else cases.goal_image_states
+        rows = zip(cases.start_states, cases.goal_states, images, strict=True)
+        options = [{"state": s, "goal_state": g, "goal_image_state": i} for s, g, i in rows]
         observation, info = batch.reset(seed=list(cases.seeds), options=options)
         policy.reset(observation["goal_pixels"], cases.seeds)
         set_states = getattr(policy, "set_states", None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.evaluation.protocol import Cases, Rollouts, detect_success
+from commands.evaluation.scenes import describe_scenes
 from commands.report import page
 from commands.report.figure import SERIES
 from commands.report.plots import draw_bins, draw_distances, draw_energies, draw_success
@@ -107,6 +108,7 @@ def _list_texts(results: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
         "budget_s": protocol["budget"] * step_s,
         "sensors": "" if results.get("proprio", "none") == "none" else ", the model also proprioception",
         "fewer": "".join(fewer),
+        "scenes": describe_scenes(protocol),
     }
 
 

@@ -1,0 +1,141 @@
+"""Scenes: the appearance that starts and goal images have (`protocol.variation`, `protocol.goal_nuisance`).
+
+Poses and dynamics stay those of the held-out episodes; only textures, colours, light and camera are drawn anew, from
+`protocol.seed` and the number of the case, so every method sees the same images. Success is judged on the true state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import envs
+from commands.shared.errors import UsageError
+from envs.presets import APPEARANCE
+
+if TYPE_CHECKING:
+    from commands.evaluation.protocol import Cases, ProtocolConfig
+    from envs.goal_env import GoalEnv
+
+SCENE_STREAM, GOAL_STREAM = 73, 74  # of random numbers, beside those of `protocol.draw_cases`
+
+SCENE_TEXTS = {
+    None: "as in the data file",
+    "none": "drawn again without variation, all factors of appearance at their defaults",
+    "seen": "appearance drawn again from the training ranges",
+    "unseen": "appearance drawn again from values outside the training ranges",
+    "moving": "appearance drawn again from the training ranges, with nuisance that moves within an episode",
+}
+GOAL_TEXTS = {
+    "same": "the same appearance as the start",
+    "other": "another draw of the appearance than the start",
+    "clean": "all factors of appearance at their defaults",
+}
+
+
+def choose_env_kwargs(protocol: ProtocolConfig, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the environment that is evaluated in; recorded: those of the data file."""
+    if protocol.variation is None:
+        return dict(recorded)
+    # `none` keeps the factors switched on, at their defaults: then states keep their layout.
+    return {**recorded, "variation": "seen" if protocol.variation == "none" else protocol.variation}
+
+
+def changes_scenes(protocol: ProtocolConfig) -> bool:
+    """Whether starts or goal images look different from the data file's."""
+    return protocol.variation is not None or protocol.goal_nuisance != "same"
+
+
+def check_scenes(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> None:
+    """UsageError for a change of appearance that the environment of a file cannot draw. recorded: its arguments."""
+    if changes_scenes(protocol):
+        with _open_env(protocol, env_id, recorded):
+            pass
+
+
+def redraw_scenes(cases: Cases, protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> Cases:
+    """The cases with states of the scenes that the protocol asks for, and the states that goal images show."""
+    if not changes_scenes(protocol):
+        return cases
+    with _open_env(protocol, env_id, recorded) as env:
+        starts, goals = cases.start_states, cases.goal_states
+        if protocol.variation is not None:
+            starts, goals = (_redraw_starts(states, protocol, env, env_id, recorded) for states in (starts, goals))
+        images = _draw_goal_images(goals, protocol, env, recorded)
+    return replace(cases, start_states=starts, goal_states=goals, goal_image_states=images)
+
+
+def describe_scenes(protocol: Mapping[str, Any]) -> str:
+    """One sentence of a report on the protocol's scenes and goal images; protocol: as in results.json."""
+    return f"{SCENE_TEXTS[protocol['variation']]}; goal images show {GOAL_TEXTS[protocol['goal_nuisance']]}"
+
+
+def name_scenes(protocol: Mapping[str, Any]) -> str:
+    """The protocol's scenes and goal images in a headline, in brackets; empty where they are the data file's."""
+    variation, nuisance = protocol["variation"], protocol["goal_nuisance"]
+    parts = [] if variation is None else [f"scenes {variation}"]
+    parts += [] if nuisance == "same" else [f"goal images {nuisance}"]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+@contextmanager
+def _open_env(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> Iterator[GoalEnv]:
+    """The environment in which appearance is drawn; UsageError where it has none to draw."""
+    wanted = ", ".join(
+        f"protocol.{key}={getattr(protocol, key)}"
+        for key, usual in (("variation", None), ("goal_nuisance", "same"))
+        if getattr(protocol, key) != usual
+    )
+    if env_id not in envs.TASKS:
+        raise UsageError(f"{wanted}: no factors of variation are known for {env_id} (tasks: {', '.join(envs.TASKS)})")
+    with closing(envs.make(env_id, **recorded)) as env:
+        names = env.get_factors()
+        if not any(factor.group in APPEARANCE and factor.name in names for factor in env.list_factors()):
+            raise UsageError(
+                f"{wanted}: the data of {env_id} were collected without factors of appearance, so none can be drawn "
+                f"anew: collect with env.variation=seen, or with env.factors=[{','.join(APPEARANCE)}]"
+            )
+    with closing(envs.make(env_id, **choose_env_kwargs(protocol, recorded))) as env:
+        yield env
+
+
+def _redraw_starts(
+    states: NDArray[np.float64], protocol: ProtocolConfig, env: GoalEnv, env_id: str, recorded: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Recorded states [n, S] as states of `env`, the appearance of each case drawn from the protocol's preset."""
+    assert protocol.variation is not None
+    with closing(envs.make(env_id, **recorded)) as source:
+        physics = source.physics.state_size
+        assert physics == env.physics.state_size, (physics, env.physics.state_size)
+        known = dict(zip(source.get_factors(), states[:, physics:].T, strict=True))
+    columns = [known.get(name, np.full(len(states), value)) for name, value in env.get_factors().items()]
+    converted = np.concatenate([states[:, :physics], np.stack(columns, 1)], 1)
+    return np.stack(
+        [
+            env.redraw_factors(state, _make_rng(protocol, SCENE_STREAM, number), protocol.variation)
+            for number, state in enumerate(converted)
+        ]
+    )
+
+
+def _draw_goal_images(
+    goals: NDArray[np.float64], protocol: ProtocolConfig, env: GoalEnv, recorded: Mapping[str, Any]
+) -> NDArray[np.float64] | None:
+    """States [n, S] that goal images show, of goals [n, S]; None for the goals themselves."""
+    if protocol.goal_nuisance == "same":
+        return None
+    preset = protocol.variation or recorded.get("variation", "seen")
+    ranges = "none" if protocol.goal_nuisance == "clean" else "seen" if preset == "none" else preset
+    images = [
+        env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges) for number, goal in enumerate(goals)
+    ]
+    return np.stack(images)
+
+
+def _make_rng(protocol: ProtocolConfig, stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng([protocol.seed, stream, number])

@@ -1,0 +1,236 @@
+"""Scenes of an evaluation: another appearance in the goal image, appearance drawn from a preset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from commands.config.compose import load_config
+from commands.evaluation.evaluate import format_headline
+from commands.evaluation.methods import ORACLE_COST_METHOD, EvaluationKeys, make_policies, play_policy
+from commands.evaluation.oracle import OracleDynamics
+from commands.evaluation.protocol import (
+    Cases,
+    EvaluationSetup,
+    OracleCostConfig,
+    ProtocolConfig,
+    detect_success,
+    resolve_protocol,
+)
+from commands.evaluation.scenes import check_scenes, choose_env_kwargs, describe_scenes, redraw_scenes
+from commands.shared.console import Console
+from commands.shared.errors import UsageError
+from envs.presets import APPEARANCE, PRESETS
+from envs.reacher.spec import REACHER
+from tests.world_model.small import dynamics
+
+SEEN = {"variation": "seen"}
+CONSOLE = Console()
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def env():
+    made = envs.make("reacher", variation="seen")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def cases(env):
+    """Starts and goals of three episodes, each with an appearance of its own."""
+    pairs = []
+    for seed in range(COUNT):
+        env.reset(seed=seed)
+        pairs.append((env.get_state(), env.get_goal_state()))
+    starts, goals = (np.stack(states) for states in zip(*pairs, strict=True))
+    distances = REACHER.distance(env.get_truth(starts), env.get_truth(goals))
+    places = np.arange(COUNT)
+    return Cases(starts, goals, places, places, distances, None, tuple(range(COUNT)), 0, 0)
+
+
+def make_setup(cases, model=None, **keys):
+    protocol = resolve_protocol(ProtocolConfig(episodes=COUNT, **keys), REACHER)
+    reader = SimpleNamespace(info=SimpleNamespace(env_kwargs=SEEN, env_id="reacher"))
+    drawn = redraw_scenes(cases, protocol, "reacher", SEEN)
+    return EvaluationSetup(model, {"env_kwargs": SEEN}, reader, REACHER, protocol, drawn, 2)
+
+
+class Recorder:
+    """A policy without action that keeps the goal images that it was given."""
+
+    def reset(self, goal_frames, seeds):
+        self.goal_frames = goal_frames.copy()
+
+    def act(self, frames, proprio=None):
+        return np.zeros((len(frames), 2), np.float32)
+
+
+def play(setup, steps=1):
+    policy = Recorder()
+    setup = replace(setup, protocol=replace(setup.protocol, budget=steps))
+    return play_policy(policy, "recorder", setup, CONSOLE, videos=COUNT), policy.goal_frames
+
+
+def list_appearance(env):
+    return [factor.name for factor in env.list_factors() if factor.group in APPEARANCE]
+
+
+def read_factors(env, state):
+    env.set_state(state)
+    return env.get_factors()
+
+
+def test_goal_images_have_the_appearance_asked_for_and_the_true_goal_stays(cases, env):
+    shown = {name: play(make_setup(cases, goal_nuisance=name)) for name in ("same", "other", "clean")}
+    same, other, clean = (frames.astype(int) for _, frames in shown.values())
+    for number, (start, goal) in enumerate(zip(cases.start_states, cases.goal_states, strict=True)):
+        np.testing.assert_array_equal(same[number], env.render_state(goal))
+        defaults = env.redraw_factors(goal, np.random.default_rng(0), "none")
+        np.testing.assert_array_equal(clean[number], env.render_state(defaults))
+        assert np.abs(other[number] - same[number]).mean() > 1 < np.abs(clean[number] - same[number]).mean()
+        for run, _ in shown.values():  # starts and success are those of the file, whatever the goal image shows
+            np.testing.assert_array_equal(run.frames[number, 0], env.render_state(start))
+            np.testing.assert_array_equal(run.distances[number], shown["same"][0].distances[number])
+            assert run.distances[number, 0] == pytest.approx(cases.distances[number])
+
+
+def test_films_show_the_goal_image_that_the_method_got(cases):
+    run, frames = play(make_setup(cases, goal_nuisance="other"))
+    np.testing.assert_array_equal(run.goal_frames, frames)
+
+
+def test_the_appearance_depends_on_seed_and_case_alone(cases):
+    first = make_setup(cases, goal_nuisance="other", variation="unseen").cases
+    again = make_setup(cases, goal_nuisance="other", variation="unseen").cases
+    few = make_setup(cases.take(2), goal_nuisance="other", variation="unseen").cases
+    for name in ("start_states", "goal_states", "goal_image_states"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+        np.testing.assert_array_equal(getattr(first, name)[:2], getattr(few, name))
+    assert len(np.unique(first.goal_image_states[:, -1])) == COUNT
+    reseeded = make_setup(cases, goal_nuisance="other", variation="unseen", seed=1).cases
+    assert (reseeded.start_states != first.start_states).any()
+    assert (reseeded.goal_image_states != first.goal_image_states).any()
+    np.testing.assert_array_equal(first.take(1).goal_image_states, first.goal_image_states[:1])
+
+
+@pytest.mark.parametrize("variation", PRESETS)
+def test_scenes_of_a_preset_keep_poses_and_give_start_and_goal_one_appearance(cases, variation):
+    setup = make_setup(cases, variation=variation)
+    made = envs.make("reacher", **setup.env_kwargs)
+    ranges = {factor.name: factor for factor in made.list_factors()}
+    recorded = envs.make("reacher", **SEEN)
+    outside = 0
+    for number in range(COUNT):
+        start, goal = setup.cases.start_states[number], setup.cases.goal_states[number]
+        np.testing.assert_array_equal(made.get_truth(start), recorded.get_truth(cases.start_states[number]))
+        np.testing.assert_array_equal(made.get_truth(goal), recorded.get_truth(cases.goal_states[number]))
+        factors, before = read_factors(made, start), read_factors(recorded, cases.start_states[number])
+        assert read_factors(made, goal) == factors
+        for name in list_appearance(recorded):
+            factor = ranges[name]
+            if variation == "none":
+                assert factors[name] == factor.default
+            elif not factor.choices:
+                assert factors[name] != before[name]
+                outside += not factor.low <= factors[name] <= factor.high
+    assert (outside > 0) == (variation == "unseen")
+    run, goal_frames = play(setup)
+    for number in range(COUNT):
+        np.testing.assert_array_equal(run.frames[number, 0], made.render_state(setup.cases.start_states[number]))
+    made.close()
+    recorded.close()
+
+
+def test_other_goals_of_unseen_scenes_are_unseen_too(cases, env):
+    setup = make_setup(cases, variation="unseen", goal_nuisance="other")
+    ranges = {factor.name: factor for factor in env.list_factors() if not factor.choices}
+    for start, image in zip(setup.cases.start_states, setup.cases.goal_image_states, strict=True):
+        here, there = read_factors(env, start), read_factors(env, image)
+        assert all(here[name] != there[name] for name in list_appearance(env) if name in ranges)
+        assert any(
+            not ranges[name].low <= there[name] <= ranges[name].high for name in list_appearance(env) if name in ranges
+        )
+
+
+@pytest.mark.parametrize("nuisance", ["same", "other", "clean"])
+def test_the_oracle_solves_the_task_whatever_the_goal_image_shows(cases, nuisance):
+    setup = make_setup(cases, goal_nuisance=nuisance, variation="unseen", oracle_cost=OracleCostConfig(episodes=0))
+    keys = EvaluationKeys(workers=1)
+    keys = replace(keys, planner=replace(keys.planner, samples=64, elites=8, iterations=3))
+    run = play_policy(make_policies(keys, setup)["oracle"], "oracle", setup, CONSOLE)
+    assert detect_success(run.distances, REACHER.thresholds[0]).all()
+
+
+def test_the_oracle_with_a_models_cost_sees_the_goal_image_that_the_model_sees(cases, monkeypatch):
+    model, seen = dynamics(), []
+    setup = make_setup(cases, model, goal_nuisance="other")
+    setup = replace(setup, protocol=replace(setup.protocol, budget=1))
+    keys = EvaluationKeys(workers=1)
+    keys = replace(keys, planner=replace(keys.planner, samples=4, elites=2, iterations=1, horizon=2))
+    encode = OracleDynamics.encode_goal
+
+    def record(self, frames_BHWC, proprio=None):
+        seen.append((frames_BHWC.cpu().numpy(), self.goal_states))
+        return encode(self, frames_BHWC, proprio)
+
+    monkeypatch.setattr(OracleDynamics, "encode_goal", record)
+    policies = make_policies(keys, setup)
+    play_policy(policies[ORACLE_COST_METHOD], ORACLE_COST_METHOD, setup, CONSOLE)
+    frames, goal_states = seen[0]
+    np.testing.assert_array_equal(frames, play(setup)[1])
+    np.testing.assert_array_equal(goal_states, cases.goal_states)
+    assert torch.is_tensor(model.encode_goal(torch.from_numpy(frames)).view("pooled"))
+
+
+def test_scenes_as_in_the_file_change_nothing(cases):
+    assert redraw_scenes(cases, ProtocolConfig(), "reacher", SEEN) is cases
+    assert choose_env_kwargs(ProtocolConfig(), {"size": 64}) == {"size": 64}
+
+
+@pytest.mark.parametrize(
+    ("keys", "env_id", "kwargs", "said"),
+    [
+        ({"goal_nuisance": "other"}, "reacher", {}, "protocol.goal_nuisance=other: .* without factors of appearance"),
+        ({"goal_nuisance": "clean"}, "reacher", {"factors": ["mass"]}, "collect with env.variation=seen"),
+        ({"variation": "unseen"}, "two_rooms", {}, "protocol.variation=unseen: the data of two_rooms"),
+        ({"variation": "seen"}, "gym/Pendulum-v1", {}, "no factors of variation are known for gym/Pendulum-v1"),
+        ({"variation": "seen", "goal_nuisance": "clean"}, "aloha", {}, "variation=seen, protocol.goal_nuisance=clean"),
+    ],
+)
+def test_an_appearance_that_cannot_be_drawn_is_refused(keys, env_id, kwargs, said):
+    with pytest.raises(UsageError, match=said):
+        check_scenes(ProtocolConfig(**keys), env_id, kwargs)
+    check_scenes(ProtocolConfig(), env_id, kwargs)  # nothing is drawn
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["protocol.goal_nuisance=othr"], "protocol.goal_nuisance=othr is no choice; did you mean other"),
+        (["protocol.variation=unsen"], "protocol.variation=unsen is no choice; did you mean unseen"),
+        (["protocol.variation=none", "protocol.goal_nuisance=other"], "choose goal_nuisance=same"),
+    ],
+)
+def test_mistyped_and_contradicting_settings_are_refused(words, said):
+    with pytest.raises(UsageError, match=said):
+        load_config("plan", ["model=m", "data=d", *words])
+
+
+def test_report_and_headline_say_what_the_scenes_were():
+    protocol = {"variation": "unseen", "goal_nuisance": "other"}
+    assert describe_scenes(protocol).startswith("appearance drawn again from values outside")
+    assert describe_scenes(protocol).endswith("another draw of the appearance than the start")
+    results = {
+        "task": "reacher", "protocol": protocol, "success_rate": 0.5, "success_rate_ci95": (0.4, 0.6), "held_rate": 0.5,
+        "thresholds": [0.2], "unit": "rad", "oracle": None, "proprio": "none", "episodes": 2,
+        "baselines": {"random": 0.0, "zero": 0.0},
+    }  # fmt: skip
+    assert "reacher (scenes unseen, goal images other): 50%" in format_headline(results)
+    plain = {**results, "protocol": {"variation": None, "goal_nuisance": "same"}}
+    assert format_headline(plain).startswith("reacher: 50%")
