@@ -37,10 +37,8 @@ def check(config: Config) -> None:
     find_model_folder(config.model)
     if config.goal is not None:
         check_goals(config.goal, config.planner.mpc)
-        if config.protocol.goal_nuisance != "same":
-            raise UsageError(
-                f"goal={config.goal} is shown as it is: leave out protocol.goal_nuisance={config.protocol.goal_nuisance}"
-            )
+        if (nuisance := config.protocol.goal_nuisance) != "same":
+            raise UsageError(f"goal={config.goal} is shown as it is: leave out protocol.goal_nuisance={nuisance}")
     if changes_scenes(config.protocol):
         info = open_reader(config.data, config.on_damaged).info
         check_scenes(config.protocol, info.env_id, info.env_kwargs)

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from commands.evaluation.protocol import wilson_interval
+from commands.evaluation.scenes import name_scenes
 
 Record = Mapping[str, Any]
 
@@ -54,8 +55,10 @@ def _format_introduction(records: Sequence[Record]) -> str:
     }
     spaces = sorted({record["space"] for record in records if "space" in record})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
+    scenes = name_scenes(first["config"]["protocol"])
     return (
-        f"Made by `jepa compare`; {baselines[0]['episodes']} episodes a seed{planned}. Random actions: {random:.1%}. "
+        f"Made by `jepa compare`; {baselines[0]['episodes']} episodes a seed{scenes}{planned}. "
+        f"Random actions: {random:.1%}. "
         f"Raw pixels: probe {pixels['probe']}, near-pair rank correlation {pixels['near_pair_correlation']}. "
         "Probe, near-pair rank correlation and errors are of val; intervals are Wilson's of 95 %.\n\n"
         "All methods share data, "

@@ -246,9 +246,9 @@ def format_headline(results: dict[str, Any]) -> str:
     threshold, unit = results["thresholds"][0], results["unit"]
     oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
     known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
-    scenes = name_scenes(results["protocol"])
+    task = f"{results['task']}{name_scenes(results['protocol'])}{known}"
     return (
-        f"{results['task']}{scenes}{known}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
+        f"{task}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
         f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['baselines']['random']:.0%}, zero action "
         f"{results['baselines']['zero']:.0%}{oracle}; {results['episodes']} episodes"
     )

@@ -76,8 +76,9 @@ def describe_scenes(protocol: Mapping[str, Any]) -> str:
 
 
 def name_scenes(protocol: Mapping[str, Any]) -> str:
-    """The protocol's scenes and goal images in a headline, in brackets; empty where they are the data file's."""
-    variation, nuisance = protocol["variation"], protocol["goal_nuisance"]
+    """The protocol's scenes and goal images in a headline, in brackets; empty where they are the data file's, as in a
+    record from before these keys."""
+    variation, nuisance = protocol.get("variation"), protocol.get("goal_nuisance", "same")
     parts = [] if variation is None else [f"scenes {variation}"]
     parts += [] if nuisance == "same" else [f"goal images {nuisance}"]
     return f" ({', '.join(parts)})" if parts else ""
@@ -95,10 +96,16 @@ def _open_env(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]
         raise UsageError(f"{wanted}: no factors of variation are known for {env_id} (tasks: {', '.join(envs.TASKS)})")
     with closing(envs.make(env_id, **recorded)) as env:
         names = env.get_factors()
-        if not any(factor.group in APPEARANCE and factor.name in names for factor in env.list_factors()):
+        switched_on = [f for f in env.list_factors() if f.group in APPEARANCE and f.name in names]
+        if not switched_on:
             raise UsageError(
                 f"{wanted}: the data of {env_id} were collected without factors of appearance, so none can be drawn "
                 f"anew: collect with env.variation=seen, or with env.factors=[{','.join(APPEARANCE)}]"
+            )
+        if protocol.variation == "unseen" and not any(factor.unseen for factor in switched_on):
+            raise UsageError(
+                f"{wanted}: {', '.join(factor.name for factor in switched_on)} of the data of {env_id} have no values "
+                "outside their training ranges: choose protocol.variation=seen, or collect with env.variation=seen"
             )
     with closing(envs.make(env_id, **choose_env_kwargs(protocol, recorded))) as env:
         yield env
@@ -130,7 +137,9 @@ def _draw_goal_images(
     if protocol.goal_nuisance == "same":
         return None
     preset = protocol.variation or recorded.get("variation", "seen")
-    ranges = "none" if protocol.goal_nuisance == "clean" else "seen" if preset == "none" else preset
+    if preset == "none" or protocol.variation is None and protocol.split != "eval":
+        preset = "seen"  # the preset unseen of a file concerns its split eval alone
+    ranges = "none" if protocol.goal_nuisance == "clean" else preset
     images = [
         env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges) for number, goal in enumerate(goals)
     ]

@@ -249,7 +249,7 @@ def test_random_and_zero_actions_seldom_reach_the_goal(env: GoalEnv, policy: str
 def test_bad_input_is_named(env: GoalEnv) -> None:
     env.reset(seed=19)
     state = env.get_state()
-    with pytest.raises(ValueError, match=r"no options \['stat'\].*'state', 'goal_state', 'split'"):
+    with pytest.raises(ValueError, match=r"no options \['stat'\].*'state', 'goal_state', 'goal_image_state', 'split'"):
         env.reset(options={"stat": state})
     with pytest.raises(ValueError, match="state of shape .* is no state of"):
         env.set_state(state[:-1])

@@ -124,3 +124,23 @@ def test_wrong_presets_and_impossible_draws_are_answered() -> None:
     with pytest.raises(ValueError, match=r"variation='other' is unknown"):
         env.redraw_factors(state, state_rng, "other")
     env.close()
+
+
+def test_a_goal_image_may_differ_from_the_goal_in_appearance_alone(unseen: GoalEnv) -> None:
+    unseen.reset(seed=7)
+    start, goal = unseen.get_state(), unseen.get_goal_state()
+    other = unseen.redraw_factors(goal, np.random.default_rng(1), "seen")
+    options = {"state": start, "goal_state": goal, "goal_image_state": other}
+    observation, info = unseen.reset(options=options)
+    np.testing.assert_array_equal(observation["goal_pixels"], unseen.render_state(other))
+    np.testing.assert_array_equal(observation["pixels"], unseen.render_state(start))
+    np.testing.assert_array_equal(unseen.get_goal_state(), goal)
+    np.testing.assert_array_equal(info["goal_truth"], unseen.get_truth(goal))
+    with pytest.raises(ValueError, match="state and goal_state come from different episodes"):
+        unseen.reset(options={"state": start, "goal_state": other})
+    mass = unseen.physics.state_size + list(unseen.get_factors()).index("agent mass")
+    for index in (unseen.qpos.start, unseen.qvel.start, mass):
+        moved = other.copy()
+        moved[index] += 0.1
+        with pytest.raises(ValueError, match="goal_image_state differs from goal_state in more than texture"):
+            unseen.reset(options=options | {"goal_image_state": moved})

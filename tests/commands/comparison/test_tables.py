@@ -22,6 +22,7 @@ def cell(objective, task="reacher", seed=0, rate=0.5, random=0.1, **more):
         "random": {**row, "any": {"0.2": random}},
         "thresholds": [0.2],
         "unit": "rad",
+        "config": {"protocol": {}},
         **more,
     }
 
@@ -57,3 +58,10 @@ def test_the_overview_has_a_column_a_task_and_a_row_for_dynamics_of_its_own():
     assert row_of(more, "future")[-1] == "0.50 (2)"
     twice = format_overview([*cells, cell("future")])  # of another planner, say
     assert row_of(twice, "future")[-1] == "several settings"
+
+
+def test_the_introduction_says_which_scenes_and_goal_images_were_evaluated():
+    assert "10 episodes a seed, planned" in format_task_page([cell("future")], ["steps"])
+    unseen = {"protocol": {"variation": "unseen", "goal_nuisance": "other"}}
+    text = format_task_page([cell("future", config=unseen)], ["steps"])
+    assert "10 episodes a seed (scenes unseen, goal images other), planned" in text
