@@ -86,8 +86,9 @@ def run(config: Config, folder: None, console: Console) -> int:
 
 
 def list_factors(task: str, console: Console) -> int:
-    """One line for each factor of variation that the task offers, and one for its own."""
+    """One line for each factor of variation that the task offers, and what each preset holds of them."""
     import envs
+    from envs.presets import APPEARANCE, MOTION
 
     env = envs.make(task)
     try:
@@ -97,13 +98,25 @@ def list_factors(task: str, console: Console) -> int:
     if not offered:
         console.say(f"{task} has no factors of variation: its model is not ours to change")
         return 0
-    rows = [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text) for f in offered]
-    rows += [
-        ("own", name, unit, "differs always", f"{low:g} to {high:g}") for name, (unit, low, high) in ranges.items()
+    still, moving = ([f for f in offered if (f.group == MOTION) is motion] for motion in (False, True))
+    rows = [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text, f.unseen_text) for f in still]
+    for name, (unit, low, high) in ranges.items():
+        rows.append(("own", name, unit, "differs always", f"{low:g} to {high:g}", ""))
+    console.say(format_table(rows, ["group", "factor", "unit", "default", "seen", "unseen"]))
+    if moving:
+        moves = [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text) for f in moving]
+        console.say("\n" + format_table(moves, ["group", "factor", "unit", "default", "moving"]))
+    presets = [
+        ("none", "defaults", "defaults"),
+        ("seen", "column seen", "column seen"),
+        ("unseen", "column seen", "column unseen"),
+        ("moving", "columns seen and moving", "columns seen and moving"),
     ]
-    console.say(format_table(rows, ["group", "factor", "unit", "default", "range"]))
+    console.say("\n" + format_table(presets, ["env.variation", "splits train and val", "split eval"]))
     console.say(
-        f"\nswitched on with env.factors=[GROUP,...], or all: jepa collect env={task} env.factors=[colour,light]"
+        f"\nA preset varies {', '.join(APPEARANCE)}, or what env.factors names: groups, factors, or all.\n"
+        "env.factors without a preset means seen.\n"
+        f"jepa collect env={task} env.variation=seen env.factors=[colour,light]"
     )
     return 0
 

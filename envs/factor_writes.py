@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.physics import PATTERN, Physics
+from envs.physics import HELD_OUT_PATTERNS, PATTERN, Physics
 
 Indices = NDArray[np.int64]
 Roles = dict[str, Indices]
@@ -98,7 +98,8 @@ def tint_geoms(model: mujoco.MjModel, value: float, geoms: Indices, channel: int
 def list_floor_materials(model: mujoco.MjModel, geoms: Indices) -> tuple[dict[str, int], Colours]:
     """Materials (-1: none) that a floor of these geoms can have, by name, and the mean colours `[n, 4]` of the geoms.
 
-    The first material, `own`, leaves the floor as compiled; `plain` exists where something is textured.
+    The first material, `own`, leaves the floor as compiled; `plain` exists where something is textured; the held-out
+    ones come last.
     """
     colours, materials = get_colours(model, geoms), {"own": -1}
     for row, geom in enumerate(geoms):
@@ -110,8 +111,10 @@ def list_floor_materials(model: mujoco.MjModel, geoms: Indices) -> tuple[dict[st
             count = model.tex_height[texture] * model.tex_width[texture] * channels
             pixels = model.tex_data[model.tex_adr[texture] :][:count].reshape(-1, channels)
             colours[row, :3] *= pixels[:, :3].mean(0) / 255
-    pattern = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_MATERIAL, PATTERN)
-    return materials | ({PATTERN: pattern} if pattern >= 0 else {}), colours
+    for name in (PATTERN, *HELD_OUT_PATTERNS):
+        number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_MATERIAL, name)
+        materials |= {name: number} if number >= 0 else {}
+    return materials, colours
 
 
 def write_material(
@@ -121,6 +124,17 @@ def write_material(
     # A texture's data would have to be sent to OpenGL again; which material a geom has is read for every frame.
     model.geom_rgba[geoms] = colours
     model.geom_matid[geoms] = materials[int(value)]
+
+
+def measure_contrast(model: mujoco.MjModel, roles: Roles) -> float:
+    """How far the mean colours of agent and object differ from the floor's and from black.
+
+    Of the channel that differs most, where 1 is full; the smaller of all these numbers.
+    """
+    _, floor = list_floor_materials(model, roles["floor"])
+    grounds = [np.zeros(3), *([floor[:, :3].mean(0)] if len(floor) else [])]
+    movers = [get_colours(model, roles[role])[:, :3].mean(0) for role in ("agent", "object") if len(roles[role])]
+    return min((float(np.abs(mover - ground).max()) for mover in movers for ground in grounds), default=np.inf)
 
 
 def scale_light(model: mujoco.MjModel, value: float) -> None:

@@ -1,9 +1,10 @@
 """Factors of variation: what may differ between two episodes of one task beside start and goal.
 
-Colours, the floor's texture, light, camera, size, mass and friction. A factor is one number an episode, written
-into MuJoCo's model relative to the model as compiled. At its default a factor writes nothing, so a task with all
-factors at their defaults equals the task without factors, bit for bit. The model decides which factors a task has:
-without a moving object there are no `object` factors, without a lamp no `light x`.
+Colours, the floor's texture, light, camera, size, mass and friction, and how nuisance moves. A factor is one number an
+episode, written into MuJoCo's model relative to the model as compiled. Those of the group `motion` are written into
+what is drawn instead (`envs.motion`). At its default a factor writes nothing, so a task with all factors at their
+defaults equals the task without factors, bit for bit. The model decides which factors a task has: without a moving
+object there are no `object` factors, without a lamp no `light x`.
 
 Geoms have one of four roles: `agent` (a body that actuators move, with all that is attached), `object` (another
 moving body), `floor` (fixed planes that face upwards) and `walls` (all other fixed geoms).
@@ -12,7 +13,7 @@ moving body), `floor` (fixed planes that face upwards) and `walls` (all other fi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,16 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import factor_writes as write
-from envs.presets import require_preset
+from envs.motion import FLOOR_MOTION, LAMP_MOTION, SHADOW_MOTION, Motion
+from envs.physics import HELD_OUT_PATTERNS
+from envs.presets import MOTION, require_preset
 from envs.task_spec import suggest_names
 
 # The texture comes first: colours tint what is there.
-GROUPS = ("texture", "colour", "light", "camera", "size", "mass", "friction")
-ALL = "all"
+GROUPS = ("texture", "colour", "light", "camera", "size", "mass", "friction", MOTION)
+ALL = "all"  # but MOTION
 _DERIVING = {"light", "camera", "size", "mass"}  # groups whose values MuJoCo derives constants from
 
 _SHIFT, _UNSEEN_SHIFT = 0.3, 0.45  # of a colour's red, green and blue, where 1 is full: largest seen and unseen
-_LEAST_UNSEEN = 0.05  # width of an unseen interval of colours below which a colour is as good as full or dark
+# Unseen colours are drawn until agent and object differ so much from the floor, where 1 is full, or so many times.
+_LEAST_CONTRAST, _MOST_DRAWS = 0.4, 100
 
 Interval = tuple[float, float]
 
@@ -40,8 +44,9 @@ Interval = tuple[float, float]
 class Factor:
     """One number an episode, uniform between `low` and `high`, or an index of `choices`.
 
-    `unseen` holds intervals beside low to high that training never has. `write(model, value)` changes a model in which
-    everything is as compiled or as other factors left it.
+    `unseen` holds intervals beside low to high, and `held_out` further choices, that training never has.
+    `write(model, value)` changes a model in which everything is as compiled or as other factors left it; None where
+    the factor is not in the model.
     """
 
     name: str
@@ -50,67 +55,114 @@ class Factor:
     default: float
     low: float
     high: float
-    write: Callable[[Any, float], None] = field(repr=False)
+    write: Callable[[Any, float], None] | None = field(default=None, repr=False)
     choices: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     unseen: tuple[Interval, ...] = ()
 
     def draw_value(self, rng: np.random.Generator, unseen: bool = False) -> float:
         """A value from the training range, or from an unseen interval, each as likely, where there is one."""
         if self.choices:
-            return float(rng.integers(len(self.choices)))
+            first = len(self.choices)
+            held_out = unseen and self.held_out
+            return float(first + rng.integers(len(self.held_out)) if held_out else rng.integers(first))
         intervals = self.unseen if unseen and self.unseen else ((self.low, self.high),)
         index = rng.integers(len(intervals)) if len(intervals) > 1 else 0
         return float(rng.uniform(*intervals[index]))
 
     @property
     def range_text(self) -> str:
-        """Range or choices, for a list of factors."""
-        numbered = ", ".join(f"{number} {choice}" for number, choice in enumerate(self.choices))
-        return numbered or f"{self.low:g} to {self.high:g}"
+        """Range or choices of training, for a list of factors."""
+        return _number_choices(self.choices) or f"{self.low:g} to {self.high:g}"
+
+    @property
+    def unseen_text(self) -> str:
+        """What training never has, for a list of factors."""
+        intervals = ", ".join(f"{low:g} to {high:g}" for low, high in self.unseen)
+        return _number_choices(self.held_out, len(self.choices)) or intervals
+
+
+def _number_choices(choices: tuple[str, ...], first: int = 0) -> str:
+    return ", ".join(f"{number} {choice}" for number, choice in enumerate(choices, first))
 
 
 class Variation:
     """The factors of a model that are switched on, in a fixed order."""
 
-    def __init__(self, model: mujoco.MjModel, camera: str, wanted: Sequence[str]) -> None:
-        """`wanted` lists groups, single factors, or "all"; ValueError for a name that the model does not have."""
-        factors = list_factors(model, camera) if wanted else ()
-        names, groups = {factor.name for factor in factors}, {factor.group for factor in factors}
-        for name in wanted:
-            if name not in names | groups | {ALL}:
-                choices = ", ".join([ALL, *sorted(groups, key=GROUPS.index)])
-                hint = suggest_names(name, [*groups, *names])
-                raise ValueError(
-                    f"factors: {name!r} is no factor of this task; {hint}choices: {choices}, or single factors"
-                )
-        self.factors = tuple(f for f in factors if {ALL, f.name, f.group} & set(wanted))
+    def __init__(self, model: mujoco.MjModel, camera: str, wanted: Sequence[str], moving: bool = False) -> None:
+        """`wanted` lists groups, single factors, or "all"; `moving` switches on the group `motion`.
+
+        Raises `ValueError` for a name that the model does not have, and for motion where nothing moves.
+        """
+        self._compiled = copy.copy(model) if wanted else model
+        offered = list_factors(model, camera) if wanted else ()
+        _require_names(wanted, offered, moving)
+        named = {factor.name for factor in offered if factor.group == MOTION} & set(wanted)
+        chosen = {*wanted, MOTION} if moving and not named else set(wanted)
+        self.factors = tuple(f for f in offered if chosen & {f.name, f.group} or (ALL in chosen and f.group != MOTION))
         self.names = tuple(factor.name for factor in self.factors)
         self.defaults = np.array([factor.default for factor in self.factors], np.float64)  # those of the compiled model
         if self.factors:
-            self._compiled, self._scratch = copy.copy(model), mujoco.MjData(model)
+            self._scratch, self._trial = mujoco.MjData(model), copy.copy(model)
+            self._roles = write.find_roles(model)
+            self._view_height_m = write.measure_view_height(model, model.camera(camera).id)
 
     def sample(self, rng: np.random.Generator, unseen: bool = False) -> NDArray[np.float64]:
         """Values `[F]` of one episode, of the training ranges or of the unseen ones."""
-        return np.array([factor.draw_value(rng, unseen) for factor in self.factors], np.float64)
+        return self._draw(self.defaults, rng, GROUPS, unseen)
+
+    def _draw(
+        self, values: NDArray[np.float64], rng: np.random.Generator, groups: Collection[str], unseen: bool
+    ) -> NDArray[np.float64]:
+        """Values `[F]` in which the factors of `groups` are drawn."""
+        for _ in range(_MOST_DRAWS if unseen else 1):
+            pairs = self._pair(values)
+            drawn = np.array([f.draw_value(rng, unseen) if f.group in groups else v for f, v in pairs], np.float64)
+            if not unseen or self._measure_contrast(drawn) >= _LEAST_CONTRAST:
+                break
+        return drawn
+
+    def _measure_contrast(self, values: NDArray[np.float64]) -> float:
+        """How far agent and object differ from the floor, and from black, in the channel where they differ most."""
+        write.restore_model(self._trial, self._compiled)
+        for factor, value in self._pair(values):
+            if factor.group in ("texture", "colour") and value != factor.default and factor.write is not None:
+                factor.write(self._trial, value)
+        return write.measure_contrast(self._trial, self._roles)
 
     def redraw(
         self, values: NDArray[np.float64], rng: np.random.Generator, variation: str, groups: Sequence[str]
     ) -> NDArray[np.float64]:
         """Values `[F]` in which the factors of `groups` are drawn anew as in a preset, or are at their defaults.
 
-        Raises `ValueError` for an unknown preset or group, and where no factor of the groups is switched on.
+        Motion is drawn for `moving`, and rests otherwise. Raises `ValueError` for an unknown preset or group, and
+        where no factor of the groups, or no motion, is switched on.
         """
         require_preset(variation)
         _require_groups(groups)
-        if variation == "none":
-            return np.array([f.default if f.group in groups else v for f, v in self._pair(values)])
-        if not {factor.group for factor in self.factors} & set(groups):
+        groups_on = {factor.group for factor in self.factors}
+        if variation == "moving" and MOTION not in groups_on:
+            raise ValueError("variation=moving: this environment has no moving nuisance; make it with variation=moving")
+        if variation in ("seen", "unseen") and not groups_on & set(groups):
             raise ValueError(
                 f"no factor of {', '.join(groups)} is switched on, so none can be drawn anew: "
                 f"collect with env.variation=seen, or with env.factors=[{','.join(groups)}]"
             )
-        unseen = variation == "unseen"
-        return np.array([f.draw_value(rng, unseen) if f.group in groups else v for f, v in self._pair(values)])
+        reset = {*groups, MOTION} if variation == "none" else {MOTION}
+        values = np.array([f.default if f.group in reset else v for f, v in self._pair(values)], np.float64)
+        if variation == "none":
+            return values
+        drawn = {*groups, MOTION} if variation == "moving" else set(groups) - {MOTION}
+        return self._draw(values, rng, drawn, variation == "unseen")
+
+    def build_motion(self, values: NDArray[np.float64]) -> Motion | None:
+        """The moving nuisance of an episode with values `[F]`, or None where nothing moves."""
+        moving = {factor.name: value for factor, value in self._pair(values) if factor.group == MOTION}
+        return Motion(moving, self._roles["floor"], self._view_height_m) if moving else None
+
+    def list_offered(self, camera: str) -> tuple[Factor, ...]:
+        """All factors of the model as compiled, switched on or not."""
+        return list_factors(self._compiled, camera)
 
     def _pair(self, values: NDArray[np.float64]) -> list[tuple[Factor, float]]:
         return list(zip(self.factors, values.tolist(), strict=True))
@@ -122,9 +174,24 @@ class Variation:
         write.restore_model(model, self._compiled)
         changed = [pair for pair in self._pair(values) if pair[1] != pair[0].default]
         for factor, value in changed:
-            factor.write(model, value)
+            if factor.write is not None:
+                factor.write(model, value)
         if _DERIVING & {factor.group for factor, _ in changed}:
             write.update_constants(model, self._compiled, self._scratch)
+
+
+def _require_names(wanted: Sequence[str], offered: Sequence[Factor], moving: bool) -> None:
+    """ValueError for a name that is no factor or group of the model, and for motion where nothing moves."""
+    names, groups = {factor.name: factor.group for factor in offered}, {factor.group for factor in offered}
+    for name in wanted:
+        if name not in {ALL, *names, *groups}:
+            choices = ", ".join([ALL, *sorted(groups, key=GROUPS.index)])
+            hint = suggest_names(name, [*groups, *names])
+            raise ValueError(
+                f"factors: {name!r} is no factor of this task; {hint}choices: {choices}, or single factors"
+            )
+        if not moving and MOTION in (name, names.get(name)):
+            raise ValueError(f"factors: {name!r} moves within an episode; it needs variation=moving (env.variation)")
 
 
 def _require_groups(groups: Sequence[str]) -> None:
@@ -139,16 +206,18 @@ def list_factors(model: mujoco.MjModel, camera: str) -> tuple[Factor, ...]:
     """All factors that change something in this model, seen by this camera, in the order of GROUPS."""
     roles, view = write.find_roles(model), model.camera(camera).id
     looks = (_list_textures(model, roles), _list_colours(model, roles), _list_lights(model), _list_views(model, view))
-    return tuple(factor for group in (*looks, _list_bodies(model, roles)) for factor in group)
+    groups = (*looks, _list_bodies(model, roles), _list_motion(roles))
+    return tuple(factor for group in groups for factor in group)
 
 
 def _list_textures(model: mujoco.MjModel, roles: write.Roles) -> list[Factor]:
     materials, colours = write.list_floor_materials(model, roles["floor"])
     if not len(roles["floor"]) or len(materials) < 2:
         return []
-    choices, numbers = tuple(materials), tuple(materials.values())
-    change = partial(write.write_material, geoms=roles["floor"], materials=numbers, colours=colours)
-    return [Factor("floor texture", "texture", "choice", 0.0, 0.0, len(choices) - 1.0, change, choices)]
+    change = partial(write.write_material, geoms=roles["floor"], materials=tuple(materials.values()), colours=colours)
+    seen = tuple(name for name in materials if name not in HELD_OUT_PATTERNS)
+    held_out = tuple(name for name in materials if name in HELD_OUT_PATTERNS)
+    return [Factor("floor texture", "texture", "choice", 0.0, 0.0, len(seen) - 1.0, change, seen, held_out)]
 
 
 def _list_colours(model: mujoco.MjModel, roles: write.Roles) -> list[Factor]:
@@ -156,11 +225,7 @@ def _list_colours(model: mujoco.MjModel, roles: write.Roles) -> list[Factor]:
     for role, geoms in roles.items():
         for channel, name in enumerate(("red", "green", "blue")) if len(geoms) else ():
             change = partial(write.tint_geoms, geoms=geoms, channel=channel)
-            values = write.get_colours(model, geoms)[:, channel]
-            ends = max(float(values.max()) - write.DARKEST, 0.0), max(1.0 - float(values.min()), 0.0)
-            low, high = (min(_UNSEEN_SHIFT, end) for end in ends)  # beyond, nothing gets darker or brighter
-            sides = ((-low, -_SHIFT), (_SHIFT, high))
-            unseen = tuple(side for side in sides if side[1] - side[0] >= _LEAST_UNSEEN)
+            unseen = _get_sides(_SHIFT, _UNSEEN_SHIFT)
             unit = "of full, added"
             factors.append(Factor(f"{role} {name}", "colour", unit, 0.0, -_SHIFT, _SHIFT, change, unseen=unseen))
     return factors
@@ -208,6 +273,11 @@ def _list_bodies(model: mujoco.MjModel, roles: write.Roles) -> list[Factor]:
     if np.any(model.dof_damping) or np.any(model.dof_frictionloss):
         add_scale("friction", "joint friction", ("dof_damping", "dof_frictionloss"))
     return factors
+
+
+def _list_motion(roles: write.Roles) -> list[Factor]:
+    rows = (*(FLOOR_MOTION if len(roles["floor"]) else ()), *LAMP_MOTION, *SHADOW_MOTION)
+    return [Factor(name, MOTION, unit, *values) for name, unit, *values in rows]
 
 
 def _get_sides(inner: float, outer: float) -> tuple[Interval, Interval]:

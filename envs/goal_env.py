@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.goals import sample_distant_goal
-from envs.presets import APPEARANCE, choose_factors
+from envs.presets import APPEARANCE, MOTION, arrange_factors, choose_factors
 from envs.rendering import Renderer, choose_backend
 from envs.task_spec import TaskSpec
 
@@ -102,7 +102,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         model = self._build_model()
         substeps = round(self.task.control_step_s / model.opt.timestep)
         assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
-        self._variation = Variation(model, self.camera, factors)
+        self._variation = Variation(model, self.camera, factors, self.variation == "moving")
         self.physics: Any = Physics(model, substeps)
         self._renderer: Any = Renderer(model, self.size, self.size, self.camera)
         self._factors = np.full(len(self.task_factors) + len(self._variation.names), np.nan)  # none written yet
@@ -145,9 +145,9 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
         A random start or goal shares the factors of the given one; a random goal lies at least the task's
         `min_goal_distance` from the start. `options["goal_image_state"]` is shown in the goal image, see `set_goal`.
-        `options["split"]` (train, val or eval; default train) is the part of
-        the data that the episode belongs to: a task may sample other factors in each. Raises `ValueError` for an
-        unknown option, an invalid state, and a state and a goal of different factors.
+        `options["split"]` (train, val or eval; default train) is the part of the data that the episode belongs to: a
+        task and a preset may sample other factors in each. Raises `ValueError` for an unknown option, an invalid state,
+        and a state and a goal of different factors.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -245,9 +245,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
     def list_factors(self) -> tuple[Factor, ...]:
         """The factors of variation that this task has, switched on or not."""
-        from envs.factors import list_factors
-
-        return () if self.physics.model is None else list_factors(self.physics.model, self.camera)
+        return () if self.physics.model is None else self._variation.list_offered(self.camera)
 
     def apply_factors(self, state: ArrayLike) -> None:
         """Write the factors of a state `[S]` into the model."""
@@ -259,13 +257,26 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     ) -> NDArray[np.float64]:
         """The state `[S]` with the factors of these groups that are switched on drawn anew.
 
-        `variation`: `seen` and `unseen` draw from these ranges, `none` sets the defaults, which is a clean scene. The
-        task's own factors and all other groups stay. Raises `ValueError` where no factor can be drawn.
+        `seen`, `unseen` and `moving` draw from these presets, whatever the split; `none` sets the defaults, which is a
+        clean scene. Motion is drawn for `moving` alone, and rests otherwise. The task's own factors and all other
+        groups stay. Raises `ValueError` where no factor can be drawn.
         """
         values = self._validate_state("state", state).copy()
         own = self.physics.state_size + len(self.task_factors)
         values[own:] = self._variation.redraw(values[own:], rng, variation, groups)
         return values
+
+    def extend_state(self, state: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
+        """States `[..., S]` from those of this task with other factors `names` switched on, as `get_factors` lists them.
+
+        Factors that they lack are at their defaults. Raises `ValueError` for factors that this environment lacks.
+        """
+        values, size = np.asarray(state, np.float64), self.physics.state_size
+        defaults = dict.fromkeys(self.task_factors, 0.0) | dict(
+            zip(self._variation.names, self._variation.defaults.tolist(), strict=True)
+        )
+        factors = arrange_factors(values[..., size:], names, defaults)
+        return np.concatenate([values[..., :size], factors], axis=-1)
 
     def save_session(self) -> Session:
         """This episode with its goal and generator, to continue later."""
@@ -328,7 +339,9 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _check_same_pose(self, goal: NDArray[np.float64], image: NDArray[np.float64]) -> None:
         """ValueError where a goal and the state in its image differ in more than factors of appearance."""
         differs, own = goal != image, self.physics.state_size + len(self.task_factors)
-        differs[own:] &= np.array([factor.group not in APPEARANCE for factor in self._variation.factors], bool)
+        differs[own:] &= np.array(
+            [factor.group not in (*APPEARANCE, MOTION) for factor in self._variation.factors], bool
+        )
         if differs.any():
             raise ValueError(
                 f"goal_image_state differs from goal_state in more than {', '.join(APPEARANCE)}: "
@@ -341,3 +354,5 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             # A task's own factors come last: the others begin by undoing what was written before.
             self._variation.write(self.physics.model, factors[own:])
             self._write_task_factors(self.physics.model, factors[:own])
+            motion = self._variation.build_motion(factors[own:])
+            self._renderer.animate = motion.animate if motion else None

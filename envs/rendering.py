@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,8 @@ class Renderer:
     """
 
     def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: str) -> None:
+        # Changes the scene at a time in seconds, just before an image is drawn (`envs.motion`).
+        self.animate: Callable[[mujoco.MjvScene, float], None] | None = None
         self._gl: Any = _create_context(width, height)
         # MuJoCo terminates EGL at exit, and a context deleted later fails noisily: functions registered last run first.
         atexit.unregister(_close_renderers)
@@ -185,6 +188,8 @@ class Renderer:
         self._gl.make_current()
         everything = mj.mjtCatBit.mjCAT_ALL
         mj.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
+        if self.animate is not None:
+            self.animate(self._scene, data.time)
         mj.mjr_render(self._rect, self._scene, self._context)
         mj.mjr_readPixels(self._pixels, None, self._rect, self._context)
         return self._pixels[::-1].copy()  # OpenGL counts rows from below

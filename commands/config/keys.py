@@ -37,7 +37,7 @@ class EnvKeys:
     """environment steps an action is held"""
     factors: str | list[str] = field(default_factory=list)
     """further differences between episodes: all, groups as [colour,light], or names (jepa doctor env=TASK)"""
-    variation: Literal["none", "seen", "unseen"] = "none"
+    variation: Literal["none", "seen", "unseen", "moving"] = "none"
     """preset that factors are drawn from; without env.factors it varies texture, colour, light and camera"""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """further arguments of the environment, as {size: 96}"""

@@ -13,6 +13,7 @@ from commands import doctor
 from commands.cli import main as cli
 from commands.doctor import Finding
 from commands.shared.console import Console
+from envs.presets import PRESETS
 
 CONFIG = doctor.Config(device="cpu", disk_gib=0.001)
 
@@ -139,13 +140,18 @@ def test_the_command_as_a_user_types_it(words, code, monkeypatch, capsys, tmp_pa
     capsys.readouterr()
 
 
-def test_the_factors_of_a_task_are_listed_with_unit_default_and_range(capsys):
+def test_factors_and_presets_of_a_task_are_listed_with_unit_default_and_ranges(capsys):
     assert cli.main(["doctor", "env=two_rooms"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split("  ")[0] + line[10:26].strip(): line for line in lines}
-    assert lines[0].split() == ["group", "factor", "unit", "default", "range"]
-    assert any(line.split() == ["mass", "agent", "mass", "times", "1", "0.5", "to", "2"] for line in lines), rows
+    assert lines[0].split() == ["group", "factor", "unit", "default", "seen", "unseen"]
+    mass = "mass agent mass times 1 0.5 to 2 0.35 to 0.5, 2 to 3"
+    assert any(" ".join(line.split()) == mass for line in lines), rows
     assert any("door_y" in line and "-0.6 to 0.6" in line and " m " in line for line in lines)
-    assert any("0 own, 1 pattern" in line for line in lines) and "env.factors=" in lines[-1]
+    assert any("0 own, 1 pattern" in line and "2 stripes, 3 leaves" in line for line in lines)
+    assert any(" ".join(line.split()) == "motion shadow depth of full 0 0.2 to 0.4" for line in lines)
+    for preset in PRESETS:
+        assert any(line.startswith(f"{preset}  ") for line in lines), preset
+    assert "env.factors=" in lines[-1]
     assert cli.main(["doctor", "env=two_room"]) != 0
     assert "did you mean two_rooms" in capsys.readouterr().err

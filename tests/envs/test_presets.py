@@ -1,4 +1,4 @@
-"""Presets of scene variation: seeds and splits, values outside the training ranges, scenes drawn anew, bad input."""
+"""Presets of scene variation: seeds and splits, values outside the training ranges, motion, scenes drawn anew."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import pytest
 
 import envs
 from envs.factors import Factor
-from envs.goal_env import GoalEnv
-from envs.presets import APPEARANCE
+from envs.goal_env import SPLITS, GoalEnv
+from envs.presets import APPEARANCE, MOTION
 
 TASKS = ("reacher", "two_rooms", "push_t")
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def moving(request: pytest.FixtureRequest) -> Iterator[GoalEnv]:
+    env = envs.make(request.param, variation="moving")
+    yield env
+    env.close()
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -51,11 +58,12 @@ def test_unseen_values_lie_outside_the_training_ranges_in_the_split_eval_alone(u
             assert all(_is_seen(factor, draw[factor.name]) for draw in _draw(unseen, split)), factor.name
     draws = _draw(unseen, "eval")
     for factor in unseen._variation.factors:
-        if factor.unseen:
-            values = [draw[factor.name] for draw in draws]
-            assert not any(_is_seen(factor, value) for value in values), factor.name
-            for low, high in factor.unseen:
-                assert any(low <= value <= high for value in values), (factor.name, low, high)
+        values = [draw[factor.name] for draw in draws]
+        assert not any(_is_seen(factor, value) for value in values), factor.name
+        for low, high in factor.unseen:
+            assert any(low <= value <= high for value in values), (factor.name, low, high)
+        first = len(factor.choices)
+        assert set(range(first, first + len(factor.held_out))) <= set(values), factor.name
     assert draws == _draw(unseen, "eval"), "the same seeds draw the same values"
 
 
@@ -82,7 +90,7 @@ def test_a_redrawn_scene_looks_different_and_keeps_truth_and_physics(unseen: Goa
     size = unseen.physics.state_size
     np.testing.assert_array_equal(other[:size], state[:size])
     for factor in unseen._variation.factors:
-        if factor.group in APPEARANCE and (variation != "unseen" or factor.unseen):
+        if factor.group in APPEARANCE:
             assert _is_seen(factor, after[factor.name]) is (variation != "unseen"), factor.name
 
 
@@ -94,19 +102,125 @@ def test_a_clean_scene_is_that_of_the_task_without_factors(unseen: GoalEnv) -> N
     plain.close()
 
 
-def test_a_value_beyond_the_training_range_changes_the_image(unseen: GoalEnv) -> None:
+def test_each_unseen_value_changes_the_image(unseen: GoalEnv) -> None:
     unseen.reset(seed=6)
     state = unseen.redraw_factors(unseen.get_state(), np.random.default_rng(0), "none")
-    first = unseen.state_size - len(unseen._variation.factors)
+    clean, first = unseen.render_state(state), unseen.state_size - len(unseen._variation.factors)
     for index, factor in enumerate(unseen._variation.factors):
-        for low, high in factor.unseen if factor.group in APPEARANCE else ():
-            inner, outer = (high, low) if high == factor.low else (low, high)
+        if factor.group in APPEARANCE:
+            # A channel that is full already cannot get brighter, so one side may show nothing.
+            ends = [low if high == factor.low else high for low, high in factor.unseen]
             frames = []
-            for value in (inner, outer):
+            for value in ends or range(1, len(factor.choices) + len(factor.held_out)):
                 state[first + index] = value
                 frames.append(unseen.render_state(state))
             state[first + index] = factor.default
-            assert not np.array_equal(*frames), (factor.name, inner, outer)
+            assert any(not np.array_equal(frame, clean) for frame in frames), factor.name
+            if factor.choices:
+                assert len({frame.tobytes() for frame in frames}) == len(frames), "each texture looks different"
+
+
+def test_agent_and_object_stand_out_from_the_floor_in_unseen_scenes(unseen: GoalEnv) -> None:
+    from envs.factor_writes import find_roles, measure_contrast
+    from envs.factors import _LEAST_CONTRAST
+
+    for seed in range(20):
+        unseen.reset(seed=seed, options={"split": "eval"})
+        model = unseen.physics.model
+        assert measure_contrast(model, find_roles(model)) >= _LEAST_CONTRAST
+
+
+def _wait(env: GoalEnv, state: np.ndarray, steps: int) -> list[np.ndarray]:
+    env.set_state(state)
+    action, states = np.zeros(env.action_space.shape), []
+    for _ in range(steps):
+        env.step(action)
+        states.append(env.get_state())
+    return states
+
+
+def test_moving_nuisance_changes_images_and_no_physics(moving: GoalEnv) -> None:
+    plain = envs.make(moving.task.name, variation="seen")
+    moving.reset(seed=1)
+    state = moving.get_state()
+    still = state[: plain.state_size]
+    states = _wait(moving, state, 10)
+    for found, wanted in zip(states, _wait(plain, still, 10), strict=True):
+        np.testing.assert_array_equal(found[: len(wanted)], wanted)
+        assert not np.array_equal(moving.render_state(found), plain.render_state(wanted))
+    assert len({moving.render_state(found).tobytes() for found in states}) == len(states)
+    plain.close()
+
+
+def test_a_restored_state_shows_the_same_moving_image_in_any_environment(moving: GoalEnv) -> None:
+    moving.reset(seed=2)
+    states = _wait(moving, moving.get_state(), 4)
+    frames = [moving.render_state(state) for state in states]
+    moving.reset(seed=3)
+    other = envs.make(moving.task.name, variation="moving")
+    for state, frame in zip(reversed(states), reversed(frames), strict=True):
+        np.testing.assert_array_equal(moving.render_state(state), frame)
+        np.testing.assert_array_equal(other.render_state(state), frame)
+    other.close()
+
+
+def test_motion_is_drawn_alike_in_all_splits_beside_the_draws_of_seen(moving: GoalEnv) -> None:
+    seen = envs.make(moving.task.name, variation="seen")
+    seen.reset(seed=4)
+    for split in SPLITS:
+        moving.reset(seed=4, options={"split": split})
+        assert moving.get_factors().items() >= seen.get_factors().items()
+        for factor in moving._variation.factors:
+            assert _is_seen(factor, moving.get_factors()[factor.name])
+    assert {factor.group for factor in moving._variation.factors} == {*APPEARANCE, MOTION}
+    seen.close()
+
+
+def test_each_kind_of_motion_shows_alone_and_each_of_its_factors_matters(moving: GoalEnv) -> None:
+    moving.reset(seed=5)
+    rng, names = np.random.default_rng(0), list(moving.get_factors())
+    first = moving.physics.state_size
+    kinds = {
+        "floor": {"floor speed": 0.15},
+        "lamp": {"lamp pulse": 0.3, "lamp tilt": 0.8, "lamp rate": 1.0},
+        "shadow": {"shadow depth": 0.4, "shadow speed": 0.25},
+    }
+    state = moving.redraw_factors(_wait(moving, moving.get_state(), 5)[-1], rng, "none")
+    texture = next(factor for factor in moving._variation.factors if factor.name == "floor texture")
+    state[first + names.index("floor texture")] = texture.high  # a floor of one colour drifts without being seen
+    clean = moving.render_state(state)
+    for kind, switches in kinds.items():
+        on = state.copy()
+        for name, value in switches.items():
+            on[first + names.index(name)] = value
+        frame = moving.render_state(on)
+        assert not np.array_equal(frame, clean), kind
+        for factor in (f for f in moving._variation.factors if f.name.startswith(kind) and f.group == MOTION):
+            changed = on.copy()
+            changed[first + names.index(factor.name)] += 0.3 * (factor.high - factor.low)
+            assert not np.array_equal(moving.render_state(changed), frame), factor.name
+
+
+def test_states_of_a_still_scene_can_be_set_and_drawn_anew_with_motion(moving: GoalEnv) -> None:
+    seen = envs.make(moving.task.name, variation="seen")
+    seen.reset(seed=6)
+    states = np.stack(_wait(seen, seen.get_state(), 3))
+    extended = moving.extend_state(states, list(seen.get_factors()))
+    for state, longer in zip(states, extended, strict=True):
+        np.testing.assert_array_equal(moving.render_state(longer), seen.render_state(state))
+        np.testing.assert_array_equal(moving.extend_state(longer, list(moving.get_factors())), longer)
+    rng = np.random.default_rng(0)
+    redrawn = moving.redraw_factors(extended[2], rng, "moving")
+    np.testing.assert_array_equal(moving.get_truth(redrawn), seen.get_truth(states[2]))
+    assert (moving.render_state(redrawn) != seen.render_state(states[2])).mean() > 0.1
+    moving.set_state(moving.redraw_factors(redrawn, rng, "seen"))
+    for factor in moving._variation.factors:
+        assert factor.group != MOTION or moving.get_factors()[factor.name] == factor.default, "seen scenes rest"
+    with pytest.raises(ValueError, match=r"no factor floor speed, .*; make it with factors="):
+        seen.extend_state(redrawn, list(moving.get_factors()))
+    with pytest.raises(ValueError, match=r"cannot be one of the factors \['agent red'\]"):
+        seen.extend_state(states, ["agent red"])
+    seen.close()
 
 
 def test_wrong_presets_and_impossible_draws_are_answered() -> None:
@@ -123,7 +237,21 @@ def test_wrong_presets_and_impossible_draws_are_answered() -> None:
         env.redraw_factors(state, state_rng, "none", ["color"])
     with pytest.raises(ValueError, match=r"variation='other' is unknown"):
         env.redraw_factors(state, state_rng, "other")
+    with pytest.raises(ValueError, match=r"has no moving nuisance; make it with variation=moving"):
+        env.redraw_factors(state, state_rng, "moving")
     env.close()
+    for name in ("motion", "shadow depth"):
+        with pytest.raises(ValueError, match=rf"{name!r} moves within an episode; it needs variation=moving"):
+            envs.make("two_rooms", factors=[name], variation="seen")
+
+
+def test_moving_nuisance_may_be_all_that_varies() -> None:
+    env = envs.make("two_rooms", factors=["motion"], variation="moving")
+    assert {factor.group for factor in env._variation.factors} == {MOTION}
+    env.close()
+    everything = envs.make("two_rooms", factors="all")
+    assert MOTION not in {factor.group for factor in everything._variation.factors}
+    everything.close()
 
 
 def test_a_goal_image_may_differ_from_the_goal_in_appearance_alone(unseen: GoalEnv) -> None:
