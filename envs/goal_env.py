@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.goals import sample_distant_goal
-from envs.presets import APPEARANCE, MOTION, arrange_factors, choose_factors
+from envs.presets import APPEARANCE, MOTION, choose_factors
 from envs.rendering import Renderer, choose_backend
 from envs.task_spec import TaskSpec
 
@@ -265,18 +265,6 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         own = self.physics.state_size + len(self.task_factors)
         values[own:] = self._variation.redraw(values[own:], rng, variation, groups)
         return values
-
-    def extend_state(self, state: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
-        """States `[..., S]` from those of this task with other factors `names` switched on, as `get_factors` lists them.
-
-        Factors that they lack are at their defaults. Raises `ValueError` for factors that this environment lacks.
-        """
-        values, size = np.asarray(state, np.float64), self.physics.state_size
-        defaults = dict.fromkeys(self.task_factors, 0.0) | dict(
-            zip(self._variation.names, self._variation.defaults.tolist(), strict=True)
-        )
-        factors = arrange_factors(values[..., size:], names, defaults)
-        return np.concatenate([values[..., :size], factors], axis=-1)
 
     def save_session(self) -> Session:
         """This episode with its goal and generator, to continue later."""

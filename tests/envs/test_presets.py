@@ -201,26 +201,30 @@ def test_each_kind_of_motion_shows_alone_and_each_of_its_factors_matters(moving:
             assert not np.array_equal(moving.render_state(changed), frame), factor.name
 
 
-def test_states_of_a_still_scene_can_be_set_and_drawn_anew_with_motion(moving: GoalEnv) -> None:
+def test_motion_at_its_defaults_is_a_still_scene_and_is_drawn_anew_with_moving_alone(moving: GoalEnv) -> None:
     seen = envs.make(moving.task.name, variation="seen")
     seen.reset(seed=6)
-    states = np.stack(_wait(seen, seen.get_state(), 3))
-    extended = moving.extend_state(states, list(seen.get_factors()))
-    for state, longer in zip(states, extended, strict=True):
-        np.testing.assert_array_equal(moving.render_state(longer), seen.render_state(state))
-        np.testing.assert_array_equal(moving.extend_state(longer, list(moving.get_factors())), longer)
+    defaults = [factor.default for factor in moving._variation.factors if factor.group == MOTION]
     rng = np.random.default_rng(0)
-    redrawn = moving.redraw_factors(extended[2], rng, "moving")
-    np.testing.assert_array_equal(moving.get_truth(redrawn), seen.get_truth(states[2]))
-    assert (moving.render_state(redrawn) != seen.render_state(states[2])).mean() > 0.1
-    moving.set_state(moving.redraw_factors(redrawn, rng, "seen"))
-    for factor in moving._variation.factors:
-        assert factor.group != MOTION or moving.get_factors()[factor.name] == factor.default, "seen scenes rest"
-    with pytest.raises(ValueError, match=r"no factor floor speed, .*; make it with factors="):
-        seen.extend_state(redrawn, list(moving.get_factors()))
-    with pytest.raises(ValueError, match=r"cannot be one of the factors \['agent red'\]"):
-        seen.extend_state(states, ["agent red"])
+    for state in _wait(seen, seen.get_state(), 3):
+        still = np.append(state, defaults)
+        np.testing.assert_array_equal(moving.render_state(still), seen.render_state(state))
+    redrawn = moving.redraw_factors(still, rng, "moving")
+    np.testing.assert_array_equal(moving.get_truth(redrawn), seen.get_truth(state))
+    assert (moving.render_state(redrawn) != seen.render_state(state)).mean() > 0.1
+    assert not np.array_equal(redrawn[-len(defaults) :], defaults)
+    for variation in ("seen", "none"):
+        drawn = moving.redraw_factors(redrawn, rng, variation)
+        np.testing.assert_array_equal(drawn[-len(defaults) :], defaults)
     seen.close()
+
+
+def test_the_goal_image_of_a_moving_scene_may_show_other_nuisance_that_moves(moving: GoalEnv) -> None:
+    moving.reset(seed=8)
+    goal = moving.get_goal_state()
+    other = moving.redraw_factors(goal, np.random.default_rng(0), "moving")
+    moving.set_goal(goal, other)
+    np.testing.assert_array_equal(moving._observe()["goal_pixels"], moving.render_state(other))
 
 
 def test_wrong_presets_and_impossible_draws_are_answered() -> None:

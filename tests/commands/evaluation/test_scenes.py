@@ -199,7 +199,6 @@ def test_scenes_as_in_the_file_change_nothing(cases):
         ({"goal_nuisance": "other"}, "reacher", {}, "protocol.goal_nuisance=other: .* without factors of appearance"),
         ({"goal_nuisance": "clean"}, "reacher", {"factors": ["mass"]}, "collect with env.variation=seen"),
         ({"variation": "unseen"}, "two_rooms", {}, "protocol.variation=unseen: the data of two_rooms"),
-        ({"variation": "unseen"}, "reacher", {"factors": ["texture"]}, "floor texture of the data of reacher have no"),
         ({"variation": "seen"}, "gym/Pendulum-v1", {}, "no factors of variation are known for gym/Pendulum-v1"),
         ({"variation": "seen", "goal_nuisance": "clean"}, "aloha", {}, "variation=seen, protocol.goal_nuisance=clean"),
     ],
