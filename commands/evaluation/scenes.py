@@ -131,8 +131,9 @@ def _draw_goal_images(
     if protocol.goal_nuisance == "same":
         return None
     preset = protocol.variation or recorded.get("variation", "seen")
-    if preset == "none" or protocol.variation is None and protocol.split != "eval":
-        preset = "seen"  # the preset unseen of a file concerns its split eval alone
+    only_eval = protocol.variation is None and preset == "unseen"  # of a file, it concerns the split eval alone
+    if preset == "none" or only_eval and protocol.split != "eval":
+        preset = "seen"
     ranges = "none" if protocol.goal_nuisance == "clean" else preset
     images = [
         env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges) for number, goal in enumerate(goals)

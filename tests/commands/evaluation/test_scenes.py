@@ -234,3 +234,52 @@ def test_report_and_headline_say_what_the_scenes_were():
     assert "reacher (scenes unseen, goal images other): 50%" in format_headline(results)
     plain = {**results, "protocol": {"variation": None, "goal_nuisance": "same"}}
     assert format_headline(plain).startswith("reacher: 50%")
+
+
+def test_nuisance_moves_in_scenes_of_the_preset_moving_alone(cases):
+    """Without action and velocity the arm rests, so whatever changes is nuisance."""
+    resting = replace(cases, start_states=cases.goal_states)
+    for variation in (None, "unseen", "moving"):
+        run, _ = play(make_setup(resting, variation=variation), steps=3)
+        changes = (np.diff(run.frames.astype(int), axis=1) != 0).any(axis=(1, 2, 3, 4))
+        assert changes.all() if variation == "moving" else not changes.any(), variation
+
+
+def test_goals_of_a_file_with_unseen_values_follow_its_split(cases, env):
+    unseen = {"variation": "unseen"}
+    for split, outside in (("eval", True), ("val", False)):
+        protocol = ProtocolConfig(goal_nuisance="other", split=split)
+        images = redraw_scenes(cases, protocol, "reacher", unseen).goal_image_states
+        drawn = [read_factors(env, image)["light strength"] for image in images]
+        strength = next(factor for factor in env.list_factors() if factor.name == "light strength")
+        assert all((not strength.low <= value <= strength.high) == outside for value in drawn)
+
+
+@pytest.mark.parametrize("task", ["point_maze", "push_t", "two_rooms"])
+def test_scenes_of_other_tasks_keep_their_own_factors_and_truth(task):
+    recorded = envs.make(task, factors=["colour", "mass"])
+    recorded.reset(seed=2)
+    starts, goals = recorded.get_state()[None], recorded.get_goal_state()[None]
+    place = np.zeros(1, int)
+    cases = Cases(starts, goals, place, place, np.ones(1), None, (0,), 0, 0)
+    protocol, kwargs = ProtocolConfig(variation="moving", goal_nuisance="clean"), {"factors": ["colour", "mass"]}
+    drawn = redraw_scenes(cases, protocol, task, kwargs)
+    moving = envs.make(task, **choose_env_kwargs(protocol, kwargs))
+    options = {"state": drawn.start_states[0], "goal_state": drawn.goal_states[0]}
+    observation, info = moving.reset(options=options | {"goal_image_state": drawn.goal_image_states[0]})
+    np.testing.assert_array_equal(info["truth"], recorded.get_truth(starts[0]))
+    np.testing.assert_array_equal(info["goal_truth"], recorded.get_truth(goals[0]))
+    factors, before = moving.get_factors(), read_factors(recorded, starts[0])
+    kept = [name for name in before if name in recorded.task_factors or name.endswith("mass")]
+    assert kept and all(factors[name] == before[name] for name in kept)
+    plain = envs.make(task, factors=["mass"])
+    mass_alone = goals[0][[*range(plain.state_size - len(plain.get_factors())), *_find(recorded, plain)]]
+    np.testing.assert_array_equal(observation["goal_pixels"], plain.render_state(mass_alone))
+    for made in (recorded, moving, plain):
+        made.close()
+
+
+def _find(env, other):
+    """Indices in a state of `env` of the factors that `other` has."""
+    names, size = list(env.get_factors()), env.physics.state_size
+    return [size + names.index(name) for name in other.get_factors()]
