@@ -86,6 +86,18 @@ def test_planning_leaves_results_episodes_videos_and_a_page(work):
     assert "within 0.2 rad" in done.stdout
 
 
+def test_an_appearance_that_the_data_cannot_give_is_refused_before_a_folder_is_made(work):
+    for words, said in (
+        (("plan", *PLANNED, "protocol.goal_nuisance=other"), "were collected without factors of appearance"),
+        (("plan", *PLANNED, "protocol.variation=unseen"), "collect with env.variation=seen"),
+        (("plan", *PLANNED, "goal=photo.png", "protocol.goal_nuisance=clean"), "goal=photo.png is shown as it is"),
+        (("demo", "protocol.goal_nuisance=other"), "were collected without factors of appearance"),
+        (("compare", "protocol.variation=moving"), "were collected without factors of appearance"),
+    ):
+        assert said in jepa(*words, "name=refused", cwd=work, code=2).stderr
+        assert not (work / "runs" / words[0] / "refused").exists()
+
+
 def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
     from PIL import Image
 
