@@ -95,6 +95,17 @@ def tint_geoms(model: mujoco.MjModel, value: float, geoms: Indices, channel: int
     model.geom_rgba[geoms] = colours
 
 
+def _get_texture(model: mujoco.MjModel, geom: int) -> NDArray[np.uint8] | None:
+    """Pixels `[n, 3]` of a geom's texture, or None."""
+    material = model.geom_matid[geom]
+    texture = -1 if material < 0 else model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]
+    if texture < 0:
+        return None
+    channels = model.tex_nchannel[texture]
+    count = model.tex_height[texture] * model.tex_width[texture] * channels
+    return np.asarray(model.tex_data[model.tex_adr[texture] :][:count].reshape(-1, channels)[:, :3])
+
+
 def list_floor_materials(model: mujoco.MjModel, geoms: Indices) -> tuple[dict[str, int], Colours]:
     """Materials (-1: none) that a floor of these geoms can have, by name, and the mean colours `[n, 4]` of the geoms.
 
@@ -103,14 +114,10 @@ def list_floor_materials(model: mujoco.MjModel, geoms: Indices) -> tuple[dict[st
     """
     colours, materials = get_colours(model, geoms), {"own": -1}
     for row, geom in enumerate(geoms):
-        material = model.geom_matid[geom]
-        texture = -1 if material < 0 else model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]
-        if texture >= 0:
+        pixels = _get_texture(model, geom)
+        if pixels is not None:
             materials["plain"] = -1
-            channels = model.tex_nchannel[texture]
-            count = model.tex_height[texture] * model.tex_width[texture] * channels
-            pixels = model.tex_data[model.tex_adr[texture] :][:count].reshape(-1, channels)
-            colours[row, :3] *= pixels[:, :3].mean(0) / 255
+            colours[row, :3] *= pixels.mean(0) / 255
     for name in (PATTERN, *HELD_OUT_PATTERNS):
         number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_MATERIAL, name)
         materials |= {name: number} if number >= 0 else {}
@@ -127,12 +134,15 @@ def write_material(
 
 
 def measure_contrast(model: mujoco.MjModel, roles: Roles) -> float:
-    """How far the mean colours of agent and object differ from the floor's and from black.
+    """How far the mean colours of agent and object differ from black and from the floor's darkest and brightest colour.
 
-    Of the channel that differs most, where 1 is full; the smaller of all these numbers.
+    In the channel that differs most, where 1 is full; the smallest of all these numbers.
     """
-    _, floor = list_floor_materials(model, roles["floor"])
-    grounds = [np.zeros(3), *([floor[:, :3].mean(0)] if len(floor) else [])]
+    grounds = [np.zeros(3)]
+    for geom, colour in zip(roles["floor"], get_colours(model, roles["floor"])[:, :3], strict=True):
+        pixels = _get_texture(model, geom)
+        tones = np.ones((1, 3)) if pixels is None else np.stack([pixels.min(0), pixels.max(0)]) / 255
+        grounds.extend(colour * tones)
     movers = [get_colours(model, roles[role])[:, :3].mean(0) for role in ("agent", "object") if len(roles[role])]
     return min((float(np.abs(mover - ground).max()) for mover in movers for ground in grounds), default=np.inf)
 

@@ -248,7 +248,7 @@ def _list_views(model: mujoco.MjModel, view: int) -> list[Factor]:
         sides = _get_sides(0.05, 0.08)
         factors.append(Factor(f"camera {name}", "camera", unit, 0.0, -0.05, 0.05, change, unseen=sides))
     roll, zoom = partial(write.roll_camera, camera=view), partial(write.scale_fields, fields=("cam_fovy",), rows=view)
-    views = ((0.82, 0.9), (1.1, 1.2))
+    views = ((1.1, 1.25),)  # from nearer, shifted as far, the image would lose what lies at the border
     factors.append(Factor("camera roll", "camera", "rad", 0.0, -0.1, 0.1, roll, unseen=_get_sides(0.1, 0.17)))
     factors.append(Factor("camera view", "camera", "times (field of view)", 1.0, 0.9, 1.1, zoom, unseen=views))
     return factors
