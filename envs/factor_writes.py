@@ -134,17 +134,20 @@ def write_material(
 
 
 def measure_contrast(model: mujoco.MjModel, roles: Roles) -> float:
-    """How far the mean colours of agent and object differ from black and from the floor's darkest and brightest colour.
+    """How far agent, object and walls differ from the floor's darkest and brightest colour.
 
-    In the channel that differs most, where 1 is full; the smallest of all these numbers.
+    In the channel that differs most, where 1 is full; the smallest of all these numbers. For agent and object, whose
+    mean colour counts, black is a floor, too: it lies around the scene.
     """
-    grounds = [np.zeros(3)]
+    grounds = []
     for geom, colour in zip(roles["floor"], get_colours(model, roles["floor"])[:, :3], strict=True):
         pixels = _get_texture(model, geom)
         tones = np.ones((1, 3)) if pixels is None else np.stack([pixels.min(0), pixels.max(0)]) / 255
         grounds.extend(colour * tones)
     movers = [get_colours(model, roles[role])[:, :3].mean(0) for role in ("agent", "object") if len(roles[role])]
-    return min((float(np.abs(mover - ground).max()) for mover in movers for ground in grounds), default=np.inf)
+    pairs = [(mover, ground) for mover in movers for ground in (*grounds, np.zeros(3))]
+    pairs += [(wall, ground) for wall in get_colours(model, roles["walls"])[:, :3] for ground in grounds]
+    return min((float(np.abs(one - other).max()) for one, other in pairs), default=np.inf)
 
 
 def scale_light(model: mujoco.MjModel, value: float) -> None:

@@ -34,7 +34,7 @@ ALL = "all"  # but MOTION
 _DERIVING = {"light", "camera", "size", "mass"}  # groups whose values MuJoCo derives constants from
 
 _SHIFT, _UNSEEN_SHIFT = 0.3, 0.45  # of a colour's red, green and blue, where 1 is full: largest seen and unseen
-# Unseen colours are drawn until agent and object differ so much from the floor, where 1 is full, or so many times.
+# Unseen colours are drawn until agent, object and walls differ so much from the floor, or so many times.
 _LEAST_CONTRAST, _MOST_DRAWS = 0.4, 100
 
 Interval = tuple[float, float]
@@ -123,7 +123,7 @@ class Variation:
         return drawn
 
     def _measure_contrast(self, values: NDArray[np.float64]) -> float:
-        """How far agent and object differ from the floor, and from black, in the channel where they differ most."""
+        """How far agent, object and walls differ from the floor, see `factor_writes.measure_contrast`."""
         write.restore_model(self._trial, self._compiled)
         for factor, value in self._pair(values):
             if factor.group in ("texture", "colour") and value != factor.default and factor.write is not None:

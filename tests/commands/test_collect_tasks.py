@@ -20,7 +20,14 @@ GYM = pytest.param(
 
 @pytest.mark.parametrize(
     "words",
-    [["env=dmc/cartpole"], ["env=gym", "env.id=InvertedPendulum-v5"], GYM, ["env=two_rooms", "env.factors=[all]"]],
+    [
+        ["env=dmc/cartpole"],
+        ["env=gym", "env.id=InvertedPendulum-v5"],
+        GYM,
+        ["env=two_rooms", "env.factors=[all]"],
+        ["env=point_maze", "env.variation=moving"],
+        ["env=dmc/finger", "env.variation=unseen", "env.factors=[colour,mass]"],
+    ],
 )
 def test_a_file_is_collected_and_its_states_can_be_set(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -47,6 +54,10 @@ def test_a_file_is_collected_and_its_states_can_be_set(words, tmp_path, monkeypa
         (["env=point_maze", "env.kwargs.layout=round"], "layout='round' is unknown; choices: u, medium, random"),
         (["env=reacher", "env.kwargs={side: 32}"], "unexpected keyword argument 'side'"),
         (["env=reacher", "env.factors=[colours]"], "'colours' is no factor of this task"),
+        (["env=reacher", "env.factors=[object]", "env.variation=unseen"], "'object' is no factor of this task"),
+        (["env=reacher", "env.variation=Seen"], "env.variation=Seen is no choice; did you mean seen"),
+        (["env=reacher", "env.factors=[motion]"], "it needs variation=moving (env.variation)"),
+        (["env=gym", "env.id=InvertedPendulum-v5", "env.variation=moving"], "has no factors of variation"),
     ],
 )
 def test_what_is_no_task_is_refused_before_anything_is_written(words, said, tmp_path, monkeypatch, capsys):

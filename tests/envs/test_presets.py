@@ -120,7 +120,7 @@ def test_each_unseen_value_changes_the_image(unseen: GoalEnv) -> None:
                 assert len({frame.tobytes() for frame in frames}) == len(frames), "each texture looks different"
 
 
-def test_agent_and_object_stand_out_from_the_floor_in_unseen_scenes(unseen: GoalEnv) -> None:
+def test_what_matters_stands_out_from_the_floor_in_unseen_scenes(unseen: GoalEnv) -> None:
     from envs.factor_writes import find_roles, measure_contrast
     from envs.factors import _LEAST_CONTRAST
 
