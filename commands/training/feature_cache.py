@@ -19,6 +19,7 @@ from world_model.dynamics import LatentDynamics
 from world_model.training.checkpoint import hash_tensors
 
 ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
+STATISTICS_EPISODES, STATISTICS_FRAMES = 256, 16  # most episodes, and frames of each, that statistics are taken of
 
 
 @torch.no_grad()
@@ -55,10 +56,13 @@ def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> d
     return stored
 
 
-def sample_train_features(features: np.ndarray, reader: Any, device: torch.device, most: int = 4096) -> Tensor:
-    """Evenly spaced raw features [n, N, D] of the train split, for their statistics."""
-    rows = list_split_rows(reader, "train")
-    return from_bits(features[rows[:: max(1, len(rows) // most)]]).float().to(device)
+def sample_train_features(features: np.ndarray, reader: Any, device: torch.device) -> Tensor:
+    """Raw features [E, T, N, D] of evenly spaced frames of episodes of the train split, for their statistics."""
+    episodes = reader.episodes("train")
+    episodes = episodes[:: max(1, len(episodes) // STATISTICS_EPISODES)]
+    spaced = [np.linspace(0, reader.num_frames(int(e)) - 1, STATISTICS_FRAMES).round() for e in episodes]
+    rows = reader.first_row(episodes)[:, None] + np.stack(spaced).astype(np.int64)
+    return from_bits(features[rows.ravel()]).float().unflatten(0, rows.shape).to(device)
 
 
 def list_split_rows(reader: Any, split: str) -> np.ndarray:

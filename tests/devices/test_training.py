@@ -119,7 +119,7 @@ def test_every_kind_of_dynamics_trains_there_as_on_the_cpu(kind, cuda):
         made, pixels = model.dynamics, frames(2, model.window)
         with torch.no_grad():
             batch = {name: value.cpu() for name, value in made.read(pixels.to(device)).items()}
-        made.features.set_statistics(lambda name, batch=batch: batch[name][0])
+        made.features.set_statistics(lambda name, batch=batch: batch[name])
         if made.config.proprio_dim:
             batch["proprio"] = torch.rand(2, model.window, made.config.proprio_dim)
             made.states.set_statistics(batch["proprio"][0])

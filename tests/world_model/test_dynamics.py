@@ -44,7 +44,7 @@ def test_a_scene_trains_along_and_is_that_of_the_last_seen_frame(pool, tokens):
     stage, batch = PosttrainModel(model, PosttrainConfig(rollout_steps=4)), batch_for(model)
     assert batch["scene"].shape[2] == model.predictor.scene_tokens == tokens
     if pool == "keypoints":  # numbers between -1 and 1 that hardly differ: each is brought to a scale of its own
-        model.features.set_statistics(lambda name: batch[name].flatten(0, 1))
+        model.features.set_statistics(lambda name: batch[name])
         scene = torch.stack([model.features.select_scene(batch, frame) for frame in range(7)], 1)
         assert batch["scene"].std((0, 1, 2)).max() < 0.5
         torch.testing.assert_close(scene.std((0, 1, 2)), torch.ones(scene.shape[-1]))
@@ -107,7 +107,7 @@ def test_actions_are_normalised_by_their_bounds():
 def test_one_common_scale_keeps_the_order_of_distances():
     model = dynamics()
     features = torch.randn(100, 1, 12) * torch.linspace(0.1, 3, 12) + 5
-    model.features.set_statistics(lambda name: features)
+    model.features.set_statistics(lambda name: features[None])
     normalised = model.features.normalise(features)[:, 0]
     torch.testing.assert_close(normalised.mean(0), torch.zeros(12), atol=1e-4, rtol=0)
     ratio = torch.pdist(normalised) / torch.pdist(features[:, 0])

@@ -79,16 +79,21 @@ class Features(nn.Module):
         return {"features": encoder.pool.out(points).unsqueeze(2), "scene": points.unsqueeze(2)}
 
     def normalise(self, features: Tensor) -> Tensor:
-        """Raw features -> the predictor's scale: centred, with one common scale, so that distances keep their order."""
+        """Raw features -> the predictor's scale: centred, with one common scale, so that distances keep their order.
+
+        The scale is the deviation within episodes: what differs between episodes alone (a floor's colour) never moves,
+        and would otherwise leave little of the unit for what does.
+        """
         return (features - self.mean) / self.scale
 
     def set_statistics(self, read_values: Callable[[str], Tensor]) -> None:
-        """Statistics of the train split: `read_values(name)` returns [frames, N, F] by the names of `read`."""
-        flat = read_values("features").flatten(0, 1)
-        self.mean.copy_(flat.mean(0))
-        self.scale.copy_((flat - flat.mean(0)).square().mean().sqrt().clamp_min(1e-6))
+        """Statistics of the train split: `read_values(name)` returns frames of episodes [E, T, N, F] by the names of
+        `read`."""
+        values = read_values("features")
+        self.mean.copy_(values.flatten(0, 2).mean(0))
+        self.scale.copy_((values - values.mean(1, keepdim=True)).square().mean().sqrt().clamp_min(1e-6))
         if self.spaces.get("scene") == "points":
-            flat = read_values("scene").flatten(0, 1)
+            flat = read_values("scene").flatten(0, 2)
             self.scene_mean.copy_(flat.mean(0))
             self.scene_scale.copy_(flat.std(0).clamp_min(1e-6))
 

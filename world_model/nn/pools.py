@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.nn.pyramid import FeaturePyramid
 from world_model.nn.stem import Halvings
 
 MAP_CHANNELS = (32, 64)  # of the convolutions before the heat maps of keypoints
@@ -71,12 +72,16 @@ class KeypointPoolConfig:
     """keypoints (>= 1)"""
     stride: int = 4
     """pixels between positions of the heat maps: 4, or 2 (finer, four times the work)"""
+    pyramid: int = 0
+    """coarser maps, each of half the size, that heat maps also depend on; 0: none, they see 7 pixels"""
     kind: Literal["keypoints"] = "keypoints"
     """pool: learned, keypoints (positions of things) or principal (components of the tokens)"""
 
     def __post_init__(self) -> None:
         if self.stride not in (2, 4):
             raise ValueError(f"encoder.pool.stride={self.stride}: keypoints are found at every 2nd or 4th pixel")
+        if self.pyramid < 0:
+            raise ValueError(f"encoder.pool.pyramid={self.pyramid}: give a number of coarser maps, 0 or more")
 
     def make(self, width: int, num_patches: int) -> Pool:
         """The pool; it reads no tokens."""
@@ -126,12 +131,15 @@ class KeypointPool(Pool):
     def __init__(self, config: KeypointPoolConfig) -> None:
         super().__init__()
         self.maps = Halvings(MAP_CHANNELS, config.stride // 2)
+        self.pyramid = FeaturePyramid(MAP_CHANNELS[-1], config.pyramid) if config.pyramid else None
         self.heat = nn.Conv2d(MAP_CHANNELS[-1], config.points, 1, bias=False)
         self.out = nn.Linear(2 * config.points, config.dim)
 
     def init_weights(self) -> None:
         """Keypoints on few positions, and an embedding of about unit size."""
         self.maps.init_weights()
+        if self.pyramid is not None:
+            self.pyramid.init_weights()
         nn.init.normal_(self.heat.weight, std=SHARPNESS * self.heat.in_channels**-0.5)
         nn.init.normal_(self.out.weight, std=GAIN * self.out.in_features**-0.5)
 
@@ -139,7 +147,8 @@ class KeypointPool(Pool):
         """Mean positions of the heat maps [B, 2 K]: down, then right, -1 to 1."""
         if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > AT_ONCE:
             return torch.cat([self.read_inputs(some) for some in x.split(AT_ONCE)])
-        heat = self.heat(self.maps(x))
+        maps = self.maps(x)
+        heat = self.heat(maps if self.pyramid is None else self.pyramid(maps))
         down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])
         with torch.autocast(heat.device.type, enabled=False):  # positions need more digits than bfloat16 has
             share = heat.float().contiguous().flatten(2).softmax(-1)

@@ -23,11 +23,12 @@ from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
-from world_model.objectives.losses import ClipTerms, Loss
+from world_model.objectives.losses import ClipTerms, Loss, contrast_within_clips
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction, Teaching
 from world_model.predictor import ActionPredictor, PredictorConfig
+from world_model.training.appearance import AppearanceConfig, change_appearance
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class FutureConfig(FamilyConfig):
     """source of targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
     terms: ClipTerms = field(default_factory=lambda: ClipTerms(variance=5.0, covariance=5.0))
     """anti-collapse terms"""
+    views: AppearanceConfig | None = None
+    """random appearances of context and target, drawn apart for each clip; null: frames as they are"""
     metric: MetricConfig | None = field(default_factory=MetricConfig)
     """metric of the pooled embedding, fitted after training; null: none"""
     predictor: PredictorConfig = field(default_factory=lambda: PredictorConfig(width=128, depth=2))
@@ -90,24 +93,40 @@ class Future(Objective):
 
     def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """From every window of context_frames frames, the `rollout` frames after it."""
-        config, frames_BTHWC = self.config, batch["pixels"]
+        config, frames_BTHWC, target_frames_BTHWC = self.config, batch["pixels"], batch["pixels"]
+        if config.views is not None:
+            frames_BTHWC, target_frames_BTHWC = self.draw_views(frames_BTHWC, step, shard)
         embedded_BTD = encoder.embed_chunks(frames_BTHWC)
         predicted = self.imagine(embedded_BTD)
         if self.pixel_head is None:
-            target = self.embed_targets(encoder, frames_BTHWC, embedded_BTD)
+            target = self.embed_targets(encoder, target_frames_BTHWC, embedded_BTD)
         else:
             predicted = [self.pixel_head(path.unsqueeze(-2)) for path in predicted]
             target = encoder.normalise(frames_BTHWC).movedim(1, -1)
         targets = [target[:, config.context_frames + k :] for k in range(config.rollout)]
         terms = {"prediction": config.prediction * self.mean_error(predicted, targets)}
         terms |= config.terms.compute_between_clips(embedded_BTD)
+        if config.terms.contrast:
+            contrast = contrast_within_clips(predicted[0], target, config.context_frames, config.terms.contrast_scale)
+            terms["contrast"] = config.terms.contrast * contrast
         return Prediction(predicted, targets, config.terms.select(embedded_BTD), terms)
+
+    def draw_views(self, frames_BTHWC: Tensor, step: int, shard: WorldInfo) -> tuple[Tensor, Tensor]:
+        """The clips in two appearances, for the context and for the target."""
+        assert self.config.views is not None
+        total = len(frames_BTHWC) * shard.world
+        rows = torch.arange(2 * step * total, 2 * (step + 1) * total, device=frames_BTHWC.device)
+        first, second = (side[shard.split_rows(total)] for side in rows.chunk(2))
+        views = [change_appearance(frames_BTHWC, draw, self.seed, self.config.views) for draw in (first, second)]
+        return views[0], views[1]
 
     def embed_targets(self, encoder: VideoEncoder, frames_BTHWC: Tensor, embedded_BTD: Tensor) -> Tensor:
         """Embeddings that are predicted [B, T, D]: the teacher's, or the encoder's own with or without gradient."""
         if self.teacher is not None:
             with torch.no_grad():
                 return self.teacher.embed_chunks(frames_BTHWC)
+        if self.config.views is not None:
+            embedded_BTD = encoder.embed_chunks(frames_BTHWC)
         return embedded_BTD if self.config.teacher == "shared" else embedded_BTD.detach()
 
     def imagine(self, embedded_BTD: Tensor) -> list[Tensor]:

@@ -60,6 +60,15 @@ class ClipTerms(TermsConfig):
 
     centred: bool = False
     """terms on embeddings less their mean over the clip, so that what moves within a clip fills the embedding"""
+    contrast: float = 0.0
+    """weight of contrast within clips: a prediction's own frame among the frames of its clip (>= 0)"""
+    contrast_scale: float = 0.1
+    """mean squared error that lowers a frame's logit by 1 (> 0)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.contrast_scale <= 0:
+            raise ValueError(f"objective.terms.contrast_scale={self.contrast_scale} must be above 0")
 
     def select(self, embedded_BTD: Tensor) -> Tensor:
         """Features [B * T, D] that the terms are taken of."""
@@ -103,6 +112,18 @@ def infonce(predicted_ND: Tensor, target_ND: Tensor, temperature: float) -> Tens
     scores = F.normalize(predicted_ND, dim=-1) @ F.normalize(gather_rows(target_ND), dim=-1).T / temperature
     own = torch.arange(len(scores), device=scores.device) + world_info().rank * len(scores)
     return F.cross_entropy(scores, own)
+
+
+def contrast_within_clips(predicted_BWD: Tensor, embedded_BTD: Tensor, first: int, scale: float) -> Tensor:
+    """Cross-entropy of finding each prediction's own frame among all frames of the same clip.
+
+    predicted[:, w] predicts embedded[:, first + w]; logits are negative mean squared errors over `scale`. What is
+    constant within a clip cannot lower it (time-contrastive learning: Hyvarinen & Morioka, arXiv 1605.06336; CPC, arXiv
+    1807.03748, with the negatives of one sequence).
+    """
+    errors_BWT = (predicted_BWD.unsqueeze(2) - embedded_BTD.unsqueeze(1)).float().square().mean(-1)
+    own = first + torch.arange(errors_BWT.shape[1], device=errors_BWT.device)
+    return F.cross_entropy(-errors_BWT.flatten(0, 1) / scale, own.repeat(len(errors_BWT)))
 
 
 def variance_hinge(features_ND: Tensor, std: float = 1.0) -> Tensor:

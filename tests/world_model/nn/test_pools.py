@@ -82,6 +82,23 @@ def test_keypoints_learn_what_an_objective_asks_and_train_nothing_else():
     assert trained == {name for name, _ in model.encoder.named_parameters() if name.startswith("pool.")}
 
 
+@pytest.mark.parametrize(("levels", "wide"), [(0, False), (2, True)])
+def test_heat_maps_of_a_pyramid_depend_on_the_picture_far_around_each_position(levels, wide):
+    pool = encoder(config=replace(SIZES, pool=KeypointPoolConfig(12, 16, pyramid=levels))).pool
+    assert isinstance(pool, KeypointPool)
+    x = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    maps = pool.maps(x) if pool.pyramid is None else pool.pyramid(pool.maps(x))
+    middle = maps[0, :, SIDE // 8, SIDE // 8]
+    gradient = torch.autograd.grad(middle.square().sum(), x)[0].abs().amax((0, 1))
+    rows = (gradient > 0.02 * gradient.max()).any(1).nonzero()  # norms read full maps, with far smaller gradients
+    assert (rows.max() - rows.min() > SIDE // 2) == wide
+
+
+def test_a_negative_number_of_coarser_maps_is_refused():
+    with pytest.raises(ValueError, match="encoder.pool.pyramid=-1"):
+        KeypointPoolConfig(pyramid=-1)
+
+
 def test_keypoints_refuse_tokens_without_their_pictures():
     model = encoder(config=KEYPOINTS)
     with pytest.raises(ValueError, match="encoder.pool.kind=keypoints reads pictures"):

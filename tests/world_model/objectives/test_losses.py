@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from world_model.objectives.losses import (
     TermsConfig,
     compute_anti_collapse,
     constant_predictor_loss,
+    contrast_within_clips,
     covariance,
     normalise_target,
     regression,
@@ -88,6 +91,28 @@ def test_centred_terms_count_what_moves_within_a_clip_alone():
         < 0.2
         < centred.compute_between_clips(4 * moving)["between"]
     )
+
+
+def test_contrast_within_clips_is_blind_to_what_is_constant_within_a_clip():
+    moving = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
+    constant = 5 * torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(1)).expand(-1, 6, -1)
+    chance = math.log(6)
+    assert contrast_within_clips(constant[:, 2:], constant, 2, 0.1).item() == pytest.approx(chance)
+    assert contrast_within_clips(moving[:, 2:], moving, 2, 0.1).item() < 0.01
+    shifted = contrast_within_clips((moving + constant)[:, 2:], moving + constant, 2, 0.1)
+    torch.testing.assert_close(shifted, contrast_within_clips(moving[:, 2:], moving, 2, 0.1), atol=1e-4, rtol=0)
+
+
+def test_contrast_within_clips_equals_a_plain_sum_over_frames():
+    draw = torch.Generator().manual_seed(0)
+    predicted, embedded = torch.randn(2, 3, 4, generator=draw), torch.randn(2, 5, 4, generator=draw)
+    losses = []
+    for clip in range(2):
+        for window in range(3):
+            logits = [-((predicted[clip, window] - embedded[clip, t]) ** 2).mean() / 0.5 for t in range(5)]
+            losses.append(torch.stack(logits).logsumexp(0) - logits[2 + window])
+    found = contrast_within_clips(predicted, embedded, 2, 0.5)
+    torch.testing.assert_close(found, torch.stack(losses).mean())
 
 
 def test_a_constant_predictor_is_beaten_by_the_truth_only():

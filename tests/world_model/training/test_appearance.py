@@ -1,0 +1,76 @@
+"""Random appearances: what they change, what they keep, and that they depend on the draw alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.world_model.small import FUTURE, encoder, frames
+from world_model.distributed import WorldInfo
+from world_model.objectives.objective import PretrainModel
+from world_model.training.appearance import AppearanceConfig, change_appearance
+
+NONE = AppearanceConfig(0.0, 0.0, 0.0)
+DRAWS = torch.arange(4)
+
+
+def test_without_strength_frames_stay_as_they_are():
+    clips = frames(4, 3)
+    torch.testing.assert_close(change_appearance(clips, DRAWS, 0, NONE), clips.float(), atol=1e-3, rtol=0)
+
+
+def test_a_shift_is_the_same_for_all_pixels_and_frames_of_a_clip():
+    clips = torch.full((4, 3, 8, 8, 3), 128)
+    shift = change_appearance(clips, DRAWS, 0, replace(NONE, shift=40.0)) - 128
+    assert shift.std((1, 2, 3)).max() < 1e-3
+    assert shift.abs().max() <= 40 and shift[:, 0, 0, 0].std(0).min() > 1  # clips and channels differ
+
+
+def test_an_overlay_adds_the_same_still_picture_to_every_frame():
+    clips = frames(4, 3).float()
+    changed = change_appearance(clips, DRAWS, 0, replace(NONE, overlay=0.5))
+    for clip, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        added = (changed[clip] - clips[clip]) / (clips[other, 0] - clips[clip])
+        share = added.nanmedian()
+        assert 0 < share < 0.5
+        torch.testing.assert_close(changed[clip], clips[clip].lerp(clips[other, 0], share), atol=0.1, rtol=0)
+
+
+def test_appearances_are_functions_of_seed_and_draw_and_processes_share_them():
+    clips, strong = frames(4, 3), AppearanceConfig()
+    full = change_appearance(clips, DRAWS, 0, strong)
+    halves = [change_appearance(clips[half], DRAWS[half], 0, strong) for half in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(torch.cat(halves), full)
+    assert not torch.allclose(change_appearance(clips, DRAWS, 1, strong), full, atol=5)
+    assert not torch.allclose(change_appearance(clips, DRAWS + 4, 0, strong), full, atol=5)
+
+
+def test_context_and_target_are_seen_in_two_appearances_anew_at_every_step():
+    objective = PretrainModel(encoder(), replace(FUTURE, views=AppearanceConfig()), 1).objective
+    clips, alone = frames(4, 5), WorldInfo(0, 1)
+    first, second = objective.draw_views(clips, 0, alone)
+    assert (first - second).abs().mean() > 10
+    later = objective.draw_views(clips, 1, alone)[0]
+    assert (first - later).abs().mean() > 10 and (second - later).abs().mean() > 10
+    shared = [objective.draw_views(clips[2 * rank :][:2], 0, WorldInfo(rank, 2)) for rank in range(2)]
+    torch.testing.assert_close(torch.cat([views[1] for views in shared]), second)
+
+
+def test_a_prediction_is_compared_with_the_other_appearance():
+    batch = {"pixels": frames(4, 5)}
+    model = PretrainModel(encoder(), replace(FUTURE, views=AppearanceConfig()), 1)
+    plain = PretrainModel(encoder(), FUTURE, 1)
+    plain.objective.load_state_dict(model.objective.state_dict())
+    target = model.objective.draw_views(batch["pixels"], 0, WorldInfo(0, 1))[1]
+    expected = plain.objective.predict(plain.encoder, {"pixels": target}, 0).targets[0]
+    torch.testing.assert_close(model.objective.predict(model.encoder, batch, 0).targets[0], expected)
+    model.loss(batch, 0)[0].backward()
+    assert model.encoder.pool.out.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}])
+def test_strengths_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="objective.views"):
+        AppearanceConfig(**wrong)
