@@ -56,11 +56,12 @@ def test_trajectories_come_back_the_same_from_two_external_formats(tmp_path, mon
     np.testing.assert_array_equal(after.column("state", 2), before.column("state", 2))
 
 
-def test_without_a_known_task_only_losses_spread_and_rank_are_measured(work):
+def test_without_a_known_task_only_losses_spread_rank_and_share_within_episodes_are_measured(work):
     for name in ("video", "arm"):
         lines = (work / f"runs/pretrain/{name}/metrics.jsonl").read_text().splitlines()
         measured = [set(json.loads(line)) for line in lines if '"val"' in line]
         want = {"step", "kind", "prediction", "constant", "feature_std", "feature_std_min", "effective_rank"}
+        want |= {"within_share", "within_share_pixels", "within_share_random"}
         assert measured == [want, want], name
 
 

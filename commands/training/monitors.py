@@ -1,5 +1,5 @@
-"""Evaluation of stage 1 on `val` while it trains: collapse, probes and near-pair rank correlation, beside raw
-pixels and a random encoder.
+"""Evaluation of stage 1 on `val` while it trains: collapse, variance within episodes, probes and rank correlations,
+beside raw pixels and a random encoder.
 
 Probes and ranks need the true state; plain video and trajectories of unknown tasks get the other measurements. They may
 choose a recipe, never a checkpoint: stage 1 always keeps its last one.
@@ -33,6 +33,7 @@ CURVES = {
     "prediction loss on val": ("prediction", "constant"),
     "spread": ("feature_std",),
     "effective rank": ("effective_rank",),
+    "share of variance within episodes": ("within_share", "within_share_pixels", "within_share_random"),
 }
 TRUTH_CURVES = {
     "probe of the true state, R2": ("probe", "probe_pixels", "probe_random"),
@@ -42,6 +43,13 @@ TRUTH_CURVES = {
         "near_pair_correlation_random",
     ),
     "rank over all distances": ("rank", "rank_pixels", "rank_random"),
+}
+SCENE_CURVES = {  # of files whose scenes vary between episodes
+    "rank between episodes": (
+        "cross_episode_correlation",
+        "cross_episode_correlation_pixels",
+        "cross_episode_correlation_random",
+    ),
 }
 
 
@@ -64,27 +72,46 @@ def select_frames(reader: Any) -> list[tuple[int, np.ndarray]]:
     ]
 
 
+def read_selection(reader: Any, selection: list[tuple[int, np.ndarray]]) -> list[Tensor]:
+    """The frames [T, H, W, C] of each selected episode."""
+    return [torch.from_numpy(np.array(reader.column("pixels", episode)[rows])) for episode, rows in selection]
+
+
 class Monitor:
-    """Call with a step: its measurements by name. Of any video: losses on val batches, spread and effective
-    rank of val frames [N, H, W, C]. clips: [T, H, W, C] of train, which an embedding that is fitted is fitted on."""
+    """Call with a step: its measurements by name. Of any video: losses on val batches; spread, effective rank and
+    share of variance within episodes of the features of val frames.
+
+    episodes: frames [T, H, W, C] of each of val. clips: [T, H, W, C] of train, which an embedding that is fitted is
+    fitted on.
+    """
 
     curves: Mapping[str, tuple[str, ...]] = CURVES
 
     def __init__(
-        self, model: PretrainModel, frames: Tensor, clips: list[Tensor], batches: Loader, device: torch.device
+        self, model: PretrainModel, episodes: list[Tensor], clips: list[Tensor], batches: Loader, device: torch.device
     ) -> None:
-        self.model, self.frames, self.clips, self.batches, self.device = model, frames, clips, batches, device
+        self.model, self.clips, self.batches, self.device = model, clips, batches, device
+        self.frames = torch.cat(episodes)
+        self.groups = torch.cat([torch.full((len(frames),), number) for number, frames in enumerate(episodes)])
+        self.references = self._measure_references()
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Losses; spread and effective rank of the retained encoder's features, as trained."""
+        """Losses and spread of the retained encoder's features, as trained; `_measure` of it and of references."""
         self.model.eval()
-        fit_principal_pool(self.model.trained_encoder, self.clips)
-        features = self._encode(self.model.trained_encoder)
-        return {**self._compute_losses(step), **probes.measure_spread(features)}
+        encoder = self.model.trained_encoder
+        fit_principal_pool(encoder, self.clips)
+        features = self._encode(encoder)
+        return {
+            **self._compute_losses(step),
+            **probes.measure_spread(features),
+            **self._measure(features, encoder, ""),
+            **self.references,
+        }
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """What the numbers so far warn of."""
-        return probes.find_collapse(evaluations)
+        centred = getattr(self.model.config.terms, "centred", False)  # terms on tokens cannot be
+        return probes.find_collapse(evaluations) or probes.find_constant_episodes(evaluations, centred)
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""
@@ -92,6 +119,19 @@ class Monitor:
             f"prediction loss on val {last['prediction']:.3g} (a constant {last['constant']:.3g}), "
             f"effective rank {last['effective_rank']:.1f}"
         )
+
+    def _measure(self, features: Tensor, encoder: VideoEncoder | None, suffix: str) -> dict[str, float]:
+        """Share of the variance within episodes. encoder: of the features; None: they are pixels in 0..255."""
+        return {f"within_share{suffix}": probes.measure_within_share(features, self.groups)}
+
+    def _measure_references(self) -> dict[str, float]:
+        """`_measure` of raw pixels, and of an untrained encoder."""
+        reference = probes.make_random_encoder(self.model.encoder, self.model.seed + 1)
+        fit_principal_pool(reference, self.clips)
+        return {
+            **self._measure(self.frames.flatten(1), None, "_pixels"),
+            **self._measure(self._encode(reference), reference, "_random"),
+        }
 
     @torch.no_grad()
     def _encode(self, encoder: VideoEncoder) -> Tensor:
@@ -115,9 +155,8 @@ class Monitor:
 
 
 class PretrainMonitor(Monitor):
-    """Monitor of trajectories with a known task: also probes and rank correlations against the true state."""
-
-    curves = CURVES | TRUTH_CURVES
+    """Monitor of trajectories with a known task: also probes and rank correlations against the true state, each with
+    the same number of the references (an untrained encoder has a metric of its own)."""
 
     def __init__(
         self,
@@ -129,64 +168,55 @@ class PretrainMonitor(Monitor):
         device: torch.device,
     ) -> None:
         selection = select_frames(reader)
-        frames = torch.from_numpy(np.concatenate([reader.column("pixels", e)[rows] for e, rows in selection]))
-        super().__init__(model, frames, clips, batches, device)
-        self.task = task
+        self.task, self.scenes_vary = task, bool(reader.info.factors)
+        self.curves = CURVES | TRUTH_CURVES | (SCENE_CURVES if self.scenes_vary else {})
         self.truth = torch.from_numpy(np.concatenate([reader.column("truth", e)[rows] for e, rows in selection]))
-        self.groups = torch.from_numpy(np.concatenate([np.full(len(rows), e) for e, rows in selection]))
-        self.scenes = self.groups if reader.info.factors else torch.zeros_like(self.groups)
         self.targets = torch.from_numpy(task.probe_targets(self.truth.numpy()))
-        self.references = self._measure_references()
-
-    def __call__(self, step: int) -> dict[str, float]:
-        """All of `Monitor`, and probe and rank correlations of the encoder and of both references."""
-        self.model.eval()
-        encoder = self.model.trained_encoder
-        features, embedding = self._encode(encoder), self._embed_under_metric(encoder)
-        return {
-            **self._compute_losses(step),
-            **probes.measure_spread(features),
-            **self._measure(features, embedding, ""),
-            **self.references,
-        }
+        super().__init__(model, read_selection(reader, selection), clips, batches, device)
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""
+        between = ""
+        if self.scenes_vary:
+            between = (
+                f"between episodes {last['cross_episode_correlation']:.3f}, "
+                f"{100 * last['within_share']:.2g} % of the variance within episodes, "
+            )
         return (
             f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
-            f"near-pair rank correlation {last['near_pair_correlation']:.3f}, "
+            f"near-pair rank correlation {last['near_pair_correlation']:.3f}, {between}"
             f"effective rank {last['effective_rank']:.1f}"
         )
 
     def _embed_under_metric(self, encoder: VideoEncoder) -> Tensor:
         """Pooled embeddings [N, D] under the objective's metric, in which plans measure distance."""
-        fit_principal_pool(encoder, self.clips)
         if self.model.config.metric is None:
             return self._embed(encoder)
         metric = fit_metric(encoder, self.model.config.metric, (clip.to(self.device) for clip in self.clips))
         return metric(self._embed(encoder, metric.source))
 
-    def _measure(self, features: Tensor, embedding: Tensor, suffix: str) -> dict[str, float]:
-        """Probe of the features, and rank correlation of the embedding over near pairs and over all pairs."""
-        embedding = probes.reduce_dimensions(embedding)  # once for both ranks
+    def _measure(self, features: Tensor, encoder: VideoEncoder | None, suffix: str) -> dict[str, float]:
+        """All of `Monitor`, probe of the features, and rank correlations of the embedding with the true state."""
+        measured = super()._measure(features, encoder, suffix)
+        if encoder is None:
+            features = features.float() / 255
+        embedding = features if encoder is None else self._embed_under_metric(encoder)
+        embedding = probes.reduce_dimensions(embedding)  # once for all ranks
+        scenes = self.groups if self.scenes_vary else torch.zeros_like(self.groups)
 
         def rank(near: float) -> float:
-            return probes.near_pair_correlation(embedding, self.truth, self._compute_distance, near, self.scenes)
+            return probes.near_pair_correlation(embedding, self.truth, self._compute_distance, near, scenes)
 
-        return {
+        measured |= {
             f"probe{suffix}": probes.probe_r2(features, self.targets, self.groups),
             f"near_pair_correlation{suffix}": rank(NEAR * self.task.min_goal_distance),
             f"rank{suffix}": rank(math.inf),
         }
+        if self.scenes_vary:
+            measured[f"cross_episode_correlation{suffix}"] = probes.cross_episode_correlation(
+                embedding, self.truth, self._compute_distance, self.groups
+            )
+        return measured
 
     def _compute_distance(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(self.task.distance(a.numpy(), b.numpy())))
-
-    def _measure_references(self) -> dict[str, float]:
-        """The same for raw pixels, and for an untrained encoder under a metric of its own."""
-        reference = probes.make_random_encoder(self.model.encoder, self.model.seed + 1)
-        pixels = self.frames.flatten(1).float() / 255
-        return {
-            **self._measure(pixels, pixels, "_pixels"),
-            **self._measure(self._encode(reference), self._embed_under_metric(reference), "_random"),
-        }

@@ -22,6 +22,7 @@ from commands.training.monitors import (
     Monitor,
     PretrainMonitor,
     read_episodes,
+    read_selection,
     select_frames,
 )
 from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
@@ -94,8 +95,7 @@ class TrajectorySource:
         task = envs.find_task(self.reader.info.env_id)
         if task is not None:
             return PretrainMonitor(model, self.reader, task, clips, batches, device)
-        frames = np.concatenate([self.reader.column("pixels", e)[rows] for e, rows in select_frames(self.reader)])
-        return Monitor(model, torch.from_numpy(frames), clips, batches, device)
+        return Monitor(model, read_selection(self.reader, select_frames(self.reader)), clips, batches, device)
 
     def describe(self) -> dict[str, Any]:
         info = self.reader.info
@@ -166,8 +166,8 @@ class VideoSource:
     def make_monitor(self, model: PretrainModel, batches: Loader, device: torch.device) -> Monitor:
         most = NUM_FRAMES // SEGMENT_FRAMES
         clips = list(self.read_segments(most))
-        frames = np.concatenate(list(self.val.read_stretches(most, SEGMENT_FRAMES)))
-        return Monitor(model, torch.from_numpy(frames), clips, batches, device)
+        recordings = [torch.from_numpy(frames) for frames in self.val.read_stretches(most, SEGMENT_FRAMES)]
+        return Monitor(model, recordings, clips, batches, device)
 
     def describe(self) -> dict[str, Any]:
         files = {"train": len(self.folder.train), "val": len(self.folder.val), "broken": len(self.folder.broken)}

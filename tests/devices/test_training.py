@@ -66,7 +66,7 @@ def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
     model, batch = stage_1(name)
     torch.testing.assert_close(losses(model, batch, cuda), here, rtol=2e-3, atol=2e-4)
     clips = list(frames(3, 6))
-    assert np.isfinite(list(Monitor(model, frames(4), clips, Batches(batch), cuda)(0).values())).all()
+    assert np.isfinite(list(Monitor(model, list(frames(2, 2)), clips, Batches(batch), cuda)(0).values())).all()
     if model.config.metric is not None:
         metric = fit_metric(model.trained_encoder, model.config.metric, (clip.to(cuda) for clip in clips))
         metric.fold_into(model.trained_encoder.pool)

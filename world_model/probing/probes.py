@@ -34,6 +34,21 @@ def measure_spread(features_ND: Tensor) -> dict[str, float]:
     }
 
 
+def measure_within_share(features_ND: Tensor, episodes_N: Tensor) -> float:
+    """Share of the variance that lies within episodes, 0..1: squared distance to the episode's mean over squared
+    distance to the mean of all, both summed over frames and dimensions. NaN for one episode, or without variance."""
+    within, means, sizes = 0.0, [], []
+    for episode in episodes_N.unique():
+        group = features_ND[episodes_N == episode].double()
+        within += (group - group.mean(0)).square().sum().item()
+        means.append(group.mean(0))
+        sizes.append(len(group))
+    means_ED, sizes_E1 = torch.stack(means), torch.tensor(sizes)[:, None]
+    mean = (sizes_E1 * means_ED).sum(0) / len(features_ND)
+    total = within + (sizes_E1 * (means_ED - mean).square()).sum().item()
+    return within / total if len(sizes) > 1 and total > 0 else float("nan")
+
+
 def make_random_encoder(encoder: VideoEncoder, seed: int) -> VideoEncoder:
     """An untrained encoder with the same sizes, pixel statistics and device."""
     with torch.random.fork_rng(devices=[]):
@@ -71,6 +86,29 @@ def find_collapse(evaluations: Sequence[Mapping[str, float]]) -> str | None:
             "(objective.teacher.ema nearer to 1) or a lower trainer.lr"
         )
     return None
+
+
+CONSTANT = 0.02  # share of the variance within episodes below which features are constant within them
+
+
+def find_constant_episodes(evaluations: Sequence[Mapping[str, float]], centred: bool) -> str | None:
+    """One sentence if trained features are nearly constant within episodes whose pictures are not; None otherwise.
+
+    evaluations: as `find_collapse`, with `within_share` and `within_share_pixels`; the first is not judged. centred:
+    whether the objective's terms are.
+    """
+    last = evaluations[-1]
+    if len(evaluations) < 2 or not (last["within_share"] < CONSTANT and last["within_share_pixels"] > 0):
+        return None
+    advice = (
+        "raise objective.terms.variance or train longer (trainer.steps), the terms are centred already"
+        if centred
+        else "set objective.terms.centred=true (objectives future, lewm, pldm)"
+    )
+    return (
+        f"the features are nearly constant within episodes: {100 * last['within_share']:.2g} % of their variance is "
+        f"there, the rest tells episodes apart, so a plan hardly sees what moves; {advice}"
+    )
 
 
 def reduce_dimensions(features_ND: Tensor) -> Tensor:
@@ -157,7 +195,31 @@ def near_pair_correlation(
         close = (true <= true[other].quantile(NEAREST)) & other
     if int(close.sum()) < FEW_PAIRS:
         return float("nan")
+    return _correlate_distances(features_ND, first[close], second[close], true[close])
+
+
+def cross_episode_correlation(
+    features_ND: Tensor,
+    truth_NL: Tensor,
+    distance: TruthDistance,
+    episodes_N: Tensor,
+    num_pairs: int = 40_000,
+    seed: int = 0,
+) -> float:
+    """Rank correlation of feature distance (L2) with true distance over random pairs of different episodes. Where
+    scenes vary between episodes, it is high only if features leave out what differs between scenes."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
+    differ = episodes_N[first] != episodes_N[second]
+    if int(differ.sum()) < FEW_PAIRS:
+        return float("nan")
+    first, second = first[differ], second[differ]
+    return _correlate_distances(features_ND, first, second, distance(truth_NL[first], truth_NL[second]))
+
+
+def _correlate_distances(features_ND: Tensor, first_P: Tensor, second_P: Tensor, true_P: Tensor) -> float:
+    """Rank correlation of the feature distances of pairs, given by their rows, with true distances."""
     x = reduce_dimensions(features_ND)
-    chunks = zip(first[close].split(PAIR_CHUNK), second[close].split(PAIR_CHUNK), strict=True)
+    chunks = zip(first_P.split(PAIR_CHUNK), second_P.split(PAIR_CHUNK), strict=True)
     distances = torch.cat([(x[a] - x[b]).norm(dim=-1) for a, b in chunks])
-    return rank_correlation(distances, true[close])
+    return rank_correlation(distances, true_P)

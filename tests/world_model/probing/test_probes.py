@@ -9,8 +9,11 @@ import torch
 from scipy.stats import spearmanr
 
 from world_model.probing.probes import (
+    cross_episode_correlation,
     find_collapse,
+    find_constant_episodes,
     measure_spread,
+    measure_within_share,
     near_pair_correlation,
     probe_r2,
     rank_correlation,
@@ -99,3 +102,69 @@ def test_collapse_is_warned_of_and_health_is_not():
     assert "have collapsed" in find_collapse([start, numbers(0.01, 3.0, 0.1)])
     assert "in part" in find_collapse([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 0.5)])
     assert find_collapse([start, numbers(1.0, 12.0, 1.0), numbers(0.9, 4.0, 1.5)]) is None
+
+
+MOVES = torch.randn(400, 2, generator=GENERATOR)
+MOVES -= torch.stack([MOVES[GROUPS == e].mean(0) for e in range(20)])[GROUPS]  # mean 0 in every episode
+SCENE = torch.randn(20, 2, generator=GENERATOR)[GROUPS]  # constant within an episode
+
+
+def test_the_share_within_episodes_is_the_variance_of_what_moves_over_that_of_all():
+    both = torch.cat((MOVES, SCENE), 1)
+    want = MOVES.var(0).sum() / (MOVES.var(0).sum() + SCENE.var(0).sum())
+    assert measure_within_share(both, GROUPS) == pytest.approx(want.item(), rel=1e-5)
+    assert measure_within_share(7 * both - 3, 5 * GROUPS + 1) == pytest.approx(want.item(), rel=1e-5)
+    assert measure_within_share(MOVES, GROUPS) == pytest.approx(1)
+    assert measure_within_share(SCENE, GROUPS) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_share_within_episodes_counts_every_frame_once():
+    values, episodes = torch.tensor([[0.0], [2], [4], [6], [8]]), torch.tensor([0, 0, 1, 1, 1])
+    # Means 1 and 6; within: 1 + 1 + 4 + 0 + 4; of all, about 4: 16 + 4 + 0 + 4 + 16.
+    assert measure_within_share(values, episodes) == pytest.approx(10 / 40)
+    assert measure_within_share(values.byte(), episodes) == pytest.approx(10 / 40)
+
+
+def test_the_share_within_episodes_is_unknown_for_one_episode_or_without_variance():
+    assert math.isnan(measure_within_share(TRUTH, torch.zeros(400)))
+    assert math.isnan(measure_within_share(torch.ones(400, 3), GROUPS))
+
+
+def test_cross_episode_correlation_is_one_for_the_state_and_falls_with_what_tells_scenes_apart():
+    def correlate(features):
+        return cross_episode_correlation(features, TRUTH, distance, GROUPS)
+
+    assert correlate(3 * TRUTH + 1) > 0.999
+    assert abs(correlate(torch.randn(20, 2, generator=GENERATOR)[GROUPS])) < 0.1
+    mixed = torch.cat((TRUTH, 3 * SCENE), 1)
+    within = near_pair_correlation(mixed, TRUTH, distance, math.inf, GROUPS)
+    assert within > 0.999, "pairs of one scene do not show it"
+    assert 0 < correlate(mixed) < 0.5
+    assert math.isnan(cross_episode_correlation(TRUTH, TRUTH, distance, torch.zeros(400)))
+
+
+def test_cross_episode_correlation_takes_pairs_of_different_episodes_alone():
+    pairs = []
+
+    def record(a, b):
+        pairs.append((a, b))
+        return (a - b).norm(dim=-1)
+
+    numbered = torch.cat((TRUTH, GROUPS[:, None]), 1)
+    cross_episode_correlation(TRUTH, numbered, record, GROUPS)
+    [(first, second)] = pairs
+    assert (first[:, -1] != second[:, -1]).all() and len(first) > 37_000
+
+
+def test_features_that_are_constant_within_episodes_are_warned_of_after_the_first_evaluation():
+    def evaluate(share, pixels=0.05):
+        return {"within_share": share, "within_share_pixels": pixels}
+
+    untrained = evaluate(0.001)
+    assert find_constant_episodes([untrained], centred=False) is None
+    warning = find_constant_episodes([untrained, evaluate(0.013)], centred=False)
+    assert "1.3 % of their variance" in warning and "objective.terms.centred=true" in warning
+    assert "centred=true" not in find_constant_episodes([untrained, evaluate(0.013)], centred=True)
+    assert find_constant_episodes([untrained, evaluate(0.03)], centred=False) is None
+    assert find_constant_episodes([untrained, evaluate(0.0, pixels=0.0)], centred=False) is None, "nothing moves"
+    assert find_constant_episodes([untrained, evaluate(math.nan)], centred=False) is None, "one episode"
