@@ -65,13 +65,10 @@ class Loader:
 
     def read_batch(self, step: int) -> Batch:
         """This process's rows of batch `step`: the source's arrays as tensors, and `draw` [B], the number of each
-        sample among all that are drawn. uint16 arrays become bfloat16 (cached features)."""
+        sample among all that are drawn."""
         arrays = self.windows.gather(self.draw_indices(step)[self._rows])
         draw = torch.from_numpy(self._draw_numbers(step)[self._rows])
-        return {
-            name: from_bits(array) if array.dtype == np.uint16 else torch.from_numpy(array)
-            for name, array in arrays.items()
-        } | {"draw": draw}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()} | {"draw": draw}
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""
@@ -97,14 +94,3 @@ class Loader:
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.windows))
-
-
-# The feature cache stores bfloat16 bit patterns as uint16, because numpy has no bfloat16.
-def to_bits(values: torch.Tensor) -> NDArray[np.uint16]:
-    """Numbers as bfloat16 bit patterns."""
-    return values.bfloat16().cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
-
-
-def from_bits(bits: NDArray[np.uint16]) -> torch.Tensor:
-    """The bfloat16 numbers of bit patterns; shares their memory if that is contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(bits).view(np.int16)).view(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Frozen features of a trajectory file, computed once for an encoder and kept beside the file as bfloat16 bits."""
+"""Frozen features of a trajectory file, computed once for an encoder and kept beside the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.training.monitors import read_episodes
 from data.features import FeatureCache
-from data.loader import from_bits, to_bits
 from world_model.dynamics import LatentDynamics
 from world_model.training.checkpoint import hash_tensors
 
@@ -24,7 +23,7 @@ STATISTICS_EPISODES, STATISTICS_FRAMES = 256, 16  # most episodes, and frames of
 
 @torch.no_grad()
 def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> dict[str, np.ndarray]:
-    """Features that the predictor reads, of every frame of the file, as bfloat16 bits [F, N, D]: {name: bits}.
+    """Features that the predictor reads, of every frame of the file: {name: array [F, N, D]}.
 
     They are computed once for an encoder and a file, then kept beside the file.
     """
@@ -45,14 +44,14 @@ def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> d
                 for chunk in frames.split(ENCODE_CHUNK):
                     features = dynamics.read(chunk[None].to(device))
                     for name in missing:
-                        rows[name][row : row + len(chunk)] = to_bits(features[name][0])
+                        rows[name][row : row + len(chunk)] = features[name][0].cpu().numpy()
                     row += len(chunk)
                 progress.advance()
     stored: dict[str, np.ndarray] = {}
     for name, space in spaces.items():
-        bits = cache.read(key, space)
-        assert bits is not None, (name, key)
-        stored[name] = bits
+        array = cache.read(key, space)
+        assert array is not None, (name, key)
+        stored[name] = array
     return stored
 
 
@@ -62,7 +61,7 @@ def sample_train_features(features: np.ndarray, reader: Any, device: torch.devic
     episodes = episodes[:: max(1, len(episodes) // STATISTICS_EPISODES)]
     spaced = [np.linspace(0, reader.num_frames(int(e)) - 1, STATISTICS_FRAMES).round() for e in episodes]
     rows = reader.first_row(episodes)[:, None] + np.stack(spaced).astype(np.int64)
-    return from_bits(features[rows.ravel()]).float().unflatten(0, rows.shape).to(device)
+    return torch.from_numpy(features[rows.ravel()]).float().unflatten(0, rows.shape).to(device)
 
 
 def list_split_rows(reader: Any, split: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from commands.shared.runs import write_json
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
 from commands.training.model_folders import MODEL, find_frame_skip, load_encoder, open_reader, save_dynamics
 from commands.training.stage import train_stage
-from data.loader import Loader, from_bits
+from data.loader import Loader
 from data.windows import Windows
 from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -191,7 +191,7 @@ def fit_reach_head(dynamics: LatentDynamics, features: np.ndarray, reader: Any, 
     train = list_split_rows(reader, "train")
     with torch.no_grad():
         chunks = [
-            dynamics.pool_features(dynamics.features.normalise(from_bits(features[rows]).float().to(device)))
+            dynamics.pool_features(dynamics.features.normalise(torch.from_numpy(features[rows]).float().to(device)))
             for rows in np.array_split(train, max(1, len(train) // REACH_CHUNK))
         ]
     pooled = torch.cat(chunks)

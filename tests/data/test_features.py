@@ -20,7 +20,7 @@ def reader(make_file):
 
 
 def fill(cache, shape=(2, 3), encoder="abc", layer="last"):
-    want = np.random.default_rng(0).integers(0, 2**16, (cache._rows, *shape), np.uint16)
+    want = np.random.default_rng(0).standard_normal((cache._rows, *shape), np.float32)
     with cache.write(encoder, layer, shape) as array:
         array[:] = want
     return want
@@ -81,8 +81,19 @@ def test_a_damaged_cache_counts_as_missing(reader):
     for share in (0.5, 0.0):
         os.truncate(path, int(path.stat().st_size * share))
         assert cache.read("abc", "last") is None
-    np.save(path, np.zeros((3, 2), np.uint16))
+    np.save(path, np.zeros((3, 2), np.float32))
     assert cache.read("abc", "last") is None
+
+
+@pytest.mark.parametrize("layer", ["pooled", "tokens"])
+def test_a_cache_of_another_dtype_counts_as_missing_and_is_replaced(reader, layer):
+    cache = FeatureCache(reader)
+    fill(cache, layer=layer)
+    np.save(cache.build_path("abc", layer), np.zeros((cache._rows, 2, 3), np.uint16))  # as bfloat16 was once kept
+    assert cache.read("abc", layer) is None
+    want = fill(cache, layer=layer)
+    np.testing.assert_allclose(cache.read("abc", layer), want, rtol=1e-3, atol=1e-6)
+    assert len(list(cache.folder.iterdir())) == 1
 
 
 def test_a_full_disk_is_noticed_first(reader, monkeypatch):

@@ -64,7 +64,7 @@ def test_no_split_shares_a_window_with_another(make_file):
 
 def test_extra_arrays_are_read_like_columns(make_file):
     reader = Reader(make_file())
-    features = np.arange(reader.total_frames * 2, dtype=np.uint16).reshape(-1, 2)
+    features = np.arange(reader.total_frames * 2, dtype=np.float32).reshape(-1, 2)
     windows = Windows(reader, "val", 3, 2, columns=("action", "time_s"), extra={"tokens": features})
     batch = windows.gather(np.array([1, 0]))
     np.testing.assert_array_equal(batch["tokens"], features[windows.find_rows(np.array([1, 0]))])
