@@ -31,6 +31,7 @@ from importlib import metadata
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from commands.cli.command import Command, find_run_folder
 from commands.shared import processes
 from commands.shared.devices import resolve_device
 from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_choices, explain, find_shadow
@@ -38,7 +39,6 @@ from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_
 if TYPE_CHECKING:
     from commands.config.compose import Composed
     from commands.shared.console import Console
-    from commands.shared.runs import RunFolder
 
 OPTIONS = {
     "--help": "help",
@@ -48,23 +48,6 @@ OPTIONS = {
     "--traceback": "traceback",
     "--version": "version",
 }
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command, and the keys that are not part of its run's identity.
-
-    folder: whether it keeps a run folder. grows: keys that set how far a run goes; a larger value resumes the same
-    folder. free: keys that change no result. bare_key: the key of a bare word (`jepa bench render` is
-    `jepa bench what=render`). together: whether the processes of torchrun work together; else the first runs alone.
-    """
-
-    name: str
-    folder: bool = True
-    grows: tuple[str, ...] = ()
-    free: tuple[str, ...] = ()
-    bare_key: str | None = None
-    together: bool = False
 
 
 TRAINING_FREE = ("device", "workers", "trainer.checkpoint_every", "trainer.parallel")
@@ -116,18 +99,6 @@ def read_line(argv: Sequence[str]) -> Line:
     if key := COMMANDS[name].bare_key:
         overrides = [word if "=" in word or word.startswith("~") else f"{key}={word}" for word in overrides]
     return Line(name, overrides, **flags)
-
-
-def find_run_folder(command: Command, composed: Composed) -> RunFolder:
-    """Return the folder of this configuration's run."""
-    from commands.config.compose import compose_defaults, get_config_class
-    from commands.config.run_names import make_run_name
-    from commands.config.schema import fill_defaults
-    from commands.shared.runs import RunFolder
-
-    name = make_run_name(composed, compose_defaults(command.name), (*command.grows, *command.free))
-    complete = partial(fill_defaults, get_config_class(command.name))
-    return RunFolder(command.name, name, composed.config, command.grows, command.free, complete, composed.overrides)
 
 
 def run_once(command: Command, composed: Composed, console: Console) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from commands.cli.command import Command, find_run_folder
 from commands.config.compose import (
     CONFIGS,
     HYDRA_VERSION,
@@ -51,7 +52,7 @@ def list_jobs(command: str, overrides: list[str]) -> list[list[str]]:
     return [list(job) for batch in batches for job in batch]
 
 
-def run_sweep(command: Any, overrides: list[str], run: Callable[[Composed], int]) -> int:
+def run_sweep(command: Command, overrides: list[str], run: Callable[[Composed], int]) -> int:
     """Check all runs, let Hydra start them all, also after one that fails, pool those that differ in their seed alone,
     and return the worst exit code. `run` takes a run's configuration and returns an exit code.
     """
@@ -110,10 +111,8 @@ def _check_launcher(overrides: list[str]) -> None:
         ) from None
 
 
-def _check_all(command: Any, jobs: list[list[str]]) -> dict[Path, Composed]:
+def _check_all(command: Command, jobs: list[list[str]]) -> dict[Path, Composed]:
     """Compose each run, and refuse two that would share a folder; returns the runs by folder."""
-    from commands.cli.main import find_run_folder
-
     folders: dict[Path, Composed] = {}
     lines: dict[Path, str] = {}
     for job in jobs:
