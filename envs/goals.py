@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from envs.goal_env import GoalEnv
+from envs.task_spec import TaskSpec
 
 _MAX_POSES = 1000
 _MAX_WALKS, _HOLD_STEPS = 20, 5
 
 
-def sample_distant_goal(env: GoalEnv, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
+class StateEnv(Protocol):
+    """What goals are drawn with: an environment whose full state `[S]` can be read and set, as `GoalEnv`."""
+
+    task: ClassVar[TaskSpec]
+
+    @property
+    def np_random(self) -> np.random.Generator: ...
+
+    def sample_state(self, factors: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+    def get_state(self) -> NDArray[np.float64]: ...
+
+    def set_state(self, state: NDArray[np.float64]) -> None: ...
+
+    def get_truth(self, state: NDArray[np.float64] | None = None) -> NDArray[np.float32]: ...
+
+    def advance(self, action: NDArray[np.float64]) -> None: ...
+
+
+def sample_distant_goal(env: StateEnv, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
     """A random state `[S]` at least `min_goal_distance` from `start` `[S]`, with the factors `[F]`."""
     for _ in range(_MAX_POSES):
         goal = env.sample_state(factors)
@@ -24,7 +42,7 @@ def sample_distant_goal(env: GoalEnv, start: NDArray[np.float64], factors: NDArr
 
 
 def sample_reachable_goal(
-    env: GoalEnv, start: NDArray[np.float64], factors: NDArray[np.float64]
+    env: StateEnv, start: NDArray[np.float64], factors: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """A state `[S]` after `goal_offset` steps of held random actions from `start` `[S]`.
 
