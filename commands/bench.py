@@ -35,7 +35,8 @@ from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
 from world_model.objectives.masking import BlockMask
-from world_model.objectives.objective import PretrainModel, TeacherConfig
+from world_model.objectives.objective import TeacherConfig
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import PredictorConfig
 from world_model.training.loop import (
     TrainerConfig,

@@ -25,7 +25,7 @@ from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import TimmSizes, make_encoder
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.masked import Masked, PixelTargets
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import (
     CheckpointError,

@@ -20,7 +20,7 @@ from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import normalise_tokens
 from world_model.objectives.metric import MetricSource, fit_metric, fit_principal_pool
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.probing import probes
 
 NEAR = 1.2  # distance below which a pair is near, in units of the task's least goal distance

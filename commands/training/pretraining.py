@@ -24,7 +24,7 @@ from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import fit_metric, fit_principal_pool
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 

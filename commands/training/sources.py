@@ -33,7 +33,7 @@ from data.windows import Windows
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig
 from world_model.objectives.families import ObjectiveConfig
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.augment import CropConfig
 
 VIDEO_FOLDER = "video_folder"  # value of data= for plain video, at path=

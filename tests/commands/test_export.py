@@ -15,7 +15,7 @@ from tests.world_model.small import VJEPA2, dynamics, shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_pretrained
 from world_model.nn.pools import PrincipalPoolConfig
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import PredictorConfig
 from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import Checkpoints, TrainerConfig, make_optimizer

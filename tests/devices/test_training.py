@@ -18,7 +18,7 @@ from tests.world_model.small import FUTURE, POOLS, SIZES, VJEPA2, dynamics, enco
 from world_model.nn.reachability import ReachConfig, fit_reach, make_pair_source
 from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.metric import MetricConfig, fit_metric
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.probing.readout import ReadoutConfig, Samples, fit_readouts
 from world_model.training.augment import CropConfig
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train

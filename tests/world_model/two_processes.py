@@ -31,7 +31,7 @@ from world_model.distributed import (
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import ClipTerms, TokenTerms
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 

@@ -1,4 +1,4 @@
-"""What all objectives share: the teacher, the sum of the loss, and the model that the training loop trains in stage 1.
+"""What all objectives share: the teacher and the sum of the loss.
 
 A family (masked, future, causal, end to end) writes `predict`: what is visible, what is predicted, and by which error.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,6 @@ from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
 from world_model.dynamics import ActionSpec, freeze
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.losses import compute_anti_collapse, constant_predictor_loss, infonce, regression
-from world_model.training.augment import CropConfig, crop_randomly
-
-if TYPE_CHECKING:
-    from world_model.objectives.families import ObjectiveConfig
 
 Batch = dict[str, Tensor]
 
@@ -148,46 +144,3 @@ class Objective(nn.Module):
         torch._foreach_lerp_(list(self.teacher.parameters()), list(encoder.parameters()), 1.0 - momentum)
         for buffer, source in zip(self.teacher.buffers(), encoder.buffers(), strict=True):
             buffer.copy_(source)
-
-
-class PretrainModel(nn.Module):
-    """An encoder beside its objective, as the training loop trains them; only the encoder (or its teacher) is kept.
-
-    crop: random crops of the clips, which are then larger than the encoder's pictures.
-    """
-
-    def __init__(
-        self,
-        encoder: VideoEncoder,
-        config: ObjectiveConfig,
-        steps: int,
-        seed: int = 0,
-        actions: ActionSpec | None = None,
-        crop: CropConfig | None = None,
-    ) -> None:
-        super().__init__()
-        if config.metric is not None and encoder.pool is None:
-            raise ValueError("objective.metric weighs the pooled embedding: set encoder.pool, or metric=null")
-        if steps:  # an encoder that is never trained sees no hidden patches
-            config.check_encoder(encoder.config)
-        self.config, self.seed, self.crop = config, seed, crop
-        self.encoder = encoder
-        self.objective = config.make(encoder, steps, seed, actions)
-
-    @property
-    def trained_encoder(self) -> VideoEncoder:
-        """The encoder to keep."""
-        return self.objective.get_target_encoder(self.encoder)
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where the objective reads
-        it; with `crop` also `aspect` and `draw` [B]."""
-        if self.crop is not None:
-            size = self.encoder.config.image_px
-            clips = crop_randomly(batch["pixels"], batch["aspect"], batch["draw"], self.seed, self.crop, size)
-            batch = {**batch, "pixels": clips}
-        return self.objective.loss(self.encoder, batch, step)
-
-    def after_step(self, step: int) -> None:
-        """Move the teacher."""
-        self.objective.update_teacher(self.encoder, step)

@@ -31,7 +31,7 @@ from commands.shared.runs import flatten
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.masked import Masked
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import TrainerConfig, learning_rate, make_optimizer, train_step, weight_decay
 from world_model.training.posttrain import PosttrainModel
 

@@ -11,7 +11,7 @@ import torch
 import envs
 from commands.training.monitors import LEAST_FRAMES, NUM_FRAMES, PretrainMonitor, select_frames
 from tests.world_model.small import FUTURE, VJEPA2, encoder, frames
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 
 
 class Reader:

@@ -7,7 +7,7 @@ import io
 from commands.shared.console import Console
 from commands.training.stage import train_stage
 from tests.world_model.small import FUTURE, encoder, frames
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import TrainerConfig
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.world_model.small import FUTURE, SIZES, encoder, frames
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import AT_ONCE, KeypointPool, KeypointPoolConfig, LearnedPoolConfig
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 
 KEYPOINTS = replace(SIZES, pool=KeypointPoolConfig(12, 16))
 SIDE = SIZES.image_px[0]

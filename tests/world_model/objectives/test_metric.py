@@ -12,7 +12,7 @@ from tests.world_model.small import SIZES, VJEPA2
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 from world_model.objectives.metric import Metric, MetricConfig, find_slow_modes, fit_metric, make_metric_map
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 
 
 def mixed_processes(rhos, episodes=60, steps=400):

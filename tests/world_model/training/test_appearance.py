@@ -9,7 +9,7 @@ import torch
 
 from tests.world_model.small import FUTURE, encoder, frames
 from world_model.distributed import WorldInfo
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.appearance import AppearanceConfig, change_appearance
 
 NONE = AppearanceConfig(0.0, 0.0, 0.0)

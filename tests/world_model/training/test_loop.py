@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.world_model.small import VJEPA2, encoder, frames
-from world_model.objectives.objective import PretrainModel
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.checkpoint import CheckpointError
 from world_model.training.loop import (
     BF16_PARAMETERS,

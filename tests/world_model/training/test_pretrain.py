@@ -29,7 +29,8 @@ from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.losses import ClipTerms, normalise_target
 from world_model.objectives.masked import ContextLoss, weigh_context
 from world_model.objectives.masking import FutureMask
-from world_model.objectives.objective import PretrainModel, TeacherConfig
+from world_model.objectives.objective import TeacherConfig
+from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 
 OBJECTIVES = {
