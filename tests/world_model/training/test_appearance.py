@@ -10,7 +10,7 @@ import torch
 from tests.world_model.small import FUTURE, encoder, frames
 from world_model.distributed import WorldInfo
 from world_model.objectives.pretrain_model import PretrainModel
-from world_model.training.appearance import AppearanceConfig, change_appearance
+from world_model.training.appearance import AppearanceConfig, change_appearance, move_camera
 
 NONE = AppearanceConfig(0.0, 0.0, 0.0)
 DRAWS = torch.arange(4)
@@ -36,6 +36,24 @@ def test_an_overlay_adds_the_same_still_picture_to_every_frame():
         share = added.nanmedian()
         assert 0 < share < 0.5
         torch.testing.assert_close(changed[clip], clips[clip].lerp(clips[other, 0], share), atol=0.1, rtol=0)
+
+
+def test_a_camera_moves_by_the_drawn_shift_and_turns_about_the_middle():
+    clips = torch.zeros(2, 2, 64, 64, 3)
+    clips[:, :, 30:34, 44:48] = 255.0  # right of the middle
+
+    def find_spot(moved):
+        weights = moved[0, 1, ..., 0] / moved[0, 1, ..., 0].sum()
+        side = torch.arange(64.0)
+        return (weights.sum(1) @ side).item(), (weights.sum(0) @ side).item()
+
+    shifted = move_camera(clips, torch.tensor([[0.5, -1.0, 0.0, 0.0]] * 2), replace(NONE, move=0.125))
+    assert find_spot(shifted) == pytest.approx((31.5 + 8, 45.5 - 4), abs=0.1)
+    turned = move_camera(clips, torch.tensor([[0.0, 0.0, 1.0, 0.0]] * 2), replace(NONE, turn=torch.pi / 2))
+    assert find_spot(turned) == pytest.approx((31.5 - 14, 31.5), abs=0.1)
+    zoomed = move_camera(clips, torch.tensor([[0.0, 0.0, 0.0, 1.0]] * 2), replace(NONE, zoom=0.4))
+    assert find_spot(zoomed) == pytest.approx((31.5, 31.5 + 10), abs=0.1)
+    torch.testing.assert_close(move_camera(clips, torch.zeros(2, 4), replace(NONE, move=0.5)), clips, atol=0.1, rtol=0)
 
 
 def test_appearances_are_functions_of_seed_and_draw_and_processes_share_them():
@@ -70,7 +88,7 @@ def test_a_prediction_is_compared_with_the_other_appearance():
     assert model.encoder.pool.out.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}])
+@pytest.mark.parametrize("wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}, {"turn": -1.0}, {"move": 2.0}])
 def test_strengths_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="objective.views"):
         AppearanceConfig(**wrong)
