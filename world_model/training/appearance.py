@@ -23,17 +23,17 @@ MIDDLE = 127.5
 class AppearanceConfig:
     """How much the appearance of a clip is changed."""
 
-    mix: float = 0.3
+    mix: float = 0.4
     """deviation of each entry of the 3 x 3 colour map from the identity's (>= 0)"""
-    shift: float = 40.0
+    shift: float = 60.0
     """largest shift of each channel, of 255 (>= 0)"""
-    overlay: float = 0.4
+    overlay: float = 0.6
     """largest share of a still frame of another clip that is blended in (0 to 1)"""
-    move: float = 0.0
+    move: float = 0.06
     """largest shift of the picture to each side, as a share of it (0 to 1)"""
-    turn: float = 0.0
+    turn: float = 0.12
     """largest rotation of the picture, rad (>= 0)"""
-    zoom: float = 0.0
+    zoom: float = 0.12
     """largest change of the picture's scale, as a share (0 to 1)"""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from world_model.distributed import WorldInfo
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.appearance import AppearanceConfig, change_appearance, move_camera
 
-NONE = AppearanceConfig(0.0, 0.0, 0.0)
+NONE = AppearanceConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 DRAWS = torch.arange(4)
 
 
