@@ -174,13 +174,13 @@ def _list_targets(reader: Any, batch: dict[str, np.ndarray]) -> tuple[dict[str, 
 
 @torch.no_grad()
 def _encode(encode: Any, frames: np.ndarray, device: torch.device) -> Tensor:
-    """Features [n, T, N, D] of windows, bfloat16 on the CPU."""
+    """Features [n, T, N, D] of windows, on the CPU."""
     chunks = torch.from_numpy(frames).split(ENCODE_CHUNK)
-    return torch.cat([encode(chunk.to(device)).bfloat16().cpu() for chunk in chunks])
+    return torch.cat([encode(chunk.to(device)).cpu() for chunk in chunks])
 
 
 def _encode_tokens(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
-    return normalise_tokens(encoder.encode_frames(frames_BTHWC))
+    return normalise_tokens(encoder.encode_frames(frames_BTHWC)).half()  # many, and of unit size
 
 
 def _embed(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
