@@ -110,8 +110,9 @@ class Monitor:
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """What the numbers so far warn of."""
-        centred = getattr(self.model.config.terms, "centred", False)  # terms on tokens cannot be
-        return probes.find_collapse(evaluations) or probes.find_constant_episodes(evaluations, centred)
+        config = self.model.config
+        centred = getattr(config.terms, "centred", False)  # terms on tokens cannot be
+        return probes.find_collapse(evaluations) or probes.find_constant_episodes(evaluations, config.space, centred)
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""

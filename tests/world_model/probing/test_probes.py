@@ -161,10 +161,21 @@ def test_features_that_are_constant_within_episodes_are_warned_of_after_the_firs
         return {"within_share": share, "within_share_pixels": pixels}
 
     untrained = evaluate(0.001)
-    assert find_constant_episodes([untrained], centred=False) is None
-    warning = find_constant_episodes([untrained, evaluate(0.013)], centred=False)
-    assert "1.3 % of their variance" in warning and "objective.terms.centred=true" in warning
-    assert "centred=true" not in find_constant_episodes([untrained, evaluate(0.013)], centred=True)
-    assert find_constant_episodes([untrained, evaluate(0.03)], centred=False) is None
-    assert find_constant_episodes([untrained, evaluate(0.0, pixels=0.0)], centred=False) is None, "nothing moves"
-    assert find_constant_episodes([untrained, evaluate(math.nan)], centred=False) is None, "one episode"
+    assert find_constant_episodes([untrained], "pooled", centred=False) is None
+    warning = find_constant_episodes([untrained, evaluate(0.013)], "pooled", centred=False)
+    assert "1.3 % of their variance" in warning and "set objective.terms.centred=true" in warning
+    assert "terms are centred already" in find_constant_episodes([untrained, evaluate(0.013)], "pooled", centred=True)
+    assert find_constant_episodes([untrained, evaluate(0.0, pixels=0.0)], "pooled", centred=False) is None, "all still"
+    assert find_constant_episodes([untrained, evaluate(math.nan)], "pooled", centred=False) is None, "one episode"
+
+
+@pytest.mark.parametrize(("space", "share", "is_warned_of"), [
+    ("pooled", 0.124, True),  # `reacher` with four factors, 200 steps of the tiny encoder without centred terms
+    ("pooled", 0.394, False),  # the small encoder, 200 steps with centred terms
+    ("pooled", 0.922, False),  # a plain scene without centred terms
+    ("tokens", 0.025, False),  # tokens of the first: they hold the still background, too
+    ("tokens", 0.002, True),
+])  # fmt: skip
+def test_the_least_share_within_episodes_tells_measured_failures_from_successes(space, share, is_warned_of):
+    evaluations = [{"within_share": value, "within_share_pixels": 0.051} for value in (0.085, share)]
+    assert (find_constant_episodes(evaluations, space, centred=False) is not None) == is_warned_of
