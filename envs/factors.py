@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import factor_writes as write
-from envs.motion import FLOOR_MOTION, LAMP_MOTION, SHADOW_MOTION, Motion
+from envs.motion import FLOOR_MOTION, LAMP_MOTION, SHADOW_MOTION, STRENGTHS, Motion
 from envs.physics import HELD_OUT_PATTERNS
-from envs.presets import MOTION, require_preset
+from envs.presets import MOTION, require_preset, require_strength
 from envs.task_spec import suggest_names
 
 # The texture comes first: colours tint what is there.
@@ -60,15 +60,22 @@ class Factor:
     held_out: tuple[str, ...] = ()
     unseen: tuple[Interval, ...] = ()
 
-    def draw_value(self, rng: np.random.Generator, unseen: bool = False) -> float:
-        """A value from the training range, or from an unseen interval, each as likely, where there is one."""
+    def draw_value(self, rng: np.random.Generator, unseen: bool = False, strength: float = 1.0) -> float:
+        """A value from the training range, or from an unseen interval, each as likely, where there is one.
+
+        `strength` multiplies how far an unseen value lies outside the training range, and how strong motion is.
+        """
         if self.choices:
             first = len(self.choices)
             held_out = unseen and self.held_out
             return float(first + rng.integers(len(self.held_out)) if held_out else rng.integers(first))
         intervals = self.unseen if unseen and self.unseen else ((self.low, self.high),)
         index = rng.integers(len(intervals)) if len(intervals) > 1 else 0
-        return float(rng.uniform(*intervals[index]))
+        value = float(rng.uniform(*intervals[index]))
+        if unseen and self.unseen:
+            edge = min(max(value, self.low), self.high)
+            return (1.0 - strength) * edge + strength * value  # exact at 0 and 1
+        return strength * value if self.name in STRENGTHS else value
 
     @property
     def range_text(self) -> str:
@@ -112,12 +119,21 @@ class Variation:
         return self._draw(self.defaults, rng, GROUPS, unseen)
 
     def _draw(
-        self, values: NDArray[np.float64], rng: np.random.Generator, groups: Collection[str], unseen: bool
+        self,
+        values: NDArray[np.float64],
+        rng: np.random.Generator,
+        groups: Collection[str],
+        unseen: bool,
+        strength: float = 1.0,
     ) -> NDArray[np.float64]:
         """Values `[F]` in which the factors of `groups` are drawn."""
+        # From a generator of its own, so that all other draws are the same at every strength.
+        is_held_out = unseen and (strength >= 1.0 or rng.spawn(1)[0].random() < strength)
         for _ in range(_MOST_DRAWS if unseen else 1):
-            pairs = self._pair(values)
-            drawn = np.array([f.draw_value(rng, unseen) if f.group in groups else v for f, v in pairs], np.float64)
+            drawn = values.copy()
+            for index, factor in enumerate(self.factors):
+                if factor.group in groups:
+                    drawn[index] = factor.draw_value(rng, is_held_out if factor.choices else unseen, strength)
             if not unseen or self._measure_contrast(drawn) >= _LEAST_CONTRAST:
                 break
         return drawn
@@ -131,14 +147,21 @@ class Variation:
         return write.measure_contrast(self._trial, self._roles)
 
     def redraw(
-        self, values: NDArray[np.float64], rng: np.random.Generator, variation: str, groups: Sequence[str]
+        self,
+        values: NDArray[np.float64],
+        rng: np.random.Generator,
+        variation: str,
+        groups: Sequence[str],
+        strength: float = 1.0,
     ) -> NDArray[np.float64]:
         """Values `[F]` in which the factors of `groups` are drawn anew as in a preset, or are at their defaults.
 
-        Motion is drawn for `moving`, and rests otherwise. Raises `ValueError` for an unknown preset or group, and
-        where no factor of the groups, or no motion, is switched on.
+        Motion is drawn for `moving`, and rests otherwise. `strength` (0 to 2) scales `unseen` and `moving`. Raises
+        `ValueError` for an unknown preset or group, a strength of another preset, and where no factor of the groups,
+        or no motion, is switched on.
         """
         require_preset(variation)
+        require_strength(variation, strength)
         _require_groups(groups)
         groups_on = {factor.group for factor in self.factors}
         if variation == "moving" and MOTION not in groups_on:
@@ -153,7 +176,7 @@ class Variation:
         if variation == "none":
             return values
         drawn = {*groups, MOTION} if variation == "moving" else set(groups) - {MOTION}
-        return self._draw(values, rng, drawn, variation == "unseen")
+        return self._draw(values, rng, drawn, variation == "unseen", strength)
 
     def build_motion(self, values: NDArray[np.float64]) -> Motion | None:
         """The moving nuisance of an episode with values `[F]`, or None where nothing moves."""

@@ -253,17 +253,22 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._set_factors(self._validate_state("state", state)[self.physics.state_size :])
 
     def redraw_factors(
-        self, state: ArrayLike, rng: np.random.Generator, variation: str = "seen", groups: Sequence[str] = APPEARANCE
+        self,
+        state: ArrayLike,
+        rng: np.random.Generator,
+        variation: str = "seen",
+        groups: Sequence[str] = APPEARANCE,
+        strength: float = 1.0,
     ) -> NDArray[np.float64]:
         """The state `[S]` with the factors of these groups that are switched on drawn anew.
 
-        `seen`, `unseen` and `moving` draw from these presets, whatever the split; `none` sets the defaults, which is a
-        clean scene. Motion is drawn for `moving` alone, and rests otherwise. The task's own factors and all other
-        groups stay. Raises `ValueError` where no factor can be drawn.
+        `variation` is a preset, whatever the split; `none` sets the defaults, which is a clean scene. Motion rests but
+        for `moving`. `strength` (0 to 2) multiplies how far values of `unseen` lie outside the training ranges, and how
+        strong the motion of `moving` is. Raises `ValueError` where no factor can be drawn.
         """
         values = self._validate_state("state", state).copy()
         own = self.physics.state_size + len(self.task_factors)
-        values[own:] = self._variation.redraw(values[own:], rng, variation, groups)
+        values[own:] = self._variation.redraw(values[own:], rng, variation, groups, strength)
         return values
 
     def save_session(self) -> Session:
@@ -327,9 +332,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _check_same_pose(self, goal: NDArray[np.float64], image: NDArray[np.float64]) -> None:
         """ValueError where a goal and the state in its image differ in more than factors of appearance."""
         differs, own = goal != image, self.physics.state_size + len(self.task_factors)
-        differs[own:] &= np.array(
-            [factor.group not in (*APPEARANCE, MOTION) for factor in self._variation.factors], bool
-        )
+        groups = [factor.group for factor in self._variation.factors]
+        differs[own:] &= ~np.isin(groups, (*APPEARANCE, MOTION))
         if differs.any():
             raise ValueError(
                 f"goal_image_state differs from goal_state in more than {', '.join(APPEARANCE)}: "

@@ -36,6 +36,9 @@ SHADOW_MOTION = (
     ("shadow heading", "rad", 0.0, 0.0, _TURN),
 )
 
+# Those that say how strong motion is; at zero nothing moves.
+STRENGTHS = ("floor speed", "lamp tilt", "lamp pulse", "shadow depth")
+
 _DRIFT_RADIUS = 0.1  # of the circle on which the floor drifts, in view heights
 _EDGES = 4  # discs of a shadow, of falling size, that make its edge soft
 _SMALLEST = 0.7  # size of the smallest disc over that of the largest

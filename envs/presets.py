@@ -18,6 +18,8 @@ PRESETS: tuple[str, ...] = get_args(Preset)
 # Groups of factors that change images and no motion: what a preset varies where no factors are named.
 APPEARANCE = ("texture", "colour", "light", "camera")
 MOTION = "motion"  # the group that `moving` switches on
+SCALED = ("unseen", "moving")  # presets whose nuisance has a strength
+MOST_STRENGTH = 2.0
 
 
 def require_preset(variation: str) -> None:
@@ -25,6 +27,19 @@ def require_preset(variation: str) -> None:
     if variation not in PRESETS:
         hint = suggest_names(str(variation), PRESETS)
         raise ValueError(f"variation={variation!r} is unknown; {hint}choices: {', '.join(PRESETS)}")
+
+
+def require_strength(variation: str | None, strength: float, prefix: str = "") -> None:
+    """ValueError for a strength that is out of range, or that a preset has none of. prefix: of the keys named."""
+    if not 0.0 <= strength <= MOST_STRENGTH:
+        raise ValueError(f"{prefix}strength={strength:g} is out of range: give a number from 0 to {MOST_STRENGTH:g}")
+    if strength != 1.0 and variation not in SCALED:
+        preset = "null" if variation is None else variation
+        choices = " or ".join(f"{prefix}variation={name}" for name in SCALED)
+        raise ValueError(
+            f"{prefix}strength={strength:g} scales nothing in {prefix}variation={preset}: choose {choices}, or leave "
+            "the strength at 1"
+        )
 
 
 def choose_factors(variation: str, factors: Sequence[str] | str) -> tuple[str, ...]:

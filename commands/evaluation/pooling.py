@@ -1,8 +1,9 @@
-"""The summary of a sweep: evaluations pooled over seeds, training curves in one figure.
+"""The summary of a sweep: evaluations pooled over seeds and beside each other, training curves in one figure.
 
 Evaluations that differ in their seed alone become one result: successes and episodes are added up. A rate over n
 training seeds x m episodes has the Wilson interval of n * m episodes. The rate of each seed stands next to it, because
-that interval does not show how much training runs differ.
+that interval does not show how much training runs differ. Where other keys differ, one table has a line for each
+setting.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 
 from commands.config.compose import Composed
 from commands.evaluation.protocol import SCHEMA, wilson_interval
-from commands.report.plots import draw_sweep_curves
+from commands.report.plots import draw_setting_curves, draw_sweep_curves
 from commands.shared.console import Console, format_table
 from commands.shared.errors import RunError
 from commands.shared.runs import get_identity, read_json, write_json
 
 RESULTS = "results.json"
+KINDS = ("any", "held")  # of success, in results.json
 METRICS = "metrics.jsonl"
 CURVES = {
     "prediction loss on val": "prediction",
@@ -31,9 +33,12 @@ CURVES = {
 
 
 def pool_runs(folders: Mapping[Path, Composed], free: Sequence[str], console: Console) -> None:
-    """Pool evaluations (tables, and `pool-HASH.json` next to the folders), and draw the training curves of several runs
-    into one `sweep-HASH.png`. HASH identifies the runs."""
-    _pool_seeds(folders, free, console)
+    """Pool evaluations (tables, and `pool-HASH.json` next to the folders), compare those of several settings (a table,
+    and `settings-HASH.png` for numbers of one key), and draw the training curves of several runs into one
+    `sweep-HASH.png`. HASH identifies the runs."""
+    alike = _group_evaluations(folders, free)
+    _pool_seeds(alike, console)
+    _compare_settings(alike, folders, console)
     trained = [path for path in folders if (path / METRICS).exists()]
     if len(trained) > 1:
         target = trained[0].parent / f"sweep-{_short_hash(sorted(path.name for path in trained))}.png"
@@ -41,26 +46,74 @@ def pool_runs(folders: Mapping[Path, Composed], free: Sequence[str], console: Co
         console.say(f"training curves of {len(trained)} runs: {target}")
 
 
-def _pool_seeds(folders: Mapping[Path, Composed], free: Sequence[str], console: Console) -> None:
-    """Pool the finished evaluations that differ in `seed` alone."""
-    alike: dict[str, list[Path]] = {}
+def _group_evaluations(folders: Mapping[Path, Composed], free: Sequence[str]) -> dict[str, dict[Path, Any]]:
+    """The results of finished evaluations by folder, those together that differ in `seed` alone."""
+    alike: dict[str, dict[Path, Any]] = {}
     for path, composed in folders.items():
-        if (path / RESULTS).exists():
-            alike.setdefault(_short_hash(get_identity(composed.config, (*free, "seed"))), []).append(path)
-    for key, paths in alike.items():
-        results = [read_json(path / RESULTS) for path in paths]
-        if len(paths) < 2 or any("success_rate" not in result for result in results):
+        result = read_json(path / RESULTS) if (path / RESULTS).exists() else {}
+        if "success_rate" in result:
+            key = _short_hash(get_identity(composed.config, (*free, "seed")))
+            alike.setdefault(key, {})[path] = result
+    evaluations = {path: result for group in alike.values() for path, result in group.items()}
+    for path, result in evaluations.items():
+        if result.get("schema") != SCHEMA and len(evaluations) > 1:
+            raise RunError(
+                f"{path / RESULTS} has schema {result.get('schema')}, this version reads {SCHEMA}: move that "
+                "folder away and run again"
+            )
+    return alike
+
+
+def _pool_seeds(alike: Mapping[str, Mapping[Path, Any]], console: Console) -> None:
+    """Pool the evaluations of each group that has several."""
+    for key, group in alike.items():
+        if len(group) < 2:
             continue
-        for path, result in zip(paths, results, strict=True):
-            if result.get("schema") != SCHEMA:
-                raise RunError(
-                    f"{path / RESULTS} has schema {result.get('schema')}, this version reads {SCHEMA}: move that "
-                    "folder away and run again"
-                )
-        pooled = {"runs": [path.name for path in paths], **pool_results(results)}
+        paths = list(group)
+        pooled = {"runs": [path.name for path in paths], **pool_results(list(group.values()))}
         target = paths[0].parent / f"pool-{key}.json"
         write_json(target, pooled)
         console.say(f"{pooled['task']}: {len(paths)} runs pooled, in {target}\n{_format_table(pooled)}")
+
+
+def _compare_settings(
+    alike: Mapping[str, Mapping[Path, Any]], folders: Mapping[Path, Composed], console: Console
+) -> None:
+    """Success of each setting of a sweep in one table, and over the values of the key that differs beside `seed`, where
+    it is one and they are numbers."""
+    from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD  # imports torch, so only now
+
+    if len(alike) < 2:
+        return
+    lines = [folders[next(iter(group))].overrides for group in alike.values()]
+    settings = [{key: value for key, _, value in (word.partition("=") for word in line)} for line in lines]
+    keys = [key for key in settings[0] if key != "seed" and len({setting.get(key) for setting in settings}) > 1]
+    pooled = [pool_results(list(group.values())) for group in alike.values()]
+    head = [*keys, "episodes", "within", "success", "held", "random", "oracle"]
+    rows: list[list[Any]] = []
+    for setting, result in zip(settings, pooled, strict=True):
+        methods, limit = result["methods"], str(result["thresholds"][0])
+        model = methods[MODEL_METHOD]
+        rates = [_format_rate(model[kind][limit], model[f"{kind}_ci95"][limit]) for kind in KINDS]
+        others = [
+            f"{methods[name]['any'][limit]:.1%}" if name in methods else "" for name in (RANDOM_METHOD, ORACLE_METHOD)
+        ]
+        values = [setting.get(key, "") for key in keys]
+        rows.append([*values, model["episodes"], f"{limit} {result['unit']}", *rates, *others])
+    console.say(f"{len(rows)} settings, success at any time and held:\n{format_table(rows, head)}")
+    values = [_read_number(row[0]) for row in rows]
+    if len(keys) == 1 and None not in values and len({str(result["thresholds"]) for result in pooled}) == 1:
+        target = next(iter(folders)).parent / f"settings-{_short_hash(sorted(alike))}.png"
+        draw_setting_curves(keys[0], values, pooled, target)
+        console.say(f"success over {keys[0]}: {target}")
+
+
+def _read_number(text: str) -> float | None:
+    """The number that a value of a key is, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _short_hash(value: Any) -> str:
@@ -85,7 +138,7 @@ def _pool_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Pool the results of one method, as `protocol.summarise` gives them."""
     episodes = sum(row["episodes"] for row in rows)
     pooled: dict[str, Any] = {"episodes": episodes}
-    for kind in ("any", "held"):
+    for kind in KINDS:
         hits = {t: sum(round(row[kind][t] * row["episodes"]) for row in rows) for t in rows[0][kind]}
         pooled[kind] = {threshold: count / episodes for threshold, count in hits.items()}
         pooled[f"{kind}_ci95"] = {threshold: wilson_interval(count, episodes) for threshold, count in hits.items()}

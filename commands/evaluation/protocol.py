@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.scenes import choose_env_kwargs
-from envs.presets import Preset
+from envs.presets import Preset, require_strength
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
@@ -66,6 +66,8 @@ class ProtocolConfig:
     """whether starts that already satisfy the goal count"""
     variation: Preset | None = None
     """preset that the appearance of scenes is drawn from: none, seen, unseen or moving; null: as in the data file"""
+    strength: float = 1.0
+    """distance of unseen values from the training ranges, and strength of motion, times the preset's (0 to 2)"""
     goal_nuisance: GoalNuisance = "same"
     """appearance in the goal image: same as the start's, other (another draw) or clean (defaults)"""
     note: str = ""
@@ -80,6 +82,7 @@ class ProtocolConfig:
             raise ValueError(f"protocol.episodes={self.episodes}: at least 1 episode must be evaluated")
         if self.judge not in get_args(Judge):
             raise ValueError(f"protocol.judge={self.judge}: choose one of {', '.join(get_args(Judge))}")
+        require_strength(self.variation, self.strength, "protocol.")
         if self.variation == "none" and self.goal_nuisance == "other":
             raise ValueError(
                 "protocol.goal_nuisance=other draws another appearance and protocol.variation=none shows none: "

@@ -72,14 +72,18 @@ def redraw_scenes(cases: Cases, protocol: ProtocolConfig, env_id: str, recorded:
 
 def describe_scenes(protocol: Mapping[str, Any]) -> str:
     """One sentence of a report on the protocol's scenes and goal images; protocol: as in results.json."""
-    return f"{SCENE_TEXTS[protocol['variation']]}; goal images show {GOAL_TEXTS[protocol['goal_nuisance']]}"
+    strength = protocol.get("strength", 1.0)
+    scaled = "" if strength == 1.0 else f", nuisance {strength:g} times as strong"
+    return f"{SCENE_TEXTS[protocol['variation']]}{scaled}; goal images show {GOAL_TEXTS[protocol['goal_nuisance']]}"
 
 
 def name_scenes(protocol: Mapping[str, Any]) -> str:
     """The protocol's scenes and goal images in a headline, in brackets; empty where they are the data file's, as in a
     record from before these keys."""
     variation, nuisance = protocol.get("variation"), protocol.get("goal_nuisance", "same")
+    strength = protocol.get("strength", 1.0)
     parts = [] if variation is None else [f"scenes {variation}"]
+    parts += [] if strength == 1.0 else [f"strength {strength:g}"]
     parts += [] if nuisance == "same" else [f"goal images {nuisance}"]
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -118,7 +122,9 @@ def _redraw_starts(
     converted = np.concatenate([states[:, :physics], np.stack(columns, 1)], 1)
     return np.stack(
         [
-            env.redraw_factors(state, _make_rng(protocol, SCENE_STREAM, number), protocol.variation)
+            env.redraw_factors(
+                state, _make_rng(protocol, SCENE_STREAM, number), protocol.variation, strength=protocol.strength
+            )
             for number, state in enumerate(converted)
         ]
     )
@@ -134,9 +140,10 @@ def _draw_goal_images(
     only_eval = protocol.variation is None and preset == "unseen"  # of a file, it concerns the split eval alone
     if preset == "none" or only_eval and protocol.split != "eval":
         preset = "seen"
-    ranges = "none" if protocol.goal_nuisance == "clean" else preset
+    ranges, strength = ("none", 1.0) if protocol.goal_nuisance == "clean" else (preset, protocol.strength)
     images = [
-        env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges) for number, goal in enumerate(goals)
+        env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges, strength=strength)
+        for number, goal in enumerate(goals)
     ]
     return np.stack(images)
 

@@ -78,6 +78,36 @@ def draw_sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curv
         save_png(figure, png_path)
 
 
+def draw_setting_curves(
+    key: str, values: Sequence[float], results: Sequence[Mapping[str, Any]], png_path: Path | str
+) -> None:
+    """Draw success within the first threshold, at any time, over the values of a key, one line a method.
+
+    results: one a value, as `pooling.pool_results` gives them; bars are 95 % intervals.
+    """
+    order, (threshold, unit) = np.argsort(values), (results[0]["thresholds"][0], results[0]["unit"])
+    shared = [name for name in results[0]["methods"] if all(name in result["methods"] for result in results)]
+    with new_figure(1, 1, (4.6, 2.9)) as (figure, (axis,)):
+        for number, name in enumerate(shared):
+            rows = [results[index]["methods"][name] for index in order]
+            rates = np.array([row["any"][str(threshold)] for row in rows])
+            low, high = np.array([row["any_ci95"][str(threshold)] for row in rows]).T
+            axis.errorbar(
+                np.array(values)[order],
+                100 * rates,
+                100 * np.maximum([rates - low, high - rates], 0),
+                fmt=f"-{pick_marker(number)}",
+                color=pick_colour(number),
+                ms=5,
+                elinewidth=1.2,
+                label=name,
+            )
+        axis.set(title=f"{results[0]['task']}: within {threshold} {unit} at any time", xlabel=key, ylim=(-4, 104))
+        axis.set_ylabel("success, % of episodes")
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        save_png(figure, png_path)
+
+
 def draw_horizon_curves(errors: Mapping[str, Sequence[float]], png_path: Path | str) -> None:
     """Draw open-loop error at model steps 1..K ahead: `predicted`, and `copy`: that of copying the last frame.
 

@@ -276,3 +276,99 @@ def test_a_goal_image_may_differ_from_the_goal_in_appearance_alone(unseen: GoalE
         moved[index] += 0.1
         with pytest.raises(ValueError, match="goal_image_state differs from goal_state in more than texture"):
             unseen.reset(options=options | {"goal_image_state": moved})
+
+
+def _redraw(env: GoalEnv, variation: str, strength: float, seed: int = 0) -> dict[str, float]:
+    state = env.redraw_factors(env.get_state(), np.random.default_rng(seed), variation, strength=strength)
+    values = state[env.physics.state_size + len(env.task_factors) :]
+    return dict(zip(env._variation.names, values.tolist(), strict=True))
+
+
+def test_the_strength_moves_unseen_values_away_from_the_training_range(
+    unseen: GoalEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envs.factors._LEAST_CONTRAST", 0.0)  # the first draw is taken at every strength
+    unseen.reset(seed=9)
+    for seed in range(5):
+        usual = _redraw(unseen, "unseen", 1.0, seed)
+        for strength in (0.0, 0.5, 1.5, 2.0):
+            drawn = _redraw(unseen, "unseen", strength, seed)
+            for factor in (f for f in unseen._variation.factors if f.group in APPEARANCE and not f.choices):
+                edge = float(np.clip(usual[factor.name], factor.low, factor.high))
+                far = usual[factor.name] - edge
+                assert drawn[factor.name] == pytest.approx(edge + strength * far, abs=1e-12), factor.name
+                assert _is_seen(factor, drawn[factor.name]) is (strength == 0.0), factor.name
+
+
+def test_draws_at_strength_one_are_those_of_a_new_episode(unseen: GoalEnv) -> None:
+    from envs.factors import GROUPS
+
+    state, variation = unseen.get_state(), unseen._variation
+    first = unseen.physics.state_size + len(unseen.task_factors)
+    for seed in range(5):
+        wanted = variation.sample(np.random.default_rng(seed), unseen=True)
+        drawn = unseen.redraw_factors(state, np.random.default_rng(seed), "unseen", GROUPS, strength=1.0)
+        np.testing.assert_array_equal(drawn[first:], wanted)
+
+
+def test_a_held_out_texture_is_as_likely_as_the_strength_says(unseen: GoalEnv) -> None:
+    texture = next(factor for factor in unseen._variation.factors if factor.choices)
+    unseen.reset(seed=10)
+    held_out = {
+        strength: {s for s in range(40) if _redraw(unseen, "unseen", strength, s)[texture.name] > texture.high}
+        for strength in (0.0, 0.25, 0.75, 1.0, 2.0)
+    }
+    counts = [len(seeds) for seeds in held_out.values()]
+    assert counts[0] == 0 and 3 <= counts[1] <= 18 and 22 <= counts[2] <= 37 and counts[3:] == [40, 40]
+    assert held_out[0.25] < held_out[0.75], "a texture that is held out stays so at a higher strength"
+
+
+def test_the_strength_scales_what_moves_and_keeps_the_rest(moving: GoalEnv) -> None:
+    from envs.motion import STRENGTHS
+
+    moving.reset(seed=11)
+    usual = _redraw(moving, "moving", 1.0)
+    for strength in (0.0, 0.5, 2.0):
+        for name, value in _redraw(moving, "moving", strength).items():
+            assert value == (strength * usual[name] if name in STRENGTHS else usual[name]), name
+
+
+def test_moving_scenes_of_strength_zero_look_like_those_without_motion(moving: GoalEnv) -> None:
+    seen = envs.make(moving.task.name, variation="seen")
+    moving.reset(seed=12)
+    state = moving.get_state()
+    frozen = moving.redraw_factors(state, np.random.default_rng(3), "moving", strength=0.0)
+    plain = seen.redraw_factors(state[: seen.state_size], np.random.default_rng(3), "seen")
+    for one, other in zip(_wait(moving, frozen, 4), _wait(seen, plain, 4), strict=True):
+        np.testing.assert_array_equal(moving.render_state(one), seen.render_state(other))
+    weak, strong = (moving.redraw_factors(state, np.random.default_rng(3), "moving", strength=s) for s in (0.5, 1.5))
+    still, *frames = (moving.render_state(_wait(moving, s, 4)[-1]).astype(int) for s in (frozen, weak, strong))
+    near, far = (np.abs(frame - still).mean() for frame in frames)
+    assert 0 < near < far
+    seen.close()
+
+
+def test_no_factor_leaves_what_it_allows_at_the_greatest_strength(unseen: GoalEnv, moving: GoalEnv) -> None:
+    for env, variation in ((unseen, "unseen"), (moving, "moving")):
+        env.reset(seed=13)
+        for seed in range(20):
+            drawn = _redraw(env, variation, 2.0, seed)
+            assert all(drawn[f.name] > 0 for f in env._variation.factors if f.unit.startswith("times") and f.default)
+            assert drawn.get("shadow depth", 0.0) < 1 and drawn.get("lamp pulse", 0.0) < 1
+
+
+@pytest.mark.parametrize(
+    ("variation", "strength", "said"),
+    [
+        ("seen", 0.5, r"strength=0.5 scales nothing in variation=seen: choose variation=unseen or variation=moving"),
+        ("none", 0.0, r"scales nothing in variation=none"),
+        ("unseen", 2.5, r"strength=2.5 is out of range: give a number from 0 to 2"),
+        ("unseen", -0.1, r"strength=-0.1 is out of range"),
+        ("unseen", float("nan"), r"strength=nan is out of range"),
+    ],
+)
+def test_strengths_that_scale_nothing_or_are_out_of_range_are_refused(
+    unseen: GoalEnv, variation: str, strength: float, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        unseen.redraw_factors(unseen.get_state(), np.random.default_rng(0), variation, strength=strength)

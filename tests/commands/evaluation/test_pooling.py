@@ -66,6 +66,38 @@ def test_only_finished_runs_that_differ_in_seed_alone_are_pooled(tmp_path: Path)
     assert "25.0%" in out.getvalue()
 
 
+def test_settings_of_a_sweep_stand_in_one_table_and_numbers_of_one_key_in_a_figure(tmp_path: Path):
+    folders = {}
+    for strength, successes in (("0", 9), ("0.5", 8), ("1.5", 2)):
+        for seed in ("0", "1"):
+            path = tmp_path / f"{strength}-{seed}"
+            path.mkdir()
+            (path / "results.json").write_text(json.dumps(result(successes, 10)))
+            words = ["protocol.variation=unseen", f"protocol.strength={strength}", f"seed={seed}"]
+            folders[path] = compose("plan", ["model=m", "data=d", *words])
+    out = io.StringIO()
+    pool_runs(folders, (), Console(out))
+    table = out.getvalue().partition("3 settings")[2]
+    assert "protocol.variation" not in table and "seed" not in table, "only keys that differ"
+    low, high = wilson_interval(16, 20)
+    (line,) = [line for line in table.splitlines() if line.split()[:2] == ["0.5", "20"]]
+    assert f"80.0% ({low:.1%} to {high:.1%})" in line
+    (drawn,) = tmp_path.glob("settings-*.png")
+    assert drawn.stat().st_size > 5000 and f"success over protocol.strength: {drawn}" in out.getvalue()
+
+
+def test_a_setting_that_is_no_number_is_not_drawn(tmp_path: Path):
+    folders = {}
+    for word in ("protocol.variation=seen", "protocol.variation=unseen"):
+        path = tmp_path / word
+        path.mkdir()
+        (path / "results.json").write_text(json.dumps(result(1, 4)))
+        folders[path] = compose("plan", ["model=m", "data=d", word])
+    out = io.StringIO()
+    pool_runs(folders, (), Console(out))
+    assert "2 settings" in out.getvalue() and not list(tmp_path.glob("*.png"))
+
+
 def test_training_curves_of_a_sweep_are_drawn_over_each_other(tmp_path: Path):
     folders = {}
     for word, spread in (("objective=collapse", 1e-3), ("objective=vjepa2", 0.9)):

@@ -215,6 +215,9 @@ def test_an_appearance_that_cannot_be_drawn_is_refused(keys, env_id, kwargs, sai
         (["protocol.goal_nuisance=othr"], "protocol.goal_nuisance=othr is no choice; did you mean other"),
         (["protocol.variation=unsen"], "protocol.variation=unsen is no choice; did you mean unseen"),
         (["protocol.variation=none", "protocol.goal_nuisance=other"], "choose goal_nuisance=same"),
+        (["protocol.strength=0.5"], "scales nothing in protocol.variation=null: choose protocol.variation=unseen or"),
+        (["protocol.variation=seen", "protocol.strength=0"], "leave the strength at 1"),
+        (["protocol.variation=unseen", "protocol.strength=3"], "protocol.strength=3 is out of range"),
     ],
 )
 def test_mistyped_and_contradicting_settings_are_refused(words, said):
@@ -232,8 +235,28 @@ def test_report_and_headline_say_what_the_scenes_were():
         "baselines": {"random": 0.0, "zero": 0.0},
     }  # fmt: skip
     assert "reacher (scenes unseen, goal images other): 50%" in format_headline(results)
-    plain = {**results, "protocol": {"variation": None, "goal_nuisance": "same"}}
+    scaled = {"variation": "moving", "goal_nuisance": "same", "strength": 0.5}
+    assert format_headline({**results, "protocol": scaled}).startswith("reacher (scenes moving, strength 0.5): 50%")
+    assert "within an episode, nuisance 0.5 times as strong; goal" in describe_scenes(scaled)
+    plain = {**results, "protocol": {"variation": None, "goal_nuisance": "same", "strength": 1.0}}
     assert format_headline(plain).startswith("reacher: 50%")
+
+
+def test_the_strength_scales_starts_and_other_goal_images_and_leaves_clean_ones(cases, env):
+    ranges = {factor.name: factor for factor in env.list_factors() if factor.unseen}
+    keys = {"variation": "unseen", "goal_nuisance": "other"}
+    usual, edge, twice = (make_setup(cases, strength=strength, **keys).cases for strength in (1.0, 0.0, 2.0))
+    for name in ("start_states", "goal_states", "goal_image_states"):
+        states = [getattr(scaled, name) for scaled in (make_setup(cases, **keys).cases, usual, edge, twice)]
+        np.testing.assert_array_equal(states[0], states[1])
+        for number in range(COUNT):
+            factors = [read_factors(env, rows[number]) for rows in states[1:]]
+            for key in set(list_appearance(env)) & set(ranges):
+                low, high = ranges[key].low, ranges[key].high
+                usual_gap, edge_gap, twice_gap = (abs(drawn[key] - np.clip(drawn[key], low, high)) for drawn in factors)
+                assert edge_gap == 0 < min(usual_gap, twice_gap), key
+    clean = [make_setup(cases, variation="unseen", goal_nuisance="clean", strength=s).cases for s in (1.0, 0.5)]
+    np.testing.assert_array_equal(clean[0].goal_image_states, clean[1].goal_image_states)
 
 
 def test_nuisance_moves_in_scenes_of_the_preset_moving_alone(cases):
