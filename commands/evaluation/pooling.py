@@ -98,13 +98,15 @@ def _compare_settings(
         others = [
             f"{methods[name]['any'][limit]:.1%}" if name in methods else "" for name in (RANDOM_METHOD, ORACLE_METHOD)
         ]
-        values = [setting.get(key, "") for key in keys]
-        rows.append([*values, model["episodes"], f"{limit} {result['unit']}", *rates, *others])
+        rows.append(
+            [*(setting.get(key, "") for key in keys), model["episodes"], f"{limit} {result['unit']}", *rates, *others]
+        )
     console.say(f"{len(rows)} settings, success at any time and held:\n{format_table(rows, head)}")
-    values = [_read_number(row[0]) for row in rows]
-    if len(keys) == 1 and None not in values and len({str(result["thresholds"]) for result in pooled}) == 1:
+    numbers = [number for row in rows if (number := _read_number(str(row[0]))) is not None]
+    tasks = {(result["task"], str(result["thresholds"])) for result in pooled}
+    if len(keys) == 1 and len(numbers) == len(rows) and len(tasks) == 1:
         target = next(iter(folders)).parent / f"settings-{_short_hash(sorted(alike))}.png"
-        draw_setting_curves(keys[0], values, pooled, target)
+        draw_setting_curves(keys[0], numbers, pooled, target)
         console.say(f"success over {keys[0]}: {target}")
 
 
