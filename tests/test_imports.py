@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import importlib
 import json
 import os
@@ -29,6 +31,9 @@ def modules():
     return sorted(name.removesuffix(".__init__") for name in names if not name.endswith("__main__"))
 
 
+OURS = set(modules())
+
+
 def test_the_import_contracts_hold():
     done = subprocess.run(
         [
@@ -44,6 +49,29 @@ def test_the_import_contracts_hold():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Contracts: {len(PROJECT['tool']['importlinter']['contracts'])} kept, 0 broken." in done.stdout
+
+
+def list_imports(name):
+    """The modules of ours that a module imports anywhere: on top, in functions, or for types alone."""
+    path = HOME / name.replace(".", "/")
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {member if member in OURS else node.module for member in members}
+    return found & OURS - {name}
+
+
+def test_no_two_modules_import_one_another_nor_do_several_in_a_circle():
+    graph = {name: list_imports(name) for name in OURS}
+    assert "world_model.encoder" in graph["world_model.objectives.metric"]
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
 def test_every_folder_with_python_files_is_a_package_that_is_installed():
