@@ -7,8 +7,8 @@ an episode (`envs.motion`). Imports no simulator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from envs.task_spec import suggest_names
 
@@ -47,3 +47,11 @@ def choose_factors(variation: str, factors: Sequence[str] | str) -> tuple[str, .
     require_preset(variation)
     wanted = (factors,) if isinstance(factors, str) else tuple(factors)
     return wanted or (APPEARANCE if variation != "none" else ())
+
+
+def choose_env_kwargs(variation: str | None, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an environment with another preset; None: the recorded one. recorded: those of a data file."""
+    if variation is None:
+        return dict(recorded)
+    # `none` keeps the factors switched on, at their defaults: then states keep their layout.
+    return {**recorded, "variation": "seen" if variation == "none" else variation}

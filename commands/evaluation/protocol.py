@@ -15,8 +15,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.scenes import choose_env_kwargs
-from envs.presets import Preset, require_strength
+from envs.presets import Preset, choose_env_kwargs, require_strength
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
@@ -130,7 +129,7 @@ class EvaluationSetup:
         """Arguments of the environment: the data's, the protocol's variation, proprioception where the model reads
         it."""
         reads_proprio = self.model is not None and self.model.spec.proprio != "none"
-        kwargs = choose_env_kwargs(self.protocol, self.reader.info.env_kwargs)
+        kwargs = choose_env_kwargs(self.protocol.variation, self.reader.info.env_kwargs)
         return {**kwargs, **({"proprio": True} if reads_proprio else {})}
 
 

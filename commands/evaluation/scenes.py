@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import envs
 from commands.shared.errors import UsageError
-from envs.presets import APPEARANCE
+from envs.presets import APPEARANCE, choose_env_kwargs
 
 if TYPE_CHECKING:
     from commands.evaluation.protocol import Cases, ProtocolConfig
@@ -36,14 +36,6 @@ GOAL_TEXTS = {
     "other": "another draw of the appearance than the start",
     "clean": "all factors of appearance at their defaults",
 }
-
-
-def choose_env_kwargs(protocol: ProtocolConfig, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the environment that is evaluated in; recorded: those of the data file."""
-    if protocol.variation is None:
-        return dict(recorded)
-    # `none` keeps the factors switched on, at their defaults: then states keep their layout.
-    return {**recorded, "variation": "seen" if protocol.variation == "none" else protocol.variation}
 
 
 def changes_scenes(protocol: ProtocolConfig) -> bool:
@@ -105,7 +97,7 @@ def _open_env(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]
                 f"{wanted}: the data of {env_id} were collected without factors of appearance, so none can be drawn "
                 f"anew: collect with env.variation=seen, or with env.factors=[{','.join(APPEARANCE)}]"
             )
-    with closing(envs.make(env_id, **choose_env_kwargs(protocol, recorded))) as env:
+    with closing(envs.make(env_id, **choose_env_kwargs(protocol.variation, recorded))) as env:
         yield env
 
 

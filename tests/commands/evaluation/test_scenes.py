@@ -22,10 +22,10 @@ from commands.evaluation.protocol import (
     detect_success,
     resolve_protocol,
 )
-from commands.evaluation.scenes import check_scenes, choose_env_kwargs, describe_scenes, redraw_scenes
+from commands.evaluation.scenes import check_scenes, describe_scenes, redraw_scenes
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from envs.presets import APPEARANCE, PRESETS
+from envs.presets import APPEARANCE, PRESETS, choose_env_kwargs
 from envs.reacher.spec import REACHER
 from tests.world_model.small import dynamics
 
@@ -190,7 +190,7 @@ def test_the_oracle_with_a_models_cost_sees_the_goal_image_that_the_model_sees(c
 
 def test_scenes_as_in_the_file_change_nothing(cases):
     assert redraw_scenes(cases, ProtocolConfig(), "reacher", SEEN) is cases
-    assert choose_env_kwargs(ProtocolConfig(), {"size": 64}) == {"size": 64}
+    assert choose_env_kwargs(None, {"size": 64}) == {"size": 64}
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_scenes_of_other_tasks_keep_their_own_factors_and_truth(task):
     cases = Cases(starts, goals, place, place, np.ones(1), None, (0,), 0, 0)
     protocol, kwargs = ProtocolConfig(variation="moving", goal_nuisance="clean"), {"factors": ["colour", "mass"]}
     drawn = redraw_scenes(cases, protocol, task, kwargs)
-    moving = envs.make(task, **choose_env_kwargs(protocol, kwargs))
+    moving = envs.make(task, **choose_env_kwargs(protocol.variation, kwargs))
     options = {"state": drawn.start_states[0], "goal_state": drawn.goal_states[0]}
     observation, info = moving.reset(options=options | {"goal_image_state": drawn.goal_image_states[0]})
     np.testing.assert_array_equal(info["truth"], recorded.get_truth(starts[0]))
