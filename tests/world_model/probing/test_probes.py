@@ -176,6 +176,8 @@ def test_features_that_are_constant_within_episodes_are_warned_of_after_the_firs
     ("tokens", 0.025, False),  # tokens of the first: they hold the still background, too
     ("tokens", 0.002, True),
 ])  # fmt: skip
-def test_the_least_share_within_episodes_tells_measured_failures_from_successes(space, share, is_warned_of):
+def test_the_least_share_within_episodes_tells_measured_trainings_with_centred_terms_from_those_without(
+    space, share, is_warned_of
+):
     evaluations = [{"within_share": value, "within_share_pixels": 0.051} for value in (0.085, share)]
     assert (find_constant_episodes(evaluations, space, centred=False) is not None) == is_warned_of
