@@ -37,7 +37,8 @@ from world_model.training.posttrain import PosttrainModel
 
 FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
-PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", *TASKS)]
+OWN = (*TASKS, "varied")
+PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", *OWN)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
 # Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
 # tokens); None: not published.
@@ -77,7 +78,7 @@ def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
     assert set(compose_help("pretrain", [])[1]["recipe"]) == {"none", *PRETRAIN}
     assert set(compose_help("posttrain", [])[1]["recipe"]) == {"none", "vjepa2ac_vitg"}
     for command in ("demo", "compare"):
-        assert set(compose_help(command, [])[1]["recipe"]) == {"none", *TASKS}
+        assert set(compose_help(command, [])[1]["recipe"]) == {"none", *OWN}
     page = format_command_help(COMMANDS["pretrain"], ["recipe=vjepa2_vitg"])
     assert "* vjepa2_vitg  " in page and read_title("recipe/vjepa2_vitg") in page
     assert re.search(r"trainer\.lr=.* \[.*paper.*\]", page), "what a key means, and where the recipe has it from"
@@ -109,7 +110,7 @@ def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
 
 
 def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
-    for file in ("_task", *TASKS):
+    for file in ("_task", *OWN):
         said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
         said.pop("defaults")
         keys = {key for key in flatten(said) if not key.startswith(("env.kwargs", "small"))}
