@@ -20,7 +20,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
-from commands.shared.console import Console, format_table
+from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UserError, find_shadow, join_lines
 from commands.shared.torch_versions import PINNED, TESTED, is_tested
@@ -66,7 +66,10 @@ def run(config: Config, folder: None, console: Console) -> int:
 
         return check_golden(config.golden, resolve_device(config.device), console)
     if config.env is not None:
-        return list_factors(config.env, console)
+        from commands.report.factors import print_factors
+
+        print_factors(config.env, console)
+        return 0
     findings = []
     for check in list_checks(config):
         for finding in check():
@@ -82,42 +85,6 @@ def run(config: Config, folder: None, console: Console) -> int:
         console.warn(f"jepa doctor: broken: {', '.join(broken)}")
         return 1
     console.say("\neverything that is needed works")
-    return 0
-
-
-def list_factors(task: str, console: Console) -> int:
-    """One line for each factor of variation that the task offers, and what each preset holds of them."""
-    import envs
-    from envs.presets import APPEARANCE, MOTION
-
-    env = envs.make(task)
-    try:
-        offered, ranges = env.list_factors(), env.task_factors
-    finally:
-        env.close()
-    if not offered:
-        console.say(f"{task} has no factors of variation: its model is not ours to change")
-        return 0
-    still, moving = ([f for f in offered if (f.group == MOTION) is motion] for motion in (False, True))
-    rows = [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text, f.unseen_text) for f in still]
-    for name, (unit, low, high) in ranges.items():
-        rows.append(("own", name, unit, "differs always", f"{low:g} to {high:g}", ""))
-    console.say(format_table(rows, ["group", "factor", "unit", "default", "seen", "unseen"]))
-    if moving:
-        moves = [(f.group, f.name, f.unit, f"{f.default:g}", f.range_text) for f in moving]
-        console.say("\n" + format_table(moves, ["group", "factor", "unit", "default", "moving"]))
-    presets = [
-        ("none", "defaults", "defaults"),
-        ("seen", "column seen", "column seen"),
-        ("unseen", "column seen", "column unseen"),
-        ("moving", "columns seen and moving", "columns seen and moving"),
-    ]
-    console.say("\n" + format_table(presets, ["env.variation", "splits train and val", "split eval"]))
-    console.say(
-        f"\nA preset varies {', '.join(APPEARANCE)}, or what env.factors names: groups, factors, or all.\n"
-        "env.factors without a preset means seen.\n"
-        f"jepa collect env={task} env.variation=seen env.factors=[colour,light]"
-    )
     return 0
 
 

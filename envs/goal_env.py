@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from envs.goals import sample_distant_goal
 from envs.presets import APPEARANCE, MOTION, choose_factors
 from envs.rendering import Renderer, choose_backend
+from envs.session import Session
 from envs.task_spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -32,17 +32,6 @@ Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 SPLITS = ("train", "val", "eval")  # of the episodes of a data file, see data.schema; a test compares them
 RESET_OPTIONS = ("state", "goal_state", "goal_image_state", "split")
-
-
-@dataclass(frozen=True)
-class Session:
-    """An episode in progress, so that many episodes can share one environment and OpenGL context."""
-
-    state: NDArray[np.float64]
-    goal_state: NDArray[np.float64]
-    goal_frame: NDArray[np.uint8]
-    frame: NDArray[np.uint8] | None  # of `state`, if it was rendered
-    rng: np.random.Generator
 
 
 class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):

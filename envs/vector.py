@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 import envs
-from envs.goal_env import Session
+from envs.session import Session
 
 Batch = dict[str, NDArray[Any]]
 Options = dict[str, Any] | Sequence[dict[str, Any] | None] | None
