@@ -29,11 +29,11 @@ class AppearanceConfig:
     """largest shift of each channel, of 255 (>= 0)"""
     overlay: float = 0.6
     """largest share of a still frame of another clip that is blended in (0 to 1)"""
-    move: float = 0.06
+    move: float = 0.0
     """largest shift of the picture to each side, as a share of it (0 to 1)"""
-    turn: float = 0.12
+    turn: float = 0.0
     """largest rotation of the picture, rad (>= 0)"""
-    zoom: float = 0.12
+    zoom: float = 0.0
     """largest change of the picture's scale, as a share (0 to 1)"""
 
     def __post_init__(self) -> None:
