@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
-from world_model.training.augment import draw_uniform
+from world_model.training.augment import draw_uniform, sample_affine
 
 DRAWS = 17  # numbers of a draw: 9 of the colour map, 3 of its shift, 1 of the overlay, 4 of the camera
 MIDDLE = 127.5
@@ -74,8 +72,5 @@ def move_camera(frames_BTHWC: Tensor, draws_B4: Tensor, config: AppearanceConfig
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     across = torch.stack((cosine, -sine, 2 * config.move * right), 1)
     along = torch.stack((sine, cosine, 2 * config.move * down), 1)
-    batch, steps, height, width, _ = frames_BTHWC.shape
-    grid = F.affine_grid(torch.stack((across, along), 1), [batch, 1, height, width], align_corners=False)
-    flat = rearrange(frames_BTHWC, "b t h w c -> b (t c) h w")
-    moved = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return rearrange(moved, "b (t c) h w -> b t h w c", t=steps)
+    _, _, height, width, _ = frames_BTHWC.shape
+    return sample_affine(frames_BTHWC, torch.stack((across, along), 1), (height, width))

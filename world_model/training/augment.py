@@ -77,16 +77,22 @@ def draw_boxes(draws_BU: Tensor, aspect_B: Tensor, config: CropConfig) -> Tensor
 
 def cut_boxes(frames_BTHWC: Tensor, boxes_B4: Tensor, flip_B: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Contents of the boxes [B, T, h, w, C], float, bilinear, mirrored where flip_B is True."""
-    batch, steps, _, _, channels = frames_BTHWC.shape
     left, top, width, height = boxes_B4.float().unbind(1)
     sign, zero = 1 - 2 * flip_B.float(), torch.zeros_like(left)
     # Affine map from positions in the result to positions in the frame, both -1 to 1.
     across = torch.stack((sign * width, zero, 2 * left + width - 1), 1)
     down = torch.stack((zero, height, 2 * top + height - 1), 1)
-    grid = F.affine_grid(torch.stack((across, down), 1), [batch, 1, *size_hw], align_corners=False)
+    return sample_affine(frames_BTHWC, torch.stack((across, down), 1), size_hw)
+
+
+def sample_affine(frames_BTHWC: Tensor, map_B23: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Clips [B, T, h, w, C], float, bilinear, under an affine map from positions in the result to positions in the
+    frame, both -1 to 1; beyond the frame its border goes on."""
+    batch, steps, _, _, channels = frames_BTHWC.shape
+    grid = F.affine_grid(map_B23, [batch, 1, *size_hw], align_corners=False)
     flat = frames_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2).float()
-    crops = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return crops.unflatten(1, (steps, channels)).permute(0, 1, 3, 4, 2)
+    sampled = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.unflatten(1, (steps, channels)).permute(0, 1, 3, 4, 2)
 
 
 def draw_uniform(keys_B: Tensor, seed: int, count: int) -> Tensor:
