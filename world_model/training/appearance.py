@@ -1,4 +1,5 @@
 """Random appearances of clips: colours, a still picture blended in, another camera; one draw for all frames of a clip.
+The still picture is a frame of another clip, or a random pattern.
 
 A prediction whose context and target are seen in two such draws can only rest on what both share: how things lie to one
 another and how they move (overlays: SODA, Hansen & Wang, arXiv 2011.13389).
@@ -6,6 +7,7 @@ another and how they move (overlays: SODA, Hansen & Wang, arXiv 2011.13389).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,12 @@ from torch import Tensor
 
 from world_model.training.augment import draw_uniform, sample_affine
 
-DRAWS = 17  # numbers of a draw: 9 of the colour map, 3 of its shift, 1 of the overlay, 4 of the camera
+WAVES = 4  # plane waves of a random pattern
+CYCLES = (0.5, 8.0)  # of a wave across the picture, log-uniform
+CONTRAST = (1.0, 8.0)  # of a pattern, log-uniform: from soft shades to two flat colours
+# Numbers of a draw: 9 of the colour map, 3 of its shift, 1 of the overlay, 4 of the camera, 1 of the overlay's kind,
+# and of a pattern 3 per wave, 2 colours and 1 of its contrast.
+DRAWS = 18 + 3 * WAVES + 6 + 1
 MIDDLE = 127.5
 
 
@@ -26,7 +33,9 @@ class AppearanceConfig:
     shift: float = 60.0
     """largest shift of each channel, of 255 (>= 0)"""
     overlay: float = 0.6
-    """largest share of a still frame of another clip that is blended in (0 to 1)"""
+    """largest share of a still picture that is blended in (0 to 1)"""
+    patterns: float = 0.0
+    """share of still pictures that are random patterns; the others are frames of other clips (0 to 1)"""
     move: float = 0.0
     """largest shift of the picture to each side, as a share of it (0 to 1)"""
     turn: float = 0.0
@@ -39,9 +48,10 @@ class AppearanceConfig:
             raise ValueError(
                 f"objective.views: mix={self.mix}, shift={self.shift} and turn={self.turn} must be 0 or more"
             )
-        if not all(0 <= share <= 1 for share in (self.overlay, self.move, self.zoom)):
+        if not all(0 <= share <= 1 for share in (self.overlay, self.patterns, self.move, self.zoom)):
             raise ValueError(
-                f"objective.views: overlay={self.overlay}, move={self.move} and zoom={self.zoom} are shares, 0 to 1"
+                f"objective.views: overlay={self.overlay}, patterns={self.patterns}, move={self.move} and "
+                f"zoom={self.zoom} are shares, 0 to 1"
             )
 
 
@@ -57,12 +67,36 @@ def change_appearance(frames_BTHWC: Tensor, draw_B: Tensor, seed: int, config: A
     centred = 2 * draws - 1
     frames = frames_BTHWC.float()
     share = (config.overlay * draws[:, 12])[:, None, None, None, None]
-    frames = frames.lerp(frames[partner, :1], share)
+    pictures = frames[partner, :1]
+    if config.patterns:
+        is_pattern = (draws[:, 17] < config.patterns)[:, None, None, None, None]
+        pictures = torch.where(is_pattern, draw_patterns(draws[:, 18:], frames.shape[2:4])[:, None], pictures)
+    frames = frames.lerp(pictures, share)
     mix = torch.eye(3, device=frames.device) + 3**0.5 * config.mix * centred[:, :9].unflatten(1, (3, 3))
     offset = config.shift * centred[:, 9:12] + MIDDLE
     changed = torch.einsum("bthwc,bdc->bthwd", frames - MIDDLE, mix) + offset[:, None, None, None, :]
     changed = changed.clamp(0, 255)
-    return move_camera(changed, centred[:, 13:], config) if config.move or config.turn or config.zoom else changed
+    return move_camera(changed, centred[:, 13:17], config) if config.move or config.turn or config.zoom else changed
+
+
+def draw_patterns(draws_BU: Tensor, size_hw: tuple[int, ...]) -> Tensor:
+    """Pictures [B, h, w, 3] in 0..255: a sum of plane waves of random length and direction, shaded in two colours."""
+    waves_BK3, colours, contrast = draws_BU.split((3 * WAVES, 6, 1), 1)
+    cycles, angle, phase = waves_BK3.unflatten(1, (WAVES, 3)).unbind(2)
+    frequency = 2 * math.pi * _scale_log(cycles, CYCLES)
+    down, right = (torch.linspace(0, 1, side, device=draws_BU.device) for side in size_hw)
+    angle = 2 * math.pi * angle
+    towards_right, downwards = ((frequency * part)[..., None, None] for part in (angle.cos(), angle.sin()))
+    waves_BKhw = (towards_right * right + downwards * down[:, None] + 2 * math.pi * phase[..., None, None]).cos()
+    share_Bhw1 = (_scale_log(contrast, CONTRAST)[:, :, None] * waves_BKhw.sum(1)).sigmoid()[..., None]
+    first, second = (255 * colours[:, None, None]).chunk(2, -1)
+    return first.lerp(second, share_Bhw1)
+
+
+def _scale_log(draws: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Numbers whose logarithm is uniform between those of the limits, from uniform draws."""
+    low, high = limits
+    return low * (high / low) ** draws
 
 
 def move_camera(frames_BTHWC: Tensor, draws_B4: Tensor, config: AppearanceConfig) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from tests.world_model.small import FUTURE, encoder, frames
 from world_model.distributed import WorldInfo
 from world_model.objectives.pretrain_model import PretrainModel
-from world_model.training.appearance import AppearanceConfig, change_appearance, move_camera
+from world_model.training.appearance import AppearanceConfig, change_appearance, draw_patterns, move_camera
 
 NONE = AppearanceConfig(0.0, 0.0, 0.0)
 DRAWS = torch.arange(4)
@@ -36,6 +36,37 @@ def test_an_overlay_adds_the_same_still_picture_to_every_frame():
         share = added.nanmedian()
         assert 0 < share < 0.5
         torch.testing.assert_close(changed[clip], clips[clip].lerp(clips[other, 0], share), atol=0.1, rtol=0)
+
+
+def test_an_overlaid_pattern_is_still_and_comes_from_no_other_clip():
+    clips = frames(4, 3).float()
+    config = replace(NONE, overlay=0.5, patterns=1.0)
+    changed = change_appearance(clips, DRAWS, 0, config)
+    assert (changed - clips).abs().amax((1, 2, 3, 4)).min() > 1
+    alone = torch.cat([change_appearance(clips[i : i + 1], DRAWS[i : i + 1], 0, config) for i in range(4)])
+    torch.testing.assert_close(changed, alone)
+    share = 1 - (changed[:, 1] - changed[:, 0]).abs().sum((1, 2, 3)) / (clips[:, 1] - clips[:, 0]).abs().sum((1, 2, 3))
+    pictures = clips + (changed - clips) / share[:, None, None, None, None]
+    torch.testing.assert_close(pictures[:, 0], pictures[:, 2], atol=0.5, rtol=0)  # the same in every frame
+    assert pictures.min() > -1 and pictures.max() < 256
+
+
+def test_some_overlays_are_patterns_and_the_others_frames():
+    clips = frames(64, 2).float()
+    draws, overlay = torch.arange(64), replace(NONE, overlay=0.5)
+    of_frames = change_appearance(clips, draws, 0, overlay)
+    mixed = change_appearance(clips, draws, 0, replace(overlay, patterns=0.5))
+    of_patterns = change_appearance(clips, draws, 0, replace(overlay, patterns=1.0))
+    is_frame = (mixed == of_frames).flatten(1).all(1)
+    is_pattern = (mixed == of_patterns).flatten(1).all(1)
+    assert (is_frame ^ is_pattern).all() and 16 < is_frame.sum() < 48
+
+
+def test_a_pattern_is_shaded_between_two_colours():
+    patterns = draw_patterns(torch.rand(8, 19, generator=torch.Generator().manual_seed(0)), (32, 32))
+    assert patterns.shape == (8, 32, 32, 3) and 0 <= patterns.min() and patterns.max() <= 255
+    spread = torch.linalg.svdvals((patterns - patterns.mean((1, 2), keepdim=True)).flatten(1, 2))
+    assert (spread[:, 0] > 1).all() and (spread[:, 1] < 1e-3 * spread[:, 0]).all()  # one line in colour space
 
 
 def test_a_camera_moves_by_the_drawn_shift_and_turns_about_the_middle():
@@ -88,7 +119,9 @@ def test_a_prediction_is_compared_with_the_other_appearance():
     assert model.encoder.pool.out.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}, {"turn": -1.0}, {"move": 2.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}, {"patterns": -1.0}, {"turn": -1.0}, {"move": 2.0}]
+)
 def test_strengths_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="objective.views"):
         AppearanceConfig(**wrong)
