@@ -10,7 +10,9 @@ approximate the eigenfunctions of the process, and known distances are sums over
     biharmonic   sum_i t_i^2 (...)^2                       Lipman, Rustamov & Funkhouser, ACM Trans. Graph. 29, 2010
 
 It is fitted on training video alone, without actions, states or gradients, and folded into the last linear map of the
-pool. Principal components of tokens, the pool of objectives that predict tokens, are fitted here, too.
+pool. Where scenes vary, each frame is seen in a random appearance of its own: what depends on appearance then has no
+autocorrelation, and gets little weight. Principal components of tokens, the pool of objectives that predict tokens, are
+fitted here, too.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from torch import Tensor
 
 from world_model.encoder import FRAMES_PER_CHUNK, VideoEncoder
 from world_model.nn.pools import Pool, PrincipalPool
+from world_model.training.appearance import AppearanceConfig, change_appearance
 
 LEAST_POWER = 1e-4  # least variance of a direction, as a share of the largest
 RHO_RANGE = (1e-3, 0.999)  # autocorrelations; below is noise, above a standstill
+SEED = 0  # of the random appearances
 SUMMARY_FRAMES = 1024  # frames that principal components of tokens are fitted on
 
 Kind = Literal["kinetic", "commute", "biharmonic"]
@@ -47,6 +51,8 @@ class MetricConfig:
     """features whose slow modes are sought: pooled, or inputs (of the pool's last linear map, which they replace)"""
     modes: int = 0
     """modes retained, slowest first (>= 1); 0: as many as the embedding has dimensions"""
+    views: AppearanceConfig | None = None
+    """random appearances that frames are seen in, one for each frame; null: frames as they are"""
 
     def __post_init__(self) -> None:
         if self.modes < 0:
@@ -130,7 +136,13 @@ def make_metric_map(modes: SlowModes, config: MetricConfig, size: int) -> Tensor
 def fit_metric(encoder: VideoEncoder, config: MetricConfig, episodes: Iterable[Tensor]) -> Metric:
     """The metric of an encoder's pooled embedding, from consecutive frames [T, H, W, C] of full episodes."""
     encoder.eval()
-    embedded = [encoder.embed_chunks(frames[None], config.source)[0] for frames in episodes]
+    embedded, seen = [], 0
+    for frames in episodes:
+        if config.views is not None:
+            draws = torch.arange(seen, seen + len(frames), device=frames.device)
+            frames = change_appearance(frames.unsqueeze(1), draws, SEED, config.views).squeeze(1)
+        embedded.append(encoder.embed_chunks(frames[None], config.source)[0])
+        seen += len(frames)
     modes = find_slow_modes(embedded, config.lag)
     return Metric(config.source, modes.mean_D, make_metric_map(modes, config, encoder.pooled_dim))
 

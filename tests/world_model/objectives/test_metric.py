@@ -13,6 +13,7 @@ from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 from world_model.objectives.metric import Metric, MetricConfig, find_slow_modes, fit_metric, make_metric_map
 from world_model.objectives.pretrain_model import PretrainModel
+from world_model.training.appearance import AppearanceConfig
 
 
 def mixed_processes(rhos, episodes=60, steps=400):
@@ -101,6 +102,40 @@ def test_a_metric_of_the_last_map_s_inputs_takes_its_place(pool):
         folded, ((seen[:30].double() - metric.mean_I) @ metric.matrix_ID).float(), atol=1e-3, rtol=1e-3
     )
     assert (folded[:, 3:] == 0).all() and folded[:, :3].std(0).min() > 0.1
+
+
+class BrightnessAndPlace:
+    """A stand-in for an encoder: each frame's mean brightness, and where its brightest column lies."""
+
+    pooled_dim = 2
+
+    def eval(self):
+        return self
+
+    def embed_chunks(self, frames_BTHWC, source):
+        columns = frames_BTHWC.float().mean((2, 4))
+        return torch.stack((columns.mean(-1) / 50, columns.argmax(-1).float() / 5), -1)
+
+
+def test_random_appearances_take_weight_from_what_appearance_changes():
+    generator = torch.Generator().manual_seed(0)
+
+    def wander(low, high):
+        walk = torch.randn(200, generator=generator).cumsum(0)
+        return low + (high - low) * (walk - walk.min()) / (walk.max() - walk.min())
+
+    episodes = []
+    for _ in range(20):
+        frames = wander(40, 120).view(-1, 1, 1, 1).repeat(1, 8, 32, 3)
+        frames[torch.arange(200), :, wander(0, 31).round().long()] += 60
+        episodes.append(frames)
+    views = AppearanceConfig(mix=0.0, shift=60.0, overlay=0.0)
+    plain, varied = (
+        fit_metric(BrightnessAndPlace(), MetricConfig("biharmonic", 1, views=chosen), episodes)
+        for chosen in (None, views)
+    )
+    (brightness, place), (less, place_still) = (metric.matrix_ID.norm(dim=1).tolist() for metric in (plain, varied))
+    assert brightness > 0.5 * place and less < 0.1 * place_still
 
 
 def test_what_cannot_be_fitted_is_said():
