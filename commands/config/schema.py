@@ -74,12 +74,14 @@ def fill_defaults(cls: type, mapping: Mapping[str, Any], base: Mapping[str, Any]
     """Return the mapping with the values of `base` wherever it has none, in the order of the fields of `cls`.
 
     base: values for all keys; None takes the defaults of `cls`, and '???' where a value must be given. A part that
-    becomes one of another class takes the defaults of that class.
+    becomes one of another class takes the defaults of that class. Keys that `cls` had before, in its class variable
+    `retired`, are left out where they have the value that had no effect.
     """
     base = _get_defaults(cls) if base is None else base
     hints = get_field_types(cls)
     filled = {key: _merge(hints[key], mapping[key], base[key]) if key in mapping else base[key] for key in hints}
-    return filled | {key: value for key, value in mapping.items() if key not in hints}
+    retired = getattr(cls, "retired", {}).items()
+    return filled | {key: value for key, value in mapping.items() if key not in hints and (key, value) not in retired}
 
 
 def _merge(hint: Any, value: Any, old: Any) -> Any:

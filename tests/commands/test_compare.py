@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from commands.cli.main import main
-from commands.comparison.cells import make_cell_keys
+from commands.comparison.cells import Cell, make_cell_keys
 from commands.config.compose import load_config
+from commands.config.schema import build
+from commands.shared.runs import write_json
+from world_model.objectives.families import ObjectiveConfig
 
 
 @pytest.mark.parametrize(("pool", "family"), [("learned", "masked"), ("keypoints", "future")])
@@ -21,6 +25,20 @@ def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, f
     trained = make_cell_keys(config, "future", 3)
     assert trained.pretrain.steps > 0 and trained.objective.frames == 9
     assert (trained.objective == cell.objective) == (pool == "keypoints")
+
+
+@pytest.mark.parametrize(("weight", "found"), [(0.0, True), (1.0, False)])
+def test_keys_that_had_no_effect_leave_a_record_what_it_was(tmp_path, weight, found):
+    """Records of `lewm` held the keys of contrast within clips, which it ignored."""
+    cell = Cell("lewm", "steps", 0, make_cell_keys(load_config("compare", []), "lewm", 0), 0.0)
+    objective = cell.config["objective"]
+    older = {**objective, "terms": {**objective["terms"], "contrast": weight, "contrast_scale": 0.1}}
+    write_json(tmp_path / f"{cell.name}.json", {"config": {**cell.config, "objective": older}})
+    assert (cell.find_record(tmp_path) is not None) == found
+    if found:
+        assert build(ObjectiveConfig, older) == cell.keys.objective
+    future = replace(cell, keys=make_cell_keys(load_config("compare", []), "future", 0))
+    assert future.config["objective"]["terms"]["contrast"] == 0.0
 
 
 def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from world_model.nn.reachability import ReachConfig
 from world_model.objectives.causal import CausalConfig
 from world_model.objectives.end_to_end import EndToEndConfig, PathTerms
 from world_model.objectives.future import FutureConfig
-from world_model.objectives.losses import ClipTerms
+from world_model.objectives.losses import ClipTerms, FutureTerms
 from world_model.objectives.masked import AveragedTargets, ContextLoss, FeatureTargets, MaskedConfig, PixelTargets
 from world_model.objectives.masking import BlockMask, RandomMask
 from world_model.objectives.objective import TeacherConfig
@@ -25,7 +25,7 @@ SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pool=LearnedPoolC
 POOLS = {"learned": SIZES.pool, "keypoints": KeypointPoolConfig(12, 16), "principal": PrincipalPoolConfig(12)}
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)
 FUTURE = FutureConfig(
-    frame_gap=1, prediction=1.0, terms=ClipTerms(variance=1.0, covariance=0.1), metric=None, predictor=PREDICTOR
+    frame_gap=1, prediction=1.0, terms=FutureTerms(variance=1.0, covariance=0.1), metric=None, predictor=PREDICTOR
 )
 VJEPA2 = MaskedConfig(teacher=TeacherConfig(0.9, 0.9), predictor=PREDICTOR)
 VJEPA21 = replace(VJEPA2, targets=FeatureTargets(levels=2, context_loss=ContextLoss(0.5, (0, 0))))
@@ -46,7 +46,7 @@ PLDM = EndToEndConfig(
     path_terms=PathTerms(variance=0.2, smoothness=0.7, inverse=1.0),
     predictor=PREDICTOR,
 )
-PIXELS = replace(FUTURE, pixels=PixelHeadConfig(16, 128), terms=ClipTerms())
+PIXELS = replace(FUTURE, pixels=PixelHeadConfig(16, 128), terms=FutureTerms())
 
 
 def encoder(seed: int = 0, config: EncoderConfig = SIZES) -> VideoEncoder:

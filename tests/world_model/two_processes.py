@@ -30,7 +30,7 @@ from world_model.distributed import (
 )
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.objectives.losses import ClipTerms, TokenTerms
+from world_model.objectives.losses import FutureTerms, TokenTerms
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
@@ -42,8 +42,8 @@ CONFIG = TrainerConfig(
 LONG = replace(CONFIG, steps=4)
 OBJECTIVES = {
     "vicreg": FUTURE,
-    "sigreg": replace(FUTURE, terms=ClipTerms(sigreg=0.1, sigreg_directions=16)),
-    "infonce": replace(FUTURE, terms=ClipTerms(infonce=1.0)),
+    "sigreg": replace(FUTURE, terms=FutureTerms(sigreg=0.1, sigreg_directions=16)),
+    "infonce": replace(FUTURE, terms=FutureTerms(infonce=1.0)),
     "pldm": PLDM,
     "masked": VJEPA2,
     "sigreg of tokens": replace(VJEPA2, terms=TokenTerms(features="tokens", sigreg=0.1, sigreg_directions=16)),

@@ -23,7 +23,7 @@ from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
-from world_model.objectives.losses import ClipTerms, Loss, contrast_within_clips
+from world_model.objectives.losses import FutureTerms, Loss, contrast_within_clips
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction, Teaching
@@ -53,7 +53,7 @@ class FutureConfig(FamilyConfig):
     """weight of that error (> 0)"""
     teacher: Teaching = "shared"
     """source of targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
-    terms: ClipTerms = field(default_factory=lambda: ClipTerms(variance=5.0, covariance=5.0))
+    terms: FutureTerms = field(default_factory=lambda: FutureTerms(variance=5.0, covariance=5.0))
     """anti-collapse terms"""
     views: AppearanceConfig | None = None
     """random appearances of context and target, drawn apart for each clip; null: frames as they are"""
@@ -73,6 +73,11 @@ class FutureConfig(FamilyConfig):
                 f"objective.frames={self.frames} leaves too little to predict after objective.context_frames="
                 f"{self.context_frames} with objective.rollout={self.rollout}: give at least "
                 f"{self.context_frames + self.rollout}"
+            )
+        if self.pixels is not None and self.terms.contrast:
+            raise ValueError(
+                f"objective.terms.contrast={self.terms.contrast:g} compares embeddings, and objective.pixels predicts "
+                "pixels: give objective.terms.contrast=0, or objective.pixels=null"
             )
 
     def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> Future:
@@ -99,7 +104,9 @@ class Future(Objective):
         embedded_BTD = encoder.embed_chunks(frames_BTHWC)
         predicted = self.imagine(embedded_BTD)
         if self.pixel_head is None:
-            target = self.embed_targets(encoder, target_frames_BTHWC, embedded_BTD)
+            same = config.views is None and self.teacher is None
+            target = embedded_BTD if same else self.embed_targets(encoder, target_frames_BTHWC)
+            target = target.detach() if config.teacher == "stop" else target
         else:
             predicted = [self.pixel_head(path.unsqueeze(-2)) for path in predicted]
             target = encoder.normalise(frames_BTHWC).movedim(1, -1)
@@ -120,14 +127,12 @@ class Future(Objective):
         views = [change_appearance(frames_BTHWC, draw, self.seed, self.config.views) for draw in (first, second)]
         return views[0], views[1]
 
-    def embed_targets(self, encoder: VideoEncoder, frames_BTHWC: Tensor, embedded_BTD: Tensor) -> Tensor:
-        """Embeddings that are predicted [B, T, D]: the teacher's, or the encoder's own with or without gradient."""
-        if self.teacher is not None:
-            with torch.no_grad():
-                return self.teacher.embed_chunks(frames_BTHWC)
-        if self.config.views is not None:
-            embedded_BTD = encoder.embed_chunks(frames_BTHWC)
-        return embedded_BTD if self.config.teacher == "shared" else embedded_BTD.detach()
+    def embed_targets(self, encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
+        """Embeddings of the target's frames [B, T, D], by the teacher or else the encoder itself."""
+        if self.teacher is None:
+            return encoder.embed_chunks(frames_BTHWC)
+        with torch.no_grad():
+            return self.teacher.embed_chunks(frames_BTHWC)
 
     def imagine(self, embedded_BTD: Tensor) -> list[Tensor]:
         """Predictions 1..rollout steps ahead of every window of context_frames frames: k-th [B, T - context - k, D]."""

@@ -7,7 +7,7 @@ A term over a batch (InfoNCE's other samples, VICReg, SIGReg) covers the rows of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,15 +60,9 @@ class ClipTerms(TermsConfig):
 
     centred: bool = False
     """terms on embeddings less their mean over the clip, so that what moves within a clip fills the embedding"""
-    contrast: float = 0.0
-    """weight of contrast within clips: a prediction's own frame among the frames of its clip (>= 0)"""
-    contrast_scale: float = 0.1
-    """mean squared error that lowers a frame's logit by 1 (> 0)"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.contrast_scale <= 0:
-            raise ValueError(f"objective.terms.contrast_scale={self.contrast_scale} must be above 0")
+    # Keys of runs before the family `future` alone had them, with the values that had no effect (`fill_defaults`).
+    retired: ClassVar[dict[str, float]] = {"contrast": 0.0, "contrast_scale": 0.1}
 
     def select(self, embedded_BTD: Tensor) -> Tensor:
         """Features [B * T, D] that the terms are taken of."""
@@ -83,6 +77,21 @@ class ClipTerms(TermsConfig):
             return {}
         means_BD = gather_rows(embedded_BTD.float().mean(1))
         return {"between": self.variance * F.relu((means_BD.var(0) + 1e-4).sqrt() - 1).mean()}
+
+
+@dataclass(frozen=True)
+class FutureTerms(ClipTerms):
+    """Terms of the family `future`, with contrast within clips."""
+
+    contrast: float = 0.0
+    """weight of contrast within clips: a prediction's own frame among the frames of its clip (>= 0)"""
+    contrast_scale: float = 0.1
+    """mean squared error that lowers a frame's logit by 1 (> 0)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.contrast_scale <= 0:
+            raise ValueError(f"objective.terms.contrast_scale={self.contrast_scale} must be above 0")
 
 
 def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | None = None) -> Tensor:

@@ -354,6 +354,8 @@ def test_a_part_of_an_objective_may_be_another_kind_a_word_or_null(words, key, v
         (["objective=vjepa2", "objective.targets.kind=pixel"], "objective.targets.kind=pixel is no choice"),
         (["objective.family=masked"], "objective.family follows from the group"),
         (["objective=lewm", "objective.metric.kind=commute"], "'objective.metric.kind' is no group or key"),
+        (["objective=lewm", "objective.terms.contrast=1"], "'objective.terms.contrast' is no group or key"),
+        (["objective=pldm", "objective.terms.contrast_scale=1"], "'objective.terms.contrast_scale' is no group or key"),
     ],
 )
 def test_keys_of_another_family_or_kind_are_refused(words, said):

@@ -7,11 +7,13 @@ import math
 import pytest
 import torch
 
+from world_model.nn.decoder import PixelHeadConfig
 from world_model.objectives.causal import CausalConfig
 from world_model.objectives.end_to_end import EndToEndConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import (
     ClipTerms,
+    FutureTerms,
     TermsConfig,
     compute_anti_collapse,
     constant_predictor_loss,
@@ -137,6 +139,12 @@ def test_targets_are_layer_normed_without_parameters():
         (CausalConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
         (EndToEndConfig, {"frames": 3}, "leaves nothing to predict"),
         (ClipTerms, {"temperature": 0.0}, "objective.terms.temperature=0.0 must be above 0"),
+        (FutureTerms, {"contrast_scale": 0.0}, "objective.terms.contrast_scale=0.0 must be above 0"),
+        (
+            FutureConfig,
+            {"pixels": PixelHeadConfig(), "terms": FutureTerms(contrast=1.0)},
+            "objective.terms.contrast=1 compares embeddings",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(config, wrong, said):

@@ -26,7 +26,7 @@ from tests.world_model.small import (
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
-from world_model.objectives.losses import ClipTerms, normalise_target
+from world_model.objectives.losses import FutureTerms, normalise_target
 from world_model.objectives.masked import ContextLoss, weigh_context
 from world_model.objectives.masking import FutureMask
 from world_model.objectives.objective import TeacherConfig
@@ -36,7 +36,7 @@ from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 OBJECTIVES = {
     "future": FUTURE,
     "future with a rollout": replace(FUTURE, rollout=2),
-    "future with sigreg": replace(FUTURE, terms=ClipTerms(sigreg=0.1)),
+    "future with sigreg": replace(FUTURE, terms=FutureTerms(sigreg=0.1)),
     "future with a teacher": replace(FUTURE, teacher=TeacherConfig()),
     "future of tokens": replace(VJEPA2, masks=(FutureMask(2),)),
     "vjepa2": VJEPA2,
@@ -45,7 +45,7 @@ OBJECTIVES = {
     "data2vec": DATA2VEC,
     "videomae": VIDEOMAE,
     "nepa": NEPA,
-    "future with infonce": replace(FUTURE, terms=ClipTerms(infonce=1.0)),
+    "future with infonce": replace(FUTURE, terms=FutureTerms(infonce=1.0)),
     "pixel baseline": PIXELS,
     "lewm": LEWM,
     "pldm": PLDM,
