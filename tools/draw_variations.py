@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import ImageOps
 
 import envs
+from commands.report.sheet import draw_sheet
 from envs.goal_env import GoalEnv
 
 TASKS = ("reacher", "push_t", "two_rooms")
@@ -22,7 +23,7 @@ CAPTIONS = {
     "unseen": "unseen: sixteen episodes of the split eval, from values and floors that training never has",
     "moving": "moving: sixteen first frames, from the training ranges, with a shadow, a lamp and a floor that move",
 }
-SIZE_PX, LINE_PX, GAP_PX, COLUMNS, DRAWS, STEPS = 96, 16, 2, 8, 16, 5
+SIZE_PX, COLUMNS, DRAWS, STEPS = 96, 8, 16, 5
 BITS = 5  # of a colour's channel, for a small file
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 
@@ -46,22 +47,6 @@ def film_episode(env: GoalEnv) -> Frames:
     return frames
 
 
-def draw_sheet(strips: dict[str, Frames]) -> Image.Image:
-    """All strips below one another, each under its caption."""
-    step = SIZE_PX + GAP_PX
-    rows = {caption: -(-len(frames) // COLUMNS) for caption, frames in strips.items()}
-    height = sum(LINE_PX + count * step for count in rows.values())
-    sheet = Image.new("RGB", (COLUMNS * step - GAP_PX, height), "white")
-    draw, top = ImageDraw.Draw(sheet), 0
-    for caption, frames in strips.items():
-        draw.text((0, top + 2), caption, fill="black")
-        for number, frame in enumerate(frames):
-            row, column = divmod(number, COLUMNS)
-            sheet.paste(Image.fromarray(frame), (column * step, top + LINE_PX + row * step))
-        top += LINE_PX + rows[caption] * step
-    return sheet
-
-
 def main(names: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in names:
@@ -69,7 +54,7 @@ def main(names: list[str]) -> None:
         with closing(envs.make(name, variation="moving", size=SIZE_PX)) as env:
             seconds = STEPS * env.task.control_step_s
             strips[f"moving: one episode, a frame every {seconds:g} s"] = film_episode(env)
-        sheet = ImageOps.posterize(draw_sheet(strips), BITS)
+        sheet = ImageOps.posterize(draw_sheet(strips, COLUMNS), BITS)
         sheet.save(FOLDER / f"variation_{name.replace('/', '_')}.png", optimize=True)
 
 

@@ -76,6 +76,7 @@ def compose(command: str, overrides: Sequence[str]) -> Composed:
         config = OmegaConf.to_container(complete, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UsageError(join_lines(error)) from error
+    _check_recipe(_load(command, tuple(chosen))[0], base.choices, config)
     return Composed(command, config, base.choices, schema.build(cls, config), tuple(overrides))
 
 
@@ -95,9 +96,13 @@ def compose_help(command: str, overrides: list[str]) -> tuple[Composed, dict[str
 def compose_choices(command: str, chosen: Sequence[str]) -> Composed:
     """Return the configuration with these choices; references stay, and what must be given is '???'.
 
-    Only keys of the command are kept: a recipe may set those of other commands, too.
+    Only keys of the command are kept: a recipe may set those of other commands, too. Its key `choices` chooses in
+    groups that not every command has, where `chosen` does not.
     """
     config, choices = _load(command, tuple(chosen))
+    further = [f"{group}={choice}" for group, choice in config.get("choices", {}).items() if group in choices]
+    if further:
+        config, choices = _load(command, (*further, *chosen))  # of two choices in a group the last one counts
     cls = get_config_class(command)
     own = {key: value for key, value in config.items() if key in schema.get_field_types(cls)}
     return Composed(command, schema.fill_defaults(cls, own), choices)
@@ -242,6 +247,16 @@ def _split(command: str, overrides: list[Any]) -> tuple[list[str], list[tuple[st
             raise UsageError(f"{key}={choice}: there is no such {group}{describe_choices(choice, options)}")
         chosen.append(f"{key}={choice}")
     return chosen, values
+
+
+def _check_recipe(recipe: Mapping[str, Any], choices: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    """Raise UsageError for a value that the recipe's key `refuses` names. recipe: the values as Hydra composed them."""
+    values = flatten(config)
+    for key, value in recipe.get("refuses", {}).items():
+        if values.get(key) == value:
+            raise UsageError(
+                f"{key}={value} contradicts recipe={choices['recipe']}: leave out {key}={value}, or the recipe"
+            )
 
 
 def _check_key(command: str, key: str, value: Any, config: Mapping[str, Any]) -> None:

@@ -38,6 +38,7 @@ from commands.evaluation.protocol import (
     summarise,
 )
 from commands.evaluation.scenes import name_scenes, redraw_scenes
+from commands.report.draws import render_scenes
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
 from commands.report.planning import write_report
@@ -115,7 +116,8 @@ def evaluate(
     if viewer == "rerun":
         write_recording(model, tested, cases, task, folder / "episodes.rrd")
         console.say(f"recording: rerun {folder / 'episodes.rrd'}")
-    write_report(results, runs, cases, task, videos, folder / "report.html", sections)
+    scenes = render_scenes(setup, folder / "scenes.png")
+    write_report(results, runs, cases, task, videos, folder / "report.html", sections, scenes)
     console.say(f"{format_headline(results)}\nreport: {folder / 'report.html'}")
     return results
 

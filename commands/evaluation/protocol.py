@@ -111,6 +111,12 @@ class Cases:
         }
         return replace(self, **rows)
 
+    def list_reset_options(self) -> list[dict[str, Any]]:
+        """What the environment of each pair is reset with: start, goal, and what its goal image shows."""
+        images = [None] * len(self.seeds) if self.goal_image_states is None else self.goal_image_states
+        rows = zip(self.start_states, self.goal_states, images, strict=True)
+        return [{"state": s, "goal_state": g, "goal_image_state": i} for s, g, i in rows]
+
 
 @dataclass(frozen=True)
 class EvaluationSetup:
@@ -225,10 +231,7 @@ def run_episodes(
     """
     batch = make_vector(len(cases.seeds))
     try:
-        images = [None] * len(cases.seeds) if cases.goal_image_states is None else cases.goal_image_states
-        rows = zip(cases.start_states, cases.goal_states, images, strict=True)
-        options = [{"state": s, "goal_state": g, "goal_image_state": i} for s, g, i in rows]
-        observation, info = batch.reset(seed=list(cases.seeds), options=options)
+        observation, info = batch.reset(seed=list(cases.seeds), options=cases.list_reset_options())
         policy.reset(observation["goal_pixels"], cases.seeds)
         set_states = getattr(policy, "set_states", None)
         distances, frames = [info["distance"].copy()], [observation["pixels"][:num_videos].copy()]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import envs
 from commands.shared.errors import UsageError
-from envs.presets import APPEARANCE, choose_env_kwargs
+from envs.presets import APPEARANCE, Preset, choose_env_kwargs
 
 if TYPE_CHECKING:
     from commands.evaluation.protocol import Cases, ProtocolConfig
@@ -58,8 +58,34 @@ def redraw_scenes(cases: Cases, protocol: ProtocolConfig, env_id: str, recorded:
         starts, goals = cases.start_states, cases.goal_states
         if protocol.variation is not None:
             starts, goals = (_redraw_starts(states, protocol, env, env_id, recorded) for states in (starts, goals))
-        images = _draw_goal_images(goals, protocol, env, recorded)
+        images = _draw_goal_images(dict(enumerate(goals)), protocol, env, recorded)
     return replace(cases, start_states=starts, goal_states=goals, goal_image_states=images)
+
+
+def redraw_case(
+    states: Mapping[str, Any], number: int, protocol: ProtocolConfig, env: GoalEnv, recorded: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Start and goal of a case (options of the environment's reset) in the scene of the case of that number."""
+    preset = choose_preset(protocol, recorded)
+    drawn = {
+        key: env.redraw_factors(
+            states[key], _make_rng(protocol, SCENE_STREAM, number), preset, strength=protocol.strength
+        )
+        for key in ("state", "goal_state")
+    }
+    images = _draw_goal_images({number: drawn["goal_state"]}, protocol, env, recorded)
+    return {**drawn, "goal_image_state": None if images is None else images[0]}
+
+
+def choose_preset(protocol: ProtocolConfig, recorded: Mapping[str, Any]) -> Preset:
+    """The preset whose ranges appearance is drawn from: the protocol's, or that of a file. recorded: its arguments.
+
+    Of a file, `unseen` concerns the split eval alone, and factors without a preset mean `seen`.
+    """
+    if protocol.variation is not None:
+        return protocol.variation
+    preset = recorded.get("variation", "none")
+    return "seen" if preset == "none" or preset == "unseen" and protocol.split != "eval" else preset
 
 
 def describe_scenes(protocol: Mapping[str, Any]) -> str:
@@ -123,19 +149,17 @@ def _redraw_starts(
 
 
 def _draw_goal_images(
-    goals: NDArray[np.float64], protocol: ProtocolConfig, env: GoalEnv, recorded: Mapping[str, Any]
+    goals: Mapping[int, NDArray[np.float64]], protocol: ProtocolConfig, env: GoalEnv, recorded: Mapping[str, Any]
 ) -> NDArray[np.float64] | None:
-    """States [n, S] that goal images show, of goals [n, S]; None for the goals themselves."""
+    """States [n, S] that goal images show, of n goals [S] by the number of their case; None for the goals
+    themselves."""
     if protocol.goal_nuisance == "same":
         return None
-    preset = protocol.variation or recorded.get("variation", "seen")
-    only_eval = protocol.variation is None and preset == "unseen"  # of a file, it concerns the split eval alone
-    if preset == "none" or only_eval and protocol.split != "eval":
-        preset = "seen"
-    ranges, strength = ("none", 1.0) if protocol.goal_nuisance == "clean" else (preset, protocol.strength)
+    clean = protocol.goal_nuisance == "clean"
+    ranges, strength = ("none", 1.0) if clean else (choose_preset(protocol, recorded), protocol.strength)
     images = [
         env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges, strength=strength)
-        for number, goal in enumerate(goals)
+        for number, goal in goals.items()
     ]
     return np.stack(images)
 

@@ -43,16 +43,18 @@ def write_report(
     videos: Sequence[Path],
     path: Path | str,
     extra: Sequence[tuple[str, str | Path]] = (),
+    scenes: str = "",
 ) -> None:
     """Write the page of one evaluation to `path`; it opens without a network.
 
     results: of collect_results; its first method is the one under test, and `videos` show its first episodes.
-    extra: further sections, (title, html) or (title, path of an image).
+    extra: further sections, (title, html) or (title, path of an image). scenes: a section on scenes that vary.
     """
     methods, note = results["methods"], results["protocol"]["note"]
     tested = runs[next(iter(methods))]
     elements = {
         "tiles": _render_tiles(results, task),
+        "scene_draws": scenes,
         "methods_table": _render_methods(results, task),
         "success_drawing": draw_success(methods, task),
         "method_notes": page.render_facts((name, METHOD_NOTES[name]) for name in methods if name in METHOD_NOTES),

@@ -57,7 +57,7 @@ class GymGoalEnv(GoalEnv):
         if variation != "none":
             raise ValueError(
                 f"variation={variation}: an environment of Gymnasium's has no factors of variation; "
-                f"set env.variation=none, or choose another task, as env=reacher or env=dmc/cheetah"
+                f"choose another task, as env=reacher or env=dmc/cheetah, or leave the variation out"
             )
         choose_backend()
         self.physics = self._renderer = GymnasiumSimulator(gym_id, size, render_mode, kwargs)

@@ -113,9 +113,48 @@ def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
     for file in ("_task", *OWN):
         said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
         said.pop("defaults")
-        keys = {key for key in flatten(said) if not key.startswith(("env.kwargs", "small"))}
+        keys = {key for key in flatten(said) if not key.startswith(("env.kwargs", "small", "choices", "refuses"))}
         for key in keys:
             assert any(has_key(get_config_class(command), key, {}) for command in ("demo", "compare")), key
+
+
+def test_the_recipe_for_varied_scenes_chooses_the_objective_of_demo_unless_another_is_named():
+    varied, views = (load_config("demo", [word]) for word in ("recipe=varied", "objective=views"))
+    assert varied.objective == views.objective != load_config("demo").objective
+    assert compose("demo", ["recipe=varied"]).choices["objective"] == "views"
+    named = compose("demo", ["recipe=varied", "objective=future"])
+    assert named.keys.objective == load_config("demo").objective and named.choices["objective"] == "future"
+    assert named.keys.encoder == varied.encoder  # the rest of the recipe stays
+    tuned = load_config("demo", ["recipe=varied", "objective.views.mix=0.4"])
+    assert tuned.objective == override(views.objective, {"views": {"mix": 0.4}})
+
+
+def test_the_row_views_of_the_table_on_varied_scenes_is_the_demo():
+    demo, table = (load_config(command, ["recipe=varied"]) for command in ("demo", "compare"))
+    cell = make_cell_keys(table, "views", 0)
+    for key in ("env", "data", "encoder", "objective", "pretrain", "dynamics", "posttrain", "planner"):
+        assert getattr(cell, key) == getattr(demo, key), key
+    assert "objective" not in compose("compare", ["recipe=varied"]).choices
+
+
+@pytest.mark.parametrize("command", ["demo", "compare"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["env.variation=none"], "env.variation=none contradicts recipe=varied: leave out env.variation=none, or the"),
+        (["env=gym"], "an environment of Gymnasium's has no factors of variation; choose another task, as env=reacher"),
+        (["env.factors=[colr]"], "'colr' is no factor of this task; did you mean colour?"),
+        (["env.variation=sen"], "env.variation=sen is no choice; did you mean seen?"),
+    ],
+)
+def test_what_contradicts_the_recipe_for_varied_scenes_is_one_sentence(
+    command, words, said, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "recipe=varied", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -132,6 +132,13 @@ def test_the_page_refers_to_nothing_outside_of_itself_and_runs_no_script(page):
     assert not re.search(r"https?://|<script|@import|url\((?!#)", html)
 
 
+def test_the_scenes_stand_between_the_headline_and_the_methods(runs, cases, tmp_path):
+    path, section = tmp_path / "r.html", "<section><h2>Scenes</h2></section>"
+    report.write_report(results_of(runs, cases), runs, cases, REACHER, [], path, scenes=section)
+    html = path.read_text(encoding="utf-8")
+    assert html.index('class="headline"') < html.index(section) < html.index("<h2>Methods</h2>")
+
+
 def test_every_method_is_named_with_its_rates_and_intervals(page):
     text, _ = read(page[0])
     for name in ("model", "random", "zero action", "oracle", "oracle, model's cost"):

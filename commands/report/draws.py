@@ -1,0 +1,94 @@
+"""Sixteen scenes of an evaluation where scenes vary: the start frames of its first episodes, and beside them the goal
+images where these look different. Environments render them as the methods see them."""
+
+from __future__ import annotations
+
+import io
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import envs
+from commands.evaluation.scenes import choose_preset, redraw_case
+from commands.report import page
+from commands.report.sheet import draw_sheet
+from commands.shared.runs import write_atomic
+from envs.presets import APPEARANCE
+
+if TYPE_CHECKING:
+    from commands.evaluation.protocol import EvaluationSetup
+    from envs.goal_env import GoalEnv
+
+Frame = NDArray[np.uint8]
+TITLE = "The scenes of this evaluation"
+COUNT, COLUMNS = 16, 8  # scenes; frames a row
+FRAME_PX, GAP_PX, TEXT_PX = 128, 2, 20  # frames are enlarged by whole factors, 64 px by 2
+RANGE_TEXTS = {
+    "seen": "values from the training ranges",
+    "unseen": "values outside the training ranges",
+    "moving": "values from the training ranges, and nuisance that moves within an episode",
+}
+GOAL_TEXTS = {
+    "same": "goal images show the same scene",
+    "other": "beside each start its goal image, another draw (other)",
+    "clean": "beside each start its goal image, the plain scene (clean)",
+}
+
+
+def render_scenes(setup: EvaluationSetup, path: Path) -> str:
+    """The section of a report on the scenes, with their picture written to `path`; empty where scenes do not vary."""
+    protocol, recorded = setup.protocol, setup.reader.info.env_kwargs
+    with closing(envs.make(setup.task.name, **setup.env_kwargs)) as env:
+        on = env.get_factors()
+        groups = list(dict.fromkeys(factor.group for factor in env.list_factors() if factor.name in on))
+        if not groups or protocol.variation == "none":
+            return ""
+        options = _list_options(setup, env, groups)
+        frames = [env.reset(seed=0, options=each)[0] for each in options]
+    beside = protocol.goal_nuisance != "same"
+    tiles = [_join_pair(each) if beside else _enlarge(each["pixels"]) for each in frames]
+    preset = protocol.variation or recorded.get("variation", "seen")
+    caption = (
+        f"{len(tiles)} scenes of {setup.task.name}: preset {preset}, split {protocol.split}; "
+        f"{GOAL_TEXTS[protocol.goal_nuisance]}"
+    )
+    columns, gap = (COLUMNS // 2, 5 * GAP_PX) if beside else (COLUMNS, GAP_PX)
+    _write_png(draw_sheet({caption: tiles}, columns, gap, TEXT_PX), path)
+    played = min(len(setup.cases.seeds), len(tiles))
+    further = f", then the same starts in {len(tiles) - played} further scenes" if played < len(tiles) else ""
+    text = (
+        f"Start frames of the first {played} episodes{further}. Episodes differ in {', '.join(groups)}: "
+        f"{RANGE_TEXTS[choose_preset(protocol, recorded)]}."
+    )
+    return page.render_section(TITLE, page.render_picture(path, caption), page.render_note(text))
+
+
+def _list_options(setup: EvaluationSetup, env: GoalEnv, groups: list[str]) -> list[dict[str, Any]]:
+    """Options of the environment's reset for the first cases, with further draws of their scenes where there are fewer
+    than COUNT and their appearance can be drawn."""
+    protocol, recorded = setup.protocol, setup.reader.info.env_kwargs
+    options = setup.cases.list_reset_options()[:COUNT]
+    if set(groups).isdisjoint(APPEARANCE):
+        return options
+    more = range(len(options), COUNT)
+    return options + [redraw_case(options[i % len(options)], i, protocol, env, recorded) for i in more]
+
+
+def _join_pair(observation: dict[str, Any]) -> Frame:
+    """A start with its goal image on the right."""
+    start, goal = _enlarge(observation["pixels"]), _enlarge(observation["goal_pixels"])
+    return np.concatenate([np.pad(start, ((0, 0), (0, GAP_PX), (0, 0)), constant_values=255), goal], 1)
+
+
+def _enlarge(frame: Frame) -> Frame:
+    factor = max(1, round(FRAME_PX / max(frame.shape[:2])))
+    return frame.repeat(factor, 0).repeat(factor, 1)
+
+
+def _write_png(image: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    write_atomic(path, buffer.getvalue())
