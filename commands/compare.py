@@ -66,7 +66,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     if not config.table_only:
         for number, cell in enumerate(missing):
             console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
-            run_cell(cell, folder.path, records, console)
+            run_cell(cell, folder.path, records, config.keep_models, console)
             table = _write_page(records, cells, config)
         folder.finish(f"{len(cells)} cells, table in {table}")
     console.say(table.read_text(encoding="utf-8"))

@@ -355,7 +355,12 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     cells = list((work / "cells").glob("*.json"))
     assert len(cells) == 1
     before = cells[0].read_bytes()
-    jepa(*words, "objectives=[oracle,future,untrained,lewm]", "budgets=[steps,flops]", cwd=work)
+    table = work / "runs/compare/table"
+    assert not list(table.rglob("model.json"))
+    lewm = ["objectives=[oracle,future,untrained,lewm]", "budgets=[steps,flops]", "keep_models=true"]
+    jepa(*words, *lewm, cwd=work)
+    kept = sorted(path.parent.parent for path in table.glob("*/posttrain/model/model.json"))
+    assert [path.parent.name.split("-")[1] for path in kept] == ["lewm", "lewm", "untrained"]
     names = {path.name.rsplit("-", 1)[0] for path in (work / "cells").glob("*.json")}
     assert names == {
         "reacher-future-both-seed0",

@@ -64,6 +64,8 @@ class TableKeys(PipelineKeys):
     """folder of finished cells, one JSON file each, and of the table made from them"""
     table_only: bool = False
     """whether to make the table of finished cells and run none"""
+    keep_models: bool = False
+    """whether the models of finished cells stay in the run folder, to plan with them again"""
     metric: Kind | None = "biharmonic"
     """objective.metric.kind of all methods but those that learn dynamics themselves; null: no metric"""
     small: dict[str, list[Any]] = field(default_factory=dict)

@@ -22,15 +22,19 @@ from data.features import FeatureCache
 from world_model.training.checkpoint import hash_tensors
 
 
-def run_cell(cell: Cell, folder: Path, records: Path, console: Console) -> None:
-    """Collect its seed's data unless they exist, run the cell in `folder` and leave its record in `records`."""
+def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Console) -> None:
+    """Collect its seed's data unless they exist, run the cell in `folder` and leave its record in `records`.
+
+    keep: whether its models stay in `folder`.
+    """
     data = folder / f"data-seed{cell.seed}" / FILE
     data.parent.mkdir(exist_ok=True)
     collect_into(data, cell.keys.collection, console)
     work = folder / cell.name
     record = (run_oracle if cell.objective == ORACLE else run_pipeline)(cell, str(data), work, console)
     write_json(records / f"{cell.name}.json", record)
-    shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
+    if not keep:
+        shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
 
 
 def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
