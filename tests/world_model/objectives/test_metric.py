@@ -129,7 +129,7 @@ def test_random_appearances_take_weight_from_what_appearance_changes():
         frames = wander(40, 120).view(-1, 1, 1, 1).repeat(1, 8, 32, 3)
         frames[torch.arange(200), :, wander(0, 31).round().long()] += 60
         episodes.append(frames)
-    views = AppearanceConfig(mix=0.0, shift=60.0, overlay=0.0)
+    views = AppearanceConfig(mix=0.0, shift=60.0, overlay=0.0, move=0.0, turn=0.0, zoom=0.0)
     plain, varied = (
         fit_metric(BrightnessAndPlace(), MetricConfig("biharmonic", 1, views=chosen), episodes)
         for chosen in (None, views)
