@@ -1,15 +1,17 @@
-"""Scenes: the appearance that starts and goal images have (`protocol.variation`, `protocol.goal_nuisance`).
+"""Scenes: the appearance that starts and goal images have (`protocol.variation`, `protocol.goal_nuisance`), and that
+recorded episodes are rendered in again (`variation` of `jepa probe`).
 
 Poses and dynamics stay those of the held-out episodes; only textures, colours, light and camera are drawn anew, from
-`protocol.seed` and the number of the case, so every method sees the same images. Success is judged on the true state.
+the seed and the number of the case or episode, so every method sees the same images. Success is judged on the true
+state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,33 @@ GOAL_TEXTS = {
 }
 
 
+class SceneKeys(Protocol):
+    """Keys that choose scenes: those of a protocol, or of `jepa probe`."""
+
+    @property
+    def variation(self) -> Preset | None: ...
+
+    @property
+    def strength(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class RedrawnFrames:
+    """Frames [N, H, W, C] of some episodes in other scenes, and their rows [N] in the file, ascending."""
+
+    rows: NDArray[np.int64]
+    frames: NDArray[np.uint8]
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Frames [..., H, W, C] of rows [...] of these episodes."""
+        places = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows[places], rows), "a row of another episode"
+        return self.frames[places]
+
+
 def changes_scenes(protocol: ProtocolConfig) -> bool:
     """Whether starts or goal images look different from the data file's."""
     return protocol.variation is not None or protocol.goal_nuisance != "same"
@@ -46,18 +75,27 @@ def changes_scenes(protocol: ProtocolConfig) -> bool:
 def check_scenes(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> None:
     """UsageError for a change of appearance that the environment of a file cannot draw. recorded: its arguments."""
     if changes_scenes(protocol):
-        with _open_env(protocol, env_id, recorded):
+        with _open_env(_name_keys(protocol), protocol.variation, env_id, recorded):
             pass
+
+
+def check_episode_scenes(variation: Preset, env_id: str, recorded: Mapping[str, Any]) -> None:
+    """UsageError for episodes that cannot be rendered in other scenes. recorded: arguments of their environment."""
+    with _open_env(f"variation={variation}", variation, env_id, recorded):
+        pass
 
 
 def redraw_scenes(cases: Cases, protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> Cases:
     """The cases with states of the scenes that the protocol asks for, and the states that goal images show."""
     if not changes_scenes(protocol):
         return cases
-    with _open_env(protocol, env_id, recorded) as env:
+    with _open_env(_name_keys(protocol), protocol.variation, env_id, recorded) as env:
         starts, goals = cases.start_states, cases.goal_states
         if protocol.variation is not None:
-            starts, goals = (_redraw_starts(states, protocol, env, env_id, recorded) for states in (starts, goals))
+            numbers = np.arange(len(starts))
+            starts, goals = (
+                _redraw_states(states, numbers, protocol, env, env_id, recorded) for states in (starts, goals)
+            )
         images = _draw_goal_images(dict(enumerate(goals)), protocol, env, recorded)
     return replace(cases, start_states=starts, goal_states=goals, goal_image_states=images)
 
@@ -88,6 +126,22 @@ def choose_preset(protocol: ProtocolConfig, recorded: Mapping[str, Any]) -> Pres
     return "seen" if preset == "none" or preset == "unseen" and protocol.split != "eval" else preset
 
 
+def redraw_episodes(reader: Any, episodes: Sequence[int], keys: SceneKeys) -> RedrawnFrames:
+    """The frames of these episodes, ascending, in scenes drawn from `keys.variation`; motion stays as recorded."""
+    info = reader.info
+    states = [reader.column("state", int(episode)) for episode in episodes]
+    numbers = np.repeat(np.arange(len(states)), [len(part) for part in states])
+    rows = [
+        reader.first_row(int(episode)) + np.arange(len(part)) for episode, part in zip(episodes, states, strict=True)
+    ]
+    with _open_env(f"variation={keys.variation}", keys.variation, info.env_id, info.env_kwargs) as env:
+        frames = []
+        for state in _redraw_states(np.concatenate(states), numbers, keys, env, info.env_id, info.env_kwargs):
+            env.set_state(state)
+            frames.append(env.render())
+    return RedrawnFrames(np.concatenate(rows), np.stack(frames))
+
+
 def describe_scenes(protocol: Mapping[str, Any]) -> str:
     """One sentence of a report on the protocol's scenes and goal images; protocol: as in results.json."""
     strength = protocol.get("strength", 1.0)
@@ -106,14 +160,18 @@ def name_scenes(protocol: Mapping[str, Any]) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-@contextmanager
-def _open_env(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> Iterator[GoalEnv]:
-    """The environment in which appearance is drawn; UsageError where it has none to draw."""
-    wanted = ", ".join(
+def _name_keys(protocol: ProtocolConfig) -> str:
+    """The keys of a protocol that ask for another appearance, for messages."""
+    return ", ".join(
         f"protocol.{key}={getattr(protocol, key)}"
         for key, usual in (("variation", None), ("goal_nuisance", "same"))
         if getattr(protocol, key) != usual
     )
+
+
+@contextmanager
+def _open_env(wanted: str, variation: Preset | None, env_id: str, recorded: Mapping[str, Any]) -> Iterator[GoalEnv]:
+    """The environment in which appearance is drawn; UsageError, naming the keys `wanted`, where it has none to draw."""
     if env_id not in envs.TASKS:
         raise UsageError(f"{wanted}: no factors of variation are known for {env_id} (tasks: {', '.join(envs.TASKS)})")
     with closing(envs.make(env_id, **recorded)) as env:
@@ -123,15 +181,21 @@ def _open_env(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]
                 f"{wanted}: the data of {env_id} were collected without factors of appearance, so none can be drawn "
                 f"anew: collect with env.variation=seen, or with env.factors=[{','.join(APPEARANCE)}]"
             )
-    with closing(envs.make(env_id, **choose_env_kwargs(protocol.variation, recorded))) as env:
+    with closing(envs.make(env_id, **choose_env_kwargs(variation, recorded))) as env:
         yield env
 
 
-def _redraw_starts(
-    states: NDArray[np.float64], protocol: ProtocolConfig, env: GoalEnv, env_id: str, recorded: Mapping[str, Any]
+def _redraw_states(
+    states: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+    keys: SceneKeys,
+    env: GoalEnv,
+    env_id: str,
+    recorded: Mapping[str, Any],
 ) -> NDArray[np.float64]:
-    """Recorded states [n, S] as states of `env`, the appearance of each case drawn from the protocol's preset."""
-    assert protocol.variation is not None
+    """Recorded states [n, S] as states of `env`; the appearance is drawn from a preset, by the numbers [n] of their
+    cases or episodes."""
+    assert keys.variation is not None
     with closing(envs.make(env_id, **recorded)) as source:
         physics = source.physics.state_size
         assert physics == env.physics.state_size, (physics, env.physics.state_size)
@@ -141,9 +205,9 @@ def _redraw_starts(
     return np.stack(
         [
             env.redraw_factors(
-                state, _make_rng(protocol, SCENE_STREAM, number), protocol.variation, strength=protocol.strength
+                state, _make_rng(keys, SCENE_STREAM, int(number)), keys.variation, strength=keys.strength
             )
-            for number, state in enumerate(converted)
+            for state, number in zip(converted, numbers, strict=True)
         ]
     )
 
@@ -164,5 +228,5 @@ def _draw_goal_images(
     return np.stack(images)
 
 
-def _make_rng(protocol: ProtocolConfig, stream: int, number: int) -> np.random.Generator:
-    return np.random.default_rng([protocol.seed, stream, number])
+def _make_rng(keys: SceneKeys, stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng([keys.seed, stream, number])

@@ -16,7 +16,6 @@ from envs.task_spec import TaskSpec
 from world_model.dynamics import LatentDynamics
 from world_model.probing import surprise as energy
 from world_model.probing.surprise import Transitions, discrimination_rate, measure_energies
-from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
 STARTS_EVERY = 4  # frames between the transitions taken from an episode
 FAR_STEPS = 10  # least frames of an impossible jump
@@ -102,31 +101,6 @@ def load_transitions(dynamics: LatentDynamics, reader: Any, index: TransitionInd
 def load_frames(reader: Any, episode: np.ndarray, frame: np.ndarray) -> Tensor:
     """Frames [n, H, W, C] of those episodes."""
     return torch.from_numpy(reader.gather("pixels", (reader.first_row(episode) + frame)[:, None])[:, 0])
-
-
-def measure_open_loop(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int]) -> dict[str, list[float]]:
-    """Squared error of imagined paths at steps 1..horizon, and that of copying the last frame; means over
-    transitions."""
-    model = PosttrainModel(dynamics, PosttrainConfig(rollout_steps=dynamics.config.horizon))
-    skip, history = dynamics.actions.frame_skip, dynamics.config.history
-    index = find_transitions(dynamics, reader, episodes, dynamics.config.horizon)
-    ahead = np.arange(1 - history, 1 + model.config.rollout_steps) * skip
-    rows = (reader.first_row(index.episode) + index.last)[:, None] + ahead
-    proprio = None if not dynamics.config.proprio_dim else read_proprio(reader)
-    sums: dict[str, np.ndarray] = {}
-    for chunk in np.array_split(rows, -(-len(rows) // energy.TRANSITIONS_PER_CHUNK)):
-        pixels = torch.from_numpy(reader.gather("pixels", chunk)).to(dynamics.action_mid.device)
-        actions = reader.gather("action", chunk[:, :1] + np.arange((model.window - 1) * skip))
-        batch = {
-            "pixels": pixels,
-            **dynamics.read(pixels),
-            "action": torch.from_numpy(actions.reshape(len(chunk), model.window - 1, -1)).to(pixels.device),
-        }
-        if proprio is not None:
-            batch["proprio"] = torch.from_numpy(proprio[chunk]).to(pixels.device)
-        for name, values in model.measure_error_by_horizon(batch).items():
-            sums[name] = sums.get(name, np.zeros(len(values))) + len(chunk) * np.array(values)
-    return {name: (total / len(rows)).tolist() for name, total in sums.items()}
 
 
 def measure_landscape(

@@ -94,12 +94,15 @@ class PosttrainModel(nn.Module):
     def _error(self, predicted: Tensor, target: Tensor) -> Tensor:
         return regression(self.dynamics.output.decode(predicted).float(), target, self.config.loss)
 
-    @torch.no_grad()
     def measure_error_by_horizon(self, batch: dict[str, Tensor]) -> dict[str, list[float]]:
-        """Open-loop squared error at steps 1..K from a full history, and that of copying the last frame.
+        """Errors of `measure_squared_errors` at steps 1..K, means over samples and channels."""
+        errors = self.measure_squared_errors(batch)
+        return {name: values.mean([0, *range(2, values.ndim)]).tolist() for name, values in errors.items()}
 
-        Errors are in the space of the target (normalised features or pixels), means over samples and channels.
-        """
+    @torch.no_grad()
+    def measure_squared_errors(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Open-loop squared error [B, K, ...] at steps 1..K from a full history (`predicted`), and that of copying the
+        last frame (`copy`), in the space of the target: normalised features or pixels."""
         self.eval()
         dynamics, steps = self.dynamics, self.config.rollout_steps
         history = dynamics.config.history
@@ -108,8 +111,4 @@ class PosttrainModel(nn.Module):
         target = dynamics.output.make_target(dynamics.encoder, features, batch)
         future = target[:, history : history + steps]
         copy = target[:, history - 1 : history].expand_as(future)
-        axes = [0, *range(2, future.ndim)]
-        return {
-            "predicted": (predicted - future).square().mean(axes).tolist(),
-            "copy": (copy - future).square().mean(axes).tolist(),
-        }
+        return {"predicted": (predicted - future).square(), "copy": (copy - future).square()}

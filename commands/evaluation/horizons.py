@@ -1,0 +1,94 @@
+"""Open-loop error by horizon, beside that of copying the last frame, on recorded transitions of held-out episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from commands.evaluation.transitions import find_transitions
+from commands.shared.console import format_table
+from commands.training.feature_cache import read_proprio
+from world_model.dynamics import LatentDynamics
+from world_model.probing.surprise import TRANSITIONS_PER_CHUNK
+from world_model.training.posttrain import PosttrainConfig, PosttrainModel
+
+GatherFrames = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows of a file [...] -> frames [..., H, W, C]
+
+RESAMPLES = 2000  # of episodes, for an interval
+LEAST_COPY = 1e-12  # error of copying that a ratio divides by at least
+
+
+def measure_open_loop(
+    dynamics: LatentDynamics,
+    reader: Any,
+    episodes: Sequence[int],
+    seed: int,
+    gather_frames: GatherFrames | None = None,
+) -> dict[str, Any]:
+    """Squared error of imagined paths at steps 1..horizon, as `summarise_errors` gives it.
+
+    gather_frames: frames in place of those of the file.
+    """
+    model = PosttrainModel(dynamics, PosttrainConfig(rollout_steps=dynamics.config.horizon))
+    skip, history, device = dynamics.actions.frame_skip, dynamics.config.history, dynamics.action_mid.device
+    index = find_transitions(dynamics, reader, episodes, dynamics.config.horizon)
+    ahead = np.arange(1 - history, 1 + model.config.rollout_steps) * skip
+    rows = (reader.first_row(index.episode) + index.last)[:, None] + ahead
+    proprio = None if not dynamics.config.proprio_dim else read_proprio(reader)
+    gather_frames = gather_frames or partial(reader.gather, "pixels")
+    chunks: dict[str, list[NDArray[np.float32]]] = {}
+    for chunk in np.array_split(rows, -(-len(rows) // TRANSITIONS_PER_CHUNK)):
+        pixels = torch.from_numpy(gather_frames(chunk)).to(device)
+        actions = reader.gather("action", chunk[:, :1] + np.arange((model.window - 1) * skip))
+        batch = {
+            "pixels": pixels,
+            **dynamics.read(pixels),
+            "action": torch.from_numpy(actions.reshape(len(chunk), model.window - 1, -1)).to(device),
+        }
+        if proprio is not None:
+            batch["proprio"] = torch.from_numpy(proprio[chunk]).to(device)
+        for name, values in model.measure_squared_errors(batch).items():
+            chunks.setdefault(name, []).append(values.flatten(2).mean(2).cpu().numpy())
+    errors = {name: np.concatenate(parts) for name, parts in chunks.items()}
+    return summarise_errors(errors["predicted"], errors["copy"], index.episode, seed)
+
+
+def summarise_errors(
+    predicted_NK: NDArray[np.float32], copy_NK: NDArray[np.float32], episode_N: NDArray[np.int64], seed: int
+) -> dict[str, Any]:
+    """Means over transitions at steps 1..K: `predicted`, `copy`, and their ratio `over_copy`, each with an interval
+    `_ci95` [K, 2] (percentile bootstrap over episodes; null where there is one episode)."""
+    _, place, counts = np.unique(episode_N, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), 2, predicted_NK.shape[1]))
+    np.add.at(sums, place, np.stack([predicted_NK, copy_NK], 1).astype(np.float64))
+
+    def compute(weights_RE: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Means [R, K] in which episodes count as often as they were drawn."""
+        predicted, copy = np.moveaxis(np.tensordot(weights_RE, sums, 1) / (weights_RE @ counts)[:, None, None], 1, 0)
+        return {"predicted": predicted, "copy": copy, "over_copy": predicted / np.maximum(copy, LEAST_COPY)}
+
+    draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
+    results = {name: values[0].tolist() for name, values in compute(np.ones((1, len(counts)))).items()}
+    for name, values in compute(draws.astype(np.float64)).items():
+        results[f"{name}_ci95"] = np.quantile(values, (0.025, 0.975), axis=0).T.tolist() if len(counts) > 1 else None
+    return {**results, "episodes": len(counts), "transitions": len(episode_N)}
+
+
+def format_open_loop(errors_by_scene: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table with one row a horizon and, for each kind of scene: error, error of copying, their ratio."""
+    rows = []
+    for step in range(len(next(iter(errors_by_scene.values()))["predicted"])):
+        rows.append([str(step + 1)])
+        for errors in errors_by_scene.values():
+            rows[-1] += [f"{errors[name][step]:.3f}" for name in ("predicted", "copy", "over_copy")]
+            if (intervals := errors["over_copy_ci95"]) is not None:
+                rows[-1].append("{:.3f} to {:.3f}".format(*intervals[step]))
+    head = ["model steps"]
+    for name, errors in errors_by_scene.items():
+        head += [f"{name}: error", "copying", "ratio"] + ["95 % interval"] * (errors["over_copy_ci95"] is not None)
+    return format_table(rows, head)
