@@ -158,9 +158,15 @@ def test_what_contradicts_the_recipe_for_varied_scenes_is_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_finished_cells_are_those_of_the_recipe(task):
-    table = load_config("compare", [f"recipe={task}"])
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        *((task, [f"recipe={task}"]) for task in TASKS),
+        *((task, ["recipe=varied", f"env={task}", "pretrain.precision=bf16"]) for task in ("reacher", "two_rooms")),
+    ],
+)
+def test_finished_cells_are_those_of_the_recipe(task, words):
+    table = load_config("compare", words)
     folder = FOLDER.parents[1] / table.cells
     cells = [
         Cell(name, "steps", seed, make_cell_keys(table, name, seed), 0.0)
