@@ -94,7 +94,7 @@ def test_every_package_installs_its_data_and_its_type_marker():
 
 
 def test_importing_a_package_with_all_its_modules_adds_less_than_a_second_to_torch():
-    """The least processor time of three runs is compared, so that a busy machine does not fail it."""
+    """The least processor time of up to six runs is compared, so that a busy machine does not fail it."""
     script = """
 import importlib, json, sys, time
 import torch
@@ -107,7 +107,7 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(spent_s))
 """
     slow: dict[str, float] = {"": LIMIT_S}
-    for _ in range(3):  # a busy machine takes twice the processor time, too
+    for _ in range(6):  # a busy machine takes twice the processor time, too
         if slow:
             words = [sys.executable, "-c", script, json.dumps(modules())]
             done = subprocess.run(words, capture_output=True, text=True, cwd=HOME)

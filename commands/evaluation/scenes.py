@@ -202,14 +202,12 @@ def _redraw_states(
         known = dict(zip(source.get_factors(), states[:, physics:].T, strict=True))
     columns = [known.get(name, np.full(len(states), value)) for name, value in env.get_factors().items()]
     converted = np.concatenate([states[:, :physics], np.stack(columns, 1)], 1)
-    return np.stack(
-        [
-            env.redraw_factors(
-                state, _make_rng(keys, SCENE_STREAM, int(number)), keys.variation, strength=keys.strength
-            )
-            for state, number in zip(converted, numbers, strict=True)
-        ]
-    )
+    redrawn = converted.copy()
+    for number, first in zip(*np.unique(numbers, return_index=True), strict=True):
+        rng = _make_rng(keys, SCENE_STREAM, int(number))
+        scene = env.redraw_factors(converted[first], rng, keys.variation, strength=keys.strength)
+        redrawn[numbers == number, physics:] = scene[physics:]
+    return redrawn
 
 
 def _draw_goal_images(
