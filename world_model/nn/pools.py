@@ -16,7 +16,7 @@ from world_model.nn.pyramid import FeaturePyramid
 from world_model.nn.stem import Halvings
 
 MAP_CHANNELS = (32, 64)  # of the convolutions before the heat maps of keypoints
-AT_ONCE = 4  # pictures per chunk on a CPU without gradients: their heat maps fit a core's cache
+POSITIONS_AT_ONCE = 4096  # of heat maps, per chunk on a CPU without gradients: they fit a core's cache
 SHARPNESS = 5.0  # approximate standard deviation of initial heat maps: a keypoint then rests on few positions
 GAIN = 5.0  # of the initial last map, since keypoints start near the middle
 
@@ -130,6 +130,7 @@ class KeypointPool(Pool):
 
     def __init__(self, config: KeypointPoolConfig) -> None:
         super().__init__()
+        self.stride = config.stride
         self.maps = Halvings(MAP_CHANNELS, config.stride // 2)
         self.pyramid = FeaturePyramid(MAP_CHANNELS[-1], config.pyramid) if config.pyramid else None
         self.heat = nn.Conv2d(MAP_CHANNELS[-1], config.points, 1, bias=False)
@@ -145,8 +146,9 @@ class KeypointPool(Pool):
 
     def read_inputs(self, x: Tensor) -> Tensor:
         """Mean positions of the heat maps [B, 2 K]: down, then right, -1 to 1."""
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > AT_ONCE:
-            return torch.cat([self.read_inputs(some) for some in x.split(AT_ONCE)])
+        at_once = max(1, POSITIONS_AT_ONCE * self.stride**2 // x[0, 0].numel())
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > at_once:
+            return torch.cat([self.read_inputs(some) for some in x.split(at_once)])
         maps = self.maps(x)
         heat = self.heat(maps if self.pyramid is None else self.pyramid(maps))
         down, right = (torch.linspace(-1, 1, side, device=heat.device) for side in heat.shape[2:])

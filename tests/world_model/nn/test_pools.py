@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.world_model.small import FUTURE, SIZES, encoder, frames
 from world_model.encoder import VideoEncoder
-from world_model.nn.pools import AT_ONCE, KeypointPool, KeypointPoolConfig, LearnedPoolConfig
+from world_model.nn.pools import POSITIONS_AT_ONCE, KeypointPool, KeypointPoolConfig, LearnedPoolConfig
 from world_model.objectives.pretrain_model import PretrainModel
 
 KEYPOINTS = replace(SIZES, pool=KeypointPoolConfig(12, 16))
@@ -66,7 +66,8 @@ def test_keypoints_are_mean_places_of_the_heat(stride):
 
 
 def test_many_pictures_have_the_keypoints_that_each_has_alone():
-    model, seen = encoder(config=KEYPOINTS), frames(1, 3 * AT_ONCE + 1)
+    at_once = POSITIONS_AT_ONCE // (SIDE // KEYPOINTS.pool.stride) ** 2
+    model, seen = encoder(config=KEYPOINTS), frames(1, 3 * at_once + 1)
     together = model.read_pool_inputs(seen)
     with torch.no_grad():
         torch.testing.assert_close(model.read_pool_inputs(seen), together, atol=1e-5, rtol=1e-5)
