@@ -55,9 +55,14 @@ def small(words: list[str]) -> list[str]:
     return [word for word in words if word.partition("=")[0] not in keys] + added
 
 
+def read(page: str) -> str:
+    """The text of a page."""
+    return (HOME / page).read_text(encoding="utf-8")
+
+
 def blocks(page: str) -> list[tuple[str, str, str]]:
     """Language, rest of the info string and text of every fenced block of a page."""
-    found = FENCE.findall((HOME / page).read_text(encoding="utf-8"))
+    found = FENCE.findall(read(page))
     return [(name, info, re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)) for indent, name, info, text in found]
 
 
@@ -107,6 +112,16 @@ def test_the_shell_blocks_of_a_page_run(page, tmp_path):
         timeout=LIMIT_S,
     )
     assert done.returncode == 0, f"{page}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def test_folders_of_demos_without_a_name_are_those_that_the_command_makes():
+    from commands.config.compose import compose, compose_defaults
+    from commands.config.run_names import make_run_name
+
+    usual = compose_defaults("demo")
+    made = {make_run_name(compose("demo", words), usual) for words in ((), ("recipe=varied",))}
+    named = {name for page in PAGES for name in re.findall(r"runs/demo/((?:default|varied)[\w-]*)", read(page))}
+    assert named and named <= made, f"pages name {sorted(named)}, jepa demo makes {sorted(made)}"
 
 
 def test_words_that_make_a_command_small_replace_the_pages_own():
