@@ -255,7 +255,7 @@ def _check_recipe(recipe: Mapping[str, Any], choices: Mapping[str, str], config:
     for key, value in recipe.get("refuses", {}).items():
         if values.get(key) == value:
             raise UsageError(
-                f"{key}={value} contradicts recipe={choices['recipe']}: leave out {key}={value}, or the recipe"
+                f"{key}={value} contradicts recipe={choices['recipe']}: leave out {key}={value}, or give recipe=none"
             )
 
 

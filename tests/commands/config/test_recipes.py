@@ -141,7 +141,7 @@ def test_the_row_views_of_the_table_on_varied_scenes_is_the_demo():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["env.variation=none"], "env.variation=none contradicts recipe=varied: leave out env.variation=none, or the"),
+        (["env.variation=none"], "env.variation=none contradicts recipe=varied: leave out env.variation=none, or give"),
         (["env=gym"], "an environment of Gymnasium's has no factors of variation; choose another task, as env=reacher"),
         (["env.factors=[colr]"], "'colr' is no factor of this task; did you mean colour?"),
         (["env.variation=sen"], "env.variation=sen is no choice; did you mean seen?"),
