@@ -16,7 +16,7 @@ from world_model.encoder import VideoEncoder
 TruthDistance = Callable[[Tensor, Tensor], Tensor]
 RIDGE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 PAIR_CHUNK = 1024  # pairs compared at once
-FEW_PAIRS = 10  # least number of pairs for a rank correlation
+FEW_PAIRS = 10  # least number of different pairs for a rank correlation
 NEAREST = 0.02  # share of the pairs that count as near if fewer than FEW_PAIRS are
 
 
@@ -195,9 +195,9 @@ def near_pair_correlation(
     true = distance(truth_NL[first], truth_NL[second])
     other = first != second
     close = (true < near) & other
-    if int(close.sum()) < FEW_PAIRS and other.any():
+    if _count_pairs(first[close], second[close]) < FEW_PAIRS and other.any():
         close = (true <= true[other].quantile(NEAREST)) & other
-    if int(close.sum()) < FEW_PAIRS:
+    if _count_pairs(first[close], second[close]) < FEW_PAIRS:
         return float("nan")
     return _correlate_distances(features_ND, first[close], second[close], true[close])
 
@@ -215,10 +215,15 @@ def cross_episode_correlation(
     generator = torch.Generator().manual_seed(seed)
     first, second = torch.randint(len(features_ND), (2, num_pairs), generator=generator)
     differ = episodes_N[first] != episodes_N[second]
-    if int(differ.sum()) < FEW_PAIRS:
-        return float("nan")
     first, second = first[differ], second[differ]
+    if _count_pairs(first, second) < FEW_PAIRS:
+        return float("nan")
     return _correlate_distances(features_ND, first, second, distance(truth_NL[first], truth_NL[second]))
+
+
+def _count_pairs(first_P: Tensor, second_P: Tensor) -> int:
+    """Different pairs among those drawn, whichever comes first."""
+    return torch.stack((torch.minimum(first_P, second_P), torch.maximum(first_P, second_P))).unique(dim=1).shape[1]
 
 
 def _correlate_distances(features_ND: Tensor, first_P: Tensor, second_P: Tensor, true_P: Tensor) -> float:

@@ -83,6 +83,13 @@ def test_near_pair_correlation_takes_the_nearest_pairs_where_none_is_near():
     )
 
 
+def test_a_few_pairs_that_are_drawn_often_give_no_rank_correlation():
+    """Two frames in each of four scenes: thousands of draws of four pairs."""
+    scenes = torch.arange(8) // 2
+    assert math.isnan(near_pair_correlation(TRUTH[:8], TRUTH[:8], distance, near=math.inf, scenes_N=scenes))
+    assert not math.isnan(near_pair_correlation(TRUTH[:8], TRUTH[:8], distance, near=math.inf))  # 28 pairs
+
+
 def test_near_pair_correlation_compares_only_within_a_scene():
     scenes = torch.arange(len(TRUTH)) % 7
     shifted = TRUTH + 100 * scenes[:, None]  # each scene lies elsewhere: between scenes distance means nothing
