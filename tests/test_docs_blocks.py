@@ -115,11 +115,12 @@ def test_the_shell_blocks_of_a_page_run(page, tmp_path):
 
 
 def test_folders_of_demos_without_a_name_are_those_that_the_command_makes():
-    from commands.config.compose import compose, compose_defaults
-    from commands.config.run_names import make_run_name
+    from commands.cli.command import find_run_folder
+    from commands.cli.main import COMMANDS
+    from commands.config.compose import compose
 
-    usual = compose_defaults("demo")
-    made = {make_run_name(compose("demo", words), usual) for words in ((), ("recipe=varied",))}
+    folders = [find_run_folder(COMMANDS["demo"], compose("demo", words)) for words in ((), ("recipe=varied",))]
+    made = {folder.path.name for folder in folders}
     named = {name for page in PAGES for name in re.findall(r"runs/demo/((?:default|varied)[\w-]*)", read(page))}
     assert named and named <= made, f"pages name {sorted(named)}, jepa demo makes {sorted(made)}"
 
