@@ -146,7 +146,7 @@ class KeypointPool(Pool):
 
     def read_inputs(self, x: Tensor) -> Tensor:
         """Mean positions of the heat maps [B, 2 K]: down, then right, -1 to 1."""
-        at_once = max(1, POSITIONS_AT_ONCE * self.stride**2 // x[0, 0].numel())
+        at_once = max(1, POSITIONS_AT_ONCE * self.stride**2 // (x.shape[2] * x.shape[3]))
         if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > at_once:
             return torch.cat([self.read_inputs(some) for some in x.split(at_once)])
         maps = self.maps(x)
