@@ -305,7 +305,7 @@ def test_the_python_of_a_page_drives_an_environment_with_a_model(work, monkeypat
     (code,) = re.findall(r"^```python\n(.*?)^```", (HOME / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     (folder,) = re.findall(r'Agent\("(runs/[^"]*)"', code)
     monkeypatch.chdir(work)
-    shutil.copytree("runs/posttrain/model", folder)
+    shutil.copytree("runs/posttrain/model", folder, dirs_exist_ok=True)  # both pages may name it
     scope: dict = {}
     exec(compile(code, page, "exec"), scope)
     scope["env"].close()
