@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -12,6 +13,8 @@ from commands.evaluation.scenes import name_scenes
 Record = Mapping[str, Any]
 
 ORACLE = "oracle"  # the method that plans in the true simulator
+
+WIDTH = 120  # columns of a paragraph
 
 BUDGET_TITLES = {
     "steps": "Equal steps of stage 1",
@@ -56,16 +59,18 @@ def _format_introduction(records: Sequence[Record]) -> str:
     spaces = sorted({record["space"] for record in records if "space" in record})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
     scenes = name_scenes(first["config"]["protocol"])
-    return (
+    made = (
         f"Made by `jepa compare`; {baselines[0]['episodes']} episodes a seed{scenes}{planned}. "
         f"Random actions: {random:.1%}. "
         f"Raw pixels: probe {pixels['probe']}, near-pair rank correlation {pixels['near_pair_correlation']}. "
-        "Probe, near-pair rank correlation and errors are of val; intervals are Wilson's of 95 %.\n\n"
-        "All methods share data, "
-        "encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, embedding "
-        "by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator with the "
-        "true distance. Normalised: (success - random) / (oracle - random)."
+        "Probe, near-pair rank correlation and errors are of val; intervals are Wilson's of 95 %."
     )
+    shared = (
+        "All methods share data, encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, "
+        "embedding by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator "
+        "with the true distance. Normalised: (success - random) / (oracle - random)."
+    )
+    return f"{_wrap(made)}\n\n{_wrap(shared)}"
 
 
 def format_overview(records: Sequence[Record]) -> str:
@@ -84,9 +89,11 @@ def format_overview(records: Sequence[Record]) -> str:
     lines = [
         "# Objectives over tasks",
         "",
-        "Made by `jepa compare` from the finished cells of this folder, equal steps of stage 1: (success - random) / "
-        "(oracle - random), at any time within the task's headline threshold; in brackets the number of seeds where it "
-        "is not one.",
+        _wrap(
+            "Made by `jepa compare` from the finished cells of this folder, equal steps of stage 1: (success - random) "
+            "/ (oracle - random), at any time within the task's headline threshold; in brackets the number of seeds "
+            "where it is not one."
+        ),
         "",
         *_format_table(["objective", *tasks], rows),
     ]
@@ -167,6 +174,10 @@ def _format_rate(rows: Sequence[Mapping[str, Any]], kind: str, threshold: str) -
 
 def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"  # null: too few episodes to measure it
+
+
+def _wrap(paragraph: str) -> str:
+    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

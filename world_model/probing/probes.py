@@ -223,7 +223,7 @@ def cross_episode_correlation(
 
 def _count_pairs(first_P: Tensor, second_P: Tensor) -> int:
     """Different pairs among those drawn, whichever comes first."""
-    return torch.stack((torch.minimum(first_P, second_P), torch.maximum(first_P, second_P))).unique(dim=1).shape[1]
+    return torch.stack((first_P, second_P)).sort(0).values.unique(dim=1).shape[1]
 
 
 def _correlate_distances(features_ND: Tensor, first_P: Tensor, second_P: Tensor, true_P: Tensor) -> float:

@@ -45,10 +45,10 @@ class AppearanceConfig:
 
     def __post_init__(self) -> None:
         if min(self.mix, self.shift, self.turn) < 0:
-            raise ValueError(f"views: mix={self.mix}, shift={self.shift} and turn={self.turn} must be 0 or more")
+            raise ValueError(f"mix={self.mix}, shift={self.shift} and turn={self.turn} must be 0 or more")
         if not all(0 <= share <= 1 for share in (self.overlay, self.patterns, self.move, self.zoom)):
             raise ValueError(
-                f"views: overlay={self.overlay}, patterns={self.patterns}, move={self.move} and "
+                f"overlay={self.overlay}, patterns={self.patterns}, move={self.move} and "
                 f"zoom={self.zoom} are shares, 0 to 1"
             )
 

@@ -123,5 +123,6 @@ def test_a_prediction_is_compared_with_the_other_appearance():
     "wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}, {"patterns": -1.0}, {"turn": -1.0}, {"move": 2.0}]
 )
 def test_strengths_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="views: "):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
         AppearanceConfig(**wrong)
