@@ -1,5 +1,5 @@
-# make demo   the whole job on scenes that vary: collect, pretrain, posttrain, plan, one report; ARGS=recipe=none takes
-#             the plain scene, in a third of the time
+# make demo   the whole job on scenes that vary: collect, pretrain, posttrain, plan, one report;
+#             make demo ARGS=recipe=none takes one plain scene, in a quarter of the time
 # make test   all tests, on up to four cores; make test ARGS='-m "not slow"' leaves trainings and end-to-end runs out
 # make lint   linter, types and import contracts
 # make docs   the documents as a site, in build/site; dead links are errors
