@@ -19,6 +19,7 @@ from data.loader import Loader
 from envs.task_spec import TaskSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.pools import normalise_tokens
+from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import MetricSource, fit_metric, fit_principal_pool
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.probing import probes
@@ -112,7 +113,10 @@ class Monitor:
         """What the numbers so far warn of."""
         config = self.model.config
         centred = getattr(config.terms, "centred", False)  # terms on tokens cannot be
-        return probes.find_collapse(evaluations) or probes.find_constant_episodes(evaluations, config.space, centred)
+        warning = probes.find_collapse(evaluations) or probes.find_constant_episodes(evaluations, config.space, centred)
+        if warning is None and isinstance(config, FutureConfig) and config.views is not None and not config.centred:
+            warning = probes.find_shrunken_views(evaluations)
+        return warning
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""

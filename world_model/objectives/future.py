@@ -49,6 +49,8 @@ class FutureConfig(FamilyConfig):
     """head that predicts the later frame's pixels; null: its pooled embedding is predicted"""
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
+    centred: bool = False
+    """predictions and targets less their means over the clip; what two views differ by and never moves costs nothing"""
     prediction: float = 3.5
     """weight of that error (> 0)"""
     teacher: Teaching = "shared"
@@ -73,6 +75,12 @@ class FutureConfig(FamilyConfig):
                 f"objective.frames={self.frames} leaves too little to predict after objective.context_frames="
                 f"{self.context_frames} with objective.rollout={self.rollout}: give at least "
                 f"{self.context_frames + self.rollout}"
+            )
+        if self.centred and self.frames < self.context_frames + self.rollout + 1:
+            raise ValueError(
+                f"objective.centred=true compares the predictions of a clip with one another, and objective.frames="
+                f"{self.frames} holds one: give at least {self.context_frames + self.rollout + 1}, or "
+                "objective.centred=false"
             )
         if self.pixels is not None and self.terms.contrast:
             raise ValueError(
@@ -111,6 +119,9 @@ class Future(Objective):
             predicted = [self.pixel_head(path.unsqueeze(-2)) for path in predicted]
             target = encoder.normalise(frames_BTHWC).movedim(1, -1)
         targets = [target[:, config.context_frames + k :] for k in range(config.rollout)]
+        if config.centred:
+            target = target - targets[0].mean(1, keepdim=True)
+            predicted, targets = ([side - side.mean(1, keepdim=True) for side in x] for x in (predicted, targets))
         terms = {"prediction": config.prediction * self.mean_error(predicted, targets)}
         terms |= config.terms.compute_between_clips(embedded_BTD)
         if config.terms.contrast:

@@ -37,7 +37,7 @@ from world_model.training.posttrain import PosttrainModel
 
 FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
-OWN = (*TASKS, "varied")
+OWN = (*TASKS, "varied", "varied_push_t")
 PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", *OWN)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
 # Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask

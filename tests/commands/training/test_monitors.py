@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ import envs
 from commands.training.monitors import LEAST_FRAMES, NUM_FRAMES, PretrainMonitor, select_frames
 from tests.world_model.small import FUTURE, VJEPA2, encoder, frames
 from world_model.objectives.pretrain_model import PretrainModel
+from world_model.training.appearance import AppearanceConfig
 
 
 class Reader:
@@ -85,3 +87,13 @@ def test_an_embedding_that_hardly_moves_within_episodes_is_warned_of_beside_coll
     assert monitor.find_warning([healthy, healthy]) is None
     assert "nearly constant within episodes" in monitor.find_warning([healthy, healthy | {"within_share": 0.001}])
     assert "have collapsed" in monitor.find_warning([healthy, healthy | {"within_share": 0.001, "feature_std": 0.0}])
+
+
+def test_shrunken_features_are_warned_of_where_errors_between_two_views_are_not_centred():
+    views = replace(FUTURE, frames=6, views=AppearanceConfig())
+    poor = {"prediction": 0.1, "constant": 0.1, "within_share": 0.5}
+    for objective, is_judged in ((FUTURE, False), (views, True), (replace(views, centred=True), False)):
+        monitor = make_monitor((), objective)
+        numbers = {**monitor(0), **poor}
+        warning = monitor.find_warning([numbers, numbers])
+        assert ("objective.centred=true" in (warning or "")) == is_judged

@@ -136,6 +136,7 @@ def test_targets_are_layer_normed_without_parameters():
         (MaskedConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
         (FutureConfig, {"frames": 2, "context_frames": 2}, "give at least 3"),
         (FutureConfig, {"frames": 5, "rollout": 4}, "objective.rollout=4: give at least 6"),
+        (FutureConfig, {"frames": 3, "centred": True}, "objective.frames=3 holds one: give at least 4"),
         (CausalConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
         (EndToEndConfig, {"frames": 3}, "leaves nothing to predict"),
         (ClipTerms, {"temperature": 0.0}, "objective.terms.temperature=0.0 must be above 0"),

@@ -119,6 +119,28 @@ def test_a_prediction_is_compared_with_the_other_appearance():
     assert model.encoder.pool.out.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("rollout", [1, 2])
+def test_centred_predictions_ignore_a_constant_between_two_appearances(rollout, monkeypatch):
+    def lose(config, shift_B1D):
+        objective = PretrainModel(encoder(), config, 1).objective
+        with monkeypatch.context() as patch:
+            plain = objective.embed_targets
+            patch.setattr(objective, "embed_targets", lambda *given: plain(*given) + shift_B1D)
+            return objective.predict(encoder(), {"pixels": frames(4, 6)}, 0).terms
+
+    terms = replace(FUTURE.terms, contrast=1.0)
+    plain = replace(FUTURE, frames=6, rollout=rollout, views=AppearanceConfig(), terms=terms)
+    centred = replace(plain, centred=True)
+    still = torch.zeros(4, 1, 12)
+    constant = torch.randn(4, 1, 12)
+    moving = torch.randn(4, 6, 12)
+    for name in ("prediction", "contrast"):
+        expected = lose(centred, still)[name]
+        torch.testing.assert_close(lose(centred, constant)[name], expected)
+        assert not torch.isclose(lose(centred, moving)[name], expected, rtol=0.05)
+        assert not torch.isclose(lose(plain, constant)[name], lose(plain, still)[name], rtol=0.05)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}, {"patterns": -1.0}, {"turn": -1.0}, {"move": 2.0}]
 )
