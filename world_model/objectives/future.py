@@ -50,7 +50,7 @@ class FutureConfig(FamilyConfig):
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     centred: bool = False
-    """predictions and targets less their means over the clip; what two views differ by and never moves costs nothing"""
+    """error of predictions and targets less their means over the clip; contrast within clips stays as it is"""
     prediction: float = 3.5
     """weight of that error (> 0)"""
     teacher: Teaching = "shared"
@@ -119,14 +119,13 @@ class Future(Objective):
             predicted = [self.pixel_head(path.unsqueeze(-2)) for path in predicted]
             target = encoder.normalise(frames_BTHWC).movedim(1, -1)
         targets = [target[:, config.context_frames + k :] for k in range(config.rollout)]
-        if config.centred:
-            target = target - targets[0].mean(1, keepdim=True)
-            predicted, targets = ([side - side.mean(1, keepdim=True) for side in x] for x in (predicted, targets))
-        terms = {"prediction": config.prediction * self.mean_error(predicted, targets)}
-        terms |= config.terms.compute_between_clips(embedded_BTD)
+        terms = config.terms.compute_between_clips(embedded_BTD)
         if config.terms.contrast:
             contrast = contrast_within_clips(predicted[0], target, config.context_frames, config.terms.contrast_scale)
             terms["contrast"] = config.terms.contrast * contrast
+        if config.centred:
+            predicted, targets = ([side - side.mean(1, keepdim=True) for side in x] for x in (predicted, targets))
+        terms = {"prediction": config.prediction * self.mean_error(predicted, targets)} | terms
         return Prediction(predicted, targets, config.terms.select(embedded_BTD), terms)
 
     def draw_views(self, frames_BTHWC: Tensor, step: int, shard: WorldInfo) -> tuple[Tensor, Tensor]:

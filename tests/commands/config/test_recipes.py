@@ -99,12 +99,12 @@ def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_a_tasks_recipe_is_the_same_for_demo_and_compare(task):
-    demo, table = (load_config(command, [f"recipe={task}"]) for command in ("demo", "compare"))
+@pytest.mark.parametrize("name", [*TASKS, "varied_push_t"])
+def test_a_tasks_recipe_is_the_same_for_demo_and_compare(name):
+    demo, table = (load_config(command, [f"recipe={name}"]) for command in ("demo", "compare"))
     compare.check(table)
     cell = make_cell_keys(table, "future", 0)
-    assert cell.env.name == task and cell.planner.name == "icem"
+    assert cell.env.name == name.removeprefix("varied_") and cell.planner.name == "icem"
     for key in ("env", "data", "encoder", "objective", "pretrain", "dynamics", "posttrain", "planner"):
         assert getattr(cell, key) == getattr(demo, key), key
 
@@ -163,6 +163,7 @@ def test_what_contradicts_the_recipe_for_varied_scenes_is_one_sentence(
     [
         *((task, [f"recipe={task}"]) for task in TASKS),
         *((task, ["recipe=varied", f"env={task}", "pretrain.precision=bf16"]) for task in ("reacher", "two_rooms")),
+        ("push_t", ["recipe=varied_push_t"]),
     ],
 )
 def test_finished_cells_are_those_of_the_recipe(task, words):

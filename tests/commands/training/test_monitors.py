@@ -91,9 +91,8 @@ def test_an_embedding_that_hardly_moves_within_episodes_is_warned_of_beside_coll
 
 def test_shrunken_features_are_warned_of_where_errors_between_two_views_are_not_centred():
     views = replace(FUTURE, frames=6, views=AppearanceConfig())
-    poor = {"prediction": 0.1, "constant": 0.1, "within_share": 0.5}
     for objective, is_judged in ((FUTURE, False), (views, True), (replace(views, centred=True), False)):
         monitor = make_monitor((), objective)
-        numbers = {**monitor(0), **poor}
-        warning = monitor.find_warning([numbers, numbers])
+        numbers = {**monitor(0), "within_share": 0.5}
+        warning = monitor.find_warning([numbers, {**numbers, "feature_std": 0.2 * numbers["feature_std"]}])
         assert ("objective.centred=true" in (warning or "")) == is_judged
