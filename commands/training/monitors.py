@@ -113,10 +113,12 @@ class Monitor:
         """What the numbers so far warn of."""
         config = self.model.config
         centred = getattr(config.terms, "centred", False)  # terms on tokens cannot be
-        warning = probes.find_collapse(evaluations) or probes.find_constant_episodes(evaluations, config.space, centred)
-        if warning is None and isinstance(config, FutureConfig) and config.views is not None and not config.centred:
-            warning = probes.find_shrunken_views(evaluations)
-        return warning
+        is_shrinkable = isinstance(config, FutureConfig) and config.views is not None and not config.centred
+        return (
+            probes.find_collapse(evaluations)
+            or probes.find_constant_episodes(evaluations, config.space, centred)
+            or (probes.find_shrunken_views(evaluations) if is_shrinkable else None)
+        )
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""

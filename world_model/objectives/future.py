@@ -23,7 +23,7 @@ from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
-from world_model.objectives.losses import FutureTerms, Loss, contrast_within_clips
+from world_model.objectives.losses import FutureTerms, Loss, centre_clips, contrast_within_clips
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction, Teaching
@@ -50,7 +50,7 @@ class FutureConfig(FamilyConfig):
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     centred: bool = False
-    """error of predictions and targets less their means over the clip; contrast within clips stays as it is"""
+    """predictions and targets enter the error less their means over the clip; contrast within clips stays as it is"""
     prediction: float = 3.5
     """weight of that error (> 0)"""
     teacher: Teaching = "shared"
@@ -70,17 +70,16 @@ class FutureConfig(FamilyConfig):
     def __post_init__(self) -> None:
         if self.frame_gap < 1:
             raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1")
-        if self.frames < self.context_frames + self.rollout:
+        least = self.context_frames + self.rollout
+        if self.frames < least:
             raise ValueError(
                 f"objective.frames={self.frames} leaves too little to predict after objective.context_frames="
-                f"{self.context_frames} with objective.rollout={self.rollout}: give at least "
-                f"{self.context_frames + self.rollout}"
+                f"{self.context_frames} with objective.rollout={self.rollout}: give at least {least}"
             )
-        if self.centred and self.frames < self.context_frames + self.rollout + 1:
+        if self.centred and self.frames == least:
             raise ValueError(
-                f"objective.centred=true compares the predictions of a clip with one another, and objective.frames="
-                f"{self.frames} holds one: give at least {self.context_frames + self.rollout + 1}, or "
-                "objective.centred=false"
+                "objective.centred=true compares the predictions of a clip with one another, and objective.frames="
+                f"{self.frames} holds one: give at least {least + 1}, or objective.centred=false"
             )
         if self.pixels is not None and self.terms.contrast:
             raise ValueError(
@@ -124,7 +123,7 @@ class Future(Objective):
             contrast = contrast_within_clips(predicted[0], target, config.context_frames, config.terms.contrast_scale)
             terms["contrast"] = config.terms.contrast * contrast
         if config.centred:
-            predicted, targets = ([side - side.mean(1, keepdim=True) for side in x] for x in (predicted, targets))
+            predicted, targets = list(map(centre_clips, predicted)), list(map(centre_clips, targets))
         terms = {"prediction": config.prediction * self.mean_error(predicted, targets)} | terms
         return Prediction(predicted, targets, config.terms.select(embedded_BTD), terms)
 

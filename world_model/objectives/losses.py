@@ -66,9 +66,7 @@ class ClipTerms(TermsConfig):
 
     def select(self, embedded_BTD: Tensor) -> Tensor:
         """Features [B * T, D] that the terms are taken of."""
-        if self.centred:
-            embedded_BTD = embedded_BTD - embedded_BTD.mean(1, keepdim=True)
-        return embedded_BTD.flatten(0, 1)
+        return (centre_clips(embedded_BTD) if self.centred else embedded_BTD).flatten(0, 1)
 
     def compute_between_clips(self, embedded_BTD: Tensor) -> dict[str, Tensor]:
         """Hinge beside `centred` variance: the standard deviation of clips' means is kept below 1, that of what moves.
@@ -133,6 +131,11 @@ def contrast_within_clips(predicted_BWD: Tensor, embedded_BTD: Tensor, first: in
     errors_BWT = (predicted_BWD.unsqueeze(2) - embedded_BTD.unsqueeze(1)).float().square().mean(-1)
     own = first + torch.arange(errors_BWT.shape[1], device=errors_BWT.device)
     return F.cross_entropy(-errors_BWT.flatten(0, 1) / scale, own.repeat(len(errors_BWT)))
+
+
+def centre_clips(values_BT: Tensor) -> Tensor:
+    """Values [B, T, ...] of clips, less their mean over each clip."""
+    return values_BT - values_BT.mean(1, keepdim=True)
 
 
 def variance_hinge(features_ND: Tensor, std: float = 1.0) -> Tensor:
