@@ -241,10 +241,13 @@ def _split(command: str, overrides: list[Any]) -> tuple[list[str], list[tuple[st
         if key not in groups:
             values.append((key, override.value()))
             continue
-        choice, options = str(override.value()), list_command_choices(command, key)
+        choice, options, group = str(override.value()), list_command_choices(command, key), key.partition("@")[0]
         if choice not in options:
-            group = key.partition("@")[0]
-            raise UsageError(f"{key}={choice}: there is no such {group}{describe_choices(choice, options)}")
+            fault = f"there is no such {group}"
+            if choice in list_choices(group):
+                lacking = join_names(sorted(_read_overridden_groups(f"{group}/{choice}") - groups.keys()))
+                fault = f"it also chooses {lacking}, which jepa {command} does not have"
+            raise UsageError(f"{key}={choice}: {fault}{describe_choices(choice, options)}")
         chosen.append(f"{key}={choice}")
     return chosen, values
 

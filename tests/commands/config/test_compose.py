@@ -181,6 +181,11 @@ def test_values_are_set_whole_or_key_by_key():
     assert compose("collect", ["name=3"]).config["name"] == 3
 
 
+def test_a_recipe_of_other_commands_is_refused_with_the_group_that_is_missing():
+    with pytest.raises(UsageError, match="recipe=varied: it also chooses planner, which jepa pretrain does not have"):
+        compose("pretrain", ["recipe=varied", "data=x"])
+
+
 def test_composing_leaves_no_trace_in_hydra():
     from hydra.core.global_hydra import GlobalHydra
 
