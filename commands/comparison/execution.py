@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import ORACLE, Cell
 from commands.evaluation.evaluate import evaluate, evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
-from commands.shared.console import Console, format_duration
+from commands.shared.console import METRICS, Console, format_duration, read_evaluations
 from commands.shared.runs import get_commit, list_versions, write_json
 from commands.training.model_folders import MODEL, load_encoder, open_reader, read_model_kind
 from commands.training.posttraining import posttrain
@@ -59,8 +58,8 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         "steps": keys.pretrain.steps,
         "flops_per_step": cell.flops_per_step,
         "space": keys.dynamics.space,
-        "pretrain": read_last_evaluation(paths["pretrain"]),
-        "posttrain": read_last_evaluation(paths["posttrain"]),
+        "pretrain": read_evaluations(paths["pretrain"] / METRICS)[-1],
+        "posttrain": read_evaluations(paths["posttrain"] / METRICS)[-1],
         "seconds": seconds,
     }
     if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
@@ -93,10 +92,3 @@ def _record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, An
         "versions": list_versions(),
         "config": cell.config,
     }
-
-
-def read_last_evaluation(folder: Path) -> dict[str, Any]:
-    """The numbers of the last evaluation on val in metrics.jsonl."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records: Sequence[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [record for record in records if record["kind"] == "val"][-1]

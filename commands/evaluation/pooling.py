@@ -17,13 +17,12 @@ from typing import Any
 from commands.config.compose import Composed
 from commands.evaluation.protocol import SCHEMA, wilson_interval
 from commands.report.plots import draw_setting_curves, draw_sweep_curves
-from commands.shared.console import Console, format_table
+from commands.shared.console import METRICS, Console, format_table
 from commands.shared.errors import RunError
 from commands.shared.runs import get_identity, read_json, write_json
 
 RESULTS = "results.json"
 KINDS = ("any", "held")  # of success, in results.json
-METRICS = "metrics.jsonl"
 CURVES = {
     "prediction loss on val": "prediction",
     "spread of features": "feature_std",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from commands.evaluation.protocol import Rollouts, wilson_interval
 from commands.report.figure import GOOD, MUTED, PAGE, SERIES, new_figure, pick_colour, pick_marker, render_svg, save_png
-from commands.shared.console import read_metrics
+from commands.shared.console import read_evaluations
 from envs.task_spec import TaskSpec
 
 
@@ -26,7 +26,7 @@ def draw_training_curves(metrics_path: Path | str, png_path: Path | str, curves:
     last values. A key that was not logged stands for those that start with it. What follows the last comma
     of a title is the unit of its axis. A panel without any value reads "not measured".
     """
-    rows = [row for row in read_metrics(metrics_path) if row.get("kind") == "val"]
+    rows = read_evaluations(metrics_path)
     names = list(dict.fromkeys(key for row in rows for key in row))
     steps = np.array([row["step"] for row in rows], float)
     columns = min(3, len(curves))
@@ -38,7 +38,7 @@ def draw_training_curves(metrics_path: Path | str, png_path: Path | str, curves:
             axis.set_xlabel("training steps")
             shown = _expand_keys(keys, names)
             for number, key in enumerate(shown):
-                values = np.array([math.nan if row.get(key) is None else row[key] for row in rows], float)
+                values = np.array([row.get(key, math.nan) for row in rows], float)
                 label = key.removeprefix(f"{shown[0]}_").replace("_", " ")  # probe, probe_pixels: "pixels"
                 _draw_curve(axis, number, label, steps, values)
             if axis.lines:
@@ -55,13 +55,11 @@ def draw_sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curv
     runs: {label: metrics.jsonl}; curves: {title: metric key}. Where values differ by more than tenfold, as losses and
     spread do when features collapse, a panel is logarithmic.
     """
-    evaluations = {
-        label: [row for row in read_metrics(path) if row.get("kind") == "val"] for label, path in runs.items()
-    }
+    evaluations = {label: read_evaluations(path) for label, path in runs.items()}
     with new_figure(len(curves), 1, (3.4, 2.7)) as (figure, axes):
         for axis, (title, key) in zip(axes, curves.items(), strict=True):
             for number, (label, rows) in enumerate(evaluations.items()):
-                known = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+                known = [(row["step"], row[key]) for row in rows if not math.isnan(row.get(key, math.nan))]
                 if known:
                     steps, values = np.array(known, float).T
                     axis.plot(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from commands.shared.errors import RunError
 from commands.shared.runs import to_json_value, write_atomic
 
 TABLE_COLUMNS = 1000  # wider than any table, so that no cell is cut
+METRICS = "metrics.jsonl"  # in the folder of a training
 
 
 def format_duration(seconds: float) -> str:
@@ -190,15 +192,15 @@ def make_silent_console() -> Console:
 class Metrics:
     """metrics.jsonl: one object a line, always written, flushed line by line.
 
-    Opened again after a crash it keeps the lines up to and with step `keep_to` (None: all of them) and drops
-    the rest, a half-written last line included, so that a resumed run leaves no step twice.
+    Opened again after a crash it keeps the lines up to step `keep_to` (None: all of them) and drops the rest, a
+    half-written last line included. It also drops the evaluation of that step, which the resumed run repeats.
     """
 
     def __init__(self, path: Path | str, keep_to: int | None = None) -> None:
         self.path = Path(path)
         if self.path.is_file():  # never replace a device: /dev/null of processes that write nothing
             lines = list(_read_complete_lines(self.path.read_text(encoding="utf-8").splitlines(), self.path))
-            kept = [text for text, row in lines if keep_to is None or row.get("step", 0) <= keep_to]
+            kept = [text for text, row in lines if keep_to is None or _comes_before(row, keep_to)]
             write_atomic(self.path, "".join(f"{text}\n" for text in kept))
         self._file = open(self.path, "a", encoding="utf-8")
 
@@ -220,6 +222,16 @@ class Metrics:
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """Return the objects of a metrics.jsonl, a half-written last line left out."""
     return [row for _, row in _read_complete_lines(Path(path).read_text(encoding="utf-8").splitlines(), Path(path))]
+
+
+def read_evaluations(path: Path | str) -> list[dict[str, Any]]:
+    """Return the evaluations of a metrics.jsonl (its lines of kind "val"), oldest first; null becomes NaN."""
+    rows = [row for row in read_metrics(path) if row.get("kind") == "val"]
+    return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
+
+
+def _comes_before(row: Mapping[str, Any], step: int) -> bool:
+    return row.get("step", 0) < step + (row.get("kind") != "val")
 
 
 def _read_complete_lines(lines: list[str], path: Path) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ import torch
 import envs
 from commands.config.keys import OnDamaged, RunKeys
 from commands.report.plots import draw_training_curves
-from commands.shared.console import Console
+from commands.shared.console import METRICS, Console
 from commands.shared.devices import resolve_device
 from commands.training.model_folders import MODEL, save_dynamics, save_encoder
 from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
@@ -90,7 +90,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     if objective.metric is not None and trained.pool is not None:
         episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
         fit_metric(trained, objective.metric, episodes).fold_into(trained.pool)
-    draw_training_curves(folder / "metrics.jsonl", folder / "curves.png", monitor.curves)
+    draw_training_curves(folder / METRICS, folder / "curves.png", monitor.curves)
     about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd):
         save_dynamics(folder / MODEL, model.objective.make_dynamics(trained), about)

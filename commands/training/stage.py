@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from commands.shared.console import Console, Metrics
+from commands.shared.console import METRICS, Console, Metrics, read_evaluations
 from data.loader import Loader
 from world_model.distributed import copy_full_weights, distribute_model
 from world_model.training.loop import (
@@ -47,7 +47,6 @@ def train_stage(
     optimizer = make_optimizer(trained, trainer)
     checkpoints = Checkpoints(folder / CHECKPOINTS, begin)
     start = checkpoints.find_newest_step()
-    evaluations: list[dict[str, float]] = []
     warned: set[str] = set()
 
     def evaluate(step: int) -> dict[str, float]:
@@ -61,12 +60,13 @@ def train_stage(
             console.warn(f"jepa {what}: step {step}: {warning}")
         return evaluations[-1]
 
-    metrics_path = folder / "metrics.jsonl" if monitor is not None else os.devnull
+    metrics_path = folder / METRICS if monitor is not None else os.devnull
     with (
         closing(loader.iterate(start, trainer.steps)) as batches,
         Metrics(metrics_path, keep_to=start) as metrics,
         console.progress(what, trainer.steps, "steps", start=start) as progress,
     ):
+        evaluations = read_evaluations(metrics_path)  # of a resumed run: warnings compare with its first
         hooks = Hooks(
             log=metrics.write,
             evaluate=evaluate,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
-from commands.shared.console import Console
-from commands.training.stage import train_stage
+from commands.shared.console import METRICS, Console, read_evaluations
+from commands.training.stage import CHECKPOINTS, train_stage
 from tests.world_model.small import FUTURE, encoder, frames
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import TrainerConfig
@@ -33,12 +33,38 @@ class Alarmed:
         return f"{'this' if self.seen < 3 else 'that'} is odd: {self.seen}"
 
 
+class Counting:
+    """A monitor that measures the step, and keeps which steps it was shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, step):
+        return {"measured": float(step)}
+
+    def find_warning(self, evaluations):
+        self.shown.append([row["measured"] for row in evaluations])
+
+
+def run(folder, monitor, **keys):
+    trainer = TrainerConfig(batch_size=4, warmup=1, precision="fp32", **keys)
+    model = PretrainModel(encoder(), FUTURE, trainer.steps)
+    train_stage(model, Batches(), trainer, folder, monitor, Console(io.StringIO()), "pretrain")
+
+
 def test_a_warning_is_told_once_a_kind(tmp_path, capsys):
-    trainer = TrainerConfig(steps=5, batch_size=4, warmup=1, evaluate_every=1, checkpoint_every=5, precision="fp32")
     monitor = Alarmed()
-    train_stage(
-        PretrainModel(encoder(), FUTURE, 5), Batches(), trainer, tmp_path, monitor, Console(io.StringIO()), "pretrain"
-    )
+    run(tmp_path, monitor, steps=5, evaluate_every=1, checkpoint_every=5)
     told = [line for line in capsys.readouterr().err.splitlines() if "is odd" in line]
     assert monitor.seen == 6
     assert [line.partition("step ")[2] for line in told] == ["0: this is odd: 1", "2: that is odd: 3"]
+
+
+def test_warnings_of_a_resumed_run_compare_with_its_first_evaluation(tmp_path):
+    run(tmp_path, Counting(), steps=4, evaluate_every=2, checkpoint_every=2)
+    (newest := max((tmp_path / CHECKPOINTS).iterdir())).unlink()
+    assert "4" in newest.name
+    monitor = Counting()
+    run(tmp_path, monitor, steps=4, evaluate_every=2, checkpoint_every=2)
+    assert monitor.shown == [[0, 2], [0, 2, 4]]
+    assert [row["step"] for row in read_evaluations(tmp_path / METRICS)] == [0, 2, 4], "step 2 is evaluated again"
