@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Gt
 
 import envs
 from commands.benchmarks import planners as bench_planners
@@ -62,7 +63,7 @@ class Config(ModelKeys):
     """measurement: all, render, load, pretrain, posttrain, plan, rollout; or planners (regret)"""
     sweep: bool = False
     """whether settings of planners are searched anew first (planners)"""
-    seconds: float = 3.0
+    seconds: Annotated[float, Gt(0)] = 3.0
     """time for each measurement, seconds"""
     official: str | None = None
     """clone of github.com/facebookresearch/vjepa2 whose training step is measured beside ours (pretrain)"""

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
 
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
@@ -39,9 +41,9 @@ class Config:
     """folder whose disk is checked"""
     device: str = "auto"
     """device that must work: auto, cpu, cuda, cuda:1 or mps"""
-    disk_gib: float = 2.0
+    disk_gib: Annotated[float, Ge(0)] = 2.0
     """free space that a run needs, GiB"""
-    render_timeout_s: float = 120.0
+    render_timeout_s: Annotated[float, Gt(0)] = 120.0
     """time limit for drawing the first picture, seconds"""
     golden: str | None = None
     """folder (or file) of reference outputs to compare our networks with on the device, instead of these checks"""

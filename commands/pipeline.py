@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge
 
 from commands.config.groups import ModelKeys
 from commands.config.keys import CollectKeys, DataKeys, OnDamaged, RunKeys
@@ -30,9 +32,9 @@ class PipelineKeys(ModelKeys):
     """starts, goals, and what counts as success"""
     on_damaged: OnDamaged = "error"
     """episodes whose checksum fails: error, or skip to leave them out"""
-    workers: int = 0
+    workers: Annotated[int, Ge(0)] = 0
     """processes that collect and simulate; 0: one per core; changes no result"""
-    videos: int = 6
+    videos: Annotated[int, Ge(0)] = 6
     """rollout videos to write"""
 
     def check(self) -> None:

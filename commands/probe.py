@@ -12,10 +12,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 import envs
@@ -63,12 +64,12 @@ class Config(RunKeys):
     """trajectory file: probes are fitted on train, chosen on val and reported on eval"""
     on_damaged: OnDamaged = "error"
     """episodes whose checksum fails: error, or skip to leave them out"""
-    frames: int = 2
-    """frames per window (>= 1), one model step apart, each encoded alone"""
-    windows: int = 2000
-    """training windows at most (>= 4); a quarter as many of val and of eval"""
-    episodes: int = 60
-    """eval episodes at most (>= 2) for the dynamics"""
+    frames: Annotated[int, Ge(1)] = 2
+    """frames per window, one model step apart, each encoded alone"""
+    windows: Annotated[int, Ge(4)] = 2000
+    """training windows at most; a quarter as many of val and of eval"""
+    episodes: Annotated[int, Ge(2)] = 60
+    """eval episodes at most for the dynamics"""
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     """probes of the features"""
     landscape: LandscapeConfig = field(default_factory=LandscapeConfig)
@@ -76,8 +77,8 @@ class Config(RunKeys):
     variation: Preset | None = None
     """preset of scenes that the episodes are rendered in again, for the dynamics: none, seen, unseen or moving; null:
     recorded scenes alone"""
-    strength: float = 1.0
-    """distance of unseen values from the training ranges, and strength of motion, times the preset's (0 to 2)"""
+    strength: Annotated[float, Interval(ge=0, le=2)] = 1.0
+    """distance of unseen values from the training ranges, and strength of motion, times the preset's"""
 
     def __post_init__(self) -> None:
         require_strength(self.variation, self.strength)
@@ -86,8 +87,6 @@ class Config(RunKeys):
 def check(config: Config) -> None:
     """Refuse a missing model, sizes that are too small and scenes that cannot be drawn before a folder is made."""
     model = find_model_folder(config.model)
-    if config.frames < 1 or config.windows < 4 or config.episodes < 2:
-        raise UsageError("frames must be at least 1, windows at least 4 and episodes at least 2")
     if config.variation is not None:
         if read_model_kind(model) != "dynamics":
             raise UsageError(

@@ -8,9 +8,10 @@ decide what it predicts; a planner gets named views.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from planners.protocol import DynamicsSpec, Lazy, Views
@@ -29,10 +30,10 @@ class DynamicsConfig:
 
     space: Space = "pooled"
     """predicted features: pooled (one token per frame) or tokens (all patches)"""
-    history: int = 3
-    """frames before planning, in model steps (>= 1)"""
-    horizon: int = 6
-    """longest imagined path, in model steps (>= 1)"""
+    history: Annotated[int, Ge(1)] = 3
+    """frames before planning, in model steps"""
+    horizon: Annotated[int, Ge(1)] = 6
+    """longest imagined path, in model steps"""
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     """sizes of the predictor"""
     proprio_model: ProprioModel = "none"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from world_model.nn.pools import LearnedPoolConfig, Pool, PoolConfig
 from world_model.nn.stack import Blocks, init_transformer
 from world_model.nn.stem import ConvStem, LinearStemConfig, PatchEmbed, StemConfig
 
+Pixels = Annotated[int, Ge(1)]
 FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
 
 
@@ -38,33 +40,33 @@ FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
 class EncoderConfig:
     """Sizes and variants of a VideoEncoder. Defaults: a transformer that trains on two cores."""
 
-    image_px: tuple[int, int] = (64, 64)
+    image_px: tuple[Pixels, Pixels] = (64, 64)
     """height and width of the frames it is trained on, pixels (multiples of patch_px)"""
-    patch_px: int = 16
-    """side of a patch, pixels (>= 1)"""
-    tubelet: int = 2
-    """frames in a tubelet (>= 1)"""
-    width: int = 128
-    """width of a token (>= 2)"""
-    depth: int = 4
-    """transformer blocks (>= 1)"""
-    heads: int = 4
-    """attention heads per block (>= 1)"""
-    mlp_ratio: float = 4.0
-    """width of a block's hidden layer, as a multiple of width (> 0)"""
+    patch_px: Pixels = 16
+    """side of a patch, pixels"""
+    tubelet: Annotated[int, Ge(1)] = 2
+    """frames in a tubelet"""
+    width: Annotated[int, Ge(2)] = 128
+    """width of a token"""
+    depth: Annotated[int, Ge(1)] = 4
+    """transformer blocks"""
+    heads: Annotated[int, Ge(1)] = 4
+    """attention heads per block"""
+    mlp_ratio: Annotated[float, Gt(0)] = 4.0
+    """width of a block's hidden layer, as a multiple of width"""
     stem: StemConfig = field(default_factory=LinearStemConfig)
     """layers from pixels to tokens: linear (a linear map of each patch) or conv"""
     pool: PoolConfig | None = field(default_factory=LearnedPoolConfig)
     """one embedding per frame: learned, keypoints or principal; null: none"""
     rope: Rope = "interleaved"
     """rotary position layout: interleaved (a true rotation) or tiled (released V-JEPA 2 weights)"""
-    positions_px: tuple[int, int] | None = None
+    positions_px: tuple[Pixels, Pixels] | None = None
     """frame size, pixels, that positions of every size are scaled to (V-JEPA 2.1: 256 x 256); null: no scaling"""
     feedforward: Feedforward = "gelu"
     """hidden layer of a block: gelu or swiglu"""
     checkpointing: Checkpointing = "none"
     """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
-    levels: tuple[int, ...] = ()
+    levels: tuple[Annotated[int, Ge(0)], ...] = ()
     """blocks (from 0) whose outputs are read, each through its own norm (V-JEPA 2.1); empty: the last alone"""
     causal: bool = False
     """attention to tokens up to itself in raster order alone (NEPA)"""

@@ -9,10 +9,11 @@ over frames (arXiv 2506.09985, section 3). A frame has one token (a pooled embed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Interval
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -39,14 +40,14 @@ SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the sta
 class PredictorConfig:
     """Sizes and variants of a predictor's transformer (`world_model.nn.layers`)."""
 
-    width: int = 96
-    """width of a token (>= 2)"""
-    depth: int = 2
-    """transformer blocks (>= 1)"""
-    heads: int = 4
-    """attention heads per block (>= 1)"""
-    mlp_ratio: float = 4.0
-    """width of a block's hidden layer, as a multiple of width (> 0)"""
+    width: Annotated[int, Ge(2)] = 96
+    """width of a token"""
+    depth: Annotated[int, Ge(1)] = 2
+    """transformer blocks"""
+    heads: Annotated[int, Ge(1)] = 4
+    """attention heads per block"""
+    mlp_ratio: Annotated[float, Gt(0)] = 4.0
+    """width of a block's hidden layer, as a multiple of width"""
     rope: Rope = "interleaved"
     """rotary position layout: interleaved (a true rotation) or tiled (released V-JEPA 2 weights)"""
     feedforward: Feedforward = "gelu"
@@ -55,8 +56,8 @@ class PredictorConfig:
     """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
     conditioning: Literal["tokens", "adaln"] = "tokens"
     """input of actions and states: tokens of their frame (V-JEPA 2-AC), or adaln (modulation of every block; LeWM)"""
-    dropout: float = 0.0
-    """dropout of a block's branches in training (0 to below 1; LeWM: 0.1)"""
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """dropout of a block's branches in training (LeWM: 0.1)"""
 
     def make_blocks(self, condition_dim: int = 0) -> Blocks:
         """The transformer of these sizes."""

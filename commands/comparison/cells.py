@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 
 from commands.config.compose import list_choices, load_config, nest_overrides
 from commands.config.schema import fill_defaults, override
@@ -58,8 +59,8 @@ class TableKeys(PipelineKeys):
     """methods: names of objectives, untrained, oracle"""
     budgets: list[Budget] = field(default_factory=lambda: ["steps", "flops"])
     """steps: equal steps of stage 1; flops: the arithmetic of the first trained method"""
-    seeds: int = 1
-    """training seeds (>= 1), from `seed` on, each with data of its own that all methods share"""
+    seeds: Annotated[int, Ge(1)] = 1
+    """training seeds, from `seed` on, each with data of its own that all methods share"""
     cells: str = "docs/objectives"
     """folder of finished cells, one JSON file each, and of the table made from them"""
     table_only: bool = False

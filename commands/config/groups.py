@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
 from planners.cem import CEM, CEMConfig
@@ -75,7 +77,7 @@ def make_planner(keys: PlannerKeys) -> BasePlanner:
 class DynamicsKeys(DynamicsConfig):
     """Shape and losses of latent dynamics (group dynamics)."""
 
-    frame_skip: int | None = None
+    frame_skip: Annotated[int, Ge(1)] | None = None
     """environment steps per model step, whose actions are stacked; null: the task's own"""
     losses: PosttrainConfig = field(default_factory=PosttrainConfig)
     """losses of stage 2"""

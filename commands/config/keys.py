@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval
 
 from data.policies import PolicyConfig
 
@@ -19,7 +21,7 @@ class RunKeys:
     """name of the run folder; null: made from the choices and a hash of the configuration"""
     runs: str = "runs"
     """folder that holds all run folders"""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     """seed of everything random in this run"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps"""
@@ -33,7 +35,7 @@ class EnvKeys:
     """task"""
     policy: str
     """behaviour that covers this task, see data.policy.name"""
-    hold: int = 1
+    hold: Annotated[int, Ge(1)] = 1
     """environment steps an action is held"""
     factors: str | list[str] = field(default_factory=list)
     """further differences between episodes: all, groups as [colour,light], or names (jepa doctor env=TASK)"""
@@ -62,10 +64,10 @@ class GymKeys(EnvKeys):
 class DataKeys:
     """How many episodes are collected, and by which behaviour (group data)."""
 
-    episodes: int = 1000
-    """episodes in the file (>= 1)"""
-    frames: int = 41
-    """frames per episode (>= 2), one more than environment steps"""
+    episodes: Annotated[int, Ge(1)] = 1000
+    """episodes in the file"""
+    frames: Annotated[int, Ge(2)] = 41
+    """frames per episode, one more than environment steps"""
     compression: Literal["none", "gzip"] = "none"
     """compression of pictures once all episodes are written: none, or gzip (a fraction of the disk, slower reads)"""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -80,5 +82,5 @@ class CollectKeys(RunKeys):
     """task"""
     data: DataKeys = field(default_factory=DataKeys)
     """size of the file and behaviour"""
-    workers: int = 0
+    workers: Annotated[int, Ge(0)] = 0
     """processes; 0: one per core; changes no data"""

@@ -1,7 +1,8 @@
-"""Frozen dataclasses as the schema of a configuration: defaults, help texts, and strict conversion.
+"""Frozen dataclasses as the schema of a configuration: defaults, ranges, help texts, and strict conversion.
 
-A default and its help text stand in one place, the dataclass: the help text is the string below the field. YAML files
-hold what a choice sets differently. pydantic converts and checks the values; messages name the dotted key.
+A default, its range and its help text stand in one place, the dataclass: a range is part of the type, such as
+`Annotated[int, Ge(1)]`, and the help text is the string below the field. YAML files hold what a choice sets
+differently. pydantic converts and checks the values; messages name the dotted key.
 
 A field whose type is a union of dataclasses (planners, objectives) takes the class whose literal fields, such as
 `name: Literal["cem"]`, agree with the mapping.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 import types
 import typing
@@ -20,6 +22,7 @@ from functools import cache
 from typing import Any, TypeVar, overload
 
 import pydantic
+from annotated_types import Interval
 
 from commands.shared.errors import UsageError, describe_choices, join_lines, join_names
 
@@ -35,6 +38,13 @@ WANTED = {
     "list": "a list, as [a,b]",
     "dict": "a mapping, as {key: value}",
     "path": "a path",
+}
+
+BOUNDS = {
+    "greater_than_equal": "at least",
+    "greater_than": "above",
+    "less_than_equal": "at most",
+    "less_than": "below",
 }
 
 
@@ -97,7 +107,8 @@ def _merge(hint: Any, value: Any, old: Any) -> Any:
 
 def collect_help_texts(cls: type, mapping: Mapping[str, Any]) -> dict[str, str]:
     """Return {"a.b": help text} of all keys; `mapping` decides which class of a union applies."""
-    texts = dict(_read_docstrings(cls))
+    ranges = _get_ranges(cls)
+    texts = {key: _add_range(text, ranges.get(key)) for key, text in _read_docstrings(cls).items()}
     for key, hint in get_field_types(cls).items():
         inner = choose_class(hint, mapping.get(key))
         if inner is not None and isinstance(mapping.get(key), Mapping):
@@ -111,6 +122,34 @@ def get_field_types(cls: type) -> dict[str, Any]:
     program sets itself."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.repr}
+
+
+@cache
+def _get_ranges(cls: type) -> dict[str, str]:
+    """Return {key: range in words} of the keys whose type, or that of its items, has a range."""
+    found = {key: _find_bounds(hint) for key, hint in typing.get_type_hints(cls, include_extras=True).items()}
+    return {key: _describe_range(bounds) for key, bounds in found.items() if bounds}
+
+
+def _find_bounds(hint: Any) -> dict[str, Any]:
+    """Return {"ge": 1} for Annotated[int, Ge(1)], also of one inside a union or a container; {} without a range."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return next((bounds for bounds in map(_find_bounds, typing.get_args(hint)) if bounds), {})
+    parts = [part for item in hint.__metadata__ for part in (item if isinstance(item, Interval) else [item])]
+    return {key: getattr(part, key) for part in parts for key in ("ge", "gt", "le", "lt") if hasattr(part, key)}
+
+
+def _add_range(text: str, words: str | None) -> str:
+    if words is None:
+        return text
+    return f"{text[:-1]}; {words})" if text.endswith(")") else f"{text} ({words})"
+
+
+def _describe_range(bounds: Mapping[str, Any]) -> str:
+    if "le" not in bounds and "lt" not in bounds:
+        return f">= {bounds['ge']}" if "ge" in bounds else f"> {bounds['gt']}"
+    low = f"{bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    return f"{low} to {bounds['le']}" if "le" in bounds else f"{low} to below {bounds['lt']}"
 
 
 def has_key(cls: type, key: str, config: Any) -> bool:
@@ -153,7 +192,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         item_hint = typing.get_args(hint)[0]
         return [_convert(item_hint, item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+        item_hint = typing.get_args(hint)[1]
+        return {key: _convert(item_hint, item, f"{where}.{key}") for key, item in value.items()}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}={value}: {where} must be a finite number")
     if number and str in options and not options & {int, float}:
         return str(value)  # a name that YAML reads as a number
     if options and options <= {int, float, bool} and isinstance(value, (bool, int, float, str)):
@@ -241,5 +285,8 @@ def _format_error(error: Any, where: str) -> str:
         return f"{key}={value} is no choice{describe_choices(str(value), choices)}"
     if error["type"] in ("missing", "too_long", "tuple_type") and len(error["loc"]) > 1:
         return f"{key.rpartition('.')[0]}={value}: the list has another length"
+    bound = BOUNDS.get(error["type"])
+    if bound is not None:
+        return f"{key}={value} is out of range: it must be {bound} {next(iter(error['ctx'].values())):.15g}"
     wanted = WANTED.get(error["type"].split("_")[0])
     return f"{key}={value}: {key} must be {wanted}" if wanted else f"{key}={value}: {join_lines(error['msg'])}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 
 import envs
 from commands.config.groups import CEMKeys, PlannerKeys, make_planner
@@ -49,9 +50,9 @@ class EvaluationKeys(RunKeys):
     """starts, goals, and what counts as success"""
     on_damaged: OnDamaged = "error"
     """episodes whose checksum fails: error, or skip to leave them out"""
-    workers: int = 0
+    workers: Annotated[int, Ge(0)] = 0
     """threads that simulate for the oracle; 0: one per core; changes no result"""
-    videos: int = 6
+    videos: Annotated[int, Ge(0)] = 6
     """rollout videos to write"""
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
-from typing import Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 import numpy as np
+from annotated_types import Ge, Gt, Interval
 from numpy.typing import NDArray
 
 from envs.presets import Preset, choose_env_kwargs, require_strength
@@ -29,44 +30,44 @@ class OracleCostConfig:
     """The true simulator planned with the model's cost. It renders and encodes the future of every candidate, which
     takes minutes per episode on a CPU, so it plays few episodes with a smaller search."""
 
-    episodes: int = 4
+    episodes: Annotated[int, Ge(0)] = 4
     """episodes played (0 disables this)"""
-    samples: int = 48
-    """candidates per iteration (>= 2)"""
-    elites: int = 8
-    """best candidates, which the next iteration is fitted to (1 to samples)"""
-    iterations: int = 3
-    """iterations per plan (>= 1)"""
-    receding_steps: int = 2
-    """model steps executed per plan (>= 1)"""
+    samples: Annotated[int, Ge(2)] = 48
+    """candidates per iteration"""
+    elites: Annotated[int, Ge(1)] = 8
+    """best candidates, which the next iteration is fitted to (at most samples)"""
+    iterations: Annotated[int, Ge(1)] = 3
+    """iterations per plan"""
+    receding_steps: Annotated[int, Ge(1)] = 2
+    """model steps executed per plan"""
 
 
 @dataclass(frozen=True)
 class ProtocolConfig:
     """Which starts and goals are evaluated, and what counts as success."""
 
-    episodes: int = 50
-    """pairs of start and goal (>= 1)"""
+    episodes: Annotated[int, Ge(1)] = 50
+    """pairs of start and goal"""
     split: str = "eval"
     """episodes that starts and goals come from: val to choose settings, eval to report"""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     """seed of the choice of starts and goals, and of the planner"""
-    budget: int | None = None
-    """environment steps per episode (>= 1); null: the task's own"""
-    goal_offset: int | None = None
-    """environment steps from start to goal (>= 1); null: the task's own"""
-    min_goal_distance: float | None = None
-    """least distance from start to goal, in the task's unit (>= 0); null: the task's own"""
+    budget: Annotated[int, Ge(1)] | None = None
+    """environment steps per episode; null: the task's own"""
+    goal_offset: Annotated[int, Ge(1)] | None = None
+    """environment steps from start to goal; null: the task's own"""
+    min_goal_distance: Annotated[float, Ge(0)] | None = None
+    """least distance from start to goal, in the task's unit; null: the task's own"""
     judge: Judge = "any"
     """success in the headline: at any time, held, at the final step, or replan (where the planner plans again)"""
-    thresholds: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
     """threshold of the headline by task, as {reacher: 0.05}; empty: the task's own"""
     keep_solved: bool = False
     """whether starts that already satisfy the goal count"""
     variation: Preset | None = None
     """preset that the appearance of scenes is drawn from: none, seen, unseen or moving; null: as in the data file"""
-    strength: float = 1.0
-    """distance of unseen values from the training ranges, and strength of motion, times the preset's (0 to 2)"""
+    strength: Annotated[float, Interval(ge=0, le=2)] = 1.0
+    """distance of unseen values from the training ranges, and strength of motion, times the preset's"""
     goal_nuisance: GoalNuisance = "same"
     """appearance in the goal image: same as the start's, other (another draw) or clean (defaults)"""
     note: str = ""
@@ -77,8 +78,6 @@ class ProtocolConfig:
     """the true simulator planned with the model's cost"""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"protocol.episodes={self.episodes}: at least 1 episode must be evaluated")
         if self.judge not in get_args(Judge):
             raise ValueError(f"protocol.judge={self.judge}: choose one of {', '.join(get_args(Judge))}")
         require_strength(self.variation, self.strength, "protocol.")

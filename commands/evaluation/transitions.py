@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 import envs
@@ -28,22 +29,18 @@ FrameIndex = tuple[np.ndarray, np.ndarray]  # episodes and frames
 class LandscapeConfig:
     """A grid of actions around the recorded one."""
 
-    axes: tuple[int, int] = (0, 1)
+    axes: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]] = (0, 1)
     """two dimensions of the action (from 0); the same twice for an action of one dimension"""
-    reach: float = 1.0
-    """largest offset from the recorded action, in half ranges of the action (> 0)"""
-    cells: int = 21
-    """cells per side (odd, >= 3); the middle one is the recorded action"""
-    steps: int = 1
-    """model steps to the frame whose energy is measured (>= 1)"""
+    reach: Annotated[float, Gt(0)] = 1.0
+    """largest offset from the recorded action, in half ranges of the action"""
+    cells: Annotated[int, Ge(3)] = 21
+    """cells per side (odd); the middle one is the recorded action"""
+    steps: Annotated[int, Ge(1)] = 1
+    """model steps to the frame whose energy is measured"""
 
     def __post_init__(self) -> None:
-        if self.cells < 3 or self.cells % 2 == 0:
-            raise ValueError(f"landscape.cells={self.cells} must be odd and at least 3")
-        if self.reach <= 0 or self.steps < 1:
-            raise ValueError(
-                f"landscape.reach={self.reach} must be above 0 and landscape.steps={self.steps} at least 1"
-            )
+        if self.cells % 2 == 0:
+            raise ValueError(f"landscape.cells={self.cells} must be odd")
 
 
 @dataclass(frozen=True)

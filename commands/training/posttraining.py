@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 
 from commands.config.groups import DynamicsKeys
 from commands.config.keys import OnDamaged, RunKeys
@@ -41,9 +42,9 @@ class PretrainedConfig:
 
     key: str | None = None
     """encoder in the file: target_encoder, ema_encoder or encoder; null: the first of these it has"""
-    image_px: int | None = None
+    image_px: Annotated[int, Ge(1)] | None = None
     """side of the pictures it was trained on, pixels; null: 256"""
-    heads: int | None = None
+    heads: Annotated[int, Ge(1)] | None = None
     """attention heads; null: those published for its width"""
 
 
@@ -55,7 +56,7 @@ class TimmConfig:
     """name of the model"""
     weights: str = "hub"
     """hub, random, or a local file"""
-    image_px: int = 224
+    image_px: Annotated[int, Ge(1)] = 224
     """side of the pictures it sees, pixels; frames of another size are resized"""
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 import envs
@@ -106,25 +107,16 @@ class TrajectorySource:
 class VideoConfig:
     """How clips are cut from plain video."""
 
-    fps: float = 4.0
+    fps: Annotated[float, Gt(0)] = 4.0
     """frames a second of a clip, by the files' time stamps (objective.frame_gap is for trajectories)"""
-    store_px: int | None = None
+    store_px: Annotated[int, Ge(1)] | None = None
     """side of the squares that crops are cut from, pixels; null: half as much again as the encoder's"""
-    val_share: float = 0.1
+    val_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     """share of the files that is held out, chosen by the hash of their names"""
-    workers: int = 2
+    workers: Annotated[int, Ge(0)] = 2
     """threads that decode ahead of the training; 0: none; changes no result"""
     crop: CropConfig = field(default_factory=CropConfig)
     """random crop of each clip"""
-
-    def __post_init__(self) -> None:
-        if not self.fps > 0:
-            raise ValueError(f"fps={self.fps}: give a rate above 0, in pictures a second")
-        if self.store_px is not None and self.store_px < 1 or self.workers < 0 or not 0 < self.val_share < 1:
-            raise ValueError(
-                f"store_px={self.store_px} workers={self.workers} val_share={self.val_share}: give at least one "
-                "pixel, no fewer than 0 threads, and a share between 0 and 1"
-            )
 
 
 class VideoSource:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
 
 from commands.config.keys import RunKeys
 from data.formats.droid import Camera
@@ -42,15 +44,15 @@ class ImportKeys(RunKeys):
     """droid, robomimic, ogbench, minari or lerobot (version 3)"""
     path: str
     """file or folder that holds the trajectories (of droid: at any depth)"""
-    fps: float | None = None
+    fps: Annotated[float, Gt(0)] | None = None
     """frames per second. droid: those retained, null for 4. Others keep their own; give it where none is recorded"""
     environment: str | None = None
     """environment that the data come from, where models plan: a task, or gym/ID; null: that of jepa export, or none"""
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     """further arguments of that environment, as {width: 128, height: 128}"""
-    least_frames: int = 2
+    least_frames: Annotated[int, Ge(2)] = 2
     """frames below which a trajectory is left out"""
-    size: int | None = None
+    size: Annotated[int, Ge(1)] | None = None
     """side of the pictures written, pixels; null: 64 of droid, of others the shorter side as recorded"""
     view: View = "centre"
     """centre: the largest square in the middle of a picture; whole: all of it, squeezed into a square"""

@@ -7,8 +7,10 @@ compute and no depth.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,10 +21,10 @@ from world_model.encoder import EncoderConfig
 class PixelHeadConfig:
     """Sizes of a pixel head."""
 
-    channels: int = 32
-    """channels of a patch before its pixels (>= 1)"""
-    hidden: int = 512
-    """width of the hidden layer between one embedding and all patches (>= 1)"""
+    channels: Annotated[int, Ge(1)] = 32
+    """channels of a patch before its pixels"""
+    hidden: Annotated[int, Ge(1)] = 512
+    """width of the hidden layer between one embedding and all patches"""
 
 
 class PixelHead(nn.Module):

@@ -6,10 +6,11 @@ All pools end in a linear map `out`, which a metric is folded into (`world_model
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from world_model.nn.pyramid import FeaturePyramid
@@ -48,12 +49,12 @@ class Pool(nn.Module):
 class LearnedPoolConfig:
     """A head trained with the encoder."""
 
-    dim: int = 64
-    """size of the embedding (>= 1)"""
-    channels: int = 32
-    """channels of a token before pooling (>= 1)"""
-    hidden: int = 512
-    """width of the hidden layer (>= 1)"""
+    dim: Annotated[int, Ge(1)] = 64
+    """size of the embedding"""
+    channels: Annotated[int, Ge(1)] = 32
+    """channels of a token before pooling"""
+    hidden: Annotated[int, Ge(1)] = 512
+    """width of the hidden layer"""
     kind: Literal["learned"] = "learned"
     """pool: learned, keypoints (positions of things) or principal (components of the tokens)"""
 
@@ -66,13 +67,13 @@ class LearnedPoolConfig:
 class KeypointPoolConfig:
     """Keypoints of the picture itself, by spatial softmax."""
 
-    dim: int = 64
-    """size of the embedding (>= 1)"""
-    points: int = 32
-    """keypoints (>= 1)"""
+    dim: Annotated[int, Ge(1)] = 64
+    """size of the embedding"""
+    points: Annotated[int, Ge(1)] = 32
+    """keypoints"""
     stride: int = 4
     """pixels between positions of the heat maps: 4, or 2 (finer, four times the work)"""
-    pyramid: int = 0
+    pyramid: Annotated[int, Ge(0)] = 0
     """coarser maps, each of half the size, that heat maps also depend on; 0: none, they see 7 pixels"""
     kind: Literal["keypoints"] = "keypoints"
     """pool: learned, keypoints (positions of things) or principal (components of the tokens)"""
@@ -80,8 +81,6 @@ class KeypointPoolConfig:
     def __post_init__(self) -> None:
         if self.stride not in (2, 4):
             raise ValueError(f"encoder.pool.stride={self.stride}: keypoints are found at every 2nd or 4th pixel")
-        if self.pyramid < 0:
-            raise ValueError(f"encoder.pool.pyramid={self.pyramid}: give a number of coarser maps, 0 or more")
 
     def make(self, width: int, num_patches: int) -> Pool:
         """The pool; it reads no tokens."""
@@ -92,8 +91,8 @@ class KeypointPoolConfig:
 class PrincipalPoolConfig:
     """Principal components of the tokens, fitted after training, for objectives that predict tokens."""
 
-    dim: int = 64
-    """size of the embedding (>= 1)"""
+    dim: Annotated[int, Ge(1)] = 64
+    """size of the embedding"""
     kind: Literal["principal"] = "principal"
     """pool: learned, keypoints (positions of things) or principal (components of the tokens)"""
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 # (generator, pairs) -> features [P, F] of two frames each, and the model steps between them [P]; inf: other episodes
@@ -26,33 +28,22 @@ class ReachConfig:
     large `other_episodes` lets what differs between episodes outweigh what moves.
     """
 
-    dim: int = 32
-    """size of the embedding (>= 1)"""
-    hidden: int = 256
-    """width of the two hidden layers (>= 1)"""
-    far: int = 25
-    """largest distance, in model steps (>= 1)"""
-    expectile: float = 0.03
-    """expectile of recorded path lengths (below 0.5; lower favours the shortest routes)"""
-    other_episodes: float = 0.0
+    dim: Annotated[int, Ge(1)] = 32
+    """size of the embedding"""
+    hidden: Annotated[int, Ge(1)] = 256
+    """width of the two hidden layers"""
+    far: Annotated[int, Ge(1)] = 25
+    """largest distance, in model steps"""
+    expectile: Annotated[float, Interval(gt=0, le=0.5)] = 0.03
+    """expectile of recorded path lengths (lower favours the shortest routes)"""
+    other_episodes: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """share of training pairs from different episodes"""
-    steps: int = 2000
-    """optimiser steps (>= 1)"""
-    batch_size: int = 512
-    """pairs per step (>= 2)"""
-    lr: float = 0.001
+    steps: Annotated[int, Ge(1)] = 2000
+    """optimiser steps"""
+    batch_size: Annotated[int, Ge(2)] = 512
+    """pairs per step"""
+    lr: Annotated[float, Gt(0)] = 0.001
     """initial learning rate"""
-
-    def __post_init__(self) -> None:
-        if self.dim < 1 or self.hidden < 1 or self.far < 1 or self.steps < 1 or self.batch_size < 2:
-            raise ValueError(
-                "dynamics.reach: dim, hidden, far and steps must be at least 1, batch_size 2: "
-                f"{self.dim}, {self.hidden}, {self.far}, {self.steps}, {self.batch_size}"
-            )
-        if not 0 < self.expectile <= 0.5:
-            raise ValueError(f"dynamics.reach.expectile={self.expectile}: choose above 0, to 0.5")
-        if not 0 <= self.other_episodes < 1:
-            raise ValueError(f"dynamics.reach.other_episodes={self.other_episodes}: choose 0 to below 1")
 
 
 class ReachHead(nn.Module):

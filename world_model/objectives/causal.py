@@ -10,7 +10,9 @@ The encoder's outputs are the predictions: there is no predictor and no teacher.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
@@ -28,10 +30,10 @@ class CausalConfig(FamilyConfig):
 
     family: Literal["causal"] = "causal"
     """prediction of the next token from those before it"""
-    frames: int = 8
-    """frames of a clip (>= 1)"""
-    frame_gap: int = 1
-    """environment steps between the frames of a clip (>= 1)"""
+    frames: Annotated[int, Ge(1)] = 8
+    """frames of a clip"""
+    frame_gap: Annotated[int, Ge(1)] = 1
+    """environment steps between the frames of a clip"""
     loss: Loss = "cosine"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     terms: TokenTerms = field(default_factory=TokenTerms)
@@ -42,10 +44,6 @@ class CausalConfig(FamilyConfig):
     space: ClassVar[Literal["pooled", "tokens"]] = "tokens"
     teacher: ClassVar[Literal["stop"]] = "stop"
     masks: ClassVar[tuple[Mask, ...]] = ()
-
-    def __post_init__(self) -> None:
-        if self.frame_gap < 1:
-            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1")
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
         """Causal attention, and a pooled embedding that is fitted after training."""

@@ -16,10 +16,11 @@ distance of consecutive embeddings, and the error of an action that a small netw
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
@@ -37,12 +38,12 @@ INVERSE_HIDDEN = 512  # width of the network that reads an action from two embed
 class PathTerms:
     """PLDM's terms on the embeddings of consecutive frames; a weight of 0 leaves a term out."""
 
-    variance: float = 0.0
-    """weight of the variance hinge over time (>= 0)"""
-    smoothness: float = 0.0
-    """weight of the squared distance of consecutive embeddings (>= 0)"""
-    inverse: float = 0.0
-    """weight of the error of the action read from two embeddings (>= 0)"""
+    variance: Annotated[float, Ge(0)] = 0.0
+    """weight of the variance hinge over time"""
+    smoothness: Annotated[float, Ge(0)] = 0.0
+    """weight of the squared distance of consecutive embeddings"""
+    inverse: Annotated[float, Ge(0)] = 0.0
+    """weight of the error of the action read from two embeddings"""
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ class EndToEndConfig(FamilyConfig):
     """encoder and dynamics, learned together from recorded actions"""
     frames: int = 9
     """frames of a clip (> context_frames); the longest plan is frames - context_frames model steps"""
-    frame_gap: int = 0
-    """environment steps between the frames of a clip (>= 1); 0: the task's model step"""
-    context_frames: int = 3
-    """frames before the first planned step (>= 1)"""
+    frame_gap: Annotated[int, Ge(0)] = 0
+    """environment steps between the frames of a clip; 0: the task's model step"""
+    context_frames: Annotated[int, Ge(1)] = 3
+    """frames before the first planned step"""
     rollout: bool = False
     """frames after context_frames imagined in a row (PLDM), or each from the true ones before it"""
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
-    prediction: float = 1.0
-    """weight of that error (> 0)"""
+    prediction: Annotated[float, Gt(0)] = 1.0
+    """weight of that error"""
     terms: ClipTerms = field(default_factory=lambda: ClipTerms(sigreg=0.09, sigreg_directions=1024))
     """anti-collapse terms"""
     path_terms: PathTerms = field(default_factory=PathTerms)
@@ -79,8 +80,6 @@ class EndToEndConfig(FamilyConfig):
     metric: ClassVar[None] = None  # a metric would change the embedding under its own dynamics
 
     def __post_init__(self) -> None:
-        if self.frame_gap < 0:
-            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1, or 0 for the task's model step")
         if self.frames <= self.context_frames:
             raise ValueError(
                 f"objective.frames={self.frames} leaves nothing to predict after "

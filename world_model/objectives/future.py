@@ -13,9 +13,10 @@ The pixel baseline has the same encoder, clips and predictor, and a light head H
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor
 
@@ -39,20 +40,20 @@ class FutureConfig(FamilyConfig):
     """prediction of later frames from those before them"""
     frames: int = 5
     """frames of a clip (>= context_frames + rollout)"""
-    frame_gap: int = 2
-    """environment steps between the frames of a clip (>= 1)"""
-    context_frames: int = 2
-    """frames before each predicted one (>= 1)"""
-    rollout: int = 1
-    """predictions in a row, each from those before it (>= 1)"""
+    frame_gap: Annotated[int, Ge(1)] = 2
+    """environment steps between the frames of a clip"""
+    context_frames: Annotated[int, Ge(1)] = 2
+    """frames before each predicted one"""
+    rollout: Annotated[int, Ge(1)] = 1
+    """predictions in a row, each from those before it"""
     pixels: PixelHeadConfig | None = None
     """head that predicts the later frame's pixels; null: its pooled embedding is predicted"""
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     centred: bool = False
     """predictions and targets enter the error less their means over the clip; contrast within clips stays as it is"""
-    prediction: float = 3.5
-    """weight of that error (> 0)"""
+    prediction: Annotated[float, Gt(0)] = 3.5
+    """weight of that error"""
     teacher: Teaching = "shared"
     """source of targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
     terms: FutureTerms = field(default_factory=lambda: FutureTerms(variance=5.0, covariance=5.0))
@@ -68,8 +69,6 @@ class FutureConfig(FamilyConfig):
     masks: ClassVar[tuple[Mask, ...]] = ()
 
     def __post_init__(self) -> None:
-        if self.frame_gap < 1:
-            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1")
         least = self.context_frames + self.rollout
         if self.frames < least:
             raise ValueError(

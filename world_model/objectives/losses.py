@@ -7,10 +7,11 @@ A term over a batch (InfoNCE's other samples, VICReg, SIGReg) covers the rows of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from world_model.distributed import average, gather_rows, world_info
@@ -24,22 +25,18 @@ Loss = Literal["l1", "l2", "smooth_l1", "cosine"]
 class TermsConfig:
     """Terms that keep features from collapsing; a weight of 0 leaves a term out."""
 
-    variance: float = 0.0
-    """weight of VICReg's variance hinge (>= 0)"""
-    covariance: float = 0.0
-    """weight of VICReg's covariance term (>= 0)"""
-    sigreg: float = 0.0
-    """weight of SIGReg (>= 0)"""
-    sigreg_directions: int = 256
-    """random directions of SIGReg (>= 1)"""
-    infonce: float = 0.0
-    """weight of InfoNCE: the prediction's own target among all targets of the batch (>= 0)"""
-    temperature: float = 0.1
-    """temperature of InfoNCE (> 0)"""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"objective.terms.temperature={self.temperature} must be above 0")
+    variance: Annotated[float, Ge(0)] = 0.0
+    """weight of VICReg's variance hinge"""
+    covariance: Annotated[float, Ge(0)] = 0.0
+    """weight of VICReg's covariance term"""
+    sigreg: Annotated[float, Ge(0)] = 0.0
+    """weight of SIGReg"""
+    sigreg_directions: Annotated[int, Ge(1)] = 256
+    """random directions of SIGReg"""
+    infonce: Annotated[float, Ge(0)] = 0.0
+    """weight of InfoNCE: the prediction's own target among all targets of the batch"""
+    temperature: Annotated[float, Gt(0)] = 0.1
+    """temperature of InfoNCE"""
 
 
 @dataclass(frozen=True)
@@ -81,15 +78,10 @@ class ClipTerms(TermsConfig):
 class FutureTerms(ClipTerms):
     """Terms of the family `future`, with contrast within clips."""
 
-    contrast: float = 0.0
-    """weight of contrast within clips: a prediction's own frame among the frames of its clip (>= 0)"""
-    contrast_scale: float = 0.1
-    """mean squared error that lowers a frame's logit by 1 (> 0)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.contrast_scale <= 0:
-            raise ValueError(f"objective.terms.contrast_scale={self.contrast_scale} must be above 0")
+    contrast: Annotated[float, Ge(0)] = 0.0
+    """weight of contrast within clips: a prediction's own frame among the frames of its clip"""
+    contrast_scale: Annotated[float, Gt(0)] = 0.1
+    """mean squared error that lowers a frame's logit by 1"""
 
 
 def regression(prediction: Tensor, target: Tensor, loss: Loss, weight: Tensor | None = None) -> Tensor:

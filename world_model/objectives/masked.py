@@ -16,9 +16,10 @@ and a layer norm LN without parameters,
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor
 
@@ -48,10 +49,10 @@ PATCH_EPS = 1e-6
 class ContextLoss:
     """V-JEPA 2.1's loss at visible tokens, less the farther they are from a hidden one."""
 
-    weight: float = 0.5
-    """weight of the loss at visible tokens (> 0)"""
-    warmup: tuple[int, int] = (15000, 30000)
-    """optimiser steps between which the weight grows from 0, first and last (>= 0)"""
+    weight: Annotated[float, Gt(0)] = 0.5
+    """weight of the loss at visible tokens"""
+    warmup: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]] = (15000, 30000)
+    """optimiser steps between which the weight grows from 0, first and last"""
 
     def weight_at(self, step: int) -> float:
         """0 until the first of both steps, `weight` from the second on, linear between."""
@@ -86,8 +87,8 @@ class FeatureTargets(Targets):
 
     kind: Literal["features"] = "features"
     """prediction of the encoder's features"""
-    levels: int = 1
-    """outputs of the encoder that are predicted together (1 to encoder.depth)"""
+    levels: Annotated[int, Ge(1)] = 1
+    """outputs of the encoder that are predicted together (at most encoder.depth)"""
     context_loss: ContextLoss | None = None
     """loss at visible tokens; null: none"""
 
@@ -107,8 +108,8 @@ class AveragedTargets(Targets):
 
     kind: Literal["average"] = "average"
     """prediction of the mean over blocks of the encoder"""
-    blocks: int = 8
-    """last blocks whose mean is the target (>= 1); of a shallower encoder, all of them"""
+    blocks: Annotated[int, Ge(1)] = 8
+    """last blocks whose mean is the target; of a shallower encoder, all of them"""
 
     context_loss: ClassVar[None] = None
 
@@ -151,10 +152,10 @@ class MaskedConfig(FamilyConfig):
 
     family: Literal["masked"] = "masked"
     """prediction of hidden tokens of a clip from visible ones"""
-    frames: int = 8
-    """frames of a clip (>= 1)"""
-    frame_gap: int = 1
-    """environment steps between the frames of a clip (>= 1)"""
+    frames: Annotated[int, Ge(1)] = 8
+    """frames of a clip"""
+    frame_gap: Annotated[int, Ge(1)] = 1
+    """environment steps between the frames of a clip"""
     masks: tuple[Mask, ...] = (BlockMask(8, (0.15, 0.15)), BlockMask(2, (0.7, 0.7)))
     """mask generators: {blocks, area, time, aspect, separate, context}, {random, tube} or {visible_steps}"""
     targets: FeatureTargets | AveragedTargets | PixelTargets = field(default_factory=FeatureTargets)
@@ -175,8 +176,6 @@ class MaskedConfig(FamilyConfig):
     def __post_init__(self) -> None:
         if not self.masks:
             raise ValueError("objective.masks is empty: give at least one, for example those of objective=vjepa2")
-        if self.frame_gap < 1:
-            raise ValueError(f"objective.frame_gap={self.frame_gap} must be at least 1")
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
         """Levels at the ends of equal parts of the depth, where several are predicted and none given, and a pooled

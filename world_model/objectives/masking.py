@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 CANDIDATES = 48  # masks drawn per sample
 
 Grid = tuple[int, int, int]  # of tokens: steps, height, width
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -45,29 +47,25 @@ class Masks:
 class BlockMask:
     """Hidden blocks of the picture, over some or all steps."""
 
-    blocks: int = 8
-    """hidden blocks (>= 1)"""
-    area: tuple[float, float] = (0.15, 0.15)
-    """share of the picture that a block covers, least and most (0 to 1)"""
-    time: float = 1.0
-    """share of the clip's steps that a block lasts (above 0, up to 1)"""
-    aspect: tuple[float, float] = (0.75, 1.5)
-    """height of a block over its width, least and most (> 0)"""
+    blocks: Annotated[int, Ge(1)] = 8
+    """hidden blocks"""
+    area: tuple[Share, Share] = (0.15, 0.15)
+    """share of the picture that a block covers, least and most"""
+    time: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """share of the clip's steps that a block lasts"""
+    aspect: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (0.75, 1.5)
+    """height of a block over its width, least and most"""
     separate: bool = False
     """separate prediction of every block (I-JEPA); false: of their union"""
-    context: tuple[float, float] = (0.0, 0.0)
-    """share of the picture of the visible block, less hidden ones, least and most (0 to 1); [0, 0]: all the rest"""
+    context: tuple[Share, Share] = (0.0, 0.0)
+    """share of the picture of the visible block, less hidden ones, least and most; [0, 0]: all the rest"""
 
     hides_patches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.time <= 1:
-            raise ValueError(f"masks: time={self.time} is a share, above 0 and up to 1")
-        if self.blocks < 1:
-            raise ValueError(f"masks: blocks={self.blocks} hides nothing; give at least 1")
         for name, (low, high) in (("area", self.area), ("context", self.context), ("aspect", self.aspect)):
-            if not 0 <= low <= high or name != "aspect" and high > 1:
-                raise ValueError(f"masks: {name}=[{low}, {high}] is no ascending range of shares")
+            if low > high:
+                raise ValueError(f"masks: {name}=[{low}, {high}] must be least and most")
 
     def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
         """Masks of one batch: block sizes drawn per batch, positions per sample. Raises ValueError for a sample without
@@ -94,16 +92,12 @@ class BlockMask:
 class RandomMask:
     """Tokens hidden at random (MAE, data2vec), or the same at every step (VideoMAE's tubes)."""
 
-    random: float = 0.6
-    """share of hidden tokens (above 0, below 1)"""
+    random: Annotated[float, Interval(gt=0, lt=1)] = 0.6
+    """share of hidden tokens"""
     tube: bool = False
     """the same hidden positions at every step"""
 
     hides_patches: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.random < 1:
-            raise ValueError(f"masks: random={self.random} is a share, above 0 and below 1")
 
     def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
         """Masks of one batch."""
@@ -118,14 +112,10 @@ class RandomMask:
 class FutureMask:
     """The first steps of a clip are visible, all later ones hidden."""
 
-    visible_steps: int
-    """visible steps of tokens (>= 1; a step is encoder.tubelet frames)"""
+    visible_steps: Annotated[int, Ge(1)]
+    """visible steps of tokens (a step is encoder.tubelet frames)"""
 
     hides_patches: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.visible_steps < 1:
-            raise ValueError(f"masks: visible_steps={self.visible_steps} leave no context: give at least 1")
 
     def sample(self, batch: int, grid: Grid, seed: tuple[int, ...]) -> Masks:
         """Masks of one batch; nothing is drawn."""

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from world_model.encoder import FRAMES_PER_CHUNK, VideoEncoder
@@ -43,25 +44,16 @@ class MetricConfig:
 
     kind: Kind = "biharmonic"
     """weight of each slow mode: kinetic, commute or biharmonic distance"""
-    lag: int = 2
-    """lag of the autocorrelation, environment steps (>= 1)"""
-    episodes: int = 400
-    """training episodes it is fitted on, at most (>= 1)"""
+    lag: Annotated[int, Ge(1)] = 2
+    """lag of the autocorrelation, environment steps"""
+    episodes: Annotated[int, Ge(1)] = 400
+    """training episodes it is fitted on, at most"""
     source: MetricSource = "pooled"
     """features whose slow modes are sought: pooled, or inputs (of the pool's last linear map, which they replace)"""
-    modes: int = 0
-    """modes retained, slowest first (>= 1); 0: as many as the embedding has dimensions"""
+    modes: Annotated[int, Ge(0)] = 0
+    """modes retained, slowest first; 0: as many as the embedding has dimensions"""
     views: AppearanceConfig | None = None
     """random appearances that frames are seen in, one for each frame; null: frames as they are"""
-
-    def __post_init__(self) -> None:
-        if self.modes < 0:
-            raise ValueError(f"objective.metric.modes={self.modes}: give at least 1, or 0 for all")
-        if self.lag < 1 or self.episodes < 1:
-            raise ValueError(
-                f"objective.metric.lag={self.lag} objective.metric.episodes={self.episodes}: give at least one "
-                "environment step, and one episode"
-            )
 
 
 @dataclass(frozen=True)

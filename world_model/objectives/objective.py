@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
@@ -24,14 +25,10 @@ Batch = dict[str, Tensor]
 class TeacherConfig:
     """Momentum of an EMA teacher, linear over the run (BYOL; V-JEPA 2 keeps it constant)."""
 
-    ema: float = 0.99925
-    """share of its weights that the teacher keeps a step, at the first step (0 to 1)"""
-    ema_end: float = 0.99925
-    """share of its weights that the teacher keeps a step, at the last step (0 to 1)"""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.ema <= 1 and 0 <= self.ema_end <= 1):
-            raise ValueError(f"objective.teacher.ema={self.ema}, ema_end={self.ema_end}: give shares, 0 to 1")
+    ema: Annotated[float, Interval(ge=0, le=1)] = 0.99925
+    """share of its weights that the teacher keeps a step, at the first step"""
+    ema_end: Annotated[float, Interval(ge=0, le=1)] = 0.99925
+    """share of its weights that the teacher keeps a step, at the last step"""
 
     def momentum(self, step: int, steps: int) -> float:
         """Share of its weights that the teacher keeps at 0-based `step` of `steps`."""

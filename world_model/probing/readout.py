@@ -12,10 +12,11 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from world_model.probing.attentive import PROBE_NORM_EPS, AttentiveProbe, AttentiveProbeConfig
@@ -31,17 +32,17 @@ class ReadoutConfig:
 
     kinds: tuple[str, ...] = ("ridge", "linear", "attentive")
     """readouts: ridge (closed form), linear (of mean tokens), attentive (4 blocks)"""
-    steps: int = 400
-    """training steps of linear and attentive (>= 1)"""
-    batch_size: int = 64
-    """windows per training step (>= 1)"""
-    lrs: tuple[float, ...] = (0.003, 0.001, 0.0003)
-    """initial learning rates, all trained on the same batches (> 0)"""
-    weight_decays: tuple[float, ...] = (0.01,)
-    """weight decays, each with each learning rate (>= 0)"""
-    depth: int = 4
-    """blocks of the attentive readout, with the cross-attention block (>= 1; V-JEPA 2: 4)"""
-    heads: int = 16
+    steps: Annotated[int, Ge(1)] = 400
+    """training steps of linear and attentive"""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """windows per training step"""
+    lrs: tuple[Annotated[float, Gt(0)], ...] = (0.003, 0.001, 0.0003)
+    """initial learning rates, all trained on the same batches"""
+    weight_decays: tuple[Annotated[float, Ge(0)], ...] = (0.01,)
+    """weight decays, each with each learning rate"""
+    depth: Annotated[int, Ge(1)] = 4
+    """blocks of the attentive readout, with the cross-attention block (V-JEPA 2: 4)"""
+    heads: Annotated[int, Ge(1)] = 16
     """attention heads of the attentive readout, at most (a divisor of the width is used)"""
 
     def __post_init__(self) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from world_model.training.augment import draw_uniform, sample_affine
@@ -28,29 +30,20 @@ MIDDLE = 127.5
 class AppearanceConfig:
     """How much the appearance of a clip is changed. Defaults: chosen on `val` of varied scenes (experiment 23)."""
 
-    mix: float = 0.4
-    """deviation of each entry of the 3 x 3 colour map from the identity's (>= 0)"""
-    shift: float = 60.0
-    """largest shift of each channel, of 255 (>= 0)"""
-    overlay: float = 0.6
-    """largest share of a still picture that is blended in (0 to 1)"""
-    patterns: float = 0.5
-    """share of still pictures that are random patterns; the others are frames of other clips (0 to 1)"""
-    move: float = 0.06
-    """largest shift of the picture to each side, as a share of it (0 to 1)"""
-    turn: float = 0.12
-    """largest rotation of the picture, rad (>= 0)"""
-    zoom: float = 0.12
-    """largest change of the picture's scale, as a share (0 to 1)"""
-
-    def __post_init__(self) -> None:
-        if min(self.mix, self.shift, self.turn) < 0:
-            raise ValueError(f"mix={self.mix}, shift={self.shift} and turn={self.turn} must be 0 or more")
-        if not all(0 <= share <= 1 for share in (self.overlay, self.patterns, self.move, self.zoom)):
-            raise ValueError(
-                f"overlay={self.overlay}, patterns={self.patterns}, move={self.move} and "
-                f"zoom={self.zoom} are shares, 0 to 1"
-            )
+    mix: Annotated[float, Ge(0)] = 0.4
+    """deviation of each entry of the 3 x 3 colour map from the identity's"""
+    shift: Annotated[float, Ge(0)] = 60.0
+    """largest shift of each channel, of 255"""
+    overlay: Annotated[float, Interval(ge=0, le=1)] = 0.6
+    """largest share of a still picture that is blended in"""
+    patterns: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    """share of still pictures that are random patterns; the others are frames of other clips"""
+    move: Annotated[float, Interval(ge=0, le=1)] = 0.06
+    """largest shift of the picture to each side, as a share of it"""
+    turn: Annotated[float, Ge(0)] = 0.12
+    """largest rotation of the picture, rad"""
+    zoom: Annotated[float, Interval(ge=0, lt=1)] = 0.12
+    """largest change of the picture's scale, as a share"""
 
 
 def change_appearance(frames_BTHWC: Tensor, draw_B: Tensor, seed: int, config: AppearanceConfig) -> Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt, Interval
 from torch import Tensor
 
 ATTEMPTS = 10  # boxes drawn until one lies within the picture
@@ -21,20 +23,17 @@ MASK32 = 0xFFFFFFFF
 class CropConfig:
     """Random crops of clips; aspects are uniform in the logarithm."""
 
-    area: tuple[float, float] = (0.3, 1.0)
+    area: tuple[Annotated[float, Interval(gt=0, le=1)], Annotated[float, Interval(gt=0, le=1)]] = (0.3, 1.0)
     """share of the picture that a random crop covers, least and most; [1,1] and flip 0: no crops"""
-    aspect: tuple[float, float] = (0.75, 1.35)
-    """width over height of a crop, least and most (> 0)"""
-    flip: float = 0.5
-    """probability of mirroring a clip left to right (0 to 1)"""
+    aspect: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (0.75, 1.35)
+    """width over height of a crop, least and most"""
+    flip: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    """probability of mirroring a clip left to right"""
 
     def __post_init__(self) -> None:
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ValueError(f"area={list(self.area)}: give two shares of the picture, least first, as [0.3,1.0]")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect={list(self.aspect)}: give two ratios above 0, least first, as [0.75,1.35]")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip={self.flip} is no probability: give 0 to 1")
+        for key, (low, high) in (("area", self.area), ("aspect", self.aspect)):
+            if low > high:
+                raise ValueError(f"{key}=[{low},{high}]: give least and most in this order, as [{high},{low}]")
 
 
 def crop_randomly(

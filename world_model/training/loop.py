@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from world_model.distributed import (
@@ -47,29 +48,29 @@ class TrainingError(RuntimeError):
 class TrainerConfig:
     """Optimisation of a stage. The warm-up is linear."""
 
-    steps: int = 400
+    steps: Annotated[int, Ge(0)] = 400
     """optimiser steps (a larger number continues in the same folder)"""
-    batch_size: int = 48
+    batch_size: Annotated[int, Ge(1)] = 48
     """windows per step, summed over processes"""
-    lr: float = 0.002
+    lr: Annotated[float, Gt(0)] = 0.002
     """peak learning rate"""
-    lr_start: float = 0.0
+    lr_start: Annotated[float, Ge(0)] = 0.0
     """learning rate at the start of the warm-up"""
-    lr_end: float = 1e-05
+    lr_end: Annotated[float, Ge(0)] = 1e-05
     """learning rate at the end"""
-    warmup: int = 30
+    warmup: Annotated[int, Ge(0)] = 30
     """optimiser steps of the warm-up"""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "wsd"
     """learning rate after the warm-up: constant, or to lr_end by cosine, linear or wsd (constant, then linear)"""
-    decay_share: float = 0.3
-    """share of the steps in which wsd decays (0 to 1)"""
-    weight_decay: float = 0.04
+    decay_share: Annotated[float, Interval(ge=0, le=1)] = 0.3
+    """share of the steps in which wsd decays"""
+    weight_decay: Annotated[float, Ge(0)] = 0.04
     """weight decay of weight matrices"""
-    weight_decay_end: float | None = None
+    weight_decay_end: Annotated[float, Ge(0)] | None = None
     """weight decay at the last step, by a cosine (null: constant)"""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Annotated[float, Interval(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's decay rates of the gradient's first and second moment"""
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Ge(0)] = 1.0
     """largest norm of the gradient (0: no limit)"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """number format: auto (bf16 on devices with fast bf16), fp32 or bf16"""
@@ -77,11 +78,11 @@ class TrainerConfig:
     """model per process under torchrun: ddp (full) or fsdp (a shard)"""
     compile: bool = False
     """whether transformer blocks are compiled (faster after a minute, last digits differ)"""
-    evaluate_every: int = 200
+    evaluate_every: Annotated[int, Ge(1)] = 200
     """optimiser steps between evaluations"""
-    checkpoint_every: int = 200
+    checkpoint_every: Annotated[int, Ge(1)] = 200
     """optimiser steps between checkpoints"""
-    log_every: int = 10
+    log_every: Annotated[int, Ge(1)] = 10
     """optimiser steps between lines of metrics.jsonl"""
     seed: int = field(default=0, repr=False)
 

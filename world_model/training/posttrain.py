@@ -7,9 +7,10 @@ Teacher forcing plus a multi-step rollout loss, as V-JEPA 2-AC (arXiv 2506.09985
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from world_model.dynamics import LatentDynamics
@@ -22,18 +23,14 @@ class PosttrainConfig:
 
     loss: Literal["l1", "l2"] = "l2"
     """distance between prediction and target: l1 or l2"""
-    teacher_forcing: float = 1.0
+    teacher_forcing: Annotated[float, Ge(0)] = 1.0
     """weight of the one-step loss from recorded frames (0 disables this)"""
-    rollout: float = 1.0
+    rollout: Annotated[float, Ge(0)] = 1.0
     """weight of the rollout loss (0 disables this)"""
-    rollout_steps: int = 6
-    """length of a training rollout, in model steps (1 to dynamics.horizon)"""
-    rollout_history: int = 0
+    rollout_steps: Annotated[int, Ge(1)] = 6
+    """length of a training rollout, in model steps (at most dynamics.horizon)"""
+    rollout_history: Annotated[int, Ge(0)] = 0
     """frames before a training rollout (0: 1 to dynamics.history in turn; V-JEPA 2-AC: 1)"""
-
-    def __post_init__(self) -> None:
-        if self.rollout_steps < 1:
-            raise ValueError(f"posttrain.rollout_steps must be at least 1, not {self.rollout_steps}")
 
 
 class PosttrainModel(nn.Module):

@@ -95,11 +95,6 @@ def test_heat_maps_of_a_pyramid_depend_on_the_picture_far_around_each_position(l
     assert (rows.max() - rows.min() > SIDE // 2) == wide
 
 
-def test_a_negative_number_of_coarser_maps_is_refused():
-    with pytest.raises(ValueError, match="encoder.pool.pyramid=-1"):
-        KeypointPoolConfig(pyramid=-1)
-
-
 def test_keypoints_refuse_tokens_without_their_pictures():
     model = encoder(config=KEYPOINTS)
     with pytest.raises(ValueError, match="encoder.pool.kind=keypoints reads pictures"):

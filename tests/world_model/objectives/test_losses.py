@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from world_model.nn.decoder import PixelHeadConfig
-from world_model.objectives.causal import CausalConfig
 from world_model.objectives.end_to_end import EndToEndConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import (
@@ -133,14 +132,10 @@ def test_targets_are_layer_normed_without_parameters():
     ("config", "wrong", "said"),
     [
         (MaskedConfig, {"masks": ()}, "objective.masks is empty"),
-        (MaskedConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
         (FutureConfig, {"frames": 2, "context_frames": 2}, "give at least 3"),
         (FutureConfig, {"frames": 5, "rollout": 4}, "objective.rollout=4: give at least 6"),
         (FutureConfig, {"frames": 3, "centred": True}, "objective.frames=3 holds one: give at least 4"),
-        (CausalConfig, {"frame_gap": 0}, "objective.frame_gap=0"),
         (EndToEndConfig, {"frames": 3}, "leaves nothing to predict"),
-        (ClipTerms, {"temperature": 0.0}, "objective.terms.temperature=0.0 must be above 0"),
-        (FutureTerms, {"contrast_scale": 0.0}, "objective.terms.contrast_scale=0.0 must be above 0"),
         (
             FutureConfig,
             {"pixels": PixelHeadConfig(), "terms": FutureTerms(contrast=1.0)},
@@ -148,6 +143,6 @@ def test_targets_are_layer_normed_without_parameters():
         ),
     ],
 )
-def test_values_out_of_range_are_refused(config, wrong, said):
+def test_values_that_contradict_one_another_are_refused(config, wrong, said):
     with pytest.raises(ValueError, match=said):
         config(**wrong)

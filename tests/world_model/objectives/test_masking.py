@@ -67,14 +67,7 @@ def test_future_hides_all_later_steps():
 def test_masks_that_leave_no_context_are_refused():
     with pytest.raises(ValueError, match=r"blocks=.* of area=.* leave a sample without a visible token"):
         BlockMask(1, (1.0, 1.0), aspect=(1.0, 1.0)).sample(2, GRID, (0,))
-    for mask, wrong, said in (
-        (RandomMask, {"random": 1.5}, "random=1.5"),
-        (BlockMask, {"blocks": 0}, "blocks=0"),
-        (BlockMask, {"area": (0.5, 0.2)}, "area"),
-        (BlockMask, {"time": 0.0}, "time=0.0"),
-        (FutureMask, {"visible_steps": 0}, "visible_steps=0"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            mask(**wrong)
+    with pytest.raises(ValueError, match=r"area=\[0.5, 0.2\] must be least and most"):
+        BlockMask(area=(0.5, 0.2))
     with pytest.raises(ValueError, match="visible_steps=4 hide nothing of a clip of 4 steps"):
         FutureMask(4).sample(1, GRID, (0,))

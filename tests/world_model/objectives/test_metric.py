@@ -141,8 +141,6 @@ def test_random_appearances_take_weight_from_what_appearance_changes():
 def test_what_cannot_be_fitted_is_said():
     with pytest.raises(ValueError, match="lag=5: no training episode"):
         find_slow_modes([torch.randn(5, 3)], 5)
-    with pytest.raises(ValueError, match="lag=0"):
-        MetricConfig("biharmonic", 0)
     bare = VideoEncoder(replace(SIZES, pool=None))
     with pytest.raises(ValueError, match="pooled"):
         PretrainModel(bare, replace(VJEPA2, metric=MetricConfig("kinetic")), steps=1)

@@ -141,12 +141,3 @@ def test_centred_predictions_ignore_a_constant_between_two_appearances(rollout, 
     assert not torch.isclose(lose(plain, constant)["prediction"], lose(plain, still)["prediction"], rtol=0.05)
     for shift in (still, constant):
         torch.testing.assert_close(lose(centred, shift)["contrast"], lose(plain, shift)["contrast"])
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"mix": -0.1}, {"shift": -1.0}, {"overlay": 1.5}, {"patterns": -1.0}, {"turn": -1.0}, {"move": 2.0}]
-)
-def test_strengths_out_of_range_are_refused(wrong):
-    ((name, value),) = wrong.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        AppearanceConfig(**wrong)

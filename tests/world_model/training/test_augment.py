@@ -98,7 +98,7 @@ def test_crops_are_functions_of_the_draw_and_not_of_the_batch():
     assert ((together - other).abs().flatten(1).mean(1) > 1).all()
 
 
-@pytest.mark.parametrize("wrong", [{"area": (0.5, 1.5)}, {"area": (0, 1)}, {"aspect": (2, 1)}, {"flip": 1.5}])
-def test_shares_and_ratios_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        CropConfig(**wrong)
+@pytest.mark.parametrize("key", ["area", "aspect"])
+def test_ranges_of_crops_begin_with_the_least(key):
+    with pytest.raises(ValueError, match=rf"{key}=\[0.9,0.5\]: give least and most in this order, as \[0.5,0.9\]"):
+        CropConfig(**{key: (0.9, 0.5)})
