@@ -64,11 +64,11 @@ def _remove_stale(path: Path) -> None:
     start, end = f".{path.name}.{platform.node()}-", ".partial"
     for entry in path.parent.iterdir():
         owner = entry.name.removeprefix(start).removesuffix(end)
-        if entry.name == f"{start}{owner}{end}" and owner.isdigit() and not _is_alive(int(owner)):
+        if entry.name == f"{start}{owner}{end}" and owner.isdigit() and not is_alive(int(owner)):
             entry.unlink(missing_ok=True)
 
 
-def _is_alive(process_id: int) -> bool:
+def is_alive(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
     except OSError as error:

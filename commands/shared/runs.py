@@ -8,6 +8,8 @@ configuration, never a time stamp. A folder holds
     finished.json  written last: a summary, and how far the run went
     .lock          held while a process works here
 
+A run that fails before it writes anything else leaves no folder, so the mended command may use its name.
+
 Keys that only say how far to go (`grows`, as trainer.steps) or how to get there (`free`, as workers) belong
 to no identity: asking for more steps finds the same folder and goes on.
 """
@@ -16,10 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +50,7 @@ VERSIONS = (
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")
 PLACE = ("name", "runs")  # keys of every command that set where a run is kept
 FINISHED = "finished.json"
+OWN = ("config.json", "run.json", ".lock")  # files of every run, written when it begins
 
 
 def to_json_value(value: Any) -> Any:
@@ -71,6 +76,7 @@ def to_json_value(value: Any) -> Any:
 def replace_atomically(path: Path) -> Iterator[Path]:
     """A temporary neighbour with the same suffix to write to; synced and renamed over `path` if the block ends well."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    _remove_stale(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -78,6 +84,17 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary neighbours of processes that were killed."""
+    for entry in path.parent.glob(f".*.{glob.escape(path.name)}"):
+        owner = entry.name.removesuffix(f".{path.name}").removeprefix(".")
+        if owner.isdigit():
+            from data.disk import is_alive  # late: a finished run is found before anything is imported
+
+            if not is_alive(int(owner)):
+                entry.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> None:
@@ -155,6 +172,8 @@ class RunFolder:
     def check(self) -> None:
         """Raise RunError if another configuration lives here; it names the keys that differ."""
         stored = self.path / "config.json"
+        if stored.exists() and not self._has_work():
+            return
         if not stored.exists():
             strange = [item.name for item in self.path.glob("[!.]*")] if self.path.is_dir() else []
             if strange:
@@ -211,8 +230,15 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None and self.writes and not self._has_work():
+            shutil.rmtree(self.path, ignore_errors=True)
         self._release()
+
+    def _has_work(self) -> bool:
+        """Whether the folder holds a file, not empty, that is not written for every run."""
+        own = [self.path / name for name in OWN]
+        return any(path.is_file() and path.stat().st_size for path in self.path.rglob("*") if path not in own)
 
     def _extent(self) -> dict[str, Any]:
         values = flatten(to_json_value(self.config))

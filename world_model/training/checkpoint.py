@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,28 +50,38 @@ def write_atomic(path: Path, write: Any) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """One safetensors file with JSON metadata, atomically."""
+    """One safetensors file with JSON metadata and a checksum of every tensor, atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(contiguous, temporary, {"json": json.dumps(metadata)}))
+    checksums = {name: zlib.crc32(_view_bytes(tensor)) for name, tensor in contiguous.items()}
+    texts = {"json": json.dumps(metadata), "crc32": json.dumps(checksums)}
+    write_atomic(path, lambda temporary: save_file(contiguous, temporary, texts))
 
 
 def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors whose names begin with `stem`, without it, and metadata of a file of `save_tensors`.
 
-    Raises CheckpointError where it is missing or cut short.
+    Raises CheckpointError where it is missing, cut short or damaged. Files without checksums are read as they are.
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
-            names = [name for name in file.keys() if name.startswith(stem)]
-            return {name.removeprefix(stem): file.get_tensor(name) for name in names}, metadata
-    except (SafetensorError, OSError, ValueError) as error:
+            texts = file.metadata() or {}
+            metadata, checksums = json.loads(texts.get("json", "{}")), json.loads(texts.get("crc32", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(stem)}
+        for name, tensor in tensors.items():
+            if checksums and zlib.crc32(_view_bytes(tensor)) != checksums[name]:
+                raise ValueError(f"{name} differs from its checksum")
+        return {name.removeprefix(stem): tensor for name, tensor in tensors.items()}, metadata
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not a complete checkpoint ({error}); delete it to resume from the one before it, or run the "
             "training command again"
         ) from error
+
+
+def _view_bytes(tensor: Tensor) -> Any:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:
@@ -79,7 +90,7 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(_view_bytes(value))
     return digest.hexdigest()[:16]
 
 

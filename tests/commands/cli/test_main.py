@@ -262,7 +262,11 @@ def test_cuda_where_there_is_none_is_one_sentence_and_makes_no_folder(body, caps
 
 
 def test_an_interruption_says_that_the_same_command_goes_on(body, capsys):
-    body("collect", run=raising(KeyboardInterrupt()))
+    def stop_halfway(config, folder, console):
+        (folder / "half.h5").write_text("some episodes")
+        raise KeyboardInterrupt
+
+    body("collect", run=stop_halfway)
     assert cli.main(["collect"]) == 1
     assert "the same command goes on" in capsys.readouterr().err
     seen = body("collect")

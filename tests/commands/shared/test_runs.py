@@ -116,8 +116,8 @@ def test_overrides_find_what_they_finished_with_the_same_commit(monkeypatch):
 
 
 def test_another_configuration_is_refused_by_its_keys():
-    with folder(name="x"):
-        pass
+    with folder(name="x") as run:
+        write_json(run / "part.json", 1)
     with pytest.raises(RunError, match=r"trainer.lr is 0.1 there and 0.2 here\): give another name="):
         folder(name="x", trainer__lr=0.2).check()
     with pytest.raises(RunError, match="trainer.lr"), folder(name="x", trainer__lr=0.2):
@@ -160,6 +160,35 @@ def test_a_file_is_whole_or_as_it_was(monkeypatch):
     with pytest.raises(OSError):
         write_atomic("a.txt", "second")
     assert Path("a.txt").read_text() == "first" and [p.name for p in Path().iterdir()] == ["a.txt"]
+
+
+def test_temporaries_of_killed_processes_are_removed():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    Path(f".{child.pid}.a.txt").write_text("half")
+    Path(f".{os.getpid()}.b.txt").write_text("of a process that works")
+    write_atomic("a.txt", "whole")
+    write_atomic("c.txt", "whole")
+    assert {path.name for path in Path().iterdir()} == {"a.txt", f".{os.getpid()}.b.txt", "c.txt"}
+
+
+def test_a_run_that_fails_before_it_wrote_anything_leaves_no_folder():
+    with pytest.raises(ValueError, match="no data"), RunFolder("work", "x", {"data": "z"}):
+        Path("runs/work/x/metrics.jsonl").touch()
+        raise ValueError("no data")
+    assert not Path("runs/work/x").exists()
+    with pytest.raises(KeyboardInterrupt), RunFolder("work", "x", {"data": "a"}) as run:
+        write_json(run / "part.json", 1)
+        raise KeyboardInterrupt
+    with pytest.raises(RunError, match="data is a there and b here"):
+        RunFolder("work", "x", {"data": "b"}).check()
+
+
+def test_a_folder_without_work_is_taken_by_another_configuration():
+    with RunFolder("work", "x", {"data": "a"}):
+        pass  # as after SIGKILL before the first file
+    with RunFolder("work", "x", {"data": "b"}) as run:
+        assert runs.read_json(run / "config.json") == {"data": "b"}
 
 
 def test_json_holds_what_results_are_made_of():

@@ -177,7 +177,7 @@ def test_a_model_of_the_wrong_stage_names_the_command_that_makes_the_right_one(c
         ("[{blocks: 1, area: [1.0, 1.0], aspect: [1.0, 1.0]}]", "blocks=1 of area=[1.0, 1.0] leave a sample without"),
         ("[{random: 0.999}]", "random=0.999 leave a sample without"),
         ("[{random: 1.0}]", "random=1.0"),
-        ("[{blocks: 0}]", "blocks=0 hides nothing"),
+        ("[{blocks: 0}]", "blocks=0 is out of range"),
         ("[]", "objective.masks is empty"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.world_model.small import encoder
 from world_model.training.checkpoint import (
@@ -41,6 +42,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_tensors(path, {"a": torch.zeros(3)}, {"step": 2})
     tensors, metadata = load_tensors(path)
+    assert metadata == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.ones(3), "b": torch.empty(0)}, {"step": 1})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="a differs from its checksum"):
+        load_tensors(path)
+    assert load_tensors(path, "b")[0][""].numel() == 0, "only what is read is checked"
+
+
+def test_files_without_checksums_are_read(tmp_path):
+    save_file({"a": torch.ones(3)}, tmp_path / "old.safetensors", {"json": '{"step": 1}'})
+    tensors, metadata = load_tensors(tmp_path / "old.safetensors")
     assert metadata == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
 
 
