@@ -1,9 +1,10 @@
 """`jepa compare`: several objectives on the same data with the same planner, as one table.
 
 A cell is one objective with one budget of stage 1 and one seed: pretrain, posttrain, plan. A finished cell leaves a
-JSON record in `cells`; the command skips cells that have one, so a table grows over days and machines. All methods have
-the same encoder, data, dynamics, planner and, in the embedding that is planned in, the same metric; objectives that
-learn dynamics themselves (lewm, pldm) keep the embedding that these were learned in, and are planned with them, too.
+JSON record in `cells`; the command skips cells that have one there or in `published`, so a table grows over days and
+machines. All methods have the same encoder, data, dynamics, planner and, in the embedding that is planned in, the same
+metric; objectives that learn dynamics themselves (lewm, pldm) keep the embedding that these were learned in, and are
+planned with them, too.
 """
 
 from __future__ import annotations
@@ -48,36 +49,44 @@ def check(config: Config) -> None:
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Every cell that has no record yet, then the table; with table_only=true the table of those that have one."""
-    records = Path(config.cells)
+    own = folder.path / "cells" if config.cells is None else Path(config.cells)
+    folders = [own] if config.published is None else [own, Path(config.published)]
     cells = make_cells(config)
-    missing = [cell for cell in cells if cell.find_record(records) is None]
-    console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {records}")
-    old = [path.name for path in sorted(records.glob("*.json")) if not is_current(read_json(path)["config"])]
-    if old:
-        console.warn(
-            f"jepa compare: {len(old)} records in {records} are of an earlier version, whose keys differ, and are left "
-            f"out ({join_names(old, 2)}): move them away; their cells run again"
-        )
+    missing = [cell for cell in cells if cell.find_record(*folders) is None]
+    searched = join_names([str(path) for path in folders])
+    console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {searched}")
+    for path in folders:
+        _warn_of_old_records(path, console)
     if config.table_only and len(missing) == len(cells):
-        raise UsageError(f"table_only=true: no cell of this table is finished in {records}")
-    records.mkdir(parents=True, exist_ok=True)
+        raise UsageError(f"table_only=true: no cell of this table is finished in {searched}")
+    own.mkdir(parents=True, exist_ok=True)
     if len(missing) < len(cells):  # those that are there may have come from another machine
-        table = _write_page(records, cells, config)
+        table = _write_page(own, folders, cells, config)
     if not config.table_only:
         for number, cell in enumerate(missing):
             console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
-            run_cell(cell, folder.path, records, config.keep_models, console)
-            table = _write_page(records, cells, config)
+            run_cell(cell, folder.path, own, config.keep_models, console)
+            table = _write_page(own, folders, cells, config)
         folder.finish(f"{len(cells)} cells, table in {table}")
     console.say(table.read_text(encoding="utf-8"))
 
 
-def _write_page(folder: Path, cells: Sequence[Cell], config: Config) -> Path:
-    """The table of those cells that are finished, and one of all tasks where the folder holds several."""
-    finished = [path for path in (cell.find_record(folder) for cell in cells) if path is not None]
-    table = folder / f"{cells[0].task}.md"
+def _warn_of_old_records(folder: Path, console: Console) -> None:
+    old = [path.name for path in sorted(folder.glob("*.json")) if not is_current(read_json(path)["config"])]
+    if old:
+        console.warn(
+            f"jepa compare: {len(old)} records in {folder} are of an earlier version, whose keys differ, and are left "
+            f"out ({join_names(old, 2)}): move them away; their cells run again"
+        )
+
+
+def _write_page(own: Path, folders: Sequence[Path], cells: Sequence[Cell], config: Config) -> Path:
+    """Write the table of those cells that are finished into the folder `own`, and one of all tasks where it holds
+    several; return the first."""
+    finished = [path for path in (cell.find_record(*folders) for cell in cells) if path is not None]
+    table = own / f"{cells[0].task}.md"
     table.write_text(tables.format_task_page([read_json(path) for path in finished], config.budgets), encoding="utf-8")
-    everything = [record for record in map(read_json, sorted(folder.glob("*.json"))) if is_current(record["config"])]
+    everything = [record for record in map(read_json, sorted(own.glob("*.json"))) if is_current(record["config"])]
     if len({record["task"] for record in everything}) > 1:
-        (folder / "README.md").write_text(tables.format_overview(everything), encoding="utf-8")
+        (own / "README.md").write_text(tables.format_overview(everything), encoding="utf-8")
     return table

@@ -73,6 +73,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         f"{format_headline(results)}; {total} in all, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB"
     )
     console.say(f"all phases: {total}, peak memory {results['plan']['peak_mib'] / 1024:.1f} GiB")
+    console.say(f"plan again with this model: jepa plan model={model} data={data}")
 
 
 def _collect(path: Path, config: Config, console: Console) -> str:

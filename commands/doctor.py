@@ -77,11 +77,10 @@ def run(config: Config, folder: None, console: Console) -> int:
         for finding in check():
             findings.append(finding)
             console.say(f"{finding.status.ljust(8)}  {finding.name.ljust(11)} {finding.detail}")
-    mends = list(dict.fromkeys(item.mend for item in findings if item.mend))
-    if mends:
-        console.say("\nto mend:")
-        for mend in mends:
-            console.say(f"    {mend}")
+    for title, status in (("to mend", "broken"), ("optional, to add if wanted", "optional")):
+        mends = dict.fromkeys(item.mend for item in findings if item.mend and item.status == status)
+        if mends:
+            console.say("\n".join([f"\n{title}:", *(f"    {mend}" for mend in mends)]))
     broken = [finding.name for finding in findings if finding.status == "broken"]
     if broken:
         console.warn(f"jepa doctor: broken: {', '.join(broken)}")
@@ -120,13 +119,13 @@ def check_packages() -> list[Finding]:
         detail = f"{DISTRIBUTION} is not installed, so its dependencies are unknown"
         return [Finding("packages", "optional", detail, f"{_get_pip()} install -e '{HOME}'")]
     findings = []
-    if not _is_satisfied(SUITE):
+    if list_missing(SUITE):
         # Without its dependencies: one of them has no wheel for Python 3.13 (see pyproject.toml).
         mend = f"{_get_pip()} install --no-deps '{SUITE}'"
         findings.append(
             Finding("packages", "broken", f"{SUITE} is wanted, found {_get_installed_version(SUITE)}", mend)
         )
-    wrong = [text for text in needed if not _is_satisfied(text) and _strip_marker(text) != SUITE]
+    wrong = [text for line in needed if _strip_marker(line) != SUITE for text in list_missing(line)]
     if wrong:
         names = ", ".join(f"{_strip_marker(text)} (found {_get_installed_version(text)})" for text in wrong)
         quoted = " ".join(f"'{_strip_marker(text)}'" for text in wrong)
@@ -255,7 +254,7 @@ def check_extras() -> list[Finding]:
     """Each optional extra of pyproject.toml: installed or not."""
     findings = []
     for extra in list_extras():
-        missing = [_strip_marker(text) for text in list_requirements(extra) if not _is_satisfied(text)]
+        missing = [_strip_marker(text) for line in list_requirements(extra) for text in list_missing(line)]
         if missing:
             mend = f"{_get_pip()} install '{DISTRIBUTION}[{extra}]'" if not (HOME / "pyproject.toml").exists() else ""
             mend = mend or f"{_get_pip()} install -e '{HOME}[{extra}]'"
@@ -272,11 +271,14 @@ def list_extras() -> list[str]:
         return []
 
 
-def list_requirements(extra: str) -> list[str]:
-    """Return the requirement lines of jepa itself ("" ) or of one extra that hold on this machine."""
+def list_requirements(extra: str, distribution: str = "") -> list[str]:
+    """Return the requirement lines of a distribution itself ("") or of one of its extras that hold on this machine.
+
+    distribution: its name; "": jepa.
+    """
     requirement = import_module("packaging.requirements").Requirement
     try:
-        lines = metadata.requires(DISTRIBUTION) or []
+        lines = metadata.requires(distribution or DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return []
     selected = []
@@ -286,6 +288,16 @@ def list_requirements(extra: str) -> list[str]:
         if always if not extra else (not always and marker.evaluate({"extra": extra})):
             selected.append(line)
     return selected
+
+
+def list_missing(line: str) -> list[str]:
+    """Return what of a requirement line is not installed as it asks: itself, and the requirements of its extras."""
+    needed = import_module("packaging.requirements").Requirement(line)
+    version = _get_installed_version(line)
+    if version == "none" or not needed.specifier.contains(version, prereleases=True):
+        return [line]
+    inner = [text for extra in sorted(needed.extras) for text in list_requirements(extra, needed.name)]
+    return [missing for text in inner for missing in list_missing(text)]
 
 
 def _strip_marker(line: str) -> str:
@@ -298,12 +310,6 @@ def _get_installed_version(line: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def _is_satisfied(line: str) -> bool:
-    specifier = import_module("packaging.requirements").Requirement(line).specifier
-    version = _get_installed_version(line)
-    return version != "none" and bool(specifier.contains(version, prereleases=True))
 
 
 def _get_pip() -> str:

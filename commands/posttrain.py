@@ -27,4 +27,6 @@ def check(config: Config) -> None:
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Train, and keep the last dynamics with its encoder in one model folder."""
-    folder.finish(posttrain(config, config.data, config.encoder, folder.path, console))
+    result = posttrain(config, config.data, config.encoder, folder.path, console)
+    console.say(f"posttrain: {result}")
+    folder.finish(result)

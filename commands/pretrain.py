@@ -48,4 +48,6 @@ def find_start(config: Config) -> Path | None:
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Train, and keep the last encoder."""
-    folder.finish(pretrain(config, config.data, folder.path, console, find_start(config)))
+    result = pretrain(config, config.data, folder.path, console, find_start(config))
+    console.say(f"pretrain: {result}")
+    folder.finish(result)

@@ -61,8 +61,10 @@ class TableKeys(PipelineKeys):
     """steps: equal steps of stage 1; flops: the arithmetic of the first trained method"""
     seeds: Annotated[int, Ge(1)] = 1
     """training seeds, from `seed` on, each with data of its own that all methods share"""
-    cells: str = "docs/objectives"
-    """folder of finished cells, one JSON file each, and of the table made from them"""
+    cells: str | None = None
+    """folder to which finished cells, one JSON file each, and their table are written; null: cells in the run folder"""
+    published: str | None = "docs/objectives"
+    """folder of cells that were finished before, which are read and never written; null: none"""
     table_only: bool = False
     """whether to make the table of finished cells and run none"""
     keep_models: bool = False
@@ -106,12 +108,11 @@ class Cell:
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.task}-{self.objective}-{self.budget}-seed{self.seed}-{key}"
 
-    def find_record(self, folder: Path) -> Path | None:
-        """The record of this cell among those in the folder; None where it is not finished."""
-        for path in sorted(folder.glob(f"{self.task}-{self.objective}-*-seed{self.seed}-*.json")):
-            if self._agrees(read_json(path)["config"]):
-                return path
-        return None
+    def find_record(self, *folders: Path) -> Path | None:
+        """The record of this cell in the first of the folders that has one; None where it is not finished."""
+        pattern = f"{self.task}-{self.objective}-*-seed{self.seed}-*.json"
+        paths = (path for folder in folders for path in sorted(folder.glob(pattern)))
+        return next((path for path in paths if self._agrees(read_json(path)["config"])), None)
 
     def _agrees(self, recorded: Mapping[str, Any]) -> bool:
         if not is_current(recorded):

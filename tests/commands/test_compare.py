@@ -45,7 +45,7 @@ def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path,
     monkeypatch.chdir(tmp_path)
     words = ["compare", "recipe=reacher", "table_only=true", "objectives=[oracle]", "cells=cells"]
     assert main(words) == 2
-    assert "no cell of this table is finished in cells" in capsys.readouterr().err
+    assert "no cell of this table is finished in cells, docs/recipes" in capsys.readouterr().err
     assert not (tmp_path / "cells").exists()
     (tmp_path / "cells").mkdir()
     (finished,) = Path(__file__).parents[2].glob("docs/recipes/reacher-oracle-both-seed1-*.json")

@@ -37,7 +37,8 @@ def test_something_needed_that_is_broken_fails_and_says_what_mends_it(monkeypatc
 
 def test_something_optional_that_is_missing_does_not_fail(monkeypatch):
     code, out, _ = report(monkeypatch, Finding("[dev]", "optional", "not installed: pytest", "pip install x"))
-    assert code == 0 and "pip install x" in out and "everything that is needed works" in out
+    assert code == 0 and "everything that is needed works" in out
+    assert "optional, to add if wanted:\n    pip install x" in out and "to mend" not in out
 
 
 def test_the_renderer_is_tried_for_real_and_named():
@@ -109,6 +110,17 @@ def test_each_extra_is_reported(monkeypatch):
     monkeypatch.setattr(doctor, "list_requirements", lambda extra: ["no-such-package; extra == 'more'"])
     (finding,) = doctor.check_extras()
     assert finding.status == "optional" and "no-such-package" in finding.detail and "[more]" in finding.mend
+
+
+def test_the_extras_of_an_extra_are_looked_up_too(monkeypatch):
+    def list_requirements(extra, distribution=""):
+        nested = distribution == "pytest" and extra == "speed"
+        return ["no-such-package>=1"] if nested else ["pytest[speed]"] if extra == "more" else []
+
+    monkeypatch.setattr(doctor, "list_extras", lambda: ["more"])
+    monkeypatch.setattr(doctor, "list_requirements", list_requirements)
+    (finding,) = doctor.check_extras()
+    assert finding.status == "optional" and finding.detail == "not installed: no-such-package>=1"
 
 
 def test_a_full_or_read_only_disk_is_broken(tmp_path):

@@ -168,7 +168,7 @@ def test_what_contradicts_the_recipe_for_varied_scenes_is_one_sentence(
 )
 def test_finished_cells_are_those_of_the_recipe(task, words):
     table = load_config("compare", words)
-    folder = FOLDER.parents[1] / table.cells
+    folder = FOLDER.parents[1] / table.published
     cells = [
         Cell(name, "steps", seed, make_cell_keys(table, name, seed), 0.0)
         for name in table.objectives
