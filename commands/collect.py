@@ -25,4 +25,5 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Collect into the run folder, resuming an interrupted run."""
     summary = collect_into(folder.path / FILE, config, console)
     write_preview(Reader(folder.path / FILE, verify=False), folder.path / "preview.gif")
+    console.say(f"collect: {summary}")
     folder.finish(summary)

@@ -57,6 +57,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Import into the run folder, going on where an interrupted run stopped."""
     summary = import_into(folder.path, config, console)
     write_preview(Reader(folder.path / FILE, verify=False), folder.path / "preview.gif")
+    console.say(f"import: {summary}")
     folder.finish(summary)
 
 

@@ -9,7 +9,7 @@ in other scenes. The model is not trained.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +46,7 @@ from world_model.encoder import VideoEncoder
 from world_model.interop.timm_encoder import TimmEncoder
 from world_model.nn.pools import normalise_tokens
 from world_model.probing.probes import make_random_encoder
-from world_model.probing.readout import ReadoutConfig, Samples, fit_readouts
+from world_model.probing.readout import ReadoutConfig, Samples, count_steps, fit_readouts
 from world_model.training.checkpoint import read_model_kind
 
 ENCODE_CHUNK = 64  # windows encoded at once
@@ -143,12 +143,9 @@ def probe_features(config: Config, encoder: VideoEncoder, reader: Any, console: 
         }
 
     def fit(name: str, encode: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
-        with console.progress(f"probe {name}", 1, "feature sets") as progress:
-            scores = fit_readouts(
-                encode_samples(encode), ReadoutConfig(**{**asdict(readout), "kinds": kinds}), config.seed, device
-            )
-            progress.advance()
-        return scores
+        samples, shape = encode_samples(encode), replace(readout, kinds=kinds)
+        with console.progress(f"probe {name}", count_steps(shape), "steps") as progress:
+            return fit_readouts(samples, shape, config.seed, device, progress.advance)
 
     scores = {"tokens": fit("tokens", partial(_encode_tokens, encoder), readout.kinds)}
     if encoder.pool is not None:

@@ -61,7 +61,11 @@ COMMANDS = {
         Command("posttrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
         Command("plan", free=("workers", "videos")),
         Command("probe"),
-        Command("compare", grows=("objectives", "budgets", "seeds", "small"), free=("workers", "cells", "published", "table_only", "keep_models")),
+        Command(
+            "compare",
+            grows=("objectives", "budgets", "seeds", "small"),
+            free=("workers", "cells", "published", "table_only", "keep_models"),
+        ),
         Command("export", folder=False),
         Command("bench", bare_key="what"),
         Command("demo", free=("workers", "videos")),

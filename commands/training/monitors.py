@@ -189,11 +189,12 @@ class PretrainMonitor(Monitor):
                 f"between episodes {last['cross_episode_correlation']:.3f}, "
                 f"{100 * last['within_share']:.2g} % of the variance within episodes, "
             )
-        return (
-            f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f}), "
-            f"near-pair rank correlation {last['near_pair_correlation']:.3f}, {between}"
-            f"effective rank {last['effective_rank']:.1f}"
-        )
+        probe = f"probe R2 {last['probe']:.3f} (pixels {last['probe_pixels']:.3f}, random {last['probe_random']:.3f})"
+        if math.isnan(last["probe"]):
+            probe = f"probe R2 not measured (it needs {probes.PROBE_GROUPS} episodes of val)"
+        near = last["near_pair_correlation"]
+        near_pairs = "not measured (too few pairs)" if math.isnan(near) else f"{near:.3f}"
+        return f"{probe}, near-pair rank correlation {near_pairs}, {between}effective rank {last['effective_rank']:.1f}"
 
     def _embed_under_metric(self, encoder: VideoEncoder) -> Tensor:
         """Pooled embeddings [N, D] under the objective's metric, in which plans measure distance."""

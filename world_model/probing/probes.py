@@ -167,13 +167,16 @@ def fit_ridge(
     return max(results, key=lambda result: result[2])
 
 
-def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float:
-    """Mean R2 of a linear probe on held-out groups (episodes); NaN for fewer than four.
+PROBE_GROUPS = 4  # that a probe needs
 
-    Groups are dealt into four: two fit the ridge, one chooses its strength, the last one is reported.
+
+def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float:
+    """Mean R2 of a linear probe on held-out groups (episodes); NaN for fewer than `PROBE_GROUPS`.
+
+    Groups are dealt into as many folds: two fit the ridge, one chooses its strength, the last one is reported.
     """
     _, index = groups_N.unique(return_inverse=True)
-    fold = index % 4
+    fold = index % PROBE_GROUPS
     x = reduce_dimensions(features_ND)
     x = torch.cat((x, torch.ones(len(x), 1, dtype=x.dtype) * x.square().mean().sqrt().clamp_min(1e-12)), 1)
     y = targets_NP.double()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -99,9 +99,14 @@ def score_r2(predicted_NP: Tensor, values_NP: Tensor) -> Tensor:
 
 
 def fit_readouts(
-    splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device: torch.device
+    splits: Mapping[str, Samples],
+    config: ReadoutConfig,
+    seed: int,
+    device: torch.device,
+    advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """R2 [P] of every kind on `test`, and the hyperparameters chosen on `val`; splits: train, val and test."""
+    """R2 [P] of every kind on `test`, and the hyperparameters chosen on `val`; splits: train, val and test. advance:
+    called after each of the `count_steps` of config."""
     train = splits["train"]
     mean, std = train.values.mean(0), train.values.std(0).clamp_min(1e-6)
     scaled = {name: Samples(part.tokens, (part.values - mean) / std) for name, part in splits.items()}
@@ -109,10 +114,17 @@ def fit_readouts(
     for kind in config.kinds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            results[kind] = (
-                _fit_ridge(scaled) if kind == "ridge" else _train_readouts(kind, scaled, config, seed, device)
-            )
+            if kind == "ridge":
+                results[kind] = _fit_ridge(scaled)
+                advance()
+            else:
+                results[kind] = _train_readouts(kind, scaled, config, seed, device, advance)
     return results
+
+
+def count_steps(config: ReadoutConfig) -> int:
+    """Training steps of all kinds; a ridge regression counts as one."""
+    return sum(1 if kind == "ridge" else config.steps for kind in config.kinds)
 
 
 def _fit_ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
@@ -137,7 +149,12 @@ def _fit_ridge(splits: Mapping[str, Samples]) -> dict[str, Any]:
 
 
 def _train_readouts(
-    kind: str, splits: Mapping[str, Samples], config: ReadoutConfig, seed: int, device: torch.device
+    kind: str,
+    splits: Mapping[str, Samples],
+    config: ReadoutConfig,
+    seed: int,
+    device: torch.device,
+    advance: Callable[[], None],
 ) -> dict[str, Any]:
     train, frames, width = splits["train"], splits["train"].tokens.shape[1], splits["train"].tokens.shape[3]
     grid = list(itertools.product(config.lrs, config.weight_decays))
@@ -160,6 +177,7 @@ def _train_readouts(
             optimizer.zero_grad(set_to_none=True)
             F.mse_loss(readout(tokens), values).backward()
             optimizer.step()
+        advance()
     scores = [
         score_r2(_predict_values(readout, splits["val"], device), splits["val"].values).mean().item()
         for readout in readouts
