@@ -1,7 +1,8 @@
 """`jepa doctor`: is everything here that the other commands need, and which command mends what is not.
 
-With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/benchmarks/golden.py), and
-with `env=TASK` it lists what may differ between that task's episodes. Each check is a function that returns a
+With `golden=FOLDER` it compares the networks with the reference's numbers instead (commands/benchmarks/golden.py), with
+`fingerprint=FILE` two machines (commands/benchmarks/fingerprint.py), and with `env=TASK` it lists what may differ
+between that task's episodes. Each check is a function that returns a
 `Finding`. The renderer is tried in a process of its own, because OpenGL libraries that do not fit can end a process,
 and because the backend must be chosen before MuJoCo is imported.
 """
@@ -47,6 +48,9 @@ class Config:
     """time limit for drawing the first picture, seconds"""
     golden: str | None = None
     """folder (or file) of reference outputs to compare our networks with on the device, instead of these checks"""
+    fingerprint: bool | str = False
+    """whether to print hashes of reference outputs instead of these checks; or a file of another machine's to compare
+    with, which is written if it does not exist"""
     env: str | None = None
     """task whose factors of variation are listed, as two_rooms or dmc/cheetah, instead of these checks"""
 
@@ -67,6 +71,11 @@ def run(config: Config, folder: None, console: Console) -> int:
         from commands.benchmarks.golden import check_golden
 
         return check_golden(config.golden, resolve_device(config.device), console)
+    if config.fingerprint:
+        from commands.benchmarks.fingerprint import print_fingerprint
+
+        file = None if config.fingerprint is True else str(config.fingerprint)
+        return print_fingerprint(file, resolve_device(config.device), console)
     if config.env is not None:
         from commands.report.factors import print_factors
 
