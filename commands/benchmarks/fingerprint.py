@@ -45,7 +45,7 @@ def print_fingerprint(file: str | None, device: str, console: Console) -> int:
     there = _read(Path(file)) if file is not None and Path(file).exists() else None
     verdicts = {} if there is None else {name: _compare(own, there.get(name)) for name, own in found.items()}
     rows = [[name, own["hash"], verdicts[name][0] if verdicts else ""] for name, own in found.items()]
-    whole = hashlib.sha256("".join(own["hash"] for own in found.values()).encode()).hexdigest()[:12]
+    whole = hashlib.sha256("".join(map(_hash, outputs.values())).encode()).hexdigest()[:12]
     console.say(format_table(rows, ["output", "hash", "" if there is None else f"beside {file}"]))
     console.say(f"\nfingerprint {whole} on {device}")
     if there is None and file is not None:
