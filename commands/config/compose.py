@@ -65,17 +65,18 @@ def compose(command: str, overrides: Sequence[str]) -> Composed:
     cls, (chosen, values) = get_config_class(command), _split(command, parse_overrides(command, overrides))
     base = compose_choices(command, chosen)
     config = base.config
-    for key, value in sorted(values, key=lambda item: not item[0].endswith(".kind")):  # a kind decides what keys exist
+    for key, value, text in sorted(values, key=lambda item: not item[0].endswith(".kind")):  # kinds decide what exists
         _check_key(command, key, value, config)
+        value = schema.read_text(schema.find_type(cls, key, config), value, text)
         config = schema.fill_defaults(cls, nest(key, value), config)
-    complete = OmegaConf.create(config)
-    if missing := sorted(OmegaConf.missing_keys(complete)):
-        given = " ".join(f"{key}=..." for key in missing)
-        raise UsageError(f"{join_names(missing)} must be given: jepa {command} {given}")
     try:
+        complete = OmegaConf.create(config)
+        if missing := sorted(OmegaConf.missing_keys(complete)):
+            given = " ".join(f"{key}=..." for key in missing)
+            raise UsageError(f"{join_names(missing)} must be given: jepa {command} {given}")
         config = OmegaConf.to_container(complete, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise UsageError(join_lines(error)) from error
+        raise UsageError(f"{join_lines(error)}; a $ that is part of a name is written \\$, in single quotes") from error
     _check_recipe(_load(command, tuple(chosen))[0], base.choices, config)
     return Composed(command, config, base.choices, schema.build(cls, config), tuple(overrides))
 
@@ -223,23 +224,24 @@ def nest_overrides(overrides: Sequence[str | Mapping[str, Any]]) -> dict[str, An
     return OmegaConf.to_container(OmegaConf.merge({}, *parts))  # type: ignore[return-value]
 
 
-def _split(command: str, overrides: list[Any]) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Separate choices of groups, checked, as texts, from (key, value) of single keys."""
+def _split(command: str, overrides: list[Any]) -> tuple[list[str], list[tuple[str, Any, str]]]:
+    """Separate choices of groups, checked, as texts, from (key, value, value as written) of single keys."""
     chosen, values = [], []
     groups = compose_defaults(command).choices
     for override in overrides:
         key = f"{override.key_or_group}{f'@{override.package}' if override.package else ''}"
         if override.is_sweep_override():
+            written = str(override.input_line).partition("=")[2]
             raise UsageError(
-                f"{override.input_line} gives several values: add --multirun for one run each, "
-                f"or write a list as {key}=[a,b]"
+                f"{override.input_line} gives several values: add --multirun for one run each, or write a list as "
+                f"{key}=[a,b], or a name with a comma as '{key}=\"{written}\"'"
             )
         if override.is_delete():
             raise UsageError(f"{override.input_line}: a key cannot be taken away, only set (key=value)")
         if override.is_hydra_override():
             raise UsageError(f"{override.input_line} configures Hydra's launcher: it goes with --multirun only")
         if key not in groups:
-            values.append((key, override.value()))
+            values.append((key, override.value(), str(override.input_line).partition("=")[2]))
             continue
         choice, options, group = str(override.value()), list_command_choices(command, key), key.partition("@")[0]
         if choice not in options:

@@ -166,6 +166,24 @@ def has_key(cls: type, key: str, config: Any) -> bool:
     return any(has_key(option, rest, part) for option in ([inner] if isinstance(part, Mapping) else _classes(hint)))
 
 
+def find_type(cls: type, key: str, config: Any) -> Any:
+    """Return the type of a dotted key, where each part is of the class that `config` holds; None where it has none."""
+    name, _, rest = key.partition(".")
+    hint, part = get_field_types(cls).get(name), config.get(name) if isinstance(config, Mapping) else None
+    inner = choose_class(hint, part) if rest else None
+    return find_type(inner, rest, part) if inner else None if rest else hint
+
+
+def read_text(hint: Any, value: Any, text: str) -> Any:
+    """Return the value of a key as its type needs it: the text itself where only text fits, as for a folder 1e3."""
+    options = set(_options(hint))
+    if str not in options or options & {int, float, bool}:
+        return value
+    if isinstance(value, list):
+        return [str(item) if type(item) is int else item for item in value]
+    return text if isinstance(value, (bool, int, float)) else value
+
+
 def choose_class(hint: Any, value: Any, usual: type | None = None) -> type | None:
     """Return the dataclass that a field of this type holds, None where it holds none.
 

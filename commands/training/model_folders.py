@@ -180,6 +180,8 @@ def open_reader(data: Any, on_damaged: str = "error") -> Any:
     from data.store import Reader
 
     paths = [data] if isinstance(data, str) else list(data)
+    if not paths or "" in paths:
+        raise UsageError(f"data={data or ''} names no file: give a trajectory file, or a run folder of jepa collect")
     full = [str(Path(path) / FILE) if Path(path).is_dir() else str(path) for path in paths]
     try:
         reader = Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)

@@ -178,7 +178,22 @@ def test_values_are_set_whole_or_key_by_key():
         "proprio": True,
     }
     assert compose("collect", ["+seed=2"]).config["seed"] == 2
-    assert compose("collect", ["name=3"]).config["name"] == 3
+    assert compose("collect", ["name=3"]).config["name"] == "3"
+
+
+@pytest.mark.parametrize("name", ["2024", "007", "1e3", "1_000", "true", "off", "0x10", "nan"])
+def test_a_name_that_reads_as_a_number_stays_as_it_was_written(name):
+    assert load_config("pretrain", [f"data={name}", f"name={name}"]).data == name
+    assert load_config("pretrain", ["data=x", f"start={name}", "start=null"]).start is None
+    assert load_config("pretrain", ["data=[2024,b]"]).data == ["2024", "b"]
+
+
+@pytest.mark.parametrize(("written", "spelling"), [("a,b", '"a,b"'), ("${x}", r"\${x}")])
+def test_a_refused_name_says_how_it_is_written(written, spelling):
+    with pytest.raises(UsageError) as caught:
+        compose("pretrain", [f"data={written}"])
+    assert spelling.removesuffix("{x}") in str(caught.value)
+    assert load_config("pretrain", [f"data={spelling}"]).data == written
 
 
 def test_a_recipe_of_other_commands_is_refused_with_the_group_that_is_missing():
