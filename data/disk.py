@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import resource
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,13 @@ SPARE_BYTES = 64 * 2**20  # left free for other programs that write to the same 
 
 
 def check_free_space(path: Path, num_bytes: int) -> None:
-    """StoreError if the disk that will hold `path` has fewer than `num_bytes` free."""
+    """StoreError if the disk that will hold `path` has fewer than `num_bytes` free, or no file may be as large."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and num_bytes > limit:
+        raise StoreError(
+            f"{path} needs {num_bytes / 2**20:.0f} MiB and a file may have {limit / 2**20:.1f} MiB here: raise the limit "
+            "(ulimit -f), or ask for less"
+        )
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(folder).free
     if num_bytes + SPARE_BYTES > free:

@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = "--traceback" in argv
     label = "jepa"
     _stop_on_sigterm()
+    _replace_closed_streams()
     try:
         line = read_line(argv)
         label = f"jepa {line.command}" if line.command else "jepa"
@@ -226,6 +227,13 @@ def _version() -> str:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "0 (not installed)"
+
+
+def _replace_closed_streams() -> None:
+    """Let output go nowhere where the caller has closed stdout or stderr (>&-), which Python then sets to None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def _stop_on_sigterm() -> None:

@@ -38,13 +38,15 @@ def list_some(names: Iterable[str]) -> str:
 
 
 def write_atomic(path: Path, write: Any) -> None:
-    """Call write(temporary path), flush to disk, then rename onto `path`."""
+    """Call write(temporary path), flush to disk, then rename onto `path`; CheckpointError if that fails."""
     temporary = path.with_name(path.name + ".partial")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be written: {get_first_line(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -274,6 +274,13 @@ def test_an_interruption_says_that_the_same_command_goes_on(body, capsys):
     assert "resuming runs/collect/default-" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(body, closed, monkeypatch):
+    body("collect", run=lambda config, folder, console: console.say("written nowhere"))
+    monkeypatch.setattr(sys, closed, None)
+    assert cli.main(["collect"]) == 0
+
+
 def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path):
     script = (
         "import sys, time, types\n"

@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("world_model.training.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match="x.safetensors cannot be written: .*No space"):
         save_tensors(path, {"a": torch.zeros(3)}, {"step": 2})
     tensors, metadata = load_tensors(path)
     assert metadata == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
