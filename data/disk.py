@@ -22,8 +22,8 @@ def check_free_space(path: Path, num_bytes: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and num_bytes > limit:
         raise StoreError(
-            f"{path} needs {num_bytes / 2**20:.0f} MiB and a file may have {limit / 2**20:.1f} MiB here: raise the limit "
-            "(ulimit -f), or ask for less"
+            f"{path} needs {num_bytes / 2**20:.0f} MiB and a file may have {limit / 2**20:.1f} MiB here: raise the "
+            "limit (ulimit -f), or ask for less"
         )
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(folder).free
