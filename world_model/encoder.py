@@ -71,6 +71,11 @@ class EncoderConfig:
     causal: bool = False
     """attention to tokens up to itself in raster order alone (NEPA)"""
 
+    @property
+    def num_block_weights(self) -> int:
+        """Weights of the matrices of all blocks, at least: most of an encoder's."""
+        return round(self.depth * self.width**2 * (4 + 2 * self.mlp_ratio))
+
     def __post_init__(self) -> None:
         if any(side % self.patch_px for side in self.image_px):
             raise ValueError(f"patch_px={self.patch_px} does not divide the frame size {self.image_px}")

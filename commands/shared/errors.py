@@ -12,6 +12,7 @@ import difflib
 import errno
 import importlib.util
 import os
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ HOME = Path(__file__).resolve().parents[2]  # of our packages
 # Likeness (0 to 1, difflib) below which a name is no guess worth making.
 LEAST_ALIKE = 0.6
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch on a CPU and a GPU, of numpy
 NO_CUDA = ("Torch not compiled with CUDA enabled", "Found no NVIDIA driver", "No CUDA GPUs are available")
 
 
@@ -94,6 +96,11 @@ def is_disk_full(error: BaseException) -> bool:
     return "No space left on device" in text or "Disk quota exceeded" in text
 
 
+def is_memory_short(error: BaseException) -> bool:
+    """Tell whether `error` means that memory could not be allocated, whichever library asked for it."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
 def explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the one sentence for an exception that left a command."""
     if isinstance(error, UserError):
@@ -105,6 +112,15 @@ def explain(error: BaseException) -> tuple[int, str]:
             f"the disk is full{where}: free some space, or write elsewhere with runs=FOLDER; "
             "what was finished is kept and the same command goes on"
         )
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    if is_memory_short(error):
+        asked = re.search(r"allocate (\d+) bytes", str(error))
+        size = f": {int(asked[1]) / 2**30:.3g} GiB were asked for at once" if asked else ""
+        return 1, (
+            f"memory does not suffice{size}{place}; choose smaller sizes, as of the encoder, of a batch "
+            "(trainer.batch_size), or of the search (planner.samples, planner.chunk_elements)"
+        )
     if any(text in str(error) for text in NO_CUDA):
         return 1, "CUDA was asked for and this machine has none that torch can use: device=auto or device=cpu"
     if isinstance(error, ValueError):
@@ -114,10 +130,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 1, f"{os.strerror(error.errno) if error.errno else 'cannot open'}: {name}"
     if isinstance(error, OSError):
         return 1, join_lines(error)
-    frames = traceback.extract_tb(error.__traceback__)
     if type(error) is RuntimeError and frames and _is_raised_here(frames[-1]):
         return 1, join_lines(error)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return 1, f"{type(error).__name__}: {join_lines(error)}{place}; --traceback shows where it came from"
 
 

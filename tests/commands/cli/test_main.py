@@ -212,6 +212,13 @@ def test_another_configuration_in_the_same_folder_is_refused_and_nothing_changes
             "the disk is full while writing big.h5",
         ),
         (RuntimeError("write failed: No space left on device"), 1, "the disk is full"),
+        (MemoryError(), 1, "memory does not suffice"),
+        (
+            RuntimeError("can't allocate memory: you tried to allocate 2147483648 bytes"),
+            1,
+            "2 GiB were asked for at once",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), 1, "choose smaller sizes"),
         (RuntimeError("Found no NVIDIA driver on your system"), 1, "device=cpu"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x.h5"), 1, "No such file or directory: x.h5"),
         (KeyError("depth"), 1, "--traceback"),
