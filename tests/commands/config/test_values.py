@@ -1,8 +1,9 @@
-"""Every numeric key has a range, in its dataclass alone; a value out of range is refused by its name."""
+"""Values of another kind and numbers out of range are refused by their key, for every key of every command."""
 
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -83,6 +84,36 @@ def test_no_number_is_infinite_or_far_below_its_range(cls, name, hint):
     for value in wrong:
         with pytest.raises(UsageError, match=rf"{name}\b.*{value}"):
             build(cls, fill_required(cls) | {name: wrap(hint, value)})
+
+
+STRANGE = ["abc", "1", "", [1, 2], [], [[1]], {"a": 1}, {}, None, True, 1.5, 3, -1]
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a type admits a value, as the documents say: a number may be a name, a name is no number."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(fits(option, value) for option in inner)
+    if kind is typing.Literal:
+        return value in inner
+    if kind is dict:
+        return isinstance(value, dict) and all(fits(inner[1], item) for item in value.values())
+    if kind in (list, tuple) and isinstance(value, list):
+        hints = inner[:1] * len(value) if kind is list or Ellipsis in inner else inner
+        return len(hints) == len(value) and all(map(fits, hints, value))
+    if dataclasses.is_dataclass(hint):
+        return value == {}
+    kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str, int, float), type(None): (type(None),)}
+    return hint is Any or type(value) in kinds.get(hint, ())
+
+
+@pytest.mark.parametrize("cls", list_classes(), ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_a_value_of_another_kind_is_refused_by_its_key(cls):
+    for name, hint in get_field_types(cls).items():
+        for value in STRANGE:
+            if not fits(hint, value):
+                with pytest.raises(UsageError, match=name):
+                    build(cls, fill_required(cls) | {name: value})
 
 
 @dataclass(frozen=True)
