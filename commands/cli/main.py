@@ -68,6 +68,7 @@ COMMANDS = {
         ),
         Command("export", folder=False),
         Command("bench", bare_key="what"),
+        Command("inspect", folder=False, bare_key="path"),
         Command("demo", free=("workers", "videos")),
     )
 }
