@@ -113,7 +113,7 @@ class Monitor:
         """What the numbers so far warn of."""
         config = self.model.config
         centred = getattr(config.terms, "centred", False)  # terms on tokens cannot be
-        is_shrinkable = isinstance(config, FutureConfig) and config.views is not None and not config.centred
+        is_shrinkable = isinstance(config, FutureConfig) and config.views is not None and config.shared_error > 0
         return (
             probes.find_collapse(evaluations)
             or probes.find_constant_episodes(evaluations, config.space, centred)

@@ -13,10 +13,11 @@ The pixel baseline has the same encoder, clips and predictor, and a light head H
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 from einops import rearrange
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
-from world_model.objectives.losses import FutureTerms, Loss, centre_clips, contrast_within_clips
+from world_model.objectives.losses import FutureTerms, Loss, contrast_within_clips, weaken_clip_means
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction, Teaching
@@ -50,8 +51,8 @@ class FutureConfig(FamilyConfig):
     """head that predicts the later frame's pixels; null: its pooled embedding is predicted"""
     loss: Loss = "l2"
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
-    centred: bool = False
-    """predictions and targets enter the error less their means over the clip; contrast within clips stays as it is"""
+    shared_error: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    """weight of what the errors of a clip have in common (1: as of the rest); contrast within clips stays as it is"""
     prediction: Annotated[float, Gt(0)] = 3.5
     """weight of that error"""
     teacher: Teaching = "shared"
@@ -65,6 +66,7 @@ class FutureConfig(FamilyConfig):
     predictor: PredictorConfig = field(default_factory=lambda: PredictorConfig(width=128, depth=2))
     """transformer of the predictor"""
 
+    retired: ClassVar[dict[str, bool]] = {"centred": False}  # a key before `shared_error`, with the value of no effect
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     masks: ClassVar[tuple[Mask, ...]] = ()
 
@@ -75,10 +77,10 @@ class FutureConfig(FamilyConfig):
                 f"objective.frames={self.frames} leaves too little to predict after objective.context_frames="
                 f"{self.context_frames} with objective.rollout={self.rollout}: give at least {least}"
             )
-        if self.centred and self.frames == least:
+        if self.shared_error < 1 and self.frames == least:
             raise ValueError(
-                "objective.centred=true compares the predictions of a clip with one another, and objective.frames="
-                f"{self.frames} holds one: give at least {least + 1}, or objective.centred=false"
+                f"objective.shared_error={self.shared_error:g} compares the predictions of a clip, and "
+                f"objective.frames={self.frames} holds one: give at least {least + 1}, or objective.shared_error=1"
             )
         if self.pixels is not None and self.terms.contrast:
             raise ValueError(
@@ -121,8 +123,9 @@ class Future(Objective):
         if config.terms.contrast:
             contrast = contrast_within_clips(predicted[0], target, config.context_frames, config.terms.contrast_scale)
             terms["contrast"] = config.terms.contrast * contrast
-        if config.centred:
-            predicted, targets = list(map(centre_clips, predicted)), list(map(centre_clips, targets))
+        if config.shared_error < 1:
+            weaken = partial(weaken_clip_means, weight=config.shared_error)
+            predicted, targets = list(map(weaken, predicted)), list(map(weaken, targets))
         terms = {"prediction": config.prediction * self.mean_error(predicted, targets)} | terms
         return Prediction(predicted, targets, config.terms.select(embedded_BTD), terms)
 

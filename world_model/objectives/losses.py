@@ -127,7 +127,15 @@ def contrast_within_clips(predicted_BWD: Tensor, embedded_BTD: Tensor, first: in
 
 def centre_clips(values_BT: Tensor) -> Tensor:
     """Values [B, T, ...] of clips, less their mean over each clip."""
-    return values_BT - values_BT.mean(1, keepdim=True)
+    return weaken_clip_means(values_BT, 0.0)
+
+
+def weaken_clip_means(values_BT: Tensor, weight: float) -> Tensor:
+    """Values [B, T, ...] of clips whose mean over each clip is scaled by sqrt(weight).
+
+    The squared error of such values is that of the centred values, plus `weight` times that of the means.
+    """
+    return values_BT - (1 - weight**0.5) * values_BT.mean(1, keepdim=True)
 
 
 def variance_hinge(features_ND: Tensor, std: float = 1.0) -> Tensor:

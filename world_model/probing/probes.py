@@ -122,7 +122,7 @@ SHRUNKEN = 0.25
 
 
 def find_shrunken_views(evaluations: Sequence[Mapping[str, float]]) -> str | None:
-    """One sentence if features shrink in an objective whose errors between two views are not centred; None otherwise.
+    """One sentence if features shrink in an objective of two views, as their shared error asks; None otherwise.
 
     evaluations: results of `measure_spread`, oldest first, the first before training.
     """
@@ -131,7 +131,7 @@ def find_shrunken_views(evaluations: Sequence[Mapping[str, float]]) -> str | Non
         return None
     return (
         f"the features shrink, since two views differ by more than what moves: their spread is {last:.2g}, at the "
-        f"start it was {first:.2g}; set objective.centred=true"
+        f"start it was {first:.2g}; give objective.shared_error=0.1, or 0"
     )
 
 

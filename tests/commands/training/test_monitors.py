@@ -89,10 +89,10 @@ def test_an_embedding_that_hardly_moves_within_episodes_is_warned_of_beside_coll
     assert "have collapsed" in monitor.find_warning([healthy, healthy | {"within_share": 0.001, "feature_std": 0.0}])
 
 
-def test_shrunken_features_are_warned_of_where_errors_between_two_views_are_not_centred():
+def test_shrunken_features_are_warned_of_where_two_views_share_an_error():
     views = replace(FUTURE, frames=6, views=AppearanceConfig())
-    for objective, is_judged in ((FUTURE, False), (views, True), (replace(views, centred=True), False)):
+    for objective, is_judged in ((FUTURE, False), (views, True), (replace(views, shared_error=0.0), False)):
         monitor = make_monitor((), objective)
         numbers = {**monitor(0), "within_share": 0.5}
         warning = monitor.find_warning([numbers, {**numbers, "feature_std": 0.2 * numbers["feature_std"]}])
-        assert ("objective.centred=true" in (warning or "")) == is_judged
+        assert ("objective.shared_error=0.1" in (warning or "")) == is_judged

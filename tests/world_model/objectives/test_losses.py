@@ -134,7 +134,7 @@ def test_targets_are_layer_normed_without_parameters():
         (MaskedConfig, {"masks": ()}, "objective.masks is empty"),
         (FutureConfig, {"frames": 2, "context_frames": 2}, "give at least 3"),
         (FutureConfig, {"frames": 5, "rollout": 4}, "objective.rollout=4: give at least 6"),
-        (FutureConfig, {"frames": 3, "centred": True}, "objective.frames=3 holds one: give at least 4"),
+        (FutureConfig, {"frames": 3, "shared_error": 0.0}, "objective.frames=3 holds one: give at least 4"),
         (EndToEndConfig, {"frames": 3}, "leaves nothing to predict"),
         (
             FutureConfig,

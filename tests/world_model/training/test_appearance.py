@@ -120,7 +120,7 @@ def test_a_prediction_is_compared_with_the_other_appearance():
 
 
 @pytest.mark.parametrize("rollout", [1, 2])
-def test_centred_predictions_ignore_a_constant_between_two_appearances(rollout, monkeypatch):
+def test_a_constant_between_two_appearances_counts_as_much_as_the_shared_error_says(rollout, monkeypatch):
     def lose(config, shift_B1D):
         objective = PretrainModel(encoder(), config, 1).objective
         with monkeypatch.context() as patch:
@@ -130,7 +130,7 @@ def test_centred_predictions_ignore_a_constant_between_two_appearances(rollout, 
 
     terms = replace(FUTURE.terms, contrast=1.0)
     plain = replace(FUTURE, frames=6, rollout=rollout, views=AppearanceConfig(), terms=terms)
-    centred = replace(plain, centred=True)
+    centred = replace(plain, shared_error=0.0)
     torch.manual_seed(0)
     still = torch.zeros(4, 1, 12)
     constant = torch.randn(4, 1, 12)
@@ -139,5 +139,9 @@ def test_centred_predictions_ignore_a_constant_between_two_appearances(rollout, 
     torch.testing.assert_close(lose(centred, constant)["prediction"], expected)
     assert not torch.isclose(lose(centred, moving)["prediction"], expected, rtol=0.05)
     assert not torch.isclose(lose(plain, constant)["prediction"], lose(plain, still)["prediction"], rtol=0.05)
+    if rollout == 1:  # otherwise clips of two lengths share one mean
+        half = replace(plain, shared_error=0.5)
+        means = [lose(config, constant)["prediction"] for config in (centred, half, plain)]
+        torch.testing.assert_close(means[1], (means[0] + means[2]) / 2)
     for shift in (still, constant):
         torch.testing.assert_close(lose(centred, shift)["contrast"], lose(plain, shift)["contrast"])
