@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 DISTRIBUTION = "jepa-lab"  # the name that pip knows
-PACKAGES = ("commands", "configs", "data", "envs", "planners", "world_model")
+PACKAGES = ("commands", "configs", "data", "envs", "jepa", "planners", "world_model")
 
 HOME = Path(__file__).resolve().parents[2]  # of our packages
 
