@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from commands.shared.errors import PACKAGES
+from envs.rendering import get_install_command
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,15 @@ def run(*words: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedPro
     done = subprocess.run([str(word) for word in words], cwd=cwd, env=env, text=True, capture_output=True)
     assert done.returncode == code, (words, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     return done
+
+
+def test_the_dockerfile_copies_what_the_wheel_is_made_of():
+    text = (HOME / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (.*) \S+$", text, re.M)
+    assert copied == ["pyproject.toml constraints.txt README.md LICENSE", *PACKAGES]
+    kept = {line[1:] for line in (HOME / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(" ".join(copied).split()) <= kept
+    assert all(package in text for package in get_install_command().split() if package.startswith("lib"))
 
 
 @pytest.fixture(scope="module")
