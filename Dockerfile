@@ -1,7 +1,7 @@
 # docker build -t jepa . ; docker run --rm -v "$PWD/runs:/work/runs" jepa demo recipe=none
 # With a GPU: docker run --gpus all ...; torch's wheel brings CUDA, and MUJOCO_GL=egl draws on the GPU.
 FROM python:3.12-slim
-RUN apt-get update && apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri libosmesa6 git \
+RUN apt-get update && apt-get install -y --no-install-recommends libegl1 libgl1 libopengl0 libgl1-mesa-dri git \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/jepa
 COPY pyproject.toml constraints.txt README.md LICENSE ./
