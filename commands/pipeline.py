@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge
 
-from commands.config.groups import ModelKeys
+from commands.config.groups import ModelKeys, make_planner
 from commands.config.keys import CollectKeys, DataKeys, OnDamaged, RunKeys
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig
@@ -41,6 +41,7 @@ class PipelineKeys(ModelKeys):
         """Raise ValueError for what can be known to fail, of all stages, before the first begins."""
         check_collection(self.collection)
         check_scenes(self.protocol, self.env.name, self.env.arguments)
+        make_planner(self.planner)
         self.stage1.check()
         self.stage2.check()
 

@@ -35,6 +35,7 @@ class Config(EvaluationKeys):
 def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
     find_model_folder(config.model)
+    make_planner(config.planner)
     if config.goal is not None:
         check_goals(config.goal, config.planner.mpc)
         if (nuisance := config.protocol.goal_nuisance) != "same":

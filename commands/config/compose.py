@@ -21,6 +21,7 @@ from commands.shared.runs import flatten
 
 CONFIGS = "configs"
 HYDRA_VERSION = "1.3"
+MODULE = "module"  # choice of a group that a class in another module may serve
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,10 @@ def _split(command: str, overrides: list[Any]) -> tuple[list[str], list[tuple[st
             values.append((key, override.value(), str(override.input_line).partition("=")[2]))
             continue
         choice, options, group = str(override.value()), list_command_choices(command, key), key.partition("@")[0]
+        if ":" in choice and MODULE in options:  # planner=MODULE:CLASS
+            chosen.append(f"{key}={MODULE}")
+            values.append((f"{group}.target", choice, choice))
+            continue
         if choice not in options:
             fault = f"there is no such {group}"
             if choice in list_choices(group):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
+from commands.config.planner_modules import ModulePlannerConfig, make_module_planner
 from planners.cem import CEM, CEMConfig
 from planners.cem_gradient import CEMGradient, CEMGradientConfig
 from planners.costs import GoalCost
@@ -59,18 +60,19 @@ PLANNERS: dict[Any, type[BasePlanner]] = {
     _make_keys("projected_gradient", ProjectedGradientConfig): ProjectedGradient,
 }
 CEMKeys = next(iter(PLANNERS))  # the default
+ModuleKeys = _make_keys("module", ModulePlannerConfig)
 if TYPE_CHECKING:
 
     class PlannerKeys(GoalKeys, PlannerConfig):
         """The keys of any planner."""
 
 else:
-    PlannerKeys = reduce(or_, PLANNERS)
+    PlannerKeys = reduce(or_, (*PLANNERS, ModuleKeys))
 
 
 def make_planner(keys: PlannerKeys) -> BasePlanner:
     """Return the planner with these settings."""
-    return PLANNERS[type(keys)](keys)  # type: ignore[call-arg]
+    return make_module_planner(keys) if type(keys) is ModuleKeys else PLANNERS[type(keys)](keys)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from envs.vector import VectorGoalEnv
 from planners.cem import CEM
 from planners.costs import GoalCost
 from planners.mpc import MPC
+from planners.sampling import BasePlanner
 
 MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD, ORACLE_METHOD, ORACLE_COST_METHOD = (
     "model",
@@ -91,8 +92,9 @@ def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any
 
 def make_oracle_planner(planner: Any, less: dict[str, int]) -> Any:
     """The planner with smaller settings `less`, as far as it has them. The simulator gives no gradients: CEM of the
-    same horizon replaces a planner that needs them (`oracle_planner` in results.json)."""
-    if planner.needs_gradient:
+    same horizon replaces a planner that needs them, or whose settings are not known (`oracle_planner` in
+    results.json)."""
+    if not isinstance(planner, BasePlanner) or planner.needs_gradient:
         planner = CEM(CEMKeys(horizon=planner.horizon))
     own = {item.name for item in fields(planner.config)}
     settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}

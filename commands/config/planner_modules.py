@@ -1,0 +1,53 @@
+"""Planners of other people: `planner=MODULE:CLASS`, behind the protocol of planners."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from commands.config.schema import build
+from commands.shared.errors import UsageError, describe_choices
+from planners.sampling import PlannerConfig
+
+MEMBERS = ("plan", "horizon")  # of `planners.protocol.Planner`
+
+
+@dataclass(frozen=True)
+class ModulePlannerConfig(PlannerConfig):
+    """A planner's class in a module that Python finds (PYTHONPATH)."""
+
+    target: str = ""
+    """MODULE:CLASS, which planner=MODULE:CLASS sets"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """keys of the class's own configuration, as {elites: 8}"""
+
+
+def make_module_planner(keys: Any) -> Any:
+    """Return the planner of a class, with its own configuration: the dataclass that its annotation `config` names, of
+    the keys that all planners share and of `options`.
+
+    Raises UsageError for a module or class that is not there, and for a class that lacks a member of the protocol.
+    """
+    where = f"planner={keys.target}"
+    module_name, _, name = keys.target.partition(":")
+    if not module_name or not name:
+        raise UsageError(f"{where}: give planner=MODULE:CLASS, as planner=my_planner:Median")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"{where}: {error}; put the folder of {module_name}.py on PYTHONPATH") from error
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UsageError(f"{where}: {module_name} has no class {name}{describe_choices(name, classes, 'classes')}")
+    config = typing.get_type_hints(cls).get("config", PlannerConfig)
+    own = {item.name for item in dataclasses.fields(config)}
+    shared = {key: getattr(keys, key) for key in own & {item.name for item in dataclasses.fields(PlannerConfig)}}
+    planner = cls(build(config, {**shared, **keys.options}, "planner.options"))
+    missing = [member for member in MEMBERS if not hasattr(planner, member)]
+    if missing:
+        raise UsageError(f"{where}: {name} lacks {' and '.join(missing)}, which every planner has")
+    return planner
