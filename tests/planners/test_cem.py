@@ -219,6 +219,7 @@ def test_an_iteration_never_waits_for_the_device():
     assert watch.count > 0
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_cuda_a_plan_equals_the_cpu_plan_without_synchronising():
     wanted = plan()
