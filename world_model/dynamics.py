@@ -176,6 +176,7 @@ class LatentDynamics(nn.Module):
             device=self.action_mid.device,
             step_bytes=self.predictor.block_tokens * per_token + self.output.step_bytes(self.encoder),
             proprio=self.config.proprio_model,
+            proprio_dim=self.config.proprio_dim,
         )
 
     def observe(
