@@ -27,7 +27,7 @@ class Config(EvaluationKeys):
     data: Files
     """trajectory file whose held-out episodes give starts and goals"""
     goal: str | list[str] | None = None
-    """image file to reach instead of those goals, of the size of the model's frames; [A,B]: one after the other"""
+    """image file to reach instead of those goals, of any size; [A,B]: one after the other"""
     viewer: Viewer = "none"
     """none, or rerun: those rollouts as episodes.rrd, too, for the viewer of rerun.io (an extra)"""
 

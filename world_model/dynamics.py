@@ -168,7 +168,7 @@ class LatentDynamics(nn.Module):
         return DynamicsSpec(
             action_low=self.actions.block_low,
             action_high=self.actions.block_high,
-            frame_hw=self.encoder.frame_hw,
+            frame_hw=self.encoder.config.image_px,
             frame_skip=self.actions.frame_skip,
             history=self.config.history,
             max_horizon=self.config.horizon,

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,14 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
-from commands.training.model_folders import check_actions, check_frames, find_frame_skip, load_dynamics, open_reader
+from commands.training.model_folders import (
+    check_actions,
+    find_frame_skip,
+    load_dynamics,
+    open_reader,
+    read_preprocessing,
+)
+from data.prepared import prepare_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
@@ -60,12 +67,12 @@ def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any) -> Evaluation
     """Load model and data, check that they fit, and draw starts and goals."""
     keep_freed_memory()
     model, source = load_dynamics(model_folder, resolve_device(keys.device))
-    reader = open_reader(data, keys.on_damaged)
-    check_frames(model.encoder.frame_hw, reader.info, str(data))
+    preprocessing = read_preprocessing(source, model.encoder.config.image_px)
+    reader = prepare_reader(open_reader(data, keys.on_damaged), preprocessing)
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != source["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {source['env']}")
-    return make_setup(keys, reader, source, model.spec.frame_skip, model)
+    return replace(make_setup(keys, reader, source, model.spec.frame_skip, model), preprocessing=preprocessing)
 
 
 def make_setup(

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from data.pictures import Preprocessing
 from envs.presets import Preset, choose_env_kwargs, require_strength
 from envs.task_spec import TaskSpec
 
@@ -129,6 +130,7 @@ class EvaluationSetup:
     protocol: ProtocolConfig  # resolved: no null is left
     cases: Cases
     frame_skip: int  # environment steps in a model step
+    preprocessing: Preprocessing | None = None  # of the environment's pictures for the model; None: without a model
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
@@ -224,14 +226,17 @@ def run_episodes(
     budget: int,
     num_videos: int = 0,
     progress: Callable[[int], None] = lambda step: None,
+    preprocessing: Preprocessing | None = None,
 ) -> Rollouts:
     """Play all cases side by side for `budget` environment steps.
 
-    A policy with a method `set_states` (an oracle) gets the simulator's states before every act.
+    preprocessing: of all pictures, before a policy sees them or they are recorded. A policy with a method `set_states`
+    (an oracle) gets the simulator's states before every act.
     """
     batch = make_vector(len(cases.seeds))
     try:
         observation, info = batch.reset(seed=list(cases.seeds), options=cases.list_reset_options())
+        prepare_pictures(observation, preprocessing)
         policy.reset(observation["goal_pixels"], cases.seeds)
         set_states = getattr(policy, "set_states", None)
         distances, frames = [info["distance"].copy()], [observation["pixels"][:num_videos].copy()]
@@ -242,6 +247,7 @@ def run_episodes(
                 set_states(batch.get_states(), cases.goal_states)
             action = policy.act(observation["pixels"], observation.get("proprio"))
             observation, _, _, _, info = batch.step(action)
+            prepare_pictures(observation, preprocessing)
             distances.append(info["distance"].copy())
             actions.append(np.array(action))
             frames.append(observation["pixels"][:num_videos].copy())
@@ -257,6 +263,12 @@ def run_episodes(
         )
     finally:
         batch.close()
+
+
+def prepare_pictures(observation: dict[str, NDArray[Any]], preprocessing: Preprocessing | None) -> None:
+    """Bring the pictures of an observation to the model's size."""
+    if preprocessing is not None:
+        observation |= {name: preprocessing.prepare(observation[name]) for name in ("pixels", "goal_pixels")}
 
 
 def detect_success(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.bool_]:
