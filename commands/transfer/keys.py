@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from commands.config.keys import RunKeys
 from data.formats.droid import Camera
-from data.video import View
+from data.pictures import View
 
 
 @dataclass(frozen=True)
