@@ -9,6 +9,7 @@ from commands.config.keys import Files
 from commands.evaluation.evaluate import evaluate, format_headline, load_setup
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
+from commands.evaluation.protocol import draw_starts
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
@@ -51,7 +52,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
         folder.finish(format_headline(results))
         return
-    setup = load_setup(config, config.data, config.model)
+    setup = load_setup(config, config.data, config.model, draw_starts)
     planner = config.planner
     policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
     photos = check_goals(config.goal, planner.mpc)

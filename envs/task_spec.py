@@ -19,7 +19,7 @@ class TaskSpec:
 
     `distance` takes two truth arrays `[..., L]` that broadcast, and returns float64 `[...]` in
     `distance_unit`. `goal_offset`, `budget` and `held_steps` count environment steps of `control_step_s`
-    seconds. `distance_bins` are edges.
+    seconds. `distance_bins` are edges; None: they follow from the distances evaluated.
     """
 
     name: str
@@ -30,7 +30,7 @@ class TaskSpec:
     budget: int
     goal_offset: int
     min_goal_distance: float
-    distance_bins: tuple[float, ...]
+    distance_bins: tuple[float, ...] | None = None
     control_step_s: float
     frame_skip: int  # default number of environment steps in a model step
     action_low: tuple[float, ...]

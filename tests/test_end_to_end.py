@@ -334,8 +334,9 @@ def test_a_goal_picture_of_any_size_is_brought_to_the_model_s(work):
     exif[0x0112] = 6
     photo = np.random.default_rng(0).integers(0, 256, (480, 640, 4), dtype=np.uint8)
     Image.fromarray(photo).save(work / "phone.png", exif=exif)
-    words = ("plan", *PLANNED, *SEARCH, "videos=0", "protocol.budget=2", "goal=phone.png", "name=phone")
+    words = ("plan", *PLANNED[:2], *SEARCH, "videos=0", "protocol.budget=2", "goal=phone.png", "name=phone")
     done = jepa(*words, cwd=work)
+    assert "towards phone.png from 30 starts" in done.stdout  # the frames of one held-out episode, of 50 asked for
     assert "phone.png has alpha: it is laid on white" in done.stderr
     assert "frames of 640x480 pixels are resized to the encoder's 64x64" in done.stdout
 

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from commands.evaluation.protocol import (
     SCHEMA,
     Cases,
     EvaluationSetup,
+    ProtocolConfig,
     Rollouts,
     apply_threshold,
     detect_success,
@@ -62,8 +63,10 @@ from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
 from world_model.training.loop import keep_freed_memory
 
+DrawCases = Callable[[Any, TaskSpec, ProtocolConfig], Cases]  # from a reader; draw_cases, or draw_starts
 
-def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any) -> EvaluationSetup:
+
+def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any, draw: DrawCases = draw_cases) -> EvaluationSetup:
     """Load model and data, check that they fit, and draw starts and goals."""
     keep_freed_memory()
     model, source = load_dynamics(model_folder, resolve_device(keys.device))
@@ -72,11 +75,17 @@ def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any) -> Evaluation
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != source["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {source['env']}")
-    return replace(make_setup(keys, reader, source, model.spec.frame_skip, model), preprocessing=preprocessing)
+    setup = make_setup(keys, reader, source, model.spec.frame_skip, model, draw)
+    return replace(setup, preprocessing=preprocessing)
 
 
 def make_setup(
-    keys: EvaluationKeys, reader: Any, source: dict[str, Any], skip: int, model: LatentDynamics | None = None
+    keys: EvaluationKeys,
+    reader: Any,
+    source: dict[str, Any],
+    skip: int,
+    model: LatentDynamics | None = None,
+    draw: DrawCases = draw_cases,
 ) -> EvaluationSetup:
     """Task, protocol, starts and goals for the environment of a file. skip: environment steps per model step."""
     task = envs.find_task(source["env"])
@@ -87,7 +96,7 @@ def make_setup(
         )
     task = apply_threshold(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
-    cases = redraw_scenes(draw_cases(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
+    cases = redraw_scenes(draw(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
     return EvaluationSetup(model, source, reader, task, protocol, cases, skip)
 
 

@@ -20,6 +20,8 @@ from envs.presets import Preset, choose_env_kwargs, require_strength
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
+MOST_BINS = 5  # of goal distances, where the task states none
+Pair = tuple[float, int, int]  # a start and its goal: their distance, episode, first frame
 JudgedSteps = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]
 GoalNuisance = Literal["same", "other", "clean"]
@@ -160,7 +162,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     """Starts and goals of a split, spread evenly over its episodes; ValueError where the file has too few."""
     assert protocol.goal_offset is not None and protocol.min_goal_distance is not None, protocol
     rng = np.random.default_rng([protocol.seed, 71])
-    candidates: list[list[tuple[float, int, int]]] = []  # of each episode, in the order of their draw
+    candidates: list[list[Pair]] = []  # of each episode, in the order of their draw
     solved = near = 0
     for episode in map(int, rng.permutation(reader.episodes(protocol.split))):
         truth = reader.column("truth", episode)
@@ -172,23 +174,47 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         near += int(is_near.sum())
         drawn = rng.permutation(starts[~is_solved & ~is_near])
         candidates.append([(float(distance[start]), episode, int(start)) for start in drawn])
-    rounds = zip_longest(*candidates)
-    pairs = [pair for one_round in rounds for pair in one_round if pair is not None][: protocol.episodes]
+    pairs = _take_in_turn(candidates, protocol.episodes)
     if len(pairs) < protocol.episodes:
         raise ValueError(
             f"split {protocol.split} serves {len(pairs)} starts with goals {protocol.goal_offset} steps ahead and at "
             f"least {protocol.min_goal_distance} {task.distance_unit} away, not {protocol.episodes}: ask for fewer "
             "episodes, a smaller protocol.goal_offset, or collect more or longer episodes"
         )
+    return _read_cases(reader, task, protocol, pairs, protocol.goal_offset, (solved, near))
+
+
+def draw_starts(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
+    """Starts alone, for goals that are no recorded state: any frames of a split, spread evenly over its episodes, fewer
+    than protocol.episodes where there are fewer. Their goals are themselves. ValueError where there is none."""
+    rng = np.random.default_rng([protocol.seed, 71])
+    episodes = rng.permutation(reader.episodes(protocol.split)).tolist()
+    frames = [(episode, rng.permutation(reader.num_frames(episode)).tolist()) for episode in episodes]
+    pairs = _take_in_turn([[(0.0, episode, start) for start in drawn] for episode, drawn in frames], protocol.episodes)
+    if not pairs:
+        raise ValueError(f"split {protocol.split} has no complete episode to start in: collect more, or choose another")
+    return _read_cases(reader, task, protocol, pairs, 0, (0, 0))
+
+
+def _take_in_turn(candidates: Sequence[Sequence[Pair]], count: int) -> list[Pair]:
+    """The first `count` candidates: the first of every episode, then the second, and so on."""
+    rounds = zip_longest(*candidates)
+    return [pair for one_round in rounds for pair in one_round if pair is not None][:count]
+
+
+def _read_cases(
+    reader: Any, task: TaskSpec, protocol: ProtocolConfig, pairs: Sequence[Pair], offset: int, left_out: tuple[int, int]
+) -> Cases:
+    """Cases of these pairs, whose goals are `offset` steps ahead. left_out: candidates solved, and too near."""
     distances, episodes, first_frames = (np.array(column) for column in zip(*pairs, strict=True))
-    ends = [np.array([start, start + protocol.goal_offset]) for start in first_frames]
+    ends = [np.array([start, start + offset]) for start in first_frames]
     states, truths = (
         np.stack([reader.column(name, int(e))[frames] for e, frames in zip(episodes, ends, strict=True)], 1)
         for name in ("state", "truth")
     )
     kinds = None if task.goal_kind is None else task.goal_kind(truths[0], truths[1])
     seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(pairs)))
-    return Cases(states[0], states[1], episodes, first_frames, distances, kinds, seeds, solved, near)
+    return Cases(states[0], states[1], episodes, first_frames, distances, kinds, seeds, *left_out)
 
 
 class Policy(Protocol):
@@ -290,6 +316,19 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def choose_bins(distances: NDArray[np.float64]) -> tuple[float, ...]:
+    """Edges of at most MOST_BINS bins that hold all distances, multiples of 1, 2 or 5 times a power of ten, so that the
+    bins of several seeds agree."""
+    low, high = float(distances.min()), float(distances.max())
+    least = (high - low or abs(high) or 1.0) / MOST_BINS
+    power = 10.0 ** np.floor(np.log10(least))
+    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
+        edges = step * np.arange(np.floor(low / step), np.floor(high / step + 1e-9) + 2)
+        if len(edges) <= MOST_BINS + 1:
+            break
+    return tuple(float(f"{edge:.12g}") for edge in edges)
+
+
 def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, JudgedSteps]:
     """Distances that each judge reads, and how many consecutive ones must be within the threshold."""
     return {
@@ -305,7 +344,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Results of one method: success by every judge with intervals; by goal distance and kind of goal for `judge`.
     replan_steps: environment steps from one plan to the next."""
-    count = len(distances)
+    count, bins = len(distances), task.distance_bins or choose_bins(cases.distances)
     cases = cases.take(count)
     steps_by_judge = select_judged_steps(distances, task, replan_steps)
     rates: dict[str, Any] = {}
@@ -327,7 +366,7 @@ def summarise(
         "least_distance": float(distances[:, 1:].min(1).mean()),
         "by_distance": [
             {"from": low, "to": high, **count_group((cases.distances >= low) & (cases.distances < high))}
-            for low, high in pairwise(task.distance_bins)
+            for low, high in pairwise(bins)
         ],
         "by_kind": [{"kind": str(kind), **count_group(cases.kinds == kind)} for kind in kinds],
     }

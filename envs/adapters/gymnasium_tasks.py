@@ -35,7 +35,7 @@ class GymTask:
     distance_unit: str = "of its units"
     thresholds: tuple[float, ...] = (0.2, 0.1, 0.05)
     min_goal_distance: float = 0.4
-    distance_bins: tuple[float, ...] = (0.4, 0.8, 1.6, 3.2)
+    distance_bins: tuple[float, ...] | None = None
     goal_offset: int = 20
     budget: int = 30
     frame_skip: int = 2
