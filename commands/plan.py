@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from commands.config.groups import make_planner
 from commands.config.keys import Files
-from commands.evaluation.evaluate import evaluate, format_headline, load_setup
+from commands.evaluation.evaluate import evaluate, format_headline, load_setup, warn_of_time_limit
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.protocol import draw_starts
@@ -53,6 +53,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         folder.finish(format_headline(results))
         return
     setup = load_setup(config, config.data, config.model, draw_starts)
+    warn_of_time_limit(setup, console)
     planner = config.planner
     policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
     photos = check_goals(config.goal, planner.mpc)

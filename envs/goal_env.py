@@ -1,7 +1,8 @@
 """GoalEnv: a Gymnasium environment with a goal image, in which every state can be restored.
 
 Observations are images, `pixels` and `goal_pixels`; the true state appears only in `info` and `get_truth`, for
-evaluation. An environment never terminates and gives no reward: success and budget belong to the evaluator.
+evaluation. An environment gives no reward and never terminates: success and budget belong to the evaluator. Only an
+environment of Gymnasium's may end an episode of its own (`envs.adapters.gymnasium_simulator`).
 """
 
 from __future__ import annotations
@@ -167,13 +168,14 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
         Raises `ValueError` for an action of another shape, or with NaN or infinity in it.
         """
-        self.advance(read_actions(action, self._low.shape, self.task, np.float64))
-        return self._observe(), 0.0, False, False, self._get_info()
+        terminated, truncated = self.advance(read_actions(action, self._low.shape, self.task, np.float64))
+        return self._observe(), 0.0, terminated, truncated, self._get_info()
 
-    def advance(self, control: NDArray[np.float64]) -> None:
-        """One environment step with `control` `[A]`, clipped to its bounds, without an observation."""
-        self.physics.step(np.clip(control, self._low, self._high))
+    def advance(self, control: NDArray[np.float64]) -> tuple[bool, bool]:
+        """One environment step with `control` `[A]`, clipped to its bounds, without an observation. Returns whether it
+        terminated or truncated the simulator's own episode; then nothing has moved."""
         self._frame = None
+        return self.physics.step(np.clip(control, self._low, self._high))
 
     def render(self) -> NDArray[np.uint8]:
         """The current image, uint8 `[H, W, 3]`."""

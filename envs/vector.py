@@ -161,7 +161,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
     def step(
         self, actions: ArrayLike
     ) -> tuple[Batch, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Batch]:
-        """One environment step with actions `[n, A]`; rewards are 0 and nothing ends.
+        """One environment step with actions `[n, A]`; rewards are 0, and only a simulator's own episode may end.
 
         Raises `ValueError`, before any environment moves, for actions of another shape, or with NaN or infinity.
         """

@@ -158,6 +158,7 @@ def play_methods(
     keys: EvaluationKeys, setup: EvaluationSetup, console: Console
 ) -> tuple[dict[str, Rollouts], dict[str, float]]:
     """The episodes of every method, and the seconds that each took."""
+    warn_of_time_limit(setup, console)
     runs, seconds = {}, {}
     few_cases = setup.cases.take(setup.protocol.oracle_cost.episodes)
     for name, policy in make_policies(keys, setup).items():
@@ -170,12 +171,19 @@ def play_methods(
     return runs, seconds
 
 
+def warn_of_time_limit(setup: EvaluationSetup, console: Console) -> None:
+    """Print where the budget goes beyond the simulator's own episodes."""
+    assert setup.protocol.budget is not None
+    if sentence := setup.task.describe_time_limit(setup.protocol.budget):
+        console.warn(f"jepa plan: {sentence} here: protocol.budget={setup.task.time_limit} stops there")
+
+
 def summarise_methods(
     runs: dict[str, Rollouts], setup: EvaluationSetup, keys: EvaluationKeys
 ) -> dict[str, dict[str, Any]]:
     """`methods` of results.json."""
     steps, judge = keys.planner.mpc.receding_steps * setup.frame_skip, setup.protocol.judge
-    return {name: summarise(run.distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
+    return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
 def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
@@ -253,7 +261,7 @@ def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
             "distances": [round(float(distance), 4) for distance in distances],
         }
         for name, run in runs.items()
-        for number, distances in enumerate(run.distances)
+        for number, distances in enumerate(run.played_distances)
     ]
     return "".join(json.dumps(to_json_value(line)) + "\n" for line in lines)
 
@@ -273,6 +281,6 @@ def format_headline(results: dict[str, Any]) -> str:
 
 
 def _format_rates(run: Rollouts, task: TaskSpec) -> str:
-    rates = " ".join(f"{detect_success(run.distances, limit).mean():.0%}" for limit in task.thresholds)
-    held = detect_success(run.distances, task.thresholds[0], task.held_steps).mean()
+    rates = " ".join(f"{detect_success(run.played_distances, limit).mean():.0%}" for limit in task.thresholds)
+    held = detect_success(run.played_distances, task.thresholds[0], task.held_steps).mean()
     return f"within {'/'.join(map(str, task.thresholds))} {task.distance_unit}: {rates}, held {held:.0%}"

@@ -63,9 +63,16 @@ def play_policy(
     assert budget is not None
     make_vector = partial(VectorGoalEnv, setup.task.name, num_workers=0, **setup.env_kwargs)
     with console.progress(name, budget, "environment steps") as progress:
-        return run_episodes(
+        run = run_episodes(
             policy, make_vector, cases or setup.cases, budget, videos, progress.update, setup.preprocessing
         )
+    if run.played is not None:
+        ended = run.played[run.played < budget]
+        console.warn(
+            f"jepa plan: {name}: {setup.task.name} ended {len(ended)} of {len(run.played)} episodes itself, after "
+            f"{ended.min()} to {ended.max()} of {budget} steps; they are counted up to there"
+        )
+    return run
 
 
 def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any]:

@@ -115,9 +115,10 @@ class OracleDynamics:
         states = np.empty((*plans.shape[:2], len(state)))
         for s, plan in enumerate(plans):
             self.env.set_state(state)
+            ended = False  # the simulator's own episode; its state then stays
             for k, block in enumerate(plan):
                 for action in block:
-                    self.env.advance(action)
+                    ended = ended or any(self.env.advance(action))
                 states[s, k] = self.env.get_state()
         return states
 

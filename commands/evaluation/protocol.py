@@ -234,7 +234,8 @@ class Policy(Protocol):
 class Rollouts:
     """The episodes of one method: distances [n, budget + 1] with the start first, actions, and times and energies of
     its planner (`planners.mpc.MPC`). Of the recorded ones, the first [m]: frames, goal images and the proprioception at
-    the start, where the environment gives it."""
+    the start, where the environment gives it. played: steps [n] before the simulator ended an episode, after which
+    distances and frames are repeated; None: all."""
 
     distances: NDArray[np.float64]
     actions: NDArray[np.float32]
@@ -243,6 +244,14 @@ class Rollouts:
     goal_frames: NDArray[np.uint8] | None = None
     energies: list[NDArray[np.float32]] = field(default_factory=list)
     start_proprio: NDArray[np.float32] | None = None
+    played: NDArray[np.int64] | None = None
+
+    @property
+    def played_distances(self) -> NDArray[np.float64]:
+        """Distances [n, budget + 1], nan after the end of an episode: what is judged."""
+        if self.played is None:
+            return self.distances
+        return np.where(np.arange(self.distances.shape[1]) <= self.played[:, None], self.distances, np.nan)
 
 
 def run_episodes(
@@ -267,14 +276,20 @@ def run_episodes(
         set_states = getattr(policy, "set_states", None)
         distances, frames = [info["distance"].copy()], [observation["pixels"][:num_videos].copy()]
         actions, proprio = [], observation.get("proprio")
+        goes_on, played = np.ones(len(cases.seeds), bool), np.zeros(len(cases.seeds), np.int64)
         start_proprio = None if proprio is None else proprio[:num_videos].copy()
         for step in range(budget):
             if set_states is not None:
                 set_states(batch.get_states(), cases.goal_states)
             action = policy.act(observation["pixels"], observation.get("proprio"))
-            observation, _, _, _, info = batch.step(action)
+            before = observation
+            observation, _, terminated, truncated, info = batch.step(action)
             prepare_pictures(observation, preprocessing)
-            distances.append(info["distance"].copy())
+            goes_on &= ~(terminated | truncated)
+            played += goes_on
+            for name, values in observation.items():
+                values[~goes_on] = before[name][~goes_on]
+            distances.append(np.where(goes_on, info["distance"], distances[-1]))
             actions.append(np.array(action))
             frames.append(observation["pixels"][:num_videos].copy())
             progress(step + 1)
@@ -286,6 +301,7 @@ def run_episodes(
             observation["goal_pixels"][:num_videos].copy() if num_videos else None,
             [energy.cpu().numpy() for energy in getattr(policy, "energies", [])],
             start_proprio,
+            None if goes_on.all() else played,
         )
     finally:
         batch.close()
@@ -316,6 +332,12 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def fill_after_end(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The last distance of every episode in place of nan."""
+    last = np.maximum.accumulate(np.where(np.isnan(distances), 0, np.arange(distances.shape[1])), axis=1)
+    return np.take_along_axis(distances, last, axis=1)
+
+
 def choose_bins(distances: NDArray[np.float64]) -> tuple[float, ...]:
     """Edges of at most MOST_BINS bins that hold all distances, multiples of 1, 2 or 5 times a power of ten, so that the
     bins of several seeds agree."""
@@ -334,7 +356,7 @@ def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_s
     return {
         "any": (distances, 1),
         "held": (distances, task.held_steps),
-        "final": (distances[:, [0, -1]], 1),
+        "final": (fill_after_end(distances)[:, [0, -1]], 1),
         "replan": (distances[:, np.unique([*range(0, distances.shape[1], replan_steps), distances.shape[1] - 1])], 1),
     }
 
@@ -343,7 +365,8 @@ def summarise(
     distances: NDArray[np.float64], cases: Cases, task: TaskSpec, replan_steps: int = 1, judge: Judge = "any"
 ) -> dict[str, Any]:
     """Results of one method: success by every judge with intervals; by goal distance and kind of goal for `judge`.
-    replan_steps: environment steps from one plan to the next."""
+    distances: [n, budget + 1], nan after the end of an episode. replan_steps: environment steps from one plan to the
+    next."""
     count, bins = len(distances), task.distance_bins or choose_bins(cases.distances)
     cases = cases.take(count)
     steps_by_judge = select_judged_steps(distances, task, replan_steps)
@@ -362,8 +385,8 @@ def summarise(
     return {
         "episodes": count,
         **rates,
-        "final_distance": float(distances[:, -1].mean()),
-        "least_distance": float(distances[:, 1:].min(1).mean()),
+        "final_distance": float(fill_after_end(distances)[:, -1].mean()),
+        "least_distance": float(fill_after_end(distances)[:, 1:].min(1).mean()),
         "by_distance": [
             {"from": low, "to": high, **count_group((cases.distances >= low) & (cases.distances < high))}
             for low, high in pairwise(bins)

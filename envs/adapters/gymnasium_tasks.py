@@ -41,6 +41,9 @@ class GymTask:
     frame_skip: int = 2
     control_step_s: float | None = None
     action_names: tuple[str, ...] | None = None
+    # Whether an episode ends where a step says `terminated` or `truncated`; False: the environment goes on as before.
+    # None: it ends, but in environments of Gymnasium, Gymnasium-Robotics and OGBench.
+    stops_at_end: bool | None = None
 
 
 def _set_pendulum(env: Any, state: NDArray[np.float64]) -> None:
