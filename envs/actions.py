@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from envs.task_spec import TaskSpec
 
 
-def read_actions(actions: ArrayLike, shape: tuple[int, ...], task: TaskSpec, dtype: DTypeLike) -> NDArray[np.floating]:
+def read_actions(actions: ArrayLike, shape: tuple[int, ...], task: TaskSpec, dtype: DTypeLike) -> NDArray[Any]:
     """Actions `[A]`, or `[n, A]` of n environments, as numbers of a type. ValueError for another shape, for what is no
     real number, and for NaN and infinity, with the place and the name of the number."""
     given = np.asarray(actions)

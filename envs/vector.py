@@ -165,7 +165,7 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
 
         Raises `ValueError`, before any environment moves, for actions of another shape, or with NaN or infinity.
         """
-        rows = read_actions(actions, self.action_space.shape, self.task, np.float32)
+        rows = read_actions(actions, (self.num_envs, len(self.task.action_low)), self.task, np.float32)
         results = self._call("step", [{"action": action} for action in rows])
         observations, rewards, terminations, truncations, infos = zip(*results, strict=True)
         return _stack(observations), np.array(rewards), np.array(terminations), np.array(truncations), _stack(infos)

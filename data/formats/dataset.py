@@ -99,12 +99,16 @@ class ExternalDataSet(ABC):
 
     def measure_pictures(self, name: str) -> tuple[int, int]:
         """Height and width of a column's pictures, in the first episode in which they can be decoded."""
-        errors = []
+        errors, declared = [], self.info.images[name]
         for episode in self.episodes:
             try:
-                return self.measure_episode(episode, name)
+                height, width = self.measure_episode(episode, name)
             except ValueError as error:
                 errors.append(error)
+                continue
+            if (height, width) not in (declared[:2], declared[1:]):  # channels last, or first
+                self.add_note(f"{name} is declared as {list(declared)} and holds pictures of {height}x{width} pixels")
+            return height, width
         raise errors[0]
 
     def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:

@@ -116,7 +116,10 @@ def test_the_size_of_lerobot_s_pictures_is_that_of_those_decoded(shape, video, c
     declare(shape)
     file = take("lerobot", "set")
     assert file.info.frame_hwc == (24, 24, 3) and file.column("pixels", 0).std() > 10
-    assert f"pixels <- {CAMERA} 32x24;" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"pixels <- {CAMERA} 32x24;" in said.out
+    differs = f"{CAMERA} is declared as [480, 640, 3] and holds pictures of 24x32 pixels"
+    assert (differs in said.err) == (480 in shape) and "is declared" not in said.err.replace(differs, "")
 
 
 @NEEDS_ARROW
