@@ -137,6 +137,35 @@ def test_the_oracle_stays_where_an_episode_ends_and_an_evaluation_says_how_many_
     assert "10 steps (max_episode_steps), 11 are played" in task.describe_time_limit(11)
 
 
+def make_rescaled(**kwargs):
+    return gymnasium.wrappers.RescaleAction(sys.modules["restless"].Restless(**kwargs), *FIVE)
+
+
+FIVE = np.float32(-5), np.float32(5)
+WRAPPED = {
+    "made with it": {"entry_point": make_rescaled},
+    "registered with it": {
+        "entry_point": lambda **kwargs: sys.modules["restless"].Restless(**kwargs),
+        "additional_wrappers": (gymnasium.wrappers.RescaleAction.wrapper_spec(min_action=FIVE[0], max_action=FIVE[1]),),
+    },
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_an_author_s_wrapper_changes_actions_and_gymnasium_s_time_limit_ends_nothing(how):
+    gymnasium.register(id="Rescaled-v0", max_episode_steps=3, **WRAPPED[how])
+    try:
+        env = envs.make("gym/Rescaled-v0", size=16)
+    finally:
+        del gymnasium.registry["Rescaled-v0"]
+    assert env.task.action_high == (5.0,) and env.task.time_limit == 3
+    env.reset(seed=0, options={"state": [-0.35], "goal_state": [0.0]})
+    assert [env.step(5 * RIGHT)[2:4] for _ in range(8)] == [(False, False)] * 8
+    assert env.get_state() == pytest.approx(0.45)
+    assert any(env.step(5 * RIGHT)[2:4]) and env.get_state() == pytest.approx(0.45)
+    env.close()
+
+
 def test_a_goal_is_a_state_before_an_end():
     env = envs.make("gym/Restless-reset-terminated-v0", size=16)
     for seed in range(20):
