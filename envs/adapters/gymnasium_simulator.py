@@ -30,7 +30,7 @@ _NUM_RESETS = 4
 
 # Packages whose environments go on after an end: in their steps it is a flag, without a reset.
 _GOING_ON = ("gymnasium", "gymnasium_robotics", "ogbench")
-NO_LIMIT = -1  # of gymnasium.make: a limit would go on counting where a state is set
+_NO_LIMIT = -1  # of gymnasium.make: a limit would go on counting where a state is set
 _STANDARD = (gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.PassiveEnvChecker)
 
 GetState = Callable[[Any], Any]
@@ -52,7 +52,7 @@ class GymnasiumSimulator:
         self.name, self.size = f"gym/{gym_id}", size
         try:
             patch_package(gym_id)
-            made = gymnasium.make(gym_id, **{"render_mode": render_mode, "max_episode_steps": NO_LIMIT, **kwargs})
+            made = gymnasium.make(gym_id, **{"render_mode": render_mode, "max_episode_steps": _NO_LIMIT, **kwargs})
             limit = {"max_episode_steps": gymnasium.spec(gym_id).max_episode_steps, **kwargs}["max_episode_steps"]
         except Exception as error:  # of any type: the environment's own code runs
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
