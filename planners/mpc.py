@@ -99,16 +99,18 @@ class MPC:
         """Begin an episode in every environment. goal_frames: uint8 [B,H,W,C], or [B,G,H,W,C] for G sub-goals one
         after the other; seeds: one per environment.
 
-        Raises ValueError for several sub-goals where nothing would ever switch them.
+        Raises ValueError for several sub-goals where nothing would ever switch them, and for pictures of another size
+        or type; the episode before then goes on.
         """
-        self._count = goal_frames.shape[1] if goal_frames.ndim == 5 else 1
-        if self._count > 1:
-            self._check_switching()
+        count = goal_frames.shape[1] if goal_frames.ndim == 5 else 1
+        if count > 1:
+            self._check_switching(count)
         flat = goal_frames.reshape(-1, *goal_frames.shape[2:]) if goal_frames.ndim == 5 else goal_frames
         self._check_frames(flat, "goal image")
-        assert len(flat) == len(seeds) * self._count, (goal_frames.shape, len(seeds))
+        assert len(flat) == len(seeds) * count, (goal_frames.shape, len(seeds))
         with torch.no_grad():
             self._goal = self.dynamics.encode_goal(self._to_frames(flat))
+        self._count = count
         self.subgoal_B = torch.zeros(len(seeds), dtype=torch.long, device=self.spec.device)
         self._subgoal_steps_B = torch.zeros_like(self.subgoal_B)
         self._seeds = tuple(int(seed) for seed in seeds)
@@ -198,11 +200,11 @@ class MPC:
         self._subgoal_steps_B = self._subgoal_steps_B.masked_fill(done, 0)
         self.subgoal_B = (self.subgoal_B + done).clamp(max=self._count - 1)
 
-    def _check_switching(self) -> None:
+    def _check_switching(self, count: int) -> None:
         config = self.config
         if not config.reached_cost and not config.subgoal_steps:
             raise ValueError(
-                f"{self._count} sub-goals and nothing to switch them by; set planner.mpc.reached_cost or "
+                f"{count} sub-goals and nothing to switch them by; set planner.mpc.reached_cost or "
                 "planner.mpc.subgoal_steps above 0"
             )
         if config.reached_cost and not isinstance(self.cost, FrameCost):

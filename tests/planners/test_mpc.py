@@ -175,6 +175,19 @@ def test_time_that_is_up_switches_too_and_the_last_subgoal_stays():
         assert torch.allclose(asked[step], SUBGOALS[:, number], atol=1e-3)
 
 
+def test_a_refused_goal_leaves_the_episode_as_it_was():
+    start, goal = draw(torch.zeros(1, 2)).numpy(), draw(torch.ones(1, 2)).numpy()
+    found = []
+    for refused in ([], [np.zeros((1, 3, 4, 4, 3), np.uint8), np.zeros((1, 8, 8, 3), np.uint8)]):
+        agent = MPC(PointMass(), CEM(SMALL), COST)
+        agent.reset(goal, seeds=[3])
+        for wrong in refused:
+            with pytest.raises(ValueError):
+                agent.reset(wrong, seeds=[4])
+        found.append(agent.act(start))
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_sequence_of_one_subgoal_is_a_goal():
     _, first, _ = run(goal=SUBGOALS[:, 0])
     _, second, _ = run(goal=SUBGOALS[:, :1])
