@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 Pictures = NDArray[np.uint8]
 View = Literal["whole", "centre"]
@@ -112,7 +112,7 @@ def decode_picture(encoded: bytes, where: str, tell: Tell) -> Pictures:
             return _convert_image(upright, where, tell)
     except PictureError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken PNG
         raise PictureError(f"{where} cannot be read as an image ({error})") from error
 
 

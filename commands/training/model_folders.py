@@ -166,7 +166,15 @@ def derive_preprocessing(info: StoreInfo, image_px: tuple[int, int]) -> Preproce
 
 def read_preprocessing(about: dict[str, Any], image_px: tuple[int, int]) -> Preprocessing:
     """The preprocessing that a model folder states; that of an unknown camera where it states none."""
-    return build(Preprocessing, about["preprocessing"]) if "preprocessing" in about else Preprocessing(image_px)
+    if "preprocessing" not in about:
+        return Preprocessing(image_px)
+    stated = build(Preprocessing, about["preprocessing"], "about.preprocessing")
+    if stated.size_hw != image_px or stated.stored_hw is not None and min(stated.stored_hw) < 1:
+        raise CheckpointError(
+            f"model.json states about.preprocessing={about['preprocessing']} and its encoder takes frames of "
+            f"{image_px[0]}x{image_px[1]} pixels: train it again"
+        )
+    return stated
 
 
 def check_actions(actions: ActionSpec, info: StoreInfo, source: str) -> None:

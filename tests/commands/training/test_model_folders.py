@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from commands.shared.errors import UsageError
-from commands.training.model_folders import MODULES_VARIABLE, check_trusted_module, derive_preprocessing
+from commands.training.model_folders import (
+    MODULES_VARIABLE,
+    check_trusted_module,
+    derive_preprocessing,
+    read_preprocessing,
+)
 from data.pictures import Preprocessing
 from data.store import Reader
 from tests.data.made_sets import ours
+from world_model.training.checkpoint import CheckpointError
 
 
 def test_a_module_that_only_a_file_names_is_not_imported(monkeypatch):
@@ -24,6 +30,20 @@ def test_a_module_that_only_a_file_names_is_not_imported(monkeypatch):
         check_trusted_module(known)
     monkeypatch.setenv(MODULES_VARIABLE, "other,evil.code")
     check_trusted_module("gym/evil.code:Thing-v0")
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"size_hw": [32, 32]}, "its encoder takes frames of 64x64 pixels"),
+        ({"size_hw": [64, 64], "stored_hw": [0, 64]}, "its encoder takes frames of 64x64 pixels"),
+        ({"size_hw": [64, 64], "crop": "corner"}, "about.preprocessing.crop=corner is no choice"),
+        ({"size_hw": [64, 64], "zoom": 2}, "'about.preprocessing.zoom' is no key"),
+    ],
+)
+def test_a_preprocessing_that_does_not_fit_the_model_is_refused(stated, says):
+    with pytest.raises((UsageError, CheckpointError), match=says):
+        read_preprocessing({"preprocessing": stated}, (64, 64))
 
 
 @pytest.mark.parametrize(
