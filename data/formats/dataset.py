@@ -64,11 +64,10 @@ class DataSetInfo:
     """A data set as its first episode shows it.
 
     env: the environment by the format's name. rate: frames per second; None where the format records none.
-    numbers, images: columns with a row for every frame, and the shape of a row. refused: why columns that look like
-    pictures cannot be read. proprio: the columns of proprioception,
+    numbers, images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception,
     where the format marks them. state: the columns that set a simulator up again. names: of the components of a column
     or of `action`. bounds: low and high of the actions. unread: what else the files hold. store_info: of the source, if
-    the data set is our own export.
+    the data set is our own export. refused: why columns that look like pictures cannot be read.
     """
 
     env: str
