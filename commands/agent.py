@@ -15,7 +15,8 @@ if sentence := find_shadow():  # a script beside an envs/ of its own
 from commands.config.compose import load_config
 from commands.config.groups import make_planner
 from commands.shared.devices import resolve_device
-from commands.training.model_folders import load_dynamics
+from commands.training.model_folders import load_dynamics, read_preprocessing
+from data.pictures import Preprocessing
 from planners.mpc import MPC
 
 
@@ -30,6 +31,7 @@ class Agent:
         self, folder: str | Path, device: str = "auto", overrides: tuple[str, ...] = (), seed: int = 0
     ) -> None:
         self.dynamics, self.about = load_dynamics(folder, resolve_device(device))
+        self.preprocessing: Preprocessing = read_preprocessing(self.about, self.dynamics.spec.frame_hw)
         planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
         self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc)
         self.seed = seed
@@ -39,18 +41,48 @@ class Agent:
         """Forget past frames and the plan: call it when the robot was moved by hand or an episode ends."""
         self._goal = None
 
+    def preprocess(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A picture of any size, uint8 [H, W, 3], as the model sees it: cropped and resized as its training data were.
+        A frame of the model's size is returned as it is. ValueError for another type or shape."""
+        return self.preprocessing.prepare(_check_picture("frame", frame))
+
     def act(
         self, frame: NDArray[np.uint8], goal_image: NDArray[np.uint8], proprio: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """The next action [A] in environment units, for the camera's frame and the goal, both uint8 [H, W, 3], and the
-        robot's state [Q] where the model was trained with it.
+        """The next action [A] in environment units, for what the camera gives and the goal, both uint8 [H, W, 3] of any
+        size, and the robot's state [Q] where the model was trained with it.
 
-        Past frames and actions since the last reset are remembered; another goal image starts afresh. ValueError for an
-        image of another size or type than the model was trained on.
+        Both pictures are preprocessed here. Past frames and actions since the last reset are remembered; another goal
+        image starts afresh. ValueError for a picture or a state of another shape or type; such a call changes nothing.
         """
-        goal = np.asarray(goal_image)
+        frame = self.preprocessing.prepare(_check_picture("frame", frame))
+        goal = _check_picture("goal image", goal_image)
+        state = self._check_state(proprio)
         if self._goal is None or not np.array_equal(self._goal, goal):
-            self.mpc.reset(goal[None], [self.seed])
+            self.mpc.reset(self.preprocessing.prepare(goal)[None], [self.seed])
             self._goal = goal.copy()
-        proprio_BQ = None if proprio is None else np.asarray(proprio)[None]
-        return np.asarray(self.mpc.act(np.asarray(frame)[None], proprio_BQ)[0])
+        return np.asarray(self.mpc.act(frame[None], state if state is None else state[None])[0])
+
+    def _check_state(self, proprio: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """The robot's state [Q]; None for a model of images alone."""
+        size = self.dynamics.spec.proprio_dim
+        if size == 0:
+            return None
+        state = None if proprio is None else np.asarray(proprio)
+        if state is None or state.shape != (size,) or state.dtype.kind not in "fiu" or not np.isfinite(state).all():
+            given = "missing" if state is None else f"{state.dtype} {list(state.shape)}"
+            raise ValueError(
+                f"the robot's state is {given}; this model was trained with it and takes {size} finite numbers [{size}]"
+            )
+        return state
+
+
+def _check_picture(what: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture as an array; ValueError unless it is uint8 [H, W, 3]."""
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError(
+            f"the {what} is {array.dtype} {list(array.shape)}: give uint8 [height, width, 3], in the order red, green, "
+            "blue"
+        )
+    return array

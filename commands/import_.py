@@ -25,9 +25,9 @@ from commands.transfer.formats import make_format
 from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Facts, Recording, RecordingFormat
 from data.mapped import create_file
+from data.pictures import View
 from data.schema import SPLITS, EpisodePlan, StoreError, StoreInfo, draw_splits
 from data.store import Reader, Writer, pack_file
-from data.video import View
 
 BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds, number by number
 LEAST_BOUND = 1e-3  # of an action that hardly ever changes
@@ -79,6 +79,8 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
         raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
     if not Reader(path, verify=False).packed:
         left_out += write_all(path, recordings, facts.size_px, config.view, console)
+        for note in form.list_picture_notes():
+            console.warn(f"jepa import: {note}")
     reader = Reader(path, verify=False)
     if not reader.episodes().size:
         raise RunError(f"none of the videos in {config.path} can be decoded: {left_out[0]}")

@@ -86,7 +86,7 @@ def describe_model(folder: Path) -> Rows:
     pool = "none" if sizes.pool is None else f"{sizes.pool.kind}, {sizes.pool.dim} numbers"
     rows = [
         ("kind", description["kind"]),
-        ("frames", f"{encoder.frame_hw[0]} x {encoder.frame_hw[1]} pixels"),
+        ("frames", f"{sizes.image_px[0]} x {sizes.image_px[1]} pixels"),
         (
             "encoder",
             f"{sizes.depth} blocks x {sizes.width}, patches of {sizes.patch_px}, {weights / 1e6:.2f} M weights",

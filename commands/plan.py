@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from commands.config.groups import make_planner
 from commands.config.keys import Files
-from commands.evaluation.evaluate import evaluate, format_headline, load_setup
+from commands.evaluation.evaluate import evaluate, format_headline, load_setup, warn_of_time_limit
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
+from commands.evaluation.protocol import draw_starts
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
@@ -27,7 +28,7 @@ class Config(EvaluationKeys):
     data: Files
     """trajectory file whose held-out episodes give starts and goals"""
     goal: str | list[str] | None = None
-    """image file to reach instead of those goals, of the size of the model's frames; [A,B]: one after the other"""
+    """image file to reach instead of those goals, of any size; [A,B]: one after the other"""
     viewer: Viewer = "none"
     """none, or rerun: those rollouts as episodes.rrd, too, for the viewer of rerun.io (an extra)"""
 
@@ -52,7 +53,8 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
         folder.finish(format_headline(results))
         return
-    setup = load_setup(config, config.data, config.model)
+    setup = load_setup(config, config.data, config.model, draw_starts)
+    warn_of_time_limit(setup, console)
     planner = config.planner
     policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
     photos = check_goals(config.goal, planner.mpc)

@@ -32,13 +32,15 @@ from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder, write_json
 from commands.training.model_folders import (
     check_actions,
-    check_frames,
     find_frame_skip,
     find_model_folder,
     load_dynamics,
     load_encoder,
     open_reader,
+    read_preprocessing,
 )
+from data.pictures import Preprocessing
+from data.prepared import prepare_reader
 from data.windows import Windows
 from envs.presets import Preset, require_strength
 from world_model.dynamics import LatentDynamics
@@ -109,14 +111,15 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     else:
         encoder, source = load_encoder(config.model)
         encoder.to(device)
-    check_frames(encoder.frame_hw, reader.info, str(config.data))
+    preprocessing = read_preprocessing(source, encoder.config.image_px)
+    reader = prepare_reader(reader, preprocessing)
     results: dict[str, Any] = {
         "model": {"folder": str(config.model), **source},
         "data": {"file": [str(path) for path in reader.paths], "checksum": reader.file_checksum},
         "probes": probe_features(config, encoder, reader, console),
     }
     if dynamics is not None:
-        results |= probe_dynamics(config, dynamics, reader, folder.path)
+        results |= probe_dynamics(config, dynamics, reader, preprocessing, folder.path)
         console.say("open-loop error on eval; ratio: over the error of copying the last frame")
         console.say(format_open_loop({name: results[key] for key, name in SCENES.items() if key in results}))
         console.say(_format_dynamics(results))
@@ -209,7 +212,9 @@ def _embed(encoder: VideoEncoder, frames_BTHWC: Tensor) -> Tensor:
 # -- dynamics -------------------------------------------------------------------------------------------------------
 
 
-def probe_dynamics(config: Config, dynamics: LatentDynamics, reader: Any, folder: Path) -> dict[str, Any]:
+def probe_dynamics(
+    config: Config, dynamics: LatentDynamics, reader: Any, preprocessing: Preprocessing, folder: Path
+) -> dict[str, Any]:
     """Open-loop errors, the energy landscape and surprise, all on eval; plots into `folder`."""
     episodes = reader.episodes("eval")[: config.episodes]
     options = config.landscape
@@ -217,7 +222,11 @@ def probe_dynamics(config: Config, dynamics: LatentDynamics, reader: Any, folder
     draw_horizon_curves(errors["open_loop"], folder / "open_loop.png")
     if config.variation is not None:
         frames = redraw_episodes(reader, episodes, config)
-        redrawn = measure_open_loop(dynamics, reader, episodes, config.seed, frames.gather)
+
+        def gather(rows: np.ndarray) -> np.ndarray:
+            return preprocessing.prepare(frames.gather(rows))
+
+        redrawn = measure_open_loop(dynamics, reader, episodes, config.seed, gather)
         errors["open_loop_redrawn"] = {"variation": config.variation, "strength": config.strength, **redrawn}
     summary, mean_energy, offsets = transitions.measure_landscape(dynamics, reader, episodes, options)
     draw_landscape(

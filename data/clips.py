@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.video import TOLERANCE_S, VideoError, VideoFile, View, decode_at_times, find_videos, inspect_video
+from data.pictures import View
+from data.video import TOLERANCE_S, VideoError, VideoFile, decode_at_times, find_videos, inspect_video
 
 STARTS_PER_FRAME = 4  # possible starts of a clip between two of its frames
 ATTEMPTS = 8  # clips tried, one after another, where one cannot be decoded

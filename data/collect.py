@@ -113,7 +113,9 @@ def record_episode(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Plays an episode: columns [frames,...] (`action` [frames-1,A]) and the factors of its model.
 
-    The environment gets the split, so that it can keep its evaluation cases (a maze's layouts) out of training.
+    It has fewer frames where the simulator ends it: a step that is terminated or truncated is not recorded, since what
+    follows may be the start of another episode. The environment gets the split, so that it can keep its evaluation
+    cases (a maze's layouts) out of training.
     """
     observation, info = env.reset(seed=seed, options={"split": split})
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
@@ -125,11 +127,16 @@ def record_episode(
             rows[name].append(np.array(observation[name]))
         rows["state"].append(env.get_state())
         rows["truth"].append(np.array(info["truth"]))
-        if step < frames - 1:
-            rows["action"].append(next(actions))
-            observation, _, _, _, info = env.step(rows["action"][-1])
-    columns = {name: np.stack(values) for name, values in rows.items()}
-    columns["time_s"] = np.arange(frames) * env.task.control_step_s
+        if step == frames - 1:
+            break
+        action = next(actions)
+        observation, _, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            break
+        rows["action"].append(action)
+    taken = np.array(rows.pop("action"), np.float32).reshape(len(rows["pixels"]) - 1, len(env.action_space.low))
+    columns = {"action": taken, **{name: np.stack(values) for name, values in rows.items()}}
+    columns["time_s"] = np.arange(len(taken) + 1) * env.task.control_step_s
     return columns, dict(env.get_factors())
 
 

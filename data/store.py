@@ -77,7 +77,7 @@ class Writer:
         """Writes an episode of L rows: every column [L,...], `action` [L-1,A]; its length is written last.
 
         A second episode at the same index replaces the first. ValueError if a column or factor is missing or has
-        another shape than the file declares.
+        another shape than the file declares, and for an action that is not finite.
         """
         file, factors = self._file, factors or {}
         length, start = len(columns["pixels"]), int(file.episode["start"][index])
@@ -85,6 +85,7 @@ class Writer:
         shapes = {column.name: (length, *column.shape) for column in self.info.columns}
         _check_shapes("columns", columns, shapes | {"action": (length - 1, self.info.action_size)})
         _check_shapes("factors", factors, {column.name: column.shape for column in self.info.factors})
+        _check_actions(np.asarray(columns["action"]), self.info.action_names)
         file.episode["length"][index] = 0
         for name, target in file.columns.items():
             rows = np.asarray(columns[name])
@@ -100,6 +101,15 @@ def _check_shapes(what: str, arrays: Mapping[str, Any], declared: Mapping[str, t
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     if shapes != declared:
         raise ValueError(f"an episode's {what} are {shapes}, the file declares {declared}")
+
+
+def _check_actions(actions_NA: Array, names: Sequence[str]) -> None:
+    wrong = np.argwhere(~np.isfinite(actions_NA))
+    if len(wrong):
+        step, number = wrong[0].tolist()
+        raise ValueError(
+            f"an episode's action {step} has {names[number]}={actions_NA[step, number]}: it must be finite"
+        )
 
 
 # --- reading

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-Pictures = NDArray[np.uint8]
-View = Literal["whole", "centre"]
+from data.pictures import Pictures, View, resize_pictures
+
 SUFFIXES = (".mp4", ".webm", ".gif", ".mkv", ".mov", ".avi")
 NO_SEEKING = ("gif",)  # formats whose frames build on all earlier ones
 ALL_CORES = 0
@@ -32,14 +32,20 @@ class VideoError(ValueError):
 class VideoFile:
     """Facts of a readable file.
 
-    start_s: time stamp of the first frame; length_s: from there to the last frame; aspect: width over height, upright.
+    start_s: time stamp of the first frame; length_s: from there to the last frame; frame_hw: height and width of the
+    first frame, upright.
     """
 
     path: Path
     start_s: float
     length_s: float
     frames: int
-    aspect: float
+    frame_hw: tuple[int, int]
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        return self.frame_hw[1] / self.frame_hw[0]
 
     @property
     def rate(self) -> float:
@@ -75,8 +81,8 @@ def inspect_video(path: Path) -> VideoFile:
         frame = next(container.decode(stream), None)
         if frame is None:
             raise VideoError(f"{path} holds no frame that can be decoded")
-        height, width = upright_hw(frame)
-    return VideoFile(path, min(stamps) * unit_s, (max(stamps) - min(stamps)) * unit_s, len(stamps), width / height)
+        frame_hw = upright_hw(frame)
+    return VideoFile(path, min(stamps) * unit_s, (max(stamps) - min(stamps)) * unit_s, len(stamps), frame_hw)
 
 
 def decode_at_times(
@@ -121,16 +127,9 @@ def count_frames(path: Path) -> int:
 
 def convert_frame(frame: av.VideoFrame, size_hw: tuple[int, int], view: View) -> Pictures:
     """A decoded frame as an upright RGB picture [h, w, 3]."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = upright_hw(frame)
-    scaled_h, scaled_w = size_hw
-    if view == "centre":
-        scale = max(scaled_h / height, scaled_w / width)
-        scaled_h, scaled_w = max(scaled_h, round(height * scale)), max(scaled_w, round(width * scale))
-    stored_hw = (scaled_w, scaled_h) if turns % 2 else (scaled_h, scaled_w)
-    picture = frame.reformat(width=stored_hw[1], height=stored_hw[0], format="rgb24").to_ndarray()
-    top, left = (scaled_h - size_hw[0]) // 2, (scaled_w - size_hw[1]) // 2
-    return np.ascontiguousarray(np.rot90(picture, turns)[top : top + size_hw[0], left : left + size_hw[1]])
+    picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    picture = np.rot90(picture, round(frame.rotation / 90) % 4)
+    return resize_pictures(picture, size_hw, view)
 
 
 @contextmanager

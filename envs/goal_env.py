@@ -1,7 +1,8 @@
 """GoalEnv: a Gymnasium environment with a goal image, in which every state can be restored.
 
 Observations are images, `pixels` and `goal_pixels`; the true state appears only in `info` and `get_truth`, for
-evaluation. An environment never terminates and gives no reward: success and budget belong to the evaluator.
+evaluation. An environment gives no reward and never terminates: success and budget belong to the evaluator. Only an
+environment of Gymnasium's may end an episode of its own (`envs.adapters.gymnasium_simulator`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from envs.actions import read_actions
 from envs.goals import sample_distant_goal
 from envs.presets import APPEARANCE, MOTION, choose_factors
 from envs.rendering import Renderer, choose_backend
@@ -52,7 +54,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self,
         size: int | None = None,
         proprio: bool = False,
-        render_mode: str = "rgb_array",
+        render_mode: str | None = "rgb_array",
         factors: Sequence[str] = (),
         variation: str = "none",
     ) -> None:
@@ -66,8 +68,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         size = self.task.frame_size if size is None else size
         if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 1024:
             raise ValueError(f"size={size!r}: a frame has from 8 to 1024 pixels a side, for example size=64")
-        if render_mode != "rgb_array":
-            raise ValueError(f"render_mode={render_mode!r} is unknown; choices: 'rgb_array'")
+        if render_mode not in (None, "rgb_array"):  # observations are drawn in both
+            raise ValueError(f"render_mode={render_mode!r} is unknown; choices: 'rgb_array', None")
         self.render_mode, self.size, self.proprio, self.split = render_mode, size, proprio, SPLITS[0]
         self.variation = variation
         self._build_simulator(choose_factors(variation, factors))
@@ -166,16 +168,14 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
 
         Raises `ValueError` for an action of another shape, or with NaN or infinity in it.
         """
-        control = np.asarray(action, np.float64)
-        if control.shape != self._low.shape or not np.isfinite(control).all():
-            raise ValueError(f"action {action!r} is not {self._low.size} finite numbers")
-        self.advance(control)
-        return self._observe(), 0.0, False, False, self._get_info()
+        terminated, truncated = self.advance(read_actions(action, self._low.shape, self.task, np.float64))
+        return self._observe(), 0.0, terminated, truncated, self._get_info()
 
-    def advance(self, control: NDArray[np.float64]) -> None:
-        """One environment step with `control` `[A]`, clipped to its bounds, without an observation."""
-        self.physics.step(np.clip(control, self._low, self._high))
+    def advance(self, control: NDArray[np.float64]) -> tuple[bool, bool]:
+        """One environment step with `control` `[A]`, clipped to its bounds, without an observation. Returns whether it
+        terminated or truncated the simulator's own episode; then nothing has moved."""
         self._frame = None
+        return self.physics.step(np.clip(control, self._low, self._high))
 
     def render(self) -> NDArray[np.uint8]:
         """The current image, uint8 `[H, W, 3]`."""

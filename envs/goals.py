@@ -29,7 +29,7 @@ class StateEnv(Protocol):
 
     def get_truth(self, state: NDArray[np.float64] | None = None) -> NDArray[np.float32]: ...
 
-    def advance(self, action: NDArray[np.float64]) -> None: ...
+    def advance(self, action: NDArray[np.float64]) -> tuple[bool, bool]: ...
 
 
 def sample_distant_goal(env: StateEnv, start: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,8 +46,9 @@ def sample_reachable_goal(
 ) -> NDArray[np.float64]:
     """A state `[S]` after `goal_offset` steps of held random actions from `start` `[S]`.
 
-    For tasks in which most poses cannot be held, or the possible poses are not known. Returns the first state at
-    least `min_goal_distance` away, else the farthest of 20. Leaves the environment in another state.
+    For tasks in which most poses cannot be held, or the possible poses are not known. A walk stops where the simulator
+    ends its episode. Returns the first state at least `min_goal_distance` away, else the farthest of 20. Leaves the
+    environment in another state.
     """
     low, high = np.array(env.task.action_low), np.array(env.task.action_high)
     truth, farthest, goal = env.get_truth(start), -1.0, start
@@ -56,7 +57,8 @@ def sample_reachable_goal(
         for step in range(env.task.goal_offset):
             if step % _HOLD_STEPS == 0:
                 action = env.np_random.uniform(low, high)
-            env.advance(action)
+            if any(env.advance(action)):
+                break
         distance = float(env.task.distance(truth, env.get_truth()))
         if distance > farthest:
             farthest, goal = distance, env.get_state()

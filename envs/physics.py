@@ -99,10 +99,11 @@ class Physics:
         assert state.shape == (self.state_size,), (state.shape, self.state_size)
         mujoco.mj_setState(self.model, self.data, state, _SIGNATURE)
 
-    def step(self, control: NDArray[np.float64]) -> None:
-        """One control step with the control `[A]` held."""
+    def step(self, control: NDArray[np.float64]) -> tuple[bool, bool]:
+        """One control step with the control `[A]` held; it never ends an episode (terminated, truncated)."""
         self.data.ctrl[:] = control
         mujoco.mj_step(self.model, self.data, nstep=self.substeps)
+        return False, False
 
     def update_kinematics(self) -> None:
         """Compute the positions of everything drawn from the state.

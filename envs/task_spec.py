@@ -19,7 +19,7 @@ class TaskSpec:
 
     `distance` takes two truth arrays `[..., L]` that broadcast, and returns float64 `[...]` in
     `distance_unit`. `goal_offset`, `budget` and `held_steps` count environment steps of `control_step_s`
-    seconds. `distance_bins` are edges.
+    seconds. `distance_bins` are edges; None: they follow from the distances evaluated.
     """
 
     name: str
@@ -30,7 +30,7 @@ class TaskSpec:
     budget: int
     goal_offset: int
     min_goal_distance: float
-    distance_bins: tuple[float, ...]
+    distance_bins: tuple[float, ...] | None = None
     control_step_s: float
     frame_skip: int  # default number of environment steps in a model step
     action_low: tuple[float, ...]
@@ -42,6 +42,7 @@ class TaskSpec:
     distance: Distance = field(repr=False)
     probe_targets: Targets = field(repr=False)
     frame_size: int = 64
+    time_limit: int | None = None  # environment steps of the simulator's own episodes, which are played on beyond it
     # (start truth [n, L], goal truth [n, L]) -> kinds of goals [n] that tables list separately
     goal_kind: Callable[[ArrayLike, ArrayLike], NDArray[np.str_]] | None = field(default=None, repr=False)
     # (truth [..., L], truth [..., L]) -> whether a wall [...] crosses the straight line between them
@@ -57,6 +58,14 @@ class TaskSpec:
     def proprio_index(self) -> tuple[int, ...]:
         """Indices of the proprioceptive quantities in a truth vector."""
         return tuple(self.truth_names.index(name) for name in self.proprio_names)
+
+    def describe_time_limit(self, steps: int) -> str | None:
+        """One sentence where so many environment steps go beyond the simulator's own episodes."""
+        if self.time_limit is None or steps <= self.time_limit:
+            return None
+        return (
+            f"{self.name} ends its own episodes after {self.time_limit} steps (max_episode_steps), {steps} are played"
+        )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 import envs
+from envs.actions import read_actions
 from envs.session import Session
 
 Batch = dict[str, NDArray[Any]]
@@ -160,10 +161,11 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
     def step(
         self, actions: ArrayLike
     ) -> tuple[Batch, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Batch]:
-        """One environment step with actions `[n, A]`; rewards are 0 and nothing ends."""
-        rows = np.asarray(actions, np.float32)
-        if rows.shape != self.action_space.shape:
-            raise ValueError(f"actions of shape {rows.shape}, expected {self.action_space.shape}")
+        """One environment step with actions `[n, A]`; rewards are 0, and only a simulator's own episode may end.
+
+        Raises `ValueError`, before any environment moves, for actions of another shape, or with NaN or infinity.
+        """
+        rows = read_actions(actions, (self.num_envs, len(self.task.action_low)), self.task, np.float32)
         results = self._call("step", [{"action": action} for action in rows])
         observations, rewards, terminations, truncations, infos = zip(*results, strict=True)
         return _stack(observations), np.array(rewards), np.array(terminations), np.array(truncations), _stack(infos)

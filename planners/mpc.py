@@ -99,16 +99,18 @@ class MPC:
         """Begin an episode in every environment. goal_frames: uint8 [B,H,W,C], or [B,G,H,W,C] for G sub-goals one
         after the other; seeds: one per environment.
 
-        Raises ValueError for several sub-goals where nothing would ever switch them.
+        Raises ValueError for several sub-goals where nothing would ever switch them, and for pictures of another size
+        or type; the episode before then goes on.
         """
-        self._count = goal_frames.shape[1] if goal_frames.ndim == 5 else 1
-        if self._count > 1:
-            self._check_switching()
+        count = goal_frames.shape[1] if goal_frames.ndim == 5 else 1
+        if count > 1:
+            self._check_switching(count)
         flat = goal_frames.reshape(-1, *goal_frames.shape[2:]) if goal_frames.ndim == 5 else goal_frames
-        frames = self._to_frames(flat, "goal image")
-        assert len(frames) == len(seeds) * self._count, (goal_frames.shape, len(seeds))
+        self._check_frames(flat, "goal image")
+        assert len(flat) == len(seeds) * count, (goal_frames.shape, len(seeds))
         with torch.no_grad():
-            self._goal = self.dynamics.encode_goal(frames)
+            self._goal = self.dynamics.encode_goal(self._to_frames(flat))
+        self._count = count
         self.subgoal_B = torch.zeros(len(seeds), dtype=torch.long, device=self.spec.device)
         self._subgoal_steps_B = torch.zeros_like(self.subgoal_B)
         self._seeds = tuple(int(seed) for seed in seeds)
@@ -126,15 +128,18 @@ class MPC:
         robot's state where the model knows it (`spec.proprio`); else that is not looked at.
 
         Returns numpy for numpy frames, else a tensor on the frames' device. Plans when the last plan is
-        used up.
+        used up. Raises ValueError for frames or a state of another size or type, before anything is remembered.
         """
         assert self._goal is not None, "call reset(goal_frames, seeds) before act"
+        self._check_frames(frames_BHWC, "frame")
+        assert len(frames_BHWC) == len(self._seeds), (frames_BHWC.shape, len(self._seeds))
+        if self.spec.proprio != "none":
+            self._check_proprio(proprio_BQ)
         if self._step % self.spec.frame_skip == 0:
-            frames = self._to_frames(frames_BHWC, "frame")
-            assert len(frames) == len(self._seeds), (frames.shape, len(self._seeds))
+            frames = self._to_frames(frames_BHWC)
             self._frames_seen.append(frames)
-            if self.spec.proprio != "none":
-                self._proprio.append(self._to_proprio(proprio_BQ))
+            if proprio_BQ is not None and self.spec.proprio != "none":
+                self._proprio.append(_copy(proprio_BQ).to(self.spec.device, torch.float32))
             if self._count > 1 and self._step:
                 self._switch_subgoals(self._goal, frames)
             if not self._queue:
@@ -195,11 +200,11 @@ class MPC:
         self._subgoal_steps_B = self._subgoal_steps_B.masked_fill(done, 0)
         self.subgoal_B = (self.subgoal_B + done).clamp(max=self._count - 1)
 
-    def _check_switching(self) -> None:
+    def _check_switching(self, count: int) -> None:
         config = self.config
         if not config.reached_cost and not config.subgoal_steps:
             raise ValueError(
-                f"{self._count} sub-goals and nothing to switch them by; set planner.mpc.reached_cost or "
+                f"{count} sub-goals and nothing to switch them by; set planner.mpc.reached_cost or "
                 "planner.mpc.subgoal_steps above 0"
             )
         if config.reached_cost and not isinstance(self.cost, FrameCost):
@@ -220,21 +225,32 @@ class MPC:
         proprio = torch.stack([self._proprio[0]] * missing + list(self._proprio), dim=1) if self._proprio else None
         return self.dynamics.observe(frames, actions, valid.expand(len(first), -1), proprio)
 
-    def _to_proprio(self, proprio_BQ: Frames | None) -> Tensor:
-        if proprio_BQ is None:
-            raise ValueError(f"this model knows the robot's state (proprio={self.spec.proprio}): give it beside frames")
-        return torch.as_tensor(np.array(proprio_BQ) if isinstance(proprio_BQ, np.ndarray) else proprio_BQ).to(
-            self.spec.device, torch.float32
-        )
-
-    def _to_frames(self, frames: Frames, what: str) -> Tensor:
-        """Frames as a uint8 tensor on the dynamics' device. Raises ValueError for another size or type."""
-        # Always a copy: an environment may draw its next frame into the same memory.
-        tensor = torch.from_numpy(np.array(frames)) if isinstance(frames, np.ndarray) else frames.clone()
+    def _check_frames(self, frames: Frames, what: str) -> None:
+        """Raise ValueError for frames of another size or type than the model's."""
         height, width = self.spec.frame_hw
-        if tensor.dtype != torch.uint8 or tensor.ndim != 4 or tuple(tensor.shape[1:3]) != (height, width):
+        is_uint8 = str(frames.dtype).removeprefix("torch.") == "uint8"
+        if not is_uint8 or frames.ndim != 4 or tuple(frames.shape[1:3]) != (height, width):
             raise ValueError(
-                f"the {what} is {tensor.dtype} {tuple(tensor.shape)}; this model takes torch.uint8 "
+                f"the {what} is {frames.dtype} {tuple(frames.shape)}; this model takes uint8 "
                 f"[batch, {height}, {width}, channels]"
             )
-        return tensor.to(self.spec.device)
+
+    def _check_proprio(self, proprio_BQ: Frames | None) -> None:
+        """Raise ValueError unless there is a finite state for every environment, of the model's size."""
+        if proprio_BQ is None:
+            raise ValueError(f"this model knows the robot's state (proprio={self.spec.proprio}): give it beside frames")
+        size = self.spec.proprio_dim
+        if tuple(proprio_BQ.shape) != (len(self._seeds), size) or not torch.isfinite(_copy(proprio_BQ)).all():
+            raise ValueError(
+                f"the robot's state is {proprio_BQ.dtype} {tuple(proprio_BQ.shape)}; this model takes "
+                f"[{len(self._seeds)}, {size}] finite numbers"
+            )
+
+    def _to_frames(self, frames: Frames) -> Tensor:
+        """Frames as a tensor on the dynamics' device."""
+        return _copy(frames).to(self.spec.device)
+
+
+def _copy(values: Frames) -> Tensor:
+    """A tensor with memory of its own: an environment may draw its next frame into the same memory."""
+    return torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else values.clone()

@@ -52,7 +52,7 @@ class DynamicsSpec:
     the environment's action size, laid out [first environment step's action, second's, ...].
     `history`: T, the number of frames (one model step apart) that `observe` takes.
     `max_horizon`: the longest K the model may be asked for.
-    `views`: names its Imagined and Goal offer. `proprio`: how proprioception is used.
+    `views`: names its Imagined and Goal offer. `proprio`: how proprioception is used; `proprio_dim`: its size.
     `step_bytes`: about how much memory one imagined step of one candidate takes at the peak (activations,
     keys and values, views); `score()` sizes its chunks by it. 0: small, never chunk.
     """
@@ -65,6 +65,7 @@ class DynamicsSpec:
     frame_skip: int = 1
     history: int = 1
     proprio: Literal["none", "integrate", "predicted"] = "none"
+    proprio_dim: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step_bytes: int = 0
 
@@ -76,6 +77,7 @@ class DynamicsSpec:
         assert len(low) % self.frame_skip == 0, (len(low), self.frame_skip)
         assert self.history >= 1, self.history
         assert self.max_horizon >= 1, self.max_horizon
+        assert (self.proprio == "none") == (self.proprio_dim == 0), (self.proprio, self.proprio_dim)
 
     @property
     def block_dim(self) -> int:

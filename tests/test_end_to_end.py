@@ -105,7 +105,6 @@ def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
 
     frame = Reader(work / "runs/collect/data/trajectories.h5").column("pixels", 0)[7]
     Image.fromarray(frame).save(work / "photo.png")
-    Image.fromarray(frame[:32]).save(work / "half.png")
     (work / "words.png").write_text("no picture")
     words = ("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.episodes=2", *SEARCH, "videos=1")
     done = jepa(*words, "goal=photo.png", "name=photo", cwd=work)
@@ -124,7 +123,6 @@ def test_a_picture_can_be_the_goal_and_a_wrong_one_is_named(work):
     strange = jepa(*words, "goal=strange.png", "name=strange", cwd=work)
     assert "looks unlike the data" in strange.stderr and "another environment" in strange.stderr
     for goal, code, says in (
-        ("half.png", 2, "32x64"),
         ("words.png", 1, "as an image"),
         ("none.png", 1, "no such file"),
     ):
@@ -276,7 +274,6 @@ def test_weights_made_elsewhere_posttrain_and_plan(work):
         (("plan", *PLANNED, "planner.horizon=9"), 1, "horizon"),
         (("plan", *PLANNED, "planner.cost.view=tokens"), 1, "pooled"),
         (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
-        (("pretrain", "data=runs/collect/data", "encoder.image_px=[128,128]"), 2, "128x128"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
         (("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa21"), 2, "objective.targets.levels=4"),
         (("posttrain", "data=runs/collect/data", "encoder=pretrained"), 2, "path="),
@@ -313,12 +310,35 @@ def test_the_python_of_a_page_drives_an_environment_with_a_model(work, monkeypat
     assert (np.abs(scope["action"]) <= 1).all()
 
 
-def test_a_goal_image_of_another_size_is_refused(work):
-    from commands.agent import Agent
+def test_data_of_another_picture_size_train_both_stages_plan_and_probe(work):
+    jepa("collect", "data.episodes=6", "data.frames=30", "env.kwargs={size: 96}", "name=large", cwd=work)
+    large = "data=runs/collect/large"
+    done = jepa("pretrain", large, "encoder=tiny", *TINY, "name=large", cwd=work)
+    says = "frames of 96x96 pixels are resized to the encoder's 64x64 (crop: centre, bilinear)"
+    assert says in done.stdout
+    assert says in jepa("posttrain", large, "encoder=runs/pretrain/large", *TINY, "name=large", cwd=work).stdout
+    for stage in ("pretrain", "posttrain"):
+        config = json.loads((work / f"runs/{stage}/large/model/model.json").read_text())["config"]
+        assert config["about"]["preprocessing"]["stored_hw"] == [96, 96]
+    quick = ("protocol.episodes=1", "protocol.budget=3", "protocol.oracle_cost.episodes=1", "videos=1", *SEARCH)
+    jepa("plan", "model=runs/posttrain/large", large, *quick, "name=large", cwd=work)
+    jepa("plan", "model=runs/posttrain/model", large, *quick, "name=larger", cwd=work)  # trained on 64x64
+    probe = ("windows=40", "readout.kinds=[ridge]", "landscape.cells=3", "episodes=2", "name=large")
+    jepa("probe", "model=runs/posttrain/large", large, *probe, cwd=work)
 
-    agent = Agent(work / "runs/posttrain/model", device="cpu", overrides=("planner.samples=8", "planner.elites=2"))
-    with pytest.raises(ValueError, match=r"\(1, 32, 32, 3\)"):
-        agent.act(np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8))
+
+def test_a_goal_picture_of_any_size_is_brought_to_the_model_s(work):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = np.random.default_rng(0).integers(0, 256, (480, 640, 4), dtype=np.uint8)
+    Image.fromarray(photo).save(work / "phone.png", exif=exif)
+    words = ("plan", *PLANNED[:2], *SEARCH, "videos=0", "protocol.budget=2", "goal=phone.png", "name=phone")
+    done = jepa(*words, cwd=work)
+    assert "towards phone.png from 30 starts" in done.stdout  # the frames of one held-out episode, of 50 asked for
+    assert "phone.png has alpha: it is laid on white" in done.stderr
+    assert "frames of 640x480 pixels are resized to the encoder's 64x64" in done.stdout
 
 
 def test_probe_reports_features_and_dynamics(work):

@@ -7,14 +7,18 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from commands.agent import Agent
 from commands.cli import main as cli
 from data.formats import droid_example
 from data.formats.droid_example import write_example
+from data.pictures import Preprocessing
+from data.prepared import prepare_reader
 from data.store import Reader
-from tests.data.made_sets import ours
+from tests.data.made_sets import ours, robomimic
 
 pytestmark = pytest.mark.slow
 TINY = ("encoder=tiny", "trainer=debug")
@@ -81,6 +85,26 @@ def test_an_encoder_from_video_takes_trajectories_of_another_picture_size(work, 
     assert Reader("runs/import/small/trajectories.h5").info.frame_hwc == (48, 48, 3)
     jepa("posttrain", "data=runs/import/small", "encoder=runs/pretrain/video", "trainer=debug", "name=small")
     assert "48x48 pixels are resized to the encoder's 64x64" in capsys.readouterr().out
+
+
+def test_a_camera_s_raw_frame_reaches_the_model_as_training_saw_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    robomimic(Path("set.hdf5"), demos=8)
+    camera = np.random.default_rng(0).integers(0, 256, (7, 48, 80, 3), dtype=np.uint8)
+    with h5py.File("set.hdf5", "r+") as file:
+        for demo in file["data"].values():
+            del demo["obs/agentview_image"]
+            demo["obs/agentview_image"] = camera
+    jepa("import", "format=robomimic", "path=set.hdf5", "view=whole", "name=arm")
+    data, short = "data=runs/import/arm", ("trainer=debug", "name=arm")
+    jepa("pretrain", data, "encoder=tiny", "objective.frame_gap=1", "objective.frames=4", *short)
+    model = ("dynamics.history=2", "dynamics.horizon=2", "dynamics.losses.rollout_steps=2")
+    jepa("posttrain", data, "encoder=runs/pretrain/arm", *model, "dynamics.losses.rollout_history=1", *short)
+    agent = Agent("runs/posttrain/arm", "cpu", ("planner.horizon=2", "planner.samples=8", "planner.elites=2"))
+    assert agent.preprocessing == Preprocessing((64, 64), "whole", stored_hw=(48, 48))
+    seen = prepare_reader(Reader("runs/import/arm/trajectories.h5"), agent.preprocessing).column("pixels", 0)
+    np.testing.assert_array_equal(agent.preprocess(camera[2]), seen[2])
+    assert agent.act(camera[2], camera[5]).shape == (3,)
 
 
 def test_planning_where_no_environment_is_known_is_one_sentence(work, monkeypatch, capsys):

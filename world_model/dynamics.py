@@ -169,7 +169,7 @@ class LatentDynamics(nn.Module):
         return DynamicsSpec(
             action_low=self.actions.block_low,
             action_high=self.actions.block_high,
-            frame_hw=self.encoder.frame_hw,
+            frame_hw=self.encoder.config.image_px,
             frame_skip=self.actions.frame_skip,
             history=self.config.history,
             max_horizon=self.config.horizon,
@@ -177,6 +177,7 @@ class LatentDynamics(nn.Module):
             device=self.action_mid.device,
             step_bytes=self.predictor.block_tokens * per_token + self.output.step_bytes(self.encoder),
             proprio=self.config.proprio_model,
+            proprio_dim=self.config.proprio_dim,
         )
 
     def observe(

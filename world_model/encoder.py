@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor, nn
@@ -112,17 +111,14 @@ def space_levels(depth: int, count: int) -> tuple[int, ...]:
 
 
 class VideoEncoder(nn.Module):
-    """clip [B, C, T, H, W] -> tokens [B, N, D]; frames uint8 [B, T, H, W, C] -> tokens and pooled embeddings.
-
-    frame_px: size of incoming frames, if they are resized to config.image_px first; None: no resizing.
-    """
+    """clip [B, C, T, H, W] -> tokens [B, N, D]; frames uint8 [B, T, H, W, C] -> tokens and pooled embeddings."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: EncoderConfig, frame_px: tuple[int, int] | None = None) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config, self.frame_px = config, frame_px
+        self.config = config
         self.patch_embed: PatchEmbed | ConvStem = config.stem.make(config.patch_px, config.tubelet, config.width)
         if config.stem.images:
             self.patch_embed_img = PatchEmbed(config.patch_px, 1, config.width)
@@ -153,19 +149,9 @@ class VideoEncoder(nn.Module):
         self.pixel_std.copy_(std_C.clamp_min(1.0))
 
     def normalise(self, frames_BTHWC: Tensor) -> Tensor:
-        """Frames [B, T, H, W, C] in 0..255 -> normalised clip [B, C, T, H, W], resized if frame_px is set."""
+        """Frames [B, T, H, W, C] in 0..255 -> normalised clip [B, C, T, H, W]."""
         frames = (frames_BTHWC.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
-        clip = rearrange(frames, "b t h w c -> b c t h w")
-        if self.frame_px is None:
-            return clip
-        steps, flat = clip.shape[2], rearrange(clip, "b c t h w -> (b t) c h w")
-        flat = F.interpolate(flat, size=self.config.image_px, mode="bilinear", antialias=True)
-        return rearrange(flat, "(b t) c h w -> b c t h w", t=steps)
-
-    @property
-    def frame_hw(self) -> tuple[int, int]:
-        """Height and width of incoming frames, pixels."""
-        return self.frame_px or self.config.image_px
+        return rearrange(frames, "b t h w c -> b c t h w")
 
     @property
     def pooled_dim(self) -> int:

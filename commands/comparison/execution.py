@@ -13,12 +13,13 @@ from commands.evaluation.evaluate import evaluate, evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations
 from commands.shared.runs import get_commit, list_versions, write_json
-from commands.training.model_folders import MODEL, load_encoder, open_reader, read_model_kind
+from commands.training.feature_cache import make_cache_key
+from commands.training.model_folders import MODEL, derive_preprocessing, load_encoder, open_reader, read_model_kind
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
 from commands.transfer.collection import FILE, collect_into
 from data.features import FeatureCache
-from world_model.training.checkpoint import hash_tensors
+from data.prepared import prepare_reader
 
 
 def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Console) -> None:
@@ -65,8 +66,9 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
         own = time_phase("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
-    features = FeatureCache(open_reader(data, keys.on_damaged))
-    features.build_path(hash_tensors(load_encoder(encoder)[0].state_dict()), keys.dynamics.space).unlink()
+    reader, trained = open_reader(data, keys.on_damaged), load_encoder(encoder)[0]
+    reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))
+    FeatureCache(reader).build_path(make_cache_key(trained, reader), keys.dynamics.space).unlink()
     return record
 
 

@@ -6,8 +6,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from commands.evaluation.protocol import (
     SCHEMA,
     Cases,
     EvaluationSetup,
+    ProtocolConfig,
     Rollouts,
     apply_threshold,
     detect_success,
@@ -49,27 +50,42 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
-from commands.training.model_folders import check_actions, check_frames, find_frame_skip, load_dynamics, open_reader
+from commands.training.model_folders import (
+    check_actions,
+    find_frame_skip,
+    load_dynamics,
+    open_reader,
+    read_preprocessing,
+)
+from data.prepared import prepare_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
 from world_model.dynamics import LatentDynamics
 from world_model.training.loop import keep_freed_memory
 
+DrawCases = Callable[[Any, TaskSpec, ProtocolConfig], Cases]  # from a reader; draw_cases, or draw_starts
 
-def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any) -> EvaluationSetup:
+
+def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any, draw: DrawCases = draw_cases) -> EvaluationSetup:
     """Load model and data, check that they fit, and draw starts and goals."""
     keep_freed_memory()
     model, source = load_dynamics(model_folder, resolve_device(keys.device))
-    reader = open_reader(data, keys.on_damaged)
-    check_frames(model.encoder.frame_hw, reader.info, str(data))
+    preprocessing = read_preprocessing(source, model.encoder.config.image_px)
+    reader = prepare_reader(open_reader(data, keys.on_damaged), preprocessing)
     check_actions(model.actions, reader.info, str(data))
     if reader.info.env_id != source["env"]:
         raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {source['env']}")
-    return make_setup(keys, reader, source, model.spec.frame_skip, model)
+    setup = make_setup(keys, reader, source, model.spec.frame_skip, model, draw)
+    return replace(setup, preprocessing=preprocessing)
 
 
 def make_setup(
-    keys: EvaluationKeys, reader: Any, source: dict[str, Any], skip: int, model: LatentDynamics | None = None
+    keys: EvaluationKeys,
+    reader: Any,
+    source: dict[str, Any],
+    skip: int,
+    model: LatentDynamics | None = None,
+    draw: DrawCases = draw_cases,
 ) -> EvaluationSetup:
     """Task, protocol, starts and goals for the environment of a file. skip: environment steps per model step."""
     task = envs.find_task(source["env"])
@@ -80,7 +96,7 @@ def make_setup(
         )
     task = apply_threshold(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
-    cases = redraw_scenes(draw_cases(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
+    cases = redraw_scenes(draw(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
     return EvaluationSetup(model, source, reader, task, protocol, cases, skip)
 
 
@@ -142,6 +158,7 @@ def play_methods(
     keys: EvaluationKeys, setup: EvaluationSetup, console: Console
 ) -> tuple[dict[str, Rollouts], dict[str, float]]:
     """The episodes of every method, and the seconds that each took."""
+    warn_of_time_limit(setup, console)
     runs, seconds = {}, {}
     few_cases = setup.cases.take(setup.protocol.oracle_cost.episodes)
     for name, policy in make_policies(keys, setup).items():
@@ -154,12 +171,19 @@ def play_methods(
     return runs, seconds
 
 
+def warn_of_time_limit(setup: EvaluationSetup, console: Console) -> None:
+    """Print where the budget goes beyond the simulator's own episodes."""
+    assert setup.protocol.budget is not None
+    if sentence := setup.task.describe_time_limit(setup.protocol.budget):
+        console.warn(f"jepa plan: {sentence} here: protocol.budget={setup.task.time_limit} stops there")
+
+
 def summarise_methods(
     runs: dict[str, Rollouts], setup: EvaluationSetup, keys: EvaluationKeys
 ) -> dict[str, dict[str, Any]]:
     """`methods` of results.json."""
     steps, judge = keys.planner.mpc.receding_steps * setup.frame_skip, setup.protocol.judge
-    return {name: summarise(run.distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
+    return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
 def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
@@ -237,7 +261,7 @@ def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
             "distances": [round(float(distance), 4) for distance in distances],
         }
         for name, run in runs.items()
-        for number, distances in enumerate(run.distances)
+        for number, distances in enumerate(run.played_distances)
     ]
     return "".join(json.dumps(to_json_value(line)) + "\n" for line in lines)
 
@@ -257,6 +281,6 @@ def format_headline(results: dict[str, Any]) -> str:
 
 
 def _format_rates(run: Rollouts, task: TaskSpec) -> str:
-    rates = " ".join(f"{detect_success(run.distances, limit).mean():.0%}" for limit in task.thresholds)
-    held = detect_success(run.distances, task.thresholds[0], task.held_steps).mean()
+    rates = " ".join(f"{detect_success(run.played_distances, limit).mean():.0%}" for limit in task.thresholds)
+    held = detect_success(run.played_distances, task.thresholds[0], task.held_steps).mean()
     return f"within {'/'.join(map(str, task.thresholds))} {task.distance_unit}: {rates}, held {held:.0%}"

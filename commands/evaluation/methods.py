@@ -65,7 +65,16 @@ def play_policy(
     assert budget is not None
     make_vector = partial(VectorGoalEnv, setup.task.name, num_workers=0, **setup.env_kwargs)
     with console.progress(name, budget, "environment steps") as progress:
-        return run_episodes(policy, make_vector, cases or setup.cases, budget, videos, progress.update)
+        run = run_episodes(
+            policy, make_vector, cases or setup.cases, budget, videos, progress.update, setup.preprocessing
+        )
+    if run.played is not None:
+        ended = run.played[run.played < budget]
+        console.warn(
+            f"jepa plan: {name}: {setup.task.name} ended {len(ended)} of {len(run.played)} episodes itself, after "
+            f"{ended.min()} to {ended.max()} of {budget} steps; they are counted up to there"
+        )
+    return run
 
 
 def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any
 
     def make_oracle(cost_model: Any, less: dict[str, int], oracle_cost: GoalCost, receding_steps: int) -> OraclePolicy:
         env, workers = envs.make(task.name, **setup.env_kwargs), keys.workers or os.cpu_count() or 1
-        dynamics = OracleDynamics(env, cost_model, planner.horizon, workers, setup.frame_skip)
+        dynamics = OracleDynamics(env, cost_model, planner.horizon, workers, setup.frame_skip, setup.preprocessing)
         search = replace(mpc, receding_steps=receding_steps)
         return OraclePolicy(dynamics, make_oracle_planner(planner, less), oracle_cost, search)
 

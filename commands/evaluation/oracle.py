@@ -18,6 +18,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.pictures import Preprocessing
 from envs.goal_env import GoalEnv
 from planners.mpc import MPC, MPCConfig
 from planners.protocol import Cost, Dynamics, DynamicsSpec, Keep, Planner, Views
@@ -37,8 +38,18 @@ class OracleContext:
 class OracleDynamics:
     """The simulator as a world model. `set_states` must be called before every plan."""
 
-    def __init__(self, env: GoalEnv, model: Dynamics | None, horizon: int, threads: int, frame_skip: int = 1) -> None:
+    def __init__(
+        self,
+        env: GoalEnv,
+        model: Dynamics | None,
+        horizon: int,
+        threads: int,
+        frame_skip: int = 1,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        """preprocessing: of the environment's pictures for the model; None: they are taken as they are."""
         self.env, self.model = env, model
+        self.preprocessing = preprocessing or Preprocessing((env.size, env.size))
         self.rollout: Any = None
         if env.physics.model is not None:
             import mujoco
@@ -51,7 +62,7 @@ class OracleDynamics:
         views = ("truth",) + (model.spec.views if model is not None else ())
         low, high = task.action_low * frame_skip, task.action_high * frame_skip
         device = torch.device("cpu") if model is None else model.spec.device
-        self.spec = DynamicsSpec(low, high, (env.size, env.size), horizon, views, frame_skip, device=device)
+        self.spec = DynamicsSpec(low, high, self.preprocessing.size_hw, horizon, views, frame_skip, device=device)
 
     def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
         """Set the present true states and goals [B, S]."""
@@ -104,9 +115,10 @@ class OracleDynamics:
         states = np.empty((*plans.shape[:2], len(state)))
         for s, plan in enumerate(plans):
             self.env.set_state(state)
+            ended = False  # the simulator's own episode; its state then stays
             for k, block in enumerate(plan):
                 for action in block:
-                    self.env.advance(action)
+                    ended = ended or any(self.env.advance(action))
                 states[s, k] = self.env.get_state()
         return states
 
@@ -119,7 +131,8 @@ class OracleDynamics:
         """The model's view of the rendered states [B, S, K, state]."""
         assert self.model is not None
         flat = states.reshape(-1, states.shape[-1])
-        frames = torch.from_numpy(np.stack([self.env.render_state(state) for state in flat]))
+        rendered = np.stack([self.env.render_state(state) for state in flat])
+        frames = torch.from_numpy(self.preprocessing.prepare(rendered))
         parts = [self.model.encode_goal(chunk).view(name) for chunk in frames.to(self.spec.device).split(256)]
         return torch.cat(parts).unflatten(0, states.shape[:3])
 

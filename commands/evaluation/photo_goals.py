@@ -25,6 +25,7 @@ from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import write_atomic, write_json
 from commands.training.feature_cache import list_split_rows
+from data.pictures import PictureError, Preprocessing, read_picture
 from planners.costs import feature_distance
 from planners.mpc import MPCConfig
 from world_model.dynamics import LatentDynamics
@@ -58,23 +59,19 @@ def check_goals(goal: str | list[str], switching: MPCConfig) -> list[str]:
     return goals
 
 
-def read_photo(path: str | Path, frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """An image file as uint8 [H, W, 3]. RunError if it cannot be read, UsageError for another size than the model's."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise RunError(f"goal={path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise RunError(f"goal={path} cannot be read as an image ({error})") from error
-    if pixels.shape[:2] != tuple(frame_hw):
-        raise UsageError(
-            f"goal={path} has {pixels.shape[0]}x{pixels.shape[1]} pixels and the model needs "
-            f"{frame_hw[0]}x{frame_hw[1]}: crop and scale it"
-        )
-    return pixels
+def read_photos(goals: Sequence[str], preprocessing: Preprocessing, console: Console) -> NDArray[np.uint8]:
+    """Image files of any size as frames of the model [G, H, W, 3]. RunError if one cannot be read; what changes its
+    values is printed."""
+    photos = []
+    for goal in goals:
+        try:
+            picture = read_picture(Path(goal), lambda note: console.warn(f"jepa plan: goal={note}"))
+        except PictureError as error:
+            raise RunError(f"goal={error}") from error
+        photos.append(preprocessing.prepare(picture))
+        if picture.shape[:2] != preprocessing.size_hw:
+            console.say(f"goal={goal}: {preprocessing.describe(picture.shape[:2])}")
+    return np.stack(photos)
 
 
 def plan_to_photos(
@@ -91,7 +88,8 @@ def plan_to_photos(
     view: view of the model that distances are measured in. Writes results.json, videos and report.html.
     """
     model, task, num_starts = setup.model, setup.task, len(setup.cases.seeds)
-    photos = np.stack([read_photo(goal, model.spec.frame_hw) for goal in goals])
+    assert setup.preprocessing is not None
+    photos = read_photos(goals, setup.preprocessing, console)
     for goal, photo in zip(goals, photos, strict=True):
         novelty = measure_novelty(model, setup.reader, photo)
         if novelty > NOVEL:

@@ -16,10 +16,13 @@ import numpy as np
 from annotated_types import Ge, Gt, Interval
 from numpy.typing import NDArray
 
+from data.pictures import Preprocessing
 from envs.presets import Preset, choose_env_kwargs, require_strength
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
+MOST_BINS = 5  # of goal distances, where the task states none
+Pair = tuple[float, int, int]  # a start and its goal: their distance, episode, first frame
 JudgedSteps = tuple[NDArray[np.float64], int]
 Judge = Literal["any", "held", "final", "replan"]
 GoalNuisance = Literal["same", "other", "clean"]
@@ -128,6 +131,7 @@ class EvaluationSetup:
     protocol: ProtocolConfig  # resolved: no null is left
     cases: Cases
     frame_skip: int  # environment steps in a model step
+    preprocessing: Preprocessing | None = None  # of the environment's pictures for the model; None: without a model
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     """Starts and goals of a split, spread evenly over its episodes; ValueError where the file has too few."""
     assert protocol.goal_offset is not None and protocol.min_goal_distance is not None, protocol
     rng = np.random.default_rng([protocol.seed, 71])
-    candidates: list[list[tuple[float, int, int]]] = []  # of each episode, in the order of their draw
+    candidates: list[list[Pair]] = []  # of each episode, in the order of their draw
     solved = near = 0
     for episode in map(int, rng.permutation(reader.episodes(protocol.split))):
         truth = reader.column("truth", episode)
@@ -169,23 +173,47 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         near += int(is_near.sum())
         drawn = rng.permutation(starts[~is_solved & ~is_near])
         candidates.append([(float(distance[start]), episode, int(start)) for start in drawn])
-    rounds = zip_longest(*candidates)
-    pairs = [pair for one_round in rounds for pair in one_round if pair is not None][: protocol.episodes]
+    pairs = _take_in_turn(candidates, protocol.episodes)
     if len(pairs) < protocol.episodes:
         raise ValueError(
             f"split {protocol.split} serves {len(pairs)} starts with goals {protocol.goal_offset} steps ahead and at "
             f"least {protocol.min_goal_distance} {task.distance_unit} away, not {protocol.episodes}: ask for fewer "
             "episodes, a smaller protocol.goal_offset, or collect more or longer episodes"
         )
+    return _read_cases(reader, task, protocol, pairs, protocol.goal_offset, (solved, near))
+
+
+def draw_starts(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
+    """Starts alone, for goals that are no recorded state: any frames of a split, spread evenly over its episodes, fewer
+    than protocol.episodes where there are fewer. Their goals are themselves. ValueError where there is none."""
+    rng = np.random.default_rng([protocol.seed, 71])
+    episodes = rng.permutation(reader.episodes(protocol.split)).tolist()
+    frames = [(episode, rng.permutation(reader.num_frames(episode)).tolist()) for episode in episodes]
+    pairs = _take_in_turn([[(0.0, episode, start) for start in drawn] for episode, drawn in frames], protocol.episodes)
+    if not pairs:
+        raise ValueError(f"split {protocol.split} has no complete episode to start in: collect more, or choose another")
+    return _read_cases(reader, task, protocol, pairs, 0, (0, 0))
+
+
+def _take_in_turn(candidates: Sequence[Sequence[Pair]], count: int) -> list[Pair]:
+    """The first `count` candidates: the first of every episode, then the second, and so on."""
+    rounds = zip_longest(*candidates)
+    return [pair for one_round in rounds for pair in one_round if pair is not None][:count]
+
+
+def _read_cases(
+    reader: Any, task: TaskSpec, protocol: ProtocolConfig, pairs: Sequence[Pair], offset: int, left_out: tuple[int, int]
+) -> Cases:
+    """Cases of these pairs, whose goals are `offset` steps ahead. left_out: candidates solved, and too near."""
     distances, episodes, first_frames = (np.array(column) for column in zip(*pairs, strict=True))
-    ends = [np.array([start, start + protocol.goal_offset]) for start in first_frames]
+    ends = [np.array([start, start + offset]) for start in first_frames]
     states, truths = (
         np.stack([reader.column(name, int(e))[frames] for e, frames in zip(episodes, ends, strict=True)], 1)
         for name in ("state", "truth")
     )
     kinds = None if task.goal_kind is None else task.goal_kind(truths[0], truths[1])
     seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(pairs)))
-    return Cases(states[0], states[1], episodes, first_frames, distances, kinds, seeds, solved, near)
+    return Cases(states[0], states[1], episodes, first_frames, distances, kinds, seeds, *left_out)
 
 
 class Policy(Protocol):
@@ -205,7 +233,8 @@ class Policy(Protocol):
 class Rollouts:
     """The episodes of one method: distances [n, budget + 1] with the start first, actions, and times and energies of
     its planner (`planners.mpc.MPC`). Of the recorded ones, the first [m]: frames, goal images and the proprioception at
-    the start, where the environment gives it."""
+    the start, where the environment gives it. played: steps [n] before the simulator ended an episode, after which
+    distances and frames are repeated; None: all."""
 
     distances: NDArray[np.float64]
     actions: NDArray[np.float32]
@@ -214,6 +243,14 @@ class Rollouts:
     goal_frames: NDArray[np.uint8] | None = None
     energies: list[NDArray[np.float32]] = field(default_factory=list)
     start_proprio: NDArray[np.float32] | None = None
+    played: NDArray[np.int64] | None = None
+
+    @property
+    def played_distances(self) -> NDArray[np.float64]:
+        """Distances [n, budget + 1], nan after the end of an episode: what is judged."""
+        if self.played is None:
+            return self.distances
+        return np.where(np.arange(self.distances.shape[1]) <= self.played[:, None], self.distances, np.nan)
 
 
 def run_episodes(
@@ -223,25 +260,35 @@ def run_episodes(
     budget: int,
     num_videos: int = 0,
     progress: Callable[[int], None] = lambda step: None,
+    preprocessing: Preprocessing | None = None,
 ) -> Rollouts:
     """Play all cases side by side for `budget` environment steps.
 
-    A policy with a method `set_states` (an oracle) gets the simulator's states before every act.
+    preprocessing: of all pictures, before a policy sees them or they are recorded. A policy with a method `set_states`
+    (an oracle) gets the simulator's states before every act.
     """
     batch = make_vector(len(cases.seeds))
     try:
         observation, info = batch.reset(seed=list(cases.seeds), options=cases.list_reset_options())
+        prepare_pictures(observation, preprocessing)
         policy.reset(observation["goal_pixels"], cases.seeds)
         set_states = getattr(policy, "set_states", None)
         distances, frames = [info["distance"].copy()], [observation["pixels"][:num_videos].copy()]
         actions, proprio = [], observation.get("proprio")
+        goes_on, played = np.ones(len(cases.seeds), bool), np.zeros(len(cases.seeds), np.int64)
         start_proprio = None if proprio is None else proprio[:num_videos].copy()
         for step in range(budget):
             if set_states is not None:
                 set_states(batch.get_states(), cases.goal_states)
             action = policy.act(observation["pixels"], observation.get("proprio"))
-            observation, _, _, _, info = batch.step(action)
-            distances.append(info["distance"].copy())
+            before = observation
+            observation, _, terminated, truncated, info = batch.step(action)
+            prepare_pictures(observation, preprocessing)
+            goes_on &= ~(terminated | truncated)
+            played += goes_on
+            for name, values in observation.items():
+                values[~goes_on] = before[name][~goes_on]
+            distances.append(np.where(goes_on, info["distance"], distances[-1]))
             actions.append(np.array(action))
             frames.append(observation["pixels"][:num_videos].copy())
             progress(step + 1)
@@ -253,9 +300,16 @@ def run_episodes(
             observation["goal_pixels"][:num_videos].copy() if num_videos else None,
             [energy.cpu().numpy() for energy in getattr(policy, "energies", [])],
             start_proprio,
+            None if goes_on.all() else played,
         )
     finally:
         batch.close()
+
+
+def prepare_pictures(observation: dict[str, NDArray[Any]], preprocessing: Preprocessing | None) -> None:
+    """Bring the pictures of an observation to the model's size."""
+    if preprocessing is not None:
+        observation |= {name: preprocessing.prepare(observation[name]) for name in ("pixels", "goal_pixels")}
 
 
 def detect_success(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.bool_]:
@@ -277,12 +331,31 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def fill_after_end(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The last distance of every episode in place of nan."""
+    last = np.maximum.accumulate(np.where(np.isnan(distances), 0, np.arange(distances.shape[1])), axis=1)
+    return np.take_along_axis(distances, last, axis=1)
+
+
+def choose_bins(distances: NDArray[np.float64]) -> tuple[float, ...]:
+    """Edges of at most MOST_BINS bins that hold all distances, multiples of 1, 2 or 5 times a power of ten, so that the
+    bins of several seeds agree."""
+    low, high = float(distances.min()), float(distances.max())
+    least = (high - low or abs(high) or 1.0) / MOST_BINS
+    power = 10.0 ** np.floor(np.log10(least))
+    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
+        edges = step * np.arange(np.floor(low / step), np.floor(high / step + 1e-9) + 2)
+        if len(edges) <= MOST_BINS + 1:
+            break
+    return tuple(float(f"{edge:.12g}") for edge in edges)
+
+
 def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, JudgedSteps]:
     """Distances that each judge reads, and how many consecutive ones must be within the threshold."""
     return {
         "any": (distances, 1),
         "held": (distances, task.held_steps),
-        "final": (distances[:, [0, -1]], 1),
+        "final": (fill_after_end(distances)[:, [0, -1]], 1),
         "replan": (distances[:, np.unique([*range(0, distances.shape[1], replan_steps), distances.shape[1] - 1])], 1),
     }
 
@@ -291,8 +364,9 @@ def summarise(
     distances: NDArray[np.float64], cases: Cases, task: TaskSpec, replan_steps: int = 1, judge: Judge = "any"
 ) -> dict[str, Any]:
     """Results of one method: success by every judge with intervals; by goal distance and kind of goal for `judge`.
-    replan_steps: environment steps from one plan to the next."""
-    count = len(distances)
+    distances: [n, budget + 1], nan after the end of an episode. replan_steps: environment steps from one plan to the
+    next."""
+    count, bins = len(distances), task.distance_bins or choose_bins(cases.distances)
     cases = cases.take(count)
     steps_by_judge = select_judged_steps(distances, task, replan_steps)
     rates: dict[str, Any] = {}
@@ -310,11 +384,11 @@ def summarise(
     return {
         "episodes": count,
         **rates,
-        "final_distance": float(distances[:, -1].mean()),
-        "least_distance": float(distances[:, 1:].min(1).mean()),
+        "final_distance": float(fill_after_end(distances)[:, -1].mean()),
+        "least_distance": float(fill_after_end(distances)[:, 1:].min(1).mean()),
         "by_distance": [
             {"from": low, "to": high, **count_group((cases.distances >= low) & (cases.distances < high))}
-            for low, high in pairwise(task.distance_bins)
+            for low, high in pairwise(bins)
         ],
         "by_kind": [{"kind": str(kind), **count_group(cases.kinds == kind)} for kind in kinds],
     }

@@ -229,7 +229,7 @@ def _render_videos(videos: Sequence[Path], run: Rollouts, cases: Cases, task: Ta
 
 def _describe_episode(number: int, run: Rollouts, cases: Cases, task: TaskSpec) -> str:
     """The source of an episode and how it ended."""
-    distances, unit, limit = run.distances[number], task.distance_unit, task.thresholds[0]
+    distances, unit, limit = run.played_distances[number], task.distance_unit, task.thresholds[0]
     inside = (distances[1:] <= limit).nonzero()[0]
     ending = "not reached"
     if len(inside):
@@ -237,7 +237,7 @@ def _describe_episode(number: int, run: Rollouts, cases: Cases, task: TaskSpec) 
         ending = f"reached after {(inside[0] + 1) * task.control_step_s:.1f} s, {'held' if held else 'not held'}"
     return (
         f"Episode {cases.episodes[number]} from step {cases.starts[number]}: {distances[0]:.2f} {unit} away, "
-        f"{ending}; {distances[-1]:.2f} {unit} at the end."
+        f"{ending}; {run.distances[number, -1]:.2f} {unit} at the end."
     )
 
 

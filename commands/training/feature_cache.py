@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,11 +15,21 @@ from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.training.monitors import read_episodes
 from data.features import FeatureCache
+from data.prepared import PreparedReader
 from world_model.dynamics import LatentDynamics
+from world_model.encoder import VideoEncoder
 from world_model.training.checkpoint import hash_tensors
 
 ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 STATISTICS_EPISODES, STATISTICS_FRAMES = 256, 16  # most episodes, and frames of each, that statistics are taken of
+
+
+def make_cache_key(encoder: VideoEncoder, reader: Any) -> str:
+    """What features of a file's frames depend on: the weights, and the preprocessing where there is any."""
+    key = hash_tensors(encoder.state_dict())
+    if not isinstance(reader, PreparedReader):
+        return key
+    return f"{key}.{hashlib.sha256(repr(reader.preprocessing).encode()).hexdigest()[:8]}"
 
 
 @torch.no_grad()
@@ -27,7 +38,7 @@ def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> d
 
     They are computed once for an encoder and a file, then kept beside the file.
     """
-    cache, key = FeatureCache(reader), hash_tensors(dynamics.encoder.state_dict())
+    cache, key = FeatureCache(reader), make_cache_key(dynamics.encoder, reader)
     device = dynamics.action_mid.device
     spaces = dynamics.features.spaces
     missing = [name for name, space in spaces.items() if cache.read(key, space) is None]

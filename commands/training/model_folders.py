@@ -18,6 +18,7 @@ import torch
 import envs
 from commands.config.schema import build
 from commands.shared.errors import RunError, UsageError
+from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -44,7 +45,7 @@ TRUSTED_MODULES = ("gymnasium_robotics", "ogbench")
 
 
 def save_encoder(folder: Path, encoder: VideoEncoder, about: dict[str, Any]) -> None:
-    """Write an encoder folder. about: its training (objective, environment, data), for model.json."""
+    """Write an encoder folder. about: its training (objective, environment, data, preprocessing), for model.json."""
     save_model(folder, encoder, "encoder", {"encoder": make_config_dict(encoder.config), "about": about})
 
 
@@ -104,7 +105,6 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
     """Write a dynamics folder, encoder included; about: as for `save_encoder`."""
     config = {
         "encoder": make_config_dict(dynamics.encoder.config),
-        "frame_px": dynamics.encoder.frame_px,
         "dynamics": make_config_dict(dynamics.config),
         "actions": make_config_dict(dynamics.actions),
         "about": about,
@@ -121,14 +121,16 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
             f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
         )
     config, tensors = load_model_folder(path, "dynamics")
-    frame_px = tuple(config["frame_px"]) if config["frame_px"] else None
+    about = config["about"]
+    if config.get("frame_px"):  # a folder from before preprocessing was stated: frames of another size were squeezed
+        about = {**about, "preprocessing": {"size_hw": config["encoder"]["image_px"], "crop": "whole"}}
     dynamics = LatentDynamics(
         build(DynamicsConfig, config["dynamics"]),
-        make_encoder(build_encoder_config(config["encoder"]), frame_px),
+        make_encoder(build_encoder_config(config["encoder"])),
         build(ActionSpec, config["actions"]),
     )
     load_weights(dynamics, tensors, str(folder))
-    return dynamics.to(device).eval(), config["about"]
+    return dynamics.to(device).eval(), about
 
 
 def find_model_folder(folder: str | Path) -> Path:
@@ -151,14 +153,28 @@ def find_frame_skip(info: StoreInfo) -> int:
     return 1 if task is None else task.frame_skip
 
 
-def check_frames(wanted: tuple[int, int], info: StoreInfo, source: str) -> None:
-    """Raise UsageError unless the data's frames have the height and width that the encoder takes."""
-    frame_hw = tuple(info.frame_hwc[:2])
-    if wanted != frame_hw:
-        raise UsageError(
-            f"{source} has frames of {frame_hw[0]}x{frame_hw[1]} pixels and the model needs "
-            f"{wanted[0]}x{wanted[1]}: collect with env.kwargs.size={wanted[0]}, or train on this file"
+def derive_preprocessing(info: StoreInfo, image_px: tuple[int, int]) -> Preprocessing:
+    """How a picture becomes a frame as training on this file sees it: cropped as when the file was imported, brought to
+    the size of the file's frames, then to the encoder's."""
+    source, crop = info.source, "centre"
+    while "import" in source:
+        crop, source = source["import"]["view"], source["import"].get("origin", {})
+    height, width, _ = info.frame_hwc
+    stored_hw = None if (height, width) == image_px else (height, width)
+    return build(Preprocessing, {"size_hw": image_px, "crop": crop, "stored_hw": stored_hw})
+
+
+def read_preprocessing(about: dict[str, Any], image_px: tuple[int, int]) -> Preprocessing:
+    """The preprocessing that a model folder states; that of an unknown camera where it states none."""
+    if "preprocessing" not in about:
+        return Preprocessing(image_px)
+    stated = build(Preprocessing, about["preprocessing"], "about.preprocessing")
+    if stated.size_hw != image_px or stated.stored_hw is not None and min(stated.stored_hw) < 1:
+        raise CheckpointError(
+            f"model.json states about.preprocessing={about['preprocessing']} and its encoder takes frames of "
+            f"{image_px[0]}x{image_px[1]} pixels: train it again"
         )
+    return stated
 
 
 def check_actions(actions: ActionSpec, info: StoreInfo, source: str) -> None:

@@ -18,9 +18,17 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import write_json
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
-from commands.training.model_folders import MODEL, find_frame_skip, load_encoder, open_reader, save_dynamics
+from commands.training.model_folders import (
+    MODEL,
+    derive_preprocessing,
+    find_frame_skip,
+    load_encoder,
+    open_reader,
+    save_dynamics,
+)
 from commands.training.stage import train_stage
 from data.loader import Loader
+from data.prepared import prepare_reader
 from data.windows import Windows
 from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -83,10 +91,9 @@ class PosttrainKeys(RunKeys):
 
 
 def load_frozen_encoder(
-    keys: PosttrainKeys, encoder: str | Path, frame_hw: tuple[int, int], console: Console
+    keys: PosttrainKeys, encoder: str | Path, console: Console
 ) -> tuple[VideoEncoder, dict[str, Any]]:
-    """The encoder of stage 2 and the record of its training. encoder: a run folder, `pretrained` or `timm`. Frames of
-    `frame_hw` are resized to the size that it was trained on."""
+    """The encoder of stage 2 and the record of its training. encoder: a run folder, `pretrained` or `timm`."""
     if encoder == "pretrained":
         if keys.path is None:
             raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
@@ -100,10 +107,6 @@ def load_frozen_encoder(
         about = {"timm": timm.model, "weights": timm.weights}
     else:
         model, about = load_encoder(encoder)
-        if model.frame_hw != frame_hw:
-            given, trained = (f"{height}x{width} pixels" for height, width in (frame_hw, model.config.image_px))
-            console.say(f"frames of {given} are resized to the encoder's {trained}")
-    model.frame_px = None if frame_hw == model.config.image_px else frame_hw
     return model.eval(), about
 
 
@@ -115,8 +118,11 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     proprio = {} if keys.dynamics.proprio_model == "none" else {"proprio": read_proprio(reader)}
     shape = keys.dynamics.shape(sum(column.shape[1] for column in proprio.values()))
     losses, trainer = keys.dynamics.losses, replace(keys.trainer, seed=keys.seed)
-    height, width = reader.info.frame_hwc[:2]
-    encoder, about = load_frozen_encoder(keys, encoder_folder, (height, width), console)
+    encoder, about = load_frozen_encoder(keys, encoder_folder, console)
+    preprocessing = derive_preprocessing(reader.info, encoder.config.image_px)
+    if preprocessing.stored_hw is not None:
+        console.say(preprocessing.describe(preprocessing.stored_hw))
+    reader = prepare_reader(reader, preprocessing)
     torch.manual_seed(keys.seed)
     actions = ActionSpec(
         tuple(reader.info.action_low),
@@ -148,6 +154,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     draw_horizon_curves(errors, folder / "open_loop.png")
     info = reader.info
     about |= {"env": info.env_id, "env_kwargs": info.env_kwargs, "losses": make_config_dict(losses)}
+    about |= {"preprocessing": make_config_dict(preprocessing)}
     save_dynamics(folder / MODEL, dynamics, {**about, "data": reader.file_checksum})
     return (
         f"open-loop error over copying the last frame: {last['over_copy_1']:.3f} one step, "

@@ -16,7 +16,7 @@ import envs
 from commands.config.keys import OnDamaged
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from commands.training.model_folders import check_frames, find_frame_skip, open_reader
+from commands.training.model_folders import derive_preprocessing, find_frame_skip, open_reader
 from commands.training.monitors import (
     METRIC_EPISODES,
     NUM_FRAMES,
@@ -28,6 +28,8 @@ from commands.training.monitors import (
 )
 from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
 from data.loader import BatchSource, Loader
+from data.pictures import Preprocessing
+from data.prepared import prepare_reader
 from data.store import compute_statistics
 from data.video import find_videos
 from data.windows import Windows
@@ -36,10 +38,12 @@ from world_model.encoder import EncoderConfig
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.augment import CropConfig
+from world_model.training.checkpoint import make_config_dict
 
 VIDEO_FOLDER = "video_folder"  # value of data= for plain video, at path=
 SEGMENT_FRAMES = 64  # longest segment of a video that a metric is fitted to
 STATISTICS_CLIPS = 64  # clips of train that pixel statistics are taken from
+RESIZE_WORKERS = 2  # threads that read ahead where frames are resized; they change no result
 NAMED = 3  # files left out that are named; the rest are counted
 
 
@@ -62,17 +66,19 @@ class Source(Protocol):
         """The monitor of a training; batches: of val."""
 
     def describe(self) -> dict[str, Any]:
-        """Environment and data, for the model folder."""
+        """Environment, data and preprocessing, for the model folder."""
 
 
 class TrajectorySource:
-    """Windows of a trajectory file; frames come in the encoder's size."""
+    """Windows of a trajectory file. Frames of another size than the encoder's are preprocessed as they are read."""
 
     crop: CropConfig | None = None
-    workers = 0  # copying from a memory map is quicker than handing it over
 
-    def __init__(self, reader: Any, objective: ObjectiveConfig) -> None:
-        self.reader = reader
+    def __init__(self, reader: Any, objective: ObjectiveConfig, preprocessing: Preprocessing) -> None:
+        self.reader, self.preprocessing = prepare_reader(reader, preprocessing), preprocessing
+        # Copying from a memory map is quicker than handing it over; resizing is not.
+        self.workers = 0 if self.reader is reader else RESIZE_WORKERS
+        reader = self.reader
         gap = objective.frame_gap or find_frame_skip(reader.info)
         self.actions: ActionSpec | None = None
         columns = ["pixels"]
@@ -100,7 +106,12 @@ class TrajectorySource:
 
     def describe(self) -> dict[str, Any]:
         info = self.reader.info
-        return {"env": info.env_id, "env_kwargs": info.env_kwargs, "data": self.reader.file_checksum}
+        return {
+            "env": info.env_id,
+            "env_kwargs": info.env_kwargs,
+            "data": self.reader.file_checksum,
+            "preprocessing": make_config_dict(self.preprocessing),
+        }
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ class VideoSource:
         tell: Callable[[str], None],
     ) -> None:
         self.folder, self.video, self.crop, self.workers = folder, video, video.crop, video.workers
+        self.preprocessing = Preprocessing(image_px)
         side = video.store_px or round(1.5 * max(image_px))
         self.whole = VideoClips(folder.train, clip, (side, side), "whole", tell)
         self.middle = VideoClips(folder.train, clip, image_px, "centre", tell)
@@ -168,6 +180,7 @@ class VideoSource:
             "env_kwargs": {},
             "video": {"fps": self.video.fps, "files": files, "short": len(self.folder.short)},
             "data": self.folder.checksum,
+            "preprocessing": make_config_dict(self.preprocessing),
         }
 
 
@@ -180,15 +193,17 @@ def open_source(
     objective: ObjectiveConfig,
     console: Console,
 ) -> Source:
-    """The data of stage 1, checked against the encoder's size; prints what was left out.
+    """The data of stage 1 in the encoder's size; prints what was left out or resized.
 
     path, video: folder of plain video and how clips are cut from it, where data is `video_folder`.
     """
     if data == VIDEO_FOLDER:
         return open_videos(check_video_folder(path, objective), video, encoder, objective, console)
     reader = open_reader(data, on_damaged)
-    check_frames(encoder.image_px, reader.info, str(data))
-    return TrajectorySource(reader, objective)
+    preprocessing = derive_preprocessing(reader.info, encoder.image_px)
+    if preprocessing.stored_hw is not None:
+        console.say(preprocessing.describe(preprocessing.stored_hw))
+    return TrajectorySource(reader, objective, preprocessing)
 
 
 def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 import envs
 from commands.config.keys import CollectKeys
 from commands.shared.console import Console
@@ -49,15 +52,27 @@ def collect_into(path: Path, keys: CollectKeys, console: Console) -> str:
     make_env = functools.partial(envs.make, config.env_id, **config.env_kwargs)
     with console.progress("collect", config.episodes, "episodes") as progress:
         done = collect_file(path, make_env, config, lambda count, total: progress.update(count))
-    frames = config.episodes * config.frames
+    lengths = (reader := Reader(path, verify=False)).lengths(reader.episodes())
+    warn_of_ends(config, lengths, console)
     repaired = f", {len(done.repaired)} damaged ones collected again" if done.repaired else ""
-    return f"{frames} frames in {config.episodes} episodes{repaired}, {done.seconds:.1f} s, {path}"
+    return f"{lengths.sum()} frames in {config.episodes} episodes{repaired}, {done.seconds:.1f} s, {path}"
+
+
+def warn_of_ends(config: CollectConfig, lengths: NDArray[np.int64], console: Console) -> None:
+    """Print where the simulator ended episodes, and where they go beyond its own. lengths: frames of each."""
+    task, short = envs.get_task(config.env_id), lengths[lengths < config.frames]
+    if sentence := task.describe_time_limit(config.frames - 1):
+        console.warn(f"jepa collect: {sentence} here: data.frames={(task.time_limit or 0) + 1} stops there")
+    if short.size:
+        console.warn(
+            f"jepa collect: {task.name} ended {short.size} of {len(lengths)} episodes itself (terminated, truncated or "
+            f"reset in a step); they have {short.min()} to {short.max()} of {config.frames} frames"
+        )
 
 
 def write_preview(reader: Reader, path: Path) -> None:
     """An animation of the first few episodes side by side."""
     import imageio.v3 as iio
-    import numpy as np
 
     episodes = reader.episodes()[:PREVIEW_EPISODES]
     frames = [reader.column("pixels", int(episode)) for episode in episodes]

@@ -24,8 +24,8 @@ from commands.transfer.keys import ColumnsConfig, ImportKeys
 from commands.transfer.recordings import Array, Facts, Recording
 from commands.transfer.simulator import SIZE_PX, Simulator
 from data.formats.dataset import DataSetInfo, ExternalDataSet, ExternalEpisode, ExternalError, list_number_columns
+from data.pictures import View
 from data.schema import Column, StoreInfo
-from data.video import View
 
 REWARD = Column("reward", (), "float32")
 SAME_CAMERA_LEVELS = 12  # mean difference of two pictures, of 255 levels, below which they count as of one camera
@@ -48,6 +48,9 @@ class ExternalImport:
     def _select_columns(self, contents: DataSetInfo) -> None:
         """Choose the columns, the picture size and the rate. UsageError for a choice that the data set cannot serve."""
         wanted = self.keys.environment
+        name = self.columns.pixels or next(iter(contents.refused), "")
+        if name in contents.refused and (self.columns.pixels or not contents.images and wanted is None):
+            raise UsageError(f"{self.keys.path}: {name} {contents.refused[name]}")
         if not contents.images and wanted is None:
             raise UsageError(
                 f"{self.keys.path} holds no pictures (it has: {join_names(contents.numbers) or 'nothing'}): give "
@@ -58,8 +61,8 @@ class ExternalImport:
             self.pixels = self._find_column(
                 "pixels", self.columns.pixels or next(iter(contents.images)), contents.images
             )
-        sides = contents.images[self.pixels][:2] if self.pixels else (SIZE_PX,)
-        self.size_px = int(self.keys.size or min(sides))
+        self.picture_hw = self.set.measure_pictures(self.pixels) if self.pixels else (SIZE_PX, SIZE_PX)
+        self.size_px = int(self.keys.size or min(self.picture_hw))
         if contents.store_info is not None:
             if self.columns != ColumnsConfig(self.columns.pixels) or wanted is not None:
                 raise UsageError(
@@ -170,6 +173,9 @@ class ExternalImport:
             columns["reward"] = np.asarray(numbers["reward"], np.float32)
         return columns
 
+    def list_picture_notes(self) -> Sequence[str]:
+        return self.set.notes
+
     def collect_facts(self) -> Facts:
         """Facts of the data set, of the environment that `environment` names, or of the file that was exported."""
         info, simulator = self.set.info, self.simulator
@@ -267,7 +273,7 @@ class ExternalImport:
         origin = "recorded" if info.state or self.columns.state else "no simulator's state is recorded: as truth"
         pixels = f"drawn from the states, {self.size_px}x{self.size_px}"
         if self.pixels:
-            height, width = info.images[self.pixels][:2]
+            height, width = self.picture_hw
             pixels = f"{self.pixels} {width}x{height}{f' (not: {join_names(unused)})' if unused else ''}"
         state, proprio, left_out = (join_names(names) or "nothing" for names in (self.state, self.proprio, rest))
         truth, given = join_names(self.truth) or "nothing", "as fps= sets"

@@ -56,6 +56,9 @@ class Droid:
             columns["extrinsics"] = recorded.extrinsics
         return Recording(trajectory, columns, recorded.read_pictures, recorded.notes)
 
+    def list_picture_notes(self) -> tuple[str, ...]:
+        return ()  # frames of video are colour in 8 bits
+
     def collect_facts(self) -> Facts:
         return Facts(
             env_id="droid",

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from commands.config.keys import RunKeys
 from data.formats.droid import Camera
-from data.video import View
+from data.pictures import View
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.transfer.keys import ImportKeys
+from data.pictures import View
 from data.schema import NO_SEED, Column
-from data.video import View
 
 Array = NDArray[Any]
 
@@ -68,3 +68,6 @@ class RecordingFormat(Protocol):
 
     def collect_facts(self) -> Facts:
         """What holds for all of them; once they are found."""
+
+    def list_picture_notes(self) -> Sequence[str]:
+        """What reading pictures has changed in them, a sentence each; once they are read."""

@@ -9,23 +9,32 @@ importing it restores every number, name, seed and split.
 
 from __future__ import annotations
 
-import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import av
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from data.pictures import (
+    PictureError,
+    Pictures,
+    View,
+    convert_pictures,
+    decode_picture,
+    find_fault,
+    is_pictures,
+    looks_like_pictures,
+    resize_pictures,
+)
 from data.schema import NO_SEED, Column, StoreInfo
 from data.store import Reader
-from data.video import Pictures, View, convert_frame
 
 Array = NDArray[Any]
 EXPORT_KEY = "jepa"  # name of the attribute, array or file that holds the StoreInfo of an exported data set
@@ -58,7 +67,7 @@ class DataSetInfo:
     numbers, images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception,
     where the format marks them. state: the columns that set a simulator up again. names: of the components of a column
     or of `action`. bounds: low and high of the actions. unread: what else the files hold. store_info: of the source, if
-    the data set is our own export.
+    the data set is our own export. refused: why columns that look like pictures cannot be read.
     """
 
     env: str
@@ -72,14 +81,67 @@ class DataSetInfo:
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     unread: Sequence[str] = ()
     store_info: StoreInfo | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class ExternalDataSet(ABC):
-    """A data set of another format. `render_hint`: how to get pictures where it holds none."""
+    """A data set of another format. `render_hint`: how to get pictures where it holds none. `notes`: what reading
+    pictures has changed in them so far, a sentence each."""
 
     info: DataSetInfo
     episodes: list[ExternalEpisode]
     render_hint: str
+
+    @cached_property
+    def notes(self) -> list[str]:
+        return []
+
+    def measure_pictures(self, name: str) -> tuple[int, int]:
+        """Height and width of a column's pictures, in the first episode in which they can be decoded."""
+        errors, declared = [], self.info.images[name]
+        for episode in self.episodes:
+            try:
+                height, width = self.measure_episode(episode, name)
+            except ValueError as error:
+                errors.append(error)
+                continue
+            if (height, width) not in (declared[:2], declared[1:]):  # channels last, or first
+                self.add_note(f"{name} is declared as {list(declared)} and holds pictures of {height}x{width} pixels")
+            return height, width
+        raise errors[0]
+
+    def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
+        """Height and width of a column's first picture; a format that only declares them decodes it."""
+        height, width = self.info.images[name][:2]
+        return height, width
+
+    def convert_to_squares(
+        self, episode: ExternalEpisode, name: str, frames: Array, size_px: int, view: View
+    ) -> Pictures:
+        """Recorded arrays [T,H,W,...] as squares [T,size,size,3]. ExternalError names the episode."""
+        with self.name_episode(episode):
+            return resize_pictures(convert_pictures(frames, name, self.add_note), (size_px, size_px), view)
+
+    def decode_to_squares(
+        self, episode: ExternalEpisode, name: str, encoded: Iterable[bytes], size_px: int, view: View
+    ) -> Pictures:
+        """Image files as squares [T,size,size,3]. ExternalError names the episode."""
+        with self.name_episode(episode):
+            frames = (decode_picture(bytes(each), name, self.add_note) for each in encoded)
+            return np.stack([resize_pictures(frame, (size_px, size_px), view) for frame in frames])
+
+    @contextmanager
+    def name_episode(self, episode: ExternalEpisode) -> Iterator[None]:
+        """Turns an error of a picture into an ExternalError that names the episode."""
+        try:
+            yield
+        except PictureError as error:
+            raise ExternalError(f"{episode.name}: {error}") from error
+
+    def add_note(self, note: str) -> None:
+        """Remember a sentence about pictures, once."""
+        if note not in self.notes:
+            self.notes.append(note)
 
     @abstractmethod
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
@@ -135,37 +197,21 @@ def find_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
     return files
 
 
-def is_pictures(shape: Sequence[int], dtype: Any) -> bool:
-    """Whether an array [T,...] is a stack of colour pictures."""
-    return len(shape) == 4 and shape[3] == 3 and min(shape[1:3]) >= 8 and np.dtype(dtype) == np.uint8
-
-
 def select_pictures(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes [H,W,3] of those arrays (anything with shape and dtype) that are stacks of pictures."""
-    return {name: tuple(a.shape[1:]) for name, a in arrays.items() if is_pictures(a.shape, a.dtype)}
+    """Shapes [H,W,...] of those arrays (anything with shape and dtype) that are stacks of pictures, colour first."""
+    found = {name: tuple(a.shape[1:]) for name, a in arrays.items() if is_pictures(a.shape, a.dtype)}
+    return dict(sorted(found.items(), key=lambda item: item[1][2:] in ((), (1,))))
+
+
+def refuse_pictures(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Why those arrays that look like stacks of pictures are none that can be read."""
+    faults = {n: find_fault(a.shape, a.dtype) for n, a in arrays.items() if looks_like_pictures(a.shape, a.dtype)}
+    return {name: fault for name, fault in faults.items() if fault is not None}
 
 
 def select_numbers(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of a row of those arrays that hold a number or a vector of numbers for each frame."""
     return {n: tuple(a.shape[1:]) for n, a in arrays.items() if 1 <= len(a.shape) <= 2 and a.dtype.kind in "fiub"}
-
-
-def decode_picture(encoded: Any) -> Pictures:
-    """The picture [H,W,3] of a JPEG's or PNG's bytes, as PIL, which the formats use, decodes it."""
-    from PIL import Image
-
-    try:
-        return np.asarray(Image.open(io.BytesIO(bytes(encoded))).convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise ExternalError("a picture cannot be decoded: copy the data set again") from error
-
-
-def resize_to_square(frames_THWC: Array, size_px: int, view: View) -> Pictures:
-    """Frames as squares of a size; frames of that size stay as they are."""
-    if frames_THWC.shape[1:3] == (size_px, size_px):
-        return np.ascontiguousarray(frames_THWC)
-    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames_THWC)
-    return np.stack([convert_frame(frame, (size_px, size_px), view) for frame in frames])
 
 
 def check_names(where: str, wanted: Sequence[str], available: Collection[str]) -> None:

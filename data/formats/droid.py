@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.formats.dataset import Array, ExternalError, open_hdf5, read_json
-from data.video import Pictures, View, count_frames, decode_by_number
+from data.pictures import Pictures, View
+from data.video import count_frames, decode_by_number
 
 ROWS_FILE = "trajectory.h5"
 POSE, GRIPPER = "observation/robot_state/cartesian_position", "observation/robot_state/gripper_position"

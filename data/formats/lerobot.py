@@ -24,7 +24,8 @@ import numpy as np
 
 from data.formats import dataset
 from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names
-from data.video import Pictures, VideoFile, View, decode_at_times, inspect_video
+from data.pictures import Pictures, View, decode_picture
+from data.video import VideoFile, decode_at_times, inspect_video
 
 INFO, EPISODES, TASKS, STATS = "meta/info.json", "meta/episodes", "meta/tasks.parquet", "meta/stats.json"
 EXPORT_FILE = f"meta/{EXPORT_KEY}.json"
@@ -80,8 +81,7 @@ class LeRobot(dataset.ExternalDataSet):
         for key, feature in self.features.items():
             shape = tuple(feature["shape"])
             if feature["dtype"] in ("video", "image") and not _is_depth(key, feature):
-                channels_last = dataset.is_pictures((1, *shape), np.uint8)
-                images[key] = shape if channels_last else (*shape[1:], shape[0])
+                images[key] = shape  # as declared: `measure_pictures` decodes one
             elif feature["dtype"] in NUMBERS and len(shape) == 1 and key not in (*BOOKKEEPING, "action", REWARD):
                 numbers[key] = () if shape == (1,) else shape
         return DataSetInfo(
@@ -129,20 +129,33 @@ class LeRobot(dataset.ExternalDataSet):
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         check_names(str(self.root), [name], self.info.images)
         if name not in self._video_keys:
-            cells = self._read_frames(episode, [name])[name].to_pylist()
-            frames = [dataset.decode_picture(c["bytes"] or (self.root / c["path"]).read_bytes()) for c in cells]
-            return dataset.resize_to_square(np.stack(frames), size_px, view)
-        row = episode.location
-        index = {key: row[f"videos/{name}/{key}"] for key in ("chunk_index", "file_index")}
-        file = self._format_path("video_path", video_key=name, **index)
-        if file not in self._videos:
-            self._videos[file] = inspect_video(file)
-        video = self._videos[file]
+            return self.decode_to_squares(episode, name, self._iterate_images(episode, name), size_px, view)
+        row, video = episode.location, self._inspect_video(episode, name)
         begin_s = row[f"videos/{name}/from_timestamp"] - video.start_s
         times_s = begin_s + np.arange(row["length"]) / self.fps
         if times_s[-1] > video.length_s + 1 / self.fps:
-            raise ExternalError(f"{file} ends after {video.length_s:.2f} s, before {episode.name} does")
+            raise ExternalError(f"{video.path} ends after {video.length_s:.2f} s, before {episode.name} does")
         return decode_at_times(video, times_s.clip(0), (size_px, size_px), view)
+
+    def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
+        if name in self._video_keys:
+            return self._inspect_video(episode, name).frame_hw
+        with self.name_episode(episode):
+            first = next(self._iterate_images(episode, name))
+            height, width, _ = decode_picture(first, name, self.add_note).shape
+        return height, width
+
+    def _inspect_video(self, episode: ExternalEpisode, name: str) -> VideoFile:
+        index = {key: episode.location[f"videos/{name}/{key}"] for key in ("chunk_index", "file_index")}
+        file = self._format_path("video_path", video_key=name, **index)
+        if file not in self._videos:
+            self._videos[file] = inspect_video(file)
+        return self._videos[file]
+
+    def _iterate_images(self, episode: ExternalEpisode, name: str) -> Iterator[bytes]:
+        """The image files of an episode's frames."""
+        for cell in self._read_frames(episode, [name])[name].to_pylist():
+            yield cell["bytes"] or (self.root / cell["path"]).read_bytes()
 
     def _read_frames(self, episode: ExternalEpisode, needed: Sequence[str]) -> Any:
         """The table of an episode's frames; the file read last is cached, because it holds the next episode, too."""

@@ -26,9 +26,9 @@ import numpy as np
 
 from data.formats import dataset
 from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names, open_hdf5
+from data.pictures import Pictures, View, decode_picture, is_pictures, looks_like_pictures
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
-from data.video import Pictures, View
 
 META, MAIN, FOLDER = "metadata.json", "main_data.hdf5", "data"
 OBSERVATIONS, INFOS = "observations", "infos"
@@ -74,7 +74,7 @@ class Minari(dataset.ExternalDataSet):
         for key, data in arrays.items():
             if self._is_jpeg(key, data):
                 images[key] = tuple(self._spaces[key]["shape"])
-            elif dataset.is_pictures(data.shape, data.dtype):
+            elif is_pictures(data.shape, data.dtype):
                 images[key] = data.shape[1:]
         frames = len(group["actions"]) + 1
         numbers = dataset.select_numbers(
@@ -93,6 +93,7 @@ class Minari(dataset.ExternalDataSet):
             bounds=self._read_bounds(),
             unread=sorted(arrays.keys() - images.keys() - numbers.keys()),
             store_info=dataset.parse_store_info(self.meta.get(EXPORT_KEY)),
+            refused=dataset.refuse_pictures({key: data for key, data in arrays.items() if key not in images}),
         )
 
     def _read_bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -107,7 +108,7 @@ class Minari(dataset.ExternalDataSet):
         space = self._spaces.get(key, {})
         if not {"shape", "dtype"} <= space.keys():
             return False
-        return dataset.is_pictures((1, *space["shape"]), space["dtype"]) and data.shape[1:] != tuple(space["shape"])
+        return looks_like_pictures((1, *space["shape"]), space["dtype"]) and data.shape[1:] != tuple(space["shape"])
 
     def external_name(self, column: str) -> str:
         return f"{INFOS if column == TIME else OBSERVATIONS}/{column}"
@@ -133,9 +134,17 @@ class Minari(dataset.ExternalDataSet):
             arrays = _list_arrays(file[episode.location])
             check_names(f"{self.file} {episode.location}", [name], arrays)
             data = arrays[name]
-            jpeg = self._is_jpeg(name, data)
-            frames = np.stack([dataset.decode_picture(row) for row in data]) if jpeg else np.asarray(data)
-        return dataset.resize_to_square(frames, size_px, view)
+            if self._is_jpeg(name, data):
+                return self.decode_to_squares(episode, name, data, size_px, view)
+            return self.convert_to_squares(episode, name, np.asarray(data), size_px, view)
+
+    def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
+        with open_hdf5(self.file) as file, self.name_episode(episode):
+            data = _list_arrays(file[episode.location])[name]
+            if not self._is_jpeg(name, data):
+                return super().measure_episode(episode, name)
+            height, width, _ = decode_picture(bytes(data[0]), name, self.add_note).shape
+            return height, width
 
 
 def _find_folder(path: Path) -> Path:

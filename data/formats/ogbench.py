@@ -28,9 +28,9 @@ from numpy.lib import format as npy
 
 from data.formats import dataset
 from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names
+from data.pictures import Pictures, View
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
-from data.video import Pictures, View
 
 IMAGES = "observations"
 VAL_SUFFIX = "-val"  # ends the name of a file of validation episodes
@@ -166,6 +166,7 @@ class OGBench(dataset.ExternalDataSet):
                 headers.keys() - numbers.keys() - images.keys() - {"actions", "terminals", EXPORT_KEY, *EXPORT_ARRAYS}
             ),
             store_info=dataset.parse_store_info(load_array(file, EXPORT_KEY) if EXPORT_KEY in headers else None),
+            refused=dataset.refuse_pictures({IMAGES: headers[IMAGES]}),
         )
 
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
@@ -179,7 +180,7 @@ class OGBench(dataset.ExternalDataSet):
         file, start, end = episode.location
         if file not in self._streams:
             self._streams[file] = NpyStream(file, name)
-        return dataset.resize_to_square(self._streams[file].read_rows(start, end), size_px, view)
+        return self.convert_to_squares(episode, name, self._streams[file].read_rows(start, end), size_px, view)
 
 
 def _parse_name(file: Path) -> str:

@@ -26,9 +26,9 @@ import numpy as np
 
 from data.formats import dataset
 from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names, open_hdf5
+from data.pictures import Pictures, View
 from data.schema import NO_SEED
 from data.store import Reader
-from data.video import Pictures, View
 
 CAMERA = "camera_image"  # name of our pixels
 MASKS = {"train": "train", "valid": "val", "eval": "eval"}  # masks that are splits; robomimic has no eval
@@ -82,7 +82,7 @@ class Robomimic(dataset.ExternalDataSet):
         with open_hdf5(file) as opened:
             group = opened[f"data/{demo}"]
             check_names(f"{file} {demo}", [name], group["obs"])
-            return dataset.resize_to_square(self._read_rows(group, name), size_px, view)
+            return self.convert_to_squares(episode, name, self._read_rows(group, name), size_px, view)
 
     def _read_rows(self, group: h5py.Group, name: str) -> Array:
         """Rows of an observation or of `states`; of our exports with the row after the last action."""
@@ -145,6 +145,7 @@ def _describe_data_set(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
         state=state,
         unread=sorted(set(group) - read) + sorted(observed.keys() - images.keys() - numbers.keys()),
         store_info=store_info,
+        refused=dataset.refuse_pictures(observed),
     )
 
 

@@ -45,7 +45,7 @@ class GymGoalEnv(GoalEnv):
         gym_id: str,
         size: int = 64,
         proprio: bool = False,
-        render_mode: str = "rgb_array",
+        render_mode: str | None = "rgb_array",
         factors: tuple[str, ...] = (),
         variation: str = "none",
         **kwargs: Any,
@@ -60,7 +60,7 @@ class GymGoalEnv(GoalEnv):
                 f"choose another task, as env=reacher or env=dmc/cheetah, or leave the variation out"
             )
         choose_backend()
-        self.physics = self._renderer = GymnasiumSimulator(gym_id, size, render_mode, kwargs)
+        self.physics = self._renderer = GymnasiumSimulator(gym_id, size, "rgb_array", kwargs)
         self.task = self.physics.build_spec()  # type: ignore[misc]
         super().__init__(size, proprio, render_mode)
 

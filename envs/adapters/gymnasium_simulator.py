@@ -1,8 +1,12 @@
 """An environment of Gymnasium with the methods of `envs.physics.Physics` and of the renderer.
 
 It needs a Box of finite actions, `render_mode="rgb_array"`, and a state: MuJoCo's (with `model` and `data`), an
-attribute `state`, or the functions of a description (`envs.adapters.gymnasium_tasks.describe_task`). Its rewards, ends
-and observations are not used. What is random within its steps is not part of a state.
+attribute `state`, or the functions of a description (`envs.adapters.gymnasium_tasks.describe_task`). Its rewards and
+observations are not used. What is random within its steps is not part of a state.
+
+A step that ends the environment's episode (`terminated`, `truncated`, or a reset within the step) is taken back, since
+what follows may be the start of another episode: the state stays as it was before, and the caller is told. Environments
+that are known to go on after an end only report it, and are played on.
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ GUIDE = "see docs/guides/own_task.md"
 _PLACED = ("body_pos", "body_quat", "geom_pos", "geom_rgba", "site_pos")
 _NUM_RESETS = 4
 
+# Packages whose environments go on after an end: in their steps it is a flag, without a reset.
+_GOING_ON = ("gymnasium", "gymnasium_robotics", "ogbench")
+_NO_LIMIT = -1  # of gymnasium.make: a limit would go on counting where a state is set
+_STANDARD = (gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.PassiveEnvChecker)
+
 GetState = Callable[[Any], Any]
 SetState = Callable[[Any, NDArray[np.float64]], None]
 
@@ -36,25 +45,45 @@ class GymnasiumSimulator:
     """
 
     model = data = None
+    env: Any  # without wrappers, for its state and its pictures
+    played: Any  # with wrappers of its own, which change actions, for its steps
 
     def __init__(self, gym_id: str, size: int, render_mode: str | None, kwargs: dict[str, Any]) -> None:
         self.name, self.size = f"gym/{gym_id}", size
         try:
             patch_package(gym_id)
-            self.env: Any = gymnasium.make(gym_id, render_mode=render_mode, **kwargs).unwrapped
+            made = gymnasium.make(gym_id, **{"render_mode": render_mode, "max_episode_steps": _NO_LIMIT, **kwargs})
+            limit = {"max_episode_steps": gymnasium.spec(gym_id).max_episode_steps, **kwargs}["max_episode_steps"]
         except Exception as error:  # of any type: the environment's own code runs
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ValueError(f"{self.name} cannot be made ({type(error).__name__}: {reason}); {GUIDE}") from error
+        self.played, self.env = _unwrap_standard(made), made.unwrapped
+        self.time_limit: int | None = limit
         self.description = find_description(gym_id)  # only now: making it imports the module that describes it
+        package = type(self.env).__module__.partition(".")[0]
+        stops = self.description.stops_at_end
+        self.stops = package not in _GOING_ON if stops is None else stops
         self._check()
-        self.env.reset(seed=0)
+        self.played.reset(seed=0)
         self.has_mujoco = hasattr(self.env, "model") and hasattr(self.env, "data")
         self.qpos = self.qvel = slice(0, 0)  # of unknown position in the state
         self._get, self._set = self._find_state_functions()
         self.state_size = len(self.get_state())
+        self._was_reset = False
+        self._watch_resets()
+
+    def _watch_resets(self) -> None:
+        """Notice where the environment calls its own `reset`."""
+        reset = self.env.reset
+
+        def reset_watched(**kwargs: Any) -> Any:
+            self._was_reset = True
+            return reset(**kwargs)
+
+        self.env.reset = reset_watched
 
     def _check(self) -> None:
-        actions, modes = self.env.action_space, list(self.env.metadata["render_modes"])
+        actions, modes = self.played.action_space, list(self.env.metadata["render_modes"])
         if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
             raise ValueError(f"{self.name} has actions {actions}: planning needs a Box of numbers; {GUIDE}")
         if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
@@ -107,7 +136,7 @@ class GymnasiumSimulator:
         generator = np.random.get_state()  # noqa: NPY002
         np.random.seed(seed)  # noqa: NPY002  (OGBench's mazes draw from NumPy's global generator, not from their own)
         try:
-            self.env.reset(seed=seed)
+            self.played.reset(seed=seed)
         finally:
             np.random.set_state(generator)  # noqa: NPY002
         return self.get_state()
@@ -120,9 +149,15 @@ class GymnasiumSimulator:
         """Continue from a state `[S]`."""
         self._set(self.env, np.array(state))
 
-    def step(self, control: NDArray[np.float64]) -> None:
-        """One step with the control `[A]`."""
-        self.env.step(control.astype(self.env.action_space.dtype))
+    def step(self, control: NDArray[np.float64]) -> tuple[bool, bool]:
+        """One step with the control `[A]`. Returns whether it ended the environment's episode (terminated, truncated);
+        such a step is taken back."""
+        before, self._was_reset = self.get_state(), False
+        _, _, terminated, truncated, _ = self.played.step(control.astype(self.played.action_space.dtype))
+        if not (self._was_reset or self.stops and (terminated or truncated)):
+            return False, False
+        self.set_state(before)
+        return bool(terminated or not truncated), bool(truncated)
 
     def update_kinematics(self) -> None:
         """Nothing: `render` sets the state again."""
@@ -144,7 +179,7 @@ class GymnasiumSimulator:
 
     def close(self) -> None:
         """Close the environment."""
-        self.env.close()
+        self.played.close()
 
     def get_truth(self) -> NDArray[np.float32]:
         """True quantities `[L]` of the current state."""
@@ -156,7 +191,7 @@ class GymnasiumSimulator:
 
     def build_spec(self) -> TaskSpec:
         """The task's specification; where the description has None, the environment's own facts."""
-        actions, size = self.env.action_space, len(self.get_truth())
+        actions, size = self.played.action_space, len(self.get_truth())
         names, distance = tuple(f"state {index}" for index in range(size)), LargestError(size)
         if self.has_mujoco and self.description.truth is None:
             positions, periodic = self._list_positions()
@@ -168,6 +203,7 @@ class GymnasiumSimulator:
             "distance": distance,
             "control_step_s": float(getattr(self.env, "dt", 1 / (self.env.metadata.get("render_fps") or 20))),
             "action_names": tuple(f"action {number}" for number in range(len(actions.low))),
+            "time_limit": self.time_limit,
         }
         described = {name: value for name, value in vars(self.description).items() if value is not None}
         fields |= {name: value for name, value in described.items() if name in TaskSpec.__dataclass_fields__}
@@ -202,6 +238,13 @@ class GymnasiumSimulator:
             parts = sizes[kind] if kind in sizes else 1
             names += [name] if parts == 1 else [f"{name} {part}" for part in range(parts)]
         return tuple(names), tuple(periodic)
+
+
+def _unwrap_standard(env: Any) -> Any:
+    """The environment without the wrappers that Gymnasium puts around every one; those of its author stay."""
+    while isinstance(env, _STANDARD):
+        env = env.env
+    return env
 
 
 def _set_attribute(env: Any, state: NDArray[np.float64]) -> None:

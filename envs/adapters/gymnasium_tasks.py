@@ -35,12 +35,15 @@ class GymTask:
     distance_unit: str = "of its units"
     thresholds: tuple[float, ...] = (0.2, 0.1, 0.05)
     min_goal_distance: float = 0.4
-    distance_bins: tuple[float, ...] = (0.4, 0.8, 1.6, 3.2)
+    distance_bins: tuple[float, ...] | None = None
     goal_offset: int = 20
     budget: int = 30
     frame_skip: int = 2
     control_step_s: float | None = None
     action_names: tuple[str, ...] | None = None
+    # Whether an episode ends where a step says `terminated` or `truncated`; False: the environment goes on as before.
+    # None: it ends, but in environments of Gymnasium, Gymnasium-Robotics and OGBench.
+    stops_at_end: bool | None = None
 
 
 def _set_pendulum(env: Any, state: NDArray[np.float64]) -> None:

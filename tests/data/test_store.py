@@ -143,6 +143,15 @@ def test_a_writer_refuses_columns_that_do_not_fit(path):
     assert Reader(path).num_frames(1) == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_writer_refuses_an_action_that_is_not_finite_by_its_name(path, value):
+    columns, factors = episode(5)
+    columns["action"][2, 1] = value
+    with pytest.raises(ValueError, match=f"an episode's action 2 has {INFO.action_names[1]}={value}"):
+        Writer(path).write(1, columns, factors)
+    assert Reader(path).num_frames(1) == 0
+
+
 def test_a_half_written_episode_is_not_there(path):
     columns, factors = episode(5)
 

@@ -255,8 +255,14 @@ def test_bad_input_is_named(env: GoalEnv) -> None:
         env.set_state(state[:-1])
     with pytest.raises(ValueError, match="goal_state of shape"):
         env.set_goal(np.full_like(state, np.nan))
-    for action in (np.zeros(3), np.array([0.0, np.nan])):
-        with pytest.raises(ValueError, match="is not 2 finite numbers"):
+    names = env.task.action_names
+    for action, says in (
+        (np.zeros(3), r"action of shape \(3,\) and type float64: .* takes 2 real numbers"),
+        (np.zeros(2, complex), "type complex128: .* takes 2 real numbers"),
+        (np.array([0.0, np.nan]), rf"action \[0.0, nan\]: {names[1]} is nan, and {env.task.name} takes finite numbers"),
+        ([-np.inf, 0.0], rf"action \[-inf, 0.0\]: {names[0]} is -inf"),
+    ):
+        with pytest.raises(ValueError, match=says):
             env.step(action)
 
 
@@ -267,6 +273,16 @@ def test_arguments_are_checked() -> None:
         envs.make("reacher", size=4)
     with pytest.raises(ValueError, match="render_mode='human'"):
         envs.make("reacher", render_mode="human")
+
+
+def test_without_a_render_mode_observations_hold_the_same_pictures() -> None:
+    frames = []
+    for mode in ("rgb_array", None):
+        env = gymnasium.make("jepa/reacher-v0", render_mode=mode)
+        frames.append(env.reset(seed=3)[0]["pixels"])
+        assert env.render_mode == mode
+        env.close()
+    np.testing.assert_array_equal(*frames)
 
 
 def test_importing_envs_imports_neither_a_simulator_nor_torch() -> None:

@@ -84,14 +84,19 @@ def test_it_speaks_gymnasiums_vector_interface(batch: VectorGoalEnv) -> None:
 
 def test_bad_input_is_named_and_the_batch_goes_on(batch: VectorGoalEnv) -> None:
     batch.reset(seed=1)
-    with pytest.raises(ValueError, match=r"actions of shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"action of shape \(2, 2\)"):
         batch.step(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="seed has 2 entries for 5"):
         batch.reset(seed=[1, 2])
     with pytest.raises(ValueError, match="no options"):  # raised by the environment, maybe in a worker
         batch.reset(options={"start": 1})
-    with pytest.raises(ValueError, match="finite"):
-        batch.step(np.full((COUNT, 2), np.nan))
+    before = batch.get_states()
+    wrong = np.zeros((COUNT, 2))
+    wrong[3, 1] = 1e300  # infinite as float32
+    name = batch.task.action_names[1]
+    with pytest.raises(ValueError, match=rf"action \[0.0, inf\] of environment 3: {name} is inf"):
+        batch.step(wrong)
+    np.testing.assert_array_equal(batch.get_states(), before)  # no environment has moved
     first, _ = batch.reset(seed=1)
     again, _ = batch.reset(seed=1)
     np.testing.assert_array_equal(first["pixels"], again["pixels"])

@@ -1,6 +1,6 @@
 """Receding horizon on a point mass: what it looks at, when it plans, what it returns."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -175,6 +175,19 @@ def test_time_that_is_up_switches_too_and_the_last_subgoal_stays():
         assert torch.allclose(asked[step], SUBGOALS[:, number], atol=1e-3)
 
 
+def test_a_refused_goal_leaves_the_episode_as_it_was():
+    start, goal = draw(torch.zeros(1, 2)).numpy(), draw(torch.ones(1, 2)).numpy()
+    found = []
+    for refused in ([], [np.zeros((1, 3, 4, 4, 3), np.uint8), np.zeros((1, 8, 8, 3), np.uint8)]):
+        agent = MPC(PointMass(), CEM(SMALL), COST)
+        agent.reset(goal, seeds=[3])
+        for wrong in refused:
+            with pytest.raises(ValueError):
+                agent.reset(wrong, seeds=[4])
+        found.append(agent.act(start))
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_sequence_of_one_subgoal_is_a_goal():
     _, first, _ = run(goal=SUBGOALS[:, 0])
     _, second, _ = run(goal=SUBGOALS[:, :1])
@@ -230,11 +243,44 @@ def test_numpy_in_gives_numpy_out_and_frames_are_copied():
 
 def test_a_picture_of_the_wrong_size_or_type_is_refused_in_a_sentence():
     agent = MPC(PointMass(), Scripted(), COST)
-    with pytest.raises(ValueError, match=r"goal image is torch.uint8 \(1, 8, 8, 3\).*4, 4"):
+    with pytest.raises(ValueError, match=r"goal image is uint8 \(1, 8, 8, 3\).*4, 4"):
         agent.reset(np.zeros((1, 8, 8, 3), np.uint8), seeds=[0])
     agent.reset(np.zeros((1, 4, 4, 3), np.uint8), seeds=[0])
-    with pytest.raises(ValueError, match=r"frame is torch.float32"):
+    with pytest.raises(ValueError, match=r"frame is float32"):
         agent.act(np.zeros((1, 4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match=r"frame is torch.float32"):
+        agent.act(torch.zeros(1, 4, 4, 3))
+
+
+class Feeling(PointMass):
+    """A point mass whose model also knows two numbers of the robot's state."""
+
+    def __init__(self, **facts):
+        super().__init__(**facts)
+        self.spec = replace(self.spec, proprio="predicted", proprio_dim=2)
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_a_refused_call_changes_nothing_and_none_passes_unchecked(skip):
+    states = np.zeros((6, 1, 2), np.float32)
+    frames = draw(torch.linspace(-1, 1, 6)[:, None].expand(-1, 2)).numpy()[:, None]
+    bad = [
+        (np.zeros((1, 8, 8, 3), np.uint8), states[0]),
+        (frames[0].astype(np.float32), states[0]),
+        (frames[0], None),
+        (frames[0], np.zeros((1, 3), np.float32)),
+        (frames[0], np.full((1, 2), np.nan, np.float32)),
+    ]
+    found = []
+    for refused in ([], bad):
+        agent = MPC(Feeling(frame_skip=skip, history=3), CEM(SMALL), COST)
+        agent.reset(frames[-1], seeds=[3])
+        for frame, state in zip(frames, states, strict=True):
+            for wrong in refused:
+                with pytest.raises(ValueError, match="this model"):
+                    agent.act(*wrong)
+            found.append(agent.act(frame, state))
+    np.testing.assert_array_equal(found[:6], found[6:])
 
 
 @pytest.mark.parametrize(

@@ -139,15 +139,6 @@ def test_levels_are_normed_each_by_itself_and_blocks_by_the_last_norm():
     assert not torch.allclose(chosen[0], first)
 
 
-def test_frames_of_another_size_are_resized():
-    model = encoder()
-    model.frame_px = (96, 96)
-    large = torch.full((1, 1, 96, 96, 3), 200, dtype=torch.uint8)
-    small = torch.full((1, 1, 64, 64, 3), 200, dtype=torch.uint8)
-    torch.testing.assert_close(model.encode_frames(large), encoder().encode_frames(small), atol=1e-5, rtol=1e-5)
-    assert model.frame_hw == (96, 96)
-
-
 @pytest.mark.parametrize("choice", ["selective", "full"])
 def test_checkpointing_gives_the_same_gradients(choice):
     plain, saving = encoder(), encoder(config=replace(SIZES, checkpointing=choice))

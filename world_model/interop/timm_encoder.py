@@ -21,11 +21,11 @@ class TimmSizes(EncoderConfig):
     timm: str = ""
 
 
-def make_encoder(config: EncoderConfig, frame_px: tuple[int, int] | None = None) -> VideoEncoder:
-    """Our encoder, or a timm model, of these sizes with random weights, for frames of frame_px."""
+def make_encoder(config: EncoderConfig) -> VideoEncoder:
+    """Our encoder, or a timm model, of these sizes with random weights."""
     if isinstance(config, TimmSizes):
-        return TimmEncoder(config, _create_timm_model(config.timm, config.image_px), frame_px)
-    return VideoEncoder(config, frame_px)
+        return TimmEncoder(config, _create_timm_model(config.timm, config.image_px))
+    return VideoEncoder(config)
 
 
 class TimmEncoder(VideoEncoder):
@@ -36,9 +36,9 @@ class TimmEncoder(VideoEncoder):
 
     config: TimmSizes
 
-    def __init__(self, config: TimmSizes, model: Any, frame_px: tuple[int, int] | None = None) -> None:
+    def __init__(self, config: TimmSizes, model: Any) -> None:
         torch.nn.Module.__init__(self)
-        self.config, self.frame_px, self.pool = config, frame_px, None
+        self.config, self.pool = config, None
         self.model = model
         mean, std = (torch.tensor(self.model.pretrained_cfg[key]) * 255 for key in ("mean", "std"))
         self.register_buffer("pixel_mean", mean)

@@ -12,7 +12,7 @@ The pixel baseline has the same encoder, clips and predictor, and a light head H
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -23,8 +23,9 @@ from torch import Tensor
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
-from world_model.encoder import VideoEncoder
+from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
+from world_model.nn.pools import LearnedPoolConfig
 from world_model.objectives.losses import FutureTerms, Loss, contrast_within_clips, weaken_clip_means
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
@@ -87,6 +88,10 @@ class FutureConfig(FamilyConfig):
                 f"objective.terms.contrast={self.terms.contrast:g} compares embeddings, and objective.pixels predicts "
                 "pixels: give objective.terms.contrast=0, or objective.pixels=null"
             )
+
+    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
+        """The published sizes have no pooled embedding: a learned one, where a metric weighs it."""
+        return replace(sizes, pool=LearnedPoolConfig()) if self.metric is not None and sizes.pool is None else sizes
 
     def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> Future:
         """The objective around an encoder, for a run of so many steps."""

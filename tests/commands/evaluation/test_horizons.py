@@ -19,6 +19,7 @@ from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.training.model_folders import MODEL, save_encoder
 from commands.transfer.collection import collect_into
+from data.pictures import Preprocessing
 from data.policies import PolicyConfig
 from data.store import Reader, Writer
 from envs.presets import PRESETS, choose_env_kwargs
@@ -158,7 +159,7 @@ def test_probe_reports_recorded_and_redrawn_scenes(reader, tmp_path):
     for name in ("info", "gather", "first_row", "num_frames", "column"):
         setattr(only_eval, name, getattr(reader, name))
     model = dynamics()
-    results = probe.probe_dynamics(config, model, only_eval, tmp_path)
+    results = probe.probe_dynamics(config, model, only_eval, Preprocessing((64, 64)), tmp_path)
     redrawn, frames = results["open_loop_redrawn"], redraw_episodes(reader, EPISODES, choose("moving", 0.5, 4))
     expected = measure_open_loop(model, reader, EPISODES, 4, frames.gather)
     assert redrawn == {"variation": "moving", "strength": 0.5, **expected}

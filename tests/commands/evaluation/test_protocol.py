@@ -11,8 +11,10 @@ from commands.config.compose import load_config
 from commands.evaluation.protocol import (
     ProtocolConfig,
     apply_threshold,
+    choose_bins,
     detect_success,
     draw_cases,
+    draw_starts,
     resolve_protocol,
     summarise,
     wilson_interval,
@@ -29,6 +31,9 @@ class FakeReader:
     def episodes(self, split):
         assert split in ("train", "val", "eval")
         return np.array([3, 8])
+
+    def num_frames(self, episode):
+        return self.steps
 
     def column(self, name, episode):
         values = np.zeros((self.steps, 6))
@@ -59,6 +64,49 @@ def test_cases_come_from_one_episode_goal_offset_apart_and_far_enough():
     assert np.allclose(cases.goal_states[:, 0] - cases.start_states[:, 0], 2.5)
     again = draw_cases(FakeReader(), REACHER, protocol)
     assert np.array_equal(cases.starts, again.starts) and cases.seeds == again.seeds
+
+
+def test_starts_alone_need_no_goals_and_there_may_be_fewer_than_asked_for():
+    protocol = resolve_protocol(ProtocolConfig(episodes=6), REACHER)
+    cases = draw_starts(FakeReader(), REACHER, protocol)
+    assert sorted(cases.episodes.tolist()) == [3, 3, 3, 8, 8, 8] and len(set(cases.seeds)) == 6
+    assert np.array_equal(cases.goal_states, cases.start_states)
+    few = draw_starts(FakeReader(steps=2), REACHER, protocol)
+    pairs = sorted(zip(few.episodes.tolist(), few.starts.tolist(), strict=True))
+    assert pairs == [(3, 0), (3, 1), (8, 0), (8, 1)] and len(few.list_reset_options()) == 4
+    empty = FakeReader()
+    empty.episodes = lambda split: np.array([], int)
+    with pytest.raises(ValueError, match="split eval has no complete episode to start in"):
+        draw_starts(empty, REACHER, protocol)
+
+
+@pytest.mark.parametrize(
+    ("distances", "bins"),
+    [
+        ([0.012, 0.031, 0.055], (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)),
+        ([12.0, 80.0, 33.0], (0, 20, 40, 60, 80, 100)),
+        ([1.0, 1.0], (1.0, 1.1)),
+        ([0.0], (0.0, 0.1)),
+        ([0.1, 0.3], (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)),
+        ([0.4, 3.2], (0.0, 1.0, 2.0, 3.0, 4.0)),
+    ],
+)
+def test_bins_follow_from_the_distances_where_a_task_states_none(distances, bins):
+    assert choose_bins(np.array(distances)) == pytest.approx(bins)
+    rng = np.random.default_rng(0)
+    for scale in 10.0 ** rng.uniform(-6, 6, 200):
+        drawn = scale * rng.uniform(rng.uniform(0, 3), 3, 9)
+        edges = np.array(choose_bins(drawn))
+        assert edges[0] <= drawn.min() and drawn.max() < edges[-1] and 2 <= len(edges) <= 6
+
+
+def test_every_method_is_counted_in_the_same_bins():
+    protocol = resolve_protocol(ProtocolConfig(episodes=3), REACHER)
+    cases = replace(draw_cases(FakeReader(), REACHER, protocol), distances=np.array([0.1, 0.5, 0.9]))
+    own = replace(REACHER, distance_bins=None)
+    whole, few = (summarise(np.ones((count, 4)), cases, own)["by_distance"] for count in (3, 1))
+    assert [(row["from"], row["to"]) for row in whole] == [(row["from"], row["to"]) for row in few]
+    assert sum(row["episodes"] for row in whole) == 3 and sum(row["episodes"] for row in few) == 1
 
 
 def test_starts_that_are_solved_or_too_near_are_left_out_and_counted():

@@ -29,6 +29,7 @@ from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.losses import FutureTerms, normalise_target
 from world_model.objectives.masked import ContextLoss, weigh_context
 from world_model.objectives.masking import FutureMask
+from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import TeacherConfig
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
@@ -167,3 +168,10 @@ def test_a_stem_that_sees_neighbours_trains_no_masked_objective():
     with pytest.raises(ValueError, match="encoder.stem.kind=conv sees into the next patch"):
         PretrainModel(VideoEncoder(conv), NEPA, steps=4)
     PretrainModel(VideoEncoder(VJEPA2.adapt_encoder(conv)), VJEPA2, steps=0)  # the row of an untrained encoder
+
+
+def test_published_sizes_get_a_pooled_embedding_where_a_metric_weighs_it():
+    bare, metric = replace(SIZES, pool=None), replace(FUTURE, metric=MetricConfig())
+    assert metric.adapt_encoder(bare).pool is not None and metric.adapt_encoder(SIZES) == SIZES
+    assert FUTURE.adapt_encoder(bare).pool is None
+    PretrainModel(VideoEncoder(metric.adapt_encoder(bare)), metric, steps=1)
