@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.transfer.keys import ImportKeys
+from data.checks import FileError
 from data.schema import NO_SEED, Column
 from data.video import View
 
@@ -30,6 +31,21 @@ class Recording:
     split: str | None = None
     seed: int = NO_SEED
     factors: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_recording(recording: Recording) -> Recording:
+    """The recording. FileError if one of its columns holds a number that is not finite.
+
+    The last row of a reward leads nowhere and may be nan.
+    """
+    for name, rows in recording.columns.items():
+        known = rows[:-1] if name == "reward" else rows
+        finite = np.isfinite(known.reshape(len(known), -1)).all(1)
+        if not finite.all():
+            what = "actions" if name == "action" else f"numbers in {name}"
+            frame = int(np.flatnonzero(~finite)[0])
+            raise FileError(f"{recording.source} has {what} that are not finite numbers (first in frame {frame})")
+    return recording
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,10 @@ class RecordingFormat(Protocol):
 
     def find(self, path: Path) -> Sequence[Any]:
         """Where the trajectories lie; ValueError where there is none."""
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Once they are found, a sentence on each file or trajectory that cannot be used."""
 
     def read(self, trajectory: Any) -> Recording:
         """One of them. ValueError if it cannot be used."""
