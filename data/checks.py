@@ -100,9 +100,13 @@ def check_memory(what: str, num_bytes: int, mend: str) -> None:
     free = measure_memory()
     if num_bytes > MEMORY_SHARE * free:
         raise FileError(
-            f"{what} needs {num_bytes / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free "
+            f"{what} needs {_format_bytes(num_bytes)} of memory and {_format_bytes(free)} are free "
             f"({MEMORY_SHARE:.0%} of which may be taken): {mend}"
         )
+
+
+def _format_bytes(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:.1f} MiB"
 
 
 # --- fields

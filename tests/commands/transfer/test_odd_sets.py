@@ -276,7 +276,7 @@ def test_an_npz_is_not_loaded_where_its_members_do_not_fit_and_others_are_never_
     monkeypatch.setattr("data.formats.ogbench.npy.read_array", lambda *a, **k: loaded.append(1) or load(*a, **k))
     assert len(take("ogbench", path, fps=10).episodes()) == 6 and loaded
     monkeypatch.setattr(checks, "measure_memory", lambda: 16)
-    assert "visual-maze-v0.npz: terminals needs 0.0 GiB of memory" in refuse("ogbench", path)
+    assert "visual-maze-v0.npz: terminals needs 0.0 MiB of memory" in refuse("ogbench", path)
 
 
 def test_an_npz_that_declares_other_than_it_holds_is_refused():
