@@ -14,6 +14,8 @@ import h5py
 
 from data.checks import FileError, check_memory, check_regular
 
+DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)  # what h5py raises for a damaged file
+
 
 def open_hdf5(path: Path) -> h5py.File:
     """The file, open for reading. FileError for one that points at other files; OSError for one that is damaged."""
@@ -47,7 +49,7 @@ def _check_reach(path: Path, identity: tuple[int, ...]) -> None:
                     strange, what = name, f"stored in another file ({_decode(properties.get_external(0)[0])})"
                 if properties is not None and properties.get_layout() == h5py.h5d.VIRTUAL:
                     strange, what = name, "a virtual dataset, whose rows are those of other files"
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise OSError(f"{path} is damaged ({error})") from error
     if strange is not None:
         raise FileError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import mmap
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +110,7 @@ class MappedFile:
 
     def __init__(self, path: Path, mode: Literal["r", "r+"]) -> None:
         self.path = path
-        with _open_hdf5(path) as file:
+        with _open_hdf5(path) as file, _explain_damage(path):
             self.header = _read_header(path, file)
             self.info = _parse_info(path, self.header)
             packed = file.get(PACKED)
@@ -208,15 +210,15 @@ class MappedFile:
         for index in map(int, np.flatnonzero(self.episode["length"])):
             if not self._is_intact(index):
                 damaged[index] = "the checksum fails for"
-            elif name := self._find_strange_numbers(index):
+            elif name := self.find_strange_numbers(index, int(self.episode["length"][index])):
                 damaged[index] = f"{name} holds numbers that are not finite in"
         if hasattr(mmap, "MADV_DONTNEED"):
             self._pages.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in our resident memory
         return damaged
 
-    def _find_strange_numbers(self, index: int) -> str | None:
-        """The first column, or factor, of an episode with a number that is nan or infinite."""
-        start, length = int(self.episode["start"][index]), int(self.episode["length"][index])
+    def find_strange_numbers(self, index: int, length: int) -> str | None:
+        """The first column, or factor, of an episode of that length with a number that is nan or infinite."""
+        start = int(self.episode["start"][index])
         rows = {
             name: array[start : start + length - (name in UNKNOWN_AT_LAST)]
             for name, array in self.columns.items()
@@ -224,6 +226,17 @@ class MappedFile:
         }
         rows |= {name: array[index] for name, array in self.factors.items()}
         return next((name for name, values in rows.items() if not np.isfinite(values).all()), None)
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    """Turns what h5py raises where the structure of a file is damaged into a StoreError that names it."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except hdf5.DAMAGE as error:
+        raise StoreError(f"{path} is damaged ({error}): copy it again") from error
 
 
 def _open_hdf5(path: Path) -> h5py.File:

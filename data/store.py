@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.disk import PathLike, expand_paths, temporary_beside
-from data.mapped import PACKED, UNKNOWN_AT_LAST, MappedFile, lay_out
+from data.mapped import PACKED, MappedFile, lay_out
 from data.schema import NO_SEED, SPLITS, EpisodePlan, StoreError
 
 Array = NDArray[Any]
@@ -82,11 +82,11 @@ class Writer:
         """
         file, factors = self._file, factors or {}
         length, start = len(columns["pixels"]), int(file.episode["start"][index])
-        assert 1 <= length <= self._ends[index] - start, ("an episode must fit its room", index, length)
+        if not 1 <= length <= (room := int(self._ends[index]) - start):
+            raise ValueError(f"an episode of {length} frames does not fit its room of {room}")
         shapes = {column.name: (length, *column.shape) for column in self.info.columns}
         _check_shapes("columns", columns, shapes | {"action": (length - 1, self.info.action_size)})
         _check_shapes("factors", factors, {column.name: column.shape for column in self.info.factors})
-        _check_finite({**columns, **factors})
         file.episode["length"][index] = 0
         for name, target in file.columns.items():
             rows = np.asarray(columns[name])
@@ -94,6 +94,8 @@ class Writer:
         file.columns["action"][start + length - 1] = np.nan
         for name, target in file.factors.items():
             target[index] = factors[name]
+        if name := file.find_strange_numbers(index, length):
+            raise ValueError(f"an episode's {name} holds numbers that are not finite")
         file.episode["crc32"][index] = file.compute_checksum(index, length)
         file.episode["length"][index] = length
 
@@ -102,15 +104,6 @@ def _check_shapes(what: str, arrays: Mapping[str, Any], declared: Mapping[str, t
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     if shapes != declared:
         raise ValueError(f"an episode's {what} are {shapes}, the file declares {declared}")
-
-
-def _check_finite(arrays: Mapping[str, Any]) -> None:
-    """ValueError for nan or infinity anywhere but in the last row of a reward, which leads nowhere."""
-    for name, array in arrays.items():
-        rows = np.asarray(array)
-        rows = rows[:-1] if name in UNKNOWN_AT_LAST and name != "action" else rows
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            raise ValueError(f"an episode's {name} holds numbers that are not finite")
 
 
 # --- reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ def check_recording(recording: Recording) -> Recording:
     """
     for name, rows in recording.columns.items():
         known = rows[:-1] if name == "reward" else rows
-        finite = np.isfinite(known.reshape(len(known), -1)).all(1)
+        finite = np.isfinite(known.reshape(len(known), math.prod(known.shape[1:]))).all(1)
         if not finite.all():
             what = "actions" if name == "action" else f"numbers in {name}"
             frame = int(np.flatnonzero(~finite)[0])

@@ -227,7 +227,7 @@ def check_actions(where: str, actions: Array, frames: int) -> Array:
             "every step is needed"
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-        actions = actions.reshape(len(actions), -1).astype(np.float32)
+        actions = actions.reshape(len(actions), math.prod(actions.shape[1:])).astype(np.float32)
     if len(actions) != frames - 1:
         raise ExternalError(f"{where} has {len(actions)} actions between {frames} frames: {frames - 1} are needed")
     return actions

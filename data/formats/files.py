@@ -42,7 +42,7 @@ def explain_damage(path: Path, kind: str, *errors: type[Exception]) -> Iterator[
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file for reading; FileError if it is none, is damaged, or points at other files."""
-    with explain_damage(path, "HDF5", OSError), hdf5.open_hdf5(path) as file:
+    with explain_damage(path, "HDF5", *hdf5.DAMAGE), hdf5.open_hdf5(path) as file:
         yield file
 
 
@@ -88,6 +88,8 @@ def sort_numbered(names: Iterable[str], stem: str, where: Path | str) -> tuple[l
 def get_item(group: h5py.Group, name: str, kind: type[Item], where: str) -> Item:
     """A group or dataset of a group; ExternalError where it is missing, leads nowhere, or is of the other kind."""
     item = group.get(name)
+    if item is None and name in group.keys():
+        raise ExternalError(f"{where} has {name}, a link that leads nowhere")
     if item is None:
         raise ExternalError(f"{where} has no {name} (it has: {', '.join(sorted(group)) or 'nothing'})")
     if not isinstance(item, kind):

@@ -211,8 +211,10 @@ class LeRobot(dataset.ExternalDataSet):
         if REWARD in table.column_names and self.info.store_info is None:
             columns["reward"] = _to_array(table[REWARD], where, REWARD).reshape(-1)
         times_s = _to_array(table["timestamp"], where, "timestamp").astype(np.float64).reshape(-1)
+        if not np.isfinite(times_s).all():
+            raise ExternalError(f"{where} has time stamps that are not finite numbers")
         steps_s = np.diff(times_s)
-        if len(steps_s) and not np.abs(steps_s * self.fps - 1).max() <= MAX_UNEVENNESS:
+        if len(steps_s) and np.abs(steps_s * self.fps - 1).max() > MAX_UNEVENNESS:
             raise ExternalError(
                 f"{episode.name} has mixed rates: frames {steps_s.min():.3g} to {steps_s.max():.3g} s apart, "
                 f"where fps={self.fps:g} in {INFO}"

@@ -117,7 +117,7 @@ class Minari(dataset.ExternalDataSet):
 
     def _describe_episode(self, episode: ExternalEpisode) -> DataSetInfo:
         with open_hdf5(self.file) as file:
-            return self._describe(episode.location, file[episode.location])
+            return self._describe(episode.location, get_item(file, episode.location, h5py.Group, str(self.file)))
 
     def _describe(self, name: str, group: h5py.Group) -> DataSetInfo:
         check_names(f"{self.file} {name}", (OBSERVATIONS, "actions"), group)
@@ -173,16 +173,16 @@ class Minari(dataset.ExternalDataSet):
 
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         with open_hdf5(self.file) as file:
-            group, where = file[episode.location], f"{self.file} {episode.location}"
+            where = f"{self.file} {episode.location}"
+            group = get_item(file, episode.location, h5py.Group, str(self.file))
             check_names(where, (OBSERVATIONS, "actions"), group)
             arrays = _list_arrays(group)
             check_names(where, names, arrays)
-            if not isinstance(group["actions"], h5py.Dataset):
-                raise ExternalError(
-                    f"{where} has actions in parts ({', '.join(group['actions'])}): one array is needed"
-                )
-            recorded = files.read_rows(group["actions"], f"{where} actions")
-            actions = dataset.check_actions(where, recorded, len(next(iter(arrays.values()))))
+            if isinstance(parts := group.get("actions"), h5py.Group):
+                raise ExternalError(f"{where} has actions in parts ({', '.join(parts)}): one array is needed")
+            recorded = files.read_rows(get_item(group, "actions", h5py.Dataset, where), f"{where} actions")
+            first = files.read_rows(next(iter(arrays.values())), f"{where} {next(iter(arrays))}") if arrays else []
+            actions = dataset.check_actions(where, recorded, len(first))
             columns = {"action": actions} | {n: files.read_rows(arrays[n], f"{where} {n}") for n in names}
             if "rewards" in group and self.info.store_info is None:
                 rewards = files.read_rows(get_item(group, "rewards", h5py.Dataset, where), f"{where} rewards")
@@ -196,9 +196,11 @@ class Minari(dataset.ExternalDataSet):
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         where = f"{self.file} {episode.location}"
         with open_hdf5(self.file) as file:
-            arrays = _list_arrays(file[episode.location])
+            arrays = _list_arrays(get_item(file, episode.location, h5py.Group, str(self.file)))
             check_names(where, [name], arrays)
             rows, jpeg = files.read_rows(arrays[name], f"{where} {name}"), self._is_jpeg(name, arrays[name])
+        if not len(rows):
+            raise ExternalError(f"{where} has no row of {name}")
         frames = np.stack([dataset.decode_picture(row) for row in rows]) if jpeg else rows
         return dataset.resize_to_square(dataset.check_pictures(where, name, frames), size_px, view)
 
@@ -243,7 +245,8 @@ def _list_arrays(group: h5py.Group) -> dict[str, h5py.Dataset]:
             yield name, node
         elif isinstance(node, h5py.Group):
             if name.count("/") > DEEPEST:
-                raise ExternalError(f"{group.name} has groups within groups without end ({name[:40]}...)")
+                place = f"{group.file.filename} {group.name.strip('/')}"
+                raise ExternalError(f"{place} has groups within groups without end ({name[:40]}...)")
             for key in node:
                 yield from walk(node.get(key), f"{name}/{key}")
 

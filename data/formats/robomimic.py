@@ -94,7 +94,7 @@ class Robomimic(dataset.ExternalDataSet):
         file, demo = episode.location
         where, exported = f"{file} {demo}", self.info.store_info is not None
         with open_hdf5(file) as opened:
-            group = opened[f"data/{demo}"]
+            group = get_item(opened, f"data/{demo}", h5py.Group, str(file))
             check_names(where, ("actions", "obs"), group)
             observed = get_item(group, "obs", h5py.Group, where)
             check_names(where, names, [*observed, *(["states"] if "states" in group else [])])
@@ -102,7 +102,11 @@ class Robomimic(dataset.ExternalDataSet):
             actions = files.read_rows(get_item(group, "actions", h5py.Dataset, where), f"{where} actions")
             if not exported and "rewards" in group:
                 columns["reward"] = files.read_rows(get_item(group, "rewards", h5py.Dataset, where), f"{where} rewards")
-            flags = {name: files.read_rows(group[name], f"{where} {name}") for name in dataset.ENDS if name in group}
+            flags = {
+                name: files.read_rows(get_item(group, name, h5py.Dataset, where), f"{where} {name}")
+                for name in dataset.ENDS
+                if name in group
+            }
         frames = len(actions) + exported
         for name, rows in columns.items():
             if len(rows) != frames:
@@ -114,8 +118,8 @@ class Robomimic(dataset.ExternalDataSet):
         file, demo = episode.location
         where = f"{file} {demo}"
         with open_hdf5(file) as opened:
-            group = opened[f"data/{demo}"]
-            check_names(where, [name], group["obs"])
+            group = get_item(opened, f"data/{demo}", h5py.Group, str(file))
+            check_names(where, [name], get_item(group, "obs", h5py.Group, where))
             pictures = dataset.check_pictures(where, name, self._read_rows(group, name, where))
         return dataset.resize_to_square(pictures, size_px, view)
 
@@ -125,7 +129,10 @@ class Robomimic(dataset.ExternalDataSet):
         rows = files.read_rows(get_item(owner, name, h5py.Dataset, where), f"{where} {name}")
         if self.info.store_info is None:
             return rows
-        following = get_item(get_item(group, "next_obs", h5py.Group, where), name, h5py.Dataset, where)
+        later = get_item(get_item(group, "next_obs", h5py.Group, where), name, h5py.Dataset, where)
+        following = files.read_rows(later, f"{where} next_obs/{name}")
+        if following.shape != rows.shape:
+            raise ExternalError(f"{where} has {name} of shape {rows.shape} in obs and {following.shape} in next_obs")
         return np.concatenate([rows, following[-1:]])
 
 
@@ -157,7 +164,8 @@ def _describe_data_set(episode: ExternalEpisode) -> DataSetInfo:
 
 
 def _describe_episode(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
-    group, args, where = file[f"data/{demo}"], _read_env_args(path, file), f"{path} {demo}"
+    args, where = _read_env_args(path, file), f"{path} {demo}"
+    group = get_item(file, f"data/{demo}", h5py.Group, str(path))
     check_names(where, ("actions", "obs"), group)
     store_info = dataset.parse_store_info(read_attributes(file["data"]).get(EXPORT_KEY))
     observations = get_item(group, "obs", h5py.Group, where)

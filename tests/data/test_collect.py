@@ -263,6 +263,6 @@ def test_more_than_disk_or_memory_holds_is_refused_before_any_work(tmp_path, mon
         with pytest.raises(ValueError, match=f"needs .* {says}"):
             collect(tmp_path / "big.h5", never, CollectConfig(**{"episodes": 2, "frames": 9, **changes}))
     monkeypatch.setattr("data.checks.measure_memory", lambda: 2**20)
-    with pytest.raises(ValueError, match="collecting episodes=10000 frames=9 needs 2.4 MiB of memory and 1.0 MiB are free"):
+    with pytest.raises(ValueError, match="collecting episodes=10000 frames=9 needs 2.4 MiB of memory and 1.0 MiB"):
         collect(tmp_path / "big.h5", never, CollectConfig(episodes=10_000, frames=9))
     assert not list(tmp_path.iterdir())
