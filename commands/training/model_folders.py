@@ -123,8 +123,8 @@ def check_blocks(depth: int, width: int, tensors: dict[str, Tensor], stem: str, 
     """Raise CheckpointError unless the weights have so many blocks, so wide: before a model of that size is built."""
     blocks = len({name.removeprefix(stem).partition(".")[0] for name in tensors if name.startswith(stem)})
     norm = tensors.get(f"{stem}0.norm1.bias")
-    if depth != blocks or norm is not None and len(norm) != width:
-        wide = f" of width {len(norm)}" if norm is not None else ""
+    if depth != blocks or norm is not None and norm.numel() != width:
+        wide = f" of width {norm.numel()}" if norm is not None else ""
         raise CheckpointError(
             f"{where} has depth={depth} width={width} and does not fit its weights: {blocks} blocks{wide}"
         )

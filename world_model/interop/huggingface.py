@@ -131,10 +131,19 @@ def read_weights(folder: Path) -> Weights:
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
-                out |= {key: opened.get_tensor(key).float() for key in opened.keys()}
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is missing or cut short: {get_first_line(error)}") from error
+        check_real(tensors, file)
+        out |= {key: value.float() for key, value in tensors.items()}
     return out
+
+
+def check_real(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Raise CheckpointError for a complex tensor, whose imaginary part would be dropped."""
+    for name, value in weights.items():
+        if value.is_complex():
+            raise CheckpointError(f"{source} has {name} of type {value.dtype}: real numbers are needed")
 
 
 def strip_wrappers(weights: Mapping[str, Tensor], source: Path) -> tuple[Weights, list[str]]:

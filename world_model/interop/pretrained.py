@@ -24,6 +24,7 @@ from world_model.interop.huggingface import (
     SIZE_KEYS,
     Config,
     Weights,
+    check_real,
     from_huggingface,
     read_config,
     read_pixel_statistics,
@@ -161,6 +162,7 @@ def _read_state_dict(state: Any, source: Path) -> tuple[Weights, list[str]]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
     weights, stripped = strip_wrappers(state, source)
+    check_real(weights, source)
     return {name: v.float() if v.is_floating_point() else v for name, v in weights.items()}, stripped
 
 
@@ -223,6 +225,10 @@ def make_predictor(
     width = weights["predictor_norm.weight"].shape[0]
     if heads is None and width not in PREDICTOR_HEADS:
         return None
+    if heads is not None and (width % heads or width // heads % 2):
+        raise CheckpointError(
+            f"{source}: a predictor of width {width} has no {heads} heads of an even number of channels"
+        )
     sizes = PredictorConfig(
         width,
         _count_layers(weights, "predictor_blocks"),

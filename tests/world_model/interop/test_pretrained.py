@@ -273,6 +273,7 @@ def test_a_shard_outside_the_directory_is_not_read(tmp_path, models, place):
         ({"crop_size": [32, 32]}, "config.json has crop_size=\\[32, 32\\]"),
         ({"crop_size": 33}, "config.json: patch_px=8 does not divide"),
         ({"num_attention_heads": 7}, "config.json: heads=7 does not divide width=48"),
+        ({"pred_num_attention_heads": 7}, "a predictor of width 36 has no 7 heads"),
         ({"pred_num_attention_heads": None}, "has no pred_num_attention_heads"),
         ({"mlp_ratio": float("nan")}, "config.json has mlp_ratio=nan"),
     ],
@@ -338,3 +339,15 @@ def test_a_pipe_is_no_file_of_weights(tmp_path):
     os.mkfifo(tmp_path / "v.pt")
     with pytest.raises(ValueError, match="v.pt is a pipe"):
         load_pretrained(tmp_path / "v.pt")
+
+
+def test_complex_weights_are_refused_by_name(tmp_path, models):
+    export_huggingface(tmp_path / "hf", *models)
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    tensors["encoder.layernorm.bias"] = tensors["encoder.layernorm.bias"].to(torch.complex64)
+    save_file(tensors, tmp_path / "hf/model.safetensors")
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"encoder": weights | {"norm.bias": weights["norm.bias"].to(torch.complex64)}}, tmp_path / "v.pt")
+    for path, name in ((tmp_path / "hf", "encoder.layernorm.bias"), (tmp_path / "v.pt", "norm.bias")):
+        with pytest.raises(CheckpointError, match=f"has {name} of type torch.complex64"):
+            load_pretrained(path)
