@@ -94,8 +94,8 @@ class Writer:
         file.columns["action"][start + length - 1] = np.nan
         for name, target in file.factors.items():
             target[index] = factors[name]
-        if name := file.find_strange_numbers(index, length):
-            raise ValueError(f"an episode's {name} holds numbers that are not finite")
+        if strange := file.find_strange_numbers(index, length):
+            raise ValueError(f"an episode's {strange} holds numbers that are not finite")
         file.episode["crc32"][index] = file.compute_checksum(index, length)
         file.episode["length"][index] = length
 

@@ -181,8 +181,8 @@ class Minari(dataset.ExternalDataSet):
             if isinstance(parts := group.get("actions"), h5py.Group):
                 raise ExternalError(f"{where} has actions in parts ({', '.join(parts)}): one array is needed")
             recorded = files.read_rows(get_item(group, "actions", h5py.Dataset, where), f"{where} actions")
-            first = files.read_rows(next(iter(arrays.values())), f"{where} {next(iter(arrays))}") if arrays else []
-            actions = dataset.check_actions(where, recorded, len(first))
+            shapes = [array.shape for array in arrays.values() if array.shape]
+            actions = dataset.check_actions(where, recorded, shapes[0][0] if shapes else 0)
             columns = {"action": actions} | {n: files.read_rows(arrays[n], f"{where} {n}") for n in names}
             if "rewards" in group and self.info.store_info is None:
                 rewards = files.read_rows(get_item(group, "rewards", h5py.Dataset, where), f"{where} rewards")
