@@ -45,9 +45,9 @@ def resolve_inside(root: Path, name: str, source: Path | str) -> Path:
     FileError if it leads out of the folder: an absolute path, one with `..`, or a symbolic link on the way. Links of
     Hugging Face's cache, from snapshots/REVISION to blobs, stay inside.
     """
-    inside = [root.resolve()]
-    if inside[0].parent.name == "snapshots":
-        inside.append(inside[0].parent.parent / "blobs")
+    top = root.resolve()
+    cached = [folder for folder in (top, *top.parents) if folder.parent.name == "snapshots"]
+    inside = [top, *(folder.parent.parent / "blobs" for folder in cached)]
     try:
         path = root / name
         target = path.resolve()

@@ -65,7 +65,8 @@ class ExternalImport:
                 odd = "; ".join(f"{name} is {what}" for name, what in contents.odd_pictures.items())
                 raise UsageError(
                     f"{self.keys.path} holds no pictures of a kind that is read: {odd}, and uint8 [T,H,W,3] is needed; "
-                    "convert it, or give environment=, which draws pictures from recorded states"
+                    f"convert it; or give environment=, which draws pictures from recorded states; or "
+                    f"{self.set.render_hint}"
                 )
             raise UsageError(
                 f"{self.keys.path} holds no pictures (it has: {join_names(contents.numbers) or 'nothing'}): give "

@@ -32,6 +32,7 @@ from data.video import Pictures, View, convert_frame
 
 Array = NDArray[Any]
 EXPORT_KEY = "jepa"  # name of the attribute, array or file that holds the StoreInfo of an exported data set
+LEAST_SIDE_PX = 8  # of an array that counts as a picture
 LEAST_FPS, MOST_FPS = 1e-3, 1e5
 Rate = Annotated[float, pydantic.Field(ge=LEAST_FPS, le=MOST_FPS)]  # frames a second
 # Columns that tell where an episode ends, by the last part of their name. They are facts of the recording, no
@@ -124,9 +125,9 @@ class ExternalDataSet(ABC):
 
 def is_pictures(shape: Sequence[int], dtype: Any) -> bool:
     """Whether an array [T,...] is a stack of colour pictures."""
-    return (
-        shape is not None and len(shape) == 4 and shape[3] == 3 and min(shape[1:3]) >= 8 and np.dtype(dtype) == np.uint8
-    )
+    if shape is None or len(shape) != 4 or shape[3] != 3:
+        return False
+    return min(shape[1:3]) >= LEAST_SIDE_PX and np.dtype(dtype) == np.uint8
 
 
 def select_pictures(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -140,6 +141,7 @@ def select_odd_pictures(arrays: Mapping[str, Any]) -> dict[str, str]:
         name: f"{a.dtype} {list(a.shape)}"
         for name, a in arrays.items()
         if a.shape is not None and len(a.shape) in (3, 4) and not is_pictures(a.shape, a.dtype)
+        if sum(size >= LEAST_SIDE_PX for size in a.shape[1:]) >= 2
     }
 
 

@@ -112,6 +112,11 @@ class EpisodeFacts(pydantic.BaseModel):
     split: str | None = None
     factors: dict[str, Any] = {}
 
+    @pydantic.field_validator("seed", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        return NO_SEED if value in ("None", "") else value  # as older versions of Minari write it
+
     @pydantic.field_validator("factors", mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:

@@ -38,6 +38,7 @@ BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index
 REWARD, PROPRIO = "next.reward", "observation.state"
 ENDS = ("next.done", "next.terminated", "next.truncated", "next.success")  # facts of the recording, no observation
 NUMBERS = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+MAX_SPAN_DIFFERENCE = 1.5  # frames by which an episode's span of a video may differ from its rows
 MAX_UNEVENNESS = 0.1  # steps by which the time between two frames may differ from the data set's rate
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "eval", "eval": "eval"}
 # Names of our columns in a data set that we write; others are jepa.NAME, so that no policy reads them as observations.
@@ -112,6 +113,7 @@ class VideoPlace(pydantic.BaseModel):
     chunk_index: Count
     file_index: Count
     from_timestamp: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+    to_timestamp: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
 class ExportedEpisode(pydantic.BaseModel):
@@ -234,8 +236,11 @@ class LeRobot(dataset.ExternalDataSet):
         if file not in self._videos:
             self._videos[file] = inspect_video(file)
         video = self._videos[file]
+        span, length = (place.to_timestamp - place.from_timestamp) * self.fps, episode.location["length"]
+        if abs(span - length) > MAX_SPAN_DIFFERENCE:
+            raise ExternalError(f"{episode.name} has {length} rows, and {span:.1f} frames of {name} by its time stamps")
         begin_s = place.from_timestamp - video.start_s
-        times_s = begin_s + np.arange(episode.location["length"]) / self.fps
+        times_s = begin_s + np.arange(length) / self.fps
         if times_s[-1] > video.length_s + 1 / self.fps:
             raise ExternalError(f"{file} ends after {video.length_s:.2f} s, before {episode.name} does")
         return decode_at_times(video, times_s.clip(0), (size_px, size_px), view)

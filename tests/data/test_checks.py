@@ -64,6 +64,9 @@ def test_the_cache_of_hugging_face_links_from_a_snapshot_to_its_blobs(tmp_path):
     (blobs / "abc").write_text("weights")
     (blobs / "bad").symlink_to("/etc/passwd")
     (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    (snapshot / "sub").mkdir()
+    (snapshot / "sub/table.parquet").symlink_to("../../../blobs/abc")
+    assert resolve_inside(snapshot / "sub", "table.parquet", "info.json").read_text() == "weights"
     (snapshot / "other.safetensors").symlink_to("../../blobs/bad")
     assert resolve_inside(snapshot, "model.safetensors", "index").read_text() == "weights"
     with pytest.raises(FileError, match="leads out of"):

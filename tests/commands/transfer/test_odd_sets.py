@@ -207,6 +207,14 @@ def test_one_odd_episode_of_minari_is_left_out_named_and_counted(change, says, c
     assert "left out 1: " in said and says in said, said
 
 
+def test_an_episode_without_a_seed_is_read():
+    path = made("minari")
+    with h5py.File(f"{path}/data/main_data.hdf5", "r+") as file:
+        file["episode_1"].attrs["seed"] = "None"
+        del file["episode_2"].attrs["seed"]
+    assert [take("minari", path, fps=5).seed(k) for k in range(3)] == [40, -1, -1]
+
+
 def test_timeouts_end_episodes_of_ogbench_and_are_no_state():
     path = made("ogbench")
     columns = dict(np.load(path))
@@ -449,7 +457,12 @@ def second(value: Any) -> Callable[[list[Any]], list[Any]]:
     [
         (EPISODES, {"videos__FRONT__from_timestamp": second(-5.0)}, "front, has from_timestamp=-5.0"),
         (EPISODES, {"videos__FRONT__from_timestamp": second(float("nan"))}, "front, has from_timestamp=nan"),
-        (EPISODES, {"videos__FRONT__from_timestamp": second(500.0)}, "before set/episode_1 does"),
+        (
+            EPISODES,
+            {"videos__FRONT__from_timestamp": second(500.0), "videos__FRONT__to_timestamp": second(500.4)},
+            "before set/episode_1 does",
+        ),
+        (EPISODES, {"videos__FRONT__to_timestamp": second(0.7)}, "has 4 rows, and 1.0 frames of observation"),
         (EPISODES, {"length": second(0)}, "row 1 has length=0"),
         (EPISODES, {"length": second(None)}, "row 1 has length=None"),
         (EPISODES, {"data__file_index": second(-1)}, "row 1 has data/file_index=-1"),
