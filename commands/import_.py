@@ -72,7 +72,10 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     facts = form.collect_facts()
     for line in facts.summary:
         console.say(line)
-    splits = assign_splits(recordings, left_out, config, console)
+    exported = facts.origin is not None
+    if not exported:
+        check_number(recordings, left_out, config)
+    splits = assign_splits(recordings, exported, config, console)
     info = make_store_info(facts, recordings, splits, config, console)
     if not path.exists():
         seeds = np.array([recording.seed for recording in recordings], np.int64)
@@ -82,7 +85,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     if not Reader(path, verify=False).packed:
         left_out += write_all(path, recordings, facts.size_px, config.view, console)
     reader = Reader(path, verify=False)
-    check_splits(reader, config, left_out)
+    check_splits(reader, splits, config, left_out)
     if config.compression == "gzip":
         pack_file(path)
     write_atomic(folder / "episodes.jsonl", format_episode_lines(recordings, reader))
@@ -120,30 +123,34 @@ def read_all(form: RecordingFormat, folder: Path, console: Console) -> tuple[lis
     return recordings, left_out
 
 
+def check_number(recordings: Sequence[Recording], left_out: Sequence[str], config: Config) -> None:
+    """RunError for too few trajectories to train on, choose by and report."""
+    if len(recordings) < LEAST_TRAJECTORIES:
+        raise RunError(
+            f"{config.path} has {len(recordings)} trajectories that can be used, and {LEAST_TRAJECTORIES} are the "
+            f"least, one each for train, val and eval{format_left_out(left_out, '; left out ')}"
+        )
+
+
 def assign_splits(
-    recordings: Sequence[Recording], left_out: Sequence[str], config: Config, console: Console
+    recordings: Sequence[Recording], exported: bool, config: Config, console: Console
 ) -> NDArray[np.uint8]:
     """The split of each, as an index into SPLITS: the format's own, else drawn. The choice is printed.
 
-    Half of the validation episodes of a format without `eval` become `eval`. Splits without train or val are of no use
-    and are drawn anew. RunError for too few trajectories to draw them.
+    exported: whether all have the splits of a file of ours, which stay. Otherwise half of the validation episodes of a
+    format without `eval` become `eval`, and splits without train or val are of no use and are drawn anew.
     """
     given = [recording.split for recording in recordings]
     how = "drawn"
-    if None not in given and {"train", "val"} <= set(given):
+    if exported or None not in given and {"train", "val"} <= set(given):
         splits = np.array([SPLITS.index(str(name)) for name in given], np.uint8)
         how = "as in the data set"
         held_out = np.flatnonzero(splits == SPLITS.index("val"))
-        if "eval" not in given and len(held_out) > 1:
+        if not exported and "eval" not in given and len(held_out) > 1:
             chosen = np.random.default_rng([config.seed, 73]).permutation(held_out)[: len(held_out) // 2]
             splits[chosen] = SPLITS.index("eval")
             how = "as in the data set, half of the validation episodes for eval"
     else:
-        if len(recordings) < LEAST_TRAJECTORIES:
-            raise RunError(
-                f"{config.path} has {len(recordings)} trajectories that can be used, and {LEAST_TRAJECTORIES} are the "
-                f"least, one each for train, val and eval{format_left_out(left_out, '; left out ')}"
-            )
         if None not in given:
             how = f"drawn, since the data set has {' and '.join(sorted(set(map(str, given))))} alone"
         splits = draw_splits(config.seed, len(recordings))
@@ -152,10 +159,10 @@ def assign_splits(
     return splits
 
 
-def check_splits(reader: Reader, config: Config, left_out: Sequence[str]) -> None:
-    """RunError if an episode of train or val is missing once all pictures are written."""
-    for split in ("train", "val"):
-        if not reader.episodes(split).size:
+def check_splits(reader: Reader, splits: NDArray[np.uint8], config: Config, left_out: Sequence[str]) -> None:
+    """RunError if no episode of train or val is left once all pictures are written."""
+    for index, split in enumerate(SPLITS):
+        if index in splits and split != "eval" and not reader.episodes(split).size or not reader.episodes().size:
             reason = f": {left_out[-1]}" if left_out else ""
             raise RunError(f"no trajectory of {config.path} is left for the split {split}{reason}")
 

@@ -275,6 +275,7 @@ class ExternalImport:
             **{name: getattr(own, name) for name in shared},
             size_px=self.size_px,
             settings={**settings, "origin": dict(own.source)},
+            origin=own.source,
             bounds=(own.action_low, own.action_high),
             summary=(
                 f"{self._count_episodes()}, written by jepa export: columns, names, bounds, rate, splits and seeds "

@@ -52,7 +52,8 @@ def check_recording(recording: Recording) -> Recording:
 @dataclass(frozen=True)
 class Facts:
     """What holds for all recordings of a format. extra: columns beyond the schema's that a recording may have. bounds:
-    low and high of the actions; None: they come from the data. settings: what the file's content depends on, beside
+    low and high of the actions; None: they come from the data. origin: of a file that we exported, what it was made
+    from; its splits stay. settings: what the file's content depends on, beside
     the recordings. summary: the source of each column, in lines for the user."""
 
     env_id: str
@@ -69,6 +70,7 @@ class Facts:
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     render: Mapping[str, Any] = field(default_factory=dict)
     summary: tuple[str, ...] = ()
+    origin: Mapping[str, Any] | None = None
 
 
 class RecordingFormat(Protocol):

@@ -208,7 +208,7 @@ def mp4(path: Path, frames: np.ndarray, fps: int) -> None:
         container.mux(stream.encode(None))
 
 
-def ours(path: Path) -> Path:
+def ours(path: Path, episodes: int = len(LENGTHS)) -> Path:
     """A file of ours with proprio, reward, factors, seeds and all three splits, in another order than by split."""
     rng = np.random.default_rng(5)
     info = StoreInfo(
@@ -227,9 +227,10 @@ def ours(path: Path) -> Path:
         render={"camera": "fixed"},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    create_file(path, info, EpisodePlan(np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)))
+    lengths, seeds, splits = np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)
+    create_file(path, info, EpisodePlan(*(column[:episodes] for column in (lengths, seeds, splits))))
     writer = Writer(path)
-    for number, frames in enumerate(LENGTHS):
+    for number, frames in enumerate(LENGTHS[:episodes]):
         columns = {
             column.name: rng.normal(size=(frames, *column.shape)).astype(column.dtype) for column in info.columns
         }

@@ -23,7 +23,7 @@ from commands.shared.errors import explain
 from data import checks
 from data.formats.droid_example import write_example
 from data.store import Reader
-from tests.commands.transfer.test_external import fps_of, made, take
+from tests.commands.transfer.test_external import fps_of, give, made, take
 from tests.data import made_sets
 
 NEEDS_ARROW = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is an optional extra")
@@ -104,6 +104,15 @@ def test_too_few_trajectories_are_refused_with_the_least_number_and_what_was_lef
     said = refuse("robomimic", "two.hdf5")
     assert "has 2 trajectories that can be used, and 3 are the least, one each for train, val and eval" in said
     assert "left out 1: two.hdf5 demo_x" in said
+
+
+def test_few_demonstrations_with_masks_are_refused_and_an_export_of_ours_comes_back_whatever_its_number(capsys):
+    made_sets.robomimic(Path("two.hdf5"), demos=2)
+    assert "3 are the least" in refuse("robomimic", "two.hdf5")
+    before = Reader(made_sets.ours(Path("ours/trajectories.h5"), episodes=2))
+    give("robomimic", "out.hdf5")
+    after = take("robomimic", "out.hdf5")
+    assert [after.split(k) for k in (0, 1)] == [before.split(k) for k in (0, 1)] == ["eval", "train"]
 
 
 def test_masks_that_name_valid_alone_are_no_splits(capsys):
