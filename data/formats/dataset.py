@@ -172,7 +172,7 @@ def check_rows(where: str, name: str, rows: Array, frames: int, shape: Sequence[
         raise ExternalError(f"{where} has {frames} frames and {len(rows)} rows of {name}")
     size, wanted = math.prod(rows.shape[1:]), None if shape is None else math.prod(shape)
     if wanted is not None and size != wanted:
-        raise ExternalError(f"{where} has {name} of {size} numbers, the first episode of {wanted}")
+        raise ExternalError(f"{where} has {name} of {size} numbers, and the first episode has {wanted}")
 
 
 def check_pictures(where: str, name: str, pictures: Array) -> Array:

@@ -78,7 +78,7 @@ def sort_numbered(names: Iterable[str], stem: str, where: Path | str) -> tuple[l
     """The names that are `stem` and a number, by number; and a sentence on each other name, which is left out."""
     matches = {name: re.fullmatch(rf"{stem}([0-9]{{1,18}})", name) for name in names}
     numbers = {name: int(match[1]) for name, match in matches.items() if match}
-    strange = [f"{where} {name} is called otherwise than {stem}NUMBER" for name, match in matches.items() if not match]
+    strange = [f"{where} {name} is not named {stem}NUMBER" for name, match in matches.items() if not match]
     return sorted(numbers, key=lambda name: (numbers[name], name)), strange
 
 

@@ -231,11 +231,9 @@ class LeRobot(dataset.ExternalDataSet):
             frames = [dataset.decode_picture(self._read_image(episode, name, cell)) for cell in cells]
             return dataset.resize_to_square(np.stack(frames), size_px, view)
         place = episode.location[name]
-        index = {"chunk_index": place.chunk_index, "file_index": place.file_index}
+        index = place.model_dump(include={"chunk_index", "file_index"})
         file = self._format_path("video_path", video_key=name, **index)
-        if file not in self._videos:
-            self._videos[file] = inspect_video(file)
-        video = self._videos[file]
+        video = self._videos.get(file) or self._videos.setdefault(file, inspect_video(file))
         span, length = (place.to_timestamp - place.from_timestamp) * self.fps, episode.location["length"]
         if abs(span - length) > MAX_SPAN_DIFFERENCE:
             raise ExternalError(f"{episode.name} has {length} rows, and {span:.1f} frames of {name} by its time stamps")
@@ -260,8 +258,7 @@ class LeRobot(dataset.ExternalDataSet):
     def _read_frames(self, episode: ExternalEpisode, needed: Sequence[str]) -> Any:
         """The table of an episode's frames; the file read last is cached, because it holds the next episode, too."""
         row = episode.location
-        index = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
-        file = self._format_path("data_path", **index)
+        file = self._format_path("data_path", **{key: row[f"data/{key}"] for key in ("chunk_index", "file_index")})
         if self._table is None or self._table[0] != file:
             self._table = (file, _read_table(file, ["episode_index", "action", "timestamp"]))
         table = self._table[1]

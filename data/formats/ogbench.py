@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Annotated, NamedTuple
 
 import numpy as np
@@ -123,7 +124,7 @@ def _read_header(member: IO[bytes], file: Path) -> Header:
         if version != (1, 0):  # later ones are for names of fields, and may be of any length
             raise ValueError(f"version {version[0]}.{version[1]} of npy")
         shape, by_columns, dtype = npy.read_array_header_1_0(member)
-    except ValueError as error:
+    except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError) as error:  # of numpy's parser
         raise ExternalError(f"{file} holds something that is no npy array ({error})") from error
     if by_columns and len(shape) > 1 or dtype.hasobject:
         raise ExternalError(f"{file} holds Python objects, or an array stored by columns: save it again with np.savez")
