@@ -172,6 +172,12 @@ def find_format(config: Config) -> ExportFormat:
     if name not in FORMATS:
         raise UsageError(f"format={name}: there is no such format{describe_choices(name, FORMATS)}")
     source = FORMATS[name].source
+    for other in SOURCES.keys() - {source}:
+        if getattr(config, other) is not None:
+            raise UsageError(
+                f"{other}={getattr(config, other)}: format={name} exports {source}= alone; leave {other}= out, or "
+                f"choose a format of {'trajectories' if other == 'data' else 'models'}"
+            )
     if getattr(config, source) is None:
         raise UsageError(f"format={name} exports {'a model' if source == 'model' else source}: give {source}=...")
     return FORMATS[name]

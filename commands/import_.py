@@ -23,7 +23,7 @@ from commands.shared.runs import RunFolder, write_atomic
 from commands.transfer.collection import FILE, write_preview
 from commands.transfer.formats import make_format
 from commands.transfer.keys import ImportKeys
-from commands.transfer.recordings import Facts, Recording, RecordingFormat
+from commands.transfer.recordings import Facts, Recording, RecordingFormat, check_recording
 from data.mapped import create_file
 from data.pictures import View
 from data.schema import SPLITS, EpisodePlan, StoreError, StoreInfo, draw_splits
@@ -33,7 +33,7 @@ BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds,
 LEAST_BOUND = 1e-3  # of an action that hardly ever changes
 MOST_NOTES = 10  # lines about odd trajectories that are shown
 NAMED = 3  # trajectories left out that are named; the rest are counted
-LARGEST_PX = 4096
+LEAST_TRAJECTORIES = 3  # one each for train, val and eval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,6 @@ def check(config: Config) -> None:
     if config.environment is not None and config.format == "droid":
         raise UsageError(f"environment={config.environment}: there is no simulator of format=droid")
     make_format(config).find(Path(config.path))
-    if config.size is not None and not 1 <= config.size <= LARGEST_PX:
-        raise UsageError(f"size={config.size}: give the side of the pictures, 1 to {LARGEST_PX} pixels")
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
@@ -70,7 +68,10 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     facts = form.collect_facts()
     for line in facts.summary:
         console.say(line)
-    splits = assign_splits(recordings, config.seed, console)
+    exported = facts.origin is not None
+    if not exported:
+        check_number(recordings, left_out, config)
+    splits = assign_splits(recordings, exported, config, console)
     info = make_store_info(facts, recordings, splits, config, console)
     if not path.exists():
         seeds = np.array([recording.seed for recording in recordings], np.int64)
@@ -82,29 +83,33 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
         for note in form.list_picture_notes():
             console.warn(f"jepa import: {note}")
     reader = Reader(path, verify=False)
-    if not reader.episodes().size:
-        raise RunError(f"none of the videos in {config.path} can be decoded: {left_out[0]}")
+    check_splits(reader, splits, config, left_out)
     if config.compression == "gzip":
         pack_file(path)
     write_atomic(folder / "episodes.jsonl", format_episode_lines(recordings, reader))
     if left_out:
-        more = "; ..." if len(left_out) > NAMED else ""
-        console.warn(f"jepa import: left out {len(left_out)}: {'; '.join(left_out[:NAMED])}{more}")
+        console.warn(format_left_out(left_out, "jepa import: left out "))
     lengths = reader.lengths(reader.episodes())
-    without = f", {len(left_out)} trajectories left out" if left_out else ""
+    without = f", {len(left_out)} left out" if left_out else ""
     return f"{lengths.sum()} frames in {len(lengths)} episodes at {1 / facts.step_s:g} a second{without}, {path}"
+
+
+def format_left_out(left_out: Sequence[str], begin: str) -> str:
+    """The number of trajectories and files that are left out, and why, of the first few; "" for none."""
+    more = "; ..." if len(left_out) > NAMED else ""
+    return f"{begin}{len(left_out)}: {'; '.join(left_out[:NAMED])}{more}" if left_out else ""
 
 
 def read_all(form: RecordingFormat, folder: Path, console: Console) -> tuple[list[Recording], list[str]]:
     """Read all trajectories: those that can be used, and for each other one the reason. Notes are printed."""
     trajectories = form.find(folder)
     recordings: list[Recording] = []
-    left_out: list[str] = []
+    left_out = list(form.left_out)
     notes: list[str] = []
     with console.progress("read", len(trajectories), "trajectories") as progress:
         for trajectory in trajectories:
             try:
-                recordings.append(form.read(trajectory))
+                recordings.append(check_recording(form.read(trajectory)))
                 notes += recordings[-1].notes
             except ValueError as error:
                 left_out.append(str(error))
@@ -116,26 +121,48 @@ def read_all(form: RecordingFormat, folder: Path, console: Console) -> tuple[lis
     return recordings, left_out
 
 
-def assign_splits(recordings: Sequence[Recording], seed: int, console: Console) -> NDArray[np.uint8]:
+def check_number(recordings: Sequence[Recording], left_out: Sequence[str], config: Config) -> None:
+    """RunError for too few trajectories to train on, choose by and report."""
+    if len(recordings) < LEAST_TRAJECTORIES:
+        raise RunError(
+            f"{config.path} has {len(recordings)} trajectories that can be used, and {LEAST_TRAJECTORIES} are the "
+            f"least, one each for train, val and eval{format_left_out(left_out, '; left out ')}"
+        )
+
+
+def assign_splits(
+    recordings: Sequence[Recording], exported: bool, config: Config, console: Console
+) -> NDArray[np.uint8]:
     """The split of each, as an index into SPLITS: the format's own, else drawn. The choice is printed.
 
-    Half of the validation episodes of a format without `eval` become `eval`.
+    exported: whether all have the splits of a file of ours, which stay. Otherwise half of the validation episodes of a
+    format without `eval` become `eval`, and splits without train or val are of no use and are drawn anew.
     """
     given = [recording.split for recording in recordings]
-    if None in given:
-        splits = draw_splits(seed, len(recordings))
-        how = "drawn"
-    else:
+    how = "drawn"
+    if exported or None not in given and {"train", "val"} <= set(given):
         splits = np.array([SPLITS.index(str(name)) for name in given], np.uint8)
         how = "as in the data set"
         held_out = np.flatnonzero(splits == SPLITS.index("val"))
-        if "eval" not in given and len(held_out) > 1:
-            chosen = np.random.default_rng([seed, 73]).permutation(held_out)[: len(held_out) // 2]
+        if not exported and "eval" not in given and len(held_out) > 1:
+            chosen = np.random.default_rng([config.seed, 73]).permutation(held_out)[: len(held_out) // 2]
             splits[chosen] = SPLITS.index("eval")
             how = "as in the data set, half of the validation episodes for eval"
+    else:
+        if None not in given:
+            how = f"drawn, since the data set has {' and '.join(sorted(set(map(str, given))))} alone"
+        splits = draw_splits(config.seed, len(recordings))
     counts = ", ".join(f"{name} {(splits == k).sum()}" for k, name in enumerate(SPLITS))
     console.say(f"splits, {how}: {counts}")
     return splits
+
+
+def check_splits(reader: Reader, splits: NDArray[np.uint8], config: Config, left_out: Sequence[str]) -> None:
+    """RunError if no episode of train or val is left once all pictures are written."""
+    for index, split in enumerate(SPLITS):
+        if index in splits and split != "eval" and not reader.episodes(split).size or not reader.episodes().size:
+            reason = f": {left_out[-1]}" if left_out else ""
+            raise RunError(f"no trajectory of {config.path} is left for the split {split}{reason}")
 
 
 def make_store_info(
@@ -198,10 +225,9 @@ def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: V
             columns = {name: column for name, column in recording.columns.items() if name in names}
             try:
                 columns["pixels"] = recording.read_pictures(size_px, view)
-            except ValueError as error:
-                left_out.append(str(error))
-            else:
                 writer.write(index, columns, recording.factors)
+            except ValueError as error:
+                left_out.append(str(error) if str(recording.source) in str(error) else f"{recording.source}: {error}")
             progress.advance()
     return left_out
 

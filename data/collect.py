@@ -24,7 +24,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.disk import PathLike
+from data.checks import check_memory
+from data.disk import PathLike, check_free_space
 from data.mapped import create_file
 from data.policies import PolicyConfig, sample_actions
 from data.schema import Column, StoreError, StoreInfo, plan_episodes
@@ -32,6 +33,8 @@ from data.store import Reader, Writer, pack_file
 
 Progress = Callable[[int, int], None]
 MakeEnv = Callable[[], Any]
+LEAST_FRAME_BYTES = 3 * 8 * 8 + 64  # of a frame in the file: a picture of 8 x 8 pixels, action, state and truth
+EPISODE_BYTES = 256  # of memory that an episode's number, seed, split and length take
 _GOAL_KEYS = ("pixels", "goal_pixels")
 
 
@@ -85,6 +88,7 @@ def collect(
     picklable.
     """
     path, begin = Path(path), time.monotonic()
+    check_room(path, config)
     missing = np.arange(config.episodes)
     damaged: tuple[int, ...] = ()
     if path.exists():
@@ -103,6 +107,14 @@ def collect(
     if config.compression == "gzip":
         pack_file(path)
     return CollectResult(missing.size, damaged, time.monotonic() - begin)
+
+
+def check_room(path: Path, config: CollectConfig) -> None:
+    """StoreError or FileError if the file could not hold so many frames, or memory so many episodes, however small."""
+    if not path.exists():
+        check_free_space(path, config.episodes * config.frames * LEAST_FRAME_BYTES)
+    what, mend = f"collecting episodes={config.episodes} frames={config.frames}", "ask for fewer, or shorter ones"
+    check_memory(what, config.episodes * EPISODE_BYTES + config.frames * LEAST_FRAME_BYTES, mend)
 
 
 # --- one episode

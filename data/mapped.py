@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import mmap
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
+from data import hdf5
+from data.checks import FileError, parse_fields
 from data.disk import PathLike, check_free_space, reserve_blocks, temporary_beside
 from data.schema import SCHEMA, SPLITS, Column, EpisodePlan, StoreError, StoreInfo
 
 Array = NDArray[Any]
 PACKED = "pixels"  # the column that may be compressed
+CHECKSUM = 2  # version of the checksums that are written: from 2 on, an episode's split and `info` enter them
+UNKNOWN_AT_LAST = ("action", "reward")  # columns whose last row leads nowhere and may be nan
 EPISODE_COLUMNS = (
     Column("start", (), "int64"),
     Column("length", (), "int64"),
@@ -51,8 +58,10 @@ def lay_out(path: Path, info: StoreInfo, plan: EpisodePlan, gzip_level: int | No
     # Aligned so that the mapped arrays are aligned, too: numpy and torch are slow, or refuse, where they are not.
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=64) as file:
         file.attrs["schema"] = SCHEMA
-        file.attrs["info"] = info.to_json()
+        file.attrs["info"] = text = info.to_json()
         file.attrs["splits"] = list(SPLITS)
+        file.attrs["checksum"] = CHECKSUM
+        file.attrs["info_crc32"] = zlib.crc32(text.encode())
         for column in info.columns:
             if column.name == PACKED and gzip_level is not None:
                 shape, chunks = (plan.capacity, *column.shape), (1, *column.shape)
@@ -101,9 +110,11 @@ class MappedFile:
 
     def __init__(self, path: Path, mode: Literal["r", "r+"]) -> None:
         self.path = path
-        with _open_hdf5(path) as file:
-            self.info = _read_info(path, file)
-            self.packed = PACKED in file and file[PACKED].chunks is not None
+        with _open_hdf5(path) as file, _explain_damage(path):
+            self.header = _read_header(path, file)
+            self.info = _parse_info(path, self.header)
+            packed = file.get(PACKED)
+            self.packed = isinstance(packed, h5py.Dataset) and packed.chunks is not None
             if self.packed and mode == "r+":
                 raise StoreError(f"{path} is packed and no longer written to: collect into another file")
             try:
@@ -112,19 +123,33 @@ class MappedFile:
                     self._pages = mmap.mmap(raw.fileno(), 0, access=access)
             except OSError as error:
                 raise StoreError(f"{path} cannot be mapped ({error.strerror or error})") from error
-            self.columns: dict[str, Any] = {
-                c.name: PackedColumn(path, c.name) if self.packed and c.name == PACKED else self._view(file, c.name)
-                for c in self.info.columns
-            }
-            self.episode = {c.name: self._view(file, f"episode/{c.name}") for c in EPISODE_COLUMNS}
-            self.factors = {c.name: self._view(file, f"episode/factors/{c.name}") for c in self.info.factors}
+            self.columns: dict[str, Any] = {c.name: self._open_column(file, c) for c in self.info.columns}
+            self.episode = {c.name: self._view(file, f"episode/{c.name}", c) for c in EPISODE_COLUMNS}
+            self.factors = {c.name: self._view(file, f"episode/factors/{c.name}", c) for c in self.info.factors}
         self._check_rows()
 
-    def _view(self, file: h5py.File, name: str) -> Array:
-        """A dataset as an array over the file's bytes."""
-        if name not in file:
+    def _open_column(self, file: h5py.File, column: Column) -> Any:
+        """A column over frames, mapped unless it is packed."""
+        if self.packed and column.name == PACKED:
+            self._find_dataset(file, PACKED, column)
+            return PackedColumn(self.path, PACKED)
+        return self._view(file, column.name, column)
+
+    def _find_dataset(self, file: h5py.File, name: str, column: Column) -> h5py.Dataset:
+        """A dataset of the type, and with rows of the shape, that the column has."""
+        dataset = file.get(name)
+        if not isinstance(dataset, h5py.Dataset):
             raise StoreError(f"{self.path} has no {name}: it is no complete schema {SCHEMA} file")
-        dataset = file[name]
+        if not dataset.shape or dataset.shape[1:] != column.shape or dataset.dtype != np.dtype(column.dtype):
+            raise StoreError(
+                f"{self.path} has {name} of type {dataset.dtype} and shape {dataset.shape}, where rows of type "
+                f"{column.dtype} and shape {column.shape} are declared: write the file again by data.store.Writer"
+            )
+        return dataset
+
+    def _view(self, file: h5py.File, name: str, column: Column) -> Array:
+        """A dataset as an array over the file's bytes."""
+        dataset = self._find_dataset(file, name, column)
         if dataset.chunks is not None:
             raise StoreError(f"{self.path} stores {name} in chunks, which only {PACKED} may be: collect it again")
         offset = dataset.id.get_offset()
@@ -139,12 +164,19 @@ class MappedFile:
 
     def _check_rows(self) -> None:
         rows = {name: len(array) for name, array in self.columns.items()}
-        start, length = self.episode["start"], self.episode["length"]
-        outside = (start < 0) | (length < 0) | (start + length > self.num_rows)
-        if len(set(rows.values())) != 1 or outside.any():
+        entries = {len(array) for array in (*self.episode.values(), *self.factors.values())}
+        start, length, split = (self.episode[name] for name in ("start", "length", "split"))
+        if len(set(rows.values())) != 1 or len(entries) != 1:
+            raise StoreError(f"{self.path} contradicts itself (rows {rows}, episodes {sorted(entries)}): copy it again")
+        end = np.append(start[1:], self.num_rows)
+        outside = (start < 0) | (end > self.num_rows) | (end < start) | (length < 0) | (length > end - start)
+        if self.header.checksum == 1:  # later ones detect it, and name the episode
+            outside |= split >= len(SPLITS)
+        if outside.any():
             names = np.flatnonzero(outside).tolist()
             raise StoreError(
-                f"{self.path} contradicts itself (rows {rows}, episodes beyond them: {names}): copy it again"
+                f"{self.path} contradicts itself ({self.num_rows} rows, episodes that overlap, lie beyond them or are "
+                f"of no split: {names}): copy it again"
             )
 
     @property
@@ -152,9 +184,12 @@ class MappedFile:
         return len(self.columns["pixels"])
 
     def compute_checksum(self, index: int, length: int) -> int:
-        """CRC-32 of an episode of that length: its position, seed, factors and rows of all columns, in this order."""
+        """CRC-32 of an episode of that length: its position, seed, split, factors and rows of all columns, in this
+        order. Files from before version 2 leave the split out."""
         start = int(self.episode["start"][index])
-        crc = zlib.crc32(np.array([start, length, int(self.episode["seed"][index])], np.int64).tobytes())
+        names = ("seed", "split") if self.header.checksum > 1 else ("seed",)
+        facts = [start, length, *(int(self.episode[name][index]) for name in names)]
+        crc = zlib.crc32(np.array(facts, np.int64).tobytes())
         for array in self.factors.values():
             crc = zlib.crc32(np.ascontiguousarray(array[index]).tobytes(), crc)
         for array in self.columns.values():
@@ -169,12 +204,39 @@ class MappedFile:
         except OSError:  # of HDF5: a chunk that cannot be decompressed
             return False
 
-    def find_damaged(self) -> list[int]:
-        """Complete episodes whose rows do not match their checksum; reads the whole file once."""
-        damaged = [int(i) for i in np.flatnonzero(self.episode["length"]) if not self._is_intact(int(i))]
+    def find_damaged(self) -> dict[int, str]:
+        """Complete episodes that cannot be used, and what is wrong with each; reads the whole file once."""
+        damaged = {}
+        for index in map(int, np.flatnonzero(self.episode["length"])):
+            if not self._is_intact(index):
+                damaged[index] = "the checksum fails for"
+            elif name := self.find_strange_numbers(index, int(self.episode["length"][index])):
+                damaged[index] = f"{name} holds numbers that are not finite in"
         if hasattr(mmap, "MADV_DONTNEED"):
             self._pages.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in our resident memory
         return damaged
+
+    def find_strange_numbers(self, index: int, length: int) -> str | None:
+        """The first column, or factor, of an episode of that length with a number that is nan or infinite."""
+        start = int(self.episode["start"][index])
+        rows = {
+            name: array[start : start + length - (name in UNKNOWN_AT_LAST)]
+            for name, array in self.columns.items()
+            if array.dtype.kind == "f"
+        }
+        rows |= {name: array[index] for name, array in self.factors.items()}
+        return next((name for name, values in rows.items() if not np.isfinite(values).all()), None)
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    """Turns what h5py raises where the structure of a file is damaged into a StoreError that names it."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except hdf5.DAMAGE as error:
+        raise StoreError(f"{path} is damaged ({error}): copy it again") from error
 
 
 def _open_hdf5(path: Path) -> h5py.File:
@@ -183,7 +245,9 @@ def _open_hdf5(path: Path) -> h5py.File:
     if path.is_dir():
         raise StoreError(f"{path} is a folder: name the file in it, or several as {path}/*.h5")
     try:
-        return h5py.File(path, "r", locking=False)
+        return hdf5.open_hdf5(path)
+    except FileError as error:
+        raise StoreError(str(error)) from error
     except OSError as error:
         if "truncated" in str(error):
             raise StoreError(f"{path} is cut short ({path.stat().st_size} bytes are there): copy it again") from error
@@ -192,20 +256,42 @@ def _open_hdf5(path: Path) -> h5py.File:
         raise StoreError(f"{path} is not an HDF5 file, or its head is damaged: copy it again") from error
 
 
-def _read_info(path: Path, file: h5py.File) -> StoreInfo:
+class Header(pydantic.BaseModel):
+    """The attributes of a file. checksum: version of its checksums."""
+
+    schema_version: int = pydantic.Field(alias="schema")
+    splits: list[str]
+    info: str
+    checksum: int = 1
+    info_crc32: int | None = None
+
+
+def _read_header(path: Path, file: h5py.File) -> Header:
     if "schema" not in file.attrs:
         raise StoreError(
             f"{path} is HDF5 but no trajectory file (no schema attribute): give one that `jepa collect` wrote"
         )
-    schema = file.attrs["schema"]
-    if schema != SCHEMA:
+    attributes = hdf5.read_attributes(file)
+    if (schema := attributes["schema"]) != SCHEMA:
         raise StoreError(
             f"{path} has schema {schema}, this version reads schema {SCHEMA}: collect it again, or read it "
             f"with the version that wrote it"
         )
-    if list(file.attrs["splits"]) != list(SPLITS):
-        raise StoreError(f"{path} names its splits {list(file.attrs['splits'])}, not {list(SPLITS)}")
     try:
-        return StoreInfo.from_json(file.attrs["info"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} has a damaged `info` attribute ({error})") from error
+        header = parse_fields(Header, attributes, path)
+    except FileError as error:
+        raise StoreError(str(error)) from error
+    if not 1 <= header.checksum <= CHECKSUM:
+        raise StoreError(f"{path} has checksums of version {header.checksum}, this version reads 1 to {CHECKSUM}")
+    if header.splits != list(SPLITS):
+        raise StoreError(f"{path} names its splits {header.splits}, not {list(SPLITS)}")
+    return header
+
+
+def _parse_info(path: Path, header: Header) -> StoreInfo:
+    if header.info_crc32 not in (None, zlib.crc32(header.info.encode())):
+        raise StoreError(f"{path} has a damaged `info` attribute (its checksum fails): copy it again")
+    try:
+        return StoreInfo.from_json(header.info)
+    except ValueError as error:
+        raise StoreError(f"{path} has a damaged `info` attribute: {error}") from error

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.checks import parse_fields, parse_json
+
 SCHEMA = 1
 SPLITS = ("train", "val", "eval")
 SPLIT_SHARES = (0.8, 0.1, 0.1)
+NUMBER_KINDS = "fiub"  # of numpy's types: real numbers
 NO_SEED = -1  # imported episodes have no seed, and are never compared with others by it
 
 
@@ -33,6 +36,15 @@ class Column:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    def __post_init__(self) -> None:
+        kind: str
+        try:
+            kind = np.dtype(self.dtype).kind
+        except TypeError:
+            kind = "none"
+        if kind not in NUMBER_KINDS or any(size < 0 for size in self.shape):
+            raise ValueError(f"column {self.name} of type {self.dtype} and shape {list(self.shape)} holds no numbers")
 
     @property
     def row_bytes(self) -> int:
@@ -65,12 +77,25 @@ class StoreInfo:
 
     def __post_init__(self) -> None:
         sizes = {len(self.action_low), len(self.action_high), len(self.action_names)}
-        assert len(sizes) == 1, ("action_low, action_high, action_names differ in length", self)
-        assert len(self.truth_names) == len(self.truth_units), (self.truth_names, self.truth_units)
-        assert len(self.frame_hwc) == 3 and self.step_s > 0, (self.frame_hwc, self.step_s)
+        if len(sizes) != 1 or sizes == {0}:
+            raise ValueError(
+                f"action_low={self.action_low}, action_high={self.action_high} and action_names={self.action_names}: "
+                "one number or name each is needed for every number of an action, at least one"
+            )
+        for name, low, high in zip(self.action_names, self.action_low, self.action_high, strict=True):
+            if not -np.inf < low < high < np.inf:
+                raise ValueError(f"{name} has the bounds {low} to {high}: finite numbers are needed, the lower first")
+        if len(self.truth_names) != len(self.truth_units):
+            raise ValueError(f"truth_names={self.truth_names} and truth_units={self.truth_units} differ in length")
+        if min(self.frame_hwc) < 1 or not 0 < self.step_s < np.inf or self.state_size < 0:
+            raise ValueError(
+                f"frame_hwc={self.frame_hwc}, step_s={self.step_s} and state_size={self.state_size}: sizes from 1 on, "
+                "seconds above 0, and no negative number are needed"
+            )
         for columns in (self.columns, self.factors):
             names = [column.name for column in columns]
-            assert len(set(names)) == len(names), ("a column is declared twice", names)
+            if len(set(names)) != len(names):
+                raise ValueError(f"a column is declared twice: {names}")
 
     @property
     def action_size(self) -> int:
@@ -103,9 +128,13 @@ class StoreInfo:
 
     @classmethod
     def from_json(cls, text: str) -> StoreInfo:
-        values = json.loads(text)
+        """The facts in a JSON text; ValueError names the field that is missing or of another type."""
+        values = parse_json(text, "its text")
+        parse_fields(StoreInfo, values, "it")
+        if unknown := sorted(values.keys() - {item.name for item in fields(StoreInfo)}):
+            raise ValueError(f"it has fields that are unknown here: {', '.join(unknown)}")
         for key in ("factors", "extra"):
-            values[key] = [Column(c["name"], tuple(c["shape"]), c["dtype"]) for c in values[key]]
+            values[key] = [Column(c["name"], tuple(c["shape"]), c["dtype"]) for c in values.get(key, ())]
         for key, value in values.items():
             if isinstance(value, list):
                 values[key] = tuple(value)

@@ -12,9 +12,10 @@ Schema 1. F frames of room in E episodes; H W C a frame, A an action, S the simu
     /episode/length    [E] int64          0 until it is complete
     /episode/seed      [E] int64          of its reset (-1: none)
     /episode/split     [E] uint8          index into `splits`
-    /episode/crc32     [E] uint32         of all its rows
+    /episode/crc32     [E] uint32         of all its rows, and of its start, length, seed, split and factors
     /episode/factors/NAME  [E,...] float64
-    attributes         schema = 1, info = JSON of StoreInfo, splits = ["train", "val", "eval"]
+    attributes         schema = 1, info = JSON of StoreInfo, splits = ["train", "val", "eval"], info_crc32,
+                       checksum = 2 (files without it are older: their crc32 leaves out the split, and info has none)
 
 Frames and actions interleave, and a window of T frames has T-1 actions:
 
@@ -76,12 +77,13 @@ class Writer:
     def write(self, index: int, columns: Mapping[str, Array], factors: Mapping[str, Any] | None = None) -> None:
         """Writes an episode of L rows: every column [L,...], `action` [L-1,A]; its length is written last.
 
-        A second episode at the same index replaces the first. ValueError if a column or factor is missing or has
-        another shape than the file declares, and for an action that is not finite.
+        A second episode at the same index replaces the first. ValueError if a column or factor is missing, has another
+        shape than the file declares, or holds numbers that are not finite.
         """
         file, factors = self._file, factors or {}
         length, start = len(columns["pixels"]), int(file.episode["start"][index])
-        assert 1 <= length <= self._ends[index] - start, ("an episode must fit its room", index, length)
+        if not 1 <= length <= (room := int(self._ends[index]) - start):
+            raise ValueError(f"an episode of {length} frames does not fit its room of {room}")
         shapes = {column.name: (length, *column.shape) for column in self.info.columns}
         _check_shapes("columns", columns, shapes | {"action": (length - 1, self.info.action_size)})
         _check_shapes("factors", factors, {column.name: column.shape for column in self.info.factors})
@@ -93,6 +95,8 @@ class Writer:
         file.columns["action"][start + length - 1] = np.nan
         for name, target in file.factors.items():
             target[index] = factors[name]
+        if strange := file.find_strange_numbers(index, length):
+            raise ValueError(f"an episode's {strange} holds numbers that are not finite")
         file.episode["crc32"][index] = file.compute_checksum(index, length)
         file.episode["length"][index] = length
 
@@ -254,18 +258,24 @@ class Reader:
             raise StoreError(f"{one} and {other} have one seed: collect the second file with another seed=")
 
     def _find_damaged(self, on_damaged: str) -> list[int]:
-        damaged = [
-            int(first) + index
+        damaged = {
+            int(first) + index: reason
             for file, first in zip(self._files, self._first_episode[:-1], strict=True)
-            for index in file.find_damaged()
-        ]
+            for index, reason in file.find_damaged().items()
+        }
         if damaged and on_damaged == "error":
-            names = "; ".join([self.describe(episode) for episode in damaged[:5]] + ["..."] * (len(damaged) > 5))
-            raise StoreError(
-                f"the checksum fails for {names}: copy the file again, collect the damaged episodes anew by the "
-                f"`jepa collect` command that made it, or leave {len(damaged)} episode(s) out with on_damaged=skip"
+            reasons: dict[str, list[str]] = {}
+            for episode, reason in damaged.items():
+                reasons.setdefault(reason, []).append(self.describe(episode))
+            names = "; ".join(
+                f"{reason} {'; '.join(episodes[:5] + ['...'] * (len(episodes) > 5))}"
+                for reason, episodes in reasons.items()
             )
-        return damaged
+            raise StoreError(
+                f"{names}: copy the file again, collect the damaged episodes anew by the `jepa collect` command that "
+                f"made it, or leave {len(damaged)} episode(s) out with on_damaged=skip"
+            )
+        return list(damaged)
 
     def _leave_out(self, episodes: Sequence[int]) -> None:
         """Drops episodes, and hashes the checksums of those that remain."""
@@ -339,6 +349,7 @@ def pack_file(path: PathLike) -> None:
         lengths = np.diff(np.append(starts, len(old[PACKED])))
         lay_out(temporary, reader.info, EpisodePlan(lengths, old["episode/seed"][()], splits), GZIP_LEVEL)
         with h5py.File(temporary, "r+") as new:
+            new.attrs["checksum"] = old.attrs.get("checksum", 1)
             for name in ("length", "crc32", *(f"factors/{column.name}" for column in reader.info.factors)):
                 new[f"episode/{name}"][...] = old[f"episode/{name}"][()]
             for start, length in zip(starts, lengths, strict=True):

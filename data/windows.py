@@ -57,6 +57,7 @@ class Windows:
                 f"frames={frames} with frame_skip={frame_skip} needs episodes of {span + 1} frames, "
                 f"those of {where} have {lengths.min()} to {lengths.max()}: ask for fewer or collect longer ones"
             )
+        self._too_short = int((counts == 0).sum())
         self._episodes, counts = episodes[counts > 0], counts[counts > 0]
         self._ends = np.cumsum(counts)
         self._begins = self._ends - counts
@@ -78,8 +79,9 @@ class Windows:
         """Their number, length and spacing, for a line of output."""
         per_episode = len(self) / len(self._episodes)
         hint = "; longer episodes, or a shorter horizon, would give more" if per_episode < FEW_WINDOWS else ""
+        short = f"; {self._too_short} episodes are too short for one" if self._too_short else ""
         length = f"{self.frames} frames, {self.frame_skip} apart"
-        return f"{len(self)} windows of {length}: {per_episode:.3g} an episode{hint}"
+        return f"{len(self)} windows of {length}: {per_episode:.3g} an episode{short}{hint}"
 
     def locate(self, indices: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode and first frame of windows: [B] -> ([B], [B])."""

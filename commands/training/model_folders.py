@@ -13,15 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
+from torch import Tensor
 
 import envs
 from commands.config.schema import build
 from commands.shared.errors import RunError, UsageError
+from commands.shared.runs import FINISHED, read_json
+from data.checks import parse_fields
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.huggingface import holds_weights
 from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import TimmSizes, make_encoder
 from world_model.objectives.families import ObjectiveConfig
@@ -63,7 +68,7 @@ class ModelParts:
 def load_parts(model: str | Path) -> ModelParts:
     """The networks of a run folder, or of weights made elsewhere (a `.pt` file, a Hugging Face directory)."""
     path = Path(model)
-    if path.is_file() or (path / "config.json").exists() and (path / "model.safetensors").exists():
+    if path.is_file() or holds_weights(path):
         pretrained = load_pretrained(path)
         return ModelParts(pretrained.encoder, pretrained.predictor, None, pretrained.summary)
     encoder, about = load_encoder(path)
@@ -83,9 +88,47 @@ def load_parts(model: str | Path) -> ModelParts:
     return ModelParts(encoder, objective.predictor, online, "the encoder with its masked predictor")
 
 
-def build_encoder_config(mapping: dict[str, Any]) -> EncoderConfig:
-    """The sizes of an encoder in model.json: of ours, or of a timm model."""
-    return build(TimmSizes if "timm" in mapping else EncoderConfig, mapping)
+class EncoderDescription(pydantic.BaseModel):
+    """`config` in the model.json of an encoder."""
+
+    encoder: dict[str, Any]
+    about: dict[str, Any]
+
+
+class DynamicsDescription(EncoderDescription):
+    """`config` in the model.json of latent dynamics."""
+
+    frame_px: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
+    dynamics: dict[str, Any]
+    actions: dict[str, Any]
+
+
+def build_described(hint: Any, mapping: dict[str, Any], source: Path, where: str) -> Any:
+    """The dataclass of a part of model.json; CheckpointError names file, key and value."""
+    try:
+        return build(hint, mapping, f"{source} {where}")
+    except UsageError as error:
+        raise CheckpointError(f"{error}; train the model again, or restore the file") from error
+
+
+def build_encoder_config(mapping: dict[str, Any], tensors: dict[str, Tensor], source: Path, stem: str) -> EncoderConfig:
+    """The sizes of an encoder in model.json, of ours or of a timm model, compared with the weights."""
+    if "timm" in mapping:
+        return build_described(TimmSizes, mapping, source, "encoder")
+    config: EncoderConfig = build_described(EncoderConfig, mapping, source, "encoder")
+    check_blocks(config.depth, config.width, tensors, f"{stem}blocks.", f"{source} encoder")
+    return config
+
+
+def check_blocks(depth: int, width: int, tensors: dict[str, Tensor], stem: str, where: str) -> None:
+    """Raise CheckpointError unless the weights have so many blocks, so wide: before a model of that size is built."""
+    blocks = len({name.removeprefix(stem).partition(".")[0] for name in tensors if name.startswith(stem)})
+    norm = tensors.get(f"{stem}0.norm1.bias")
+    if depth != blocks or norm is not None and norm.numel() != width:
+        wide = f" of width {norm.numel()}" if norm is not None else ""
+        raise CheckpointError(
+            f"{where} has depth={depth} width={width} and does not fit its weights: {blocks} blocks{wide}"
+        )
 
 
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
@@ -96,9 +139,11 @@ def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
         dynamics, about = load_dynamics(folder)
         return dynamics.encoder, about
     config, tensors = load_model_folder(path, "encoder")
-    encoder = make_encoder(build_encoder_config(config["encoder"]))
+    source = path / "model.json"
+    described = parse_fields(EncoderDescription, config, f"{source} config")
+    encoder = make_encoder(build_encoder_config(described.encoder, tensors, source, ""))
     load_weights(encoder, tensors, str(folder))
-    return encoder.eval(), config["about"]
+    return encoder.eval(), described.about
 
 
 def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any]) -> None:
@@ -121,13 +166,18 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
             f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
         )
     config, tensors = load_model_folder(path, "dynamics")
-    about = config["about"]
-    if config.get("frame_px"):  # a folder from before preprocessing was stated: frames of another size were squeezed
-        about = {**about, "preprocessing": {"size_hw": config["encoder"]["image_px"], "crop": "whole"}}
+    source = path / "model.json"
+    described = parse_fields(DynamicsDescription, config, f"{source} config")
+    about = described.about
+    if described.frame_px:  # a folder from before preprocessing was stated: frames of another size were squeezed
+        about = {**about, "preprocessing": {"size_hw": described.encoder["image_px"], "crop": "whole"}}
+    sizes = build_described(DynamicsConfig, described.dynamics, source, "dynamics")
+    stem, predictor = "predictor.predictor_blocks.", sizes.predictor
+    check_blocks(predictor.depth, predictor.width, tensors, stem, f"{source} dynamics.predictor")
     dynamics = LatentDynamics(
-        build(DynamicsConfig, config["dynamics"]),
-        make_encoder(build_encoder_config(config["encoder"])),
-        build(ActionSpec, config["actions"]),
+        sizes,
+        make_encoder(build_encoder_config(described.encoder, tensors, source, "encoder.")),
+        build_described(ActionSpec, described.actions, source, "actions"),
     )
     load_weights(dynamics, tensors, str(folder))
     return dynamics.to(device).eval(), about
@@ -203,8 +253,20 @@ def open_reader(data: Any, on_damaged: str = "error") -> Any:
         reader = Reader(full if len(full) > 1 else full[0], on_damaged=on_damaged)
     except StoreError as error:
         raise RunError(str(error)) from error
+    for path in reader.paths:
+        check_import_finished(path.parent)
     check_trusted_module(reader.info.env_id)
     return reader
+
+
+def check_import_finished(folder: Path) -> None:
+    """Raise RunError for the run folder of an import that was interrupted, whose file lacks episodes."""
+    record = folder / "run.json"
+    if not record.is_file() or (folder / FINISHED).exists():
+        return
+    content = read_json(record)
+    if isinstance(content, dict) and content.get("command") == "import":
+        raise RunError(f"{folder} is an import that is not finished: run its jepa import command again to complete it")
 
 
 def check_trusted_module(env_id: str) -> None:

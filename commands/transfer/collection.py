@@ -12,7 +12,7 @@ import envs
 from commands.config.keys import CollectKeys
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from data.collect import CollectConfig
+from data.collect import CollectConfig, check_room
 from data.collect import collect as collect_file
 from data.store import Reader
 
@@ -37,6 +37,7 @@ def make_collect_config(keys: CollectKeys) -> CollectConfig:
 def check_collection(keys: CollectKeys) -> None:
     """Raise UsageError for an unknown environment and for arguments that it refuses, before anything is written."""
     config = make_collect_config(keys)
+    check_room(Path(keys.runs).expanduser() / FILE, config)
     if not config.env_kwargs:
         envs.get_task(config.env_id)
         return

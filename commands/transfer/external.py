@@ -23,11 +23,20 @@ from commands.shared.runs import to_json_value
 from commands.transfer.keys import ColumnsConfig, ImportKeys
 from commands.transfer.recordings import Array, Facts, Recording
 from commands.transfer.simulator import SIZE_PX, Simulator
-from data.formats.dataset import DataSetInfo, ExternalDataSet, ExternalEpisode, ExternalError, list_number_columns
+from data.formats.dataset import (
+    DataSetInfo,
+    ExternalDataSet,
+    ExternalEpisode,
+    ExternalError,
+    check_fps,
+    check_rows,
+    list_number_columns,
+)
 from data.pictures import View
 from data.schema import Column, StoreInfo
 
 REWARD = Column("reward", (), "float32")
+ROUNDING = 1e-6  # beyond the bounds of an action that does not count
 SAME_CAMERA_LEVELS = 12  # mean difference of two pictures, of 255 levels, below which they count as of one camera
 
 
@@ -37,11 +46,14 @@ class ExternalImport:
     def __init__(self, open_set: Callable[[Path], ExternalDataSet], keys: ImportKeys) -> None:
         self._open, self.keys = open_set, keys
         self.action_size = 0
+        self.left_out: list[str] = []
+        self.clipped, self.counted = 0, 0  # numbers of actions: beyond the simulator's bounds, and all
         self.simulator: Simulator | None = None
         self.columns = keys.columns
 
     def find(self, path: Path) -> Sequence[ExternalEpisode]:
         self.set = self._open(path)
+        self.left_out = self.set.left_out
         self._select_columns(self.set.info)
         return self.set.episodes
 
@@ -103,8 +115,8 @@ class ExternalImport:
                     "frames"
                 )
             recorded = simulated
-        if asked is not None and not asked > 0:
-            raise UsageError(f"fps={asked}: give a rate above 0, in frames a second")
+        if asked is not None:
+            check_fps(asked)
         if asked is not None and recorded is not None and not math.isclose(asked, recorded, rel_tol=1e-6):
             raise UsageError(
                 f"fps={asked:g}: {path} has {recorded:g} frames a second and is imported at that rate (leave fps out); "
@@ -121,8 +133,6 @@ class ExternalImport:
     def read(self, episode: ExternalEpisode) -> Recording:
         own = self.set.info.store_info
         columns = self._read_exported(episode, own) if own is not None else self._read_columns(episode)
-        if not np.isfinite(columns["action"]).all():
-            raise ExternalError(f"{episode.name} has actions that are not finite numbers")
         frames = len(columns["time_s"])
         if frames < self.keys.least_frames:
             raise ExternalError(f"{episode.name} has {frames} frames, fewer than {self.keys.least_frames}")
@@ -133,6 +143,8 @@ class ExternalImport:
             raise ExternalError(f"{episode.name} has actions of {size} numbers, {simulator.name} of {ours}")
         if size != self.action_size:
             raise ExternalError(f"{episode.name} has actions of {size} numbers, those before it {self.action_size}")
+        if simulator is not None:
+            columns["action"] = self._clip_actions(columns["action"], simulator)
         pictures: Callable[[int, View], Array] = partial(self.set.read_pictures, episode, self.pixels)
         if not self.pixels:
             assert simulator is not None
@@ -143,6 +155,13 @@ class ExternalImport:
 
         return Recording(episode.name, columns, pictures, (), episode.split, episode.seed, episode.factors)
 
+    def _clip_actions(self, actions_TA: Array, simulator: Simulator) -> Array:
+        """The actions that the environment executes, which clips to its bounds; counts the numbers beyond them."""
+        executed = np.clip(actions_TA, simulator.task.action_low, simulator.task.action_high).astype(np.float32)
+        self.counted += actions_TA.size
+        self.clipped += int((np.abs(executed - actions_TA) > ROUNDING).sum())
+        return executed
+
     def _read_exported(self, episode: ExternalEpisode, own: StoreInfo) -> dict[str, Array]:
         """Every column as it was, of the same shape and type."""
         names = {column.name: self.set.external_name(column.name) for column in list_number_columns(own)}
@@ -150,6 +169,7 @@ class ExternalImport:
         columns = {"action": numbers["action"]}
         for column in list_number_columns(own):
             rows = numbers[names[column.name]]
+            check_rows(str(episode.name), column.name, rows, len(columns["action"]) + 1, column.shape)
             columns[column.name] = np.asarray(rows, column.dtype).reshape(len(rows), *column.shape)
         return columns
 
@@ -158,8 +178,14 @@ class ExternalImport:
         numbers = self.set.read_numbers(episode, list(names))
         frames = len(numbers["action"]) + 1
 
+        for name in names:
+            check_rows(str(episode.name), name, numbers[name], frames, self.set.info.numbers[name])
+        if "reward" in numbers:
+            check_rows(str(episode.name), "reward", numbers["reward"], frames, ())
+
         def concatenate(wanted: Sequence[str], dtype: str) -> Array:
-            parts = [np.asarray(numbers[name], dtype).reshape(frames, -1) for name in wanted]
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+                parts = [np.asarray(numbers[name], dtype).reshape(frames, -1) for name in wanted]
             return np.concatenate([np.zeros((frames, 0), dtype), *parts], axis=1)
 
         state, truth = concatenate(self.state, "float64"), concatenate(self.truth, "float32")
@@ -170,7 +196,7 @@ class ExternalImport:
         if self.proprio:
             columns["proprio"] = concatenate(self.proprio, "float32")
         if "reward" in numbers:
-            columns["reward"] = np.asarray(numbers["reward"], np.float32)
+            columns["reward"] = np.asarray(numbers["reward"], np.float32).reshape(frames)
         return columns
 
     def list_picture_notes(self) -> Sequence[str]:
@@ -215,13 +241,13 @@ class ExternalImport:
             settings={**settings, "environment": simulator.name},
             bounds=(task.action_low, task.action_high),
             render=simulator.env.get_render_settings(),
-            summary=(*facts.summary, self._compare_pictures(simulator)),
+            summary=(*facts.summary, self._compare_pictures(simulator), self._describe_clipping(simulator)),
         )
 
     def _compare_pictures(self, simulator: Simulator) -> str:
         """How far the environment's picture of the first state is from the recorded one."""
         if not self.pixels:
-            return f"pictures are drawn by {simulator.name}; actions are within its bounds or are clipped to them there"
+            return f"pictures are drawn by {simulator.name}"
         episode = self.set.episodes[0]
         recorded = self.set.read_pictures(episode, self.pixels, self.size_px, self.keys.view)[0]
         rendered = simulator.render(self._read_columns(episode)["state"][:1])[0]
@@ -231,6 +257,15 @@ class ExternalImport:
         )
         return f"{simulator.name} draws the first picture {levels:.1f} levels (of 255) from the recorded one: {camera}"
 
+    def _describe_clipping(self, simulator: Simulator) -> str:
+        """How many numbers of the actions lay beyond the environment's bounds."""
+        if not self.clipped:
+            return f"all actions are within the bounds of {simulator.name}"
+        return (
+            f"{self.clipped / self.counted:.2%} of the numbers in actions are beyond the bounds of {simulator.name} "
+            "and are clipped to them, as that executes them"
+        )
+
     def _restore_facts(self, own: StoreInfo, settings: Mapping[str, Any]) -> Facts:
         """Facts of a file that was exported."""
         known = "jepa plan knows it" if own.env_id in envs.TASKS else "jepa plan does not know it"
@@ -239,6 +274,7 @@ class ExternalImport:
             **{name: getattr(own, name) for name in shared},
             size_px=self.size_px,
             settings={**settings, "origin": dict(own.source)},
+            origin=own.source,
             bounds=(own.action_low, own.action_high),
             summary=(
                 f"{self._count_episodes()}, written by jepa export: columns, names, bounds, rate, splits and seeds "

@@ -4,7 +4,7 @@ the facts that hold for all. Formats of one robot are a class here (DROID); data
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ class Droid:
         self.config = DroidConfig(fps=self.fps, least_frames=keys.least_frames, **droid)
         self.settings = {"format": "droid", "size": self.size_px, "view": keys.view, "droid": droid}
         self.settings |= {"fps": self.fps, "least_frames": keys.least_frames}
+
+    left_out: Sequence[str] = ()
 
     def find(self, path: Path) -> list[Path]:
         return find_trajectories(path)

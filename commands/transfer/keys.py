@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 
 from commands.config.keys import RunKeys
 from data.formats.droid import Camera
@@ -52,7 +52,7 @@ class ImportKeys(RunKeys):
     """further arguments of that environment, as {width: 128, height: 128}"""
     least_frames: Annotated[int, Ge(2)] = 2
     """frames below which a trajectory is left out"""
-    size: Annotated[int, Ge(1)] | None = None
+    size: Annotated[int, Interval(ge=1, le=4096)] | None = None
     """side of the pictures written, pixels; null: 64 of droid, of others the shorter side as recorded"""
     view: View = "centre"
     """centre: the largest square in the middle of a picture; whole: all of it, squeezed into a square"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.transfer.keys import ImportKeys
+from data.checks import FileError
 from data.pictures import View
 from data.schema import NO_SEED, Column
 
@@ -32,10 +34,26 @@ class Recording:
     factors: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_recording(recording: Recording) -> Recording:
+    """The recording. FileError if one of its columns holds a number that is not finite.
+
+    The last row of a reward leads nowhere and may be nan.
+    """
+    for name, rows in recording.columns.items():
+        known = rows[:-1] if name == "reward" else rows
+        finite = np.isfinite(known.reshape(len(known), math.prod(known.shape[1:]))).all(1)
+        if not finite.all():
+            what = "actions" if name == "action" else f"numbers in {name}"
+            frame = int(np.flatnonzero(~finite)[0])
+            raise FileError(f"{recording.source} has {what} that are not finite numbers (first in frame {frame})")
+    return recording
+
+
 @dataclass(frozen=True)
 class Facts:
     """What holds for all recordings of a format. extra: columns beyond the schema's that a recording may have. bounds:
-    low and high of the actions; None: they come from the data. settings: what the file's content depends on, beside
+    low and high of the actions; None: they come from the data. origin: of a file that we exported, what it was made
+    from; its splits stay. settings: what the file's content depends on, beside
     the recordings. summary: the source of each column, in lines for the user."""
 
     env_id: str
@@ -52,6 +70,7 @@ class Facts:
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     render: Mapping[str, Any] = field(default_factory=dict)
     summary: tuple[str, ...] = ()
+    origin: Mapping[str, Any] | None = None
 
 
 class RecordingFormat(Protocol):
@@ -62,6 +81,10 @@ class RecordingFormat(Protocol):
 
     def find(self, path: Path) -> Sequence[Any]:
         """Where the trajectories lie; ValueError where there is none."""
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Once they are found, a sentence on each file or trajectory that cannot be used."""
 
     def read(self, trajectory: Any) -> Recording:
         """One of them. ValueError if it cannot be used."""

@@ -10,18 +10,22 @@ importing it restores every number, name, seed and split.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
+from data.checks import FileError
+from data.formats.files import ExternalError
 from data.pictures import (
     PictureError,
     Pictures,
@@ -33,15 +37,18 @@ from data.pictures import (
     looks_like_pictures,
     resize_pictures,
 )
-from data.schema import NO_SEED, Column, StoreInfo
+from data.schema import NO_SEED, NUMBER_KINDS, Column, StoreInfo
 from data.store import Reader
 
 Array = NDArray[Any]
 EXPORT_KEY = "jepa"  # name of the attribute, array or file that holds the StoreInfo of an exported data set
-
-
-class ExternalError(ValueError):
-    """A file of another program cannot be used; the message is one sentence for the user."""
+LEAST_SIDE_PX = 8  # of an array that counts as a picture
+LEAST_FPS, MOST_FPS = 1e-3, 1e5
+Rate = Annotated[float, pydantic.Field(ge=LEAST_FPS, le=MOST_FPS)]  # frames a second
+# Columns that tell where an episode ends, by the last part of their name. They are facts of the recording, no
+# observation. At the first kind an episode is over; the second may be repeated after a success.
+ENDS = ("terminals", "terminations", "timeouts", "truncations", "terminated", "truncated", "TimeLimit.truncated")
+OTHER_ENDS = ("dones", "done", "next.done", "next.terminated", "next.truncated", "is_last", "is_terminal")
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,12 @@ class DataSetInfo:
 
 
 class ExternalDataSet(ABC):
-    """A data set of another format. `render_hint`: how to get pictures where it holds none. `notes`: what reading
-    pictures has changed in them so far, a sentence each."""
+    """A data set of another format. left_out: a sentence on each file or episode that cannot be used. render_hint: how
+    to get pictures where it holds none. `notes`: what reading pictures has changed in them so far, a sentence each."""
 
     info: DataSetInfo
     episodes: list[ExternalEpisode]
+    left_out: list[str]
     render_hint: str
 
     @cached_property
@@ -155,46 +163,25 @@ class ExternalDataSet(ABC):
         """The name that one of our columns has in our exports."""
         return column
 
+    def describe_first(self, describe: Callable[[ExternalEpisode], DataSetInfo]) -> DataSetInfo:
+        """The data set as its first episode that can be read shows it; those before it are left out.
 
-# --- reading
-
-
-@contextmanager
-def explain_damage(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns errors of a library that reads the file into an ExternalError that names it."""
-    try:
-        yield
-    except ExternalError:
-        raise
-    except errors as error:
-        raise ExternalError(f"{path} cannot be read as {kind}, or is cut short: copy it again") from error
-
-
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file for reading; ExternalError if it is none, or damaged."""
-    with explain_damage(path, "HDF5", OSError), h5py.File(path, "r", locking=False) as file:
-        yield file
+        ExternalError where there is none.
+        """
+        reasons = []
+        for number, episode in enumerate(self.episodes):
+            try:
+                info = describe(episode)
+            except FileError as error:
+                reasons.append(str(error))
+            else:
+                self.left_out += reasons
+                self.episodes = self.episodes[number:]
+                return info
+        raise ExternalError(reasons[0])
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ExternalError if the file holds none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ExternalError(f"{path} is no JSON: copy the data set again") from error
-
-
-def find_files(path: Path, suffixes: Sequence[str], what: str) -> list[Path]:
-    """The file itself, or all files with such a suffix in a folder and below it, by name; ExternalError if none."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ExternalError(f"path={path} is neither a file nor a folder: give the {what}, or a folder that holds it")
-    files = sorted(file for suffix in suffixes for file in path.rglob(f"*{suffix}"))
-    if not files:
-        raise ExternalError(f"there is no {what} ({', '.join(suffixes)}) in {path}")
-    return files
+# --- arrays
 
 
 def select_pictures(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -210,8 +197,43 @@ def refuse_pictures(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 
 def select_numbers(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a row of those arrays that hold a number or a vector of numbers for each frame."""
-    return {n: tuple(a.shape[1:]) for n, a in arrays.items() if 1 <= len(a.shape) <= 2 and a.dtype.kind in "fiub"}
+    """Shapes of a row of those arrays that hold a number or a vector for each frame, but for ends of episodes."""
+    return {
+        name: tuple(a.shape[1:])
+        for name, a in arrays.items()
+        if a.shape is not None
+        and 1 <= len(a.shape) <= 2
+        and math.prod(a.shape[1:])
+        and a.dtype.kind in NUMBER_KINDS
+        and not is_end(name)
+        and name.rpartition("/")[2] not in OTHER_ENDS
+    }
+
+
+def is_end(name: str) -> bool:
+    """Whether a column tells at which step an episode ends."""
+    return name.rpartition("/")[2] in ENDS
+
+
+def check_rows(where: str, name: str, rows: Array, frames: int, shape: Sequence[int] | None = None) -> None:
+    """ExternalError unless these are real numbers for so many frames, of the size that a row of that shape has."""
+    if rows.dtype.kind not in NUMBER_KINDS:
+        raise ExternalError(f"{where} has {name} of type {rows.dtype}: real numbers are needed")
+    if len(rows) != frames:
+        raise ExternalError(f"{where} has {frames} frames and {len(rows)} rows of {name}")
+    size, wanted = math.prod(rows.shape[1:]), None if shape is None else math.prod(shape)
+    if wanted is not None and size != wanted:
+        raise ExternalError(f"{where} has {name} of {size} numbers, and the first episode has {wanted}")
+
+
+def check_ends(where: str, flags: Mapping[str, Array], frames: int) -> None:
+    """ExternalError if one of these columns of `is_end` is set before the last of T - 1 actions."""
+    for name, rows in flags.items():
+        if (early := np.flatnonzero(rows[: max(frames - 2, 0)])).size:
+            raise ExternalError(
+                f"{where} ends by {name} after step {early[0] + 1} of {frames - 1}: several recordings in one episode "
+                "have no action between them, so save each as an episode"
+            )
 
 
 def check_names(where: str, wanted: Sequence[str], available: Collection[str]) -> None:
@@ -223,12 +245,25 @@ def check_names(where: str, wanted: Sequence[str], available: Collection[str]) -
 
 
 def check_actions(where: str, actions: Array, frames: int) -> Array:
-    """Actions [T-1,A] of T frames; ExternalError if their number is another."""
-    actions = np.asarray(actions, np.float32)
-    actions = actions.reshape(len(actions), -1)
+    """Actions [T-1,A] of T frames; ExternalError if their number is another, or they are no real numbers."""
+    actions = np.asarray(actions)
+    if actions.dtype.kind not in NUMBER_KINDS or not actions.ndim or not math.prod(actions.shape[1:]):
+        raise ExternalError(
+            f"{where} has actions of type {actions.dtype} and shape {list(actions.shape)}: a row of real numbers for "
+            "every step is needed"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        actions = actions.reshape(len(actions), math.prod(actions.shape[1:])).astype(np.float32)
     if len(actions) != frames - 1:
         raise ExternalError(f"{where} has {len(actions)} actions between {frames} frames: {frames - 1} are needed")
     return actions
+
+
+def check_fps(fps: float) -> float:
+    """A rate in frames a second; ValueError for one that no recording has."""
+    if not LEAST_FPS <= fps <= MOST_FPS:
+        raise ValueError(f"fps={fps}: give a rate above 0, {LEAST_FPS:g} to {MOST_FPS:g} frames a second")
+    return float(fps)
 
 
 def require_equal(values: Mapping[str, Any], what: str) -> Any:
@@ -247,8 +282,8 @@ def parse_store_info(text: Any) -> StoreInfo | None:
     """The StoreInfo in an exported data set; None in any other."""
     try:
         return None if text is None else StoreInfo.from_json(str(text))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExternalError(f"the facts that jepa export wrote into the data set are damaged ({error})") from error
+    except ValueError as error:
+        raise ExternalError(f"the facts that jepa export wrote into the data set are damaged: {error}") from error
 
 
 # --- writing

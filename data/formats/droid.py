@@ -16,14 +16,17 @@ Row i belongs to frame i of the video. The video's own rate is that of playback 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 import h5py
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
-from data.formats.dataset import Array, ExternalError, open_hdf5, read_json
+from data.checks import parse_fields, read_json, resolve_inside
+from data.formats.dataset import Array, check_fps, check_rows
+from data.formats.files import ExternalError, get_item, list_files, open_hdf5, read_rows
 from data.pictures import Pictures, View
 from data.video import count_frames, decode_by_number
 
@@ -38,7 +41,8 @@ TIME_STAMPS = (
     ("observation/timestamp/control/step_start",),
     ("observation/timestamp/robot_state/read_start",),
 )
-UNITS_S = (1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts the time between rows between 1 ms and 1 s
+UNITS_S = (1.0, 1e-3, 1e-6, 1e-9)  # of single time stamps: the one that puts rows between 1 ms and 1 s apart
+USUAL_UNIT_S = 1e-3  # of time stamps that no unit makes plausible
 MAX_COUNT_DIFFERENCE = 0.1  # share of the rows by which rows and video frames may differ in number
 FULL_TURN = 2 * np.pi + 0.01  # larger angles are hardly radians
 LEAST_RATE = 0.75  # of the wanted rate, below which a trajectory gets a note
@@ -58,8 +62,17 @@ class DroidConfig:
     least_frames: int = 2
 
     def __post_init__(self) -> None:
-        if not self.fps > 0 or self.least_frames < 2:
-            raise ValueError(f"fps={self.fps} least_frames={self.least_frames}: give a rate above 0 and two frames")
+        check_fps(self.fps)
+        if self.least_frames < 2:
+            raise ValueError(f"least_frames={self.least_frames}: give at least 2, which an action lies between")
+
+
+class Metadata(pydantic.BaseModel):
+    """metadata*.json: paths on the machine that recorded the trajectory, whose last part alone matters."""
+
+    left_mp4_path: str | None = None
+    right_mp4_path: str | None = None
+    wrist_mp4_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ def find_trajectories(folder: Path) -> list[Path]:
     """Folders of trajectories in a folder, at any depth, by name. ExternalError if there is none."""
     if not folder.is_dir():
         raise ExternalError(f"path={folder} is no folder: give the folder that holds the trajectories")
-    folders = sorted(path.parent for path in folder.rglob(ROWS_FILE))
+    folders = [path.parent for path in list_files(folder, ROWS_FILE)]
     if not folders:
         raise ExternalError(f"no folder below {folder} holds a {ROWS_FILE}: give path= a folder of DROID trajectories")
     return folders
@@ -139,11 +152,11 @@ def _find_video(folder: Path, camera: Camera) -> Path:
     metadata = next(iter(sorted(folder.glob("metadata*.json"))), None)
     if metadata is None:
         raise ExternalError(f"{folder} has no metadata_*.json")
-    try:
-        name = Path(str(read_json(metadata)[f"{camera}_mp4_path"])).name
-    except (KeyError, ExternalError) as error:
-        raise ExternalError(f"{metadata} names no {camera}_mp4_path") from error
-    video = folder / "recordings" / "MP4" / name
+    recorded = getattr(parse_fields(Metadata, read_json(metadata), metadata), f"{camera}_mp4_path")
+    if not recorded:
+        raise ExternalError(f"{metadata} names no {camera}_mp4_path")
+    name = PureWindowsPath(recorded).name  # of paths with slashes, too
+    video = resolve_inside(folder, f"recordings/MP4/{name}", metadata)
     if not video.is_file():
         raise ExternalError(f"{video} is not there, though {metadata.name} names it")
     return video
@@ -151,19 +164,17 @@ def _find_video(folder: Path, camera: Camera) -> Path:
 
 def _read_rows(path: Path, serial: str, config: DroidConfig) -> tuple[Array, Array, Array | None, list[str]]:
     """Poses [T,7], times [T] in seconds, extrinsics [T,6] or None, and warnings."""
+    camera = f"observation/camera_extrinsics/{serial}_left"
     with open_hdf5(path) as file:
-        for name in (POSE, GRIPPER):
-            if name not in file:
-                raise ExternalError(f"{path} has no {name}")
-        columns = [np.asarray(file[POSE], np.float64), np.asarray(file[GRIPPER], np.float64).reshape(-1)]
-        columns.append(_read_times(path, file))
-        camera = f"observation/camera_extrinsics/{serial}_left"
-        if camera in file:
-            columns.append(np.asarray(file[camera], np.float64))
-    poses, gripper, times_s, *extrinsics = columns
-    lengths = {len(column) for column in columns}
-    if poses.ndim != 2 or poses.shape[1] != 6 or len(lengths) > 1 or not len(poses):
-        raise ExternalError(f"{path} has poses of shape {poses.shape} and columns of {sorted(lengths)} rows")
+        names = [POSE, GRIPPER, *([camera] if camera in file else [])]
+        columns = {name: _read_column(path, file, name) for name in names}
+        times_s = _read_times(path, file)
+    poses, gripper = columns[POSE], columns[GRIPPER].reshape(-1)
+    if poses.ndim != 2 or poses.shape[1] != 6 or not len(poses):
+        raise ExternalError(f"{path} has {POSE} of shape {list(poses.shape)}: a row of 6 numbers a frame is needed")
+    for name, rows, size in ((GRIPPER, gripper, 1), ("time stamps", times_s, 1), (camera, columns.get(camera), 6)):
+        if rows is not None:
+            check_rows(str(path), name, rows, len(poses), (size,))
     poses = np.column_stack([poses, gripper.clip(0, 1)])
     if not np.isfinite(poses).all():
         raise ExternalError(f"{path} has poses that are not finite numbers")
@@ -173,7 +184,14 @@ def _read_rows(path: Path, serial: str, config: DroidConfig) -> tuple[Array, Arr
         poses[:, 3:6] = np.deg2rad(poses[:, 3:6])
     elif largest > FULL_TURN:
         notes.append(f"{path} has angles up to {largest:.0f}, which look like degrees: if they are, angles=degrees")
-    return poses, times_s, extrinsics[0] if extrinsics else None, notes
+    return poses, times_s, columns.get(camera), notes
+
+
+def _read_column(path: Path, file: h5py.File, name: str) -> NDArray[np.float64]:
+    """A column of real numbers."""
+    rows = read_rows(get_item(file, name, h5py.Dataset, str(path)), f"{path} {name}")
+    check_rows(str(path), name, rows, len(rows))
+    return rows.astype(np.float64)
 
 
 def _read_times(path: Path, file: h5py.File) -> NDArray[np.float64]:
@@ -181,15 +199,23 @@ def _read_times(path: Path, file: h5py.File) -> NDArray[np.float64]:
     for names in TIME_STAMPS:
         if not all(name in file for name in names):
             continue
-        ticks, *nanos = (stamps - stamps[:1] for stamps in (np.asarray(file[n], np.int64).reshape(-1) for n in names))
-        times_s = ticks + nanos[0] * 1e-9 if nanos else ticks * _find_unit(ticks)
+        stamps = [read_rows(get_item(file, n, h5py.Dataset, str(path)), f"{path} {n}").reshape(-1) for n in names]
+        for name, rows in zip(names, stamps, strict=True):
+            check_rows(str(path), name, rows, len(stamps[0]))
+        # Integers stay integers: nanoseconds since 1970 have more digits than a float holds.
+        kinds = [np.float64 if rows.dtype.kind == "f" else np.int64 for rows in stamps]
+        ticks, *nanos = (np.asarray(rows - rows[:1], kind) for rows, kind in zip(stamps, kinds, strict=True))
+        if nanos and ticks.dtype.kind == "i":
+            times_s = ticks + nanos[0] * 1e-9
+        else:  # seconds with a fraction hold the nanoseconds already
+            times_s = ticks * (1.0 if nanos else _find_unit(ticks))
         if (np.diff(times_s) > 0).all():
             return times_s.astype(np.float64)
     tried = ", ".join(names[0] for names in TIME_STAMPS)
     raise ExternalError(f"{path} has no time stamps that increase (looked for {tried})")
 
 
-def _find_unit(ticks: NDArray[np.int64]) -> float:
-    """Seconds of a time stamp: DROID's are milliseconds, those of others nanoseconds."""
+def _find_unit(ticks: Array) -> float:
+    """Seconds of a time stamp: DROID's are milliseconds, those of others nanoseconds, or seconds with a fraction."""
     step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
-    return next((unit for unit in UNITS_S if 1e-3 <= step * unit < 1), UNITS_S[0])
+    return next((unit for unit in UNITS_S if 1e-3 <= step * unit < 1), USUAL_UNIT_S)

@@ -16,22 +16,30 @@ and the action that leaves it; an episode's last action leads nowhere. `data.for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
-from data.formats import dataset
-from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names
+from data.checks import FileError, check_memory, fill_template, parse_fields, read_json, resolve_inside
+from data.formats import dataset, files
+from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, check_names
+from data.formats.files import ExternalError
 from data.pictures import Pictures, View, decode_picture
+from data.schema import NUMBER_KINDS
 from data.video import VideoFile, decode_at_times, inspect_video
 
 INFO, EPISODES, TASKS, STATS = "meta/info.json", "meta/episodes", "meta/tasks.parquet", "meta/stats.json"
 EXPORT_FILE = f"meta/{EXPORT_KEY}.json"
+CONVERTER = "LeRobot's convert_dataset_v21_to_v30 script"
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 REWARD, PROPRIO = "next.reward", "observation.state"
+ENDS = ("next.done", "next.terminated", "next.truncated", "next.success")  # facts of the recording, no observation
 NUMBERS = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+MAX_SPAN_DIFFERENCE = 1.5  # frames by which an episode's span of a video may differ from its rows
 MAX_UNEVENNESS = 0.1  # steps by which the time between two frames may differ from the data set's rate
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "eval", "eval": "eval"}
 # Names of our columns in a data set that we write; others are jepa.NAME, so that no policy reads them as observations.
@@ -54,58 +62,145 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
+Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
+
+
+class Feature(pydantic.BaseModel):
+    """A column of the data set. info, video_info: facts of a video."""
+
+    dtype: str
+    shape: tuple[Annotated[int, pydantic.Field(ge=1)], ...]
+    names: Any = None
+    info: dict[str, Any] | None = None
+    video_info: dict[str, Any] | None = None
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of a vector's components: a list, or a list in a dictionary ({"motors": [...]})."""
+        names = next(iter(self.names.values()), None) if isinstance(self.names, dict) else self.names
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether the facts of its video say that it shows distances."""
+        facts = {**(self.info or {}), **(self.video_info or {})}
+        return any("is_depth_map" in name and value for name, value in facts.items())
+
+
+class Info(pydantic.BaseModel):
+    """meta/info.json."""
+
+    codebase_version: str
+    fps: dataset.Rate
+    features: dict[str, Feature]
+    data_path: str
+    video_path: str | None = None
+    robot_type: str | None = None
+    splits: dict[str, Any] | None = None
+
+
+class EpisodeRow(pydantic.BaseModel):
+    """A row of meta/episodes."""
+
+    episode_index: Count
+    length: Annotated[int, pydantic.Field(ge=1, le=2**40)]
+    data_chunk_index: Annotated[Count, pydantic.Field(alias="data/chunk_index")]
+    data_file_index: Annotated[Count, pydantic.Field(alias="data/file_index")]
+
+
+class VideoPlace(pydantic.BaseModel):
+    """Where an episode's frames lie in the videos of a camera."""
+
+    chunk_index: Count
+    file_index: Count
+    from_timestamp: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+    to_timestamp: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+
+
+class ExportedEpisode(pydantic.BaseModel):
+    """Facts of an episode in a data set that we wrote."""
+
+    split: str
+    seed: int
+    factors: dict[str, Any]
+
+
+class Exported(pydantic.BaseModel):
+    """EXPORT_FILE."""
+
+    info: str
+    episodes: list[ExportedEpisode]
+
+
 class LeRobot(dataset.ExternalDataSet):
     """A data set's folder."""
 
     render_hint = "record it with a camera: a feature of dtype video or image"
 
     def __init__(self, path: Path) -> None:
-        self.root = path
+        self.root, self.left_out = path, []
         self.meta = _read_info(path)
-        self.fps = float(self.meta["fps"])
-        self.features: dict[str, dict[str, Any]] = self.meta["features"]
+        self.fps, self.features = self.meta.fps, self.meta.features
         self._table: tuple[Path, Any] | None = None
         self._videos: dict[Path, VideoFile] = {}
-        self._video_keys = [key for key, feature in self.features.items() if feature["dtype"] == "video"]
-        exported = dataset.read_json(path / EXPORT_FILE) if (path / EXPORT_FILE).is_file() else {}
-        self.info = self._describe(exported.get("info"))
-        splits = _parse_splits(self.meta)
+        self._video_keys = [key for key, feature in self.features.items() if feature.dtype == "video"]
+        self._format_path("data_path", chunk_index=0, file_index=0)
+        if self._video_keys:
+            self._format_path("video_path", video_key=self._video_keys[0], chunk_index=0, file_index=0)
+        file = resolve_inside(path, EXPORT_FILE, path)
+        exported = parse_fields(Exported, read_json(file), file) if file.is_file() else None
+        self.info = self._describe(None if exported is None else exported.info)
+        splits = _parse_splits(self.meta.splits)
         self.episodes = []
         for row in self._iterate_rows():
-            index = int(row["episode_index"])
-            facts = exported["episodes"][index] if exported else {"split": splits.get(index)}
-            self.episodes.append(ExternalEpisode(path / f"episode_{index}", row, **facts))
+            facts: dict[str, Any] = {"split": _find_split(splits, row["episode_index"])}
+            if exported is not None:
+                if row["episode_index"] >= len(exported.episodes):
+                    raise ExternalError(f"{file} has no episode {row['episode_index']}: copy the data set again")
+                facts = dict(exported.episodes[row["episode_index"]])
+            self.episodes.append(ExternalEpisode(path / f"episode_{row['episode_index']}", row, **facts))
 
     def _describe(self, exported: str | None) -> DataSetInfo:
         images, numbers = {}, {}
         for key, feature in self.features.items():
-            shape = tuple(feature["shape"])
-            if feature["dtype"] in ("video", "image") and not _is_depth(key, feature):
+            shape = feature.shape
+            if feature.dtype in ("video", "image") and not ("depth" in key or feature.is_depth):
                 images[key] = shape  # as declared: `measure_pictures` decodes one
-            elif feature["dtype"] in NUMBERS and len(shape) == 1 and key not in (*BOOKKEEPING, "action", REWARD):
+            elif feature.dtype in NUMBERS and len(shape) == 1 and key not in (*BOOKKEEPING, "action", REWARD, *ENDS):
                 numbers[key] = () if shape == (1,) else shape
         return DataSetInfo(
-            env=str(self.meta.get("robot_type") or self.root.resolve().name),
+            env=self.meta.robot_type or self.root.resolve().name,
             env_kwargs={},
             rate=self.fps,
             numbers=numbers,
             images=images,
             proprio=(PROPRIO,) if PROPRIO in numbers else (),
-            names={key: _read_names(self.features[key]) for key in (*numbers, "action")},
+            names={key: self.features[key].component_names for key in (*numbers, "action")},
             unread=sorted(self.features.keys() - {*images, *numbers, *BOOKKEEPING, "action", REWARD}),
             store_info=dataset.parse_store_info(exported),
         )
 
     def _iterate_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of meta/episodes, one an episode, without statistics."""
+        """The rows of meta/episodes, one an episode, without statistics. Those that cannot be are left out."""
         needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
         for key in self._video_keys:
-            needed += [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
-        files = sorted((self.root / EPISODES).glob("*/*.parquet"))
-        if not files:
-            raise ExternalError(f"{self.root / EPISODES} holds no parquet file: copy the data set again")
-        for file in files:
-            yield from _read_table(file, needed, needed).to_pylist()
+            needed += [f"videos/{key}/{name}" for name in VideoPlace.model_fields]
+        folder = resolve_inside(self.root, EPISODES, self.root / INFO)
+        tables = files.list_files(folder, "*.parquet") if folder.is_dir() else []
+        if not tables:
+            raise ExternalError(f"{folder} holds no parquet file: copy the data set again")
+        for file in tables:
+            for number, row in enumerate(_read_table(file, needed, needed).to_pylist()):
+                where = f"{file} row {number}"
+                try:
+                    fields = parse_fields(EpisodeRow, row, where).model_dump(by_alias=True)
+                    for key in self._video_keys:
+                        place = {name: row[f"videos/{key}/{name}"] for name in VideoPlace.model_fields}
+                        fields[key] = parse_fields(VideoPlace, place, f"{where}, videos/{key},")
+                except FileError as error:
+                    self.left_out.append(str(error))
+                else:
+                    yield fields
 
     def external_name(self, column: str) -> str:
         return external_name(column)
@@ -113,26 +208,32 @@ class LeRobot(dataset.ExternalDataSet):
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         table = self._read_frames(episode, ["action", "timestamp"])
         check_names(str(episode.name), names, table.column_names)
-        columns = {name: _to_array(table[name]) for name in names}
+        where = str(episode.name)
+        columns = {name: _to_array(table[name], where, name) for name in names}
         if REWARD in table.column_names and self.info.store_info is None:
-            columns["reward"] = _to_array(table[REWARD]).reshape(-1)
-        times_s = _to_array(table["timestamp"]).astype(np.float64).reshape(-1)
+            columns["reward"] = _to_array(table[REWARD], where, REWARD).reshape(-1)
+        times_s = _to_array(table["timestamp"], where, "timestamp").astype(np.float64).reshape(-1)
+        if not np.isfinite(times_s).all():
+            raise ExternalError(f"{where} has time stamps that are not finite numbers")
         steps_s = np.diff(times_s)
         if len(steps_s) and np.abs(steps_s * self.fps - 1).max() > MAX_UNEVENNESS:
             raise ExternalError(
                 f"{episode.name} has mixed rates: frames {steps_s.min():.3g} to {steps_s.max():.3g} s apart, "
                 f"where fps={self.fps:g} in {INFO}"
             )
-        actions = _to_array(table["action"])[:-1]
-        return columns | {"action": dataset.check_actions(str(episode.name), actions, len(times_s))}
+        actions = _to_array(table["action"], where, "action")[:-1]
+        return columns | {"action": dataset.check_actions(where, actions, len(times_s))}
 
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         check_names(str(self.root), [name], self.info.images)
         if name not in self._video_keys:
             return self.decode_to_squares(episode, name, self._iterate_images(episode, name), size_px, view)
-        row, video = episode.location, self._inspect_video(episode, name)
-        begin_s = row[f"videos/{name}/from_timestamp"] - video.start_s
-        times_s = begin_s + np.arange(row["length"]) / self.fps
+        place, video = episode.location[name], self._inspect_video(episode, name)
+        span, length = (place.to_timestamp - place.from_timestamp) * self.fps, episode.location["length"]
+        if abs(span - length) > MAX_SPAN_DIFFERENCE:
+            raise ExternalError(f"{episode.name} has {length} rows, and {span:.1f} frames of {name} by its time stamps")
+        begin_s = place.from_timestamp - video.start_s
+        times_s = begin_s + np.arange(length) / self.fps
         if times_s[-1] > video.length_s + 1 / self.fps:
             raise ExternalError(f"{video.path} ends after {video.length_s:.2f} s, before {episode.name} does")
         return decode_at_times(video, times_s.clip(0), (size_px, size_px), view)
@@ -146,7 +247,7 @@ class LeRobot(dataset.ExternalDataSet):
         return height, width
 
     def _inspect_video(self, episode: ExternalEpisode, name: str) -> VideoFile:
-        index = {key: episode.location[f"videos/{name}/{key}"] for key in ("chunk_index", "file_index")}
+        index = episode.location[name].model_dump(include={"chunk_index", "file_index"})
         file = self._format_path("video_path", video_key=name, **index)
         if file not in self._videos:
             self._videos[file] = inspect_video(file)
@@ -155,65 +256,80 @@ class LeRobot(dataset.ExternalDataSet):
     def _iterate_images(self, episode: ExternalEpisode, name: str) -> Iterator[bytes]:
         """The image files of an episode's frames."""
         for cell in self._read_frames(episode, [name])[name].to_pylist():
-            yield cell["bytes"] or (self.root / cell["path"]).read_bytes()
+            yield self._read_image(episode, name, cell)
+
+    def _read_image(self, episode: ExternalEpisode, name: str, cell: Any) -> bytes:
+        """The bytes of a picture in the table, or of the file that it names."""
+        if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
+            raise ExternalError(f"{episode.name} has no picture in a row of {name}: copy the data set again")
+        if cell.get("bytes"):
+            return bytes(cell["bytes"])
+        file = resolve_inside(self.root, str(cell["path"]), f"{episode.name} {name}")
+        if not file.is_file():
+            raise ExternalError(f"{file} is not there, though {episode.name} names it: copy the data set again")
+        check_memory(str(file), file.stat().st_size, "it is no picture")
+        return file.read_bytes()
 
     def _read_frames(self, episode: ExternalEpisode, needed: Sequence[str]) -> Any:
         """The table of an episode's frames; the file read last is cached, because it holds the next episode, too."""
         row = episode.location
-        index = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
-        file = self._format_path("data_path", **index)
+        file = self._format_path("data_path", **{key: row[f"data/{key}"] for key in ("chunk_index", "file_index")})
         if self._table is None or self._table[0] != file:
             self._table = (file, _read_table(file, ["episode_index", "action", "timestamp"]))
         table = self._table[1]
         check_names(str(file), needed, table.column_names)
-        rows = np.flatnonzero(_to_array(table["episode_index"]).reshape(-1) == row["episode_index"])
+        numbers = _to_array(table["episode_index"], str(file), "episode_index").reshape(-1)
+        rows = np.flatnonzero(numbers == row["episode_index"])
         if len(rows) != row["length"]:
             raise ExternalError(f"{episode.name} has {len(rows)} rows in {file}, and {row['length']} in {EPISODES}")
         return table.take(rows)
 
-    def _format_path(self, key: str, **values: Any) -> Path:
-        if not self.meta.get(key):
-            raise ExternalError(f"{self.root / INFO} has no {key}: copy the data set again")
-        return self.root / self.meta[key].format(**values)
+    def _format_path(self, key: str, **values: str | int) -> Path:
+        """The file that a path template of info.json gives. FileError if it lies outside the data set."""
+        template, source = getattr(self.meta, key), self.root / INFO
+        if not template:
+            raise ExternalError(f"{source} has no {key}: copy the data set again")
+        try:
+            return resolve_inside(self.root, fill_template(template, values, source), f"{source}, {key},")
+        except FileError as error:
+            if "{episode_" not in template:
+                raise
+            raise ExternalError(
+                f"{source} says codebase_version={self.meta.codebase_version}, and its {key}={template} is the layout "
+                f"of v2.1, with a file for every episode: {CONVERTER} brings it to v3.0"
+            ) from error
 
 
-def _read_info(root: Path) -> dict[str, Any]:
+def _read_info(root: Path) -> Info:
     """meta/info.json; ExternalError for a version other than 3."""
-    file = root / INFO
+    file = resolve_inside(root, INFO, root)
     if not file.is_file():
         raise ExternalError(f"path={root} is no LeRobot data set: there is no {INFO} in it")
-    meta = dataset.read_json(file)
-    check_names(str(file), ("codebase_version", "fps", "features", "data_path"), meta)
-    version = str(meta["codebase_version"])
+    content = read_json(file)
+    check_names(str(file), ("codebase_version", "fps", "features", "data_path"), content)
+    version = str(content["codebase_version"])
     if not version.startswith("v3."):
         older = version.startswith(("v1", "v2"))
-        mend = "LeRobot's convert_dataset_v21_to_v30 script brings it to v3.0" if older else "v3 alone is read here"
+        mend = f"{CONVERTER} brings it to v3.0" if older else "v3 alone is read here"
         raise ExternalError(f"{file} says codebase_version={version}: {mend}")
-    check_names(f"{file}, features,", ["action"], meta["features"])
+    meta = parse_fields(Info, content, file)
+    check_names(f"{file}, features,", ["action"], meta.features)
     return meta
 
 
-def _is_depth(key: str, feature: Mapping[str, Any]) -> bool:
-    marks = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
-    return "depth" in key or any("is_depth_map" in name and value for name, value in marks.items())
+def _parse_splits(spans: dict[str, Any] | None) -> list[tuple[range, str]]:
+    """Ranges of episodes and their splits, from spans as {"train": "0:45"}; [] if there is only one split."""
+    splits: list[tuple[range, str]] = []
+    for name, span in (spans or {}).items():
+        match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", str(span))
+        if name in SPLIT_NAMES and match:
+            splits.append((range(int(match[1]), int(match[2])), SPLIT_NAMES[name]))
+    return splits if len({split for _, split in splits}) > 1 else []
 
 
-def _read_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a vector's components: a list, or a list in a dictionary ({"motors": [...]})."""
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = next(iter(names.values()), None)
-    return tuple(map(str, names)) if isinstance(names, list) else ()
-
-
-def _parse_splits(meta: Mapping[str, Any]) -> dict[int, str]:
-    """Split of each episode, from ranges as {"train": "0:45"}; {} if there is only one split."""
-    splits: dict[int, str] = {}
-    for name, span in (meta.get("splits") or {}).items():
-        first, _, end = str(span).partition(":")
-        if name in SPLIT_NAMES and first.isdigit() and end.isdigit():
-            splits |= dict.fromkeys(range(int(first), int(end)), SPLIT_NAMES[name])
-    return splits if len(set(splits.values())) > 1 else {}
+def _find_split(splits: list[tuple[range, str]], episode: int) -> str | None:
+    """The split of an episode; of ranges that overlap the last counts."""
+    return next((split for episodes, split in reversed(splits) if episode in episodes), None)
 
 
 def _read_table(file: Path, needed: Sequence[str], columns: list[str] | None = None) -> Any:
@@ -221,15 +337,28 @@ def _read_table(file: Path, needed: Sequence[str], columns: list[str] | None = N
     if not file.is_file():
         raise ExternalError(f"{file} is not there: copy the data set again")
     parquet = import_pyarrow().parquet
-    with dataset.explain_damage(file, "parquet", OSError, ValueError):
+    with files.explain_damage(file, "parquet", OSError, ValueError):
         names = parquet.read_schema(file).names
         check_names(str(file), needed, [name for name in names if not name.startswith("stats/")])
+        groups = parquet.ParquetFile(file).metadata
+        size = sum(groups.row_group(number).total_byte_size for number in range(groups.num_row_groups))
+        check_memory(str(file), size, "its tables are too large to be read")
         return parquet.read_table(file, columns=columns)
 
 
-def _to_array(column: Any) -> Array:
-    """A column of numbers, or of lists of one length, as an array."""
+def _to_array(column: Any, where: str, name: str) -> Array:
+    """A column of numbers, or of lists of one length, as an array. ExternalError for any other."""
     cells = column.combine_chunks()
+    if cells.null_count:
+        raise ExternalError(f"{where} has {cells.null_count} rows of {name} without a value")
     if hasattr(cells, "flatten") and "list" in str(cells.type):
-        return np.asarray(cells.flatten().to_numpy(zero_copy_only=False)).reshape(len(cells), -1)
-    return np.asarray(cells.to_numpy(zero_copy_only=False))
+        flat = np.asarray(cells.flatten().to_numpy(zero_copy_only=False))
+        lengths = {len(cell) for cell in cells}
+        if len(lengths) > 1:
+            raise ExternalError(f"{where} has {name} of {min(lengths)} to {max(lengths)} numbers: one width is needed")
+        rows = flat.reshape(len(cells), -1) if len(flat) else np.zeros((len(cells), 0))
+    else:
+        rows = np.asarray(cells.to_numpy(zero_copy_only=False))
+    if rows.dtype.kind not in NUMBER_KINDS:
+        raise ExternalError(f"{where} has {name} of type {cells.type}: real numbers are needed")
+    return rows

@@ -17,15 +17,19 @@ Pictures of at least 32 x 32 are JPEGs there (rows of bytes) unless jpeg_encodin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
+import pydantic
 
-from data.formats import dataset
-from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names, open_hdf5
+from data.checks import parse_fields, parse_json, read_json, resolve_inside
+from data.formats import dataset, files
+from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, check_names
+from data.formats.files import ExternalError, get_item, open_hdf5
+from data.hdf5 import read_attributes
 from data.pictures import Pictures, View, decode_picture, is_pictures, looks_like_pictures
 from data.schema import NO_SEED, SPLITS
 from data.store import Reader
@@ -34,6 +38,49 @@ META, MAIN, FOLDER = "metadata.json", "main_data.hdf5", "data"
 OBSERVATIONS, INFOS = "observations", "infos"
 TIME = "time_s"  # the one column that our exports have among the infos
 SPLIT, FACTORS = "split", "factors"  # attributes of an episode in our exports
+DEEPEST = 32  # groups within one another that are followed
+
+
+class Space(pydantic.BaseModel):
+    """A space of Gymnasium, as Minari writes it. low, high: of a Box."""
+
+    dtype: str | None = None
+    shape: tuple[Annotated[int, pydantic.Field(ge=0)], ...] | None = None
+    low: Any = None
+    high: Any = None
+    subspaces: dict[str, Space] | list[Space] | None = None
+
+    @pydantic.field_validator("dtype")
+    @classmethod
+    def _check_dtype(cls, value: str | None) -> str | None:
+        try:
+            np.dtype(value)
+        except TypeError as error:
+            raise ValueError("it is no type of numpy") from error
+        return value
+
+
+class EnvSpec(pydantic.BaseModel):
+    """Gymnasium's specification of an environment."""
+
+    id: str
+    kwargs: dict[str, Any] = {}
+
+
+def _parse_text(value: Any) -> Any:
+    """Minari keeps some JSON objects as text within JSON."""
+    return parse_json(value, "its text") if isinstance(value, str) else value
+
+
+class Metadata(pydantic.BaseModel):
+    """metadata.json."""
+
+    data_format: str = "hdf5"
+    dataset_id: str | None = None
+    observation_space: Annotated[Space, pydantic.BeforeValidator(_parse_text)] = Space()
+    action_space: Annotated[Space, pydantic.BeforeValidator(_parse_text)] = Space()
+    env_spec: Annotated[EnvSpec | None, pydantic.BeforeValidator(_parse_text)] = None
+    jepa: str | None = None  # EXPORT_KEY
 
 
 class Minari(dataset.ExternalDataSet):
@@ -47,25 +94,30 @@ class Minari(dataset.ExternalDataSet):
     def __init__(self, path: Path) -> None:
         self.folder = _find_folder(path)
         self.meta = _read_metadata(self.folder / META)
-        self.file = self.folder / MAIN
+        self.file = resolve_inside(self.folder, MAIN, self.folder / META)
         if not self.file.is_file():
             raise ExternalError(f"{self.file} is not there, though {META} is: copy the data set again")
-        self._spaces = dict(_iterate_spaces(self._parse_space("observation_space"), OBSERVATIONS))
+        self._spaces = dict(_iterate_spaces(self.meta.observation_space, OBSERVATIONS))
+        self.episodes = []
         with open_hdf5(self.file) as file:
-            names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
-            if not names:
-                raise ExternalError(f"{self.file} holds no episode (episode_0, ...)")
-            self.episodes = [self._read_episode(name, file[name].attrs) for name in names]
-            self.info = self._describe(names[0], file[names[0]])
+            names, self.left_out = files.sort_numbered(file, "episode_", self.file)
+            for name in names:
+                try:
+                    self.episodes.append(self._read_episode(name, get_item(file, name, h5py.Group, str(self.file))))
+                except (ValueError, OSError) as error:
+                    self.left_out.append(str(error))
+        if not self.episodes:
+            raise ExternalError("; ".join([f"{self.file} holds no episode (episode_0, ...)", *self.left_out[:1]]))
+        self.info = self.describe_first(self._describe_episode)
 
-    def _parse_space(self, key: str) -> dict[str, Any]:
-        text = self.meta.get(key, "{}")
-        return dict(json.loads(text) if isinstance(text, str) else text)
+    def _read_episode(self, name: str, group: h5py.Group) -> ExternalEpisode:
+        facts = parse_fields(files.EpisodeFacts, read_attributes(group), f"{self.file} {name}")
+        split = facts.split if facts.split in SPLITS else None
+        return ExternalEpisode(self.folder / name, name, split, facts.seed, facts.factors if split else {})
 
-    def _read_episode(self, name: str, attrs: h5py.AttributeManager) -> ExternalEpisode:
-        split = attrs[SPLIT] if attrs.get(SPLIT) in SPLITS else None
-        factors = json.loads(attrs[FACTORS]) if FACTORS in attrs and split else {}
-        return ExternalEpisode(self.folder / name, name, split, int(attrs.get("seed", NO_SEED)), factors)
+    def _describe_episode(self, episode: ExternalEpisode) -> DataSetInfo:
+        with open_hdf5(self.file) as file:
+            return self._describe(episode.location, get_item(file, episode.location, h5py.Group, str(self.file)))
 
     def _describe(self, name: str, group: h5py.Group) -> DataSetInfo:
         check_names(f"{self.file} {name}", (OBSERVATIONS, "actions"), group)
@@ -73,77 +125,96 @@ class Minari(dataset.ExternalDataSet):
         images = {}
         for key, data in arrays.items():
             if self._is_jpeg(key, data):
-                images[key] = tuple(self._spaces[key]["shape"])
-            elif is_pictures(data.shape, data.dtype):
+                images[key] = tuple(self._spaces[key].shape or ())
+            elif data.shape and is_pictures(data.shape, data.dtype):
                 images[key] = data.shape[1:]
-        frames = len(group["actions"]) + 1
+        actions = get_item(group, "actions", h5py.Dataset, f"{self.file} {name}")
+        frames = len(actions) + 1 if actions.shape else 0
         numbers = dataset.select_numbers(
-            {key: data for key, data in arrays.items() if key not in images and len(data) == frames}
+            {key: data for key, data in arrays.items() if key not in images and data.shape and len(data) == frames}
         )
-        env, kwargs = self.meta.get("dataset_id", self.folder.parent.name), {}
-        if "env_spec" in self.meta:
-            spec = json.loads(self.meta["env_spec"])
-            env, kwargs = spec["id"], spec.get("kwargs", {})
+        spec = self.meta.env_spec
         return DataSetInfo(
-            env=str(env),
-            env_kwargs=kwargs,
+            env=self.meta.dataset_id or self.folder.parent.name if spec is None else spec.id,
+            env_kwargs={} if spec is None else spec.kwargs,
             rate=None,
             numbers=numbers,
             images=images,
             bounds=self._read_bounds(),
             unread=sorted(arrays.keys() - images.keys() - numbers.keys()),
-            store_info=dataset.parse_store_info(self.meta.get(EXPORT_KEY)),
+            store_info=dataset.parse_store_info(self.meta.jepa),
             refused=dataset.refuse_pictures({key: data for key, data in arrays.items() if key not in images}),
         )
 
     def _read_bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        space = self._parse_space("action_space")
-        if not {"low", "high"} <= space.keys():
+        """Low and high of the actions; None where the space is no Box or has no bounds."""
+        space, where = self.meta.action_space, f"{self.folder / META} action_space"
+        if space.low is None or space.high is None:
             return None
-        low, high = (np.asarray(space[key], np.float64).reshape(-1) for key in ("low", "high"))
-        return (tuple(low), tuple(high)) if np.isfinite([low, high]).all() else None
+        try:
+            low, high = (np.asarray(side, np.float64).reshape(-1) for side in (space.low, space.high))
+        except (TypeError, ValueError) as error:
+            raise ExternalError(f"{where} has bounds that are no numbers ({error})") from error
+        if np.isinf(low).any() or np.isinf(high).any():
+            return None
+        if len(low) != len(high) or not (low < high).all():  # false for nan, too
+            raise ExternalError(f"{where} has low={low.tolist()} and high={high.tolist()}: low must lie below high")
+        return tuple(low.tolist()), tuple(high.tolist())
 
     def _is_jpeg(self, key: str, data: h5py.Dataset) -> bool:
         """Whether the space of an array is one of pictures and its rows have another shape."""
-        space = self._spaces.get(key, {})
-        if not {"shape", "dtype"} <= space.keys():
+        space = self._spaces.get(key, Space())
+        if space.shape is None or space.dtype is None or not data.shape:
             return False
-        return looks_like_pictures((1, *space["shape"]), space["dtype"]) and data.shape[1:] != tuple(space["shape"])
+        return looks_like_pictures((1, *space.shape), space.dtype) and data.shape[1:] != space.shape
 
     def external_name(self, column: str) -> str:
         return f"{INFOS if column == TIME else OBSERVATIONS}/{column}"
 
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         with open_hdf5(self.file) as file:
-            group, where = file[episode.location], f"{self.file} {episode.location}"
+            where = f"{self.file} {episode.location}"
+            group = get_item(file, episode.location, h5py.Group, str(self.file))
             check_names(where, (OBSERVATIONS, "actions"), group)
             arrays = _list_arrays(group)
             check_names(where, names, arrays)
-            if not isinstance(group["actions"], h5py.Dataset):
-                raise ExternalError(
-                    f"{where} has actions in parts ({', '.join(group['actions'])}): one array is needed"
-                )
-            actions = dataset.check_actions(where, group["actions"], len(next(iter(arrays.values()))))
-            columns = {"action": actions} | {name: np.asarray(arrays[name]) for name in names}
+            if isinstance(parts := group.get("actions"), h5py.Group):
+                raise ExternalError(f"{where} has actions in parts ({', '.join(parts)}): one array is needed")
+            recorded = files.read_rows(get_item(group, "actions", h5py.Dataset, where), f"{where} actions")
+            shapes = [array.shape for array in arrays.values() if array.shape]
+            actions = dataset.check_actions(where, recorded, shapes[0][0] if shapes else 0)
+            columns = {"action": actions} | {n: files.read_rows(arrays[n], f"{where} {n}") for n in names}
             if "rewards" in group and self.info.store_info is None:
-                columns["reward"] = np.append(np.asarray(group["rewards"], np.float32), np.float32(np.nan))
+                rewards = files.read_rows(get_item(group, "rewards", h5py.Dataset, where), f"{where} rewards")
+                dataset.check_rows(where, "rewards", rewards, len(actions), ())
+                columns["reward"] = np.append(rewards.astype(np.float32), np.float32(np.nan))
+            ends = {name: group[name] for name in dataset.ENDS if name in group} | arrays
+            flags = {n: files.read_rows(d, f"{where} {n}") for n, d in ends.items() if dataset.is_end(n)}
+        dataset.check_ends(where, flags, len(actions) + 1)
         return columns
 
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+        where = f"{self.file} {episode.location}"
         with open_hdf5(self.file) as file:
-            arrays = _list_arrays(file[episode.location])
-            check_names(f"{self.file} {episode.location}", [name], arrays)
-            data = arrays[name]
-            if self._is_jpeg(name, data):
-                return self.decode_to_squares(episode, name, data, size_px, view)
-            return self.convert_to_squares(episode, name, np.asarray(data), size_px, view)
+            arrays = _list_arrays(get_item(file, episode.location, h5py.Group, str(self.file)))
+            check_names(where, [name], arrays)
+            rows, jpeg = files.read_rows(arrays[name], f"{where} {name}"), self._is_jpeg(name, arrays[name])
+        if not len(rows):
+            raise ExternalError(f"{where} has no row of {name}")
+        if jpeg:
+            return self.decode_to_squares(episode, name, rows, size_px, view)
+        return self.convert_to_squares(episode, name, rows, size_px, view)
 
     def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
+        where = f"{self.file} {episode.location}"
         with open_hdf5(self.file) as file, self.name_episode(episode):
-            data = _list_arrays(file[episode.location])[name]
-            if not self._is_jpeg(name, data):
+            arrays = _list_arrays(get_item(file, episode.location, h5py.Group, str(self.file)))
+            check_names(where, [name], arrays)
+            if not self._is_jpeg(name, arrays[name]):
                 return super().measure_episode(episode, name)
-            height, width, _ = decode_picture(bytes(data[0]), name, self.add_note).shape
+            if not len(arrays[name]):
+                raise ExternalError(f"{where} has no row of {name}")
+            height, width, _ = decode_picture(bytes(arrays[name][0]), name, self.add_note).shape
             return height, width
 
 
@@ -151,26 +222,26 @@ def _find_folder(path: Path) -> Path:
     """The folder with metadata.json; ExternalError unless there is exactly one."""
     if not path.is_dir():
         raise ExternalError(f"path={path} is no folder: give that of a Minari data set (it has data/{META} in it)")
-    folders = sorted(file.parent for file in path.rglob(META))
+    folders = [file.parent for file in files.list_files(path, META)]
     if len(folders) != 1:
         content = f"{len(folders)} data sets ({', '.join(map(str, folders[:3]))})" if folders else f"no {META}"
         raise ExternalError(f"{path} holds {content}: give path= the folder of one Minari data set")
     return folders[0]
 
 
-def _read_metadata(file: Path) -> dict[str, Any]:
-    meta = dataset.read_json(file)
-    if meta.get("data_format", "hdf5") != "hdf5":
+def _read_metadata(file: Path) -> Metadata:
+    meta = parse_fields(Metadata, read_json(file), file)
+    if meta.data_format != "hdf5":
         raise ExternalError(
-            f"{file} says data_format={meta['data_format']}, and hdf5 alone is read: write it again with "
+            f"{file} says data_format={meta.data_format}, and hdf5 alone is read: write it again with "
             "minari.create_dataset_from_buffers(..., data_format='hdf5')"
         )
     return meta
 
 
-def _iterate_spaces(space: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _iterate_spaces(space: Space, name: str) -> Iterator[tuple[str, Space]]:
     """The leaves of a space by the names of their arrays."""
-    children = space.get("subspaces")
+    children = space.subspaces
     if children is None:
         yield name, space
         return
@@ -185,9 +256,12 @@ def _list_arrays(group: h5py.Group) -> dict[str, h5py.Dataset]:
     def walk(node: Any, name: str) -> Iterator[tuple[str, h5py.Dataset]]:
         if isinstance(node, h5py.Dataset):
             yield name, node
-            return
-        for key in node:
-            yield from walk(node[key], f"{name}/{key}")
+        elif isinstance(node, h5py.Group):
+            if name.count("/") > DEEPEST:
+                place = f"{group.file.filename} {group.name.strip('/')}"
+                raise ExternalError(f"{place} has groups within groups without end ({name[:40]}...)")
+            for key in node:
+                yield from walk(node.get(key), f"{name}/{key}")
 
     return dict(pair for name in (OBSERVATIONS, INFOS) if name in group for pair in walk(group[name], name))
 

@@ -17,17 +17,19 @@ left out. Our exports have the frame after it in `next_obs`, and every column am
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
+import pydantic
 
-from data.formats import dataset
-from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, ExternalError, check_names, open_hdf5
+from data.checks import parse_fields, parse_json
+from data.formats import dataset, files
+from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, check_names
+from data.formats.files import ExternalError, get_item, open_hdf5
+from data.hdf5 import read_attributes
 from data.pictures import Pictures, View
-from data.schema import NO_SEED
 from data.store import Reader
 
 CAMERA = "camera_image"  # name of our pixels
@@ -35,6 +37,19 @@ MASKS = {"train": "train", "valid": "val", "eval": "eval"}  # masks that are spl
 FIRST_CAMERA = "agentview_image"
 PROPRIO = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")  # robomimic's own choice of low_dim observations
 GYM_TYPE = 2  # robomimic's EnvType
+
+
+class EnvKwargs(pydantic.BaseModel, extra="allow"):
+    """The arguments of the environment, of which one is read."""
+
+    control_freq: dataset.Rate | None = None
+
+
+class EnvArgs(pydantic.BaseModel):
+    """The attribute env_args."""
+
+    env_name: str
+    env_kwargs: EnvKwargs
 
 
 class Robomimic(dataset.ExternalDataSet):
@@ -47,98 +62,128 @@ class Robomimic(dataset.ExternalDataSet):
 
     def __init__(self, path: Path) -> None:
         self.episodes, names, rates = [], {}, {}
-        for file in dataset.find_files(path, (".hdf5", ".h5"), "robomimic file"):
+        paths, self.left_out = files.find_files(path, (".hdf5", ".h5"), "robomimic file")
+        for file in paths:
             with open_hdf5(file) as opened:
                 args = _read_env_args(file, opened)
-                names[str(file)], rates[str(file)] = args["env_name"], _read_rate(args)
-                self.episodes += _list_episodes(file, opened)
+                names[str(file)], rates[str(file)] = args.env_name, args.env_kwargs.control_freq
+                self._list_episodes(file, opened)
         if not self.episodes:
-            raise ExternalError(f"{path} holds no demonstration (data/demo_0, ...)")
+            raise ExternalError("; ".join([f"{path} holds no demonstration (data/demo_0, ...)", *self.left_out[:1]]))
         dataset.require_equal(names, "environment")
         dataset.require_equal(rates, "rate (control_freq)")
-        file, demo = self.episodes[0].location
-        with open_hdf5(file) as opened:
-            self.info = _describe_data_set(file, opened, demo)
+        self.info = self.describe_first(_describe_data_set)
+
+    def _list_episodes(self, path: Path, file: h5py.File) -> None:
+        """Add demonstrations by number, with their split by the masks."""
+        demos, strange = files.sort_numbered(file["data"], "demo_", path)
+        self.left_out += strange
+        masks = _read_masks(path, file)
+        for demo in demos:
+            where = f"{path} {demo}"
+            try:
+                group = get_item(file["data"], demo, h5py.Group, str(path))
+                facts = parse_fields(files.EpisodeFacts, read_attributes(group), where)
+            except (ValueError, OSError) as error:
+                self.left_out.append(str(error))
+                continue
+            split = next((split for split, names in masks.items() if demo in names), "train" if masks else None)
+            self.episodes.append(ExternalEpisode(path / demo, (path, demo), split, facts.seed, facts.factors))
 
     def read_numbers(self, episode: ExternalEpisode, names: Sequence[str]) -> dict[str, Array]:
         file, demo = episode.location
         where, exported = f"{file} {demo}", self.info.store_info is not None
         with open_hdf5(file) as opened:
-            group = opened[f"data/{demo}"]
+            group = get_item(opened, f"data/{demo}", h5py.Group, str(file))
             check_names(where, ("actions", "obs"), group)
-            check_names(where, names, [*group["obs"], *(["states"] if "states" in group else [])])
-            columns = {name: self._read_rows(group, name) for name in names}
-            actions = np.asarray(group["actions"])
+            observed = get_item(group, "obs", h5py.Group, where)
+            check_names(where, names, [*observed, *(["states"] if "states" in group else [])])
+            columns = {name: self._read_rows(group, name, where) for name in names}
+            actions = files.read_rows(get_item(group, "actions", h5py.Dataset, where), f"{where} actions")
             if not exported and "rewards" in group:
-                columns["reward"] = np.asarray(group["rewards"], np.float32)
+                columns["reward"] = files.read_rows(get_item(group, "rewards", h5py.Dataset, where), f"{where} rewards")
+            flags = {
+                name: files.read_rows(get_item(group, name, h5py.Dataset, where), f"{where} {name}")
+                for name in dataset.ENDS
+                if name in group
+            }
         frames = len(actions) + exported
         for name, rows in columns.items():
             if len(rows) != frames:
                 raise ExternalError(f"{where} has {len(actions)} actions and {len(rows)} rows of {name}")
+        dataset.check_ends(where, flags, frames)
         return columns | {"action": dataset.check_actions(where, actions if exported else actions[:-1], frames)}
 
     def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
         file, demo = episode.location
+        where = f"{file} {demo}"
         with open_hdf5(file) as opened:
-            group = opened[f"data/{demo}"]
-            check_names(f"{file} {demo}", [name], group["obs"])
-            return self.convert_to_squares(episode, name, self._read_rows(group, name), size_px, view)
+            group = get_item(opened, f"data/{demo}", h5py.Group, str(file))
+            check_names(where, [name], get_item(group, "obs", h5py.Group, where))
+            rows = self._read_rows(group, name, where)
+        return self.convert_to_squares(episode, name, rows, size_px, view)
 
-    def _read_rows(self, group: h5py.Group, name: str) -> Array:
+    def _read_rows(self, group: h5py.Group, name: str, where: str) -> Array:
         """Rows of an observation or of `states`; of our exports with the row after the last action."""
-        rows = np.asarray(group["obs"][name] if name in group["obs"] else group[name])
+        owner = group["obs"] if name in group["obs"] else group
+        rows = files.read_rows(get_item(owner, name, h5py.Dataset, where), f"{where} {name}")
         if self.info.store_info is None:
             return rows
-        check_names(group.name, ["next_obs"], group)
-        return np.concatenate([rows, group["next_obs"][name][-1:]])
+        later = get_item(get_item(group, "next_obs", h5py.Group, where), name, h5py.Dataset, where)
+        following = files.read_rows(later, f"{where} next_obs/{name}")
+        if following.shape != rows.shape:
+            raise ExternalError(f"{where} has {name} of shape {rows.shape} in obs and {following.shape} in next_obs")
+        return np.concatenate([rows, following[-1:]])
 
 
-def _read_env_args(path: Path, file: h5py.File) -> Mapping[str, Any]:
-    if "data" not in file or "env_args" not in file["data"].attrs:
-        present = list(file["data"].attrs) if "data" in file else list(file)
+def _read_env_args(path: Path, file: h5py.File) -> EnvArgs:
+    data = file.get("data")
+    if not isinstance(data, h5py.Group) or "env_args" not in data.attrs:
+        present = list(data.attrs) if data is not None else list(file)
         raise ExternalError(
             f"{path} is no robomimic file: no group data with the attribute env_args (it has: {present})"
         )
-    try:
-        args = dict(json.loads(file["data"].attrs["env_args"]))
-    except ValueError as error:
-        raise ExternalError(f"{path} has an attribute env_args that is no JSON") from error
-    check_names(f"{path}, env_args", ["env_name", "env_kwargs"], args)
-    return args
+    where = f"{path}, env_args,"
+    return parse_fields(EnvArgs, parse_json(read_attributes(data)["env_args"], where), where)
 
 
-def _read_rate(args: Mapping[str, Any]) -> float | None:
-    kwargs = args["env_kwargs"]
-    return float(kwargs["control_freq"]) if "control_freq" in kwargs else None
+def _read_masks(path: Path, file: h5py.File) -> dict[str, set[str]]:
+    """The demonstrations of each split that a mask names."""
+    masks = {}
+    for key, split in MASKS.items():
+        if f"mask/{key}" in file:
+            names = files.read_rows(get_item(file, f"mask/{key}", h5py.Dataset, str(path)), f"{path} mask/{key}")
+            masks[split] = {name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1)}
+    return masks
 
 
-def _list_episodes(path: Path, file: h5py.File) -> list[ExternalEpisode]:
-    """Demonstrations by number, with their split by the masks."""
-    demos = sorted((name for name in file["data"] if name.startswith("demo_")), key=lambda name: int(name[5:]))
-    masks = {split: set(file[f"mask/{key}"].asstr()[()]) for key, split in MASKS.items() if f"mask/{key}" in file}
-    episodes = []
-    for demo in demos:
-        attrs = file["data"][demo].attrs
-        split = next((split for split, names in masks.items() if demo in names), "train" if masks else None)
-        factors = json.loads(attrs["factors"]) if "factors" in attrs else {}
-        episodes.append(ExternalEpisode(path / demo, (path, demo), split, int(attrs.get("seed", NO_SEED)), factors))
-    return episodes
+def _describe_data_set(episode: ExternalEpisode) -> DataSetInfo:
+    path, demo = episode.location
+    with open_hdf5(path) as file:
+        return _describe_episode(path, file, demo)
 
 
-def _describe_data_set(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
-    group, args = file[f"data/{demo}"], _read_env_args(path, file)
-    check_names(f"{path} {demo}", ("actions", "obs"), group)
-    store_info = dataset.parse_store_info(file["data"].attrs.get(EXPORT_KEY))
-    observed = {name: data for name, data in group["obs"].items() if isinstance(data, h5py.Dataset)}
+def _describe_episode(path: Path, file: h5py.File, demo: str) -> DataSetInfo:
+    args, where = _read_env_args(path, file), f"{path} {demo}"
+    group = get_item(file, f"data/{demo}", h5py.Group, str(path))
+    check_names(where, ("actions", "obs"), group)
+    store_info = dataset.parse_store_info(read_attributes(file["data"]).get(EXPORT_KEY))
+    observations = get_item(group, "obs", h5py.Group, where)
+    observed = {name: data for name, data in observations.items() if isinstance(data, h5py.Dataset)}
     numbers, images = dataset.select_numbers(observed), dataset.select_pictures(observed)
     state: tuple[str, ...] = ()
-    if "states" in group and len(group["states"]) == len(group["actions"]) and store_info is None:
-        numbers["states"], state = group["states"].shape[1:], ("states",)
+    actions = get_item(group, "actions", h5py.Dataset, where)
+    if "states" in group and store_info is None:
+        states = get_item(group, "states", h5py.Dataset, where)
+        if not states.shape:
+            raise ExternalError(f"{where} states is a single value, and a row for every frame is needed")
+        if states.shape[:1] == actions.shape[:1]:
+            numbers["states"], state = states.shape[1:], ("states",)
     read = {"actions", "obs", "rewards", *state} | ({"next_obs", "states", "dones"} if store_info else set())
     return DataSetInfo(
-        env=str(args["env_name"]),
-        env_kwargs=args["env_kwargs"],
-        rate=_read_rate(args),
+        env=args.env_name,
+        env_kwargs=args.env_kwargs.model_dump(exclude_unset=True),
+        rate=args.env_kwargs.control_freq,
         numbers=numbers,
         images=dict(sorted(images.items(), key=lambda item: item[0] != FIRST_CAMERA)),
         proprio=PROPRIO if all(name in numbers for name in PROPRIO) else (),

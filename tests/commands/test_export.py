@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from commands import export
 from commands.cli.main import main
@@ -138,3 +140,25 @@ def test_every_format_names_a_source_that_is_a_key_of_the_command():
         <= set(export.SOURCES)
         <= set(compose_defaults("export").config)
     )
+
+
+def test_a_directory_of_several_shards_is_exported_as_posttrain_reads_it():
+    model = finished_run()
+    assert main(["export", "model=runs/pretrain/r", "format=huggingface", "to=hf"]) == 0
+    tensors = load_file("hf/model.safetensors")
+    Path("hf/model.safetensors").unlink()
+    weight_map = {name: f"part{len(name) % 2}.safetensors" for name in tensors}
+    for part in set(weight_map.values()):
+        save_file({name: value for name, value in tensors.items() if weight_map[name] == part}, f"hf/{part}")
+    Path("hf/model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert main(["export", "model=hf", "format=official", "to=v.pt"]) == 0
+    assert_same(load_pretrained(Path("v.pt")).encoder, model.objective.teacher)
+
+
+def test_a_model_and_data_at_once_are_refused(capsys):
+    for format, other, says in (
+        ("robomimic", "model", "model=x: format=robomimic exports data= alone; leave model= out"),
+        ("official", "data", "data=y: format=official exports model= alone; leave data= out"),
+    ):
+        assert main(["export", "model=x", "data=y", f"format={format}", "to=out"]) == 2, other
+        assert says in capsys.readouterr().err

@@ -72,7 +72,9 @@ def ogbench(path: Path, visual: bool = True, val: bool = True) -> Path:
     return path
 
 
-def minari(folder: Path, coding: str = "jpeg", place: str = "observations", **about: Any) -> Path:
+def minari(
+    folder: Path, coding: str = "jpeg", place: str = "observations", lengths: tuple[int, ...] = LENGTHS, **about: Any
+) -> Path:
     """T+1 observations and T actions an episode; pictures as JPEGs, as arrays, or none."""
     rng = np.random.default_rng(3)
     (folder / "data").mkdir(parents=True)
@@ -85,7 +87,7 @@ def minari(folder: Path, coding: str = "jpeg", place: str = "observations", **ab
     if coding != "none" and place == "observations":
         spaces["rgb"] = box((SIZE, SIZE, 3), "uint8", 0, 255)
     with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
-        for number, frames in enumerate(LENGTHS):
+        for number, frames in enumerate(lengths):
             episode, steps = file.create_group(f"episode_{number}"), frames - 1
             episode.attrs["id"], episode.attrs["total_steps"], episode.attrs["seed"] = number, steps, 40 + number
             episode["observations/arm/pos"] = rng.normal(size=(frames, 3))
@@ -106,8 +108,8 @@ def minari(folder: Path, coding: str = "jpeg", place: str = "observations", **ab
                     episode[f"{place}/rgb"] = shown
     words = {
         "dataset_id": "arm/reach-v0",
-        "total_episodes": len(LENGTHS),
-        "total_steps": sum(LENGTHS) - len(LENGTHS),
+        "total_episodes": len(lengths),
+        "total_steps": sum(lengths) - len(lengths),
         "data_format": "hdf5",
         "observation_space": json.dumps({"type": "Dict", "subspaces": spaces}),
         "action_space": json.dumps(box((ACTIONS,), "float32", -2, 2)),
@@ -126,16 +128,23 @@ def coded(frame: np.ndarray, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def lerobot(root: Path, video: bool = True, version: str = "v3.0", fps: int = 10, skew: float = 0.0) -> Path:
-    """Two data files and one video of three episodes; the state has names. skew: how late the last frame is, s."""
+def lerobot(
+    root: Path,
+    video: bool = True,
+    version: str = "v3.0",
+    fps: int = 10,
+    skew: float = 0.0,
+    lengths: tuple[int, ...] = LENGTHS,
+) -> Path:
+    """Two data files and one video of a few episodes; the state has names. skew: how late the last frame is, s."""
     import pyarrow
     import pyarrow.parquet
 
     rng = np.random.default_rng(4)
     key, (height, width) = "observation.images.front", (24, 32)
-    shown = [pictures(rng, frames, (height, width)) for frames in LENGTHS]
+    shown = [pictures(rng, frames, (height, width)) for frames in lengths]
     rows, begun = [], 0
-    for number, frames in enumerate(LENGTHS):
+    for number, frames in enumerate(lengths):
         times = np.arange(frames) / fps
         times[-1] += skew
         columns = {
@@ -199,7 +208,7 @@ def mp4(path: Path, frames: np.ndarray, fps: int) -> None:
         container.mux(stream.encode(None))
 
 
-def ours(path: Path) -> Path:
+def ours(path: Path, episodes: int = len(LENGTHS)) -> Path:
     """A file of ours with proprio, reward, factors, seeds and all three splits, in another order than by split."""
     rng = np.random.default_rng(5)
     info = StoreInfo(
@@ -218,9 +227,10 @@ def ours(path: Path) -> Path:
         render={"camera": "fixed"},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    create_file(path, info, EpisodePlan(np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)))
+    lengths, seeds, splits = np.array(LENGTHS), np.array([2**52 + 1, 7, 8]), np.array([2, 0, 1], np.uint8)
+    create_file(path, info, EpisodePlan(*(column[:episodes] for column in (lengths, seeds, splits))))
     writer = Writer(path)
-    for number, frames in enumerate(LENGTHS):
+    for number, frames in enumerate(LENGTHS[:episodes]):
         columns = {
             column.name: rng.normal(size=(frames, *column.shape)).astype(column.dtype) for column in info.columns
         }

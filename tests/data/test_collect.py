@@ -249,3 +249,20 @@ def test_compressed_collecting_holds_the_same_and_goes_on_where_packing_was_miss
     for episode in range(4):
         np.testing.assert_array_equal(reader.column("pixels", episode), Reader(plain).column("pixels", episode))
     assert collect(packed, FakeEnv, replace(config, compression="gzip")).added == 0
+
+
+def test_more_than_disk_or_memory_holds_is_refused_before_any_work(tmp_path, monkeypatch):
+    def never():
+        raise AssertionError("no environment is made")
+
+    for changes, says in (
+        ({"episodes": 10**9}, "GiB|MiB"),
+        ({"frames": 10**12}, "MiB"),
+        ({"episodes": 10**15, "frames": 10**6}, "MiB"),
+    ):
+        with pytest.raises(ValueError, match=f"needs .* {says}"):
+            collect(tmp_path / "big.h5", never, CollectConfig(**{"episodes": 2, "frames": 9, **changes}))
+    monkeypatch.setattr("data.checks.measure_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match="collecting episodes=10000 frames=9 needs 2.4 MiB of memory and 1.0 MiB"):
+        collect(tmp_path / "big.h5", never, CollectConfig(episodes=10_000, frames=9))
+    assert not list(tmp_path.iterdir())

@@ -79,3 +79,14 @@ def test_a_damaged_file_is_not_packed(path):
     with pytest.raises(StoreError, match="checksum fails"):
         pack_file(path)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_the_first_checksum_keeps_it_when_it_is_packed(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["checksum"] = 1
+    file = Writer(path)._file
+    for index in range(5):
+        file.episode["crc32"][index] = file.compute_checksum(index, int(file.episode["length"][index]))
+    before = Reader(path).file_checksum
+    pack_file(path)
+    assert Reader(path).file_checksum == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -166,7 +167,19 @@ def test_a_half_written_episode_is_not_there(path):
     assert Reader(path).episodes().tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("dataset", ["pixels", "action", "state", "extrinsics", "episode/factors/door", "episode/seed"])
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "pixels",
+        "action",
+        "state",
+        "extrinsics",
+        "episode/factors/door",
+        "episode/seed",
+        "episode/split",
+        "episode/crc32",
+    ],
+)
 def test_a_flipped_bit_anywhere_in_an_episode_is_found_and_named(path, dataset):
     with h5py.File(path) as file:
         data = file[dataset]
@@ -353,3 +366,144 @@ def test_a_plan_without_room_is_refused():
     for episodes, frames in ((0, 9), (4, 1)):
         with pytest.raises(ValueError, match=f"episodes={episodes} and frames={frames}"):
             plan_episodes(episodes, frames, seed=0)
+
+
+def test_a_file_from_before_the_split_entered_the_checksum_is_read_as_it_was(path):
+    """Its crc32 leaves the split out, and it has no checksum of its info."""
+    with h5py.File(path, "r+") as file:
+        del file.attrs["checksum"], file.attrs["info_crc32"]
+    reader = Reader(path, on_damaged="skip")
+    assert reader.damaged == (0, 2), "a checksum of version 2 is none of version 1"
+    writer = Writer(path)
+    for index, length in ((0, 3), (2, 4)):
+        writer.write(index, *episode(length, seed=index))
+    assert Reader(path).episodes().tolist() == [0, 2]
+    flip_a_byte(path, "episode/split", 0)
+    assert Reader(path).split(0) == "val", "nothing can be known of it there"
+
+
+def test_a_changed_info_and_a_newer_checksum_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["info"] = file.attrs["info"].replace("0.1", "0.3")
+    with pytest.raises(StoreError, match="damaged `info` attribute \\(its checksum fails\\)"):
+        Reader(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["checksum"] = 3
+    with pytest.raises(StoreError, match="checksums of version 3, this version reads 1 to 2"):
+        Reader(path)
+
+
+def rewrite(path, name, data):
+    """Puts another dataset in place of one of the file's."""
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = data
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("pixels", np.zeros((12, 4, 5, 3), np.int8), "pixels of type int8 .* rows of type uint8"),
+        ("pixels", np.zeros((12, 3, 4, 5), np.uint8), "pixels .* shape \\(12, 3, 4, 5\\)"),
+        ("pixels", np.zeros((12, 60), np.uint8), "pixels .* shape \\(12, 60\\)"),
+        ("truth", np.zeros((12, 2), np.float32), "truth .* shape \\(12, 2\\), where .* shape \\(1,\\)"),
+        ("truth", np.zeros((12, 1), np.complex64), "truth of type complex64"),
+        ("episode/length", np.array([3.0, 0, 4]), "episode/length of type float64"),
+        ("episode/split", np.array([0, 1, 7], np.uint8), "checksum fails for episode 2"),
+        ("episode/start", np.array([0, 3, 2**62]), "contradicts itself"),
+        ("episode/length", np.array([4, 0, 4]), "contradicts itself .*: \\[0\\]"),
+        ("episode/seed", np.array([1, 2]), "contradicts itself"),
+        ("episode/factors/door", np.zeros(2), "contradicts itself"),
+    ],
+)
+def test_columns_of_another_type_or_shape_than_declared_are_refused_by_name(path, name, data, says):
+    rewrite(path, name, data)
+    with pytest.raises(StoreError, match=says):
+        Reader(path)
+
+
+@pytest.mark.parametrize("name", ["truth", "state", "action", "time_s", "extrinsics"])
+def test_numbers_that_are_not_finite_are_named_with_their_episode_and_can_be_left_out(path, name):
+    file = Writer(path)._file
+    file.columns[name][1] = np.nan
+    file.episode["crc32"][0] = file.compute_checksum(0, 3)
+    with pytest.raises(StoreError, match=f"{name} holds numbers that are not finite in episode 0 of .*toy.h5"):
+        Reader(path)
+    assert Reader(path, on_damaged="skip").episodes().tolist() == [2]
+
+
+def test_a_writer_refuses_numbers_that_are_not_finite_but_for_the_last_reward(path):
+    columns, factors = episode(5)
+    columns["reward"][-1] = np.nan
+    Writer(path).write(1, columns, factors)
+    assert Reader(path).num_frames(1) == 5
+    columns["reward"][0] = np.inf
+    with pytest.raises(ValueError, match="an episode's reward holds numbers that are not finite"):
+        Writer(path).write(1, columns, factors)
+    with pytest.raises(ValueError, match="an episode's action 0 has .*=nan: it must be finite"):
+        Writer(path).write(1, columns | {"action": np.full((4, 2), np.nan)}, factors)
+
+
+def change(**fields):
+    return StoreInfo(**{**{f: getattr(INFO, f) for f in INFO.__dataclass_fields__}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"action_low": (np.nan, 0.0)}, "a has the bounds nan to 1.0"),
+        ({"action_low": (2.0, -2.0)}, "a has the bounds 2.0 to 1.0: finite numbers are needed, the lower first"),
+        ({"action_low": (1.0, -2.0)}, "a has the bounds 1.0 to 1.0"),
+        ({"action_high": (1.0, np.inf)}, "b has the bounds -2.0 to inf"),
+        ({"action_low": (), "action_high": (), "action_names": ()}, "at least one"),
+        ({"action_names": ("a",)}, "one number or name each"),
+        ({"truth_units": ()}, "differ in length"),
+        ({"step_s": 0.0}, "step_s=0.0"),
+        ({"step_s": np.nan}, "step_s=nan"),
+        ({"frame_hwc": (4, 0, 3)}, "frame_hwc=\\(4, 0, 3\\)"),
+        ({"extra": (Column("truth", (), "float32"),)}, "a column is declared twice"),
+    ],
+)
+def test_facts_that_cannot_be_are_refused_by_name(fields, says):
+    with pytest.raises(ValueError, match=says):
+        change(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"step_s": "fast"}, "it has step_s=fast"),
+        ({"frame_hwc": [4, 5]}, "it has no frame_hwc.2|frame_hwc"),
+        ({"action_low": None}, "action_low=None"),
+        ({"extra": [{"name": "x", "shape": [2], "dtype": "complex64"}]}, "column x of type complex64"),
+        ({"extra": [{"name": "x", "shape": [2], "dtype": "words"}]}, "column x of type words"),
+        ({"extra": 3}, "it has extra=3"),
+        ({"colour": "red"}, "fields that are unknown here: colour"),
+    ],
+)
+def test_an_info_of_another_type_is_refused_by_field_and_value(path, fields, says):
+    with h5py.File(path, "r+") as file:
+        file.attrs["info"] = json.dumps(json.loads(file.attrs["info"]) | fields)
+        del file.attrs["info_crc32"]
+    with pytest.raises(StoreError, match=f"toy.h5 has a damaged `info` attribute: .*{says}"):
+        Reader(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("splits", 3), ("info", 4), ("schema", "one"), ("checksum", [1, 2])])
+def test_attributes_of_another_type_are_refused(path, name, value):
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+    with pytest.raises(StoreError, match=f"toy.h5 has {name}"):
+        Reader(path)
+
+
+def test_a_pipe_and_a_file_that_points_at_another_are_refused(path, tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(StoreError, match="is a pipe"):
+        Reader(tmp_path / "pipe.h5")
+    shutil.copy(path, tmp_path / "copy.h5")
+    with h5py.File(path, "r+") as file:
+        del file["pixels"]
+        file["pixels"] = h5py.ExternalLink(str(tmp_path / "copy.h5"), "/pixels")
+    with pytest.raises(StoreError, match="pixels is a link to another file"):
+        Reader(path)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from data.checks import check_regular
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn import poses
 from world_model.nn.layers import gather_tokens
@@ -57,6 +58,7 @@ def compare_golden(path: Path, device: torch.device) -> list[Comparison]:
 
 def read_golden(path: Path, device: torch.device) -> tuple[dict[str, Any], Vectors, Vectors]:
     """Sizes, weights and vectors of a golden file."""
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "null"))

@@ -12,18 +12,24 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import torch
 
+from data.checks import check_regular, parse_fields
 from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
 from world_model.interop.huggingface import (
+    CONFIG,
     SIZE_KEYS,
+    Config,
     Weights,
+    check_real,
     from_huggingface,
     read_config,
     read_pixel_statistics,
     read_weights,
+    strip_wrappers,
 )
 from world_model.nn.stem import LinearStemConfig
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
@@ -43,6 +49,16 @@ SIZES = "sizes"
 PICKLE = b"\x80"  # first byte of a pickle
 HIDDEN, PREDICTOR_HIDDEN = "blocks.0.mlp.fc1.weight", "predictor_blocks.0.mlp.fc1.weight"
 ENCODER_KEYS = ("target_encoder", "ema_encoder", "encoder")
+CONTAINERS = ("state_dict", "model_state_dict", "model")  # entries that other programs keep a whole model's weights in
+MLP_TOLERANCE = 1e-3  # of mlp_ratio, which config.json rounds
+
+
+class FileSizes(pydantic.BaseModel):
+    """The entry SIZES of a file."""
+
+    image_px: Annotated[int, pydantic.Field(ge=1, le=8192)] | None = None
+    heads: Annotated[int, pydantic.Field(ge=1)] | None = None
+    predictor_heads: Annotated[int, pydantic.Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,17 +91,19 @@ def load_pretrained(
     if key is not None and key not in file or not keys:
         raise CheckpointError(f"{path} has no {key or ', '.join(ENCODER_KEYS)}, only {list_some(file)}")
     key = key or keys[0]
-    weights, ignored = _read_encoder_weights(file[key], path)
-    sizes = file[SIZES] if isinstance(file.get(SIZES), dict) else {}
-    image_px, heads = image_px or sizes.get("image_px"), heads or sizes.get("heads")
+    weights, ignored, stripped = _read_encoder_weights(file[key], path)
+    sizes = parse_fields(FileSizes, file.get(SIZES) or {}, f"{path} {SIZES}")
+    image_px, heads = image_px or sizes.image_px, heads or sizes.heads
     encoder = VideoEncoder(make_encoder_config(weights, path, image_px, heads))
     _load_encoder_weights(encoder, weights, f"{path} ({key})")
     summary = f"{path}: took {key}" + (f" (it also has {', '.join(n for n in keys if n != key)})" if keys[1:] else "")
     summary += "".join(f"; left out {name}" for name in ignored)
+    summary += f"; stripped {' '.join(stripped)} from names" if stripped else ""
     predictor = None
     if "predictor" in file:
-        predictor_heads = predictor_heads or sizes.get("predictor_heads")
-        predictor = make_predictor(strip_wrappers(file["predictor"], path), encoder.config, path, predictor_heads)
+        predictor_heads = predictor_heads or sizes.predictor_heads
+        predictor_weights, _ = _read_state_dict(file["predictor"], path)
+        predictor = make_predictor(predictor_weights, encoder.config, path, predictor_heads)
         kind = "action-conditioned" if isinstance(predictor, ActionPredictor) else "masked"
         unknown = "; left out its predictor (its width is not published, so its heads are unknown)"
         summary += unknown if predictor is None else f"; with its {kind} predictor"
@@ -99,13 +117,21 @@ def _read_state_dicts(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dictionary of state dicts")
     if "classifiers" in file:
         raise CheckpointError(f"{path} holds probes of a frozen encoder, not an encoder; give the encoder's own file")
+    file = _unwrap(file)
     if not set(ENCODER_KEYS) & file.keys() and any(isinstance(value, torch.Tensor) for value in file.values()):
         return {"encoder": {name: value for name, value in file.items() if isinstance(value, torch.Tensor)}}
     return file
 
 
+def _unwrap(state: dict[str, Any]) -> dict[str, Any]:
+    """What lies in the innermost of CONTAINERS."""
+    inner = next((state[name] for name in CONTAINERS if isinstance(state.get(name), dict)), None)
+    return state if inner is None or set(ENCODER_KEYS) & state.keys() else _unwrap(inner)
+
+
 def read_torch_file(path: Path) -> Any:
     """Content of a file of torch.save: tensors and plain containers alone."""
+    check_regular(path)
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
     if path.suffix == ".safetensors":
@@ -130,20 +156,19 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def strip_wrappers(state: Any, source: Path) -> Weights:
-    """State dict in fp32, with names without the prefixes of wrappers (`module.`, `backbone.`)."""
+def _read_state_dict(state: Any, source: Path) -> tuple[Weights, list[str]]:
+    """State dict in fp32, with names without the prefixes of wrappers, and these prefixes."""
+    state = _unwrap(state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{source} holds something other than tensors where a state dict should be")
-    out = {}
-    for name, value in state.items():
-        parts = [part for part in str(name).split(".") if part not in ("module", "backbone")]
-        out[".".join(parts)] = value.float() if value.is_floating_point() else value
-    return out
+    weights, stripped = strip_wrappers(state, source)
+    check_real(weights, source)
+    return {name: v.float() if v.is_floating_point() else v for name, v in weights.items()}, stripped
 
 
-def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
-    """State dict of an encoder, and the names left out, which no rotary model needs."""
-    weights = strip_wrappers(state, path)
+def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str], list[str]]:
+    """State dict of an encoder, the names left out, which no rotary model needs, and the prefixes stripped."""
+    weights, stripped = _read_state_dict(state, path)
     first = weights.get("patch_embed.proj.weight")
     if first is None or first.dim() != 5:
         kind = "an image model" if first is not None or "cls_token" in weights else "another kind of model"
@@ -151,14 +176,14 @@ def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str]]:
             f"{path} holds {kind}, not a video encoder (its first names: {list_some(weights)}); image models of "
             "timm are read with encoder=timm timm.weights=FILE"
         )
-    return weights, [name for name in ("pos_embed",) if weights.pop(name, None) is not None]
+    return weights, [name for name in ("pos_embed",) if weights.pop(name, None) is not None], stripped
 
 
 def make_encoder_config(
     weights: Weights, source: Path, image_px: int | None = None, heads: int | None = None
 ) -> EncoderConfig:
     """Sizes of an encoder from the shapes of its weights; norms of several levels mark V-JEPA 2.1."""
-    _require(weights, source, "patch_embed.proj.weight", HIDDEN)
+    _require(weights, source, {"patch_embed.proj.weight": 5, HIDDEN: 2})
     width, _, tubelet, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = _count_layers(weights, "blocks")
     modern = any(name.startswith("norms_block.") for name in weights)
@@ -166,20 +191,23 @@ def make_encoder_config(
         raise CheckpointError(
             f"{source}: no released encoder is {width} wide, so its heads are unknown: give heads= (pretrained.heads)"
         )
-    return EncoderConfig(
-        image_px=(image_px or 256,) * 2,
-        patch_px=patch,
-        tubelet=tubelet,
-        width=width,
-        depth=depth,
-        heads=heads or ENCODER_HEADS[width],
-        mlp_ratio=weights[HIDDEN].shape[0] / width,
-        stem=LinearStemConfig(images="patch_embed_img.proj.weight" in weights),
-        pool=None,
-        rope="interleaved" if modern else "tiled",
-        levels=space_released_levels(depth, _count_layers(weights, "norms_block")),
-        positions_px=MODERN_PX if modern else None,
-    )
+    try:
+        return EncoderConfig(
+            image_px=(image_px or 256,) * 2,
+            patch_px=patch,
+            tubelet=tubelet,
+            width=width,
+            depth=depth,
+            heads=heads or ENCODER_HEADS[width],
+            mlp_ratio=weights[HIDDEN].shape[0] / width,
+            stem=LinearStemConfig(images="patch_embed_img.proj.weight" in weights),
+            pool=None,
+            rope="interleaved" if modern else "tiled",
+            levels=space_released_levels(depth, _count_layers(weights, "norms_block")),
+            positions_px=MODERN_PX if modern else None,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 def space_released_levels(depth: int, count: int) -> tuple[int, ...]:
@@ -192,10 +220,15 @@ def make_predictor(
 ) -> MaskedPredictor | ActionPredictor | None:
     """The masked or action-conditioned predictor of a state dict; None if its heads are neither given nor published
     for its width."""
-    _require(weights, source, "predictor_norm.weight", PREDICTOR_HIDDEN)
+    needed = {"predictor_norm.weight": 1, PREDICTOR_HIDDEN: 2, "predictor_proj.weight": 2}
+    _require(weights, source, needed | {name: 2 for name in ("action_encoder.weight",) if name in weights})
     width = weights["predictor_norm.weight"].shape[0]
     if heads is None and width not in PREDICTOR_HEADS:
         return None
+    if heads is not None and (width % heads or width // heads % 2):
+        raise CheckpointError(
+            f"{source}: a predictor of width {width} has no {heads} heads of an even number of channels"
+        )
     sizes = PredictorConfig(
         width,
         _count_layers(weights, "predictor_blocks"),
@@ -237,24 +270,41 @@ def _load_encoder_weights(
     load_weights(encoder, {**weights, **statistics}, source)
 
 
-def _require(weights: Weights, source: Path, *names: str) -> None:
-    """Raise CheckpointError for a state dict without one of these names."""
-    missing = [name for name in names if name not in weights]
-    if missing:
-        raise CheckpointError(f"{source} has no {missing[0]}: it holds another kind of network ({list_some(weights)})")
+def _require(weights: Weights, source: Path, dims: dict[str, int]) -> None:
+    """Raise CheckpointError for a state dict without one of these names, or with one of other dimensions or none."""
+    for name, count in dims.items():
+        if name not in weights:
+            raise CheckpointError(f"{source} has no {name}: it holds another kind of network ({list_some(weights)})")
+        if weights[name].dim() != count or not weights[name].numel():
+            shape = list(weights[name].shape)
+            raise CheckpointError(f"{source} has {name} of shape {shape}, where {count} dimensions are needed")
 
 
 def _load_huggingface(folder: Path) -> Pretrained:
     config = read_config(folder)
     encoder_weights, predictor_weights = from_huggingface(read_weights(folder), folder)
-    sizes = {name: config[key] for key, name in SIZE_KEYS.items()} | {"image_px": (config["crop_size"],) * 2}
-    encoder = VideoEncoder(EncoderConfig(**sizes, pool=None, rope="tiled"))
+    _check_sizes(config, encoder_weights, folder)
+    values = {name: getattr(config, key) for key, name in SIZE_KEYS.items()}
+    encoder = VideoEncoder(EncoderConfig(**values | {"image_px": (config.crop_size,) * 2}, pool=None, rope="tiled"))
     statistics = read_pixel_statistics(folder) or (IMAGENET_MEAN, IMAGENET_STD)
     _load_encoder_weights(encoder, encoder_weights, str(folder), statistics)
     predictor = None
     if predictor_weights:
-        predictor = make_predictor(predictor_weights, encoder.config, folder, config["pred_num_attention_heads"])
+        if config.pred_num_attention_heads is None:
+            raise CheckpointError(f"{folder / CONFIG} has no pred_num_attention_heads, and the weights a predictor")
+        predictor = make_predictor(predictor_weights, encoder.config, folder, config.pred_num_attention_heads)
     return Pretrained(encoder.eval(), predictor, f"{folder}: a Hugging Face VJEPA2 directory")
+
+
+def _check_sizes(config: Config, weights: Weights, folder: Path) -> None:
+    """Raise CheckpointError unless the weights have the sizes of config.json: before a model of these is built."""
+    found = make_encoder_config(weights, folder / CONFIG, config.crop_size, config.num_attention_heads)
+    for key, name in SIZE_KEYS.items():
+        said, there = getattr(config, key), getattr(found, name)
+        if name != "image_px" and abs(said - there) > (MLP_TOLERANCE if name == "mlp_ratio" else 0):
+            raise CheckpointError(
+                f"{folder / CONFIG} does not fit this model: it has {key}={said}, and the weights are of {key}={there}"
+            )
 
 
 def _count_layers(weights: Weights, stem: str) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from data.checks import check_regular
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.training.checkpoint import CheckpointError, get_first_line
 
@@ -90,6 +92,8 @@ def _create_timm_model(name: str, image_px: tuple[int, int], weights: str = "ran
         raise CheckpointError(f"{name} is no vision transformer: give one of timm's vit_... models")
     if weights == "random":
         return model
+    if weights != "hub":
+        check_regular(Path(weights))
     overlay = {} if weights == "hub" else {"file": weights}
     try:
         return timm.create_model(

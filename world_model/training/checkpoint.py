@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data.checks import check_regular, read_json, shorten
+
 SCHEMA = 3  # of model.json; before 3, objectives and encoders had other keys
 
 
@@ -66,6 +68,7 @@ def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[st
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
@@ -107,7 +110,7 @@ def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]
 def read_model_kind(folder: Path) -> str | None:
     """Kind of the model in a folder; None without a readable model.json."""
     try:
-        return json.loads((folder / "model.json").read_text()).get("kind")
+        return read_json(folder / "model.json").get("kind")
     except (OSError, ValueError):
         return None
 
@@ -118,7 +121,7 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
     if not path.exists():
         raise CheckpointError(f"{folder} is not a model folder (no model.json)")
     try:
-        description = json.loads(path.read_text())
+        description = read_json(path)
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if description.get("schema") != SCHEMA:
@@ -128,6 +131,8 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
         )
     if description.get("kind") != kind:
         raise CheckpointError(f"{folder} holds a {description.get('kind')!r} model, a {kind!r} model is needed here")
+    if not isinstance(description.get("config"), dict):
+        raise CheckpointError(f"{path} has config={shorten(description.get('config'))}: it must hold keys")
     return description["config"], load_tensors(folder / "model.safetensors")[0]
 
 

@@ -84,6 +84,26 @@ def damaged_json(path: Path) -> None:
     (path / "model/model.json").write_text('{"kind": "enc')
 
 
+def edited_run(**changes):
+    """Write a model folder of latent dynamics whose model.json says something else; None takes a key away."""
+
+    def write(path: Path) -> None:
+        save_dynamics(path / "model", dynamics("tokens"), {})
+        file = path / "model/model.json"
+        content = json.loads(file.read_text())
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            target = content["config"]
+            for parent in parents:
+                target = target[parent]
+            target[last] = value
+            if value is None:
+                del target[last]
+        file.write_text(json.dumps(content))
+
+    return write
+
+
 def run_of_another_size(path: Path) -> None:
     """A model folder whose weights are not those its description tells of."""
     save_encoder(path / "model", made()[0], {})
@@ -127,7 +147,20 @@ CASES = {
     "half a directory": (half_a_directory, "missing or cut short"),
     "half a run": (half_a_run, "not a complete checkpoint"),
     "a damaged run": (damaged_json, "model.json is damaged"),
-    "a run of another size": (run_of_another_size, "is (60, 3, 2, 8, 8), not (48, 3, 2, 8, 8)"),
+    "a run of another size": (
+        run_of_another_size,
+        "does not fit its weights: 2 blocks of width 60",
+    ),
+    "a run without an encoder": (edited_run(encoder=None), "model.json config has no encoder"),
+    "a run of an absurd depth": (edited_run(encoder__depth=10_000_000), "has depth=10000000 width="),
+    "a run of an absurd width": (edited_run(encoder__width=48_000_000), "width=48000000 and does not fit its weights"),
+    "a run with an absurd predictor": (
+        edited_run(dynamics__predictor__depth=10**7),
+        "dynamics.predictor has depth=10000000",
+    ),
+    "a run of words": (edited_run(encoder__depth="deep"), "model.json encoder.depth=deep: "),
+    "a run with another list": (edited_run(frame_px=[1]), "model.json config has"),
+    "a run whose actions are words": (edited_run(actions__low="low"), "model.json actions.low=low"),
     "a directory of another model": (edited_directory(model_type="videomae"), "'videomae'"),
     "a directory without a kind": (edited_directory(model_type=None), "config.json has no model_type"),
     "a directory without sizes": (edited_directory(crop_size=None), "has no crop_size"),

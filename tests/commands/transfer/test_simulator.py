@@ -93,3 +93,16 @@ def test_what_does_not_match_is_one_sentence(played, words, says, capsys):
     assert take(*words) in (1, 2)
     err = capsys.readouterr().err
     assert re.search(says, err) and "Traceback" not in err, err
+
+
+def test_actions_beyond_the_bounds_are_clipped_as_the_environment_executes_them_and_that_is_said(played, capsys):
+    *_, columns = played
+    actions = columns["actions"].astype(np.float32)
+    actions[0, 0], actions[1, 1] = 5.0, -1.5
+    saved(np.zeros((EPISODES, FRAMES, 3), np.float32), {**columns, "actions": actions})
+    assert take("environment=reacher", f"size={SIZE}") == 0, capsys.readouterr().err
+    assert "6.25% of the numbers in actions are beyond the bounds of reacher and are clipped" in capsys.readouterr().out
+    reader = Reader("runs/import/x/trajectories.h5")
+    wanted = np.clip(actions, -1, 1).reshape(EPISODES, FRAMES, 2)[:, :-1]
+    for number in range(EPISODES):
+        np.testing.assert_array_equal(reader.column("action", number), wanted[number])

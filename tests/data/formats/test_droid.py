@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from data.checks import FileError
 from data.formats.dataset import ExternalError
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory, select_rows
 from data.formats.droid_example import SERIAL, draw_gripper, main, write_example, write_trajectory
@@ -143,7 +144,7 @@ def not_finite(folder: Path) -> None:
     ("damage", "says"),
     [
         (lambda folder: next(folder.glob("metadata*.json")).unlink(), "no metadata"),
-        (broken_metadata, "names no left_mp4_path"),
+        (broken_metadata, "is no JSON"),
         (other_camera, "99.mp4 is not there"),
         (lambda folder: (folder / "trajectory.h5").write_text("words"), "cannot be read as HDF5"),
         (lambda folder: (folder / f"recordings/MP4/{SERIAL}.mp4").write_text("words"), "cannot be read as a video"),
@@ -155,7 +156,7 @@ def not_finite(folder: Path) -> None:
 def test_damage_is_an_error_that_names_the_file(tmp_path, damage, says):
     folder = trajectory(tmp_path, np.arange(30) / 15)
     damage(folder)
-    with pytest.raises((ExternalError, VideoError), match=says) as caught:
+    with pytest.raises((FileError, VideoError), match=says) as caught:
         read_trajectory(folder, DroidConfig())
     assert str(folder) in str(caught.value)
 

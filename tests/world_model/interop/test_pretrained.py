@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.world_model.small import shake
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -224,3 +226,128 @@ def test_the_predictor_of_a_newer_file_has_its_levels_heads_and_modalities(tmp_p
     video = found(tokens, visible, hidden, 1)[0]
     assert image.shape == (1, 2, 192) and not torch.allclose(image, video)
     torch.testing.assert_close(image, predictor(tokens, visible, hidden, 1, image=True)[0])
+
+
+def shard(folder, models):
+    """A Hugging Face directory whose tensors are in two files, as transformers writes large ones."""
+    export_huggingface(folder, *models)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {name: f"model-{1 + (k % 2):05d}-of-00002.safetensors" for k, name in enumerate(names)}
+    for file in set(weight_map.values()):
+        save_file({name: tensors[name] for name in names if weight_map[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return weight_map
+
+
+def test_a_directory_of_several_shards_is_read_whole(tmp_path, models):
+    shard(tmp_path / "hf", models)
+    found = load_pretrained(tmp_path / "hf")
+    assert same(found.encoder, models[0]) and same(found.predictor, models[1])
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "{}/outside.safetensors", "link.safetensors", "pipe"])
+def test_a_shard_outside_the_directory_is_not_read(tmp_path, models, place):
+    weight_map = shard(tmp_path / "hf", models)
+    os.mkfifo(tmp_path / "hf/pipe")
+    (tmp_path / "hf" / next(iter(weight_map.values()))).rename(tmp_path / "outside.safetensors")
+    (tmp_path / "hf/link.safetensors").symlink_to("../outside.safetensors")
+    name = place.format(tmp_path)
+    index = {"weight_map": dict.fromkeys(weight_map, name)}
+    (tmp_path / "hf/model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="index.json names .* leads out of|pipe is a pipe"):
+        load_pretrained(tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_hidden_layers": 10_000_000}, "config.json .* has num_hidden_layers=10000000, .* of num_hidden_layers=3"),
+        ({"hidden_size": 96}, "does not fit this model: it has hidden_size=96, .* of hidden_size=48"),
+        ({"patch_size": 4}, "has patch_size=4, .* of patch_size=8"),
+        ({"mlp_ratio": 1e12}, "has mlp_ratio=1000000000000.0"),
+        ({"num_hidden_layers": 0}, "config.json has num_hidden_layers=0: it must be greater than or equal to 1"),
+        ({"num_hidden_layers": "many"}, "config.json has num_hidden_layers=many: it must be a valid integer"),
+        ({"crop_size": 10**9}, "config.json has crop_size=1000000000"),
+        ({"crop_size": [32, 32]}, "config.json has crop_size=\\[32, 32\\]"),
+        ({"crop_size": 33}, "config.json: patch_px=8 does not divide"),
+        ({"num_attention_heads": 7}, "config.json: heads=7 does not divide width=48"),
+        ({"pred_num_attention_heads": 7}, "a predictor of width 36 has no 7 heads"),
+        ({"pred_num_attention_heads": None}, "has no pred_num_attention_heads"),
+        ({"mlp_ratio": float("nan")}, "config.json has mlp_ratio=nan"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_before_a_model_is_built(tmp_path, models, changes, says):
+    export_huggingface(tmp_path, *models)
+    config = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=says):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"image_mean": 3}, {"image_mean": [0.1] * 3, "image_std": [0, 1, 1]}, {"image_mean": [0.1] * 2}]
+)
+def test_odd_pixel_statistics_are_refused_by_field(tmp_path, models, content):
+    export_huggingface(tmp_path, *models)
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="video_preprocessor_config.json (is|has)"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["_orig_mod.", "model.", "net.", "_fsdp_wrapped_module.", "module._orig_mod.", "model.net.module.", "vjepa2."],
+)
+def test_wrappers_are_stripped_from_the_names_of_a_directory(tmp_path, models, prefix):
+    export_huggingface(tmp_path, *models)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({f"{prefix}{name}": value for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    assert same(load_pretrained(tmp_path).encoder, models[0])
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "net.", "_fsdp_wrapped_module.", "model._orig_mod."])
+@pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "model"])
+def test_wrappers_and_containers_of_other_programs_are_stripped_and_that_is_said(tmp_path, models, prefix, container):
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    inside = {name.replace("blocks.", "blocks._checkpoint_wrapped_module."): value for name, value in weights.items()}
+    state = {f"{prefix}{name}": value for name, value in inside.items()}
+    torch.save(state if container is None else {container: state, "epoch": 3}, tmp_path / "v.pt")
+    found = load_pretrained(tmp_path / "v.pt", image_px=32, heads=3)
+    assert same(found.encoder, models[0])
+    for name in (*prefix.rstrip(".").split("."), "_checkpoint_wrapped_module"):
+        assert f"{name}." in found.summary.partition("stripped ")[2], found.summary
+
+
+def test_names_that_are_one_without_their_wrappers_are_refused(tmp_path, models):
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"encoder": {**weights, "module.norm.bias": weights["norm.bias"]}}, tmp_path / "v.pt")
+    with pytest.raises(CheckpointError, match="holds norm.bias twice, once as module.norm.bias"):
+        load_pretrained(tmp_path / "v.pt", **HEADS)
+
+
+@pytest.mark.parametrize("sizes", [{"image_px": "wide"}, {"heads": 0}, {"image_px": 10**9}, [1]])
+def test_odd_sizes_in_a_file_are_refused_by_field(tmp_path, models, sizes):
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"encoder": weights, "sizes": sizes}, tmp_path / "v.pt")
+    with pytest.raises(ValueError, match="v.pt sizes (has|is)"):
+        load_pretrained(tmp_path / "v.pt")
+
+
+def test_a_pipe_is_no_file_of_weights(tmp_path):
+    os.mkfifo(tmp_path / "v.pt")
+    with pytest.raises(ValueError, match="v.pt is a pipe"):
+        load_pretrained(tmp_path / "v.pt")
+
+
+def test_complex_weights_are_refused_by_name(tmp_path, models):
+    export_huggingface(tmp_path / "hf", *models)
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    tensors["encoder.layernorm.bias"] = tensors["encoder.layernorm.bias"].to(torch.complex64)
+    save_file(tensors, tmp_path / "hf/model.safetensors")
+    weights = {k: v for k, v in models[0].state_dict().items() if not k.startswith("pixel_")}
+    torch.save({"encoder": weights | {"norm.bias": weights["norm.bias"].to(torch.complex64)}}, tmp_path / "v.pt")
+    for path, name in ((tmp_path / "hf", "encoder.layernorm.bias"), (tmp_path / "v.pt", "norm.bias")):
+        with pytest.raises(CheckpointError, match=f"has {name} of type torch.complex64"):
+            load_pretrained(path)

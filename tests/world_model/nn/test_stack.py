@@ -46,3 +46,14 @@ def test_compiling_for_a_cpu_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler on a CPU and no-such-compiler is not installed"):
         compile_blocks(blocks_and_tokens()[0])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compile_cache_that_cannot_be_written_to_is_named_with_its_variable(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        with pytest.raises(ValueError, match=f"compiled code in TORCHINDUCTOR_CACHE_DIR={folder}, which cannot be"):
+            compile_blocks(blocks_and_tokens()[0])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "new"))
+    compile_blocks(blocks_and_tokens()[0])
