@@ -174,8 +174,6 @@ ODD_DEMOS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
 # The first demonstration that can be read decides about widths and cameras, so these cases are odd in a later one.
 ODD_LATER = ("wide", "zero", "float", "channels", "no r", "one r", "a link")
 LATER = [case for case in ODD_DEMOS if case.startswith(ODD_LATER)]
-    case for case in ODD_DEMOS if case.startswith(("wide", "zero", "float", "channels", "no r", "one r", "a link"))
-]
 
 
 @pytest.mark.parametrize(
