@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from commands.shared.console import Console
-from commands.shared.devices import measure_memory, resolve_device
+from commands.shared.devices import resolve_device
 from commands.shared.errors import DISTRIBUTION, PACKAGES, RunError, UserError, find_shadow, join_lines
 from commands.shared.torch_versions import PINNED, TESTED, is_tested
 
@@ -115,9 +115,9 @@ def list_checks(settings: Config) -> list[Callable[[], list[Finding]]]:
 def check_python() -> list[Finding]:
     """Python's version, the machine, its cores and memory."""
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {_count_cores()} cores"
-    memory = measure_memory()
-    if memory is not None:
-        detail += f", {memory / GIB:.1f} GiB memory"
+    memory = _measure_memory_gib()
+    if memory:
+        detail += f", {memory:.1f} GiB memory"
     return [Finding("python", "ok", detail)]
 
 
@@ -327,3 +327,10 @@ def _get_pip() -> str:
 
 def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _measure_memory_gib() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    except (ValueError, OSError, AttributeError):
+        return 0.0

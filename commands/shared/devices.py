@@ -1,29 +1,10 @@
-"""The torch device that a command computes on, and the machine's memory."""
+"""The torch device that a command computes on."""
 
 from __future__ import annotations
-
-import os
 
 from commands.shared.errors import RunError, UsageError, join_names, suggest_names
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
-def measure_memory() -> int | None:
-    """Return the machine's memory in bytes; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def require_memory(needed: float, what: str) -> None:
-    """Raise UsageError where `what` needs more bytes than the machine has."""
-    memory = measure_memory()
-    if memory is not None and needed > memory:
-        raise UsageError(
-            f"{what} need {needed / 2**30:.3g} GiB of memory, and this machine has {memory / 2**30:.3g} GiB"
-        )
 
 
 def resolve_device(name: str) -> str:

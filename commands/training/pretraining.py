@@ -12,10 +12,11 @@ import envs
 from commands.config.keys import OnDamaged, RunKeys
 from commands.report.plots import draw_training_curves
 from commands.shared.console import METRICS, Console
-from commands.shared.devices import require_memory, resolve_device
+from commands.shared.devices import resolve_device
 from commands.training.model_folders import MODEL, save_dynamics, save_encoder
 from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
 from commands.training.stage import train_stage
+from data.checks import check_memory
 from data.loader import Loader
 from world_model.distributed import is_main_process, world_info
 from world_model.dynamics import ActionSpec
@@ -56,8 +57,8 @@ class PretrainKeys(RunKeys):
     def check(self, data: Any = None) -> None:
         """Raise ValueError for parts that do not fit together, before anything is read or written."""
         sizes, objective = self.adapted_encoder, self.objective
-        weights = f"encoder.depth={sizes.depth} encoder.width={sizes.width}: the weights alone"
-        require_memory(4 * sizes.num_block_weights, weights)
+        what = f"an encoder of encoder.depth={sizes.depth} encoder.width={sizes.width}"
+        check_memory(what, 4 * sizes.num_block_weights, "choose a smaller one")
         if self.trainer.steps:  # what is never trained sees no hidden patches
             objective.check_encoder(sizes)
         world_info().split_rows(self.trainer.batch_size)

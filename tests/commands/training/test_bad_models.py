@@ -204,6 +204,12 @@ def test_a_model_of_the_wrong_stage_names_the_command_that_makes_the_right_one(c
     assert load_encoder("runs/posttrain/d")[1] == {"env": "reacher"}, "dynamics hold their encoder"
 
 
+def test_an_encoder_beyond_the_memory_of_the_machine_is_refused_before_it_is_built(capsys):
+    assert main(["pretrain", "data=x.h5", "encoder.depth=10000000"]) == 2
+    message = capsys.readouterr().err
+    assert "encoder.depth=10000000 encoder.width=128 needs" in message and "choose a smaller one" in message, message
+
+
 @pytest.mark.parametrize(
     ("masks", "said"),
     [
