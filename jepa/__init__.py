@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from commands.agent import Agent
+    from commands.encode import extract_features
     from commands.training.model_folders import load_dynamics, load_encoder
     from envs import make
     from planners.cem import CEM, CEMConfig
@@ -29,6 +30,7 @@ __all__ = [
     "ICEMConfig",
     "MPCConfig",
     "Planner",
+    "extract_features",
     "load_dynamics",
     "load_encoder",
     "make",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOMES = {
     "Agent": "commands.agent",
+    "extract_features": "commands.encode",
     "load_dynamics": "commands.training.model_folders",
     "load_encoder": "commands.training.model_folders",
     "make": "envs",

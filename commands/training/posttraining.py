@@ -69,19 +69,25 @@ class TimmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PosttrainKeys(RunKeys):
-    """What stage 2 trains, and how."""
+class EncoderSourceKeys(RunKeys):
+    """Where a frozen encoder comes from that was trained elsewhere."""
 
-    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
-    """shape and losses of the latent dynamics"""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """optimisation"""
     path: str | None = None
     """encoder=pretrained: .pt file of V-JEPA 2, 2-AC or 2.1, or Hugging Face VJEPA2 directory"""
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     """facts that such a file may lack"""
     timm: TimmConfig = field(default_factory=TimmConfig)
     """encoder=timm: a vision transformer of timm"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosttrainKeys(EncoderSourceKeys):
+    """What stage 2 trains, and how."""
+
+    dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
+    """shape and losses of the latent dynamics"""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """optimisation"""
     on_damaged: OnDamaged = "error"
     """episodes whose checksum fails: error, or skip to leave them out"""
 
@@ -91,7 +97,7 @@ class PosttrainKeys(RunKeys):
 
 
 def load_frozen_encoder(
-    keys: PosttrainKeys, encoder: str | Path, console: Console
+    keys: EncoderSourceKeys, encoder: str | Path, console: Console
 ) -> tuple[VideoEncoder, dict[str, Any]]:
     """The encoder of stage 2 and the record of its training. encoder: a run folder, `pretrained` or `timm`."""
     if encoder == "pretrained":
