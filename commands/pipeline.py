@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge
 
 from commands.config.groups import ModelKeys, make_planner
-from commands.config.keys import CollectKeys, DataKeys, OnDamaged, RunKeys
+from commands.config.keys import CollectKeys, DataKeys, LoggerKeys, OnDamaged, RunKeys
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig
 from commands.evaluation.scenes import check_scenes
@@ -23,7 +23,7 @@ Keys = TypeVar("Keys", bound=RunKeys)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineKeys(ModelKeys):
+class PipelineKeys(ModelKeys, LoggerKeys):
     """Keys of all stages."""
 
     data: DataKeys = field(default_factory=DataKeys)

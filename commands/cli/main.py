@@ -50,7 +50,7 @@ OPTIONS = {
 }
 
 
-TRAINING_FREE = ("device", "workers", "trainer.checkpoint_every", "trainer.parallel")
+TRAINING_FREE = ("device", "workers", "logger", "trainer.checkpoint_every", "trainer.parallel")
 COMMANDS = {
     command.name: command
     for command in (
@@ -65,12 +65,12 @@ COMMANDS = {
         Command(
             "compare",
             grows=("objectives", "budgets", "seeds", "small"),
-            free=("workers", "cells", "published", "table_only", "keep_models"),
+            free=("workers", "logger", "cells", "published", "table_only", "keep_models"),
         ),
         Command("export", folder=False),
         Command("bench", bare_key="what"),
         Command("inspect", folder=False, bare_key="path"),
-        Command("demo", free=("workers", "videos")),
+        Command("demo", free=("workers", "videos", "logger")),
     )
 }
 

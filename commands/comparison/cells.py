@@ -41,6 +41,7 @@ FREE = (
     "device",
     "workers",
     "videos",
+    "logger",
     *(
         f"{stage}.{key}"
         for stage in ("pretrain", "posttrain")

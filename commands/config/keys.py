@@ -28,6 +28,14 @@ class RunKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoggerKeys(RunKeys):
+    """Keys of every command that trains."""
+
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
+    """tracker that gets the numbers of metrics.jsonl, too: none, tensorboard or wandb (extras of these names)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnvKeys:
     """A task and the behaviour that covers it (group env)."""
 

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge
 
 from commands.config.groups import DynamicsKeys
-from commands.config.keys import OnDamaged, RunKeys
+from commands.config.keys import LoggerKeys, OnDamaged, RunKeys
 from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
@@ -26,7 +26,7 @@ from commands.training.model_folders import (
     open_reader,
     save_dynamics,
 )
-from commands.training.stage import train_stage
+from commands.training.stage import StageOutput, train_stage
 from data.loader import Loader
 from data.prepared import prepare_reader
 from data.windows import Windows
@@ -81,7 +81,7 @@ class EncoderSourceKeys(RunKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PosttrainKeys(EncoderSourceKeys):
+class PosttrainKeys(EncoderSourceKeys, LoggerKeys):
     """What stage 2 trains, and how."""
 
     dynamics: DynamicsKeys = field(default_factory=DynamicsKeys)
@@ -151,13 +151,17 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         console.say(f"training on {train.describe()}")
     monitor = OpenLoopMonitor(model, val, device) if is_main_process() else None
     loader = Loader(train, trainer.batch_size, keys.seed, **world_info()._asdict())
-    last = train_stage(model, loader, trainer, folder, monitor, console, "posttrain")
+    output = StageOutput("posttrain", folder, console, keys.logger)
+    with output.open_tracker() as tracker:
+        last = train_stage(model, loader, trainer, output, tracker, monitor)
+        if monitor is not None:
+            errors = monitor.compute_errors()
+            write_json(folder / "open_loop.json", errors)
+            draw_horizon_curves(errors, folder / "open_loop.png")
+            tracker.add_picture("open_loop", folder / "open_loop.png", trainer.steps)
     if monitor is None:
         return ""
     fit_reach_head(dynamics, cached["features"], reader, keys.seed, console)
-    errors = monitor.compute_errors()
-    write_json(folder / "open_loop.json", errors)
-    draw_horizon_curves(errors, folder / "open_loop.png")
     info = reader.info
     about |= {"env": info.env_id, "env_kwargs": info.env_kwargs, "losses": make_config_dict(losses)}
     about |= {"preprocessing": make_config_dict(preprocessing)}

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 import envs
-from commands.config.keys import OnDamaged, RunKeys
+from commands.config.keys import LoggerKeys, OnDamaged
 from commands.report.plots import draw_training_curves
 from commands.shared.console import METRICS, Console
 from commands.shared.devices import resolve_device
 from commands.training.model_folders import MODEL, save_dynamics, save_encoder
 from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
-from commands.training.stage import train_stage
+from commands.training.stage import StageOutput, train_stage
 from data.checks import check_memory
 from data.loader import Loader
 from world_model.distributed import is_main_process, world_info
@@ -33,7 +33,7 @@ MASK_TRIALS = 8  # samples that masks are tried on
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainKeys(RunKeys):
+class PretrainKeys(LoggerKeys):
     """What stage 1 trains, and how."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -85,7 +85,12 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **world_info()._asdict())
     val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
     monitor = source.make_monitor(model, val, device) if is_main_process() else None
-    last = train_stage(model, loader, trainer, folder, monitor, console, "pretrain", begin)
+    output = StageOutput("pretrain", folder, console, keys.logger)
+    with output.open_tracker() as tracker:
+        last = train_stage(model, loader, trainer, output, tracker, monitor, begin)
+        if monitor is not None:
+            draw_training_curves(folder / METRICS, folder / "curves.png", monitor.curves)
+            tracker.add_picture("curves", folder / "curves.png", trainer.steps)
     if monitor is None:
         return ""
     trained = model.trained_encoder.eval()
@@ -93,7 +98,6 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     if objective.metric is not None and trained.pool is not None:
         episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
         fit_metric(trained, objective.metric, episodes).fold_into(trained.pool)
-    draw_training_curves(folder / METRICS, folder / "curves.png", monitor.curves)
     about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd):
         save_dynamics(folder / MODEL, model.objective.make_dynamics(trained), about)

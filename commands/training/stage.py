@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands.shared.console import METRICS, Console, Metrics, read_evaluations
+from commands.training.trackers import Logger, Tracker, open_tracker
 from data.loader import Loader
-from world_model.distributed import copy_full_weights, distribute_model
+from world_model.distributed import copy_full_weights, distribute_model, is_main_process
 from world_model.training.loop import (
     Checkpoints,
     Hooks,
@@ -23,22 +26,40 @@ from world_model.training.loop import (
 CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 
 
+@dataclass(frozen=True)
+class StageOutput:
+    """Where a training writes. name: of the stage, for messages. logger: tracker beside metrics.jsonl."""
+
+    name: str
+    folder: Path
+    console: Console
+    logger: Logger = "none"
+
+    @contextmanager
+    def open_tracker(self) -> Iterator[Tracker]:
+        """The tracker beside metrics.jsonl; none in every process but the first."""
+        start = Checkpoints(self.folder / CHECKPOINTS).find_newest_step()
+        logger = self.logger if is_main_process() else "none"
+        with open_tracker(logger, self.folder, start, self.console) as tracker:
+            yield tracker
+
+
 def train_stage(
     model: Any,
     loader: Loader,
     trainer: TrainerConfig,
-    folder: Any,
+    output: StageOutput,
+    tracker: Tracker,
     monitor: Any,
-    console: Console,
-    what: str,
     begin: Path | None = None,
 ) -> dict[str, float]:
     """Run the one loop with metrics.jsonl, progress and checkpoints; returns the last evaluation.
 
-    monitor: called with a step, returns the evaluation; None in every process but the first, which alone writes and
-    prints. what: the stage, for messages. begin: checkpoints of another run, whose newest gives weights and optimiser
-    state at step 0.
+    tracker: gets every line of metrics.jsonl, too. monitor: called with a step, returns the evaluation; None in every
+    process but the first, which alone writes and prints. begin: checkpoints of another run, whose newest gives weights
+    and optimiser state at step 0.
     """
+    folder, console = output.folder, output.console
     device = next(model.parameters()).device
     precision = resolve_precision(device, trainer.precision, [p for p in model.parameters() if p.requires_grad])
     trained = distribute_model(model, trainer.parallel, device, precision == "bf16")
@@ -57,18 +78,23 @@ def train_stage(
         warning = monitor.find_warning(evaluations)
         if warning is not None and warning.partition(":")[0] not in warned:
             warned.add(warning.partition(":")[0])  # one warning of each kind
-            console.warn(f"jepa {what}: step {step}: {warning}")
+            console.warn(f"jepa {output.name}: step {step}: {warning}")
         return evaluations[-1]
 
     metrics_path = folder / METRICS if monitor is not None else os.devnull
     with (
         closing(loader.iterate(start, trainer.steps)) as batches,
         Metrics(metrics_path, keep_to=start) as metrics,
-        console.progress(what, trainer.steps, "steps", start=start) as progress,
+        console.progress(output.name, trainer.steps, "steps", start=start) as progress,
     ):
+
+        def log(values: dict[str, Any]) -> None:
+            metrics.write(values)
+            tracker.log(values)
+
         evaluations = read_evaluations(metrics_path)  # of a resumed run: warnings compare with its first
         hooks = Hooks(
-            log=metrics.write,
+            log=log,
             evaluate=evaluate,
             progress=lambda step, values: progress.update(step, loss=values["loss"]),
         )

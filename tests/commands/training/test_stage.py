@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 from commands.shared.console import METRICS, Console, read_evaluations
-from commands.training.stage import CHECKPOINTS, train_stage
+from commands.training.stage import CHECKPOINTS, StageOutput, train_stage
+from commands.training.trackers import NoTracker
 from tests.world_model.small import FUTURE, encoder, frames
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.loop import TrainerConfig
@@ -49,7 +50,8 @@ class Counting:
 def run(folder, monitor, **keys):
     trainer = TrainerConfig(batch_size=4, warmup=1, precision="fp32", **keys)
     model = PretrainModel(encoder(), FUTURE, trainer.steps)
-    train_stage(model, Batches(), trainer, folder, monitor, Console(io.StringIO()), "pretrain")
+    output = StageOutput("pretrain", folder, Console(io.StringIO()))
+    train_stage(model, Batches(), trainer, output, NoTracker(), monitor)
 
 
 def test_a_warning_is_told_once_a_kind(tmp_path, capsys):
