@@ -136,7 +136,7 @@ def test_broken_and_short_videos_are_named_and_counted_and_not_fatal(tmp_path, m
         (("data=video_folder", "path=empty"), 2, "no video in empty"),
         (("data=video_folder", "path=example", "objective=lewm"), 2, "reads actions and plain video has none"),
         (("data=video_folder", "path=example", "video.fps=0"), 2, "fps=0"),
-        (("data=video_folder", "path=example", "video.crop.area=[0.5,2]"), 2, "area=[0.5, 2.0]"),
+        (("data=video_folder", "path=example", "video.crop.area=[0.5,2]"), 2, "video.crop.area.1=2 is out of range"),
         (("data=video_folder", "path=example", "objective.frames=40"), 1, "need videos of 9.75 s"),
     ],
 )

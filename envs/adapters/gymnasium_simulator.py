@@ -53,7 +53,8 @@ class GymnasiumSimulator:
         try:
             patch_package(gym_id)
             made = gymnasium.make(gym_id, **{"render_mode": render_mode, "max_episode_steps": _NO_LIMIT, **kwargs})
-            limit = {"max_episode_steps": gymnasium.spec(gym_id).max_episode_steps, **kwargs}["max_episode_steps"]
+            spec = gymnasium.spec(gym_id.rpartition(":")[2])  # of MODULE:ID, which `make` has imported
+            limit = {"max_episode_steps": spec.max_episode_steps, **kwargs}["max_episode_steps"]
         except Exception as error:  # of any type: the environment's own code runs
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ValueError(f"{self.name} cannot be made ({type(error).__name__}: {reason}); {GUIDE}") from error

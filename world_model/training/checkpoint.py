@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from data.checks import check_regular, read_json, shorten
 
+CHECKSUMS = "crc32"  # of the tensors, in the metadata of a file
 SCHEMA = 3  # of model.json; before 3, objectives and encoders had other keys
 
 
@@ -57,8 +58,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     """One safetensors file with JSON metadata and a checksum of every tensor, atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     checksums = {name: zlib.crc32(_view_bytes(tensor)) for name, tensor in contiguous.items()}
-    texts = {"json": json.dumps(metadata), "crc32": json.dumps(checksums)}
-    write_atomic(path, lambda temporary: save_file(contiguous, temporary, texts))
+    text = json.dumps({**metadata, CHECKSUMS: checksums})  # one text: safetensors writes several in any order
+    write_atomic(path, lambda temporary: save_file(contiguous, temporary, {"json": text}))
 
 
 def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -71,8 +72,8 @@ def load_tensors(path: Path, stem: str = "") -> tuple[dict[str, Tensor], dict[st
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            texts = file.metadata() or {}
-            metadata, checksums = json.loads(texts.get("json", "{}")), json.loads(texts.get("crc32", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            checksums = metadata.pop(CHECKSUMS, {})
             tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(stem)}
         for name, tensor in tensors.items():
             if checksums and zlib.crc32(_view_bytes(tensor)) != checksums[name]:
