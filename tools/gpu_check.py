@@ -124,15 +124,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HOME / "runs" / "gpu_check", help="folder of results")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, on the CPU")
+    parser.add_argument("--only", metavar="STEP", nargs="+", help="names of the steps to run")
     options = parser.parse_args(argv)
     out = options.out.resolve()
+    steps = list_steps(out, "cpu" if options.tiny else "cuda", options.tiny)
+    names = [step.name for step in steps]
+    if strange := set(options.only or ()) - set(names):
+        parser.error(f"--only {' '.join(sorted(strange))}: there is no such step (steps: {', '.join(names)})")
     out.mkdir(parents=True, exist_ok=True)
     store = out / "gpu_check.json"
     records = json.loads(store.read_text()) if store.exists() else []
     finished = {record["step"] for record in records if record["code"] == 0}
     records = [record for record in records if record["step"] in finished]
-    for step in list_steps(out, "cpu" if options.tiny else "cuda", options.tiny):
-        if step.name in finished:
+    for step in steps:
+        if step.name in finished or options.only and step.name not in options.only:
             continue
         record = run_step(step, out)
         print(f"{step.name}: exit code {record['code']}, {record['seconds']} s", flush=True)

@@ -38,6 +38,7 @@ GIVEN = {
     "import": ["format=droid"],
     "pretrain": ["data=x.h5"],
     "posttrain": ["data=x.h5", "encoder=runs/e"],
+    "encode": ["data=x.h5", "encoder=runs/e"],
     "plan": ["data=x.h5", "model=runs/m"],
     "probe": ["data=x.h5", "model=runs/m"],
     "compare": ["objectives=[future]"],  # not each objective is for each encoder
