@@ -140,6 +140,8 @@ def open_video(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise VideoError(f"{path} holds no video")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError(f"{path} has a codec that cannot be decoded here: convert it, as to H.264")
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             yield container, stream

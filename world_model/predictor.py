@@ -59,6 +59,13 @@ class PredictorConfig:
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """dropout of a block's branches in training (LeWM: 0.1)"""
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(
+                f"predictor: heads={self.heads} does not divide width={self.width} into an even number of channels per "
+                "head"
+            )
+
     def make_blocks(self, condition_dim: int = 0) -> Blocks:
         """The transformer of these sizes."""
         sizes = self.width, self.heads, self.mlp_ratio, self.feedforward, condition_dim, self.checkpointing

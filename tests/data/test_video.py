@@ -158,3 +158,12 @@ def test_a_clip_that_breaks_later_is_replaced_by_the_same_other_one_and_told_onc
         file.path.write_text("all of them")
     with pytest.raises(VideoError, match="in a row"):
         clips.gather(np.array([0]))
+
+
+def test_a_codec_that_nobody_knows_is_named(tmp_path):
+    path = made_video(tmp_path / "v.mp4", np.arange(6) / 30)
+    content = path.read_bytes()
+    assert content.count(b"avc1") >= 1
+    path.write_bytes(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(VideoError, match=r"v\.mp4 (has a codec that cannot be decoded|cannot be read as a video)"):
+        inspect_video(path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.world_model.small import PREDICTOR, shake
-from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes
+from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 
 SCENE = (5, (2, 3))  # numbers of a patch, and the grid
 
@@ -164,3 +164,9 @@ def test_every_patch_of_a_scene_and_its_place_matter():
     assert not torch.allclose(model(features, actions, scene_BMD=scene.flip(1)), as_it_is)
     with pytest.raises(AssertionError, match="scene"):
         model(features, actions)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(10, 4), (12, 4), (96, 5)])
+def test_heads_that_do_not_divide_the_width_are_refused(width, heads):
+    with pytest.raises(ValueError, match=f"predictor: heads={heads} does not divide width={width}"):
+        PredictorConfig(width=width, heads=heads)
