@@ -58,7 +58,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        remove_stale(path.parent, f".{path.name}.{platform.node()}-", ".partial")
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -67,15 +67,15 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _remove_stale(path: Path) -> None:
-    start, end = f".{path.name}.{platform.node()}-", ".partial"
-    for entry in path.parent.iterdir():
+def remove_stale(folder: Path, start: str, end: str) -> None:
+    """Removes the files of a folder named START, the number of a process, END whose process was killed."""
+    for entry in folder.iterdir():
         owner = entry.name.removeprefix(start).removesuffix(end)
-        if entry.name == f"{start}{owner}{end}" and owner.isdigit() and not is_alive(int(owner)):
+        if entry.name == f"{start}{owner}{end}" and owner.isdigit() and not _is_alive(int(owner)):
             entry.unlink(missing_ok=True)
 
 
-def is_alive(process_id: int) -> bool:
+def _is_alive(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
     except OSError as error:

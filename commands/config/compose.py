@@ -68,7 +68,7 @@ def compose(command: str, overrides: Sequence[str]) -> Composed:
     config = base.config
     for key, value, text in sorted(values, key=lambda item: not item[0].endswith(".kind")):  # kinds decide what exists
         _check_key(command, key, value, config)
-        value = schema.read_text(schema.find_type(cls, key, config), value, text)
+        value = schema.read_text(schema.find_types(cls, key, config)[0], value, text)
         config = schema.fill_defaults(cls, nest(key, value), config)
     try:
         complete = OmegaConf.create(config)

@@ -153,25 +153,25 @@ def _describe_range(bounds: Mapping[str, Any]) -> str:
 
 
 def has_key(cls: type, key: str, config: Any) -> bool:
-    """Whether a dotted key exists where each part is of the class that `config` holds. A part that is null or a word
-    in `config` may become any class of its type; a dict may have any key."""
+    """Whether a dotted key exists (see `find_types`)."""
+    return bool(find_types(cls, key, config))
+
+
+def find_types(cls: type, key: str, config: Any) -> list[Any]:
+    """Return the types that a dotted key may have where each part is of the class that `config` holds; [] for no key.
+
+    A part that is null or a word in `config` may become any class of its type; a dict may have any key.
+    """
     name, _, rest = key.partition(".")
     hint = get_field_types(cls).get(name)
     if hint is None or not rest:
-        return hint is not None
+        return [] if hint is None else [hint]
     part = config.get(name) if isinstance(config, Mapping) else None
     inner = choose_class(hint, part)
     if inner is None:
-        return typing.get_origin(hint) is dict
-    return any(has_key(option, rest, part) for option in ([inner] if isinstance(part, Mapping) else _classes(hint)))
-
-
-def find_type(cls: type, key: str, config: Any) -> Any:
-    """Return the type of a dotted key, where each part is of the class that `config` holds; None where it has none."""
-    name, _, rest = key.partition(".")
-    hint, part = get_field_types(cls).get(name), config.get(name) if isinstance(config, Mapping) else None
-    inner = choose_class(hint, part) if rest else None
-    return find_type(inner, rest, part) if inner else None if rest else hint
+        return [Any] if typing.get_origin(hint) is dict else []
+    classes = [inner] if isinstance(part, Mapping) else _classes(hint)
+    return [found for option in classes for found in find_types(option, rest, part)]
 
 
 def read_text(hint: Any, value: Any, text: str) -> Any:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import glob
 import json
 import math
 import os
@@ -75,8 +74,10 @@ def to_json_value(value: Any) -> Any:
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """A temporary neighbour with the same suffix to write to; synced and renamed over `path` if the block ends well."""
+    from data.disk import remove_stale  # late: a finished run is found before anything is imported
+
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    _remove_stale(path)
+    remove_stale(path.parent, ".", f".{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -86,19 +87,8 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove the temporary neighbours of processes that were killed."""
-    for entry in path.parent.glob(f".*.{glob.escape(path.name)}"):
-        owner = entry.name.removesuffix(f".{path.name}").removeprefix(".")
-        if owner.isdigit():
-            from data.disk import is_alive  # late: a finished run is found before anything is imported
-
-            if not is_alive(int(owner)):
-                entry.unlink(missing_ok=True)
-
-
 def write_atomic(path: Path | str, content: bytes | str) -> None:
-    """Write a whole file or none (see `replacing`)."""
+    """Write a whole file or none (see `replace_atomically`)."""
     with replace_atomically(Path(path)) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 

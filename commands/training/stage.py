@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,10 @@ class StageOutput:
     console: Console
     logger: Logger = "none"
 
-    @contextmanager
-    def open_tracker(self) -> Iterator[Tracker]:
+    def open_tracker(self) -> AbstractContextManager[Tracker]:
         """The tracker beside metrics.jsonl; none in every process but the first."""
         start = Checkpoints(self.folder / CHECKPOINTS).find_newest_step()
-        logger = self.logger if is_main_process() else "none"
-        with open_tracker(logger, self.folder, start, self.console) as tracker:
-            yield tracker
+        return open_tracker(self.logger if is_main_process() else "none", self.folder, start, self.console)
 
 
 def train_stage(

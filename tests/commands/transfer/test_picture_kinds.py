@@ -167,13 +167,13 @@ def test_a_turned_picture_comes_upright(monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6
 
-    def turned(frame: np.ndarray, kind: str) -> bytes:
+    def encode_turned(frame: np.ndarray, kind: str) -> bytes:
         path = Path("turned.jpg")
         Image.fromarray(np.ascontiguousarray(np.rot90(frame))).save(path, kind, exif=exif, quality=95)
         return path.read_bytes()
 
     made_sets.minari(Path("plain"))
-    monkeypatch.setattr(made_sets, "coded", turned)
+    monkeypatch.setattr(made_sets, "coded", encode_turned)
     made_sets.minari(Path("turned"))
     plain, found = (take("minari", name, f"to_{name}", fps=10).column("pixels", 0) for name in ("plain", "turned"))
     np.testing.assert_allclose(found.astype(int), plain.astype(int), atol=12)
