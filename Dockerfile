@@ -1,4 +1,4 @@
-# docker build -t jepa . ; docker run --rm -v "$PWD/runs:/work/runs" jepa demo recipe=none
+# docker build -t jepa . ; docker run --rm -v "$PWD/runs:/experiments/runs" jepa demo recipe=none
 # With a GPU: docker run --gpus all ...; torch's wheel brings CUDA, and MUJOCO_GL=egl draws on the GPU.
 FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends libegl1 libgl1 libopengl0 libgl1-mesa-dri git \
@@ -16,6 +16,6 @@ COPY world_model world_model
 ARG INDEX=
 RUN pip install --no-cache-dir ${INDEX:+--extra-index-url $INDEX} -c constraints.txt .
 ENV MUJOCO_GL=egl
-WORKDIR /work
+WORKDIR /experiments
 ENTRYPOINT ["jepa"]
 CMD ["--help"]

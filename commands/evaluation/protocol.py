@@ -381,11 +381,12 @@ def summarise(
         return {"episodes": int(rows.sum()), "successes": int(success[rows].sum())}
 
     kinds = () if cases.kinds is None else np.unique(cases.kinds)
+    filled = fill_after_end(distances)
     return {
         "episodes": count,
         **rates,
-        "final_distance": float(fill_after_end(distances)[:, -1].mean()),
-        "least_distance": float(fill_after_end(distances)[:, 1:].min(1).mean()),
+        "final_distance": float(filled[:, -1].mean()),
+        "least_distance": float(filled[:, 1:].min(1).mean()),
         "by_distance": [
             {"from": low, "to": high, **count_group((cases.distances >= low) & (cases.distances < high))}
             for low, high in pairwise(bins)
