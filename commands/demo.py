@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.evaluation.evaluate import evaluate, format_headline, measure_peak_mib
+from commands.evaluation.evaluate import evaluate_model, format_headline, measure_peak_mib
 from commands.pipeline import PipelineKeys
 from commands.shared.console import Console, format_duration
 from commands.shared.runs import RunFolder, read_json, write_json
@@ -63,7 +63,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     encoder = str(paths["pretrain"])
     phase("posttrain", lambda: posttrain(config.stage2, data, encoder, paths["posttrain"], console))
     model, sections = str(paths["posttrain"]), _make_sections(paths, seconds)
-    results = phase("plan", lambda: evaluate(config.evaluation, data, model, paths["plan"], console, sections))
+    results = phase("plan", lambda: evaluate_model(config.evaluation, data, model, paths["plan"], console, sections))
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     write_json(base / "results.json", results)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from commands.config.groups import make_planner
 from commands.config.keys import Files
-from commands.evaluation.evaluate import evaluate, format_headline, load_setup, warn_of_time_limit
+from commands.evaluation.evaluate import evaluate_model, format_headline, load_setup, warn_of_time_limit
 from commands.evaluation.methods import EvaluationKeys
+from commands.evaluation.models import check_model, is_module_model
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.protocol import draw_starts
 from commands.evaluation.scenes import changes_scenes, check_scenes
@@ -15,7 +17,7 @@ from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
-from commands.training.model_folders import find_model_folder, open_reader
+from commands.training.model_folders import open_reader
 from planners.mpc import MPC
 
 
@@ -24,7 +26,9 @@ class Config(EvaluationKeys):
     """Keys of `jepa plan`."""
 
     model: str
-    """run folder of jepa posttrain"""
+    """run folder of jepa posttrain; or MODULE:CLASS, a world model of your own (docs/guides/own_model.md)"""
+    model_options: dict[str, Any] = field(default_factory=dict)
+    """arguments of the class of model=MODULE:CLASS, as {weights: mine.pt}"""
     data: Files
     """trajectory file whose held-out episodes give starts and goals"""
     goal: str | list[str] | None = None
@@ -35,9 +39,11 @@ class Config(EvaluationKeys):
 
 def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
-    find_model_folder(config.model)
+    check_model(config.model, config.model_options)
     make_planner(config.planner)
     if config.goal is not None:
+        if is_module_model(config.model):
+            raise UsageError(f"goal={config.goal} needs a model of jepa posttrain, and model={config.model} is a class")
         check_goals(config.goal, config.planner.mpc)
         if (nuisance := config.protocol.goal_nuisance) != "same":
             raise UsageError(f"goal={config.goal} is shown as it is: leave out protocol.goal_nuisance={nuisance}")
@@ -50,7 +56,9 @@ def check(config: Config) -> None:
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Evaluate the model in its run folder, or plan to the pictures `goal`."""
     if config.goal is None:
-        results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
+        results = evaluate_model(
+            config, config.data, config.model, folder.path, console, (), config.viewer, config.model_options
+        )
         folder.finish(format_headline(results))
         return
     setup = load_setup(config, config.data, config.model, draw_starts)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from commands.agent import Agent
     from commands.encode import extract_features
-    from commands.training.model_folders import load_dynamics, load_encoder
+    from commands.evaluation.policies import evaluate
+    from commands.training.model_folders import load_dynamics, load_encoder, open_reader
     from envs import make
     from planners.cem import CEM, CEMConfig
     from planners.costs import GoalCost
     from planners.icem import ICEM, ICEMConfig
     from planners.mpc import MPC, MPCConfig
-    from planners.protocol import Dynamics, Planner
+    from planners.protocol import Dynamics, DynamicsSpec, Plan, Planner, Views
 
 __all__ = [
     "CEM",
@@ -26,21 +27,28 @@ __all__ = [
     "Agent",
     "CEMConfig",
     "Dynamics",
+    "DynamicsSpec",
     "GoalCost",
     "ICEMConfig",
     "MPCConfig",
+    "Plan",
     "Planner",
+    "Views",
+    "evaluate",
     "extract_features",
     "load_dynamics",
     "load_encoder",
     "make",
+    "open_reader",
 ]
 
 _HOMES = {
     "Agent": "commands.agent",
     "extract_features": "commands.encode",
+    "evaluate": "commands.evaluation.policies",
     "load_dynamics": "commands.training.model_folders",
     "load_encoder": "commands.training.model_folders",
+    "open_reader": "commands.training.model_folders",
     "make": "envs",
     "CEM": "planners.cem",
     "CEMConfig": "planners.cem",
@@ -50,6 +58,9 @@ _HOMES = {
     "MPC": "planners.mpc",
     "MPCConfig": "planners.mpc",
     "Dynamics": "planners.protocol",
+    "DynamicsSpec": "planners.protocol",
+    "Plan": "planners.protocol",
+    "Views": "planners.protocol",
     "Planner": "planners.protocol",
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import ORACLE, Cell
-from commands.evaluation.evaluate import evaluate, evaluate_baselines
+from commands.evaluation.evaluate import evaluate_baselines, evaluate_model
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations
 from commands.shared.runs import get_commit, list_versions, write_json
@@ -54,7 +54,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     encoder, model, evaluation = str(paths["pretrain"]), str(paths["posttrain"]), keys.evaluation
     time_phase("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
     time_phase("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
-    plan = time_phase("plan", lambda: evaluate(evaluation, data, model, paths["plan"], console))
+    plan = time_phase("plan", lambda: evaluate_model(evaluation, data, model, paths["plan"], console))
     record = _record(cell, plan, MODEL_METHOD) | {
         "steps": keys.pretrain.steps,
         "flops_per_step": cell.flops_per_step,
@@ -64,7 +64,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         "seconds": seconds,
     }
     if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
-        own = time_phase("plan_own", lambda: evaluate(evaluation, data, encoder, paths["plan_own"], console))
+        own = time_phase("plan_own", lambda: evaluate_model(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
     reader, trained = open_reader(data, keys.on_damaged), load_encoder(encoder)[0]
     reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))

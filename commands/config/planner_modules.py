@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from commands.config.modules import is_target, load_class, require_members
 from commands.config.schema import build
-from commands.shared.errors import UsageError, describe_choices
+from commands.shared.errors import UsageError
 from planners.sampling import PlannerConfig
 
 MEMBERS = ("plan", "horizon")  # of `planners.protocol.Planner`
@@ -32,22 +32,12 @@ def make_module_planner(keys: Any) -> Any:
     Raises UsageError for a module or class that is not there, and for a class that lacks a member of the protocol.
     """
     where = f"planner={keys.target}"
-    module_name, _, name = keys.target.partition(":")
-    if not module_name or not name:
+    if not is_target(keys.target):
         raise UsageError(f"{where}: give planner=MODULE:CLASS, as planner=my_planner:Median")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{where}: {error}; put the folder of {module_name}.py on PYTHONPATH") from error
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise UsageError(f"{where}: {module_name} has no class {name}{describe_choices(name, classes, 'classes')}")
+    cls = load_class(where, keys.target)
     config = typing.get_type_hints(cls).get("config", PlannerConfig)
     own = {item.name for item in dataclasses.fields(config)}
     shared = {key: getattr(keys, key) for key in own & {item.name for item in dataclasses.fields(PlannerConfig)}}
     planner = cls(build(config, {**shared, **keys.options}, "planner.options"))
-    missing = [member for member in MEMBERS if not hasattr(planner, member)]
-    if missing:
-        raise UsageError(f"{where}: {name} lacks {' and '.join(missing)}, which every planner has")
+    require_members(where, planner, MEMBERS, "planner")
     return planner

@@ -6,9 +6,10 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,15 @@ from commands.evaluation.methods import (
     ZERO_METHOD,
     EvaluationKeys,
     make_policies,
+    plans_with_simulator,
     play_policy,
 )
+from commands.evaluation.models import load_model
 from commands.evaluation.protocol import (
     SCHEMA,
     Cases,
     EvaluationSetup,
+    Policy,
     ProtocolConfig,
     Rollouts,
     apply_threshold,
@@ -46,36 +50,32 @@ from commands.report.planning import write_report
 from commands.report.recording import Viewer, write_recording
 from commands.report.videos import write_videos
 from commands.shared.console import Console
-from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
-from commands.training.model_folders import (
-    check_actions,
-    find_frame_skip,
-    load_dynamics,
-    open_reader,
-    read_preprocessing,
-)
+from commands.training.model_folders import find_frame_skip, open_reader
 from data.prepared import prepare_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
-from world_model.dynamics import LatentDynamics
+from planners.protocol import Dynamics
 from world_model.training.loop import keep_freed_memory
 
 DrawCases = Callable[[Any, TaskSpec, ProtocolConfig], Cases]  # from a reader; draw_cases, or draw_starts
 
 
-def load_setup(keys: EvaluationKeys, data: Any, model_folder: Any, draw: DrawCases = draw_cases) -> EvaluationSetup:
-    """Load model and data, check that they fit, and draw starts and goals."""
+def load_setup(
+    keys: EvaluationKeys,
+    data: Any,
+    model: str,
+    draw: DrawCases = draw_cases,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> EvaluationSetup:
+    """Load model and data, check that they fit, and draw starts and goals. options: of model=MODULE:CLASS."""
     keep_freed_memory()
-    model, source = load_dynamics(model_folder, resolve_device(keys.device))
-    preprocessing = read_preprocessing(source, model.encoder.config.image_px)
-    reader = prepare_reader(open_reader(data, keys.on_damaged), preprocessing)
-    check_actions(model.actions, reader.info, str(data))
-    if reader.info.env_id != source["env"]:
-        raise UsageError(f"{data} holds {reader.info.env_id} and the model was trained on {source['env']}")
-    setup = make_setup(keys, reader, source, model.spec.frame_skip, model, draw)
+    reader = open_reader(data, keys.on_damaged)
+    dynamics, source, preprocessing = load_model(model, options, reader.info, keys.device)
+    reader = prepare_reader(reader, preprocessing)
+    setup = make_setup(keys, reader, source, dynamics.spec.frame_skip, dynamics, draw)
     return replace(setup, preprocessing=preprocessing)
 
 
@@ -84,7 +84,7 @@ def make_setup(
     reader: Any,
     source: dict[str, Any],
     skip: int,
-    model: LatentDynamics | None = None,
+    model: Dynamics | None = None,
     draw: DrawCases = draw_cases,
 ) -> EvaluationSetup:
     """Task, protocol, starts and goals for the environment of a file. skip: environment steps per model step."""
@@ -97,45 +97,59 @@ def make_setup(
     task = apply_threshold(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
     cases = redraw_scenes(draw(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
-    return EvaluationSetup(model, source, reader, task, protocol, cases, skip)
+    proprio = "none" if model is None else model.spec.proprio
+    return EvaluationSetup(model, source, reader, task, protocol, cases, skip, proprio=proprio)
 
 
-def evaluate(
+def evaluate_model(
     keys: EvaluationKeys,
     data: Any,
-    model_folder: Any,
+    model: str,
     folder: Path,
     console: Console,
     extra: Sequence[tuple[str, str | Path]] = (),
     viewer: Viewer = "none",
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`.
 
-    extra: further sections of the report, (title, file or HTML). viewer: `rerun` also writes a recording.
+    model: a run folder, or MODULE:CLASS with its `options`. extra: further sections of the report, (title, file or
+    HTML). viewer: `rerun` also writes a recording.
     """
-    setup = load_setup(keys, data, model_folder)
-    model, task, cases = setup.model, setup.task, setup.cases
-    runs, seconds = play_methods(keys, setup, console)
-    planner = make_planner(keys.planner)
+    setup = load_setup(keys, data, model, options=options)
+    dynamics, planner = setup.model, make_planner(keys.planner)
+    runs, seconds = play_methods(make_policies(keys, setup), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)
-    results["oracle_planner"] = "cem" if planner.needs_gradient else keys.planner.name
-    results["plan"]["flops"] = count_plan_flops(model, planner, keys.planner.cost)
-    results["model"] = {"folder": str(model_folder), **setup.source}
+    results["plan"]["flops"] = count_plan_flops(dynamics, planner, keys.planner.cost)
+    results["model"] = {"folder": model, **setup.source}
+    tested, sections = runs[MODEL_METHOD], list(extra)
+    if tested.frames is not None and "pixels" in dynamics.spec.views:
+        write_strip(dynamics, tested, folder / "imagined.png")
+        sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
+    if viewer == "rerun":
+        write_recording(dynamics, tested, setup.cases, setup.task, folder / "episodes.rrd")
+        console.say(f"recording: rerun {folder / 'episodes.rrd'}")
+    write_evaluation(results, runs, setup, folder, console, sections)
+    return results
+
+
+def write_evaluation(
+    results: dict[str, Any],
+    runs: dict[str, Rollouts],
+    setup: EvaluationSetup,
+    folder: Path,
+    console: Console,
+    sections: Sequence[tuple[str, str | Path]] = (),
+) -> None:
+    """Write results.json, episodes.jsonl, videos and report.html into `folder`. The first of `runs` is under test."""
+    task, cases = setup.task, setup.cases
     results["data"] = {"file": [str(path) for path in setup.reader.paths], "checksum": setup.reader.file_checksum}
     write_json(folder / "results.json", results)
     write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases))
-    tested, sections = runs[MODEL_METHOD], list(extra)
-    videos = write_videos(tested, cases, task, folder / "videos")
-    if tested.frames is not None and "pixels" in model.spec.views:
-        write_strip(model, tested, folder / "imagined.png")
-        sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
-    if viewer == "rerun":
-        write_recording(model, tested, cases, task, folder / "episodes.rrd")
-        console.say(f"recording: rerun {folder / 'episodes.rrd'}")
+    videos = write_videos(next(iter(runs.values())), cases, task, folder / "videos")
     scenes = render_scenes(setup, folder / "scenes.png")
     write_report(results, runs, cases, task, videos, folder / "report.html", sections, scenes)
     console.say(f"{format_headline(results)}\nreport: {folder / 'report.html'}")
-    return results
 
 
 def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, console: Console) -> dict[str, Any]:
@@ -143,10 +157,8 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
 
     skip: environment steps per model step of the oracle's plans; None: the task's own.
     """
-    reader = open_reader(data, keys.on_damaged)
-    source = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
-    setup = make_setup(keys, reader, source, skip or find_frame_skip(reader.info))
-    runs, _ = play_methods(keys, setup, console)
+    setup = load_baseline_setup(keys, skip, data)
+    runs, _ = play_methods(make_policies(keys, setup), keys, setup, console)
     return {
         "unit": setup.task.distance_unit,
         "thresholds": list(setup.task.thresholds),
@@ -154,16 +166,24 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     }
 
 
+def load_baseline_setup(keys: EvaluationKeys, skip: int | None, data: Any) -> EvaluationSetup:
+    """Data, starts and goals without a model. skip: environment steps per model step of the oracle's plans; None: the
+    task's own."""
+    reader = open_reader(data, keys.on_damaged)
+    source = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
+    return make_setup(keys, reader, source, skip or find_frame_skip(reader.info))
+
+
 def play_methods(
-    keys: EvaluationKeys, setup: EvaluationSetup, console: Console
+    policies: Mapping[str, Policy], keys: EvaluationKeys, setup: EvaluationSetup, console: Console
 ) -> tuple[dict[str, Rollouts], dict[str, float]]:
-    """The episodes of every method, and the seconds that each took."""
+    """The episodes of every method, and the seconds that each took. The first method is under test."""
     warn_of_time_limit(setup, console)
     runs, seconds = {}, {}
     few_cases = setup.cases.take(setup.protocol.oracle_cost.episodes)
-    for name, policy in make_policies(keys, setup).items():
+    for name, policy in policies.items():
         began = time.perf_counter()
-        videos = keys.videos if name == MODEL_METHOD else 0
+        videos = keys.videos if name == next(iter(policies)) else 0
         cases = few_cases if name == ORACLE_COST_METHOD else setup.cases
         runs[name] = play_policy(policy, name, setup, console, videos, cases)
         seconds[name] = round(time.perf_counter() - began, 2)
@@ -186,12 +206,12 @@ def summarise_methods(
     return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
-def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> float:
+def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost) -> float:
     """Floating-point operations of one plan for one environment: matrix products and attention."""
     spec = model.spec
     frames = torch.zeros(1, spec.history, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
     past = torch.zeros(1, spec.history - 1, spec.block_dim, device=spec.device)
-    state = torch.zeros(1, spec.history, model.config.proprio_dim, device=spec.device)
+    state = torch.zeros(1, spec.history, spec.proprio_dim, device=spec.device)
 
     def plan_once() -> Any:
         with torch.no_grad():
@@ -206,19 +226,20 @@ def count_plan_flops(model: LatentDynamics, planner: Any, cost: GoalCost) -> flo
 def collect_results(
     runs: dict[str, Rollouts], seconds: dict[str, float], setup: EvaluationSetup, keys: EvaluationKeys
 ) -> dict[str, Any]:
-    """The content of results.json that follows from the episodes played. seconds: of every method."""
-    task, protocol, cases, spec = setup.task, setup.protocol, setup.cases, setup.model.spec
-    methods = summarise_methods(runs, setup, keys)
-    model, limit = methods[MODEL_METHOD], str(task.thresholds[0])
-    times = np.array(runs[MODEL_METHOD].plan_ms or [float("nan")])
+    """The content of results.json that follows from the episodes played, the first of which are of the method under
+    test. seconds: of every method."""
+    task, protocol, cases = setup.task, setup.protocol, setup.cases
+    methods, tested = summarise_methods(runs, setup, keys), next(iter(runs))
+    rates, limit = methods[tested], str(task.thresholds[0])
+    times = np.array(runs[tested].plan_ms or [float("nan")])
     return {
         "schema": SCHEMA,
         "task": task.name,
         "unit": task.distance_unit,
         "thresholds": list(task.thresholds),
-        "success_rate": model[protocol.judge][limit],
-        "success_rate_ci95": model[f"{protocol.judge}_ci95"][limit],
-        "held_rate": model["held"][limit],
+        "success_rate": rates[protocol.judge][limit],
+        "success_rate_ci95": rates[f"{protocol.judge}_ci95"][limit],
+        "held_rate": rates["held"][limit],
         "episodes": len(cases.seeds),
         "baselines": {
             key: methods[name][protocol.judge][limit]
@@ -229,17 +250,18 @@ def collect_results(
         "methods": methods,
         "protocol": asdict(protocol),
         "planner": to_json_value(keys.planner),
+        "oracle_planner": keys.planner.name if plans_with_simulator(make_planner(keys.planner)) else "cem",
         "control_step_s": task.control_step_s,
         "plan": {
             "ms_p50": float(np.median(times)),
             "ms_p95": float(np.quantile(times, 0.95)),
             "environments": len(cases.seeds),
-            "device": str(spec.device),
+            "device": keys.device if setup.model is None else str(setup.model.spec.device),
             "peak_mib": measure_peak_mib(),
             "precision": "fp32",
         },
         "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
-        "proprio": spec.proprio,
+        "proprio": setup.proprio,
     }
 
 

@@ -100,16 +100,20 @@ def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any
 
 
 def make_oracle_planner(planner: Any, less: dict[str, int]) -> Any:
-    """The planner with smaller settings `less`, as far as it has them. The simulator gives no gradients: CEM of the
-    same horizon replaces a planner that needs them, or whose settings are not known (`oracle_planner` in
-    results.json)."""
-    if not isinstance(planner, BasePlanner) or planner.needs_gradient:
+    """The planner with smaller settings `less`, as far as it has them. CEM of the same horizon replaces a planner that
+    cannot search in the simulator (`oracle_planner` in results.json)."""
+    if not plans_with_simulator(planner):
         planner = CEM(CEMKeys(horizon=planner.horizon))
     own = {item.name for item in fields(planner.config)}
     settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}
     if less and "keep_elites" in own:
         settings["keep_elites"] = min(planner.config.keep_elites, less["elites"])
     return type(planner)(replace(planner.config, **settings))
+
+
+def plans_with_simulator(planner: Any) -> bool:
+    """Whether this planner can search in the true simulator, whose settings are known and which needs no gradients."""
+    return isinstance(planner, BasePlanner) and not planner.needs_gradient
 
 
 def make_true_distance(task: TaskSpec) -> Any:

@@ -124,22 +124,21 @@ class Cases:
 class EvaluationSetup:
     """A model, the held-out data, and the starts and goals drawn from that."""
 
-    model: Any  # world_model.dynamics.LatentDynamics, or None: baselines and oracle alone
+    model: Any  # planners.protocol.Dynamics, or None: without a world model
     source: dict[str, Any]  # from the model folder or the data: env, env_kwargs, objective, ...
     reader: Any  # data.store.Reader
     task: TaskSpec
     protocol: ProtocolConfig  # resolved: no null is left
     cases: Cases
     frame_skip: int  # environment steps in a model step
-    preprocessing: Preprocessing | None = None  # of the environment's pictures for the model; None: without a model
+    preprocessing: Preprocessing | None = None  # of the environment's pictures for the method under test; None: none
+    proprio: str = "none"  # what the method under test does with proprioception; none: it gets none
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """Arguments of the environment: the data's, the protocol's variation, proprioception where the model reads
-        it."""
-        reads_proprio = self.model is not None and self.model.spec.proprio != "none"
+        """Arguments of the environment: the data's, the protocol's variation, proprioception where it is read."""
         kwargs = choose_env_kwargs(self.protocol.variation, self.reader.info.env_kwargs)
-        return {**kwargs, **({"proprio": True} if reads_proprio else {})}
+        return {**kwargs, **({"proprio": True} if self.proprio != "none" else {})}
 
 
 def resolve_protocol(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig:
