@@ -18,6 +18,7 @@ from commands.shared.devices import resolve_device
 from commands.training.model_folders import load_dynamics, read_preprocessing
 from data.pictures import Preprocessing
 from planners.mpc import MPC
+from world_model.training.loop import compile_blocks
 
 
 class Agent:
@@ -33,6 +34,8 @@ class Agent:
         self.dynamics, self.about = load_dynamics(folder, resolve_device(device))
         self.preprocessing: Preprocessing = read_preprocessing(self.about, self.dynamics.spec.frame_hw)
         planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
+        if planner.compile:
+            compile_blocks(self.dynamics)
         self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc)
         self.seed = seed
         self._goal: NDArray[np.uint8] | None = None

@@ -214,7 +214,8 @@ def measure_rollout(config: Config) -> list[Row]:
     """A plan with cached keys and values beside the same plan by a loop that recomputes its window."""
     rows = []
     for setting in bench_rollout.SETTINGS:
-        result = bench_rollout.compare_rollouts(setting, torch.device(resolve_device(config.device)))
+        device = torch.device(resolve_device(config.device))
+        result = bench_rollout.compare_rollouts(setting, device)
         limit = (
             f"loop {result.loop_seconds:.3g} s, {result.loop_seconds / result.seconds:.1f} times; "
             f"operations {result.loop_flops / result.flops:.1f} times; costs within {result.difference:.0e}, "
@@ -222,6 +223,9 @@ def measure_rollout(config: Config) -> list[Row]:
         )
         what = f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations"
         rows.append(make_row(what, result.seconds, "s", limit, **asdict(result)))
+        rate = format_utilisation(result.flops / result.compiled_seconds, device, config.seconds)
+        limit = f"{result.loop_seconds / result.compiled_seconds:.1f} times; {rate}"
+        rows.append(make_row("the same, compiled", result.compiled_seconds, "s", limit))
     return rows
 
 

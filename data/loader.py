@@ -8,7 +8,7 @@ al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). A batch may span t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count, islice
@@ -37,20 +37,31 @@ class Loader:
     """Batches of `batch_size` windows.
 
     workers: threads that read ahead in `iterate` (0 reads in the caller's). They are threads, not processes, because
-    copying out of a memory map and decoding video both release Python's lock. rank, world: of the processes that share
-    a batch, each of which reads its own rows alone; the windows in a batch do not depend on them.
+    copying out of a memory map and decoding video both release Python's lock. shard: rank and number of the processes
+    that share a batch, each of which reads its own rows alone; the windows in a batch do not depend on it.
+    prepare(batch, step): called by the threads on every batch. pin: whether batches lie in pinned memory, from which a
+    GPU copies while it computes.
     """
 
     def __init__(
-        self, windows: BatchSource, batch_size: int, seed: int, workers: int = 1, rank: int = 0, world: int = 1
+        self,
+        windows: BatchSource,
+        batch_size: int,
+        seed: int,
+        workers: int = 1,
+        shard: tuple[int, int] = (0, 1),
+        prepare: Callable[[Batch, int], Batch] = lambda batch, step: batch,
+        pin: bool = False,
     ) -> None:
         if batch_size < 1 or seed < 0 or workers < 0:
             raise ValueError(f"batch_size={batch_size} seed={seed} workers={workers}: give at least 1, 0 and 0")
+        rank, world = shard
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"batch_size={batch_size} does not part evenly for process {rank} of {world}")
         share = batch_size // world
         self._rows = slice(rank * share, (rank + 1) * share)
         self.windows, self.batch_size, self.seed, self.workers = windows, batch_size, seed, workers
+        self._prepare, self._pin = prepare, pin
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def draw_indices(self, step: int) -> NDArray[np.int64]:
@@ -65,10 +76,12 @@ class Loader:
 
     def read_batch(self, step: int) -> Batch:
         """This process's rows of batch `step`: the source's arrays as tensors, and `draw` [B], the number of each
-        sample among all that are drawn."""
+        sample among all that are drawn; prepared."""
         arrays = self.windows.gather(self.draw_indices(step)[self._rows])
         draw = torch.from_numpy(self._draw_numbers(step)[self._rows])
-        return {name: torch.from_numpy(array) for name, array in arrays.items()} | {"draw": draw}
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()} | {"draw": draw}
+        batch = self._prepare(batch, step)
+        return {name: tensor.pin_memory() for name, tensor in batch.items()} if self._pin else batch
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""

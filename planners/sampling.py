@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from planners.noise import Draws, make_colour_matrix, sample_noise, upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan
-from planners.scoring import Problem, bounds, check_fit, finite_mean
+from planners.scoring import Precision, Problem, bounds, check_fit, finite_mean
 
 Tail = Literal["repeat", "zero"]
 
@@ -59,12 +59,16 @@ class PlannerConfig:
     """whether the plan is the best candidate of all iterations, else the final mean"""
     chunk_elements: int = 0
     """candidate model steps imagined at once (>= 0; 0: as many as memory allows)"""
+    precision: Precision = "fp32"
+    """number format of products: fp32, tf32 (GPUs) or bf16; below fp32 near candidates may change places"""
 
     def __post_init__(self) -> None:
         least_of = {"samples": self.least_samples, "iterations": 1, "horizon": 1, "chunk_elements": 0}
         for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise ValueError(f"planner {key} is {getattr(self, key)}; it must be at least {least}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"planner precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
         if self.std_init <= 0:
             raise ValueError(f"planner std_init is {self.std_init}; it must be above 0")
         check_not_negative(self, "std_warm")
@@ -223,7 +227,7 @@ class BasePlanner:
     ) -> Plan:
         """See `protocol.Planner`. Raises ValueError if the model lacks the cost's view or the horizon."""
         check_fit(dynamics.spec, cost, self.config.horizon)
-        problem = Problem(dynamics, context, goal, cost, self.config.chunk_elements)
+        problem = Problem(dynamics, context, goal, cost, self.config.chunk_elements, self.config.precision)
         return self.solve(problem, Draws(tuple(seeds), replan, dynamics.spec.device), warm_start)
 
     def solve(self, problem: Problem, draws: Draws, warm_start: Tensor | None) -> Plan:

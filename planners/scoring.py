@@ -7,8 +7,10 @@ of a step. Each chunk is imagined and scored together, so no imagined future out
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from planners.noise import upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Noise
 
 # Evaluates one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
+Precision = Literal["fp32", "tf32", "bf16"]
 Evaluate = Callable[[Context, Goal, Noise | None, Tensor], tuple[Tensor, ...]]
 
 CPU_CHUNK_BYTES = 1 << 30
@@ -64,19 +67,38 @@ def score(
     return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf)
 
 
+@contextmanager
+def reduce_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Matrix products in this number format: bf16 by autocast; tf32 on GPUs that have it, elsewhere as fp32."""
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+        return
+    before = torch.get_float32_matmul_precision()
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A planning problem: model, context, goal and cost; chunk_elements: candidate steps imagined at once."""
+    """A planning problem: model, context, goal and cost; chunk_elements: candidate steps imagined at once; precision:
+    number format of products; distances are computed in fp32."""
 
     dynamics: Dynamics
     context: Context
     goal: Goal
     cost: Cost
     chunk_elements: int = 0
+    precision: Precision = "fp32"
 
     def score(self, actions_BSKA: Tensor, noise: Noise) -> Tensor:
         """See the function `score`."""
-        return score(self.dynamics, self.context, self.goal, self.cost, actions_BSKA, noise, self.chunk_elements)
+        with reduce_precision(self.precision, self.dynamics.spec.device):
+            return score(self.dynamics, self.context, self.goal, self.cost, actions_BSKA, noise, self.chunk_elements)
 
     def differentiate(self, actions_BSKA: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """cost_BS as of `score`, and gradient_BSKA, 0 where it is not finite; in chunks, each one's
@@ -84,7 +106,7 @@ class Problem:
         dynamics, cost = self.dynamics, self.cost
 
         def evaluate(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
-            with torch.enable_grad():
+            with torch.enable_grad(), reduce_precision(self.precision, dynamics.spec.device):
                 given = actions.detach().requires_grad_()
                 value = cost(dynamics.imagine(context, given, generator=noise, keep=cost.keep), goal, given)
                 if not value.requires_grad:
@@ -128,6 +150,13 @@ def _split_evenly(num_envs: int, samples: int, limit: int) -> tuple[int, int]:
         return 1, math.ceil(samples / math.ceil(samples / limit))
     at_once = min(num_envs, limit // samples)
     return math.ceil(num_envs / math.ceil(num_envs / at_once)), samples
+
+
+def measure_elite_overlap(cost_BS: Tensor, other_BS: Tensor) -> float:
+    """Share of the best tenth of candidates that is the best tenth by other costs, too, mean over environments."""
+    count = max(1, cost_BS.shape[1] // 10)
+    best, others = (costs.topk(count, dim=1, largest=False).indices for costs in (cost_BS, other_BS))
+    return float((best[:, :, None] == others[:, None]).any(2).float().mean())
 
 
 def finite_mean(cost: Tensor) -> Tensor:

@@ -8,19 +8,21 @@ over frames (arXiv 2506.09985, section 3). A frame has one token (a pooled embed
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
-from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.nn.cache import OwnCache, PastCache
+from world_model.nn.cache import PastCache
 from world_model.nn.layers import (
     MODALITY_STD,
     NORM_EPS,
+    Block,
     BlockConfig,
     Checkpointing,
     Feedforward,
@@ -140,6 +142,33 @@ class MaskedPredictor(nn.Module):
             return self.predictor_proj(x), None
         x = self.predictor_norm(self.predictor_blocks(x, rotary))
         return self.predictor_proj(x[:, visible:]), self.predictor_proj_context(x[:, :visible])
+
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+def _advance(
+    block: Block,
+    x_MnD: Tensor,
+    condition_MnD: Tensor | None,
+    rotary: Rotary,
+    past: KeysValues,
+    own: KeysValues,
+    valid_BL: Tensor | None,
+) -> tuple[Tensor, KeysValues]:
+    """One frame block of all M = B * S candidates through one layer: the residual stream, and the candidates' keys and
+    values [B, S, heads, tokens so far, d] with the new ones. past: those of the past, which candidates share."""
+    modulation = block.modulate(condition_MnD)
+    q, k, v = (y.unflatten(0, own[0].shape[:2]) for y in block.project(x_MnD, rotary, modulation))
+    own = torch.cat((own[0].to(k.dtype), k), 3), torch.cat((own[1].to(v.dtype), v), 3)
+    attended = attend_shared_prefix(q, past, own, valid_BL)
+    return block.add(x_MnD, attended.flatten(0, 1), modulation), own
+
+
+@cache
+def _compile_advance() -> Callable[..., tuple[Tensor, KeysValues]]:
+    """One compiled function for all layers and steps; the number of tokens so far differs from step to step."""
+    return torch.compile(_advance, dynamic=True)
 
 
 class ActionPredictor(nn.Module):
@@ -306,7 +335,8 @@ class ActionPredictor(nn.Module):
         steps = inputs_BSKA.shape[2] if inputs_BSKA is not None else steps
         features = last_BNF[:, None].expand(-1, num_candidates, -1, -1)
         table = self.make_rotary(past.frames + steps, last_BNF.device)
-        own = [OwnCache(steps * self.block_tokens) for _ in self.predictor_blocks]
+        nothing = last_BNF.new_empty(len(last_BNF), num_candidates, self.heads, 0, self.width // self.heads)
+        own: list[KeysValues] = [(nothing, nothing)] * len(self.predictor_blocks)
         path = []
         for k in range(steps):
             start = self.scene_tokens + (past.frames + k) * self.block_tokens
@@ -318,16 +348,12 @@ class ActionPredictor(nn.Module):
         return torch.stack(path, 2)
 
     def _step(
-        self, x_BSnD: Tensor, condition_BSnD: Tensor | None, rotary: Rotary, past: PastCache, own: list[OwnCache]
+        self, x_BSnD: Tensor, condition_BSnD: Tensor | None, rotary: Rotary, past: PastCache, own: list[KeysValues]
     ) -> Tensor:
         """One frame block of every candidate through all layers, appending its keys and values to `own`."""
-        batch = x_BSnD.shape[0]
         x, condition = x_BSnD.flatten(0, 1), None if condition_BSnD is None else condition_BSnD.flatten(0, 1)
+        advance = _compile_advance() if self.predictor_blocks.compiled else _advance
         for layer, block in enumerate(self.predictor_blocks):
-            modulation = block.modulate(condition)
-            qkv = block.project(x, rotary, modulation)
-            q, k, v = (rearrange(y, "(b s) h n d -> b s h n d", b=batch) for y in qkv)
-            keys_values = own[layer].append(k, v)
-            y = attend_shared_prefix(q, (past.keys[layer], past.values[layer]), keys_values, past.valid_BL)
-            x = block.add(x, y.flatten(0, 1), modulation)
-        return x.unflatten(0, (batch, -1))
+            shared = past.keys[layer], past.values[layer]
+            x, own[layer] = advance(block, x, condition, rotary, shared, own[layer], past.valid_BL)
+        return x.unflatten(0, x_BSnD.shape[:2])

@@ -1,4 +1,5 @@
-"""One plan with shared and cached keys and values beside the same plan by a plain loop that recomputes its window.
+"""One plan with shared and cached keys and values, as it is and compiled, beside the same plan by a plain loop that
+recomputes its window.
 
 The loop is what the peers do (stable-worldmodel, jepa-wms, DINO-WM): every candidate has a copy of the past, and each
 imagined step runs the predictor over all of past and path. Both have the same weights and draws, and no window slides:
@@ -7,8 +8,10 @@ it holds the past and the whole horizon, so that both compute the same function.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -20,11 +23,12 @@ from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
 from planners.protocol import Views
 from planners.sampling import Proposal
-from planners.scoring import score
+from planners.scoring import measure_elite_overlap, score
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import LearnedPoolConfig
 from world_model.predictor import PredictorConfig
+from world_model.training.loop import compile_blocks
 
 STEPS = 5  # horizon, of both settings
 CONTEXT = 3  # observed frames, of both settings
@@ -123,26 +127,33 @@ class RecordingCEM(CEM):
 
 @dataclass(frozen=True)
 class RolloutComparison:
-    """Seconds and operations of one plan, with the cache and by the loop. difference: the largest one of a candidate's
-    cost, relative to the largest cost. same_elites: share of the elites that the loop picks, too; bf16_elites: likewise
-    of the same candidates scored in bf16, in some iterations."""
+    """Seconds and operations of one plan, with the cache, with compiled blocks too, and by the loop.
+
+    difference: the largest one of a candidate's cost, relative to the largest cost, of the cache and the loop;
+    compiled_difference: of compiled blocks, in the first iteration. same_elites: share of the elites that the loop
+    picks, too; bf16_elites: likewise of the same candidates scored in bf16, in some iterations.
+    """
 
     seconds: float
+    compiled_seconds: float
     loop_seconds: float
     flops: float
     loop_flops: float
     difference: float
+    compiled_difference: float
     same_elites: float
     bf16_elites: float
 
 
 def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -> RolloutComparison:
-    """Plan for one environment with the cache and by the loop, in turns; medians of `repeats`."""
+    """Plan for one environment with the cache, with compiled blocks and by the loop, in turns; medians of `repeats`."""
     torch.manual_seed(0)
     model = LatentDynamics(setting.dynamics, VideoEncoder(setting.encoder), ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
     model.to(device).eval()
     randomise_modulation(model)
-    sides: tuple[Any, Any] = (model, RecomputingDynamics(model))
+    compiled = copy.deepcopy(model)
+    compile_blocks(compiled)
+    sides: tuple[Any, ...] = (model, compiled, RecomputingDynamics(model))
     frames = torch.randint(0, 256, (1, CONTEXT + 1, *setting.encoder.image_px, 3), dtype=torch.uint8, device=device)
     past = torch.zeros(1, CONTEXT - 1, model.spec.block_dim, device=device)
     valid = torch.ones(1, CONTEXT, dtype=torch.bool, device=device)
@@ -158,33 +169,30 @@ def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -
         planner.plan(sides[side], contexts[side], goal, cost, seeds=[0])
         return planner
 
-    cached, loop = plan_once(0), plan_once(1)  # a warm-up, too
-    times = [[time_call(partial(plan_once, side))[0] for side in (0, 1)] for _ in range(repeats)]
-    flops, loop_flops = (setting.iterations * count_flops(partial(plan_once, side, 1)) for side in (0, 1))
+    cached, fast, loop = (plan_once(side) for side in range(3))  # a warm-up, too
+    times = [[time_call(partial(plan_once, side))[0] for side in range(3)] for _ in range(repeats)]
+    flops, loop_flops = (setting.iterations * count_flops(partial(plan_once, side, 1)) for side in (0, 2))
     stride = -(-setting.iterations // BF16_ITERATIONS)
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in cached.actions[::stride]]
     gap = max(float((a - b).abs().max()) for a, b in zip(cached.costs, loop.costs, strict=True))
-    seconds, loop_seconds = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
+    seconds, compiled_seconds, loop_seconds = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
     return RolloutComparison(
         seconds,
+        compiled_seconds,
         loop_seconds,
         flops,
         loop_flops,
         gap / max(float(costs.max()) for costs in loop.costs),
-        measure_elite_overlap(cached.costs, loop.costs),
-        measure_elite_overlap(cached.costs[::stride], in_bf16),
+        float((cached.costs[0] - fast.costs[0]).abs().max() / cached.costs[0].max()),
+        _mean_elite_overlap(cached.costs, loop.costs),
+        _mean_elite_overlap(cached.costs[::stride], in_bf16),
     )
 
 
-def measure_elite_overlap(costs: list[Tensor], others: list[Tensor]) -> float:
-    """Share of the best tenth of candidates [1, S] that is the best tenth by other costs, too, over all iterations."""
-    shares = []
-    for pair in zip(costs, others, strict=True):
-        count = pair[0].shape[1] // 10
-        best = [set(cost[0].topk(count, largest=False).indices.tolist()) for cost in pair]
-        shares.append(len(best[0] & best[1]) / count)
-    return sum(shares) / len(shares)
+def _mean_elite_overlap(costs: list[Tensor], others: list[Tensor]) -> float:
+    """Mean of the overlaps of all iterations."""
+    return fmean(measure_elite_overlap(*pair) for pair in zip(costs, others, strict=True))
 
 
 @torch.no_grad()

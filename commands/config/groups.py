@@ -38,6 +38,8 @@ class GoalKeys:
     """cost of an imagined path"""
     mpc: MPCConfig = field(default_factory=MPCConfig)
     """receding horizon"""
+    compile: bool = False
+    """whether the model's transformer is compiled: plans are faster after a minute, and differ in the last digits"""
     name: str = ""
     """update rule"""
 

@@ -28,7 +28,8 @@ from commands.evaluation.methods import (
     plans_with_simulator,
     play_policy,
 )
-from commands.evaluation.models import load_model
+from commands.evaluation.models import compile_model, load_model
+from commands.evaluation.precision import measure_precision
 from commands.evaluation.protocol import (
     SCHEMA,
     Cases,
@@ -74,6 +75,8 @@ def load_setup(
     keep_freed_memory()
     reader = open_reader(data, keys.on_damaged)
     dynamics, source, preprocessing = load_model(model, options, reader.info, keys.device)
+    if keys.planner.compile:
+        compile_model(model, dynamics)
     reader = prepare_reader(reader, preprocessing)
     setup = make_setup(keys, reader, source, dynamics.spec.frame_skip, dynamics, draw)
     return replace(setup, preprocessing=preprocessing)
@@ -121,6 +124,9 @@ def evaluate_model(
     runs, seconds = play_methods(make_policies(keys, setup), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)
     results["plan"]["flops"] = count_plan_flops(dynamics, planner, keys.planner.cost)
+    if keys.planner.precision != "fp32":
+        results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
+        console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
     tested, sections = runs[MODEL_METHOD], list(extra)
     if tested.frames is not None and "pixels" in dynamics.spec.views:
@@ -258,7 +264,7 @@ def collect_results(
             "environments": len(cases.seeds),
             "device": keys.device if setup.model is None else str(setup.model.spec.device),
             "peak_mib": measure_peak_mib(),
-            "precision": "fp32",
+            "precision": keys.planner.precision,
         },
         "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
         "proprio": setup.proprio,

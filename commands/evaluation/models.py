@@ -13,6 +13,8 @@ from commands.training.model_folders import check_actions, find_model_folder, lo
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from planners.protocol import Dynamics, DynamicsSpec
+from world_model.dynamics import LatentDynamics
+from world_model.training.loop import compile_blocks
 
 MEMBERS = ("spec", "observe", "encode_goal", "imagine")  # of `planners.protocol.Dynamics`
 
@@ -46,6 +48,13 @@ def load_model(
     if info.env_id != source["env"]:
         raise UsageError(f"the data holds {info.env_id} and the model was trained on {source['env']}")
     return dynamics, source, read_preprocessing(source, dynamics.encoder.config.image_px)
+
+
+def compile_model(model: str, dynamics: Dynamics) -> None:
+    """Compile the transformer of a model of `jepa posttrain` (planner.compile=true)."""
+    if not isinstance(dynamics, LatentDynamics):
+        raise UsageError(f"planner.compile=true is for models of jepa posttrain: model={model} compiles itself")
+    compile_blocks(dynamics)
 
 
 def _make_module_model(

@@ -26,7 +26,7 @@ from commands.training.model_folders import (
     open_reader,
     save_dynamics,
 )
-from commands.training.stage import StageOutput, train_stage
+from commands.training.stage import StageOutput, make_train_loader, train_stage
 from data.loader import Loader
 from data.prepared import prepare_reader
 from data.windows import Windows
@@ -150,7 +150,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     if is_main_process():
         console.say(f"training on {train.describe()}")
     monitor = OpenLoopMonitor(model, val, device) if is_main_process() else None
-    loader = Loader(train, trainer.batch_size, keys.seed, **world_info()._asdict())
+    loader = make_train_loader(train, trainer, device)
     output = StageOutput("posttrain", folder, console, keys.logger)
     with output.open_tracker() as tracker:
         last = train_stage(model, loader, trainer, output, tracker, monitor)

@@ -15,7 +15,7 @@ from commands.shared.console import METRICS, Console
 from commands.shared.devices import resolve_device
 from commands.training.model_folders import MODEL, save_dynamics, save_encoder
 from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
-from commands.training.stage import StageOutput, train_stage
+from commands.training.stage import StageOutput, make_train_loader, train_stage
 from data.checks import check_memory
 from data.loader import Loader
 from world_model.distributed import is_main_process, world_info
@@ -82,7 +82,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     encoder = VideoEncoder(keys.adapted_encoder)
     encoder.set_pixel_statistics(*source.compute_pixel_statistics())
     model = PretrainModel(encoder, objective, trainer.steps, keys.seed, source.actions, source.crop).to(device)
-    loader = Loader(source.clips["train"], trainer.batch_size, keys.seed, source.workers, **world_info()._asdict())
+    loader = make_train_loader(source.clips["train"], trainer, device, source.workers, model.prepare)
     val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
     monitor = source.make_monitor(model, val, device) if is_main_process() else None
     output = StageOutput("pretrain", folder, console, keys.logger)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from commands.shared.console import METRICS, Console, Metrics, read_evaluations
 from commands.training.trackers import Logger, Tracker, open_tracker
-from data.loader import Loader
-from world_model.distributed import copy_full_weights, distribute_model, is_main_process
+from data.loader import Batch, BatchSource, Loader
+from world_model.distributed import copy_full_weights, distribute_model, is_main_process, world_info
 from world_model.training.loop import (
     Checkpoints,
     Hooks,
@@ -22,6 +25,7 @@ from world_model.training.loop import (
     train,
 )
 
+GPU_WORKERS = 4  # threads that read ahead of a GPU, at least
 CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
 
 
@@ -38,6 +42,20 @@ class StageOutput:
         """The tracker beside metrics.jsonl; none in every process but the first."""
         start = Checkpoints(self.folder / CHECKPOINTS).find_newest_step()
         return open_tracker(self.logger if is_main_process() else "none", self.folder, start, self.console)
+
+
+def make_train_loader(
+    windows: BatchSource,
+    trainer: TrainerConfig,
+    device: torch.device,
+    workers: int = 1,
+    prepare: Callable[[Batch, int], Batch] = lambda batch, step: batch,
+) -> Loader:
+    """Batches of a training: this process's share, read ahead and prepared by threads; for a GPU by GPU_WORKERS or
+    more, into pinned memory. Neither changes a batch."""
+    on_gpu = device.type == "cuda"
+    workers = max(workers, GPU_WORKERS) if on_gpu else workers
+    return Loader(windows, trainer.batch_size, trainer.seed, workers, world_info(), prepare, on_gpu)
 
 
 def train_stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -84,14 +85,14 @@ def test_a_failure_while_reading_ahead_reaches_the_caller(windows, monkeypatch):
 
 def test_processes_share_a_batch_row_by_row(windows):
     whole = Loader(windows, 6, seed=0).read_batch(3)
-    parts = [Loader(windows, 6, seed=0, rank=rank, world=3).read_batch(3) for rank in range(3)]
+    parts = [Loader(windows, 6, seed=0, shard=(rank, 3)).read_batch(3) for rank in range(3)]
     for name, value in whole.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), value)
 
 
 def test_senseless_numbers_are_refused(windows):
     with pytest.raises(ValueError, match="batch_size=4 does not part evenly for process 0 of 3"):
-        Loader(windows, 4, seed=0, world=3)
+        Loader(windows, 4, seed=0, shard=(0, 3))
     for settings in (
         {"batch_size": 0, "seed": 0},
         {"batch_size": 1, "seed": -1},
@@ -101,3 +102,16 @@ def test_senseless_numbers_are_refused(windows):
             Loader(windows, **settings)
     with pytest.raises(ValueError, match="step=-1"):
         Loader(windows, 2, 0).draw_indices(-1)
+
+
+def test_batches_are_prepared_by_the_threads_that_read_ahead(windows):
+    """Whatever the number of threads, the batch of a step is prepared with that step."""
+
+    def prepare(batch, step):
+        return batch | {"step": torch.tensor(step), "thread": torch.tensor(threading.get_ident())}
+
+    for workers in (0, 3):
+        batches = list(Loader(windows, 2, seed=0, workers=workers, prepare=prepare).iterate(4, 9))
+        assert [int(batch["step"]) for batch in batches] == [4, 5, 6, 7, 8]
+        on_main = {int(batch["thread"]) == threading.get_ident() for batch in batches}
+        assert on_main == {workers == 0}

@@ -8,8 +8,9 @@ import torch
 from planners import scoring
 from planners.costs import GoalCost
 from planners.noise import Draws, make_colour_matrix, sample_noise
+from planners.protocol import Views
 from planners.sampling import SearchConfig, shift_plan
-from planners.scoring import score
+from planners.scoring import Problem, measure_elite_overlap, score
 
 from .point_mass import PointContext, PointMass, views
 
@@ -134,6 +135,36 @@ def test_nan_and_infinite_costs_become_the_worst():
     assert hidden.any() and not hidden.all()
     assert torch.equal(costs == math.inf, hidden)
     assert costs[~hidden].isfinite().all()
+
+
+class Mixing(PointMass):
+    """A point mass that adds its actions up by a matrix product, which number formats change."""
+
+    def imagine(self, context, actions_BSKA, generator=None, keep="path"):
+        sums = torch.ones(actions_BSKA.shape[2], actions_BSKA.shape[2]).tril()
+        path = context.position_B2[:, None, None] + (sums @ actions_BSKA).float()
+        return Views({"pooled": path if keep == "path" else path[:, :, -1:]}, keep)
+
+
+def test_bf16_reaches_the_products_alone_and_most_of_the_best_candidates_stay():
+    _, context, goal, _ = problem()
+    actions = torch.rand(5, 200, 3, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    problems = {p: Problem(Mixing(), context, goal, COST, 0, p) for p in ("fp32", "tf32", "bf16")}
+    costs = {p: each.score(actions, None) for p, each in problems.items()}
+    torch.testing.assert_close(costs["tf32"], costs["fp32"], atol=1e-2, rtol=1e-2)  # equal where there is no TF32
+    assert costs["bf16"].dtype == torch.float32
+    assert 0 < (costs["bf16"] - costs["fp32"]).abs().max() < 0.05
+    assert 0.8 < measure_elite_overlap(costs["fp32"], costs["bf16"]) <= 1
+    gradients = [problems[p].differentiate(actions, None)[1] for p in ("fp32", "bf16")]
+    assert 0 < (gradients[0] - gradients[1]).abs().max() < 0.05
+    assert not torch.is_autocast_enabled("cpu") and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_overlap_of_elites_is_the_share_of_the_best_tenth_that_both_choose():
+    cost = torch.arange(20.0).repeat(2, 1)
+    other = cost.clone()
+    other[1, 0] = 100.0  # of the two best in the second environment one is no longer
+    assert measure_elite_overlap(cost, cost) == 1 and measure_elite_overlap(cost, other) == 0.75
 
 
 def test_a_score_is_differentiable_where_the_caller_wants_it():

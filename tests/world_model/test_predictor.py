@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,20 @@ def test_a_rollout_with_gradients_equals_one_without():
     assert plans.grad is not None and plans.grad.abs().amin() > 0
     with torch.no_grad():
         torch.testing.assert_close(found, model.rollout(past, features[:, 1], plans))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_rollout_gives_the_same_path_and_gradients():
+    model = predictor((1, 1), conditioning="adaln")
+    features, plans = torch.randn(2, 2, 1, 12), torch.randn(2, 3, 2, 2, requires_grad=True)
+    past = model.prefill(features[:, :1], torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.bool))
+    found = []
+    for compiled in (False, True):
+        model.predictor_blocks.compiled = compiled
+        path = model.rollout(past, features[:, 1], plans)
+        found.append((path, torch.autograd.grad(path.square().sum(), plans)))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
 def test_padding_before_a_short_history_changes_nothing():

@@ -32,7 +32,8 @@ from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import FutureTerms, TokenTerms
 from world_model.objectives.pretrain_model import PretrainModel
-from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, TrainingError, make_optimizer, train
+from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train
+from world_model.training.loss_watch import TrainingError
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
 CPU = torch.device("cpu")

@@ -162,12 +162,14 @@ def sigreg(
     Epps-Pulley statistic by the trapezoid rule over knots on [0, max_knot], weighted by the normal's characteristic
     function and doubled for the symmetric half; mean over directions. It grows with N, as a test statistic does.
     """
-    directions = torch.randn(features_ND.shape[1], num_directions, generator=generator).to(features_ND)
-    projections = features_ND @ F.normalize(directions, dim=0)
-    knots = torch.linspace(0.0, max_knot, num_knots).to(features_ND)
+    on_gpu = features_ND.device.type == "cuda"
+    directions = torch.randn(features_ND.shape[1], num_directions, generator=generator, pin_memory=on_gpu)
+    projections = features_ND @ F.normalize(directions.to(features_ND, non_blocking=True), dim=0)
+    knots = torch.linspace(0.0, max_knot, num_knots, device=features_ND.device, dtype=features_ND.dtype)
     normal = torch.exp(-knots.square() / 2)
     weights = torch.full_like(knots, 2 * max_knot / (num_knots - 1))
-    weights[[0, -1]] /= 2
+    weights[0] /= 2
+    weights[-1] /= 2
     phase = projections.unsqueeze(-1) * knots
     real, imaginary = average(phase.cos().mean(0)), average(phase.sin().mean(0))
     distance = (real - normal).square() + imaginary.square()

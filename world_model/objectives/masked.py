@@ -16,6 +16,8 @@ and a layer norm LN without parameters,
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -209,7 +211,7 @@ class Masked(Objective):
 
     def __init__(self, config: MaskedConfig, encoder: VideoEncoder, steps: int, seed: int) -> None:
         super().__init__(config, encoder, steps, seed)
-        sizes = encoder.config
+        self.sizes = sizes = encoder.config
         levels = config.targets.num_levels(encoder)
         shape = MaskedSizes(
             feature_dim=sizes.width,
@@ -227,10 +229,11 @@ class Masked(Objective):
     def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions at hidden tokens, mask by mask, and at visible ones where they have a loss."""
         config = self.config
+        batch = batch if "mask0.visible" in batch else self.prepare(batch, step, shard)
         clip = make_clip(encoder, batch["pixels"], config.targets.images)
         grid, image = encoder.clip_grid(clip), clip.shape[2] == 1
         targets_BND = self.make_targets(encoder, clip)
-        masks = self.sample_masks(len(clip), grid, step, shard)
+        masks = [Masks.from_batch(batch, number) for number in range(len(config.masks))]
         predicted, targets, at_visible, read = [], [], [], []
         for number, mask in enumerate(masks):
             visible = mask.context_BM.to(clip.device)
@@ -248,13 +251,20 @@ class Masked(Objective):
         terms = {"prediction": self.mean_error(predicted, targets)}
         if config.targets.context_loss is not None:
             terms["context"] = config.targets.context_loss.weight_at(step) * torch.stack(at_visible).mean()
-        unused = sum(mask.unused for mask in masks) / len(masks)
+        unused = torch.stack([torch.as_tensor(mask.unused) for mask in masks]).mean()
         return Prediction(predicted, targets, config.terms.select(read[0]), terms, {"unused": unused})
 
     def make_targets(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, D]."""
         with torch.set_grad_enabled(self.config.teacher == "shared" and torch.is_grad_enabled()):
             return self.config.targets.make(self.get_target_encoder(encoder), clip_BCTHW)
+
+    def prepare(self, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Batch:
+        """The batch with its masks."""
+        count, frames = batch["pixels"].shape[:2]
+        grid = (max(1, frames // self.sizes.tubelet), *self.sizes.grid)
+        entries = [masks.to_batch(k) for k, masks in enumerate(self.sample_masks(count, grid, step, shard))]
+        return reduce(or_, entries, batch)
 
     def sample_masks(self, batch: int, grid: Grid, step: int, shard: WorldInfo = SINGLE_PROCESS) -> list[Masks]:
         """Masks of every generator for this process's rows, sampled for the batch of all processes."""

@@ -13,6 +13,7 @@ visible tokens is nearest to the batch's median; surplus tokens are dropped at r
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -36,11 +37,22 @@ class Masks:
 
     context_BM: Tensor
     targets_BP: tuple[Tensor, ...]
-    unused: float
+    unused: float | Tensor
 
     def select(self, rows: slice) -> Masks:
         """The masks of some samples."""
         return Masks(self.context_BM[rows], tuple(part[rows] for part in self.targets_BP), self.unused)
+
+    def to_batch(self, number: int) -> dict[str, Tensor]:
+        """These masks as entries of a batch, those of generator `number`."""
+        hidden = {f"mask{number}.hidden{k}": part for k, part in enumerate(self.targets_BP)}
+        return {f"mask{number}.visible": self.context_BM, **hidden, f"mask{number}.unused": torch.tensor(self.unused)}
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, Tensor], number: int) -> Masks:
+        """The masks of generator `number` that `to_batch` put into a batch."""
+        hidden = [value for name, value in batch.items() if name.startswith(f"mask{number}.hidden")]
+        return cls(batch[f"mask{number}.visible"], tuple(hidden), batch[f"mask{number}.unused"])
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Prediction:
     targets: list[Tensor]
     regularised: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
-    logged: dict[str, float] = field(default_factory=dict)
+    logged: dict[str, Tensor] = field(default_factory=dict)
 
 
 def make_clip(encoder: VideoEncoder, frames_BTHWC: Tensor, images: bool) -> Tensor:
@@ -96,6 +96,10 @@ class Objective(nn.Module):
             self.teacher = copy.deepcopy(encoder)
             freeze(self.teacher)
 
+    def prepare(self, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Batch:
+        """The batch with what is drawn for it on the CPU; threads that read ahead call it. shard: as of `predict`."""
+        return batch
+
     def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions, targets and losses of a batch: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where
         the objective reads it. shard: which process's share of the global batch this is."""
@@ -113,7 +117,7 @@ class Objective(nn.Module):
         loss = torch.stack(list(terms.values())).sum()
         with torch.no_grad():
             terms["constant"] = constant_predictor_loss(prediction.targets[0].float(), self.config.loss)
-        return loss, terms | {name: loss.new_tensor(value) for name, value in prediction.logged.items()}
+        return loss, terms | {name: value.to(loss) for name, value in prediction.logged.items()}
 
     def get_target_encoder(self, encoder: VideoEncoder) -> VideoEncoder:
         """The encoder that makes the targets and is kept after training, as V-JEPA 2 evaluates its teacher."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from world_model.distributed import world_info
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.objectives.families import ObjectiveConfig
@@ -39,6 +40,11 @@ class PretrainModel(nn.Module):
     def trained_encoder(self) -> VideoEncoder:
         """The encoder to keep."""
         return self.objective.get_target_encoder(self.encoder)
+
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        """The batch with what the objective draws for it, as masks: a function of both alone, for threads that read
+        ahead."""
+        return self.objective.prepare(batch, step, world_info())
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of clips: `pixels` uint8 [B, T, H, W, C], and `action` [B, T-1, A] where the objective reads

@@ -29,21 +29,17 @@ from world_model.distributed import (
     average_metrics,
     check_same,
     gather_full,
-    gather_rows,
     is_main_process,
     shard_like,
 )
 from world_model.nn.stack import Blocks
 from world_model.training.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
+from world_model.training.loss_watch import LossWatch
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 BF16_PARAMETERS = 5_000_000  # least size of a model that `precision=auto` trains in bf16 on a CPU
 
 Batch = dict[str, Tensor]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot continue; the message has the step, the data and the last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +152,13 @@ def keep_freed_memory() -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the model's blocks (torch.compile) at their first call: a minute, then faster steps, whose results differ
-    in the last digits. An ActionPredictor's rollouts are not compiled. ValueError without a C++ compiler on a CPU.
+    """Compile the model's blocks (torch.compile) at their first call: a minute, then faster steps and rollouts, whose
+    results differ in the last digits. ValueError without a C++ compiler on a CPU.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     compiler = os.environ.get("CXX") or "g++"
     if on_cpu and shutil.which(compiler) is None:
-        raise ValueError(f"trainer.compile=true needs a C++ compiler on a CPU and {compiler} is not installed")
+        raise ValueError(f"compile=true needs a C++ compiler on a CPU and {compiler} is not installed")
     _check_compile_cache()
     for part in model.modules():
         if isinstance(part, Blocks):
@@ -179,8 +175,8 @@ def _check_compile_cache() -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(
-            f"trainer.compile=true keeps compiled code in {CACHE_VARIABLE}={folder}, which cannot be written to "
-            f"({error.strerror}): name another folder, or train with trainer.compile=false"
+            f"compile=true keeps compiled code in {CACHE_VARIABLE}={folder}, which cannot be written to "
+            f"({error.strerror}): name another folder, or set compile=false"
         ) from error
 
 
@@ -191,7 +187,8 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
+    on_gpu = trained[0].device.type == "cuda" if trained else False
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=not on_gpu, fused=on_gpu)
 
 
 def list_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -282,19 +279,24 @@ def train(
     """
     start = checkpoints.restore(model, optimizer) if checkpoints else 0
     check_same(start, "the step of the newest checkpoint")
-    began = time.perf_counter()
+    began, watch = time.perf_counter(), LossWatch(checkpoints, device.type == "cpu")
     for step in range(start, config.steps):
         if hooks.evaluate and step % config.evaluate_every == 0:
+            watch.check()
             hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
         batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
-        loss, terms = train_step(model, batch, optimizer, config, step, checkpoints)
-        if (step + 1) % config.log_every == 0 or step == start:
+        loss, terms = train_step(model, batch, optimizer, config, step, watch)
+        is_logged = (step + 1) % config.log_every == 0 or step == start
+        is_saved = checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps)
+        if is_logged or is_saved:
+            watch.check()
+        if is_logged:
             metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
             seconds = round(time.perf_counter() - began, 3)
             line = {"step": step + 1, "kind": "train", **metrics}
             hooks.log({**line, "lr": learning_rate(config, step), "seconds": seconds})
             hooks.progress(step + 1, metrics)
-        if checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
+        if checkpoints and is_saved:
             checkpoints.save(step + 1, model, optimizer)
     if hooks.evaluate:
         hooks.log({"step": config.steps, "kind": "val", **hooks.evaluate(config.steps)})
@@ -307,10 +309,13 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     config: TrainerConfig,
     step: int,
-    checkpoints: Checkpoints | None = None,
+    watch: LossWatch | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One optimiser step; returns the loss and its terms, detached, as means over processes. Raises TrainingError for a
-    non-finite loss, in all processes, so that none waits."""
+    """One optimiser step; returns the loss and its terms, detached, as means over processes.
+
+    `watch` raises TrainingError for a loss that is not finite: at once, before weights change, or when it is asked, so
+    that no step waits for the device. It does so in all processes, so that none waits for another.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     optimizer.param_groups[0]["weight_decay"] = weight_decay(config, step)  # the group that is decayed
@@ -320,8 +325,7 @@ def train_step(
     with autocast(device, config.precision, trained):
         loss, terms = model.loss(batch, step)
     mean_loss, terms = average_metrics(loss, terms)
-    if not torch.isfinite(mean_loss):
-        raise TrainingError(_describe_nonfinite(step, terms, batch, checkpoints))
+    (watch or LossWatch()).add(step, mean_loss, terms, batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     average_gradients(trained)
@@ -329,16 +333,3 @@ def train_step(
     optimizer.step()
     model.after_step(step)
     return mean_loss, terms | {"grad_norm": gather_full(norm.detach())}
-
-
-def _describe_nonfinite(step: int, terms: dict[str, Tensor], batch: Batch, checkpoints: Checkpoints | None) -> str:
-    values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-    source = ", ".join(
-        f"{name} {gather_rows(batch[name]).tolist()[:8]}" for name in ("episode", "start") if name in batch
-    )
-    paths = checkpoints.list_paths() if checkpoints else []
-    last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
-    return (
-        f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "
-        "Try a lower trainer.lr or trainer.precision=fp32"
-    )

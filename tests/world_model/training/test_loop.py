@@ -21,12 +21,12 @@ from world_model.training.loop import (
     Checkpoints,
     Hooks,
     TrainerConfig,
-    TrainingError,
     learning_rate,
     make_optimizer,
     resolve_precision,
     train,
 )
+from world_model.training.loss_watch import LossWatch, TrainingError
 
 CONFIG = TrainerConfig(steps=10, batch_size=2, warmup=3, checkpoint_every=5, evaluate_every=4, log_every=1)
 CPU = torch.device("cpu")
@@ -133,6 +133,20 @@ def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_pat
         train(model, batches, make_optimizer(model, CONFIG), CONFIG, Checkpoints(tmp_path), Hooks(), CPU)
     assert model.weight.isfinite().all()
     assert Checkpoints(tmp_path).find_newest_step() == 5
+
+
+def test_a_watch_that_is_asked_later_names_the_first_step_whose_loss_was_not_finite():
+    watch = LossWatch(at_once=False)
+    for step, loss in enumerate([1.0, float("inf"), float("nan")]):
+        watch.add(step, torch.tensor(loss), {"term": torch.tensor(loss)}, {"episode": torch.tensor([40 + step])})
+    with pytest.raises(
+        TrainingError, match=r"step 1 \(term inf\); batch from episode \[41\]; there is no checkpoint yet"
+    ):
+        watch.check()
+    watch = LossWatch(at_once=False)
+    watch.add(0, torch.tensor(1.0), {}, {})
+    watch.check()
+    watch.check()
 
 
 def test_a_checkpoint_cut_short_is_named_and_not_used(tmp_path):

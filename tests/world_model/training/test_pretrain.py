@@ -81,6 +81,15 @@ def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
     assert not made.targets[0].requires_grad
 
 
+def test_masks_that_are_drawn_ahead_change_no_number():
+    model, batch = PretrainModel(encoder(), VJEPA2, steps=1), {"pixels": frames(2, 8)}
+    prepared = model.prepare(batch, 4)
+    assert batch.keys() < prepared.keys() and prepared["mask1.hidden0"].shape[0] == 2
+    drawn, ahead = model.loss(batch, 4), model.loss(prepared, 4)
+    assert torch.equal(drawn[0], ahead[0]) and all(torch.equal(drawn[1][name], ahead[1][name]) for name in drawn[1])
+    assert not torch.equal(model.loss(model.prepare(batch, 5), 4)[0], drawn[0]), "the masks in the batch are not used"
+
+
 def test_the_teacher_follows_slowly_and_gets_no_gradient():
     model = PretrainModel(encoder(), VJEPA2, steps=10)
     name = "blocks.0.mlp.fc1.weight"
