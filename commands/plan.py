@@ -24,7 +24,7 @@ class Config(EvaluationKeys):
     """Keys of `jepa plan`."""
 
     model: str
-    """run folder of jepa posttrain"""
+    """run folder of jepa posttrain, or owner/name on the Hugging Face hub"""
     data: Files
     """trajectory file whose held-out episodes give starts and goals"""
     goal: str | list[str] | None = None
