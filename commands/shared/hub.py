@@ -1,7 +1,7 @@
 """Models of the Hugging Face hub: `owner/name`, `owner/name@revision` or `hf://owner/name` in the place of a folder.
 
 A local path always wins over a name of the hub. Only JSON and safetensors are downloaded, into huggingface_hub's own
-cache (HF_HOME), and nothing in them is executed. HF_HUB_OFFLINE=1 reads the cache alone.
+cache (HF_HOME), and nothing in them is executed. HF_HUB_OFFLINE=1 reads the cache alone. `jepa export` uploads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from commands.shared.errors import UsageError, is_disk_full, join_names
+from commands.shared.errors import RunError, UsageError, is_disk_full, join_names
 from data.checks import shorten
 
 SCHEME = "hf://"
@@ -113,12 +113,10 @@ def _describe_missing(name: HubName, error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
     if isinstance(cause, errors.RevisionNotFoundError):
         return f"{here}{name.repo} on the Hugging Face hub has no revision {name.revision or MAIN}"
-    if sentence := describe_refusal(name.repo, cause):
+    if sentence := _describe_refusal(name.repo, cause):
         return f"{here}{sentence}"
-    if isinstance(cause, errors.HfHubHTTPError) or isinstance(cause, OSError) and cause.errno:
+    if (reason := _describe_network(cause)) is None:
         return f"{here}{name.repo} could not be downloaded from the Hugging Face hub: {shorten(cause)}"
-    offline = isinstance(cause, errors.OfflineModeIsEnabled)
-    reason = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
     revision = f" --revision {name.revision}" if name.revision else ""
     return (
         f"{here}{name.repo} of the Hugging Face hub is not complete in the local cache and {reason}: with a network "
@@ -126,7 +124,17 @@ def _describe_missing(name: HubName, error: Exception) -> str:
     )
 
 
-def describe_refusal(repo: str, error: BaseException | None) -> str | None:
+def _describe_network(error: BaseException) -> str | None:
+    """Why the hub did not answer, as a clause; None for an error of another kind."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    is_other = isinstance(error, errors.HfHubHTTPError) or isinstance(error, OSError) and error.errno
+    return None if is_other else "the hub cannot be reached"
+
+
+def _describe_refusal(repo: str, error: BaseException | None) -> str | None:
     """Who may not read or write a repository and what helps, as one sentence; None for an error of another kind."""
     from huggingface_hub import errors
 
@@ -161,3 +169,25 @@ def _describe_content(name: HubName, folder: Path) -> str:
         f"{name.repo} on the Hugging Face hub holds no model that can be read: {' or '.join(DESCRIPTIONS)} with "
         "*.safetensors is needed in its top folder"
     )
+
+
+def upload_model(folder: Path, repo: str, private: bool) -> str:
+    """Upload a folder into a repository, made where it is missing; the address of its page.
+
+    private: whether a repository that is made is seen by its owner alone. Raises RunError with one sentence that names
+    the folder and the command that uploads it later.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        page = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a model of jepa")
+    except Exception as error:  # of the hub, of its client's HTTP library, of the file system
+        reason = _describe_refusal(repo, error) or _describe_network(error) or shorten(error)
+        option = " --private" if private else ""
+        raise RunError(
+            f"{repo} was not uploaded: {reason}; the folder {folder} is kept, and later hf upload "
+            f"{repo} {folder} .{option} uploads it"
+        ) from error
+    return str(page)
