@@ -98,10 +98,24 @@ class PosttrainKeys(EncoderSourceKeys, LoggerKeys):
 
 
 def check_encoder(keys: EncoderSourceKeys, encoder: str) -> None:
-    """Raise UsageError for a model of the Hugging Face hub that is not there; download it where it is."""
-    source = {"pretrained": keys.path, "timm": None}.get(encoder, encoder)
-    if source is not None:
-        resolve_model(source)
+    """Raise UsageError for a model of the Hugging Face hub that is not there, or weights of another kind; download a
+    model that is there."""
+    if encoder == "pretrained":
+        find_weights(keys)
+    elif encoder != "timm":
+        resolve_model(encoder)
+
+
+def find_weights(keys: EncoderSourceKeys) -> Path:
+    """The file or directory of `path=`; UsageError where it is not given or holds a model of this project."""
+    if keys.path is None:
+        raise UsageError(
+            "encoder=pretrained needs path=: a .pt file, a Hugging Face VJEPA2 directory, or owner/name on the hub"
+        )
+    path = resolve_model(keys.path)
+    if (path / "model.json").exists():
+        raise UsageError(f"path={keys.path} is a model of this program: give encoder={keys.path}")
+    return path
 
 
 def load_frozen_encoder(
@@ -110,14 +124,8 @@ def load_frozen_encoder(
     """The encoder of stage 2 and the record of its training. encoder: a run folder, a model of the hub, `pretrained` or
     `timm`."""
     if encoder == "pretrained":
-        if keys.path is None:
-            raise UsageError(
-                "encoder=pretrained needs path=: a .pt file, a Hugging Face VJEPA2 directory, or owner/name on the hub"
-            )
-        options, path = keys.pretrained, resolve_model(keys.path)
-        if (path / "model.json").exists():
-            raise UsageError(f"path={keys.path} is a model of this program: give encoder={keys.path}")
-        pretrained = load_pretrained(path, options.key, options.image_px, options.heads)
+        options = keys.pretrained
+        pretrained = load_pretrained(find_weights(keys), options.key, options.image_px, options.heads)
         console.say(pretrained.summary)
         model, about = pretrained.encoder, {"pretrained": keys.path}
     elif encoder == "timm":

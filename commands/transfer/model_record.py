@@ -202,9 +202,10 @@ def _are_results(results: Any) -> bool:
 
 
 def _find_difference(results: Any, record: ModelRecord) -> str | None:
-    """The first fact of its training in which the model of results differs from a record."""
+    """The first fact of its training that the model of results has otherwise than a record. An encoder lacks what was
+    trained on it."""
     theirs = scrub_paths(results.get("model", {}))
-    return next((key for key, value in record.about.items() if key in theirs and theirs[key] != value), None)
+    return next((key for key, value in theirs.items() if key != "folder" and record.about.get(key) != value), None)
 
 
 # --- the folder

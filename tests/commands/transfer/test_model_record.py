@@ -122,6 +122,9 @@ def test_results_are_those_of_the_model_given_or_beside_it():
     assert find_results(None, record)["success_rate"] == 0.5
     Path("runs/posttrain/d/results.json").write_text(json.dumps(results_of({**about, "data": "bb"})))
     assert find_results(None, record) is None, "results of another model beside it"
+    Path("runs/posttrain/d/results.json").write_text(json.dumps(results_of({**about, "losses": {"loss": "l2"}})))
+    assert find_results(None, record) is None, "results of dynamics trained on it"
+    Path("runs/posttrain/d/results.json").write_text(json.dumps(results_of({**about, "data": "bb"})))
     with pytest.raises(UsageError, match="are of another model, of another data: plan with this one"):
         find_results("runs/posttrain/d", record)
     Path("probe.json").write_text(json.dumps({"probes": {}, "model": about}))
