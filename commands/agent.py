@@ -24,8 +24,9 @@ from world_model.training.loop import compile_blocks
 class Agent:
     """Plans towards a goal image from camera frames, one action a call.
 
-    folder: a run folder of `jepa posttrain` (or the `model` folder in it). overrides: planner settings as on the
-    command line, for example ("planner.samples=400",). device: auto, cpu, cuda or mps. Same seed, same actions.
+    folder: a run folder of `jepa posttrain` (or the `model` folder in it), or a model of the Hugging Face hub
+    (`owner/name`). overrides: planner settings as on the command line, for example ("planner.samples=400",). device:
+    auto, cpu, cuda or mps. Same seed, same actions.
     """
 
     def __init__(
@@ -39,6 +40,14 @@ class Agent:
         self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc)
         self.seed = seed
         self._goal: NDArray[np.uint8] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, device: str = "auto", overrides: tuple[str, ...] = (), seed: int = 0
+    ) -> Agent:
+        """The agent of a folder, or of a model of the Hugging Face hub, `owner/name` or `owner/name@revision`, which is
+        downloaded where needed. The name that libraries of the hub have for it: the same as `Agent(name, ...)`."""
+        return cls(name, device, overrides, seed)
 
     def reset(self) -> None:
         """Forget past frames and the plan: call it when the robot was moved by hand or an episode ends."""

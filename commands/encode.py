@@ -29,7 +29,7 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
 from commands.training.model_folders import derive_preprocessing, open_reader, read_preprocessing
-from commands.training.posttraining import EncoderSourceKeys, load_frozen_encoder
+from commands.training.posttraining import EncoderSourceKeys, check_encoder, load_frozen_encoder
 from data.disk import temporary_beside
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
@@ -47,7 +47,7 @@ class Config(EncoderSourceKeys):
     """Keys of `jepa encode`."""
 
     encoder: str
-    """run folder of jepa pretrain or posttrain; or pretrained (weights made elsewhere, at path=), or timm"""
+    """run folder of jepa pretrain or posttrain, or owner/name on the hub; or pretrained (at path=), or timm"""
     data: Files | None = None
     """trajectory file, a list of them, a glob, or a run folder of jepa collect"""
     video: str | None = None
@@ -75,6 +75,7 @@ def check(config: Config) -> None:
         raise UsageError("give data= (trajectories) or video= (a video file, or a folder of them), and not both")
     if config.video is not None and not Path(config.video).exists():
         raise UsageError(f"video={config.video}: there is no such file or folder")
+    check_encoder(config, config.encoder)
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:

@@ -1,6 +1,7 @@
 """`jepa export`: a trained model, or trajectories, in a format that others read.
 
-A format is an entry of FORMATS: which key gives what it takes (`model=` or `data=`), and what writes it.
+A format is an entry of FORMATS: which key gives what it takes (`model=` or `data=`), and what writes it. Folders with a
+model card can also go to the Hugging Face hub (`to=hf://owner/name`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import envs
 from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, describe_choices
+from commands.shared.hub import SCHEME, HubName, parse_hub_name, upload_model
 from commands.training.model_folders import ModelParts, load_parts, open_reader
+from commands.transfer.model_card import CARD, CardOptions, format_card
+from commands.transfer.model_record import ModelRecord, find_results, read_record, write_model_folder
 from data.formats.lerobot import import_pyarrow
 from data.formats.lerobot_writer import write_lerobot
 from data.formats.minari import write_minari
@@ -37,13 +41,22 @@ class Config:
     """Keys of `jepa export`."""
 
     model: str | None = None
-    """run folder of jepa pretrain or posttrain (its encoder), or weights made elsewhere: .pt file or directory"""
+    """run folder of jepa pretrain or posttrain, weights made elsewhere (.pt file or directory), or owner/name on the
+    Hugging Face hub"""
     data: Files | None = None
     """trajectories: run folder of jepa collect or import, its file, or several"""
     format: str
-    """of a model: official (V-JEPA 2's .pt), huggingface. Of data: robomimic, ogbench, minari, lerobot"""
+    """of a model: jepa (this project's folder), huggingface, official (V-JEPA 2's .pt). Of data: robomimic, ogbench,
+    minari, lerobot"""
     to: str
-    """file (official, robomimic, ogbench) or directory (huggingface, minari, lerobot) to write"""
+    """file (official, robomimic, ogbench) or directory (the others) to write; or hf://owner/name (jepa, huggingface),
+    which uploads a directory"""
+    private: bool = True
+    """whether a repository that to=hf:// makes is private"""
+    license: str | None = None
+    """licence of the weights in the model card (jepa, huggingface), as mit or cc-by-4.0; null: none is stated"""
+    results: str | None = None
+    """run folder of jepa plan whose success rates the model card shows; null: those beside the model, if any"""
     pictures: Pictures = "lossless"
     """of data in lerobot: lossless video, lossy video (a fraction of the size), or images (PNG)"""
 
@@ -51,12 +64,15 @@ class Config:
 @dataclass(frozen=True)
 class ExportFormat:
     """source: key of SOURCES, what is exported. write(source, path, configuration, console) returns how to read the
-    result back. check(configuration) refuses what cannot be written. beside: a further file that is written."""
+    result back. check(configuration) refuses what cannot be written. beside: a further file that is written. read: what
+    reads the source; None: as SOURCES. has_card: whether it is a directory with a model card."""
 
     source: str
     write: Callable[[Any, Path, Config, Console], str]
     check: Callable[[Config], None] = lambda config: None
     beside: Callable[[Path], Path] = lambda path: path
+    read: Callable[[Any], Any] | None = None
+    has_card: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,34 @@ def write_huggingface(parts: ModelParts, path: Path, config: Config, console: Co
     """A VJEPA2 directory. It has no place for an action-conditioned predictor."""
     masked = parts.predictor if isinstance(parts.predictor, MaskedPredictor) else None
     export_huggingface(path, parts.encoder, masked)
+    write_card(read_record(str(config.model)), path, config, "transformers")
     return f"transformers.VJEPA2Model.from_pretrained('{path}') reads it, and so does encoder=pretrained path={path}"
+
+
+def read_described_model(model: str) -> ModelRecord:
+    """What is known of a model of this project, whose weights are read once, so that a damaged one is not published."""
+    record = read_record(model)
+    if record.folder is None:
+        raise UsageError(f"model={model} was made elsewhere: format=jepa is for run folders; choose format=huggingface")
+    load_parts(model)
+    return record
+
+
+def write_jepa(record: ModelRecord, path: Path, config: Config, console: Console) -> str:
+    """A model folder of this project."""
+    write_model_folder(record, path)
+    write_card(record, path, config, "jepa-lab")
+    if record.kind == "dynamics":
+        return f"jepa.Agent.from_pretrained('{path}') loads it, and so does jepa plan model={path}"
+    return f"jepa.load_encoder('{path}') loads it, and so does jepa posttrain encoder={path}"
+
+
+def write_card(record: ModelRecord, path: Path, config: Config, library: str) -> None:
+    """The model card of a folder, with the results of `results=` or beside the model."""
+    target = find_repository(config)
+    results = find_results(config.results, record)
+    options = CardOptions(path.name if target is None else target.repo, library, config.license, results)
+    (path / CARD).write_text(format_card(record, options), encoding="utf-8")
 
 
 # --- trajectories
@@ -157,8 +200,9 @@ def check_npz(config: Config) -> None:
 
 SOURCES: dict[str, Callable[[Any], Any]] = {"model": load_parts, "data": open_trajectories}
 FORMATS = {
+    "jepa": ExportFormat("model", write_jepa, read=read_described_model, has_card=True),
+    "huggingface": ExportFormat("model", write_huggingface, has_card=True),
     "official": ExportFormat("model", write_official),
-    "huggingface": ExportFormat("model", write_huggingface),
     "robomimic": ExportFormat("data", partial(export_episodes, write_robomimic_episodes)),
     "ogbench": ExportFormat("data", partial(export_episodes, write_ogbench_episodes), check_npz, derive_val_path),
     "minari": ExportFormat("data", partial(export_episodes, write_minari_episodes)),
@@ -183,22 +227,56 @@ def find_format(config: Config) -> ExportFormat:
     return FORMATS[name]
 
 
+def find_repository(config: Config) -> HubName | None:
+    """The repository of `to=hf://owner/name`; None for a path."""
+    return parse_hub_name(config.to) if config.to.startswith(SCHEME) else None
+
+
+def find_place(config: Config) -> Path:
+    """The file or folder that is written here, which is uploaded and then removed with `to=hf://`."""
+    target = find_repository(config)
+    return Path(config.to) if target is None else Path(target.repo.replace("/", "--"))
+
+
+def check_card(config: Config, form: ExportFormat) -> None:
+    """Raise UsageError for keys of the model card and the hub that a format does not have, or that cannot be."""
+    keys = ("license", "results")
+    given = [f"{key}={getattr(config, key)}" for key in keys if getattr(config, key) is not None]
+    target = find_repository(config)
+    given += [f"to={config.to}"] if target is not None else []
+    if given and not form.has_card:
+        cards = " or ".join(f"format={name}" for name, other in FORMATS.items() if other.has_card)
+        raise UsageError(f"{given[0]} is for a directory with a model card: choose {cards}, not format={config.format}")
+    if target is not None and target.revision is not None:
+        raise UsageError(f"to={config.to}: an upload becomes the newest revision; give to={SCHEME}{target.repo}")
+    if config.results is not None and not Path(config.results).exists():
+        raise UsageError(f"results={config.results}: there is no such folder; give runs/plan/NAME")
+
+
 def check(config: Config) -> None:
     """What can be known before anything is read."""
-    form, to = find_format(config), Path(config.to)
+    form, to = find_format(config), find_place(config)
     form.check(config)
+    check_card(config, form)
     for path in (to, form.beside(to)):
         if path.exists():
-            raise UsageError(f"to={path} exists and is not overwritten: give another, or move it away")
+            written = f"to={path}" if find_repository(config) is None else f"the folder {path}, which is uploaded,"
+            raise UsageError(f"{written} exists and is not overwritten: give another, or move it away")
 
 
 def run(config: Config, folder: None, console: Console) -> None:
-    """Read the source, write the format."""
-    form, to = find_format(config), Path(config.to)
-    source = SOURCES[form.source](getattr(config, form.source))
+    """Read the source, write the format, and upload it where `to=hf://` says so."""
+    form, to = find_format(config), find_place(config)
+    source = (form.read or SOURCES[form.source])(getattr(config, form.source))
     with remove_on_failure(to, form.beside(to)):
         note = form.write(source, to, config, console)
-    console.say(f"wrote {to} ({source.summary}); {note}")
+    target = find_repository(config)
+    if target is None:
+        console.say(f"wrote {to} ({source.summary}); {note}")
+        return
+    page = upload_model(to, target.repo, config.private)
+    shutil.rmtree(to)
+    console.say(f"uploaded {page} ({source.summary}); {note.replace(str(to), target.repo)}")
 
 
 @contextmanager

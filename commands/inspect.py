@@ -9,6 +9,7 @@ from typing import Any
 
 from commands.shared.console import Console, format_table
 from commands.shared.errors import RunError, UsageError, join_names
+from commands.shared.hub import resolve_model
 from commands.shared.runs import FINISHED, flatten, read_json
 from commands.training.model_folders import MODEL, load_encoder, open_reader
 from commands.transfer.collection import FILE
@@ -24,20 +25,20 @@ class Config:
     """Keys of `jepa inspect`."""
 
     path: str
-    """run folder, model folder, trajectory file (.h5), or record of a cell (.json)"""
+    """run folder, model folder, trajectory file (.h5), record of a cell (.json), or owner/name on the hub"""
     verify: bool = False
     """whether every number of a trajectory file is read and compared with its checksum"""
 
 
 def check(config: Config) -> None:
     """Refuse a path that does not exist."""
-    if not Path(config.path).exists():
+    if not resolve_model(config.path).exists():
         raise UsageError(f"path={config.path}: there is no such file or folder")
 
 
 def run(config: Config, folder: None, console: Console) -> None:
     """Print one line a fact, for all that the path holds."""
-    parts = list(describe_path(Path(config.path), config.verify))
+    parts = list(describe_path(resolve_model(config.path), config.verify))
     if not parts:
         raise RunError(f"{config.path} is no run folder, model folder, trajectory file or record of jepa")
     for title, rows in parts:

@@ -26,7 +26,7 @@ class Config(EvaluationKeys):
     """Keys of `jepa plan`."""
 
     model: str
-    """run folder of jepa posttrain; or MODULE:CLASS, a world model of your own (docs/guides/own_model.md)"""
+    """run folder of jepa posttrain, owner/name on the Hugging Face hub, or MODULE:CLASS (docs/guides/own_model.md)"""
     model_options: dict[str, Any] = field(default_factory=dict)
     """arguments of the class of model=MODULE:CLASS, as {weights: mine.pt}"""
     data: Files

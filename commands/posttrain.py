@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.runs import RunFolder
-from commands.training.posttraining import PosttrainKeys, posttrain
+from commands.training.posttraining import PosttrainKeys, check_encoder, posttrain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Config(PosttrainKeys):
     """Keys of `jepa posttrain`."""
 
     encoder: str
-    """run folder of jepa pretrain; or pretrained: weights made elsewhere, at path=; or timm: a timm model"""
+    """run folder of jepa pretrain, or owner/name on the hub; or pretrained (made elsewhere, at path=), or timm"""
     data: Files
     """trajectory file, a list of them, a glob, or a run folder of jepa collect"""
 
@@ -23,6 +23,7 @@ class Config(PosttrainKeys):
 def check(config: Config) -> None:
     """What can be known before a folder is made."""
     config.check()
+    check_encoder(config, config.encoder)
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:

@@ -61,7 +61,7 @@ class Config(RunKeys):
     """Keys of `jepa probe`."""
 
     model: str
-    """run folder of jepa pretrain or jepa posttrain"""
+    """run folder of jepa pretrain or jepa posttrain, or owner/name on the Hugging Face hub"""
     data: Files
     """trajectory file: probes are fitted on train, chosen on val and reported on eval"""
     on_damaged: OnDamaged = "error"

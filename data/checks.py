@@ -43,11 +43,15 @@ def resolve_inside(root: Path, name: str, source: Path | str) -> Path:
     """The path that `name`, as the file `source` has it, gives in the folder `root`.
 
     FileError if it leads out of the folder: an absolute path, one with `..`, or a symbolic link on the way. Links of
-    Hugging Face's cache, from snapshots/REVISION to blobs, stay inside.
+    Hugging Face's cache, from models--OWNER--NAME/snapshots/REVISION to blobs beside snapshots, and from there to the
+    blobs that all models share, stay inside.
     """
     top = root.resolve()
-    cached = [folder for folder in (top, *top.parents) if folder.parent.name == "snapshots"]
-    inside = [top, *(folder.parent.parent / "blobs" for folder in cached)]
+    inside = [top]
+    for folder in (top, *top.parents):
+        repo = folder.parent.parent
+        if folder.parent.name == "snapshots":
+            inside += [repo / "blobs", *([repo.parent / "blobs"] if "--" in repo.name else [])]
     try:
         path = root / name
         target = path.resolve()

@@ -20,6 +20,7 @@ from torch import Tensor
 import envs
 from commands.config.schema import build
 from commands.shared.errors import RunError, UsageError
+from commands.shared.hub import resolve_model
 from commands.shared.runs import FINISHED, read_json
 from data.checks import parse_fields
 from data.pictures import Preprocessing
@@ -66,8 +67,9 @@ class ModelParts:
 
 
 def load_parts(model: str | Path) -> ModelParts:
-    """The networks of a run folder, or of weights made elsewhere (a `.pt` file, a Hugging Face directory)."""
-    path = Path(model)
+    """The networks of a run folder, or of weights made elsewhere (a `.pt` file, a Hugging Face directory), here or on
+    the Hugging Face hub."""
+    path = resolve_model(model)
     if path.is_file() or holds_weights(path):
         pretrained = load_pretrained(path)
         return ModelParts(pretrained.encoder, pretrained.predictor, None, pretrained.summary)
@@ -132,8 +134,8 @@ def check_blocks(depth: int, width: int, tensors: dict[str, Tensor], stem: str, 
 
 
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
-    """The frozen encoder of a run folder, or of its model folder, and the record of its training. Latent dynamics give
-    theirs."""
+    """The frozen encoder of a run folder, its model folder, or a model of the Hugging Face hub (`owner/name`), and the
+    record of its training. Latent dynamics give theirs."""
     path = find_model_folder(folder)
     if read_model_kind(path) == "dynamics":
         dynamics, about = load_dynamics(folder)
@@ -158,8 +160,8 @@ def save_dynamics(folder: Path, dynamics: LatentDynamics, about: dict[str, Any])
 
 
 def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LatentDynamics, dict[str, Any]]:
-    """The latent dynamics of a run folder of `jepa posttrain`, or of its model folder, and the record of their
-    training."""
+    """The latent dynamics of a run folder of `jepa posttrain`, its model folder, or a model of the Hugging Face hub
+    (`owner/name`), and the record of their training."""
     path = find_model_folder(folder)
     if read_model_kind(path) == "encoder":
         raise CheckpointError(
@@ -184,14 +186,17 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
 
 
 def find_model_folder(folder: str | Path) -> Path:
-    """The folder with model.json: the one given, or its subfolder `model`."""
-    path = Path(folder)
-    if path.is_file():
-        raise CheckpointError(f"{path} is a file; weights made elsewhere are read with encoder=pretrained path={path}")
+    """The folder with model.json: the one given, its subfolder `model`, or that of a model of the Hugging Face hub
+    (`owner/name`), which is downloaded where needed."""
+    path = resolve_model(folder)
+    described = (path / "model.json").exists()
+    if path.is_file() or holds_weights(path) and not described:
+        what = "is a file" if path.is_file() else "holds no model.json"
+        raise CheckpointError(f"{folder} {what}; weights made elsewhere are read with encoder=pretrained path={folder}")
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}; give a run folder of jepa pretrain or jepa posttrain")
     inside = path / MODEL
-    if not (path / "model.json").exists() and not inside.exists() and (path / "config.json").exists():
+    if not described and not inside.exists() and (path / "config.json").exists():
         raise CheckpointError(f"{path} is not finished: run its command again to complete it")
     return inside if inside.exists() else path
 

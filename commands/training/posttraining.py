@@ -16,6 +16,7 @@ from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
+from commands.shared.hub import resolve_model
 from commands.shared.runs import write_json
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
 from commands.training.model_folders import (
@@ -73,7 +74,7 @@ class EncoderSourceKeys(RunKeys):
     """Where a frozen encoder comes from that was trained elsewhere."""
 
     path: str | None = None
-    """encoder=pretrained: .pt file of V-JEPA 2, 2-AC or 2.1, or Hugging Face VJEPA2 directory"""
+    """encoder=pretrained: .pt file of V-JEPA 2, 2-AC or 2.1, Hugging Face VJEPA2 directory, or owner/name on the hub"""
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     """facts that such a file may lack"""
     timm: TimmConfig = field(default_factory=TimmConfig)
@@ -96,15 +97,35 @@ class PosttrainKeys(EncoderSourceKeys, LoggerKeys):
         world_info().split_rows(self.trainer.batch_size)
 
 
+def check_encoder(keys: EncoderSourceKeys, encoder: str) -> None:
+    """Raise UsageError for a model of the Hugging Face hub that is not there, or weights of another kind; download a
+    model that is there."""
+    if encoder == "pretrained":
+        find_weights(keys)
+    elif encoder != "timm":
+        resolve_model(encoder)
+
+
+def find_weights(keys: EncoderSourceKeys) -> Path:
+    """The file or directory of `path=`; UsageError where it is not given or holds a model of this project."""
+    if keys.path is None:
+        raise UsageError(
+            "encoder=pretrained needs path=: a .pt file, a Hugging Face VJEPA2 directory, or owner/name on the hub"
+        )
+    path = resolve_model(keys.path)
+    if (path / "model.json").exists():
+        raise UsageError(f"path={keys.path} is a model of this program: give encoder={keys.path}")
+    return path
+
+
 def load_frozen_encoder(
     keys: EncoderSourceKeys, encoder: str | Path, console: Console
 ) -> tuple[VideoEncoder, dict[str, Any]]:
-    """The encoder of stage 2 and the record of its training. encoder: a run folder, `pretrained` or `timm`."""
+    """The encoder of stage 2 and the record of its training. encoder: a run folder, a model of the hub, `pretrained` or
+    `timm`."""
     if encoder == "pretrained":
-        if keys.path is None:
-            raise UsageError("encoder=pretrained needs path=: a .pt file, or a Hugging Face VJEPA2 directory")
         options = keys.pretrained
-        pretrained = load_pretrained(Path(keys.path), options.key, options.image_px, options.heads)
+        pretrained = load_pretrained(find_weights(keys), options.key, options.image_px, options.heads)
         console.say(pretrained.summary)
         model, about = pretrained.encoder, {"pretrained": keys.path}
     elif encoder == "timm":

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from httpx2 import Request, Response
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 
 from commands import export
 from commands.cli.main import main
-from commands.training.model_folders import save_dynamics, save_encoder
+from commands.training.model_folders import load_dynamics, load_encoder, save_dynamics, save_encoder
 from tests.world_model.small import VJEPA2, dynamics, shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_pretrained
@@ -116,7 +119,7 @@ def test_nothing_is_overwritten_and_what_is_wrong_is_said_in_one_sentence(capsys
     model = "model=runs/pretrain/r"
     for words, code, said in (
         ((model, "format=official", "to=there.pt"), 2, "to=there.pt exists and is not overwritten"),
-        ((model, "format=offical", "to=v.pt"), 2, "did you mean official? (choices: official, huggingface, "),
+        ((model, "format=offical", "to=v.pt"), 2, "did you mean official? (choices: jepa, huggingface, official, "),
         (("format=official", "to=v.pt"), 2, "format=official exports a model: give model=..."),
         ((model, "to=v.pt"), 2, "format must be given"),
         ((model, "format=official", "to=v.pt"), 1, "cannot hold this encoder: rope=interleaved"),
@@ -124,6 +127,17 @@ def test_nothing_is_overwritten_and_what_is_wrong_is_said_in_one_sentence(capsys
         (("model=runs/posttrain/d", "format=official", "to=v.pt"), 1, "rope=interleaved"),
         (("model=runs/none", "format=official", "to=v.pt"), 1, "there is no folder runs/none"),
         (("model=there.pt", "format=official", "to=v.pt"), 1, "there.pt"),
+        (("model=there.pt", "format=jepa", "to=v"), 2, "made elsewhere: format=jepa is for run folders"),
+        (
+            (model, "format=official", "to=hf://me/v"),
+            2,
+            "choose format=jepa or format=huggingface, not format=official",
+        ),
+        ((model, "format=official", "license=mit", "to=v.pt"), 2, "license=mit is for a directory with a model card"),
+        ((model, "format=jepa", "to=hf://v"), 2, "hf://v names no model: write hf://owner/name"),
+        ((model, "format=jepa", "to=hf://me/v@main"), 2, "becomes the newest revision; give to=hf://me/v"),
+        ((model, "format=jepa", "to=v", "results=runs/plan/p"), 2, "results=runs/plan/p: there is no such folder"),
+        ((model, "format=jepa", "to=v", "results=runs"), 2, "results=runs holds no results of jepa plan"),
     ):
         assert main(["export", *words]) == code, words
         message = capsys.readouterr().err
@@ -162,3 +176,80 @@ def test_a_model_and_data_at_once_are_refused(capsys):
     ):
         assert main(["export", "model=x", "data=y", f"format={format}", "to=out"]) == 2, other
         assert says in capsys.readouterr().err
+
+
+def record_calls(monkeypatch, failing: Exception | None = None) -> list[tuple[str, dict]]:
+    """Let uploads go nowhere; the calls of HfApi, with the files that a folder held then."""
+    calls: list[tuple[str, dict]] = []
+
+    def create_repo(self, repo, **options):
+        calls.append(("create_repo", {"repo": repo, **options}))
+        return f"https://huggingface.co/{repo}"
+
+    def upload_folder(self, *, folder_path, **options):
+        if failing is not None:
+            raise failing
+        files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+        calls.append(("upload_folder", {**options, "files": files}))
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return calls
+
+
+def test_a_model_folder_with_its_card_is_uploaded_into_a_private_repository(tmp_path, monkeypatch, capsys):
+    calls = record_calls(monkeypatch)
+    about = {"env": "reacher", "pretrained": str(tmp_path / "vitl.pt")}
+    save_dynamics(Path("runs/posttrain/d/model"), dynamics("tokens"), about)
+    assert main(["export", "model=runs/posttrain/d", "format=jepa", "to=hf://me/reach", "license=mit"]) == 0
+    said = capsys.readouterr().out
+    assert "uploaded https://huggingface.co/me/reach (latent dynamics with their encoder)" in said
+    assert "jepa.Agent.from_pretrained('me/reach') loads it, and so does jepa plan model=me/reach" in said
+    created, uploaded = calls
+    assert created == ("create_repo", {"repo": "me/reach", "private": True, "exist_ok": True})
+    files = uploaded[1].pop("files")
+    assert uploaded[1]["repo_id"] == "me/reach" and files.keys() == {"README.md", "model.json", "model.safetensors"}
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+    assert b'Agent.from_pretrained("me/reach")' in files["README.md"]
+    assert not Path("me--reach").exists(), "what was uploaded is removed here"
+
+
+def test_a_hugging_face_directory_is_uploaded_publicly_where_that_is_asked_for(monkeypatch):
+    finished_run()
+    calls = record_calls(monkeypatch)
+    words = ["model=runs/pretrain/r", "format=huggingface", "to=hf://me/video", "private=false"]
+    assert main(["export", *words]) == 0
+    assert calls[0][1]["private"] is False
+    files = calls[1][1]["files"]
+    assert files.keys() == {"README.md", "config.json", "model.safetensors", "video_preprocessor_config.json"}
+    assert files["README.md"].startswith(b"---\nlibrary_name: transformers\n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (OfflineModeIsEnabled("no"), "HF_HUB_OFFLINE is set"),
+        (TimeoutError("[Errno -2] Name or service not known"), "the hub cannot be reached"),
+        (HfHubHTTPError("401", response=Response(401, request=Request("POST", "https://x"))), "hf auth login"),
+    ],
+)
+def test_a_folder_that_cannot_be_uploaded_is_kept_and_named(monkeypatch, capsys, failure, says):
+    save_dynamics(Path("runs/posttrain/d/model"), dynamics("tokens"), {"env": "reacher"})
+    record_calls(monkeypatch, failure)
+    words = ["export", "model=runs/posttrain/d", "format=jepa", "to=hf://me/reach"]
+    assert main(words) == 1
+    message = capsys.readouterr().err
+    assert says in message and message.count("\n") == 1, message
+    assert "the folder me--reach is kept, and later hf upload me/reach me--reach . --private uploads it" in message
+    assert load_dynamics("me--reach")[1] == {"env": "reacher"}
+    assert main(words) == 2
+    assert "the folder me--reach, which is uploaded, exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_a_model_folder_written_here_is_read_as_the_run_it_came_from(capsys):
+    model = finished_run()
+    assert main(["export", "model=runs/pretrain/r", "format=jepa", "to=out"]) == 0
+    assert "jepa.load_encoder('out') loads it, and so does jepa posttrain encoder=out" in capsys.readouterr().out
+    assert_same(load_encoder("out")[0], model.objective.teacher)
+    assert main(["export", "model=out", "format=jepa", "to=again"]) == 0
+    assert Path("again/model.json").read_bytes() == Path("out/model.json").read_bytes()

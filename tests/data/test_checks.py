@@ -73,6 +73,20 @@ def test_the_cache_of_hugging_face_links_from_a_snapshot_to_its_blobs(tmp_path):
         resolve_inside(snapshot, "other.safetensors", "index")
 
 
+def test_blobs_that_all_models_of_the_cache_share_are_read_and_no_other_blobs(tmp_path):
+    for repo in ("models--a--b", "mine"):
+        snapshot, blobs, shared = tmp_path / repo / "snapshots/123", tmp_path / repo / "blobs", tmp_path / "blobs/ab"
+        for folder in (snapshot, blobs, shared):
+            folder.mkdir(parents=True, exist_ok=True)
+        (shared / "abcd").write_text("weights")
+        (blobs / "etag").symlink_to("../../blobs/ab/abcd")
+        (snapshot / "model.safetensors").symlink_to("../../blobs/etag")
+    known = tmp_path / "models--a--b/snapshots/123"
+    assert resolve_inside(known, "model.safetensors", "index").read_text() == "weights"
+    with pytest.raises(FileError, match="leads out of"):
+        resolve_inside(tmp_path / "mine/snapshots/123", "model.safetensors", "index")
+
+
 def test_a_pipe_is_refused_before_it_is_opened(root):
     os.mkfifo(root / "pipe")
     for check in (check_regular, read_json, lambda path: resolve_inside(root, path.name, "info.json")):
