@@ -60,7 +60,7 @@ COMMANDS = {
         Command("pretrain", grows=("trainer.steps",), free=(*TRAINING_FREE, "video.workers"), together=True),
         Command("posttrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
         Command("encode", free=("device",)),
-        Command("plan", free=("workers", "videos")),
+        Command("plan", free=("workers", "env_workers", "videos")),
         Command("probe"),
         Command(
             "compare",

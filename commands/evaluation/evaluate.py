@@ -191,7 +191,7 @@ def play_methods(
         began = time.perf_counter()
         videos = keys.videos if name == next(iter(policies)) else 0
         cases = few_cases if name == ORACLE_COST_METHOD else setup.cases
-        runs[name] = play_policy(policy, name, setup, console, videos, cases)
+        runs[name] = play_policy(policy, name, setup, console, videos, cases, keys.env_workers)
         seconds[name] = round(time.perf_counter() - began, 2)
         console.say(f"{name:22s} {_format_rates(runs[name], setup.task)}, {seconds[name]} s")
     return runs, seconds

@@ -53,17 +53,26 @@ class EvaluationKeys(RunKeys):
     """episodes whose checksum fails: error, or skip to leave them out"""
     workers: Annotated[int, Ge(0)] = 0
     """threads that simulate for the oracle; 0: one per core; changes no result"""
+    env_workers: Annotated[int, Ge(0)] = 0
+    """processes that simulate and render the episodes; 0: this one (enough where planning takes the time); changes no
+    result"""
     videos: Annotated[int, Ge(0)] = 6
     """rollout videos to write"""
 
 
 def play_policy(
-    policy: Any, name: str, setup: EvaluationSetup, console: Console, videos: int = 0, cases: Cases | None = None
+    policy: Any,
+    name: str,
+    setup: EvaluationSetup,
+    console: Console,
+    videos: int = 0,
+    cases: Cases | None = None,
+    workers: int = 0,
 ) -> Rollouts:
-    """Play the setup's cases, or the given ones, in environments of this process."""
+    """Play the setup's cases, or the given ones, in environments of this process or of so many workers."""
     budget = setup.protocol.budget
     assert budget is not None
-    make_vector = partial(VectorGoalEnv, setup.task.name, num_workers=0, **setup.env_kwargs)
+    make_vector = partial(VectorGoalEnv, setup.task.name, num_workers=workers, **setup.env_kwargs)
     with console.progress(name, budget, "environment steps") as progress:
         run = run_episodes(
             policy, make_vector, cases or setup.cases, budget, videos, progress.update, setup.preprocessing

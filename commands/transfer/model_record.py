@@ -22,7 +22,7 @@ from commands.training.model_folders import MODEL, find_model_folder, open_reade
 from world_model.interop.huggingface import holds_weights
 
 # Words of a command line that say where it ran, not what.
-PLACES = ("runs", "device", "workers", "logger")
+PLACES = ("runs", "device", "workers", "env_workers", "logger")
 # Keys of a run whose values are run folders, in the order in which these are made.
 PARENTS = ("data", "start", "encoder")
 # A path within a text, which is neither the middle of a name nor the address of a page.

@@ -19,6 +19,7 @@ from commands.evaluation.protocol import (
     EvaluationSetup,
     OracleCostConfig,
     ProtocolConfig,
+    RandomPolicy,
     detect_success,
     resolve_protocol,
 )
@@ -75,6 +76,17 @@ def play(setup, steps=1):
     policy = Recorder()
     setup = replace(setup, protocol=replace(setup.protocol, budget=steps))
     return play_policy(policy, "recorder", setup, CONSOLE, videos=COUNT), policy.goal_frames
+
+
+@pytest.mark.slow
+def test_episodes_in_worker_processes_are_those_of_this_process(cases):
+    setup = make_setup(cases)
+    setup = replace(setup, protocol=replace(setup.protocol, budget=2))
+    here, there = (
+        play_policy(RandomPolicy(REACHER), "random", setup, CONSOLE, videos=COUNT, workers=workers)
+        for workers in (0, 2)
+    )
+    assert np.array_equal(here.frames, there.frames) and np.array_equal(here.distances, there.distances)
 
 
 def list_appearance(env):
