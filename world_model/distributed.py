@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 import torch
@@ -175,25 +176,62 @@ def check_same(number: int, name: str) -> None:
         raise DistributedError(f"processes differ in {name} ({numbers}): all machines must see the same folder runs=")
 
 
-def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace every gradient by its mean over processes; those of a sharded model are means already.
+class GradientAverager:
+    """Replaces gradients by their means over processes, a bucket at a time and while the backward pass goes on: a
+    bucket is sent once all its gradients are there. Gradients of a sharded model are means already.
 
     DistributedDataParallel would need one `forward`, and a use of every parameter or a search for unused ones. Encoders
-    here are called by several methods, and unused parameters are the same in all processes. The cost: communication
-    does not overlap with the backward pass.
+    here are called by several methods, and unused parameters are the same in all processes.
     """
-    if world_info().world == 1:
-        return
-    grads = [p.grad for p in parameters if p.grad is not None and not is_sharded(p.grad)]
-    while grads:
-        count, size = 1, grads[0].numel()
-        while count < len(grads) and size + grads[count].numel() <= BUCKET_SIZE:
-            size += grads[count].numel()
-            count += 1
-        bucket, grads = grads[:count], grads[count:]
-        mean = _mean(torch.cat([grad.flatten() for grad in bucket]))
-        parts = mean.split([grad.numel() for grad in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        """parameters: in the order of the forward pass, as far as there is one: the last gradients come first."""
+        self._buckets: list[list[Tensor]] = []
+        self._sent: dict[int, tuple[Tensor, Any]] = {}
+        self._missing: list[int] = []
+        self._hooks: list[Any] = []
+        if world_info().world == 1:
+            return
+        size = BUCKET_SIZE
+        for parameter in reversed([p for p in parameters if not is_sharded(p)]):
+            if size + parameter.numel() > BUCKET_SIZE:
+                self._buckets.append([])
+                size = 0
+            self._buckets[-1].append(parameter)
+            size += parameter.numel()
+            count = partial(self._count, len(self._buckets) - 1)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(count))
+        self._missing = [len(bucket) for bucket in self._buckets]
+
+    def _count(self, number: int, parameter: Tensor) -> None:
+        """Send bucket `number` if this was its last gradient."""
+        self._missing[number] -= 1
+        if self._missing[number] == 0:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        grads = [p.grad.flatten() for p in self._buckets[number] if p.grad is not None]
+        if grads:
+            total = torch.cat(grads)
+            self._sent[number] = total, dist.all_reduce(total, async_op=True)
+
+    def finish(self) -> None:
+        """Wait for all means and put them in the gradients' places; after every backward pass."""
+        for number in range(len(self._buckets)):
+            if number not in self._sent:  # some of its parameters are unused
+                self._send(number)
+        for number, (total, work) in self._sent.items():
+            work.wait()
+            grads = [p.grad for p in self._buckets[number] if p.grad is not None]
+            parts = (total / world_info().world).split([grad.numel() for grad in grads])
+            torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
+        self._sent = {}
+        self._missing = [len(bucket) for bucket in self._buckets]
+
+    def close(self) -> None:
+        """Leave later backward passes alone."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def distribute_model(model: nn.Module, parallel: Parallel, device: torch.device, bf16: bool) -> nn.Module:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.world_model.small import FUTURE, PLDM, SIZES, VJEPA2, dynamics, frames, shake
+from world_model import distributed
 from world_model.distributed import (
     DistributedError,
     average,
@@ -140,6 +141,7 @@ def in_turn(folder: Path) -> str:
 def main(folder: Path) -> None:
     """All of it, in one of two processes."""
     torch.set_num_threads(1)
+    distributed.BUCKET_SIZE = 1000  # gradients of these small models in many parts
     try:
         with connect_processes(read_launch(), CPU):
             found: dict[str, Any] = {case: trained(*case) for case in CASES}

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,8 +24,8 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from world_model.distributed import (
+    GradientAverager,
     Parallel,
-    average_gradients,
     average_metrics,
     check_same,
     gather_full,
@@ -280,24 +280,25 @@ def train(
     start = checkpoints.restore(model, optimizer) if checkpoints else 0
     check_same(start, "the step of the newest checkpoint")
     began, watch = time.perf_counter(), LossWatch(checkpoints, device.type == "cpu")
-    for step in range(start, config.steps):
-        if hooks.evaluate and step % config.evaluate_every == 0:
-            watch.check()
-            hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
-        batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
-        loss, terms = train_step(model, batch, optimizer, config, step, watch)
-        is_logged = (step + 1) % config.log_every == 0 or step == start
-        is_saved = checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps)
-        if is_logged or is_saved:
-            watch.check()
-        if is_logged:
-            metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
-            seconds = round(time.perf_counter() - began, 3)
-            line = {"step": step + 1, "kind": "train", **metrics}
-            hooks.log({**line, "lr": learning_rate(config, step), "seconds": seconds})
-            hooks.progress(step + 1, metrics)
-        if checkpoints and is_saved:
-            checkpoints.save(step + 1, model, optimizer)
+    with closing(GradientAverager(list_parameters(optimizer))) as averager:
+        for step in range(start, config.steps):
+            if hooks.evaluate and step % config.evaluate_every == 0:
+                watch.check()
+                hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
+            batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
+            loss, terms = train_step(model, batch, optimizer, config, step, watch, averager)
+            is_logged = (step + 1) % config.log_every == 0 or step == start
+            is_saved = checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps)
+            if is_logged or is_saved:
+                watch.check()
+            if is_logged:
+                metrics = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
+                seconds = round(time.perf_counter() - began, 3)
+                line = {"step": step + 1, "kind": "train", **metrics}
+                hooks.log({**line, "lr": learning_rate(config, step), "seconds": seconds})
+                hooks.progress(step + 1, metrics)
+            if checkpoints and is_saved:
+                checkpoints.save(step + 1, model, optimizer)
     if hooks.evaluate:
         hooks.log({"step": config.steps, "kind": "val", **hooks.evaluate(config.steps)})
     return start
@@ -310,11 +311,13 @@ def train_step(
     config: TrainerConfig,
     step: int,
     watch: LossWatch | None = None,
+    averager: GradientAverager | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One optimiser step; returns the loss and its terms, detached, as means over processes.
 
     `watch` raises TrainingError for a loss that is not finite: at once, before weights change, or when it is asked, so
-    that no step waits for the device. It does so in all processes, so that none waits for another.
+    that no step waits for the device. It does so in all processes, so that none waits for another. averager: of the
+    optimiser's parameters, where several processes train.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
@@ -328,7 +331,8 @@ def train_step(
     (watch or LossWatch()).add(step, mean_loss, terms, batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    average_gradients(trained)
+    if averager is not None:
+        averager.finish()
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()
     model.after_step(step)
