@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.world_model.small import SIZES
 from world_model.encoder import VideoEncoder
 from world_model.nn.layers import (
+    FUSED_TOKENS,
     Block,
     BlockConfig,
     Rotary,
@@ -54,9 +55,9 @@ def test_positions_with_a_batch_axis_equal_each_row_alone():
         torch.testing.assert_close(both[row], make_rotary(places[row], 16).rotate(x[row]))
 
 
-@pytest.mark.parametrize("S", [1, 3])
-def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it(S):
-    B, h, n, L, m, d = 2, 2, 4, 5, 6, 8
+@pytest.mark.parametrize(("S", "n"), [(1, 4), (3, 4), (3, FUSED_TOKENS), (1, FUSED_TOKENS)])
+def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it(S, n):
+    B, h, L, m, d = 2, 2, 5, 6, 8
     q, own_k, own_v = torch.randn(B, S, h, n, d), torch.randn(B, S, h, m, d), torch.randn(B, S, h, m, d)
     prefix_k, prefix_v = torch.randn(B, h, L, d), torch.randn(B, h, L, d)
     valid = torch.tensor([[True] * 5, [False, False, True, True, True]])
@@ -66,6 +67,8 @@ def test_attention_to_a_shared_prefix_equals_attention_to_copies_of_it(S):
             keys = torch.cat((prefix_k[b][:, valid[b]], own_k[b, s]), 1)
             values = torch.cat((prefix_v[b][:, valid[b]], own_v[b, s]), 1)
             torch.testing.assert_close(found[b, s], F.scaled_dot_product_attention(q[b, s], keys, values))
+    alone = attend_shared_prefix(q, (prefix_k[:, :, :0], prefix_v[:, :, :0]), (own_k, own_v), None)
+    torch.testing.assert_close(alone, F.scaled_dot_product_attention(q, own_k, own_v))
 
 
 def test_a_masked_token_does_not_reach_another():
