@@ -1,4 +1,5 @@
-"""`jepa plan`: reach goals given as images, zero-shot, beside every baseline of the protocol."""
+"""`jepa plan`: reach goals given as images, zero-shot, beside every baseline of the protocol; on data without a
+simulator, plan at recorded moments."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from commands.config.groups import make_planner
 from commands.config.keys import Files
 from commands.evaluation.evaluate import evaluate, format_headline, load_setup, warn_of_time_limit
 from commands.evaluation.methods import EvaluationKeys
+from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.protocol import draw_starts
 from commands.evaluation.scenes import changes_scenes, check_scenes
@@ -29,6 +31,9 @@ class Config(EvaluationKeys):
     """trajectory file whose held-out episodes give starts and goals"""
     goal: str | list[str] | None = None
     """image file to reach instead of those goals, of any size; [A,B]: one after the other"""
+    offline: bool | None = None
+    """whether plans are made at recorded moments, without a simulator, and compared with the recorded actions; null:
+    where the data have no environment here"""
     viewer: Viewer = "none"
     """none, or rerun: those rollouts as episodes.rrd, too, for the viewer of rerun.io (an extra)"""
 
@@ -37,6 +42,9 @@ def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
     find_model_folder(config.model)
     make_planner(config.planner)
+    if plans_offline(config.offline, config.model):
+        check_offline(config, config.goal, config.viewer)
+        return
     if config.goal is not None:
         check_goals(config.goal, config.planner.mpc)
         if (nuisance := config.protocol.goal_nuisance) != "same":
@@ -48,7 +56,11 @@ def check(config: Config) -> None:
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
-    """Evaluate the model in its run folder, or plan to the pictures `goal`."""
+    """Evaluate the model in its run folder, at recorded moments where it is offline, or plan to the pictures `goal`."""
+    if plans_offline(config.offline, config.model):
+        results = evaluate_offline(config, config.data, config.model, folder.path, console)
+        folder.finish(format_offline_headline(results))
+        return
     if config.goal is None:
         results = evaluate(config, config.data, config.model, folder.path, console, viewer=config.viewer)
         folder.finish(format_headline(results))

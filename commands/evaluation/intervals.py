@@ -5,6 +5,7 @@ Measurements of one episode are alike, so the bootstrap resamples episodes (perc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,3 +45,9 @@ def summarise_share(hits_N: NDArray[np.bool_], episode_N: NDArray[np.int64], see
         episodes = len(np.unique(episode_N))
         summary["ci95"] = list(wilson_interval(int(summary["mean"]) * episodes, episodes))
     return summary
+
+
+def format_mean(summary: Mapping[str, Any]) -> str:
+    """A mean and its interval, as "0.81 (0.74 to 0.88)"."""
+    interval = "" if summary["ci95"] is None else " ({:.2f} to {:.2f})".format(*summary["ci95"])
+    return f"{summary['mean']:.2f}{interval}"

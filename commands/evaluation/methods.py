@@ -54,7 +54,7 @@ class EvaluationKeys(RunKeys):
     workers: Annotated[int, Ge(0)] = 0
     """threads that simulate for the oracle; 0: one per core; changes no result"""
     videos: Annotated[int, Ge(0)] = 6
-    """rollout videos to write"""
+    """rollout videos to write; offline: moments to show"""
 
 
 def play_policy(

@@ -21,7 +21,8 @@ import envs
 from commands.config.schema import build
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import FINISHED, read_json
-from data.checks import parse_fields
+from data.checks import FileError, parse_fields
+from data.checks import read_json as read_object
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
@@ -101,6 +102,12 @@ class DynamicsDescription(EncoderDescription):
     frame_px: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
     dynamics: dict[str, Any]
     actions: dict[str, Any]
+
+
+class ModelDescription(pydantic.BaseModel):
+    """model.json."""
+
+    config: EncoderDescription
 
 
 def build_described(hint: Any, mapping: dict[str, Any], source: Path, where: str) -> Any:
@@ -194,6 +201,17 @@ def find_model_folder(folder: str | Path) -> Path:
     if not (path / "model.json").exists() and not inside.exists() and (path / "config.json").exists():
         raise CheckpointError(f"{path} is not finished: run its command again to complete it")
     return inside if inside.exists() else path
+
+
+def read_environment(folder: str | Path) -> str:
+    """The environment that a model was trained in, from its model.json alone; "" for a file that cannot be read, which
+    loading the model explains."""
+    source = find_model_folder(folder) / "model.json"
+    try:
+        described = parse_fields(ModelDescription, read_object(source), source)
+    except (OSError, FileError):
+        return ""
+    return str(described.config.about.get("env", ""))
 
 
 def find_frame_skip(info: StoreInfo) -> int:
