@@ -214,7 +214,7 @@ def summarise_plans(setup: OfflineSetup, planned: PlannedMoments, methods: Metho
         "imagined_cost": {
             "planned": float(planned.cost.mean()),
             "recorded": float(planned.recorded_cost.mean()),
-            "planned_is_lower": summarise_share(planned.cost <= planned.recorded_cost, episode, seed),
+            "others": float(planned.candidate_costs[RECORDED_SOURCE].mean()),
         },
         "plan": {
             "ms_p50": float(np.median(planned.plan_ms)),
