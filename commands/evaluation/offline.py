@@ -154,5 +154,5 @@ def format_offline_headline(results: dict[str, Any]) -> str:
         f"{results['task']}, offline: planned actions {show(MODEL_METHOD)} std from the recorded ones{interval}; "
         f"nearest neighbour {show(NEAREST_METHOD)}, mean action {show(MEAN_METHOD)}, random {show(RANDOM_METHOD)}; "
         f"{rank['rank']['mean']:.0%} of other recorded sequences cost less than the recorded actions (chance 50%); "
-        f"{results['moments']} moments of {results['episodes']} episodes"
+        f"{results['moments']} moments of {results['episodes']} episode{'s' * (results['episodes'] > 1)}"
     )

@@ -71,12 +71,13 @@ def write_offline_report(
         "mean_error": format_mean(errors[MEAN_METHOD]["first_step"]),
         "interval_text": "an interval needs several episodes"
         if results["episodes"] == 1
-        else "95% intervals in brackets, by resampling episodes",
+        else "95% intervals beneath, by resampling episodes",
         "constant_text": f" Constant in train and not compared: {', '.join(constant)}." if constant else "",
         "shown_text": f" The first {shown} of {len(names)} are drawn." if shown < len(names) else "",
         "cost": {name: format_number(value) for name, value in results["imagined_cost"].items()},
         "plan_ms": format_number(results["plan"]["ms_p50"], "ms"),
         "asked_text": f" ({results['asked']} were asked for)" if results["asked"] > results["moments"] else "",
+        "plural": "s" * (results["episodes"] > 1),
         "goal_s": f"{steps['goal_offset_s']:g}",
     }
     html = {

@@ -288,7 +288,7 @@ def test_on_reacher_the_simulator_ranks_recorded_actions_best_and_an_untrained_m
         setup = measures.make_offline_setup(model, reader, planner, cost, ProtocolConfig(episodes=30))
         found[name], *_ = measures.measure_plans(setup, planner, cost, 0, Console())
     true, untrained = found["true"], found["untrained"]
-    assert true["rank"]["recorded"]["rank"]["mean"] < 0.05 < 0.25 < untrained["rank"]["recorded"]["rank"]["mean"]
+    assert true["rank"]["recorded"]["rank"]["mean"] < 0.05 < 0.3 < untrained["rank"]["recorded"]["rank"]["mean"]
     assert true["rank"]["recorded"]["best_tenth"]["mean"] > 0.9
     for column in ("first_step", "average_action"):
         errors = true["action_error"]
@@ -320,7 +320,7 @@ def test_an_evaluation_is_offline_where_the_environment_is_unknown_or_as_asked(t
         ({"protocol": ProtocolConfig(goal_nuisance="clean")}, "protocol.goal_nuisance=clean needs a simulator"),
         ({"protocol": ProtocolConfig(variation="seen")}, "protocol.variation=seen needs a simulator"),
         ({"protocol": ProtocolConfig(min_goal_distance=1.0)}, "protocol.min_goal_distance=1 is a true distance"),
-        ({"protocol": ProtocolConfig(split="train", min_goal_distance=0.0)}, "protocol.split=train: .* choose val or eval"),
+        ({"protocol": ProtocolConfig(split="train")}, "protocol.split=train: .* choose val or eval"),
     ],
 )
 def test_keys_that_need_a_simulator_are_refused_by_name(tmp_path, keys, said):
@@ -336,7 +336,7 @@ def test_the_page_and_the_lines_of_moments_hold_the_results(reader, tmp_path):
     write_offline_report(results, setup, planned, methods, 2, tmp_path)
     text, addresses = read_page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert all(address.startswith(("data:", "#")) for address in addresses)
-    assert "12 moments of 5 held-out episodes (50 were asked for)" in text and "a <remark>" in text
+    assert "12 moments, of 5 held-out episodes (50 were asked for)" in text and "a <remark>" in text
     for name, row in results["action_error"].items():
         assert f"{name} {row['first_step']['mean']:.2f}" in text, name
     assert (tmp_path / "moments.png").exists() and (tmp_path / "open_loop.png").exists()
