@@ -223,10 +223,11 @@ def find_frame_skip(info: StoreInfo) -> int:
 
 def derive_preprocessing(info: StoreInfo, image_px: tuple[int, int]) -> Preprocessing:
     """How a picture becomes a frame as training on this file sees it: cropped as when the file was imported, brought to
-    the size of the file's frames, then to the encoder's."""
+    the size of the file's frames, then to the encoder's. Frames of several cameras are never cropped."""
     source, crop = info.source, "centre"
     while "import" in source:
-        crop, source = source["import"]["view"], source["import"].get("origin", {})
+        several = source["import"].get("cameras", 1) > 1
+        crop, source = "whole" if several else source["import"]["view"], source["import"].get("origin", {})
     height, width, _ = info.frame_hwc
     stored_hw = None if (height, width) == image_px else (height, width)
     return build(Preprocessing, {"size_hw": image_px, "crop": crop, "stored_hw": stored_hw})
