@@ -1,7 +1,8 @@
 """Measures of an evaluation without a simulator: plans at recorded moments beside what the robot did, and baselines.
 
-- the error of actions, as mean absolute difference in standard deviations of the training actions (V-JEPA 2-AC, arXiv
-  2506.09985, reports mean absolute errors of actions on recorded data, too);
+- the error of actions, as mean absolute difference in standard deviations of the training actions. V-JEPA 2-AC (arXiv
+  2506.09985) states mean absolute errors of actions, too, in centimetres; jepa-wms (arXiv 2512.24497) scores plans on
+  recorded DROID episodes by the error of the position at their end, which here is that of the average action;
 - the rank of the recorded actions among candidates by the cost that the planner imagines.
 
 Many plans reach one goal, so the error of a perfect model is above 0 wherever actions can be exchanged; the error of
@@ -176,10 +177,16 @@ def measure_ranks(planned: PlannedMoments) -> dict[str, NDArray[np.float64]]:
 def summarise_plans(setup: OfflineSetup, planned: PlannedMoments, methods: Methods, seed: int) -> dict[str, Any]:
     """The content of results.json that follows from plans."""
     episode, info, spec = setup.moments.index.episode, setup.reader.info, setup.dynamics.spec
+    rows_by_method = measure_errors(setup, methods)
     errors = {
         name: {key: summarise_mean(rows[key], episode, seed) for key in ERRORS}
-        | {"by_dimension": rows["by_dimension"].mean(0).tolist()}
-        for name, rows in measure_errors(setup, methods).items()
+        | {
+            "by_dimension": rows["by_dimension"].mean(0).tolist(),
+            "first_step_minus_model": summarise_mean(
+                rows["first_step"] - rows_by_method[MODEL_METHOD]["first_step"], episode, seed
+            ),
+        }
+        for name, rows in rows_by_method.items()
     }
     ranks = {
         name: {

@@ -82,6 +82,7 @@ def write_offline_report(
     }
     html = {
         "errors_table": _render_errors(errors),
+        "units_table": _render_units(errors, results["actions"]),
         "method_notes": page.render_facts(METHOD_NOTES.items()),
         "dimensions_drawing": _draw_dimensions(errors, names[:shown]),
         "scatter_drawing": _draw_scatter(setup, methods, names[:shown]),
@@ -113,15 +114,32 @@ def write_strips(setup: OfflineSetup, nearest: NDArray[np.int64], count: int, pa
 
 def _render_errors(errors: Mapping[str, Any]) -> str:
     rows = [
-        [render_name(number, name), *(_render_mean(row[key]) for key in ERRORS)]
+        [
+            render_name(number, name),
+            *(_render_mean(row[key]) for key in ERRORS),
+            "" if name == MODEL_METHOD else _render_mean(row["first_step_minus_model"], "+.2f"),
+        ]
         for number, (name, row) in enumerate(errors.items())
     ]
-    return page.render_table(["method", *ERRORS.values()], rows)
+    return page.render_table(["method", *ERRORS.values(), "first step, minus the model's"], rows)
 
 
-def _render_mean(summary: Mapping[str, Any]) -> str:
-    interval = "" if summary["ci95"] is None else "{:.2f}–{:.2f}".format(*summary["ci95"])
-    return f'{summary["mean"]:.2f}<span class="ci">{interval}</span>'
+def _render_units(errors: Mapping[str, Any], actions: Mapping[str, Any]) -> str:
+    """Errors over all steps in environment units, one row a number of the action."""
+    rows = [
+        [
+            escape(name),
+            format_number(std),
+            *(format_number(std * row["by_dimension"][place]) for row in errors.values()),
+        ]
+        for place, (name, std) in enumerate(zip(actions["names"], actions["std"], strict=True))
+    ]
+    return page.render_table(["all steps, environment units", "std of train", *map(escape, errors)], rows)
+
+
+def _render_mean(summary: Mapping[str, Any], spec: str = ".2f") -> str:
+    interval = "" if summary["ci95"] is None else " to ".join(f"{end:{spec}}" for end in summary["ci95"])
+    return f'{summary["mean"]:{spec}}<span class="ci">{interval}</span>'
 
 
 def _render_ranks(ranks: Mapping[str, Any]) -> str:

@@ -231,8 +231,21 @@ def test_baselines_are_what_their_names_say(reader):
     np.testing.assert_array_equal(methods.actions["nearest neighbour"][:, 0], train[methods.nearest])
     expected = np.abs(methods.recorded / std).mean()
     assert results["action_error"]["zero action"]["all_steps"]["mean"] == pytest.approx(expected, rel=1e-5)
+    apart = np.abs(methods.recorded[:, :2] / std).mean() - results["action_error"]["model"]["first_step"]["mean"]
+    paired = results["action_error"]["zero action"]["first_step_minus_model"]
+    assert paired["mean"] == pytest.approx(apart, rel=1e-4) and paired["ci95"][0] < apart < paired["ci95"][1]
     uniform = methods.actions["random"]
     assert uniform.shape == (20, 99, 6, 2) and -1 <= uniform.min() < -0.99 and 0.99 < uniform.max() <= 1
+
+
+def test_moments_planned_in_parts_give_the_same_plans_and_neighbours(reader, monkeypatch):
+    _, whole, planned, methods = run(reader, point(), 20)
+    monkeypatch.setattr("commands.evaluation.moments.MOMENTS_AT_ONCE", 7)
+    _, parts, again, others = run(reader, point(), 20)
+    np.testing.assert_allclose(again.actions, planned.actions, atol=1e-5)
+    np.testing.assert_allclose(again.candidate_costs["uniform"], planned.candidate_costs["uniform"], atol=1e-5)
+    assert others.nearest.tolist() == methods.nearest.tolist() and len(again.plan_ms) == 3
+    assert parts["rank"] == whole["rank"]
 
 
 def test_a_nearer_goal_is_compared_up_to_it(reader):
