@@ -51,3 +51,9 @@ def format_mean(summary: Mapping[str, Any]) -> str:
     """A mean and its interval, as "0.81 (0.74 to 0.88)"."""
     interval = "" if summary["ci95"] is None else " ({:.2f} to {:.2f})".format(*summary["ci95"])
     return f"{summary['mean']:.2f}{interval}"
+
+
+def format_share(summary: Mapping[str, Any]) -> str:
+    """A share and its interval, as "31% (24 to 39%)"."""
+    interval = "" if summary["ci95"] is None else " ({:.0f} to {:.0f}%)".format(*(100 * end for end in summary["ci95"]))
+    return f"{summary['mean']:.0%}{interval}"

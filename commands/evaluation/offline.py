@@ -16,7 +16,7 @@ import numpy as np
 import envs
 from commands.config.groups import make_planner
 from commands.evaluation.horizons import measure_open_loop
-from commands.evaluation.intervals import format_mean
+from commands.evaluation.intervals import format_mean, format_share
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD, EvaluationKeys
 from commands.evaluation.moments import PlannedMoments
 from commands.evaluation.offline_measures import (
@@ -146,13 +146,13 @@ def format_offline_headline(results: dict[str, Any]) -> str:
     errors, rank = results["action_error"], results["rank"][RECORDED_SOURCE]
 
     def show(name: str) -> str:
-        return f"{errors[name]['first_step']['mean']:.2f}"
+        first, average = (errors[name][key]["mean"] for key in ("first_step", "average_action"))
+        return f"{first:.2f} and {average:.2f}"
 
-    spread = errors[MODEL_METHOD]["first_step"]["ci95"]
-    interval = "" if spread is None else f" (95 % interval {spread[0]:.2f} to {spread[1]:.2f})"
+    others = ", ".join(f"{name} {show(name)}" for name in (NEAREST_METHOD, MEAN_METHOD, RANDOM_METHOD))
+    share = format_share(rank["rank"])
     return (
-        f"{results['task']}, offline: planned actions {show(MODEL_METHOD)} std from the recorded ones{interval}; "
-        f"nearest neighbour {show(NEAREST_METHOD)}, mean action {show(MEAN_METHOD)}, random {show(RANDOM_METHOD)}; "
-        f"{rank['rank']['mean']:.0%} of other recorded sequences cost less than the recorded actions (chance 50%); "
-        f"{results['moments']} moments of {results['episodes']} episode{'s' * (results['episodes'] > 1)}"
+        f"{results['task']}, offline: planned actions {show(MODEL_METHOD)} std from the recorded ones (first step and "
+        f"average action); {others}; {share} of other recorded sequences cost less than the recorded actions (chance "
+        f"50%); {results['moments']} moments of {results['episodes']} episode{'s' * (results['episodes'] > 1)}"
     )

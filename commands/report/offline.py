@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.intervals import format_mean
+from commands.evaluation.intervals import format_share
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD
 from commands.evaluation.moments import PlannedMoments
 from commands.evaluation.offline_measures import (
@@ -65,10 +65,9 @@ def write_offline_report(
     constant, shown = results["actions"]["constant"], min(len(names), MOST_PANELS)
     texts = {
         **results,
-        "rank_mean": format_percent(results["rank"][RECORDED_SOURCE]["rank"]["mean"]),
-        "model_error": format_mean(errors[MODEL_METHOD]["first_step"]),
-        "nearest_error": format_mean(errors[NEAREST_METHOD]["first_step"]),
-        "mean_error": format_mean(errors[MEAN_METHOD]["first_step"]),
+        "rank_mean": format_share(results["rank"][RECORDED_SOURCE]["rank"]),
+        "first_errors": _list_errors(errors, "first_step"),
+        "average_errors": _list_errors(errors, "average_action"),
         "interval_text": "an interval needs several episodes"
         if results["episodes"] == 1
         else "95% intervals beneath, by resampling episodes",
@@ -110,6 +109,12 @@ def write_strips(setup: OfflineSetup, nearest: NDArray[np.int64], count: int, pa
             enlarge(frame) for frame in frames
         ]
     write_sheet(draw_sheet(strips, columns=len(columns), gap_px=4, text_px=13), path)
+
+
+def _list_errors(errors: Mapping[str, Any], key: str) -> str:
+    """The model's error and, in brackets, those of two baselines."""
+    others = ", ".join(f"{name} {errors[name][key]['mean']:.2f}" for name in (NEAREST_METHOD, MEAN_METHOD))
+    return f"{errors[MODEL_METHOD][key]['mean']:.2f} ({others})"
 
 
 def _render_errors(errors: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import envs
 from commands import plan as plan_command
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys
 from commands.evaluation import offline_measures as measures
-from commands.evaluation.intervals import format_mean, resample_means, summarise_mean, summarise_share
+from commands.evaluation.intervals import format_mean, format_share, resample_means, summarise_mean, summarise_share
 from commands.evaluation.methods import make_true_distance
 from commands.evaluation.moments import draw_moments, find_nearest
 from commands.evaluation.offline import format_moments, format_offline_headline, plans_offline
@@ -186,6 +186,8 @@ def test_intervals_resample_episodes():
     assert summarise_mean(level[:5], episode[:5], 0)["ci95"] is None
     assert format_mean({"mean": 0.5, "ci95": None}) == "0.50"
     assert format_mean({"mean": 0.5, "ci95": [0.25, 1]}) == "0.50 (0.25 to 1.00)"
+    assert format_share({"mean": 0.5, "ci95": [0.25, 1]}) == "50% (25 to 100%)"
+    assert format_share({"mean": 0.5, "ci95": None}) == "50%"
 
 
 def test_a_share_on_which_all_episodes_agree_has_the_interval_of_as_many_trials():
