@@ -79,7 +79,7 @@ def import_into(folder: Path, config: Config, console: Console) -> str:
     elif info.find_differences(Reader(path, verify=False).info, but=("render",)):
         raise StoreError(f"{path} was begun from other trajectories: remove it, or give another name=")
     if not Reader(path, verify=False).packed:
-        left_out += write_all(path, recordings, facts.size_px, config.view, console)
+        left_out += write_all(path, recordings, facts.frame_hw, config.view, console)
         for note in form.list_picture_notes():
             console.warn(f"jepa import: {note}")
     reader = Reader(path, verify=False)
@@ -183,7 +183,7 @@ def make_store_info(
         action_high=high,
         action_names=facts.action_names,
         step_s=facts.step_s,
-        frame_hwc=(facts.size_px, facts.size_px, 3),
+        frame_hwc=(*facts.frame_hw, 3),
         truth_names=facts.truth_names,
         truth_units=facts.truth_units,
         state_size=facts.state_size,
@@ -213,7 +213,9 @@ def compute_bounds(actions_NA: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.quantile(np.abs(actions_NA).astype(np.float64), BOUND_QUANTILE, axis=0).clip(LEAST_BOUND)
 
 
-def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: View, console: Console) -> list[str]:
+def write_all(
+    path: Path, recordings: Sequence[Recording], frame_hw: tuple[int, int], view: View, console: Console
+) -> list[str]:
     """Decode and write the episodes that are missing; returns why some cannot be."""
     writer, left_out = Writer(path), []
     names = {column.name for column in writer.info.columns}
@@ -224,7 +226,7 @@ def write_all(path: Path, recordings: Sequence[Recording], size_px: int, view: V
             recording = recordings[index]
             columns = {name: column for name, column in recording.columns.items() if name in names}
             try:
-                columns["pixels"] = recording.read_pictures(size_px, view)
+                columns["pixels"] = recording.read_pictures(frame_hw, view)
                 writer.write(index, columns, recording.factors)
             except ValueError as error:
                 left_out.append(str(error) if str(recording.source) in str(error) else f"{recording.source}: {error}")

@@ -1,4 +1,5 @@
-"""`jepa plan`: reach goals given as images, zero-shot, beside every baseline of the protocol."""
+"""`jepa plan`: reach goals given as images, zero-shot, beside every baseline of the protocol; on data without a
+simulator, plan at recorded moments."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from commands.config.keys import Files
 from commands.evaluation.evaluate import evaluate_model, format_headline, load_setup, warn_of_time_limit
 from commands.evaluation.methods import EvaluationKeys
 from commands.evaluation.models import check_model, is_module_model
+from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.protocol import draw_starts
 from commands.evaluation.scenes import changes_scenes, check_scenes
@@ -33,6 +35,9 @@ class Config(EvaluationKeys):
     """trajectory file whose held-out episodes give starts and goals"""
     goal: str | list[str] | None = None
     """image file to reach instead of those goals, of any size; [A,B]: one after the other"""
+    offline: bool | None = None
+    """whether plans are made at recorded moments, without a simulator, and compared with the recorded actions; null:
+    where the data have no environment here"""
     viewer: Viewer = "none"
     """none, or rerun: those rollouts as episodes.rrd, too, for the viewer of rerun.io (an extra)"""
 
@@ -41,9 +46,14 @@ def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
     check_model(config.model, config.model_options)
     make_planner(config.planner)
+    if is_module_model(config.model):
+        for key, value in (("offline", config.offline), ("goal", config.goal)):
+            if value:
+                raise UsageError(f"{key}={value} needs a model of jepa posttrain, and model={config.model} is a class")
+    if plans_offline(config.offline, config.model):
+        check_offline(config, config.goal, config.viewer)
+        return
     if config.goal is not None:
-        if is_module_model(config.model):
-            raise UsageError(f"goal={config.goal} needs a model of jepa posttrain, and model={config.model} is a class")
         check_goals(config.goal, config.planner.mpc)
         if (nuisance := config.protocol.goal_nuisance) != "same":
             raise UsageError(f"goal={config.goal} is shown as it is: leave out protocol.goal_nuisance={nuisance}")
@@ -54,7 +64,11 @@ def check(config: Config) -> None:
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
-    """Evaluate the model in its run folder, or plan to the pictures `goal`."""
+    """Evaluate the model in its run folder, at recorded moments where it is offline, or plan to the pictures `goal`."""
+    if plans_offline(config.offline, config.model):
+        results = evaluate_offline(config, config.data, config.model, folder.path, console)
+        folder.finish(format_offline_headline(results))
+        return
     if config.goal is None:
         results = evaluate_model(
             config, config.data, config.model, folder.path, console, (), config.viewer, config.model_options

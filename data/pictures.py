@@ -22,6 +22,7 @@ Pictures = NDArray[np.uint8]
 View = Literal["whole", "centre"]
 Filter = Literal["bilinear"]
 Tell = Callable[[str], None]
+ReadPictures = Callable[[tuple[int, int], View], Pictures]  # height and width, view -> pictures [T, H, W, 3]
 LEAST_PX = 8  # side below which an array [T,H,W,C] is no stack of pictures
 CHANNELS = (1, 3, 4)  # grey, colour, colour with alpha
 DEPTH_16 = 257  # levels of 16 bits for one of 8
@@ -88,6 +89,19 @@ def find_crop(picture_hw: Sequence[int], size_hw: Sequence[int], crop: View) -> 
     scale = min(height / size_hw[0], width / size_hw[1])
     part_h, part_w = (max(1, round(side * scale)) for side in size_hw)
     return (height - part_h) // 2, (width - part_w) // 2, part_h, part_w
+
+
+def join_cameras(read_each: Sequence[ReadPictures]) -> ReadPictures:
+    """One reader of several cameras: their pictures in equal parts of a frame, from left to right."""
+
+    def read(size_hw: tuple[int, int], view: View) -> Pictures:
+        height, width = size_hw
+        parts = [read_one((height, width // len(read_each)), view) for read_one in read_each]
+        if len(counts := {len(part) for part in parts}) > 1:
+            raise PictureError(f"its cameras have {min(counts)} to {max(counts)} pictures: one number is needed")
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
+
+    return read
 
 
 # --- files

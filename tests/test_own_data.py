@@ -107,11 +107,47 @@ def test_a_camera_s_raw_frame_reaches_the_model_as_training_saw_it(tmp_path, mon
     assert agent.act(camera[2], camera[5]).shape == (3,)
 
 
-def test_planning_where_no_environment_is_known_is_one_sentence(work, monkeypatch, capsys):
+def test_planning_where_no_environment_is_known_ends_in_a_report_of_recorded_moments(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
-    jepa("plan", "model=runs/posttrain/arm", "data=runs/import/arm", code=2)
+    few = ("planner.samples=12", "planner.elites=4", "planner.iterations=2")
+    jepa("plan", "model=runs/posttrain/arm", "data=runs/import/arm", *few, "protocol.episodes=30", "name=arm")
+    said, warned = capsys.readouterr()
+    assert "droid, offline: planned actions" in said and "split eval serves 24 moments" in warned
+    folder = Path("runs/plan/arm")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["kind"] == "offline" and "success_rate" not in results
+    assert (results["moments"], results["episodes"], results["asked"]) == (24, 1, 30)
+    assert list(results["action_error"])[:2] == ["model", "nearest neighbour"]
+    assert results["rank"]["recorded"]["rank"]["ci95"] is None, "one episode gives no interval"
+    assert len(results["open_loop"]["predicted"]) == 6 and len((folder / "moments.jsonl").open().readlines()) == 24
+    assert (folder / "moments.png").exists() and "no success rate" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("offline=false",), 2, "there is no environment of it to plan in (environments: "),
+        (("offline=false",), 2, "jepa plan offline=true compares plans with recorded actions"),
+        (("goal=photo.png",), 2, "goal=photo.png needs a simulator"),
+        (("protocol.goal_offset=7",), 2, "protocol.goal_offset=7: offline, it is a multiple"),
+        (("protocol.split=train",), 2, "choose val or eval"),
+        (("planner.horizon=7",), 1, "planner horizon is 7, but this model plans 6 at most"),
+    ],
+)
+def test_a_mistake_about_recorded_moments_is_one_sentence(work, monkeypatch, capsys, words, code, says):
+    monkeypatch.chdir(work)
+    jepa("plan", "model=runs/posttrain/arm", "data=runs/import/arm", *words, code=code)
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "no environment of it to plan in" in said[0]
+    assert len(said) == 1 and says in said[0], said
+
+
+def test_moments_of_another_robot_are_refused_by_the_size_of_its_actions(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    robomimic(tmp_path / "set.hdf5", demos=8)
+    jepa("import", "format=robomimic", f"path={tmp_path / 'set.hdf5'}", "name=other")
+    capsys.readouterr()
+    jepa("plan", "model=runs/posttrain/arm", "data=runs/import/other", code=2)
+    assert "has actions of size 3 and the model was trained with 7" in capsys.readouterr().err
 
 
 def test_broken_and_short_videos_are_named_and_counted_and_not_fatal(tmp_path, monkeypatch, capsys):

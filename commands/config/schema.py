@@ -27,7 +27,8 @@ from annotated_types import Interval
 from commands.shared.errors import UsageError, describe_choices, join_lines, join_names
 
 T = TypeVar("T")
-TYPE_NAMES = ("int", "float", "bool", "str", "list[str]")  # pydantic appends them to the location of a value
+TYPE_NAMES = ("int", "float", "bool", "str")  # pydantic appends them to the location of a value, and TYPE_FORMS, too
+TYPE_FORMS = ("list[", "literal[")
 REQUIRED = "???"  # value of a key without a default (OmegaConf's own mark)
 WANTED = {
     "int": "a whole number",
@@ -72,7 +73,8 @@ def build(hint: Any, mapping: Mapping[str, Any], where: str = "") -> Any:
     try:
         return _get_adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
-        raise UsageError(_format_error(error.errors()[0], where)) from error
+        deepest = max(error.errors(), key=lambda each: len(each["loc"]))  # of a union, the type that fits furthest
+        raise UsageError(_format_error(deepest, where)) from error
 
 
 def override(config: T, over: Mapping[str, Any], where: str = "") -> T:
@@ -297,7 +299,8 @@ def _format_error(error: Any, where: str) -> str:
     """Return one of pydantic's errors as one sentence: the key, its value, what it must be."""
     if error["type"] == "value_error" and not error["loc"]:
         return f"{where}: {join_lines(error['ctx']['error'])}" if where else join_lines(error["ctx"]["error"])
-    key, value = _join(where, ".".join(str(part) for part in error["loc"] if part not in TYPE_NAMES)), error["input"]
+    parts = [str(part) for part in error["loc"] if part not in TYPE_NAMES and not str(part).startswith(TYPE_FORMS)]
+    key, value = _join(where, ".".join(parts)), error["input"]
     if error["type"] in ("literal_error", "enum"):
         choices = [part.strip(" '\"") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key}={value} is no choice{describe_choices(str(value), choices)}"

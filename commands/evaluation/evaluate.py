@@ -95,7 +95,7 @@ def make_setup(
     if task is None:
         raise UsageError(
             f"{source['env']} was recorded elsewhere and there is no environment of it to plan in "
-            f"(environments: {', '.join(envs.TASKS)}); load_dynamics of commands.training.model_folders gives the model"
+            f"(environments: {', '.join(envs.TASKS)}); jepa plan offline=true compares plans with recorded actions"
         )
     task = apply_threshold(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from commands.evaluation.intervals import LEVELS, resample_means
 from commands.evaluation.transitions import find_transitions
 from commands.shared.console import format_table
 from commands.training.feature_cache import read_proprio
@@ -19,7 +20,6 @@ from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
 GatherFrames = Callable[[NDArray[np.int64]], NDArray[np.uint8]]  # rows of a file [...] -> frames [..., H, W, C]
 
-RESAMPLES = 2000  # of episodes, for an interval
 LEAST_COPY = 1e-12  # error of copying that a ratio divides by at least
 
 
@@ -29,14 +29,15 @@ def measure_open_loop(
     episodes: Sequence[int],
     seed: int,
     gather_frames: GatherFrames | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Squared error of imagined paths at steps 1..horizon, as `summarise_errors` gives it.
 
-    gather_frames: frames in place of those of the file.
+    gather_frames: frames in place of those of the file. steps: a horizon below the model's.
     """
-    model = PosttrainModel(dynamics, PosttrainConfig(rollout_steps=dynamics.config.horizon))
+    model = PosttrainModel(dynamics, PosttrainConfig(rollout_steps=steps or dynamics.config.horizon))
     skip, history, device = dynamics.actions.frame_skip, dynamics.config.history, dynamics.action_mid.device
-    index = find_transitions(dynamics, reader, episodes, dynamics.config.horizon)
+    index = find_transitions(dynamics, reader, episodes, model.config.rollout_steps)
     ahead = np.arange(1 - history, 1 + model.config.rollout_steps) * skip
     rows = (reader.first_row(index.episode) + index.last)[:, None] + ahead
     proprio = None if not dynamics.config.proprio_dim else read_proprio(reader)
@@ -63,20 +64,17 @@ def summarise_errors(
 ) -> dict[str, Any]:
     """Means over transitions at steps 1..K: `predicted`, `copy`, and their ratio `over_copy`, each with an interval
     `_ci95` [K, 2] (percentile bootstrap over episodes; null where there is one episode)."""
-    _, place, counts = np.unique(episode_N, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(counts), 2, predicted_NK.shape[1]))
-    np.add.at(sums, place, np.stack([predicted_NK, copy_NK], 1).astype(np.float64))
+    means, resampled = resample_means(np.concatenate([predicted_NK, copy_NK], 1), episode_N, seed)
 
-    def compute(weights_RE: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Means [R, K] in which episodes count as often as they were drawn."""
-        predicted, copy = np.moveaxis(np.tensordot(weights_RE, sums, 1) / (weights_RE @ counts)[:, None, None], 1, 0)
+    def compare(means_2K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        predicted, copy = np.split(means_2K, 2, -1)
         return {"predicted": predicted, "copy": copy, "over_copy": predicted / np.maximum(copy, LEAST_COPY)}
 
-    draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    results = {name: values[0].tolist() for name, values in compute(np.ones((1, len(counts)))).items()}
-    for name, values in compute(draws.astype(np.float64)).items():
-        results[f"{name}_ci95"] = np.quantile(values, (0.025, 0.975), axis=0).T.tolist() if len(counts) > 1 else None
-    return {**results, "episodes": len(counts), "transitions": len(episode_N)}
+    results: dict[str, Any] = {name: values.tolist() for name, values in compare(means).items()}
+    spread = {} if resampled is None else compare(resampled)
+    for name in list(results):
+        results[f"{name}_ci95"] = np.quantile(spread[name], LEVELS, axis=0).T.tolist() if spread else None
+    return {**results, "episodes": len(np.unique(episode_N)), "transitions": len(episode_N)}
 
 
 def format_open_loop(errors_by_scene: Mapping[str, Mapping[str, Any]]) -> str:

@@ -57,7 +57,7 @@ class EvaluationKeys(RunKeys):
     """processes that simulate and render the episodes; 0: this one (enough where planning takes the time); changes no
     result"""
     videos: Annotated[int, Ge(0)] = 6
-    """rollout videos to write"""
+    """rollout videos to write; offline: moments to show"""
 
 
 def play_policy(

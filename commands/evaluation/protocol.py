@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from annotated_types import Ge, Gt, Interval
@@ -21,6 +21,7 @@ from envs.presets import Preset, choose_env_kwargs, require_strength
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
+T = TypeVar("T")
 MOST_BINS = 5  # of goal distances, where the task states none
 Pair = tuple[float, int, int]  # a start and its goal: their distance, episode, first frame
 JudgedSteps = tuple[NDArray[np.float64], int]
@@ -172,7 +173,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         near += int(is_near.sum())
         drawn = rng.permutation(starts[~is_solved & ~is_near])
         candidates.append([(float(distance[start]), episode, int(start)) for start in drawn])
-    pairs = _take_in_turn(candidates, protocol.episodes)
+    pairs = take_in_turn(candidates, protocol.episodes)
     if len(pairs) < protocol.episodes:
         raise ValueError(
             f"split {protocol.split} serves {len(pairs)} starts with goals {protocol.goal_offset} steps ahead and at "
@@ -188,13 +189,13 @@ def draw_starts(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     rng = np.random.default_rng([protocol.seed, 71])
     episodes = rng.permutation(reader.episodes(protocol.split)).tolist()
     frames = [(episode, rng.permutation(reader.num_frames(episode)).tolist()) for episode in episodes]
-    pairs = _take_in_turn([[(0.0, episode, start) for start in drawn] for episode, drawn in frames], protocol.episodes)
+    pairs = take_in_turn([[(0.0, episode, start) for start in drawn] for episode, drawn in frames], protocol.episodes)
     if not pairs:
         raise ValueError(f"split {protocol.split} has no complete episode to start in: collect more, or choose another")
     return _read_cases(reader, task, protocol, pairs, 0, (0, 0))
 
 
-def _take_in_turn(candidates: Sequence[Sequence[Pair]], count: int) -> list[Pair]:
+def take_in_turn(candidates: Sequence[Sequence[T]], count: int) -> list[T]:
     """The first `count` candidates: the first of every episode, then the second, and so on."""
     rounds = zip_longest(*candidates)
     return [pair for one_round in rounds for pair in one_round if pair is not None][:count]

@@ -14,6 +14,7 @@ from torch import Tensor
 import envs
 from commands.training.feature_cache import read_proprio
 from envs.task_spec import TaskSpec
+from planners.protocol import Dynamics
 from world_model.dynamics import LatentDynamics
 from world_model.probing import surprise as energy
 from world_model.probing.surprise import Transitions, discrimination_rate, measure_energies
@@ -56,10 +57,10 @@ class TransitionIndex:
         return TransitionIndex(self.episode[rows], self.last[rows], self.after[rows])
 
 
-def find_transitions(dynamics: LatentDynamics, reader: Any, episodes: Sequence[int], steps: int) -> TransitionIndex:
+def find_transitions(dynamics: Dynamics, reader: Any, episodes: Sequence[int], steps: int) -> TransitionIndex:
     """Transitions with a full history before and `steps` model steps after; ValueError where no episode is long
     enough."""
-    skip, history = dynamics.actions.frame_skip, dynamics.config.history
+    skip, history = dynamics.spec.frame_skip, dynamics.spec.history
     candidates = [
         (episode, last)
         for episode in episodes
@@ -73,16 +74,17 @@ def find_transitions(dynamics: LatentDynamics, reader: Any, episodes: Sequence[i
     return TransitionIndex(episode, last, last + steps * skip)
 
 
-def load_transitions(dynamics: LatentDynamics, reader: Any, index: TransitionIndex) -> Transitions:
+def load_transitions(dynamics: Dynamics, reader: Any, index: TransitionIndex) -> Transitions:
     """The frames, actions and robot states of these transitions."""
-    skip, history, device = dynamics.actions.frame_skip, dynamics.config.history, dynamics.action_mid.device
+    spec = dynamics.spec
+    skip, history, device = spec.frame_skip, spec.history, spec.device
     row = reader.first_row(index.episode) + index.last
     past = row[:, None] + np.arange(1 - history, 1) * skip
     steps = int(index.after[0] - index.last[0])
 
     def blocks(begin: np.ndarray, count: int) -> Tensor:
         if count == 0:
-            return torch.zeros(len(begin), 0, dynamics.spec.block_dim, device=device)
+            return torch.zeros(len(begin), 0, spec.block_dim, device=device)
         actions = reader.gather("action", begin[:, None] + np.arange(count * skip))
         return torch.from_numpy(actions.reshape(len(begin), count, -1)).to(device)
 
@@ -91,7 +93,7 @@ def load_transitions(dynamics: LatentDynamics, reader: Any, index: TransitionInd
         blocks(past[:, 0], history - 1),
         blocks(row, steps // skip),
         load_frames(reader, index.episode, index.after).to(device),
-        None if not dynamics.config.proprio_dim else torch.from_numpy(read_proprio(reader)[past]).to(device),
+        None if not spec.proprio_dim else torch.from_numpy(read_proprio(reader)[past]).to(device),
     )
 
 

@@ -3,7 +3,6 @@ images where these look different. Environments render them as the methods see t
 
 from __future__ import annotations
 
-import io
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 import envs
 from commands.evaluation.scenes import choose_preset, redraw_case
 from commands.report import page
-from commands.report.sheet import draw_sheet
-from commands.shared.runs import write_atomic
+from commands.report.sheet import draw_sheet, enlarge, write_sheet
 from envs.presets import APPEARANCE
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 Frame = NDArray[np.uint8]
 TITLE = "The scenes of this evaluation"
 COUNT, COLUMNS = 16, 8  # scenes; frames a row
-FRAME_PX, GAP_PX, TEXT_PX = 128, 2, 20  # frames are enlarged by whole factors, 64 px by 2
+GAP_PX, TEXT_PX = 2, 20
 RANGE_TEXTS = {
     "seen": "values from the training ranges",
     "unseen": "values outside the training ranges",
@@ -49,14 +47,14 @@ def render_scenes(setup: EvaluationSetup, path: Path) -> str:
         options = _list_options(setup, env, groups)
         frames = [env.reset(seed=0, options=each)[0] for each in options]
     beside = protocol.goal_nuisance != "same"
-    tiles = [_join_pair(each) if beside else _enlarge(each["pixels"]) for each in frames]
+    tiles = [_join_pair(each) if beside else enlarge(each["pixels"]) for each in frames]
     preset = protocol.variation or recorded.get("variation", "seen")
     caption = (
         f"{len(tiles)} scenes of {setup.task.name}: preset {preset}, split {protocol.split}; "
         f"{GOAL_TEXTS[protocol.goal_nuisance]}"
     )
     columns, gap = (COLUMNS // 2, 5 * GAP_PX) if beside else (COLUMNS, GAP_PX)
-    _write_png(draw_sheet({caption: tiles}, columns, gap, TEXT_PX), path)
+    write_sheet(draw_sheet({caption: tiles}, columns, gap, TEXT_PX), path)
     played = min(len(setup.cases.seeds), len(tiles))
     further = f", then the same starts in {len(tiles) - played} further scenes" if played < len(tiles) else ""
     text = (
@@ -79,16 +77,5 @@ def _list_options(setup: EvaluationSetup, env: GoalEnv, groups: list[str]) -> li
 
 def _join_pair(observation: dict[str, Any]) -> Frame:
     """A start with its goal image on the right."""
-    start, goal = _enlarge(observation["pixels"]), _enlarge(observation["goal_pixels"])
+    start, goal = enlarge(observation["pixels"]), enlarge(observation["goal_pixels"])
     return np.concatenate([np.pad(start, ((0, 0), (0, GAP_PX), (0, 0)), constant_values=255), goal], 1)
-
-
-def _enlarge(frame: Frame) -> Frame:
-    factor = max(1, round(FRAME_PX / max(frame.shape[:2])))
-    return frame.repeat(factor, 0).repeat(factor, 1)
-
-
-def _write_png(image: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    write_atomic(path, buffer.getvalue())

@@ -65,7 +65,7 @@ def write_report(
         "videos": _render_videos(videos, tested, cases, task),
         "extra": "\n".join(page.render_section(title, _render_extra(title, content)) for title, content in extra),
         "note": f"<dt>protocol</dt><dd>{escape(note)}</dd>" if note else "",
-        "settings": _render_settings(results),
+        "settings": render_settings(results),
     }
     body = page.fill_template("planning.html", _list_texts(results, task), elements)
     write_atomic(path, page.render_page(f"{task.name}: goals reached from images", body))
@@ -168,13 +168,13 @@ def _render_methods(results: Mapping[str, Any], task: TaskSpec) -> str:
         ]
         effort = f"{row['episodes']} episodes, {format_number(results['seconds'].get(name), 's')}"
         distances = (format_number(row[key]) for key in ("final_distance", "least_distance"))
-        rows.append([_render_name(number, name, effort), *rates, *distances])
+        rows.append([render_name(number, name, effort), *rates, *distances])
     heads = ["method", *[f"&le; {limit} {unit}" for limit in limits] * 2, "final", "least"]
     spans = [("", 1), ("success at any time", len(limits)), (f"held {task.held_steps} steps", len(limits))]
     return page.render_table(heads, rows, "", [*spans, (f"mean distance, {unit}", 2)])
 
 
-def _render_name(number: int, name: str, remark: str = "") -> str:
+def render_name(number: int, name: str, remark: str = "") -> str:
     """A method's name as a table cell, with the colour it has in the figures."""
     swatch = f'<span class="swatch" style="background:var(--series{number % len(SERIES)})"></span>'
     return f'{swatch}{escape(name)}<span class="ci">{escape(remark)}</span>'
@@ -190,7 +190,7 @@ def _render_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> st
     html = ""
     for key, caption in (("by_distance", "Successes, of episodes in the bin"), ("by_kind", "The same by kind of goal")):
         rows = [
-            [_render_name(number, name), *map(_render_count, row[key])]
+            [render_name(number, name), *map(_render_count, row[key])]
             for number, (name, row) in enumerate(methods.items())
         ]
         html += page.render_table(["method", *heads[key]], rows, caption) if heads[key] else ""
@@ -248,7 +248,7 @@ def _render_extra(title: str, content: str | Path) -> str:
     return content
 
 
-def _render_settings(results: Mapping[str, Any]) -> str:
+def render_settings(results: Mapping[str, Any]) -> str:
     """Planner, model and data, folded away."""
     html = ""
     for title in ("planner", "model", "data"):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from commands.shared.runs import write_atomic
+
 Frame = NDArray[np.uint8]
+FRAME_PX = 128  # side that frames are enlarged to about, by whole factors
 CAPTION_PX = 1.6  # height of a caption's line, in sizes of its text
 
 
@@ -28,3 +33,16 @@ def draw_sheet(
             sheet.paste(Image.fromarray(frame), (column * right, top + line + row * down))
         top += line + rows[caption] * down
     return sheet
+
+
+def enlarge(frame: Frame) -> Frame:
+    """A frame enlarged by the whole factor that brings it nearest to FRAME_PX; larger ones stay."""
+    factor = max(1, round(FRAME_PX / max(frame.shape[:2])))
+    return frame.repeat(factor, 0).repeat(factor, 1)
+
+
+def write_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    sheet.save(buffer, "png")
+    write_atomic(path, buffer.getvalue())

@@ -22,7 +22,8 @@ from commands.config.schema import build
 from commands.shared.errors import RunError, UsageError
 from commands.shared.hub import resolve_model
 from commands.shared.runs import FINISHED, read_json
-from data.checks import parse_fields
+from data.checks import FileError, parse_fields
+from data.checks import read_json as read_object
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
@@ -103,6 +104,12 @@ class DynamicsDescription(EncoderDescription):
     frame_px: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
     dynamics: dict[str, Any]
     actions: dict[str, Any]
+
+
+class ModelDescription(pydantic.BaseModel):
+    """model.json."""
+
+    config: EncoderDescription
 
 
 def build_described(hint: Any, mapping: dict[str, Any], source: Path, where: str) -> Any:
@@ -201,6 +208,17 @@ def find_model_folder(folder: str | Path) -> Path:
     return inside if inside.exists() else path
 
 
+def read_environment(folder: str | Path) -> str:
+    """The environment that a model was trained in, from its model.json alone; "" for a file that cannot be read, which
+    loading the model explains."""
+    source = find_model_folder(folder) / "model.json"
+    try:
+        described = parse_fields(ModelDescription, read_object(source), source)
+    except (OSError, FileError):
+        return ""
+    return str(described.config.about.get("env", ""))
+
+
 def find_frame_skip(info: StoreInfo) -> int:
     """Environment steps per model step: the task's own; 1 for a file of an unknown task, which was imported at the rate
     to train at."""
@@ -210,10 +228,11 @@ def find_frame_skip(info: StoreInfo) -> int:
 
 def derive_preprocessing(info: StoreInfo, image_px: tuple[int, int]) -> Preprocessing:
     """How a picture becomes a frame as training on this file sees it: cropped as when the file was imported, brought to
-    the size of the file's frames, then to the encoder's."""
+    the size of the file's frames, then to the encoder's. Frames of several cameras are never cropped."""
     source, crop = info.source, "centre"
     while "import" in source:
-        crop, source = source["import"]["view"], source["import"].get("origin", {})
+        several = source["import"].get("cameras", 1) > 1
+        crop, source = "whole" if several else source["import"]["view"], source["import"].get("origin", {})
     height, width, _ = info.frame_hwc
     stored_hw = None if (height, width) == image_px else (height, width)
     return build(Preprocessing, {"size_hw": image_px, "crop": crop, "stored_hw": stored_hw})

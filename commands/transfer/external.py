@@ -20,7 +20,7 @@ import numpy as np
 import envs
 from commands.shared.errors import UsageError, describe_choices, join_names
 from commands.shared.runs import to_json_value
-from commands.transfer.keys import ColumnsConfig, ImportKeys
+from commands.transfer.keys import ColumnsConfig, ImportKeys, list_cameras
 from commands.transfer.recordings import Array, Facts, Recording
 from commands.transfer.simulator import SIZE_PX, Simulator
 from data.formats.dataset import (
@@ -32,7 +32,7 @@ from data.formats.dataset import (
     check_rows,
     list_number_columns,
 )
-from data.pictures import View
+from data.pictures import View, join_cameras
 from data.schema import Column, StoreInfo
 
 REWARD = Column("reward", (), "float32")
@@ -59,27 +59,31 @@ class ExternalImport:
 
     def _select_columns(self, contents: DataSetInfo) -> None:
         """Choose the columns, the picture size and the rate. UsageError for a choice that the data set cannot serve."""
-        wanted = self.keys.environment
-        name = self.columns.pixels or next(iter(contents.refused), "")
-        if name in contents.refused and (self.columns.pixels or not contents.images and wanted is None):
-            raise UsageError(f"{self.keys.path}: {name} {contents.refused[name]}")
+        asked, wanted = list_cameras("columns.pixels", self.columns.pixels), self.keys.environment
+        refused = [name for name in asked or contents.refused if name in contents.refused]
+        if refused and (asked or not contents.images and wanted is None):
+            raise UsageError(f"{self.keys.path}: {refused[0]} {contents.refused[refused[0]]}")
         if not contents.images and wanted is None:
             raise UsageError(
                 f"{self.keys.path} holds no pictures (it has: {join_names(contents.numbers) or 'nothing'}): give "
                 f"environment=, which draws them where positions and velocities are recorded; or {self.set.render_hint}"
             )
-        self.pixels = ""
+        self.cameras: tuple[str, ...] = ()
         if contents.images:
-            self.pixels = self._find_column(
-                "pixels", self.columns.pixels or next(iter(contents.images)), contents.images
-            )
-        self.picture_hw = self.set.measure_pictures(self.pixels) if self.pixels else (SIZE_PX, SIZE_PX)
-        self.size_px = int(self.keys.size or min(self.picture_hw))
+            cameras = asked or tuple(contents.images)[:1]
+            self.cameras = tuple(self._find_column("pixels", name, contents.images) for name in cameras)
+        if len(self.cameras) > 1 and wanted is not None:
+            raise UsageError(f"environment={wanted} draws one camera: choose one by columns.pixels={self.cameras[0]}")
+        self.pictures_hw = [self.set.measure_pictures(name) for name in self.cameras] or [(SIZE_PX, SIZE_PX)]
+        self.size_px = int(self.keys.size or min(map(min, self.pictures_hw)))
+        self.frame_hw = (self.size_px, self.size_px * max(1, len(self.cameras)))
         if contents.store_info is not None:
             if self.columns != ColumnsConfig(self.columns.pixels) or wanted is not None:
                 raise UsageError(
                     f"columns.* and environment: {self.keys.path} was made by jepa export and comes back as it was"
                 )
+            scale = self.size_px / min(self.pictures_hw[0])
+            self.frame_hw = (round(scale * self.pictures_hw[0][0]), round(scale * self.pictures_hw[0][1]))
             self.fps = self._find_rate(contents)
             return
         if wanted is not None:
@@ -145,12 +149,12 @@ class ExternalImport:
             raise ExternalError(f"{episode.name} has actions of {size} numbers, those before it {self.action_size}")
         if simulator is not None:
             columns["action"] = self._clip_actions(columns["action"], simulator)
-        pictures: Callable[[int, View], Array] = partial(self.set.read_pictures, episode, self.pixels)
-        if not self.pixels:
+        pictures = join_cameras([partial(self.set.read_pictures, episode, name) for name in self.cameras])
+        if not self.cameras:
             assert simulator is not None
             rendered, states = simulator, columns["state"]
 
-            def pictures(size_px: int, view: View) -> Array:  # states are drawn as squares of the right size
+            def pictures(size_hw: tuple[int, int], view: View) -> Array:  # states are drawn in the right size
                 return rendered.render(states)
 
         return Recording(episode.name, columns, pictures, (), episode.split, episode.seed, episode.factors)
@@ -208,6 +212,8 @@ class ExternalImport:
         names = ("format", "view", "least_frames", "columns")
         settings = {key: to_json_value(getattr(self.keys, key)) for key in names}
         settings |= {"size": self.size_px, "fps": self.fps}
+        if len(self.cameras) > 1:
+            settings["cameras"] = len(self.cameras)
         if info.store_info is not None:
             return self._restore_facts(info.store_info, settings)
         proprio = Column("proprio", (len(self._name_numbers(self.proprio)),), "float32")
@@ -221,7 +227,7 @@ class ExternalImport:
             state_size=len(self._name_numbers(self.state)),
             extra=(proprio, REWARD) if self.proprio else (REWARD,),
             step_s=1 / self.fps,
-            size_px=self.size_px,
+            frame_hw=self.frame_hw,
             settings=settings,
             bounds=info.bounds,
             summary=self._summarise(),
@@ -246,10 +252,10 @@ class ExternalImport:
 
     def _compare_pictures(self, simulator: Simulator) -> str:
         """How far the environment's picture of the first state is from the recorded one."""
-        if not self.pixels:
+        if not self.cameras:
             return f"pictures are drawn by {simulator.name}"
         episode = self.set.episodes[0]
-        recorded = self.set.read_pictures(episode, self.pixels, self.size_px, self.keys.view)[0]
+        recorded = self.set.read_pictures(episode, self.cameras[0], self.frame_hw, self.keys.view)[0]
         rendered = simulator.render(self._read_columns(episode)["state"][:1])[0]
         levels = float(np.abs(recorded.astype(float) - rendered).mean())
         camera = (
@@ -272,7 +278,7 @@ class ExternalImport:
         shared = {item.name for item in fields(Facts)} & {item.name for item in fields(StoreInfo)}
         return Facts(
             **{name: getattr(own, name) for name in shared},
-            size_px=self.size_px,
+            frame_hw=self.frame_hw,
             settings={**settings, "origin": dict(own.source)},
             origin=own.source,
             bounds=(own.action_low, own.action_high),
@@ -303,14 +309,15 @@ class ExternalImport:
     def _summarise(self) -> tuple[str, ...]:
         """Lines on the source of each of our columns, and on what is left out."""
         info, simulator = self.set.info, self.simulator
-        unused = [name for name in info.images if name != self.pixels]
+        unused = [name for name in info.images if name not in self.cameras]
         used = {*self.state, *self.truth, *self.proprio}
         rest = [name for name in info.numbers if name not in used] + list(info.unread)
         origin = "recorded" if info.state or self.columns.state else "no simulator's state is recorded: as truth"
         pixels = f"drawn from the states, {self.size_px}x{self.size_px}"
-        if self.pixels:
-            height, width = self.picture_hw
-            pixels = f"{self.pixels} {width}x{height}{f' (not: {join_names(unused)})' if unused else ''}"
+        if self.cameras:
+            sizes = zip(self.cameras, self.pictures_hw, strict=True)
+            shown = " beside ".join(f"{name} {width}x{height}" for name, (height, width) in sizes)
+            pixels = f"{shown}{f' (not: {join_names(unused)})' if unused else ''}"
         state, proprio, left_out = (join_names(names) or "nothing" for names in (self.state, self.proprio, rest))
         truth, given = join_names(self.truth) or "nothing", "as fps= sets"
         if simulator is not None:

@@ -14,7 +14,7 @@ import torch
 
 from commands.shared.errors import UsageError, describe_choices
 from commands.transfer.external import ExternalImport
-from commands.transfer.keys import ImportKeys
+from commands.transfer.keys import ImportKeys, list_cameras
 from commands.transfer.recordings import Array, Facts, Recording, RecordingFormat
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
 from data.formats.lerobot import LeRobot
@@ -39,6 +39,8 @@ class Droid:
         self.config = DroidConfig(fps=self.fps, least_frames=keys.least_frames, **droid)
         self.settings = {"format": "droid", "size": self.size_px, "view": keys.view, "droid": droid}
         self.settings |= {"fps": self.fps, "least_frames": keys.least_frames}
+        if (cameras := len(list_cameras("droid.camera", keys.droid.camera))) > 1:
+            self.settings["cameras"] = cameras
 
     left_out: Sequence[str] = ()
 
@@ -70,7 +72,7 @@ class Droid:
             state_size=POSE_SIZE,
             extra=(Column("proprio", (POSE_SIZE,), "float32"), Column("extrinsics", (6,), "float32")),
             step_s=1 / self.fps,
-            size_px=self.size_px,
+            frame_hw=(self.size_px, self.size_px * len(self.config.cameras)),
             settings=self.settings,
         )
 

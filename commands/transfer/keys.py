@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval
 
 from commands.config.keys import RunKeys
+from commands.shared.errors import UsageError
 from data.formats.droid import Camera
 from data.pictures import View
 
@@ -16,8 +17,8 @@ from data.pictures import View
 class ColumnsConfig:
     """Which columns of the data set become ours; None: the ones that the format suggests, [] none."""
 
-    pixels: str | None = None
-    """camera or observation of pictures; null: the first"""
+    pixels: str | list[str] | None = None
+    """camera or observation of pictures; [A,B]: side by side; null: the first"""
     state: tuple[str, ...] | None = None
     """list; null: what sets the simulator up, else as truth"""
     truth: tuple[str, ...] | None = None
@@ -30,8 +31,8 @@ class ColumnsConfig:
 class DroidKeys:
     """Choices that DROID's raw release leaves."""
 
-    camera: Camera = "left"
-    """camera whose video is read: left, right or wrist"""
+    camera: Camera | list[Camera] = "left"
+    """camera whose video is read: left, right or wrist; [left,wrist]: side by side"""
     angles: Literal["radians", "degrees"] = "radians"
     """unit of the recorded angles"""
 
@@ -53,10 +54,18 @@ class ImportKeys(RunKeys):
     least_frames: Annotated[int, Ge(2)] = 2
     """frames below which a trajectory is left out"""
     size: Annotated[int, Interval(ge=1, le=4096)] | None = None
-    """side of the pictures written, pixels; null: 64 of droid, of others the shorter side as recorded"""
+    """side of a camera's pictures as written, pixels; null: 64 of droid, of others the shorter side as recorded"""
     view: View = "centre"
     """centre: the largest square in the middle of a picture; whole: all of it, squeezed into a square"""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """columns of the data set that become ours, not of droid"""
     droid: DroidKeys = field(default_factory=DroidKeys)
     """format=droid"""
+
+
+def list_cameras(key: str, value: Any) -> tuple[str, ...]:
+    """The cameras of a key, from left to right; () for null. UsageError for an empty list, and for one named twice."""
+    cameras = (value,) if isinstance(value, str) else tuple(value or ())
+    if value == [] or len(set(cameras)) < len(cameras):
+        raise UsageError(f"{key}=[{','.join(cameras)}]: name each camera once, at least one")
+    return cameras

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from commands.transfer.keys import ImportKeys
 from data.checks import FileError
-from data.pictures import View
+from data.pictures import ReadPictures
 from data.schema import NO_SEED, Column
 
 Array = NDArray[Any]
@@ -22,12 +22,12 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Recording:
     """One trajectory of T frames: columns [T,...] as `data.store` writes them, but for its pictures, which are decoded
-    when asked for (side, view -> [T,side,side,3]). action: [T-1,A]. notes: what is unusual, a sentence each.
+    when asked for (height and width, view -> [T,H,W,3]). action: [T-1,A]. notes: what is unusual, a sentence each.
     split: the one its format gives it, if any."""
 
     source: Path
     columns: dict[str, Array]
-    read_pictures: Callable[[int, View], NDArray[np.uint8]]
+    read_pictures: ReadPictures
     notes: tuple[str, ...] = ()
     split: str | None = None
     seed: int = NO_SEED
@@ -63,7 +63,7 @@ class Facts:
     state_size: int
     extra: tuple[Column, ...]
     step_s: float
-    size_px: int
+    frame_hw: tuple[int, int]
     settings: Mapping[str, Any]
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     factors: tuple[Column, ...] = ()

@@ -123,20 +123,20 @@ class ExternalDataSet(ABC):
         height, width = self.info.images[name][:2]
         return height, width
 
-    def convert_to_squares(
-        self, episode: ExternalEpisode, name: str, frames: Array, size_px: int, view: View
+    def convert_to_size(
+        self, episode: ExternalEpisode, name: str, frames: Array, size_hw: tuple[int, int], view: View
     ) -> Pictures:
-        """Recorded arrays [T,H,W,...] as squares [T,size,size,3]. ExternalError names the episode."""
+        """Recorded arrays [T,H,W,...] of one size [T,H,W,3]. ExternalError names the episode."""
         with self.name_episode(episode):
-            return resize_pictures(convert_pictures(frames, name, self.add_note), (size_px, size_px), view)
+            return resize_pictures(convert_pictures(frames, name, self.add_note), size_hw, view)
 
-    def decode_to_squares(
-        self, episode: ExternalEpisode, name: str, encoded: Iterable[bytes], size_px: int, view: View
+    def decode_to_size(
+        self, episode: ExternalEpisode, name: str, encoded: Iterable[bytes], size_hw: tuple[int, int], view: View
     ) -> Pictures:
-        """Image files as squares [T,size,size,3]. ExternalError names the episode."""
+        """Image files of one size [T,H,W,3]. ExternalError names the episode."""
         with self.name_episode(episode):
             frames = (decode_picture(bytes(each), name, self.add_note) for each in encoded)
-            return np.stack([resize_pictures(frame, (size_px, size_px), view) for frame in frames])
+            return np.stack([resize_pictures(frame, size_hw, view) for frame in frames])
 
     @contextmanager
     def name_episode(self, episode: ExternalEpisode) -> Iterator[None]:
@@ -156,8 +156,8 @@ class ExternalDataSet(ABC):
         """`action` [T-1,A], `reward` [T] if there is one, and these columns [T,...]. ExternalError on damage."""
 
     @abstractmethod
-    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
-        """An episode's frames as squares [T,size,size,3]."""
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_hw: tuple[int, int], view: View) -> Pictures:
+        """An episode's frames of one size [T,H,W,3]."""
 
     def external_name(self, column: str) -> str:
         """The name that one of our columns has in our exports."""

@@ -15,7 +15,9 @@ Row i belongs to frame i of the video. The video's own rate is that of playback 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from data.checks import parse_fields, read_json, resolve_inside
 from data.formats.dataset import Array, check_fps, check_rows
 from data.formats.files import ExternalError, get_item, list_files, open_hdf5, read_rows
-from data.pictures import Pictures, View
+from data.pictures import Pictures, View, join_cameras
 from data.video import count_frames, decode_by_number
 
 ROWS_FILE = "trajectory.h5"
@@ -55,8 +57,8 @@ class DroidConfig:
     """fps: rows per second that are retained. least_frames: shorter trajectories are left out."""
 
     fps: float = 4.0
-    camera: Camera = "left"
-    """whose video: left, right or wrist"""
+    camera: Camera | Sequence[Camera] = "left"
+    """whose video: left, right or wrist; several are placed side by side"""
     angles: Literal["radians", "degrees"] = "radians"
     """unit of the recorded angles: radians or degrees"""
     least_frames: int = 2
@@ -65,6 +67,11 @@ class DroidConfig:
         check_fps(self.fps)
         if self.least_frames < 2:
             raise ValueError(f"least_frames={self.least_frames}: give at least 2, which an action lies between")
+
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """From left to right."""
+        return (self.camera,) if isinstance(self.camera, str) else tuple(self.camera)
 
 
 class Metadata(pydantic.BaseModel):
@@ -79,21 +86,23 @@ class Metadata(pydantic.BaseModel):
 class Trajectory:
     """The T retained rows of one trajectory.
 
-    rows: numbers of the recorded rows. time_s: since the first. pose: [T,7], gripper last. extrinsics: [T,6] or None.
-    notes: warnings for the user, a sentence each.
+    videos: of the cameras, from left to right. rows: numbers of the recorded rows. time_s: since the first. pose:
+    [T,7], gripper last. extrinsics: [T,6]; None where none were recorded, and for several cameras. notes: warnings for
+    the user, a sentence each.
     """
 
     folder: Path
-    video: Path
+    videos: tuple[Path, ...]
     rows: NDArray[np.int64]
     time_s: NDArray[np.float64]
     pose: NDArray[np.float64]
     extrinsics: NDArray[np.float32] | None
     notes: tuple[str, ...]
 
-    def read_pictures(self, size_px: int, view: View) -> Pictures:
-        """Its frames [T,size,size,3]. VideoError if one cannot be decoded."""
-        return decode_by_number(self.video, self.rows.tolist(), (size_px, size_px), view)
+    def read_pictures(self, size_hw: tuple[int, int], view: View) -> Pictures:
+        """Its frames [T,H,W,3]. VideoError if one cannot be decoded."""
+        rows = self.rows.tolist()
+        return join_cameras([partial(decode_by_number, video, rows) for video in self.videos])(size_hw, view)
 
 
 def find_trajectories(folder: Path) -> list[Path]:
@@ -108,9 +117,9 @@ def find_trajectories(folder: Path) -> list[Path]:
 
 def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
     """The rows of a trajectory at the wanted rate; reads no frame. ExternalError or VideoError names what is wrong."""
-    video = _find_video(folder, config.camera)
-    poses, times_s, extrinsics, notes = _read_rows(folder / ROWS_FILE, video.stem, config)
-    frames = count_frames(video)
+    videos = tuple(_find_video(folder, camera) for camera in config.cameras)
+    poses, times_s, extrinsics, notes = _read_rows(folder / ROWS_FILE, videos, config)
+    frames = min(map(count_frames, videos))
     counts = f"{folder} has {len(poses)} rows and its video {frames} frames"
     if abs(len(poses) - frames) > MAX_COUNT_DIFFERENCE * max(len(poses), frames):
         raise ExternalError(f"{counts}: they do not belong together")
@@ -125,7 +134,7 @@ def read_trajectory(folder: Path, config: DroidConfig) -> Trajectory:
     if rate < LEAST_RATE * config.fps:
         notes.append(f"{folder} has {rate:.1f} rows a second, fewer than fps={config.fps:g}: all of them are kept")
     extrinsics = None if extrinsics is None else extrinsics[rows].astype(np.float32)
-    return Trajectory(folder, video, rows, times_s[rows] - times_s[rows[0]], poses[rows], extrinsics, tuple(notes))
+    return Trajectory(folder, videos, rows, times_s[rows] - times_s[rows[0]], poses[rows], extrinsics, tuple(notes))
 
 
 def select_rows(times_s: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
@@ -162,11 +171,11 @@ def _find_video(folder: Path, camera: Camera) -> Path:
     return video
 
 
-def _read_rows(path: Path, serial: str, config: DroidConfig) -> tuple[Array, Array, Array | None, list[str]]:
+def _read_rows(path: Path, videos: Sequence[Path], config: DroidConfig) -> tuple[Array, Array, Array | None, list[str]]:
     """Poses [T,7], times [T] in seconds, extrinsics [T,6] or None, and warnings."""
-    camera = f"observation/camera_extrinsics/{serial}_left"
+    camera = f"observation/camera_extrinsics/{videos[0].stem}_left"
     with open_hdf5(path) as file:
-        names = [POSE, GRIPPER, *([camera] if camera in file else [])]
+        names = [POSE, GRIPPER, *([camera] if camera in file and len(videos) == 1 else [])]
         columns = {name: _read_column(path, file, name) for name in names}
         times_s = _read_times(path, file)
     poses, gripper = columns[POSE], columns[GRIPPER].reshape(-1)

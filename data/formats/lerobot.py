@@ -224,10 +224,10 @@ class LeRobot(dataset.ExternalDataSet):
         actions = _to_array(table["action"], where, "action")[:-1]
         return columns | {"action": dataset.check_actions(where, actions, len(times_s))}
 
-    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_hw: tuple[int, int], view: View) -> Pictures:
         check_names(str(self.root), [name], self.info.images)
         if name not in self._video_keys:
-            return self.decode_to_squares(episode, name, self._iterate_images(episode, name), size_px, view)
+            return self.decode_to_size(episode, name, self._iterate_images(episode, name), size_hw, view)
         place, video = episode.location[name], self._inspect_video(episode, name)
         span, length = (place.to_timestamp - place.from_timestamp) * self.fps, episode.location["length"]
         if abs(span - length) > MAX_SPAN_DIFFERENCE:
@@ -236,7 +236,7 @@ class LeRobot(dataset.ExternalDataSet):
         times_s = begin_s + np.arange(length) / self.fps
         if times_s[-1] > video.length_s + 1 / self.fps:
             raise ExternalError(f"{video.path} ends after {video.length_s:.2f} s, before {episode.name} does")
-        return decode_at_times(video, times_s.clip(0), (size_px, size_px), view)
+        return decode_at_times(video, times_s.clip(0), size_hw, view)
 
     def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
         if name in self._video_keys:

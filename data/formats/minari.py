@@ -193,7 +193,7 @@ class Minari(dataset.ExternalDataSet):
         dataset.check_ends(where, flags, len(actions) + 1)
         return columns
 
-    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_hw: tuple[int, int], view: View) -> Pictures:
         where = f"{self.file} {episode.location}"
         with open_hdf5(self.file) as file:
             arrays = _list_arrays(get_item(file, episode.location, h5py.Group, str(self.file)))
@@ -202,8 +202,8 @@ class Minari(dataset.ExternalDataSet):
         if not len(rows):
             raise ExternalError(f"{where} has no row of {name}")
         if jpeg:
-            return self.decode_to_squares(episode, name, rows, size_px, view)
-        return self.convert_to_squares(episode, name, rows, size_px, view)
+            return self.decode_to_size(episode, name, rows, size_hw, view)
+        return self.convert_to_size(episode, name, rows, size_hw, view)
 
     def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
         where = f"{self.file} {episode.location}"

@@ -238,11 +238,11 @@ class OGBench(dataset.ExternalDataSet):
         actions = self._load(file, "actions")[start : end - 1]
         return columns | {"action": dataset.check_actions(str(episode.name), actions, end - start)}
 
-    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_hw: tuple[int, int], view: View) -> Pictures:
         file, start, end = episode.location
         if file not in self._streams:
             self._streams[file] = NpyStream(file, name)
-        return self.convert_to_squares(episode, name, self._streams[file].read_rows(start, end), size_px, view)
+        return self.convert_to_size(episode, name, self._streams[file].read_rows(start, end), size_hw, view)
 
 
 def _parse_name(file: Path) -> str:

@@ -114,14 +114,14 @@ class Robomimic(dataset.ExternalDataSet):
         dataset.check_ends(where, flags, frames)
         return columns | {"action": dataset.check_actions(where, actions if exported else actions[:-1], frames)}
 
-    def read_pictures(self, episode: ExternalEpisode, name: str, size_px: int, view: View) -> Pictures:
+    def read_pictures(self, episode: ExternalEpisode, name: str, size_hw: tuple[int, int], view: View) -> Pictures:
         file, demo = episode.location
         where = f"{file} {demo}"
         with open_hdf5(file) as opened:
             group = get_item(opened, f"data/{demo}", h5py.Group, str(file))
             check_names(where, [name], get_item(group, "obs", h5py.Group, where))
             rows = self._read_rows(group, name, where)
-        return self.convert_to_squares(episode, name, rows, size_px, view)
+        return self.convert_to_size(episode, name, rows, size_hw, view)
 
     def _read_rows(self, group: h5py.Group, name: str, where: str) -> Array:
         """Rows of an observation or of `states`; of our exports with the row after the last action."""

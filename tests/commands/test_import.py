@@ -120,6 +120,9 @@ def test_extrinsics_that_some_lack_are_left_out_and_that_is_said(work, capsys):
         (("size=0",), 2, "size=0"),
         (("fps=0",), 2, "fps=0"),
         (("droid.angles=turns",), 2, "radians, degrees"),
+        (("droid.camera=[left,left]",), 2, "droid.camera=[left,left]: name each camera once"),
+        (("droid.camera=[left,top]",), 2, "droid.camera.1=top is no choice (choices: left, right, wrist)"),
+        (("droid.camera=wirst",), 2, "droid.camera=wirst is no choice; did you mean wrist?"),
         (("droid.camera=wrist",), 1, "none of the 6 trajectories in arms can be used"),
     ],
 )

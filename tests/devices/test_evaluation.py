@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 import envs
 from commands.evaluation.evaluate import count_plan_flops
 from commands.evaluation.methods import make_true_distance
+from commands.evaluation.moments import draw_moments, find_nearest, plan_at_moments
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
 from commands.evaluation.photo_goals import measure_distances, measure_novelty
 from commands.evaluation.protocol import Rollouts
@@ -32,7 +35,7 @@ VIEWS = {
 
 
 class Recording:
-    """Frames of train and val, as a Reader gives them."""
+    """Frames and actions of train and val, as a Reader gives them."""
 
     def __init__(self):
         self.frames = frames(40).numpy()
@@ -46,7 +49,12 @@ class Recording:
     def num_frames(self, episode):
         return 20
 
+    def lengths(self, episodes):
+        return np.full(len(episodes), 20)
+
     def gather(self, name, rows):
+        if name == "action":
+            return np.stack([np.sin(rows), 2 + np.cos(rows)], -1).astype(np.float32)
         assert name == "pixels"
         return self.frames[rows]
 
@@ -116,3 +124,23 @@ def test_frames_that_a_pixel_model_imagined_are_those_of_the_cpu(cuda):
     run = Rollouts(np.ones((2, 5)), actions, frames=frames(2, 5).numpy())
     here, there = (imagine_episodes(model.to(device), run)[1].astype(int) for device in (CPU, cuda))
     assert np.abs(there - here).max() <= 1  # rounded
+
+
+def plan_moments(model, reader):
+    """Plans at recorded moments, the costs of candidates, and the nearest moments of train."""
+    moments, train = (draw_moments(reader, split, 3, 0, model.spec, 2, 1) for split in ("val", "train"))
+    candidates = {"recorded": train.read_actions(reader)[None].repeat(3, 0)}
+    cost = GoalCost(view="tokens", token_keep=0.5) if "tokens" in model.spec.views else GoalCost()
+    planned = plan_at_moments(model, CEM(SEARCH), cost, reader, moments, candidates, 0)
+    return planned, find_nearest(model, "pooled", reader, moments, train)
+
+
+@pytest.mark.parametrize("space", ["pooled", "tokens"])
+def test_plans_at_recorded_moments_are_those_of_the_cpu(cuda, space):
+    reader, model = Recording(), dynamics(space)
+    expected, nearest = plan_moments(model, reader)
+    planned, found = plan_moments(copy.deepcopy(model).to(cuda), reader)
+    np.testing.assert_allclose(planned.actions, expected.actions, atol=1e-5)
+    np.testing.assert_allclose(planned.recorded_cost, expected.recorded_cost, rtol=1e-4)
+    np.testing.assert_allclose(planned.candidate_costs["recorded"], expected.candidate_costs["recorded"], rtol=1e-4)
+    assert found.tolist() == nearest.tolist()

@@ -121,6 +121,12 @@ def test_plan_takes_a_class_and_writes_the_report(modules, data):
     assert (modules / "plan/p/report.html").exists() and list((modules / "plan/p/videos").iterdir())
 
 
+@pytest.mark.parametrize("word", ["offline=true", "goal=photo.png"])
+def test_what_needs_a_trained_model_is_refused_for_a_class(modules, data, word, capsys):
+    assert main(["plan", "model=other_models:Model", f"data={data}", word, f"runs={modules}"]) == 2
+    assert "needs a model of jepa posttrain, and model=other_models:Model is a class" in capsys.readouterr().err
+
+
 class Recorder:
     """Pushes with full force; keeps what it is given."""
 

@@ -18,7 +18,9 @@ from commands.cli import main as cli
 from commands.config.compose import compose_defaults
 from commands.config.schema import build
 from commands.shared.console import Console
-from commands.shared.errors import explain
+from commands.shared.errors import UsageError, explain
+from commands.training.model_folders import derive_preprocessing
+from data.pictures import Preprocessing
 from data.store import Reader
 from tests.data import made_sets
 from tests.data.broken_sets import BREAK
@@ -100,6 +102,43 @@ def test_a_lossy_video_says_how_far_it_is_off_and_keeps_the_rest(capsys):
     after = take("lerobot", "out/set")
     assert (after.column("pixels", 0) != before.column("pixels", 0)).any()
     np.testing.assert_array_equal(after.column("state", 2), before.column("state", 2))
+
+
+def test_several_cameras_stand_side_by_side_and_survive_an_export(capsys):
+    path = made("robomimic")
+    front, hand = "agentview_image", "robot0_eye_in_hand_image"
+    parts = [take("robomimic", path, name, {"pixels": name}).column("pixels", 1) for name in (hand, front)]
+    both = take("robomimic", path, "ours", {"pixels": [hand, front]})
+    assert f"pixels <- {hand} 32x32 beside {front} 32x32" in capsys.readouterr().out
+    assert both.info.frame_hwc == (32, 64, 3) and both.info.source["import"]["cameras"] == 2
+    np.testing.assert_array_equal(both.column("pixels", 1), np.concatenate(parts, axis=2))
+    assert (parts[0] != parts[1]).any()
+    assert derive_preprocessing(both.info, (64, 64)) == Preprocessing((64, 64), "whole", stored_hw=(32, 64))
+    assert take("robomimic", path, "small", {"pixels": [hand, front]}, size=16).info.frame_hwc == (16, 32, 3)
+    give("minari", "out/set-v0")
+    back = take("minari", "out/set-v0", "back")
+    np.testing.assert_array_equal(back.column("pixels", 1), both.column("pixels", 1))
+    assert derive_preprocessing(back.info, (64, 64)) == derive_preprocessing(both.info, (64, 64))
+    assert take("minari", "out/set-v0", "half", size=16).info.frame_hwc == (16, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "keys", "says"),
+    [
+        (["agentview_image", "top"], {}, "columns.pixels=top is not in set.hdf5"),
+        (["agentview_image"] * 2, {}, "columns.pixels=[agentview_image,agentview_image]: name each camera once"),
+        ([], {}, "columns.pixels=[]: name each camera once, at least one"),
+        (
+            ["agentview_image", "robot0_eye_in_hand_image"],
+            {"environment": "reacher"},
+            "environment=reacher draws one camera: choose one by columns.pixels=agentview_image",
+        ),
+    ],
+)
+def test_a_mistake_about_several_cameras_is_said(pixels, keys, says):
+    with pytest.raises(UsageError) as caught:
+        take("robomimic", made("robomimic"), columns={"pixels": pixels}, **keys)
+    assert says in str(caught.value)
 
 
 def test_robomimic_of_robosuite_is_mapped_and_that_is_said(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -36,7 +37,7 @@ def jittered(rows: int, hz: float = 15.0) -> np.ndarray:
 def test_rows_are_chosen_by_their_time_stamps_and_not_by_the_videos_rate(tmp_path):
     times_s = jittered(90)
     found = read_trajectory(trajectory(tmp_path, times_s), DroidConfig(fps=4))
-    assert inspect_video(found.video).rate == pytest.approx(60, rel=0.02)
+    assert inspect_video(found.videos[0]).rate == pytest.approx(60, rel=0.02)
     ticks = np.arange(0, times_s[-1] - times_s[0], 0.25)
     want = [int(np.abs(times_s - times_s[0] - tick).argmin()) for tick in ticks]
     assert found.rows.tolist() == want
@@ -47,10 +48,33 @@ def test_rows_are_chosen_by_their_time_stamps_and_not_by_the_videos_rate(tmp_pat
 
 def test_a_row_comes_with_its_own_frame(tmp_path):
     found = read_trajectory(trajectory(tmp_path, jittered(60)), DroidConfig(fps=5))
-    pictures = found.read_pictures(48, "centre").astype(float)
+    pictures = found.read_pictures((48, 48), "centre").astype(float)
     for row, picture in zip(found.rows, pictures, strict=True):
         apart = [np.abs(picture - draw_gripper(pose, (48, 64))[:, 8:56]).mean() for pose in poses(60)]
         assert int(np.argmin(apart)) == row
+
+
+def add_wrist_camera(folder: Path, drop: int = 0) -> None:
+    """A second camera, which sees the path backwards. drop: rows that its video lacks."""
+    count = 60 - drop
+    other = write_trajectory(folder / "other", poses(60)[::-1][:count], np.arange(count) / 15, (48, 64))
+    shutil.copy(other / f"recordings/MP4/{SERIAL}.mp4", folder / "t/recordings/MP4/99.mp4")
+    metadata = next((folder / "t").glob("metadata*.json"))
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "wrist_mp4_path": "a/b/99.mp4"}))
+
+
+def test_several_cameras_stand_side_by_side_in_the_order_given(tmp_path):
+    folder = trajectory(tmp_path, jittered(60))
+    add_wrist_camera(tmp_path, drop=3)
+    left, wrist = (read_trajectory(folder, DroidConfig(camera=name)) for name in ("left", "wrist"))
+    both = read_trajectory(folder, DroidConfig(camera=["wrist", "left"]))
+    assert [video.stem for video in both.videos] == ["99", SERIAL]
+    assert left.extrinsics is not None and both.extrinsics is None
+    assert both.rows.tolist() == wrist.rows.tolist(), "rows beyond the shorter video are dropped"
+    shown = both.read_pictures((32, 64), "centre")
+    count = len(both.rows)
+    np.testing.assert_array_equal(shown[:, :, :32], wrist.read_pictures((32, 32), "centre"))
+    np.testing.assert_array_equal(shown[:, :, 32:], left.read_pictures((32, 32), "centre")[:count])
 
 
 @pytest.mark.parametrize("kept", ["robot", "milliseconds", "nanoseconds", "stuck robot clock"])
