@@ -33,14 +33,18 @@ class BatchSource(Protocol):
         ...
 
 
+def pin_batch(batch: Batch) -> Batch:
+    """The batch in pinned memory, from which a GPU copies while it computes."""
+    return {name: tensor.pin_memory() for name, tensor in batch.items()}
+
+
 class Loader:
     """Batches of `batch_size` windows.
 
     workers: threads that read ahead in `iterate` (0 reads in the caller's). They are threads, not processes, because
     copying out of a memory map and decoding video both release Python's lock. shard: rank and number of the processes
     that share a batch, each of which reads its own rows alone; the windows in a batch do not depend on it.
-    prepare(batch, step): called by the threads on every batch. pin: whether batches lie in pinned memory, from which a
-    GPU copies while it computes.
+    prepare(batch, step): called by the threads on every batch. pin: whether batches lie in pinned memory.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Loader:
         draw = torch.from_numpy(self._draw_numbers(step)[self._rows])
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()} | {"draw": draw}
         batch = self._prepare(batch, step)
-        return {name: tensor.pin_memory() for name, tensor in batch.items()} if self._pin else batch
+        return pin_batch(batch) if self._pin else batch
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Generator[Batch, None, None]:
         """Batches from `start_step` on, up to `stop_step` if given, read ahead by threads."""

@@ -62,6 +62,7 @@ def cuda_stand_in() -> Iterator[torch.device]:
             "torch.cuda.device_count": lambda: 1,
             "torch.cuda.is_bf16_supported": lambda: True,
             "torch.cuda.get_device_properties": lambda device: SimpleNamespace(total_memory=MEMORY_BYTES),
+            "data.loader.pin_batch": lambda batch: batch,  # called by threads, which do not see the stand-in
             "torch.autocast": lambda device_type, *args, **kwargs: autocast("cpu", *args, **kwargs),
         }.items():
             stack.enter_context(mock.patch(name, value))
