@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from commands.evaluation.protocol import wilson_interval
+from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.scenes import name_scenes
 
 Record = Mapping[str, Any]

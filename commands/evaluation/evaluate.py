@@ -6,8 +6,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs
 from commands.config.groups import make_planner
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import Policy, Rollouts
+from commands.evaluation.judging import detect_success, summarise
 from commands.evaluation.methods import (
     MODEL_METHOD,
     ORACLE_COST_METHOD,
@@ -28,22 +30,10 @@ from commands.evaluation.methods import (
     plans_with_simulator,
     play_policy,
 )
-from commands.evaluation.models import compile_model, load_model
 from commands.evaluation.precision import measure_precision
-from commands.evaluation.protocol import (
-    SCHEMA,
-    Cases,
-    EvaluationSetup,
-    Policy,
-    ProtocolConfig,
-    Rollouts,
-    apply_threshold,
-    detect_success,
-    draw_cases,
-    resolve_protocol,
-    summarise,
-)
-from commands.evaluation.scenes import name_scenes, redraw_scenes
+from commands.evaluation.protocol import SCHEMA
+from commands.evaluation.scenes import name_scenes
+from commands.evaluation.setup import EvaluationSetup, load_baseline_setup, load_setup
 from commands.report.draws import render_scenes
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
@@ -51,57 +41,11 @@ from commands.report.planning import write_report
 from commands.report.recording import Viewer, write_recording
 from commands.report.videos import write_videos
 from commands.shared.console import Console
-from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
-from commands.training.model_folders import find_frame_skip, open_reader
-from data.prepared import prepare_reader
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
 from planners.protocol import Dynamics
-from world_model.training.loop import keep_freed_memory
-
-DrawCases = Callable[[Any, TaskSpec, ProtocolConfig], Cases]  # from a reader; draw_cases, or draw_starts
-
-
-def load_setup(
-    keys: EvaluationKeys,
-    data: Any,
-    model: str,
-    draw: DrawCases = draw_cases,
-    options: Mapping[str, Any] = MappingProxyType({}),
-) -> EvaluationSetup:
-    """Load model and data, check that they fit, and draw starts and goals. options: of model=MODULE:CLASS."""
-    keep_freed_memory()
-    reader = open_reader(data, keys.on_damaged)
-    dynamics, source, preprocessing = load_model(model, options, reader.info, keys.device)
-    if keys.planner.compile:
-        compile_model(model, dynamics)
-    reader = prepare_reader(reader, preprocessing)
-    setup = make_setup(keys, reader, source, dynamics.spec.frame_skip, dynamics, draw)
-    return replace(setup, preprocessing=preprocessing)
-
-
-def make_setup(
-    keys: EvaluationKeys,
-    reader: Any,
-    source: dict[str, Any],
-    skip: int,
-    model: Dynamics | None = None,
-    draw: DrawCases = draw_cases,
-) -> EvaluationSetup:
-    """Task, protocol, starts and goals for the environment of a file. skip: environment steps per model step."""
-    task = envs.find_task(source["env"])
-    if task is None:
-        raise UsageError(
-            f"{source['env']} was recorded elsewhere and there is no environment of it to plan in "
-            f"(environments: {', '.join(envs.TASKS)}); jepa plan offline=true compares plans with recorded actions"
-        )
-    task = apply_threshold(task, keys.protocol)
-    protocol = resolve_protocol(keys.protocol, task)
-    cases = redraw_scenes(draw(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
-    proprio = "none" if model is None else model.spec.proprio
-    return EvaluationSetup(model, source, reader, task, protocol, cases, skip, proprio=proprio)
 
 
 def evaluate_model(
@@ -170,14 +114,6 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
         "thresholds": list(setup.task.thresholds),
         "methods": summarise_methods(runs, setup, keys),
     }
-
-
-def load_baseline_setup(keys: EvaluationKeys, skip: int | None, data: Any) -> EvaluationSetup:
-    """Data, starts and goals without a model. skip: environment steps per model step of the oracle's plans; None: the
-    task's own."""
-    reader = open_reader(data, keys.on_damaged)
-    source = {"env": reader.info.env_id, "env_kwargs": reader.info.env_kwargs}
-    return make_setup(keys, reader, source, skip or find_frame_skip(reader.info))
 
 
 def play_methods(

@@ -11,10 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import wilson_interval
-
 RESAMPLES = 2000  # of episodes, for an interval
 LEVELS = (0.025, 0.975)  # quantiles of a 95 % interval
+
+
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a rate (Wilson 1927)."""
+    if count == 0:
+        return 0.0, 1.0
+    from scipy.stats import binomtest  # slow to import
+
+    low, high = binomtest(successes, count).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def resample_means(

@@ -14,16 +14,11 @@ from annotated_types import Ge
 import envs
 from commands.config.groups import CEMKeys, PlannerKeys, make_planner
 from commands.config.keys import OnDamaged, RunKeys
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import RandomPolicy, Rollouts, ZeroPolicy, run_episodes
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
-from commands.evaluation.protocol import (
-    Cases,
-    EvaluationSetup,
-    ProtocolConfig,
-    RandomPolicy,
-    Rollouts,
-    ZeroPolicy,
-    run_episodes,
-)
+from commands.evaluation.protocol import ProtocolConfig
+from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console
 from envs.task_spec import TaskSpec
 from envs.vector import VectorGoalEnv

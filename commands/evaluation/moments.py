@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from commands.evaluation.protocol import take_in_turn
+from commands.evaluation.cases import take_in_turn
 from commands.evaluation.transitions import TransitionIndex, load_frames, load_transitions
 from commands.shared.errors import RunError
 from data.schema import SPLITS

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from commands.evaluation.episodes import RandomPolicy
 from commands.evaluation.methods import play_policy
-from commands.evaluation.protocol import EvaluationSetup, RandomPolicy
+from commands.evaluation.setup import EvaluationSetup
 from commands.report import page
 from commands.report.videos import write_videos
 from commands.shared.console import Console

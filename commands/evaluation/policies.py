@@ -10,14 +10,15 @@ from typing import Any
 
 from commands.config.compose import load_config
 from commands.config.modules import require_members
-from commands.evaluation.evaluate import collect_results, load_baseline_setup, play_methods, write_evaluation
+from commands.evaluation.episodes import Policy
+from commands.evaluation.evaluate import collect_results, play_methods, write_evaluation
 from commands.evaluation.methods import make_policies
-from commands.evaluation.protocol import Policy
+from commands.evaluation.setup import load_baseline_setup
 from commands.shared.console import Console
 from data.pictures import Preprocessing
 
 POLICY_METHOD = "policy"
-MEMBERS = ("reset", "act")  # of `commands.evaluation.protocol.Policy`
+MEMBERS = ("reset", "act")  # of `commands.evaluation.episodes.Policy`
 
 
 def evaluate(

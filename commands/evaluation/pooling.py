@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from commands.config.compose import Composed
-from commands.evaluation.protocol import SCHEMA, wilson_interval
+from commands.evaluation.intervals import wilson_interval
+from commands.evaluation.protocol import SCHEMA
 from commands.report.plots import draw_setting_curves, draw_sweep_curves
 from commands.shared.console import METRICS, Console, format_table
 from commands.shared.errors import RunError

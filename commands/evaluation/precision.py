@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from commands.config.groups import PlannerKeys
-from commands.evaluation.protocol import EvaluationSetup
+from commands.evaluation.setup import EvaluationSetup
 from planners.costs import focus_goal
 from planners.noise import Draws
 from planners.scoring import Problem, bounds, measure_elite_overlap

@@ -21,7 +21,8 @@ from commands.shared.errors import UsageError
 from envs.presets import APPEARANCE, Preset, choose_env_kwargs
 
 if TYPE_CHECKING:
-    from commands.evaluation.protocol import Cases, ProtocolConfig
+    from commands.evaluation.cases import Cases
+    from commands.evaluation.protocol import ProtocolConfig
     from envs.goal_env import GoalEnv
 
 SCENE_STREAM, GOAL_STREAM = 73, 74  # of random numbers, beside those of `protocol.draw_cases`

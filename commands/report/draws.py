@@ -17,7 +17,7 @@ from commands.report.sheet import draw_sheet, enlarge, write_sheet
 from envs.presets import APPEARANCE
 
 if TYPE_CHECKING:
-    from commands.evaluation.protocol import EvaluationSetup
+    from commands.evaluation.setup import EvaluationSetup
     from envs.goal_env import GoalEnv
 
 Frame = NDArray[np.uint8]

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import Rollouts
+from commands.evaluation.episodes import Rollouts
 from commands.shared.runs import write_atomic
 from world_model.dynamics import LatentDynamics
 

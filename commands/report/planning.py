@@ -11,7 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.evaluation.protocol import Cases, Rollouts, detect_success
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import Rollouts
+from commands.evaluation.judging import detect_success
 from commands.evaluation.scenes import describe_scenes
 from commands.report import page
 from commands.report.figure import SERIES

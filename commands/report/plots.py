@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import Rollouts, wilson_interval
+from commands.evaluation.episodes import Rollouts
+from commands.evaluation.intervals import wilson_interval
 from commands.report.figure import GOOD, MUTED, PAGE, SERIES, new_figure, pick_colour, pick_marker, render_svg, save_png
 from commands.shared.console import read_evaluations
 from envs.task_spec import TaskSpec

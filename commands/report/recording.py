@@ -10,7 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.evaluation.protocol import Cases, Rollouts
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import Rollouts
 from commands.report.imagined import imagine_episodes
 from commands.shared.errors import UsageError
 from envs.task_spec import TaskSpec

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.protocol import Cases, Rollouts
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import Rollouts
 from commands.shared.runs import replace_atomically, write_atomic
 from envs.task_spec import TaskSpec
 

@@ -13,12 +13,19 @@ import envs
 from commands import plan as plan_command
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys
 from commands.evaluation import offline_measures as measures
-from commands.evaluation.intervals import format_mean, format_share, resample_means, summarise_mean, summarise_share
+from commands.evaluation.intervals import (
+    format_mean,
+    format_share,
+    resample_means,
+    summarise_mean,
+    summarise_share,
+    wilson_interval,
+)
 from commands.evaluation.methods import make_true_distance
 from commands.evaluation.moments import draw_moments, find_nearest
 from commands.evaluation.offline import format_moments, format_offline_headline, plans_offline
 from commands.evaluation.oracle import OracleContext, OracleDynamics
-from commands.evaluation.protocol import ProtocolConfig, wilson_interval
+from commands.evaluation.protocol import ProtocolConfig
 from commands.report.offline import write_offline_report
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError

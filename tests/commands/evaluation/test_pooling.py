@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from commands.config.compose import compose
+from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.pooling import pool_results, pool_runs
-from commands.evaluation.protocol import wilson_interval
 from commands.shared.console import Console
 
 

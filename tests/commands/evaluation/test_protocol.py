@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 from commands.config.compose import load_config
-from commands.evaluation.protocol import (
-    ProtocolConfig,
-    apply_threshold,
-    choose_bins,
-    detect_success,
-    draw_cases,
-    draw_starts,
-    resolve_protocol,
-    summarise,
-    wilson_interval,
-)
+from commands.evaluation.cases import draw_cases, draw_starts
+from commands.evaluation.intervals import wilson_interval
+from commands.evaluation.judging import choose_bins, detect_success, summarise
+from commands.evaluation.protocol import ProtocolConfig, apply_threshold, resolve_protocol
 from envs.reacher.spec import REACHER
 
 

@@ -11,19 +11,15 @@ import torch
 
 import envs
 from commands.config.compose import load_config
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import RandomPolicy
 from commands.evaluation.evaluate import format_headline
+from commands.evaluation.judging import detect_success
 from commands.evaluation.methods import ORACLE_COST_METHOD, EvaluationKeys, make_policies, play_policy
 from commands.evaluation.oracle import OracleDynamics
-from commands.evaluation.protocol import (
-    Cases,
-    EvaluationSetup,
-    OracleCostConfig,
-    ProtocolConfig,
-    RandomPolicy,
-    detect_success,
-    resolve_protocol,
-)
+from commands.evaluation.protocol import OracleCostConfig, ProtocolConfig, resolve_protocol
 from commands.evaluation.scenes import check_scenes, describe_scenes, redraw_scenes
+from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from envs.presets import APPEARANCE, PRESETS, choose_env_kwargs

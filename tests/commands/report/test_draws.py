@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 import envs
-from commands.evaluation.protocol import Cases, EvaluationSetup, ProtocolConfig, resolve_protocol
+from commands.evaluation.cases import Cases
+from commands.evaluation.protocol import ProtocolConfig, resolve_protocol
 from commands.evaluation.scenes import choose_preset, redraw_scenes
+from commands.evaluation.setup import EvaluationSetup
 from commands.report.draws import COUNT, render_scenes
 from envs.reacher.spec import REACHER
 

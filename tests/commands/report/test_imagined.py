@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.evaluation.protocol import Cases, Rollouts
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import Rollouts
 from commands.report.imagined import imagine_episodes, write_strip
 from commands.report.recording import check_viewer, write_recording
 from commands.shared.errors import UsageError

@@ -17,8 +17,11 @@ import torch
 from PIL import Image
 
 from commands.evaluation import methods
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import Rollouts
 from commands.evaluation.evaluate import collect_results
-from commands.evaluation.protocol import Cases, EvaluationSetup, ProtocolConfig, Rollouts, resolve_protocol
+from commands.evaluation.protocol import ProtocolConfig, resolve_protocol
+from commands.evaluation.setup import EvaluationSetup
 from commands.report import planning as report
 from commands.report import videos
 from commands.report.plots import draw_horizon_curves, draw_training_curves

@@ -14,9 +14,12 @@ import pytest
 
 import envs
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys
+from commands.evaluation.cases import Cases
+from commands.evaluation.episodes import run_episodes
+from commands.evaluation.judging import detect_success, summarise
 from commands.evaluation.methods import play_policy
 from commands.evaluation.oracle import OracleDynamics
-from commands.evaluation.protocol import Cases, ProtocolConfig, detect_success, run_episodes, summarise
+from commands.evaluation.protocol import ProtocolConfig
 from commands.shared.console import Console
 from commands.transfer.collection import collect_into
 from data.policies import PolicyConfig

@@ -1,0 +1,90 @@
+"""What the distances of played episodes say: success by every judge, with intervals, by goal distance and kind."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commands.evaluation.cases import Cases
+from commands.evaluation.intervals import wilson_interval
+from commands.evaluation.protocol import Judge
+from envs.task_spec import TaskSpec
+
+MOST_BINS = 5  # of goal distances, where the task states none
+JudgedSteps = tuple[NDArray[np.float64], int]
+
+
+def detect_success(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.bool_]:
+    """Per episode: within the threshold for `steps` consecutive steps, at any time after the start."""
+    within = distances[:, 1:] <= threshold
+    if within.shape[1] < steps:
+        return np.zeros(len(within), bool)
+    runs = np.lib.stride_tricks.sliding_window_view(within, steps, axis=1)  # [n, windows, steps]
+    return np.any(np.all(runs, axis=2), axis=1)
+
+
+def fill_after_end(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The last distance of every episode in place of nan."""
+    last = np.maximum.accumulate(np.where(np.isnan(distances), 0, np.arange(distances.shape[1])), axis=1)
+    return np.take_along_axis(distances, last, axis=1)
+
+
+def choose_bins(distances: NDArray[np.float64]) -> tuple[float, ...]:
+    """Edges of at most MOST_BINS bins that hold all distances, multiples of 1, 2 or 5 times a power of ten, so that the
+    bins of several seeds agree."""
+    low, high = float(distances.min()), float(distances.max())
+    least = (high - low or abs(high) or 1.0) / MOST_BINS
+    power = 10.0 ** np.floor(np.log10(least))
+    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
+        edges = step * np.arange(np.floor(low / step), np.floor(high / step + 1e-9) + 2)
+        if len(edges) <= MOST_BINS + 1:
+            break
+    return tuple(float(f"{edge:.12g}") for edge in edges)
+
+
+def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, JudgedSteps]:
+    """Distances that each judge reads, and how many consecutive ones must be within the threshold."""
+    return {
+        "any": (distances, 1),
+        "held": (distances, task.held_steps),
+        "final": (fill_after_end(distances)[:, [0, -1]], 1),
+        "replan": (distances[:, np.unique([*range(0, distances.shape[1], replan_steps), distances.shape[1] - 1])], 1),
+    }
+
+
+def summarise(
+    distances: NDArray[np.float64], cases: Cases, task: TaskSpec, replan_steps: int = 1, judge: Judge = "any"
+) -> dict[str, Any]:
+    """Results of one method: success by every judge with intervals; by goal distance and kind of goal for `judge`.
+    distances: [n, budget + 1], nan after the end of an episode. replan_steps: environment steps from one plan to the
+    next."""
+    count, bins = len(distances), task.distance_bins or choose_bins(cases.distances)
+    cases = cases.take(count)
+    steps_by_judge = select_judged_steps(distances, task, replan_steps)
+    rates: dict[str, Any] = {}
+    for name, (watched, steps) in steps_by_judge.items():
+        hits = {str(t): int(detect_success(watched, t, steps).sum()) for t in task.thresholds}
+        rates[name] = {threshold: n / count for threshold, n in hits.items()}
+        rates[f"{name}_ci95"] = {threshold: wilson_interval(n, count) for threshold, n in hits.items()}
+    watched, steps = steps_by_judge[judge]
+    success = detect_success(watched, task.thresholds[0], steps)
+
+    def count_group(rows: NDArray[np.bool_]) -> dict[str, int]:
+        return {"episodes": int(rows.sum()), "successes": int(success[rows].sum())}
+
+    kinds = () if cases.kinds is None else np.unique(cases.kinds)
+    filled = fill_after_end(distances)
+    return {
+        "episodes": count,
+        **rates,
+        "final_distance": float(filled[:, -1].mean()),
+        "least_distance": float(filled[:, 1:].min(1).mean()),
+        "by_distance": [
+            {"from": low, "to": high, **count_group((cases.distances >= low) & (cases.distances < high))}
+            for low, high in pairwise(bins)
+        ],
+        "by_kind": [{"kind": str(kind), **count_group(cases.kinds == kind)} for kind in kinds],
+    }
