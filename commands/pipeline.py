@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from commands.config.groups import ModelKeys, make_planner
 from commands.config.keys import CollectKeys, DataKeys, LoggerKeys, OnDamaged, RunKeys
-from commands.evaluation.methods import EvaluationKeys
+from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig
 from commands.evaluation.scenes import check_scenes
 from commands.training.posttraining import PosttrainKeys

@@ -10,7 +10,7 @@ from commands.config.groups import make_planner
 from commands.config.keys import Files
 from commands.evaluation.cases import draw_starts
 from commands.evaluation.evaluate import evaluate_model, format_headline, warn_of_time_limit
-from commands.evaluation.methods import EvaluationKeys
+from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import check_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos

@@ -19,13 +19,13 @@ from commands.config.groups import make_planner
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import Policy, Rollouts
 from commands.evaluation.judging import detect_success, summarise
+from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import (
     MODEL_METHOD,
     ORACLE_COST_METHOD,
     ORACLE_METHOD,
     RANDOM_METHOD,
     ZERO_METHOD,
-    EvaluationKeys,
     make_policies,
     plans_with_simulator,
     play_policy,

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Ge
 
 import envs
-from commands.config.groups import CEMKeys, PlannerKeys, make_planner
-from commands.config.keys import OnDamaged, RunKeys
+from commands.config.groups import CEMKeys, make_planner
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import RandomPolicy, Rollouts, ZeroPolicy, run_episodes
+from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
-from commands.evaluation.protocol import ProtocolConfig
 from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console
 from envs.task_spec import TaskSpec
@@ -34,25 +32,6 @@ MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD, ORACLE_METHOD, ORACLE_COST_METHOD = (
     "oracle",
     "oracle, model's cost",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationKeys(RunKeys):
-    """How a model is evaluated."""
-
-    planner: PlannerKeys = field(default_factory=CEMKeys)
-    """search, cost and receding horizon"""
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    """starts, goals, and what counts as success"""
-    on_damaged: OnDamaged = "error"
-    """episodes whose checksum fails: error, or skip to leave them out"""
-    workers: Annotated[int, Ge(0)] = 0
-    """threads that simulate for the oracle; 0: one per core; changes no result"""
-    env_workers: Annotated[int, Ge(0)] = 0
-    """processes that simulate and render the episodes; 0: this one (enough where planning takes the time); changes no
-    result"""
-    videos: Annotated[int, Ge(0)] = 6
-    """rollout videos to write; offline: moments to show"""
 
 
 def play_policy(

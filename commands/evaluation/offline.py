@@ -17,7 +17,8 @@ import envs
 from commands.config.groups import make_planner
 from commands.evaluation.horizons import measure_open_loop
 from commands.evaluation.intervals import format_mean, format_share
-from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD, EvaluationKeys
+from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
 from commands.evaluation.models import is_module_model
 from commands.evaluation.moments import PlannedMoments
 from commands.evaluation.offline_measures import (
@@ -57,6 +58,8 @@ def plans_offline(offline: bool | None, model_folder: str) -> bool:
     if is_module_model(model_folder):
         return False
     env_id = read_environment(model_folder)
+    if env_id is None:
+        return False
     check_trusted_module(env_id)
     return envs.find_task(env_id) is None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import envs
 from commands.evaluation.cases import Cases, draw_cases
+from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import compile_model, load_model
 from commands.evaluation.protocol import ProtocolConfig, apply_threshold, resolve_protocol
 from commands.evaluation.scenes import redraw_scenes
@@ -20,9 +21,6 @@ from envs.presets import choose_env_kwargs
 from envs.task_spec import TaskSpec
 from planners.protocol import Dynamics
 from world_model.training.loop import keep_freed_memory
-
-if TYPE_CHECKING:
-    from commands.evaluation.methods import EvaluationKeys
 
 DrawCases = Callable[[Any, TaskSpec, ProtocolConfig], Cases]  # from a reader; draw_cases, or draw_starts
 

@@ -208,15 +208,16 @@ def find_model_folder(folder: str | Path) -> Path:
     return inside if inside.exists() else path
 
 
-def read_environment(folder: str | Path) -> str:
-    """The environment that a model was trained in, from its model.json alone; "" for a file that cannot be read, which
-    loading the model explains."""
+def read_environment(folder: str | Path) -> str | None:
+    """The environment that a model was trained in, from its model.json alone; None where that has none or cannot be
+    read, which loading the model explains."""
     source = find_model_folder(folder) / "model.json"
     try:
         described = parse_fields(ModelDescription, read_object(source), source)
     except (OSError, FileError):
-        return ""
-    return str(described.config.about.get("env", ""))
+        return None
+    env = described.config.about.get("env")
+    return env if isinstance(env, str) else None
 
 
 def find_frame_skip(info: StoreInfo) -> int:

@@ -15,7 +15,8 @@ from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import RandomPolicy
 from commands.evaluation.evaluate import format_headline
 from commands.evaluation.judging import detect_success
-from commands.evaluation.methods import ORACLE_COST_METHOD, EvaluationKeys, make_policies, play_policy
+from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.methods import ORACLE_COST_METHOD, make_policies, play_policy
 from commands.evaluation.oracle import OracleDynamics
 from commands.evaluation.protocol import OracleCostConfig, ProtocolConfig, resolve_protocol
 from commands.evaluation.scenes import check_scenes, describe_scenes, redraw_scenes

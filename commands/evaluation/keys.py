@@ -1,0 +1,31 @@
+"""Keys of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge
+
+from commands.config.groups import CEMKeys, PlannerKeys
+from commands.config.keys import OnDamaged, RunKeys
+from commands.evaluation.protocol import ProtocolConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationKeys(RunKeys):
+    """How a model is evaluated."""
+
+    planner: PlannerKeys = field(default_factory=CEMKeys)
+    """search, cost and receding horizon"""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    """starts, goals, and what counts as success"""
+    on_damaged: OnDamaged = "error"
+    """episodes whose checksum fails: error, or skip to leave them out"""
+    workers: Annotated[int, Ge(0)] = 0
+    """threads that simulate for the oracle; 0: one per core; changes no result"""
+    env_workers: Annotated[int, Ge(0)] = 0
+    """processes that simulate and render the episodes; 0: this one (enough where planning takes the time); changes no
+    result"""
+    videos: Annotated[int, Ge(0)] = 6
+    """rollout videos to write; offline: moments to show"""
