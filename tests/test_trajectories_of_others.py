@@ -1,5 +1,5 @@
-"""A model trained on imported trajectories plans in the environment they came from: collect -> export -> import ->
-pretrain -> posttrain -> plan, at the smallest size."""
+"""Trajectories of other programs, from import to report, at the smallest size: with the environment they came from
+(collect -> export -> import -> pretrain -> posttrain -> plan), and without one. No picture size is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from commands.cli import main as cli
+from data.formats.droid_example import write_example
 from data.store import Reader
+from tests.data import made_sets
 
 pytestmark = pytest.mark.slow
 HOME = Path(__file__).resolve().parent.parent
@@ -45,3 +47,30 @@ def test_a_model_of_imported_reacher_trajectories_plans_in_reacher(tmp_path, mon
     results = json.loads(Path("runs/plan/p/results.json").read_text())
     assert results["task"] == "reacher" and results["episodes"] == 1
     assert {"model", "random", "zero action"} <= set(results["methods"])
+
+
+@pytest.mark.parametrize("format", ["robomimic", "ogbench", "minari", "lerobot", "droid"])
+def test_data_without_a_simulator_end_in_a_report(format, tmp_path, monkeypatch):
+    if format == "lerobot":
+        pytest.importorskip("pyarrow", reason="pyarrow is an optional extra")
+    monkeypatch.chdir(tmp_path)
+    rate = ("fps=10",) if format in ("ogbench", "minari") else ()
+    if format == "droid":
+        write_example(Path("set"), 8, 20, (48, 64))
+        path = "set"
+    else:
+        path = {"robomimic": "set.hdf5", "ogbench": "visual-maze-v0.npz", "minari": "set", "lerobot": "set"}[format]
+        getattr(made_sets, format)(Path(path))
+    jepa("import", f"format={format}", f"path={path}", *rate, "name=d")
+    reader = Reader("runs/import/d/trajectories.h5")
+    assert reader.info.frame_hwc[:2] != (64, 64) or format == "droid"
+    few = ("objective.frames=3", "objective.context_frames=1")
+    jepa("pretrain", "data=runs/import/d", "objective=future", *few, *TINY, "name=e")
+    short = ("dynamics.history=1", "dynamics.horizon=2", "dynamics.losses.rollout_steps=2")
+    jepa("posttrain", "data=runs/import/d", "encoder=runs/pretrain/e", *short, *TINY[1:], "name=m")
+    search = ("planner.samples=4", "planner.elites=2", "planner.iterations=1", "planner.horizon=2")
+    split = next(name for name in ("eval", "val") if len(reader.episodes(name)))
+    jepa("plan", "model=runs/posttrain/m", "data=runs/import/d", *search, f"protocol.split={split}", "name=p")
+    results = json.loads(Path("runs/plan/p/results.json").read_text())
+    assert results["kind"] == "offline" and results["moments"] > 0
+    assert "<table" in Path("runs/plan/p/report.html").read_text()
