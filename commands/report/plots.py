@@ -295,7 +295,8 @@ def draw_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> str:
         axis.set_ylabel(f"within {task.thresholds[0]} {task.distance_unit}\nat any time, % of episodes")
         axis.set_xlabel(f"distance from start to goal, {task.distance_unit}")
         axis.grid(axis="x", visible=False)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        if axis.get_legend_handles_labels()[0]:  # none where every episode lies outside of the bins
+            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return render_svg(figure, "Success by distance from start to goal")
 
 
