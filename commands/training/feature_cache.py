@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.training.checkpoint import hash_tensors
 
+MOST_BEHIND = 4  # chunks of features that wait to be written while the next is encoded
 ENCODE_CHUNK = 128  # frames encoded at once while the cache is filled
 STATISTICS_EPISODES, STATISTICS_FRAMES = 256, 16  # most episodes, and frames of each, that statistics are taken of
 
@@ -50,12 +55,12 @@ def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> d
                 name: files.enter_context(cache.write(key, spaces[name], tuple(example[name].shape[2:])))
                 for name in missing
             }
+            store = files.enter_context(run_behind())
             for episode, frames in zip(episodes, read_episodes(reader, episodes), strict=True):
                 row = int(reader.first_row(episode))
                 for chunk in frames.split(ENCODE_CHUNK):
                     features = dynamics.read(chunk[None].to(device))
-                    for name in missing:
-                        rows[name][row : row + len(chunk)] = features[name][0].cpu().numpy()
+                    store(partial(_write_rows, rows, row, {name: features[name][0] for name in missing}))
                     row += len(chunk)
                 progress.advance()
     stored: dict[str, np.ndarray] = {}
@@ -64,6 +69,29 @@ def cache_features(dynamics: LatentDynamics, reader: Any, console: Console) -> d
         assert array is not None, (name, key)
         stored[name] = array
     return stored
+
+
+def _write_rows(rows: dict[str, np.ndarray], row: int, features: dict[str, Tensor]) -> None:
+    """Copy features [n, N, D] of consecutive frames to the host, and into the arrays of all frames."""
+    for name, values in features.items():
+        rows[name][row : row + len(values)] = values.cpu().numpy()
+
+
+@contextmanager
+def run_behind() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """A function that runs others in their order in a thread, so that the caller computes on; at most MOST_BEHIND wait.
+    Their errors are raised at a later call, or at the end."""
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
+
+        def run(work: Callable[[], None]) -> None:
+            waiting.append(pool.submit(work))
+            if len(waiting) > MOST_BEHIND:
+                waiting.popleft().result()
+
+        yield run
+        for future in waiting:
+            future.result()
 
 
 def sample_train_features(features: np.ndarray, reader: Any, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from commands.shared.console import Console
-from commands.training.feature_cache import cache_features
+from commands.training.feature_cache import cache_features, run_behind
 from data.loader import Loader
 from data.mapped import create_file
 from data.schema import StoreInfo, plan_episodes
@@ -81,3 +82,17 @@ def test_features_are_computed_once(reader):
     first = cache_features(dynamics, reader, Console(io.StringIO()))["features"]
     dynamics.read = None
     np.testing.assert_array_equal(cache_features(dynamics, reader, Console(io.StringIO()))["features"], first)
+
+
+def test_what_runs_behind_keeps_its_order_and_its_errors_are_raised():
+    done = []
+    with run_behind() as run:
+        for number in range(20):
+            run(partial(done.append, number))
+    assert done == list(range(20))
+    with pytest.raises(OSError, match="disk full"), run_behind() as run:
+        run(partial(fail, "disk full"))
+
+
+def fail(why: str) -> None:
+    raise OSError(why)
