@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +75,7 @@ class ExportSource:
     def gym_id(self) -> str:
         """Gymnasium's id of the environment; the recorded name where it is not one of ours."""
         env_id = self.reader.info.env_id
-        return f"jepa/{env_id}-v0" if env_id in envs.TASKS else env_id
+        return envs.get_gym_id(env_id) if env_id in envs.TASKS else env_id
 
 
 # --- models
@@ -132,11 +132,11 @@ def write_ogbench_episodes(source: ExportSource, path: Path, config: Config, tic
 
 def write_minari_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
-    spec = None
-    if source.reader.info.env_id in envs.TASKS:
-        spec = gymnasium.spec(source.gym_id)
-        spec.kwargs = dict(source.reader.info.env_kwargs)
-    return write_minari(source.reader, path, None if spec is None else spec.to_json(), tick)
+    spec, info = None, source.reader.info
+    if info.env_id in envs.TASKS:
+        registered = gymnasium.spec(source.gym_id)
+        spec = replace(registered, kwargs={**registered.kwargs, **info.env_kwargs}).to_json()
+    return write_minari(source.reader, path, spec, tick)
 
 
 def write_lerobot_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
