@@ -18,7 +18,7 @@ import gymnasium
 import envs
 from commands.config.keys import Files
 from commands.shared.console import Console
-from commands.shared.errors import RunError, UsageError, describe_choices
+from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_choices
 from commands.training.model_folders import ModelParts, load_parts, open_reader
 from data.formats.lerobot import import_pyarrow
 from data.formats.lerobot_writer import write_lerobot
@@ -132,11 +132,26 @@ def write_ogbench_episodes(source: ExportSource, path: Path, config: Config, tic
 
 def write_minari_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
-    spec, info = None, source.reader.info
-    if info.env_id in envs.TASKS:
-        registered = gymnasium.spec(source.gym_id)
-        spec = replace(registered, kwargs={**registered.kwargs, **info.env_kwargs}).to_json()
-    return write_minari(source.reader, path, spec, tick)
+    return write_minari(source.reader, path, describe_environments(source), tick)
+
+
+def describe_environments(source: ExportSource) -> dict[str, Any]:
+    """Minari's facts of the environment, by which `recover_environment` makes it; none for one that is not ours.
+
+    The recorded episodes were not cut at the task's budget: `env_spec` has their length as its limit. `eval_env_spec`
+    has the budget.
+    """
+    info, reader = source.reader.info, source.reader
+    if info.env_id not in envs.TASKS:
+        return {}
+    registered = gymnasium.spec(source.gym_id)
+    budgeted = replace(registered, kwargs={**registered.kwargs, **info.env_kwargs})
+    recorded = replace(budgeted, max_episode_steps=int(reader.lengths(reader.episodes()).max()) - 1)
+    return {
+        "env_spec": recorded.to_json(),
+        "eval_env_spec": budgeted.to_json(),
+        "requirements": [DISTRIBUTION],
+    }
 
 
 def write_lerobot_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
