@@ -25,7 +25,7 @@ from envs.two_rooms.spec import TWO_ROOMS
 if TYPE_CHECKING:
     from envs.goal_env import GoalEnv
 
-__all__ = ["GYM", "OWN_TASKS", "TASKS", "TaskSpec", "find_task", "get_gym_id", "get_task", "make", "make_rewarded"]
+__all__ = ["GYM", "OWN_TASKS", "TASKS", "TaskSpec", "find_task", "get_gym_id", "get_task", "make", "make_with_rewards"]
 
 # A task's specification imports no simulator, so a report can read it without OpenGL.
 OWN_TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (POINT_MAZE, PUSH_T, REACHER, TWO_ROOMS)}
@@ -65,7 +65,7 @@ def make(name: str, **kwargs: Any) -> GoalEnv:
     return getattr(importlib.import_module(module), cls)(**selection, **kwargs)
 
 
-def make_rewarded(name: str, reward: Kind = "none", terminate_on_success: bool = False, **kwargs: Any) -> GoalEnv:
+def make_with_rewards(name: str, reward: Kind = "none", terminate_on_success: bool = False, **kwargs: Any) -> GoalEnv:
     """The environment of a task with rewards: what `gymnasium.make` calls, and puts its wrappers around.
 
     `reward`: none (0), sparse (-1 until the goal is reached, then 0) or dense (negative distance in the task's unit).
@@ -103,7 +103,7 @@ def find_task(name: str) -> TaskSpec | None:
 for _name, _task in TASKS.items():
     gymnasium.register(
         id=get_gym_id(_name),
-        entry_point="envs:make_rewarded",
+        entry_point="envs:make_with_rewards",
         max_episode_steps=_task.budget,
         kwargs={"name": _name},
     )

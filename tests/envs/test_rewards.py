@@ -132,7 +132,7 @@ def test_a_loop_over_vectorised_environments_resets_them_and_reports_success(mod
 
 
 def test_an_environment_of_gymnasiums_reports_success_and_takes_rewards() -> None:
-    env = envs.make_rewarded("gym/InvertedPendulum-v5", reward="dense", terminate_on_success=True, size=16)
+    env = envs.make_with_rewards("gym/InvertedPendulum-v5", reward="dense", terminate_on_success=True, size=16)
     _start_at_goal(env)
     _, reward, terminated, _, info = env.step(np.zeros(1))
     assert info["is_success"] is True and terminated and reward == -info["distance"]
