@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import gymnasium
 import envs
 from commands.config.keys import Files
 from commands.shared.console import Console
-from commands.shared.errors import RunError, UsageError, describe_choices
+from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_choices
 from commands.shared.hub import SCHEME, HubName, parse_hub_name, upload_model
 from commands.training.model_folders import ModelParts, load_parts, open_reader
 from commands.transfer.model_card import CARD, CardOptions, format_card
@@ -91,7 +91,7 @@ class ExportSource:
     def gym_id(self) -> str:
         """Gymnasium's id of the environment; the recorded name where it is not one of ours."""
         env_id = self.reader.info.env_id
-        return f"jepa/{env_id}-v0" if env_id in envs.TASKS else env_id
+        return envs.get_gym_id(env_id) if env_id in envs.TASKS else env_id
 
 
 # --- models
@@ -175,11 +175,26 @@ def write_ogbench_episodes(source: ExportSource, path: Path, config: Config, tic
 
 def write_minari_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:
     """A data set's folder."""
-    spec = None
-    if source.reader.info.env_id in envs.TASKS:
-        spec = gymnasium.spec(source.gym_id)
-        spec.kwargs = dict(source.reader.info.env_kwargs)
-    return write_minari(source.reader, path, None if spec is None else spec.to_json(), tick)
+    return write_minari(source.reader, path, describe_environments(source), tick)
+
+
+def describe_environments(source: ExportSource) -> dict[str, Any]:
+    """Minari's facts of the environment, by which `recover_environment` makes it; none for one that is not ours.
+
+    The recorded episodes were not cut at the task's budget: `env_spec` has their length as its limit. `eval_env_spec`
+    has the budget.
+    """
+    info, reader = source.reader.info, source.reader
+    if info.env_id not in envs.TASKS:
+        return {}
+    registered = gymnasium.spec(source.gym_id)
+    budgeted = replace(registered, kwargs={**registered.kwargs, **info.env_kwargs})
+    recorded = replace(budgeted, max_episode_steps=int(reader.lengths(reader.episodes()).max()) - 1)
+    return {
+        "env_spec": recorded.to_json(),
+        "eval_env_spec": budgeted.to_json(),
+        "requirements": [DISTRIBUTION],
+    }
 
 
 def write_lerobot_episodes(source: ExportSource, path: Path, config: Config, tick: Callable[[], None]) -> str:

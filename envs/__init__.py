@@ -1,5 +1,8 @@
 """Goal-image tasks with Gymnasium's interface: `envs.make("reacher")`, or `gymnasium.make("jepa/reacher-v0")`.
 
+The first gives no reward and plays on for ever. The second is for reinforcement learning: it takes `reward` and
+`terminate_on_success`, and truncates an episode at the task's budget.
+
 Importing this package registers the ids and imports no simulator: MuJoCo is loaded when the first environment
 is made, after the OpenGL backend has been chosen (see `envs.rendering`).
 """
@@ -15,13 +18,14 @@ from envs.adapters.dm_control_tasks import DMC_TASKS
 from envs.point_maze.spec import POINT_MAZE
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
+from envs.rewards import Kind, Rewards
 from envs.task_spec import TaskSpec, suggest_names
 from envs.two_rooms.spec import TWO_ROOMS
 
 if TYPE_CHECKING:
     from envs.goal_env import GoalEnv
 
-__all__ = ["GYM", "OWN_TASKS", "TASKS", "TaskSpec", "find_task", "make", "task"]
+__all__ = ["GYM", "OWN_TASKS", "TASKS", "TaskSpec", "find_task", "get_gym_id", "get_task", "make", "make_with_rewards"]
 
 # A task's specification imports no simulator, so a report can read it without OpenGL.
 OWN_TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (POINT_MAZE, PUSH_T, REACHER, TWO_ROOMS)}
@@ -50,11 +54,6 @@ def _find_entry_point(name: str) -> tuple[str, dict[str, str]]:
     )
 
 
-for _name in TASKS:
-    _module, _kwargs = _find_entry_point(_name)
-    gymnasium.register(id=f"jepa/{_name.replace('/', '_')}-v0", entry_point=_module, kwargs=_kwargs)
-
-
 def make(name: str, **kwargs: Any) -> GoalEnv:
     """The environment of a task, without Gymnasium's wrappers.
 
@@ -64,6 +63,23 @@ def make(name: str, **kwargs: Any) -> GoalEnv:
     entry_point, selection = _find_entry_point(name)
     module, _, cls = entry_point.partition(":")
     return getattr(importlib.import_module(module), cls)(**selection, **kwargs)
+
+
+def make_with_rewards(name: str, reward: Kind = "none", terminate_on_success: bool = False, **kwargs: Any) -> GoalEnv:
+    """The environment of a task with rewards: what `gymnasium.make` calls, and puts its wrappers around.
+
+    `reward`: none (0), sparse (-1 until the goal is reached, then 0) or dense (negative distance in the task's unit).
+    `terminate_on_success` ends an episode at the first success. `kwargs` as for `make`.
+    """
+    rewards = Rewards(reward, terminate_on_success)  # a bad value is named before a simulator is loaded
+    env = make(name, **kwargs)
+    env.rewards = rewards
+    return env
+
+
+def get_gym_id(name: str) -> str:
+    """The id under which Gymnasium knows a task of TASKS."""
+    return f"jepa/{name.replace('/', '_')}-v0"
 
 
 def get_task(name: str) -> TaskSpec:
@@ -82,3 +98,12 @@ def get_task(name: str) -> TaskSpec:
 def find_task(name: str) -> TaskSpec | None:
     """A task's specification, or None for the name of data recorded elsewhere."""
     return get_task(name) if name in TASKS or name.startswith(GYM) else None
+
+
+for _name, _task in TASKS.items():
+    gymnasium.register(
+        id=get_gym_id(_name),
+        entry_point="envs:make_with_rewards",
+        max_episode_steps=_task.budget,
+        kwargs={"name": _name},
+    )

@@ -1,8 +1,9 @@
 """GoalEnv: a Gymnasium environment with a goal image, in which every state can be restored.
 
 Observations are images, `pixels` and `goal_pixels`; the true state appears only in `info` and `get_truth`, for
-evaluation. An environment gives no reward and never terminates: success and budget belong to the evaluator. Only an
-environment of Gymnasium's may end an episode of its own (`envs.adapters.gymnasium_simulator`).
+evaluation. By default an environment gives no reward and never terminates: success and budget belong to the evaluator.
+For reinforcement learning, `gymnasium.make` adds rewards (`envs.rewards`) and a time limit. Only an environment of
+Gymnasium's may end an episode of its own (`envs.adapters.gymnasium_simulator`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from envs.actions import read_actions
 from envs.goals import sample_distant_goal
 from envs.presets import APPEARANCE, MOTION, choose_factors
 from envs.rendering import Renderer, choose_backend
+from envs.rewards import Rewards
 from envs.session import Session
 from envs.task_spec import TaskSpec
 
@@ -48,6 +50,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
     task: ClassVar[TaskSpec]
     camera: ClassVar[str]
+    rewards = Rewards()
     task_factors: ClassVar[dict[str, tuple[str, float, float]]] = {}  # (unit, low, high) of the task's own factors
 
     def __init__(
@@ -166,10 +169,14 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, Info]:
         """One environment step with the action `[A]` held, clipped to its bounds.
 
+        `info` has `distance` (in the task's unit), `is_success` (within the first threshold), `truth`, `goal_truth`.
         Raises `ValueError` for an action of another shape, or with NaN or infinity in it.
         """
         terminated, truncated = self.advance(read_actions(action, self._low.shape, self.task, np.float64))
-        return self._observe(), 0.0, terminated, truncated, self._get_info()
+        observation, info = self._observe(), self._get_info()
+        reward = self.rewards.compute_reward(info["distance"], info["is_success"])
+        terminated = terminated or (self.rewards.terminate_on_success and info["is_success"])
+        return observation, reward, terminated, truncated, info
 
     def advance(self, control: NDArray[np.float64]) -> tuple[bool, bool]:
         """One environment step with `control` `[A]`, clipped to its bounds, without an observation. Returns whether it
@@ -291,7 +298,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
     def _get_info(self) -> Info:
         truth, goal_truth = self.get_truth(), self.get_truth(self._goal_state)
         distance = float(self.task.distance(truth, goal_truth))
-        return {"distance": distance, "truth": truth, "goal_truth": goal_truth}
+        is_success = distance <= self.task.thresholds[0]
+        return {"distance": distance, "is_success": is_success, "truth": truth, "goal_truth": goal_truth}
 
     def _render_frame(self) -> NDArray[np.uint8]:
         if self._frame is None:

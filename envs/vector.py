@@ -143,7 +143,8 @@ class VectorGoalEnv(VectorEnv[Batch, NDArray[np.float32], NDArray[Any]]):
             return None, RuntimeError(f"environment worker {index} died with exit code {code}")
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: Options = None) -> tuple[Batch, Batch]:
-        """New episodes: observations `[n, ...]`, and infos `distance` `[n]`, `truth`, `goal_truth` `[n, L]`.
+        """New episodes: observations `[n, ...]`, and infos `distance`, `is_success` `[n]`, `truth`, `goal_truth`
+        `[n, L]`.
 
         A single seed gives environment i `seed + i`. `options` is one dict for all or a list with one each.
         """

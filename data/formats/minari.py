@@ -4,7 +4,8 @@ The layout, as docs/content/dataset_standards.md and minari/dataset/{minari_stor
 Farama-Foundation/Minari (0.5.4) have it; an episode of T steps:
 
     DATASET/data/metadata.json    total_episodes, data_format, observation_space, action_space (JSON in a string),
-                                  env_spec (Gymnasium's, JSON in a string), dataset_id, jpeg_encoding, ...
+                                  env_spec, eval_env_spec (Gymnasium's, JSON in a string), requirements,
+                                  dataset_id, jpeg_encoding, ...
     DATASET/data/main_data.hdf5   groups episode_0, ...: attributes id, seed, total_steps
         observations              [T+1,...], or a group of such for a Dict space (a Tuple's are _index_0, ...)
         actions                   [T,...]
@@ -17,7 +18,7 @@ Pictures of at least 32 x 32 are JPEGs there (rows of bytes) unless jpeg_encodin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -266,8 +267,11 @@ def _list_arrays(group: h5py.Group) -> dict[str, h5py.Dataset]:
     return dict(pair for name in (OBSERVATIONS, INFOS) if name in group for pair in walk(group[name], name))
 
 
-def write_minari(reader: Reader, path: Path, env_spec: str | None, progress: Callable[[], None]) -> str:
-    """Our episodes as a Minari data set in the folder; returns what the format loses, for the user."""
+def write_minari(reader: Reader, path: Path, facts: Mapping[str, Any], progress: Callable[[], None]) -> str:
+    """Our episodes as a Minari data set in the folder; returns what the format loses, for the user.
+
+    facts: of the environment, for metadata.json.
+    """
     folder = path / FOLDER
     folder.mkdir(parents=True)
     info, episodes = reader.info, reader.episodes().tolist()
@@ -291,7 +295,7 @@ def write_minari(reader: Reader, path: Path, env_spec: str | None, progress: Cal
         "dataset_size": round((folder / MAIN).stat().st_size / 1e6, 1),
         "minari_version": "0.5.4",
         EXPORT_KEY: info.to_json(),
-        **({} if env_spec is None else {"env_spec": env_spec}),
+        **facts,
     }
     (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
     return ""

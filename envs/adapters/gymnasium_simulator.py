@@ -166,7 +166,7 @@ class GymnasiumSimulator:
     def render(self, data: None) -> NDArray[np.uint8]:
         """A new image `[H, W, 3]`, whatever size the environment draws."""
         self.set_state(self.get_state())  # an image must not show how its state was reached
-        viewer = getattr(getattr(self.env, "mujoco_renderer", None), "viewer", None)
+        viewer = self._find_viewer()
         if viewer is not None:  # Gymnasium's assumes that its OpenGL context is the current one
             viewer.make_context_current()
         frame = np.asarray(self.env.render(), np.uint8)
@@ -178,8 +178,18 @@ class GymnasiumSimulator:
         """The software that draws, for the header of a data file."""
         return f"gymnasium {gymnasium.__version__}"
 
+    def _find_viewer(self) -> Any:
+        """Gymnasium's viewer of a MuJoCo environment; None before it has drawn, and for others."""
+        return getattr(getattr(self.env, "mujoco_renderer", None), "viewer", None)
+
     def close(self) -> None:
         """Close the environment."""
+        viewer = self._find_viewer()
+        if hasattr(viewer, "con"):
+            # Gymnasium leaves its textures and buffers to garbage collection, which deletes those of the same numbers
+            # in whatever OpenGL context is the current one then.
+            viewer.make_context_current()
+            viewer.con.free()
         self.played.close()
 
     def get_truth(self) -> NDArray[np.float32]:

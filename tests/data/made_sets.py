@@ -208,11 +208,11 @@ def mp4(path: Path, frames: np.ndarray, fps: int) -> None:
         container.mux(stream.encode(None))
 
 
-def ours(path: Path, episodes: int = len(LENGTHS)) -> Path:
+def ours(path: Path, episodes: int = len(LENGTHS), env_id: str = "reacher") -> Path:
     """A file of ours with proprio, reward, factors, seeds and all three splits, in another order than by split."""
     rng = np.random.default_rng(5)
     info = StoreInfo(
-        env_id="reacher",
+        env_id=env_id,
         env_kwargs={"size": SIZE},
         action_low=(-1.0, -0.5),
         action_high=(1.0, 0.75),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_a_state_goes_on_the_same_to_the_bit_and_a_goal_was_reached(gym_id: str)
     env.reset(seed=4)
     np.testing.assert_array_equal(env.render_state(env.get_goal_state()), obs["goal_pixels"])
     env.close()
+
+
+def test_collecting_a_closed_environment_leaves_the_pictures_of_others_alone() -> None:
+    other, ours = envs.make("gym/InvertedPendulum-v5", size=32), envs.make("reacher", size=16)
+    other.reset(seed=0)
+    observation, _ = ours.reset(seed=0)
+    other.close()
+    start = ours.render_state(ours.get_state())  # makes its OpenGL context the current one
+    del other
+    gc.collect()
+    goal = ours.render_state(ours.get_goal_state())
+    np.testing.assert_array_equal(goal, observation["goal_pixels"])
+    assert not np.array_equal(goal, start)
+    ours.close()
 
 
 def test_many_run_as_one_and_the_oracle_steps_the_environment_itself() -> None:
