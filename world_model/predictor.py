@@ -35,6 +35,7 @@ from world_model.nn.layers import (
 )
 from world_model.nn.stack import Blocks, init_transformer
 
+MOST_VARIANTS = 64  # of one compiled function
 SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the start
 
 
@@ -167,7 +168,14 @@ def _advance(
 
 @cache
 def _compile_advance() -> Callable[..., tuple[Tensor, KeysValues]]:
-    """One compiled function for all layers and steps; the number of tokens so far differs from step to step."""
+    """One compiled function for all layers and steps; the number of tokens so far differs from step to step.
+
+    Sizes 0 and 1 are compiled apart, and so are one and many environments, candidates and tokens: more variants than
+    torch allows by default, beyond which it would run uncompiled.
+    """
+    import torch._dynamo  # slow to import
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
     return torch.compile(_advance, dynamic=True)
 
 
