@@ -130,7 +130,7 @@ class ExternalImport:
         if rate is None:
             raise UsageError(
                 f"format={self.keys.format} records no rate: give fps=, the steps a second of {contents.env} "
-                "(20 for robosuite and OGBench's manipulation, 10 for its point and ant mazes)"
+                "(20 for robosuite and OGBench's manipulation, 10 for its point and ant mazes, 10 for Push-T)"
             )
         return float(rate)
 

@@ -116,13 +116,14 @@ def check_filters(rows: h5py.Dataset, where: str) -> None:
     """ExternalError if the dataset is compressed by what is not installed here."""
     facts = rows.id.get_create_plist()
     numbers = [facts.get_filter(k)[0] for k in range(facts.get_nfilters())]
-    if all(map(h5py.h5z.filter_avail, numbers)):
+    missing = [number for number in numbers if not h5py.h5z.filter_avail(number)]
+    if not missing:
         return
     try:
         import_module(FILTER_NAMES)
     except ImportError as error:
         raise ExternalError(
-            f"{where} is compressed by HDF5's filter {numbers[0]}, which h5py has not: pip install {FILTER_NAMES}, or "
+            f"{where} is compressed by HDF5's filter {missing[0]}, which h5py has not: pip install {FILTER_NAMES}, or "
             "write the file again by h5repack -f GZIP=1"
         ) from error
 

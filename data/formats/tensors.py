@@ -29,10 +29,15 @@ def open_tensor(path: Path) -> torch.Tensor:
     check_regular(path)
     if not path.is_file():
         raise ExternalError(f"{path} is not there: copy the data set again")
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+    except (zipfile.BadZipFile, *DAMAGE) as error:
         raise ExternalError(
             f"{path} is no complete file of torch.save (or one from before torch 1.6): copy it, or save it, again"
-        )
+        ) from error
+    if packed:
+        raise ExternalError(f"{path} is a compressed archive, which torch.save never writes: save it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of, as sparse tensors, is refused below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,15 @@ def saved(name: str, value: object) -> None:
     torch.save(value, f"set/{name}.pth")
 
 
+def pack(path: str) -> None:
+    """Compress the members of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
 ROWS = torch.zeros(3, 6, 2)
 FAULTS = [
     (lambda: saved("actions", ROWS[:2]), "states.pth has 3 episodes, and set/actions.pth has 2"),
@@ -109,6 +119,7 @@ FAULTS = [
     (lambda: saved("states", torch.zeros(3)), "states.pth is [3]: [episodes, steps, numbers] is needed"),
     (lambda: saved("states", Path("x")), "states.pth holds Python objects, which are never unpickled"),
     (lambda: Path("set/states.pth").write_bytes(b"PK"), "states.pth is no complete file of torch.save"),
+    (lambda: pack("set/states.pth"), "states.pth is a compressed archive, which torch.save never writes"),
     (lambda: os.remove("set/actions.pth"), "set has no rel_actions.pth, actions.pth, abs_actions.pth: one of them"),
     (lambda: os.remove("set/states.pth"), "path=set is no DINO-WM data set: there is no states.pth in it"),
     (lambda: saved("states", ROWS.index_fill(1, torch.tensor(2), torch.nan)), "states that are not finite numbers"),
