@@ -218,7 +218,7 @@ class Table(dataset.ExternalDataSet):
             proprio=(PROPRIO,) if PROPRIO in numbers else (),
             state=(STATE,) if STATE in numbers else (),
             truth=tuple(truth),
-            unread=sorted(unread),
+            unread=sorted(name for name in unread if not dataset.is_end(name)),
             refused=refused,
         )
 

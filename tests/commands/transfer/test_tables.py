@@ -50,7 +50,7 @@ def test_every_number_and_picture_of_a_table_is_as_it_was(coding, capsys):
         np.testing.assert_array_equal(file.column("reward", episode)[:-1], rewards)
     said = capsys.readouterr().out
     assert "state <- state (recorded); truth <- state; proprio <- proprio" in said
-    assert "left out: goal_state" in said and "pixels <- pixels 32x32" in said
+    assert "left out: goal_state\n" in said and "pixels <- pixels 32x32" in said
 
 
 def test_columns_are_chosen_by_name():
