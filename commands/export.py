@@ -24,10 +24,10 @@ from commands.shared.hub import SCHEME, HubName, parse_hub_name, upload_model
 from commands.training.model_folders import ModelParts, load_parts, open_reader
 from commands.transfer.model_card import CARD, CardOptions, format_card
 from commands.transfer.model_record import ModelRecord, find_results, read_record, write_model_folder
-from data.formats.lerobot import import_pyarrow
 from data.formats.lerobot_writer import write_lerobot
 from data.formats.minari import write_minari
 from data.formats.ogbench import derive_val_path, write_ogbench
+from data.formats.parquet import import_pyarrow
 from data.formats.robomimic import write_robomimic
 from data.store import Reader
 from world_model.interop.export import export_huggingface, export_official

@@ -49,17 +49,17 @@ def test_a_model_of_imported_reacher_trajectories_plans_in_reacher(tmp_path, mon
     assert {"model", "random", "zero action"} <= set(results["methods"])
 
 
-@pytest.mark.parametrize("format", ["robomimic", "ogbench", "minari", "lerobot", "droid"])
+@pytest.mark.parametrize("format", ["robomimic", "ogbench", "minari", "lerobot", "droid", "table", "dino_wm"])
 def test_data_without_a_simulator_end_in_a_report(format, tmp_path, monkeypatch):
     if format == "lerobot":
         pytest.importorskip("pyarrow", reason="pyarrow is an optional extra")
     monkeypatch.chdir(tmp_path)
-    rate = ("fps=10",) if format in ("ogbench", "minari") else ()
+    rate = ("fps=10",) if format in ("ogbench", "minari", "table", "dino_wm") else ()
     if format == "droid":
         write_example(Path("set"), 8, 20, (48, 64))
         path = "set"
     else:
-        path = {"robomimic": "set.hdf5", "ogbench": "visual-maze-v0.npz", "minari": "set", "lerobot": "set"}[format]
+        path = {"robomimic": "set.hdf5", "ogbench": "visual-maze-v0.npz", "table": "set.h5"}.get(format, "set")
         getattr(made_sets, format)(Path(path))
     jepa("import", f"format={format}", f"path={path}", *rate, "name=d")
     reader = Reader("runs/import/d/trajectories.h5")

@@ -91,7 +91,7 @@ class ExternalImport:
             self.simulator = Simulator(str(wanted), self.size_px, {**theirs, **self.keys.environment_kwargs})
         self.fps = self._find_rate(contents)
         others = tuple(name for name in contents.numbers if name not in contents.state)
-        self.truth = self._find_columns("truth", self.columns.truth, others or contents.state)
+        self.truth = self._find_columns("truth", self.columns.truth, contents.truth or others or contents.state)
         self.proprio = self._find_columns("proprio", self.columns.proprio, contents.proprio)
         self.state = self._find_columns("state", self.columns.state, contents.state) or self.truth
         if self.simulator is not None:
@@ -130,7 +130,7 @@ class ExternalImport:
         if rate is None:
             raise UsageError(
                 f"format={self.keys.format} records no rate: give fps=, the steps a second of {contents.env} "
-                "(20 for robosuite and OGBench's manipulation, 10 for its point and ant mazes)"
+                "(20 for robosuite and OGBench's manipulation, 10 for its point and ant mazes, 10 for Push-T)"
             )
         return float(rate)
 

@@ -16,11 +16,13 @@ from commands.shared.errors import UsageError, describe_choices
 from commands.transfer.external import ExternalImport
 from commands.transfer.keys import ImportKeys, list_cameras
 from commands.transfer.recordings import Array, Facts, Recording, RecordingFormat
+from data.formats.dino_wm import DinoWM
 from data.formats.droid import DroidConfig, find_trajectories, read_trajectory
 from data.formats.lerobot import LeRobot
 from data.formats.minari import Minari
 from data.formats.ogbench import OGBench
 from data.formats.robomimic import Robomimic
+from data.formats.table import Table
 from data.schema import Column
 from world_model.nn.poses import POSE_SIZE, subtract_poses
 
@@ -83,6 +85,8 @@ FORMATS: dict[str, Callable[[ImportKeys], RecordingFormat]] = {
     "ogbench": partial(ExternalImport, OGBench),
     "minari": partial(ExternalImport, Minari),
     "lerobot": partial(ExternalImport, LeRobot),
+    "table": partial(ExternalImport, Table),
+    "dino_wm": partial(ExternalImport, DinoWM),
 }
 
 

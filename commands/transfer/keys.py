@@ -42,7 +42,7 @@ class ImportKeys(RunKeys):
     """What is imported, and how its columns, rate and pictures become ours."""
 
     format: str
-    """droid, robomimic, ogbench, minari or lerobot (version 3)"""
+    """droid, robomimic, ogbench, minari, lerobot (version 3), table (of stable-worldmodel) or dino_wm"""
     path: str
     """file or folder that holds the trajectories (of droid: at any depth)"""
     fps: Annotated[float, Gt(0)] | None = None

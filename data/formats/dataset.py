@@ -1,10 +1,10 @@
 """What trajectory files of other programs have in common, whatever their format.
 
-A format is a module beside this one (`robomimic.py`, `ogbench.py`, `minari.py`, `lerobot.py`). It has an
-`ExternalDataSet` that opens a data set, describes it (`DataSetInfo`) and reads its episodes, and a function that writes
-one from our own file. Which columns become ours is decided where the formats meet the configuration
-(`commands.transfer.external`). A data set that we exported also holds the `StoreInfo` of its source, so that
-importing it restores every number, name, seed and split.
+A format is a module beside this one (`robomimic.py`, `ogbench.py`, `minari.py`, `lerobot.py`, `table.py`,
+`dino_wm.py`). It has an `ExternalDataSet` that opens a data set, describes it (`DataSetInfo`) and reads its episodes,
+and, but for the last two, a function that writes one from our own file. Which columns become ours is decided where the
+formats meet the configuration (`commands.transfer.external`). A data set that we exported also holds the `StoreInfo` of
+its source, so that importing it restores every number, name, seed and split.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class DataSetInfo:
 
     env: the environment by the format's name. rate: frames per second; None where the format records none.
     numbers, images: columns with a row for every frame, and the shape of a row. proprio: the columns of proprioception,
-    where the format marks them. state: the columns that set a simulator up again. names: of the components of a column
+    where the format marks them. state: the columns that set a simulator up again. truth: those of ground truth, where
+    the format marks them. names: of the components of a column
     or of `action`. bounds: low and high of the actions. unread: what else the files hold. store_info: of the source, if
     the data set is our own export. refused: why columns that look like pictures cannot be read.
     """
@@ -84,6 +85,7 @@ class DataSetInfo:
     images: Mapping[str, tuple[int, ...]]
     proprio: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    truth: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     unread: Sequence[str] = ()

@@ -24,12 +24,12 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic
 
-from data.checks import FileError, check_memory, fill_template, parse_fields, read_json, resolve_inside
+from data.checks import FileError, fill_template, parse_fields, read_json, resolve_inside
 from data.formats import dataset, files
 from data.formats.dataset import EXPORT_KEY, Array, DataSetInfo, ExternalEpisode, check_names
 from data.formats.files import ExternalError
+from data.formats.parquet import read_image, read_table, to_array
 from data.pictures import Pictures, View, decode_picture
-from data.schema import NUMBER_KINDS
 from data.video import VideoFile, decode_at_times, inspect_video
 
 INFO, EPISODES, TASKS, STATS = "meta/info.json", "meta/episodes", "meta/tasks.parquet", "meta/stats.json"
@@ -50,16 +50,6 @@ CAMERA = "observation.images.camera"
 def external_name(column: str) -> str:
     """The name of one of our columns in a data set that we write."""
     return NAMES.get(column, f"{EXPORT_KEY}.{column}")
-
-
-def import_pyarrow() -> Any:
-    """pyarrow with its parquet module; an optional extra, and imported only here."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ExternalError("LeRobot's tables need pyarrow: pip install 'jepa-lab[lerobot]'") from error
-    return pyarrow
 
 
 Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
@@ -190,7 +180,7 @@ class LeRobot(dataset.ExternalDataSet):
         if not tables:
             raise ExternalError(f"{folder} holds no parquet file: copy the data set again")
         for file in tables:
-            for number, row in enumerate(_read_table(file, needed, needed).to_pylist()):
+            for number, row in enumerate(read_table(file, needed, needed).to_pylist()):
                 where = f"{file} row {number}"
                 try:
                     fields = parse_fields(EpisodeRow, row, where).model_dump(by_alias=True)
@@ -209,10 +199,10 @@ class LeRobot(dataset.ExternalDataSet):
         table = self._read_frames(episode, ["action", "timestamp"])
         check_names(str(episode.name), names, table.column_names)
         where = str(episode.name)
-        columns = {name: _to_array(table[name], where, name) for name in names}
+        columns = {name: to_array(table[name], where, name) for name in names}
         if REWARD in table.column_names and self.info.store_info is None:
-            columns["reward"] = _to_array(table[REWARD], where, REWARD).reshape(-1)
-        times_s = _to_array(table["timestamp"], where, "timestamp").astype(np.float64).reshape(-1)
+            columns["reward"] = to_array(table[REWARD], where, REWARD).reshape(-1)
+        times_s = to_array(table["timestamp"], where, "timestamp").astype(np.float64).reshape(-1)
         if not np.isfinite(times_s).all():
             raise ExternalError(f"{where} has time stamps that are not finite numbers")
         steps_s = np.diff(times_s)
@@ -221,7 +211,7 @@ class LeRobot(dataset.ExternalDataSet):
                 f"{episode.name} has mixed rates: frames {steps_s.min():.3g} to {steps_s.max():.3g} s apart, "
                 f"where fps={self.fps:g} in {INFO}"
             )
-        actions = _to_array(table["action"], where, "action")[:-1]
+        actions = to_array(table["action"], where, "action")[:-1]
         return columns | {"action": dataset.check_actions(where, actions, len(times_s))}
 
     def read_pictures(self, episode: ExternalEpisode, name: str, size_hw: tuple[int, int], view: View) -> Pictures:
@@ -256,29 +246,17 @@ class LeRobot(dataset.ExternalDataSet):
     def _iterate_images(self, episode: ExternalEpisode, name: str) -> Iterator[bytes]:
         """The image files of an episode's frames."""
         for cell in self._read_frames(episode, [name])[name].to_pylist():
-            yield self._read_image(episode, name, cell)
-
-    def _read_image(self, episode: ExternalEpisode, name: str, cell: Any) -> bytes:
-        """The bytes of a picture in the table, or of the file that it names."""
-        if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
-            raise ExternalError(f"{episode.name} has no picture in a row of {name}: copy the data set again")
-        if cell.get("bytes"):
-            return bytes(cell["bytes"])
-        file = resolve_inside(self.root, str(cell["path"]), f"{episode.name} {name}")
-        if not file.is_file():
-            raise ExternalError(f"{file} is not there, though {episode.name} names it: copy the data set again")
-        check_memory(str(file), file.stat().st_size, "it is no picture")
-        return file.read_bytes()
+            yield read_image(cell, self.root, str(episode.name), name)
 
     def _read_frames(self, episode: ExternalEpisode, needed: Sequence[str]) -> Any:
         """The table of an episode's frames; the file read last is cached, because it holds the next episode, too."""
         row = episode.location
         file = self._format_path("data_path", **{key: row[f"data/{key}"] for key in ("chunk_index", "file_index")})
         if self._table is None or self._table[0] != file:
-            self._table = (file, _read_table(file, ["episode_index", "action", "timestamp"]))
+            self._table = (file, read_table(file, ["episode_index", "action", "timestamp"]))
         table = self._table[1]
         check_names(str(file), needed, table.column_names)
-        numbers = _to_array(table["episode_index"], str(file), "episode_index").reshape(-1)
+        numbers = to_array(table["episode_index"], str(file), "episode_index").reshape(-1)
         rows = np.flatnonzero(numbers == row["episode_index"])
         if len(rows) != row["length"]:
             raise ExternalError(f"{episode.name} has {len(rows)} rows in {file}, and {row['length']} in {EPISODES}")
@@ -330,35 +308,3 @@ def _parse_splits(spans: dict[str, Any] | None) -> list[tuple[range, str]]:
 def _find_split(splits: list[tuple[range, str]], episode: int) -> str | None:
     """The split of an episode; of ranges that overlap the last counts."""
     return next((split for episodes, split in reversed(splits) if episode in episodes), None)
-
-
-def _read_table(file: Path, needed: Sequence[str], columns: list[str] | None = None) -> Any:
-    """A parquet file's table; ExternalError if it is missing or damaged, or lacks a needed column."""
-    if not file.is_file():
-        raise ExternalError(f"{file} is not there: copy the data set again")
-    parquet = import_pyarrow().parquet
-    with files.explain_damage(file, "parquet", OSError, ValueError):
-        names = parquet.read_schema(file).names
-        check_names(str(file), needed, [name for name in names if not name.startswith("stats/")])
-        groups = parquet.ParquetFile(file).metadata
-        size = sum(groups.row_group(number).total_byte_size for number in range(groups.num_row_groups))
-        check_memory(str(file), size, "its tables are too large to be read")
-        return parquet.read_table(file, columns=columns)
-
-
-def _to_array(column: Any, where: str, name: str) -> Array:
-    """A column of numbers, or of lists of one length, as an array. ExternalError for any other."""
-    cells = column.combine_chunks()
-    if cells.null_count:
-        raise ExternalError(f"{where} has {cells.null_count} rows of {name} without a value")
-    if hasattr(cells, "flatten") and "list" in str(cells.type):
-        flat = np.asarray(cells.flatten().to_numpy(zero_copy_only=False))
-        lengths = {len(cell) for cell in cells}
-        if len(lengths) > 1:
-            raise ExternalError(f"{where} has {name} of {min(lengths)} to {max(lengths)} numbers: one width is needed")
-        rows = flat.reshape(len(cells), -1) if len(flat) else np.zeros((len(cells), 0))
-    else:
-        rows = np.asarray(cells.to_numpy(zero_copy_only=False))
-    if rows.dtype.kind not in NUMBER_KINDS:
-        raise ExternalError(f"{where} has {name} of type {cells.type}: real numbers are needed")
-    return rows

@@ -19,6 +19,7 @@ import numpy as np
 from data.formats import lerobot
 from data.formats.dataset import Array, encode_factors, list_number_columns, pad_actions, read_rewards
 from data.formats.lerobot import CAMERA, REWARD, external_name
+from data.formats.parquet import import_pyarrow
 from data.store import Reader
 from data.video import decode_at_times, inspect_video
 
@@ -38,7 +39,7 @@ STATISTICS_EPISODES = 16  # episodes whose pictures enter the statistics
 
 def write_lerobot(reader: Reader, root: Path, pictures: PictureFormat, task: str, progress: Callable[[], None]) -> str:
     """Our episodes as a data set in the folder; returns what the format loses, for the user."""
-    arrow = lerobot.import_pyarrow()
+    arrow = import_pyarrow()
     rate = 1 / reader.info.step_s
     fps = round(rate) if abs(rate - round(rate)) < 1e-6 else rate
     data = root / DATA_PATH.format(**FILE)
@@ -170,7 +171,7 @@ def _write_meta(reader: Reader, root: Path, pictures: PictureFormat, task: str, 
         (lerobot.EXPORT_FILE, {"info": info.to_json(), "episodes": facts}),
     ):
         (root / path).write_text(json.dumps(value, indent=1), encoding="utf-8")
-    arrow = lerobot.import_pyarrow()
+    arrow = import_pyarrow()
     tasks = arrow.table({"task_index": np.zeros(1, np.int64), "task": [task]})
     tasks = tasks.replace_schema_metadata({"pandas": json.dumps(_INDEXED_BY_TASK)})
     arrow.parquet.write_table(tasks, root / lerobot.TASKS)

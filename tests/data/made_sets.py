@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import av
 import h5py
 import numpy as np
+import torch
 from PIL import Image
 
 from data.mapped import create_file
@@ -198,7 +200,7 @@ def lerobot(
 
 def mp4(path: Path, frames: np.ndarray, fps: int) -> None:
     """H.264 as cameras record it."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "g": "2"})
         stream.height, stream.width = frames.shape[1:3]
@@ -238,3 +240,89 @@ def ours(path: Path, episodes: int = len(LENGTHS), env_id: str = "reacher") -> P
         columns["action"] = columns["action"][:-1]
         writer.write(number, columns, {"mass": rng.normal(), "colour": rng.normal(size=3)})
     return path
+
+
+def table_columns(lengths: tuple[int, ...] = LENGTHS) -> dict[str, np.ndarray]:
+    """What stable-worldmodel's World.collect records: NaN behind the last action, and before the first reward."""
+    rng = np.random.default_rng(6)
+    rows, ends = sum(lengths), np.cumsum(lengths) - 1
+    columns = {
+        "episode_idx": np.repeat(np.arange(len(lengths)), lengths).astype(np.int32),
+        "step_idx": np.concatenate([np.arange(frames) for frames in lengths]).astype(np.int32),
+        "pixels": pictures(rng, rows),
+        "action": rng.uniform(-1, 1, (rows, ACTIONS)).astype(np.float32),
+        "proprio": rng.normal(size=(rows, 2)).astype(np.float32),
+        "state": rng.normal(size=(rows, 4)),
+        "reward": rng.normal(size=rows),
+        "terminated": np.isin(np.arange(rows), ends),
+        "goal_state": rng.normal(size=(rows, 4)),
+        "id": np.repeat(rng.integers(0, 1000, len(lengths)), lengths),
+    }
+    columns["action"][ends] = np.nan
+    columns["reward"][ends + 1 - lengths] = np.nan
+    return columns
+
+
+def table(path: Path, columns: dict[str, np.ndarray] | None = None, lengths: tuple[int, ...] = LENGTHS) -> Path:
+    """In HDF5 as its HDF5Writer stores it: chunks of one row, ep_len and ep_offset instead of episode_idx."""
+    columns = columns or table_columns(lengths)
+    with h5py.File(path, "w", libver="latest") as file:
+        for name, rows in columns.items():
+            if name != "episode_idx":
+                file.create_dataset(name, data=rows, chunks=(1, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]))
+        file["ep_len"] = np.array(lengths, np.int32)
+        file["ep_offset"] = np.cumsum(lengths) - lengths
+    return path
+
+
+def parquet_table(
+    folder: Path, cuts: tuple[int, ...] = (8,), coding: str = "struct", columns: dict[str, np.ndarray] | None = None
+) -> Path:
+    """In parquet files as on the Hugging Face hub, cut between any two rows; pictures as PNG or as lists."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = dict(columns or table_columns())
+    shown = columns.pop("pixels")
+    cells: list[Any] = shown.tolist() if coding == "lists" else [coded(frame, "PNG") for frame in shown]
+    if coding == "struct":
+        cells = [{"bytes": each, "path": None} for each in cells]
+    kind = pyarrow.list_(pyarrow.list_(pyarrow.list_(pyarrow.uint8()))) if coding == "lists" else None
+    whole = pyarrow.table({name: rows if rows.ndim == 1 else list(rows) for name, rows in columns.items()})
+    whole = whole.append_column("pixels", pyarrow.array(cells, kind))
+    folder.mkdir(parents=True, exist_ok=True)
+    edges = (0, *cuts, len(shown))
+    for number, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        part = whole.slice(start, stop - start)
+        pyarrow.parquet.write_table(part, folder / f"part-{number:02d}.parquet", row_group_size=5)
+    return folder
+
+
+def dino_wm(root: Path, video: bool = True, lengths: tuple[int, ...] = LENGTHS) -> Path:
+    """Push-T's (videos, train and val, lengths as a pickled list), or a maze's (tensors, one folder)."""
+    for number, folder in enumerate((root / "train", root / "val") if video else (root,)):
+        rng, steps = np.random.default_rng(7 + number), max(lengths)
+        folder.mkdir(parents=True)
+
+        def save(name: str, *shape: int, folder: Path = folder, rng: np.random.Generator = rng) -> None:
+            rows = rng.normal(size=(len(lengths), max(lengths), *shape)).astype(np.float32)
+            for episode, length in enumerate(lengths):
+                rows[episode, length:] = np.nan  # padding
+            torch.save(torch.from_numpy(rows), folder / f"{name}.pth")
+
+        save("states", 5 if video else 4)
+        if video:
+            for name in ("rel_actions", "abs_actions", "velocities"):
+                save(name, 2)
+            (folder / "seq_lengths.pkl").write_bytes(pickle.dumps(list(lengths)))
+        else:
+            save("actions", 2)
+            torch.save(torch.tensor(lengths), folder / "seq_lengths.pth")
+            (folder / "obses").mkdir()
+        for episode in range(len(lengths)):
+            frames = pictures(rng, steps)
+            if video:
+                mp4(folder / f"obses/episode_{episode:03d}.mp4", frames, 10)
+            else:
+                torch.save(torch.from_numpy(frames), folder / f"obses/episode_{episode:03d}.pth")
+    return root
