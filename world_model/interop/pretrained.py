@@ -138,7 +138,10 @@ def read_torch_file(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is a safetensors file: give the directory that holds it and its config.json, as Hugging Face does"
         )
-    is_archive = zipfile.is_zipfile(path)
+    try:
+        is_archive = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # damaged records at its end
+        is_archive = False
     with open(path, "rb") as file:
         is_pickle = file.read(1) == PICKLE  # written before torch 1.6; it cannot be mapped into memory
     if not is_archive and not is_pickle:

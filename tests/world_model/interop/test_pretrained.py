@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -351,3 +352,14 @@ def test_complex_weights_are_refused_by_name(tmp_path, models):
     for path, name in ((tmp_path / "hf", "encoder.layernorm.bias"), (tmp_path / "v.pt", "norm.bias")):
         with pytest.raises(CheckpointError, match=f"has {name} of type torch.complex64"):
             load_pretrained(path)
+
+
+def test_an_archive_whose_last_records_are_damaged_is_one_sentence(tmp_path, monkeypatch):
+    def fail(path):
+        raise zipfile.BadZipFile("zipfiles that span multiple disks are not supported")
+
+    path = tmp_path / "weights.pt"
+    torch.save({"encoder": {}}, path)
+    monkeypatch.setattr(zipfile, "is_zipfile", fail)
+    with pytest.raises(CheckpointError, match="weights.pt is no complete file of torch.save"):
+        load_pretrained(path)
