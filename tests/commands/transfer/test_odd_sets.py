@@ -124,6 +124,19 @@ def test_masks_that_name_valid_alone_are_no_splits(capsys):
     assert "splits, drawn, since the data set has val alone: train 2, val 1, eval 1" in capsys.readouterr().out
 
 
+@NEEDS_ARROW
+def test_a_set_whose_episodes_are_all_left_out_is_refused_with_a_reason():
+    import pyarrow
+    import pyarrow.parquet
+
+    path = made("lerobot")
+    file = Path(path, "meta/episodes/chunk-000/file-000.parquet")
+    rows = pyarrow.parquet.read_table(file).to_pydict()
+    rows["length"] = [-5] * len(rows["length"])
+    pyarrow.parquet.write_table(pyarrow.table(rows), file)
+    assert "none of the 3 trajectories in set can be used: " in refuse("lerobot", path)
+
+
 # --- one odd episode
 
 
