@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from data.checks import check_regular, read_json, resolve_inside, shorten
 
 CHECKSUMS = "crc32"  # of the tensors, in the metadata of a file
+LARGEST_WEIGHT = 1e18  # its square is finite in fp32
 SCHEMA = 3  # of model.json; before 3, objectives and encoders had other keys
 
 
@@ -138,6 +139,13 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
     return description["config"], load_tensors(resolve_inside(folder, "model.safetensors", folder))[0]
 
 
+def _is_usable(tensor: Tensor) -> bool:
+    """Whether all numbers have finite squares; one flipped bit makes a weight of 0.01 one of 1e36."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
+        return True
+    return bool(torch.linalg.vector_norm(tensor, torch.inf) <= LARGEST_WEIGHT)
+
+
 def check_fit(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """CheckpointError unless these are the model's weights. It lists missing, unexpected and mis-shaped names, and
     those that hold numbers which are not finite. The model may lie on torch's meta device."""
@@ -149,7 +157,7 @@ def check_fit(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None
         for name in expected
         if name in tensors and tensors[name].shape != expected[name].shape
     ]
-    problems += [f"{name} holds nan or inf" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    problems += [f"{name} holds nan, inf or a number above 1e18" for name in tensors if not _is_usable(tensors[name])]
     if problems:
         rest = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise CheckpointError(f"{source} does not fit this model: {'; '.join(problems[:6])}{rest}")

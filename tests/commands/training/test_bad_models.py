@@ -54,6 +54,18 @@ def half_a_pt(path: Path) -> None:
     halve(path)
 
 
+def a_pt_with_one_bit_flipped(path: Path) -> None:
+    """An exponent's bit, which makes a weight huge and leaves it finite."""
+    export_official(path, *made())
+    values = made()[0].pixel_mean.new_full((1,), 1.5)
+    content = torch.load(path, weights_only=True)
+    content["encoder"]["norm.bias"] = values.expand(48).clone()
+    torch.save(content, path)
+    whole, wanted = path.read_bytes(), values.expand(48).numpy().tobytes()
+    place = whole.index(wanted) + 3
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+
+
 def half_a_directory(path: Path) -> None:
     export_huggingface(path, *made())
     halve(path / "model.safetensors")
@@ -157,6 +169,7 @@ CASES = {
         ),
         "missing norm.bias",
     ),
+    "a file with a damaged bit": (a_pt_with_one_bit_flipped, "differs from its checksum"),
     "half a file": (half_a_pt, "no complete file of torch.save"),
     "no file of torch": (lambda p: p.write_text("<html>404</html>"), "(a web page, or a download cut short?)"),
     "half a directory": (half_a_directory, "missing or cut short"),
@@ -180,11 +193,15 @@ CASES = {
     "a run with an absurd tubelet": (edited_run(encoder__tubelet=10**9), "encoder.patch_embed"),
     "a run with an absurd pool": (edited_run(encoder__pool__hidden=10**9), "encoder.pool.hidden.weight is (128, 256)"),
     "a run with an absurd picture": (edited_run(encoder__image_px=[10**9, 64]), "encoder.pool.hidden.weight is"),
-    "a run whose weights are not finite": (a_run_that_is_not_finite, "norm.bias holds nan or inf"),
+    "a run whose weights are not finite": (a_run_that_is_not_finite, "norm.bias holds nan, inf or a number above 1e18"),
     "a run of links out of its folder": (a_run_of_links, "leads out of given/model and is not read"),
+    "weights that are huge": (
+        lambda p: torch.save({"encoder": {**weights(), "norm.bias": torch.full((48,), 1e36)}, "sizes": HEADS}, p),
+        "norm.bias holds nan, inf or a number above 1e18",
+    ),
     "weights that are not finite": (
         lambda p: torch.save({"encoder": {**weights(), "norm.bias": torch.full((48,), torch.inf)}, "sizes": HEADS}, p),
-        "norm.bias holds nan or inf",
+        "norm.bias holds nan, inf or a number above 1e18",
     ),
     "a run of words": (edited_run(encoder__depth="deep"), "model.json encoder.depth=deep: "),
     "a run with another list": (edited_run(frame_px=[1]), "model.json config has"),
