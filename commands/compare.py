@@ -15,7 +15,7 @@ from pathlib import Path
 
 from commands.comparison import tables
 from commands.comparison.cells import ORACLE, Cell, TableKeys, is_current, make_cell_keys, make_cells
-from commands.comparison.execution import run_cell
+from commands.comparison.execution import remove_ended_folders, run_cell
 from commands.config.compose import list_choices
 from commands.evaluation.scenes import check_scenes
 from commands.shared.console import Console
@@ -60,6 +60,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     if config.table_only and len(missing) == len(cells):
         raise UsageError(f"table_only=true: no cell of this table is finished in {searched}")
     own.mkdir(parents=True, exist_ok=True)
+    remove_ended_folders(folder.path, [cell for cell in cells if cell not in missing])
     if len(missing) < len(cells):  # those that are there may have come from another machine
         table = _write_page(own, folders, cells, config)
     if not config.table_only:

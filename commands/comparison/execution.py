@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,26 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
     data = folder / f"data-seed{cell.seed}" / FILE
     data.parent.mkdir(exist_ok=True)
     collect_into(data, cell.keys.collection, console)
-    work = folder / cell.name
+    work, ended = folder / cell.name, find_ended_folder(folder, cell)
+    if ended.exists():  # killed before the record was written
+        ended.rename(work)
     record = (run_oracle if cell.objective == ORACLE else run_pipeline)(cell, str(data), work, console)
+    if not keep and work.exists():  # the oracle writes none
+        work.rename(ended)
     write_json(records / f"{cell.name}.json", record)
-    if not keep:
-        shutil.rmtree(work, ignore_errors=True)  # the oracle writes none
+    shutil.rmtree(ended, ignore_errors=True)
+
+
+def find_ended_folder(folder: Path, cell: Cell) -> Path:
+    """Where the files of a cell that are not kept lie while its record is written: a command that is killed there finds
+    them again, and tells them from those of a cell that keeps its models."""
+    return folder / f".{cell.name}.ended"
+
+
+def remove_ended_folders(folder: Path, finished: Iterable[Cell]) -> None:
+    """Remove what a command that was killed after the record left of these cells."""
+    for cell in finished:
+        shutil.rmtree(find_ended_folder(folder, cell), ignore_errors=True)
 
 
 def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:

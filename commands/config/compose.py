@@ -204,7 +204,7 @@ def quote_value(text: str) -> str:
     try:
         OverridesParser.create().parse_override(text)
         return text
-    except HydraException:
+    except (HydraException, ValueError):  # ValueError: a number of more digits than Python reads
         return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if equals else text
 
 

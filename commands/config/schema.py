@@ -41,6 +41,8 @@ WANTED = {
     "path": "a path",
 }
 
+LARGEST_INT = 2**63 - 1  # of a whole number, which numpy and torch hold in 64 bits
+
 BOUNDS = {
     "greater_than_equal": "at least",
     "greater_than": "above",
@@ -218,6 +220,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{where}={value}: {where} must be a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST_INT and str not in options:
+        raise UsageError(f"{where}={value}: {where} must have less than 20 digits")
     if number and str in options and not options & {int, float}:
         return str(value)  # a name that YAML reads as a number
     if options and options <= {int, float, bool} and isinstance(value, (bool, int, float, str)):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import torch
@@ -37,6 +38,7 @@ from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import ActionPredictor, MaskedPredictor
 from world_model.training.checkpoint import (
     CheckpointError,
+    check_fit,
     load_model_folder,
     load_tensors,
     load_weights,
@@ -46,6 +48,7 @@ from world_model.training.checkpoint import (
 )
 from world_model.training.loop import Checkpoints
 
+Network = TypeVar("Network", bound=torch.nn.Module)
 MODEL = "model"
 MODULES_VARIABLE = "JEPA_MODULES"  # modules, separated by commas, that a data file's environment may import
 TRUSTED_MODULES = ("gymnasium_robotics", "ogbench")
@@ -140,6 +143,15 @@ def check_blocks(depth: int, width: int, tensors: dict[str, Tensor], stem: str, 
         )
 
 
+def build_loaded(make: Callable[[], Network], tensors: dict[str, Tensor], source: str) -> Network:
+    """A network with these weights. They are compared with one that takes no memory first: sizes may be absurd."""
+    with torch.device("meta"):
+        check_fit(make(), tensors, source)
+    network = make()
+    load_weights(network, tensors, source)
+    return network
+
+
 def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     """The frozen encoder of a run folder, its model folder, or a model of the Hugging Face hub (`owner/name`), and the
     record of its training. Latent dynamics give theirs."""
@@ -150,8 +162,8 @@ def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     config, tensors = load_model_folder(path, "encoder")
     source = path / "model.json"
     described = parse_fields(EncoderDescription, config, f"{source} config")
-    encoder = make_encoder(build_encoder_config(described.encoder, tensors, source, ""))
-    load_weights(encoder, tensors, str(folder))
+    sizes = build_encoder_config(described.encoder, tensors, source, "")
+    encoder = build_loaded(lambda: make_encoder(sizes), tensors, str(folder))
     return encoder.eval(), described.about
 
 
@@ -183,12 +195,15 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
     sizes = build_described(DynamicsConfig, described.dynamics, source, "dynamics")
     stem, predictor = "predictor.predictor_blocks.", sizes.predictor
     check_blocks(predictor.depth, predictor.width, tensors, stem, f"{source} dynamics.predictor")
-    dynamics = LatentDynamics(
-        sizes,
-        make_encoder(build_encoder_config(described.encoder, tensors, source, "encoder.")),
-        build_described(ActionSpec, described.actions, source, "actions"),
-    )
-    load_weights(dynamics, tensors, str(folder))
+    actions = build_described(ActionSpec, described.actions, source, "actions")
+    block, middle = len(actions.low) * actions.frame_skip, tensors.get("action_mid")
+    if middle is not None and middle.numel() != block:  # before a block of that size is built
+        raise CheckpointError(
+            f"{source} actions has {len(actions.low)} numbers and frame_skip={actions.frame_skip}, and does not fit "
+            f"its weights: {middle.numel()} numbers an action block"
+        )
+    encoder_sizes = build_encoder_config(described.encoder, tensors, source, "encoder.")
+    dynamics = build_loaded(lambda: LatentDynamics(sizes, make_encoder(encoder_sizes), actions), tensors, str(folder))
     return dynamics.to(device).eval(), about
 
 

@@ -107,7 +107,8 @@ class ExternalDataSet(ABC):
         return []
 
     def measure_pictures(self, name: str) -> tuple[int, int]:
-        """Height and width of a column's pictures, in the first episode in which they can be decoded."""
+        """Height and width of a column's pictures, in the first episode in which they can be decoded; as declared where
+        there is no episode."""
         errors, declared = [], self.info.images[name]
         for episode in self.episodes:
             try:
@@ -118,7 +119,9 @@ class ExternalDataSet(ABC):
             if (height, width) not in (declared[:2], declared[1:]):  # channels last, or first
                 self.add_note(f"{name} is declared as {list(declared)} and holds pictures of {height}x{width} pixels")
             return height, width
-        raise errors[0]
+        if errors:
+            raise errors[0]
+        return declared[0], declared[1]
 
     def measure_episode(self, episode: ExternalEpisode, name: str) -> tuple[int, int]:
         """Height and width of a column's first picture; a format that only declares them decodes it."""

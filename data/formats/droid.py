@@ -161,6 +161,7 @@ def _find_video(folder: Path, camera: Camera) -> Path:
     metadata = next(iter(sorted(folder.glob("metadata*.json"))), None)
     if metadata is None:
         raise ExternalError(f"{folder} has no metadata_*.json")
+    metadata = resolve_inside(folder, metadata.name, folder)
     recorded = getattr(parse_fields(Metadata, read_json(metadata), metadata), f"{camera}_mp4_path")
     if not recorded:
         raise ExternalError(f"{metadata} names no {camera}_mp4_path")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from commands.cli.main import main
+from commands.comparison import execution
 from commands.comparison.cells import Cell, make_cell_keys
 from commands.config.compose import load_config
 from commands.config.schema import build
@@ -54,3 +55,50 @@ def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path,
         assert main(words) == 0
         assert "| `oracle` | 1 | 0 |" in capsys.readouterr().out
     assert len(list((tmp_path / "cells").glob("*.json"))) == 1
+
+
+class Killed(BaseException):
+    """Ends a command where SIGKILL would: nothing after it is done."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(moment, tmp_path, monkeypatch):
+    cell = Cell("future", "steps", 0, make_cell_keys(load_config("compare", []), "future", 0), 0.0)
+    folder, records = tmp_path / "run", tmp_path / "cells"
+    records.mkdir()
+    found: list[bool] = []
+
+    def pipeline(cell, data, work, console):
+        found.append((work / "weights").exists())
+        work.mkdir(exist_ok=True)
+        (work / "weights").touch()
+        return {"config": cell.config}
+
+    def die(*args):
+        if moment == "after":
+            write_json(*args)
+        raise Killed
+
+    monkeypatch.setattr(execution, "collect_into", lambda *args: None)
+    monkeypatch.setattr(execution, "run_pipeline", pipeline)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(execution, "write_json", die)
+        folder.mkdir()
+        execution.run_cell(cell, folder, records, False, None)
+    assert execution.find_ended_folder(folder, cell).exists()
+    assert (cell.find_record(records) is not None) == (moment == "after")
+    if moment == "before":
+        execution.run_cell(cell, folder, records, False, None)
+        assert found == [False, True], "what was trained is found again"
+    else:
+        execution.remove_ended_folders(folder, [cell])
+    assert [path.name for path in folder.iterdir()] == ["data-seed0"]
+
+
+def test_a_cell_that_keeps_its_models_keeps_them(tmp_path, monkeypatch):
+    cell = Cell("future", "steps", 0, make_cell_keys(load_config("compare", []), "future", 0), 0.0)
+    monkeypatch.setattr(execution, "collect_into", lambda *args: None)
+    monkeypatch.setattr(execution, "run_pipeline", lambda cell, data, work, console: work.mkdir() or {})
+    execution.run_cell(cell, tmp_path, tmp_path, True, None)
+    execution.remove_ended_folders(tmp_path, [cell])
+    assert (tmp_path / cell.name).is_dir()

@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data.checks import check_regular, read_json, shorten
+from data.checks import check_regular, read_json, resolve_inside, shorten
 
 CHECKSUMS = "crc32"  # of the tensors, in the metadata of a file
+LARGEST_WEIGHT = 1e18  # its square is finite in fp32
 SCHEMA = 3  # of model.json; before 3, objectives and encoders had other keys
 
 
@@ -57,7 +58,8 @@ def write_atomic(path: Path, write: Any) -> None:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """One safetensors file with JSON metadata and a checksum of every tensor, atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    checksums = {name: zlib.crc32(_view_bytes(tensor)) for name, tensor in contiguous.items()}
+    # Sorted, so that equal tensors make equal files: a resumed optimiser has its state in another order.
+    checksums = {name: zlib.crc32(_view_bytes(contiguous[name])) for name in sorted(contiguous)}
     text = json.dumps({**metadata, CHECKSUMS: checksums})  # one text: safetensors writes several in any order
     write_atomic(path, lambda temporary: save_file(contiguous, temporary, {"json": text}))
 
@@ -111,14 +113,14 @@ def save_model(folder: Path, model: nn.Module, kind: str, config: dict[str, Any]
 def read_model_kind(folder: Path) -> str | None:
     """Kind of the model in a folder; None without a readable model.json."""
     try:
-        return read_json(folder / "model.json").get("kind")
+        return read_json(resolve_inside(folder, "model.json", folder)).get("kind")
     except (OSError, ValueError):
         return None
 
 
 def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and weights of a model folder of that kind; CheckpointError with one sentence otherwise."""
-    path = folder / "model.json"
+    path = resolve_inside(folder, "model.json", folder)
     if not path.exists():
         raise CheckpointError(f"{folder} is not a model folder (no model.json)")
     try:
@@ -134,11 +136,19 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
         raise CheckpointError(f"{folder} holds a {description.get('kind')!r} model, a {kind!r} model is needed here")
     if not isinstance(description.get("config"), dict):
         raise CheckpointError(f"{path} has config={shorten(description.get('config'))}: it must hold keys")
-    return description["config"], load_tensors(folder / "model.safetensors")[0]
+    return description["config"], load_tensors(resolve_inside(folder, "model.safetensors", folder))[0]
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Load strictly; CheckpointError lists missing, unexpected and mis-shaped names."""
+def _is_usable(tensor: Tensor) -> bool:
+    """Whether all numbers have finite squares; one flipped bit makes a weight of 0.01 one of 1e36."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
+        return True
+    return bool(torch.linalg.vector_norm(tensor, torch.inf) <= LARGEST_WEIGHT)
+
+
+def check_fit(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """CheckpointError unless these are the model's weights. It lists missing, unexpected and mis-shaped names, and
+    those that hold numbers which are not finite. The model may lie on torch's meta device."""
     expected = model.state_dict()
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in expected]
@@ -147,9 +157,15 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> N
         for name in expected
         if name in tensors and tensors[name].shape != expected[name].shape
     ]
+    problems += [f"{name} holds nan, inf or a number above 1e18" for name in tensors if not _is_usable(tensors[name])]
     if problems:
         rest = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise CheckpointError(f"{source} does not fit this model: {'; '.join(problems[:6])}{rest}")
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load strictly; CheckpointError as of `check_fit`."""
+    check_fit(model, tensors, source)
     model.load_state_dict(tensors)
 
 

@@ -287,7 +287,7 @@ def train(
                 hooks.log({"step": step, "kind": "val", **hooks.evaluate(step)})
             batch = {k: v.to(device, non_blocking=True) for k, v in batch_at(step).items()}
             loss, terms = train_step(model, batch, optimizer, config, step, watch, averager)
-            is_logged = (step + 1) % config.log_every == 0 or step == start
+            is_logged = (step + 1) % config.log_every == 0 or step == 0
             is_saved = checkpoints and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps)
             if is_logged or is_saved:
                 watch.check()

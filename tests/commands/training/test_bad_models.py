@@ -17,6 +17,7 @@ from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.export import export_huggingface, export_official
 from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
 
+HEADS = {"heads": 3}
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pool=None, rope="tiled")
 
 
@@ -51,6 +52,18 @@ def halve(path: Path) -> None:
 def half_a_pt(path: Path) -> None:
     export_official(path, *made())
     halve(path)
+
+
+def a_pt_with_one_bit_flipped(path: Path) -> None:
+    """An exponent's bit, which makes a weight huge and leaves it finite."""
+    export_official(path, *made())
+    values = made()[0].pixel_mean.new_full((1,), 1.5)
+    content = torch.load(path, weights_only=True)
+    content["encoder"]["norm.bias"] = values.expand(48).clone()
+    torch.save(content, path)
+    whole, wanted = path.read_bytes(), values.expand(48).numpy().tobytes()
+    place = whole.index(wanted) + 3
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
 
 
 def half_a_directory(path: Path) -> None:
@@ -112,6 +125,20 @@ def run_of_another_size(path: Path) -> None:
     (other / "model.safetensors").rename(path / "model/model.safetensors")
 
 
+def a_run_that_is_not_finite(path: Path) -> None:
+    encoder = made()[0]
+    with torch.no_grad():
+        encoder.norm.bias[3] = torch.nan
+    save_encoder(path / "model", encoder, {})
+
+
+def a_run_of_links(path: Path) -> None:
+    """A model folder whose weights lie elsewhere."""
+    save_encoder(path / "model", made()[0], {})
+    (path / "model/model.safetensors").rename("elsewhere.safetensors")
+    (path / "model/model.safetensors").symlink_to("../../elsewhere.safetensors")
+
+
 def short(name: str) -> dict[str, torch.Tensor]:
     return {k: v[:40] if k == name else v for k, v in weights().items()}
 
@@ -142,6 +169,7 @@ CASES = {
         ),
         "missing norm.bias",
     ),
+    "a file with a damaged bit": (a_pt_with_one_bit_flipped, "differs from its checksum"),
     "half a file": (half_a_pt, "no complete file of torch.save"),
     "no file of torch": (lambda p: p.write_text("<html>404</html>"), "(a web page, or a download cut short?)"),
     "half a directory": (half_a_directory, "missing or cut short"),
@@ -157,6 +185,23 @@ CASES = {
     "a run with an absurd predictor": (
         edited_run(dynamics__predictor__depth=10**7),
         "dynamics.predictor has depth=10000000",
+    ),
+    "a run of absurd action blocks": (
+        edited_run(actions__frame_skip=10**12),
+        "actions has 2 numbers and frame_skip=1000000000000, and does not fit its weights: 2 numbers an action block",
+    ),
+    "a run with an absurd tubelet": (edited_run(encoder__tubelet=10**9), "encoder.patch_embed"),
+    "a run with an absurd pool": (edited_run(encoder__pool__hidden=10**9), "encoder.pool.hidden.weight is (128, 256)"),
+    "a run with an absurd picture": (edited_run(encoder__image_px=[10**9, 64]), "encoder.pool.hidden.weight is"),
+    "a run whose weights are not finite": (a_run_that_is_not_finite, "norm.bias holds nan, inf or a number above 1e18"),
+    "a run of links out of its folder": (a_run_of_links, "leads out of given/model and is not read"),
+    "weights that are huge": (
+        lambda p: torch.save({"encoder": {**weights(), "norm.bias": torch.full((48,), 1e36)}, "sizes": HEADS}, p),
+        "norm.bias holds nan, inf or a number above 1e18",
+    ),
+    "weights that are not finite": (
+        lambda p: torch.save({"encoder": {**weights(), "norm.bias": torch.full((48,), torch.inf)}, "sizes": HEADS}, p),
+        "norm.bias holds nan, inf or a number above 1e18",
     ),
     "a run of words": (edited_run(encoder__depth="deep"), "model.json encoder.depth=deep: "),
     "a run with another list": (edited_run(frame_px=[1]), "model.json config has"),

@@ -124,6 +124,19 @@ def test_masks_that_name_valid_alone_are_no_splits(capsys):
     assert "splits, drawn, since the data set has val alone: train 2, val 1, eval 1" in capsys.readouterr().out
 
 
+@NEEDS_ARROW
+def test_a_set_whose_episodes_are_all_left_out_is_refused_with_a_reason():
+    import pyarrow
+    import pyarrow.parquet
+
+    path = made("lerobot")
+    file = Path(path, "meta/episodes/chunk-000/file-000.parquet")
+    rows = pyarrow.parquet.read_table(file).to_pydict()
+    rows["length"] = [-5] * len(rows["length"])
+    pyarrow.parquet.write_table(pyarrow.table(rows), file)
+    assert "none of the 3 trajectories in set can be used: " in refuse("lerobot", path)
+
+
 # --- one odd episode
 
 
@@ -515,6 +528,16 @@ def test_pictures_of_lerobot_are_read_from_the_set_alone(capsys):
 
 
 @NEEDS_ARROW
+def test_metadata_of_a_droid_trajectory_that_are_a_link_out_of_it_are_not_read(capsys):
+    write_example(Path("arms"), 4, 30, (32, 48))
+    metadata = Path("arms/trajectory_001/metadata_trajectory_001.json")
+    metadata.rename("elsewhere.json")
+    metadata.symlink_to("../../elsewhere.json")
+    assert len(take("droid", "arms").episodes()) == 3
+    said = capsys.readouterr().err
+    assert f"arms/trajectory_001 names {metadata.name}, which leads out of arms/trajectory_001" in said
+
+
 def test_a_video_or_table_that_is_a_link_out_of_the_set_or_a_pipe_is_refused(capsys):
     for name in ("videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-001.parquet"):
         made("lerobot", lengths=LONGER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,6 +92,43 @@ def test_more_steps_go_on_from_the_last(tmp_path):
     longer, lines = run(tmp_path / "b", constant)
     assert lines[0]["step"] == 6
     assert_equal(weights_of(whole), weights_of(longer))
+
+
+class Many(nn.Module):
+    """A loss of twelve parameters, whose numbers sort otherwise as texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList(torch.full((2, 2), float(index)) for index in range(12))
+
+    def loss(self, batch, step):
+        value = sum((part * batch["x"]).square().mean() for part in self.parts)
+        return value, {"term": value}
+
+    def after_step(self, step):
+        pass
+
+
+def test_a_resumed_run_logs_the_lines_and_saves_the_files_of_an_undisturbed_one(tmp_path):
+    config = replace(CONFIG, steps=9, checkpoint_every=3, log_every=2, clip_norm=0.0)
+
+    def train_many(folder: Path, last: int) -> list[dict]:
+        def batches(step):
+            if step == last:
+                raise KeyboardInterrupt
+            return {"x": torch.tensor([1.0 + step])}
+
+        model, lines = Many(), []
+        with contextlib.suppress(KeyboardInterrupt):
+            train(model, batches, make_optimizer(model, config), config, Checkpoints(folder), Hooks(lines.append), CPU)
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+    whole = train_many(tmp_path / "whole", 9)
+    begun = [line for line in train_many(tmp_path / "killed", 5) if line["step"] <= 3]
+    assert begun + train_many(tmp_path / "killed", 9) == whole
+    assert [line["step"] for line in whole] == [1, 2, 4, 6, 8]
+    for path in Checkpoints(tmp_path / "whole").list_paths():
+        assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_run_begins_with_weights_teacher_and_optimiser_of_another_and_counts_from_zero(tmp_path):
