@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data.checks import check_regular, read_json, resolve_inside, shorten
+from world_model.distributed import is_sharded
 
 CHECKSUMS = "crc32"  # of the tensors, in the metadata of a file
 LARGEST_WEIGHT = 1e18  # its square is finite in fp32
@@ -140,7 +141,9 @@ def load_model_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str
 
 
 def _is_usable(tensor: Tensor) -> bool:
-    """Whether all numbers have finite squares; one flipped bit makes a weight of 0.01 one of 1e36."""
+    """Whether all numbers have finite squares; one flipped bit makes a weight of 0.01 one of 1e36. Of a sharded tensor
+    every process looks at its own part, which may be empty."""
+    tensor = tensor.to_local() if is_sharded(tensor) else tensor
     if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
         return True
     return bool(torch.linalg.vector_norm(tensor, torch.inf) <= LARGEST_WEIGHT)

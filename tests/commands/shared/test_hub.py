@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def hub(tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # other tests' handlers may write to streams that are closed
     use_cache(tmp_path / "home", monkeypatch)
     with serve_hub(tmp_path / "repos") as served:
         set_endpoint(served.endpoint, monkeypatch)
