@@ -1,5 +1,5 @@
 """Keys and values of the past. A plan imagines hundreds of candidates from one past, so what depends on the past alone
-is computed once (`ActionPredictor.prefill`), shared by all candidates and never copied."""
+is computed once (`ActionPredictor.prefill`) and shared by all candidates."""
 
 from __future__ import annotations
 
