@@ -8,9 +8,7 @@ over frames (arXiv 2506.09985, section 3). A frame has one token (a pooled embed
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Literal
 
 import torch
@@ -22,20 +20,17 @@ from world_model.nn.cache import PastCache
 from world_model.nn.layers import (
     MODALITY_STD,
     NORM_EPS,
-    Block,
     BlockConfig,
     Checkpointing,
     Feedforward,
     Rope,
     Rotary,
     attend,
-    attend_shared_prefix,
     make_grid_positions,
     make_rotary,
 )
-from world_model.nn.stack import Blocks, init_transformer
+from world_model.nn.stack import Blocks, KeysValues, init_transformer
 
-MOST_VARIANTS = 64  # of one compiled function
 SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the start
 
 
@@ -143,40 +138,6 @@ class MaskedPredictor(nn.Module):
             return self.predictor_proj(x), None
         x = self.predictor_norm(self.predictor_blocks(x, rotary))
         return self.predictor_proj(x[:, visible:]), self.predictor_proj_context(x[:, :visible])
-
-
-KeysValues = tuple[Tensor, Tensor]
-
-
-def _advance(
-    block: Block,
-    x_MnD: Tensor,
-    condition_MnD: Tensor | None,
-    rotary: Rotary,
-    past: KeysValues,
-    own: KeysValues,
-    valid_BL: Tensor | None,
-) -> tuple[Tensor, KeysValues]:
-    """One frame block of all M = B * S candidates through one layer: the residual stream, and the candidates' keys and
-    values [B, S, heads, tokens so far, d] with the new ones. past: those of the past, which candidates share."""
-    modulation = block.modulate(condition_MnD)
-    q, k, v = (y.unflatten(0, own[0].shape[:2]) for y in block.project(x_MnD, rotary, modulation))
-    own = torch.cat((own[0].to(k.dtype), k), 3), torch.cat((own[1].to(v.dtype), v), 3)
-    attended = attend_shared_prefix(q, past, own, valid_BL)
-    return block.add(x_MnD, attended.flatten(0, 1), modulation), own
-
-
-@cache
-def _compile_advance() -> Callable[..., tuple[Tensor, KeysValues]]:
-    """One compiled function for all layers and steps; the number of tokens so far differs from step to step.
-
-    Sizes 0 and 1 are compiled apart, and so are one and many environments, candidates and tokens: more variants than
-    torch allows by default, beyond which it would run uncompiled.
-    """
-    import torch._dynamo  # slow to import
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
-    return torch.compile(_advance, dynamic=True)
 
 
 class ActionPredictor(nn.Module):
@@ -360,8 +321,9 @@ class ActionPredictor(nn.Module):
     ) -> Tensor:
         """One frame block of every candidate through all layers, appending its keys and values to `own`."""
         x, condition = x_BSnD.flatten(0, 1), None if condition_BSnD is None else condition_BSnD.flatten(0, 1)
-        advance = _compile_advance() if self.predictor_blocks.compiled else _advance
         for layer, block in enumerate(self.predictor_blocks):
             shared = past.keys[layer], past.values[layer]
-            x, own[layer] = advance(block, x, condition, rotary, shared, own[layer], past.valid_BL)
+            x, own[layer] = self.predictor_blocks.advance(
+                block, x, condition, rotary, shared, own[layer], past.valid_BL
+            )
         return x.unflatten(0, x_BSnD.shape[:2])

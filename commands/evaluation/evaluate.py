@@ -45,6 +45,7 @@ from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
 from envs.task_spec import TaskSpec
 from planners.costs import GoalCost, focus_goal
+from planners.mpc import observe_first_frames
 from planners.protocol import Dynamics
 
 
@@ -150,16 +151,12 @@ def summarise_methods(
 
 def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost) -> float:
     """Floating-point operations of one plan for one environment: matrix products and attention."""
-    spec = model.spec
-    frames = torch.zeros(1, spec.history, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
-    past = torch.zeros(1, spec.history - 1, spec.block_dim, device=spec.device)
-    state = torch.zeros(1, spec.history, spec.proprio_dim, device=spec.device)
+    frames = torch.zeros(1, *model.spec.frame_hw, 3, dtype=torch.uint8, device=model.spec.device)
 
     def plan_once() -> Any:
         with torch.no_grad():
-            valid = torch.ones(frames.shape[:2], dtype=torch.bool, device=spec.device)
-            context = model.observe(frames, past, valid, state)
-            goal = focus_goal(model, cost, model.encode_goal(frames[:, 0]), frames[:, -1])
+            context = observe_first_frames(model, frames)
+            goal = focus_goal(model, cost, model.encode_goal(frames), frames)
             return planner.plan(model, context, goal, cost, seeds=[0])
 
     return count_flops(plan_once)

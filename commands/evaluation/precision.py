@@ -8,6 +8,7 @@ import torch
 from commands.config.groups import PlannerKeys
 from commands.evaluation.setup import EvaluationSetup
 from planners.costs import focus_goal
+from planners.mpc import observe_first_frames
 from planners.noise import Draws
 from planners.scoring import Problem, bounds, measure_elite_overlap
 
@@ -24,11 +25,7 @@ def measure_precision(setup: EvaluationSetup, planner: PlannerKeys) -> float:
     rows = setup.reader.first_row(cases.episodes[:count]) + cases.starts[:count]
     gathered = setup.reader.gather("pixels", rows[:, None] + np.array([0, setup.protocol.goal_offset]))
     frames, goals = torch.from_numpy(gathered).to(spec.device).unbind(1)
-    history = frames[:, None].expand(-1, spec.history, -1, -1, -1)
-    valid = (torch.arange(spec.history, device=spec.device) == spec.history - 1).expand(count, -1)
-    state = torch.zeros(count, spec.history, spec.proprio_dim, device=spec.device)
-    past = torch.zeros(count, spec.history - 1, spec.block_dim, device=spec.device)
-    context = model.observe(history, past, valid, state)
+    context = observe_first_frames(model, frames)
     goal = focus_goal(model, planner.cost, model.encode_goal(goals), frames)
     low, high = bounds(spec)
     draws = Draws(cases.seeds[:count], 0, spec.device)

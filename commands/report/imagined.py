@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from commands.evaluation.episodes import Rollouts
 from commands.shared.runs import write_atomic
-from world_model.dynamics import LatentDynamics
+from planners.mpc import observe_first_frames
+from planners.protocol import Dynamics
 
 EPISODES = 3  # shown at most
 GAP_PX, ENLARGED = 2, 2
@@ -24,7 +25,7 @@ TITLE = "Imagined from the first frame, with the actions taken"
 
 
 @torch.no_grad()
-def imagine_episodes(model: LatentDynamics, run: Rollouts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def imagine_episodes(model: Dynamics, run: Rollouts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Frames that happened and frames imagined, each uint8 [n, K, H, W, 3], model steps 1..K after the start.
 
     n: recorded episodes of the run; K: as many model steps as the model can look ahead and the episodes have.
@@ -32,22 +33,17 @@ def imagine_episodes(model: LatentDynamics, run: Rollouts) -> tuple[NDArray[np.u
     """
     spec = model.spec
     assert run.frames is not None, "episodes without recorded frames"
-    first, count = torch.from_numpy(run.frames[:, 0]).to(spec.device), len(run.frames)
     steps = min(spec.max_horizon, run.actions.shape[1] // spec.frame_skip)
-    taken = run.actions[:count, : steps * spec.frame_skip]
+    taken = run.actions[: len(run.frames), : steps * spec.frame_skip]
     blocks = torch.from_numpy(rearrange(taken, "n (k f) a -> n 1 k (f a)", f=spec.frame_skip)).to(spec.device)
-    history = first[:, None].expand(-1, spec.history, -1, -1, -1)
-    valid = torch.arange(spec.history, device=spec.device).expand(count, -1) == spec.history - 1
-    proprio = None
-    if run.start_proprio is not None:
-        proprio = torch.from_numpy(run.start_proprio).to(spec.device)[:, None].expand(-1, spec.history, -1)
-    context = model.observe(history, blocks.new_zeros(count, spec.history - 1, spec.block_dim), valid, proprio)
+    proprio = None if run.start_proprio is None else torch.from_numpy(run.start_proprio).to(spec.device)
+    context = observe_first_frames(model, torch.from_numpy(run.frames[:, 0]).to(spec.device), proprio)
     imagined = model.imagine(context, blocks).view("pixels")[:, 0].round().to(torch.uint8).cpu().numpy()
     recorded = run.frames[:, spec.frame_skip :: spec.frame_skip][:, :steps]
     return recorded, imagined
 
 
-def write_strip(model: LatentDynamics, run: Rollouts, path: Path) -> None:
+def write_strip(model: Dynamics, run: Rollouts, path: Path) -> None:
     """A picture of the first episodes, two rows each: above what happened, below what was imagined."""
     from PIL import Image
 

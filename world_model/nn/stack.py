@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from world_model.nn.layers import Block, BlockConfig, Checkpointing, Rotary
+from world_model.nn.layers import Block, BlockConfig, Checkpointing, Rotary, attend_shared_prefix
+
+KeysValues = tuple[Tensor, Tensor]
+MOST_VARIANTS = 64  # of one compiled function
 
 # Operations whose results selective checkpointing keeps: slow to compute, small to store.
 _SAVED = frozenset(
@@ -41,10 +44,35 @@ def _run_block(block: Block, checkpointing: Checkpointing, inputs: tuple[Any, ..
     return checkpoint(block, *inputs, use_reentrant=False, context_fn=keep)
 
 
+def _advance_block(
+    block: Block,
+    x_MnD: Tensor,
+    condition_MnD: Tensor | None,
+    rotary: Rotary,
+    past: KeysValues,
+    own: KeysValues,
+    valid_BL: Tensor | None,
+) -> tuple[Tensor, KeysValues]:
+    """One frame block of all M = B * S candidates through one layer: the residual stream, and the candidates' keys and
+    values [B, S, heads, tokens so far, d] with the new ones. past: those of the past, which candidates share."""
+    modulation = block.modulate(condition_MnD)
+    q, k, v = (y.unflatten(0, own[0].shape[:2]) for y in block.project(x_MnD, rotary, modulation))
+    own = torch.cat((own[0].to(k.dtype), k), 3), torch.cat((own[1].to(v.dtype), v), 3)
+    attended = attend_shared_prefix(q, past, own, valid_BL)
+    return block.add(x_MnD, attended.flatten(0, 1), modulation), own
+
+
 @cache
-def _compile_run_block() -> Callable[..., Tensor]:
-    """One compiled function for all blocks of all models; the number of tokens differs from batch to batch."""
-    return torch.compile(_run_block, dynamic=True)
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One compiled function for all blocks of all models; the number of tokens differs from call to call.
+
+    Sizes 0 and 1 are compiled apart, and so are one and many environments, candidates and tokens: more variants than
+    torch allows by default, beyond which it would run uncompiled.
+    """
+    import torch._dynamo  # slow to import
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+    return torch.compile(function, dynamic=True)
 
 
 class Blocks(nn.ModuleList):
@@ -63,8 +91,13 @@ class Blocks(nn.ModuleList):
 
     def step(self, block: Block, *inputs: Any) -> Tensor:
         """The residual stream after one of the blocks, from the inputs of `Block.forward`."""
-        run = _compile_run_block() if self.compiled else _run_block
+        run = _compile(_run_block) if self.compiled else _run_block
         return run(block, self.checkpointing, inputs)
+
+    def advance(self, block: Block, *inputs: Any) -> tuple[Tensor, KeysValues]:
+        """The same of a rollout, with the candidates' keys and values, from the inputs of `_advance_block`."""
+        run = _compile(_advance_block) if self.compiled else _advance_block
+        return run(block, *inputs)
 
     def forward(
         self,
