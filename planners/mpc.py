@@ -73,13 +73,13 @@ def stack_warm_start(plan: Plan) -> Tensor:
 
 def observe_first_frames(dynamics: Dynamics, frames_BHWC: Tensor, proprio_BQ: Tensor | None = None) -> Context:
     """The context at the start of episodes, as an `MPC` gives it: copies of the first frame, none of them valid but the
-    last, and no action before. proprio_BQ: None stands for zeros, of which a model of images alone takes none."""
+    last, and no action before."""
     spec, count = dynamics.spec, len(frames_BHWC)
-    state = frames_BHWC.new_zeros(count, spec.proprio_dim, dtype=torch.float32) if proprio_BQ is None else proprio_BQ
     valid_T = torch.arange(spec.history, device=spec.device) == spec.history - 1
     past = torch.zeros(count, spec.history - 1, spec.block_dim, device=spec.device)
     history = frames_BHWC[:, None].expand(-1, spec.history, -1, -1, -1)
-    return dynamics.observe(history, past, valid_T.expand(count, -1), state[:, None].expand(-1, spec.history, -1))
+    proprio = None if proprio_BQ is None else proprio_BQ[:, None].expand(-1, spec.history, -1)
+    return dynamics.observe(history, past, valid_T.expand(count, -1), proprio)
 
 
 class MPC:

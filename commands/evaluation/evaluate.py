@@ -151,11 +151,13 @@ def summarise_methods(
 
 def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost) -> float:
     """Floating-point operations of one plan for one environment: matrix products and attention."""
-    frames = torch.zeros(1, *model.spec.frame_hw, 3, dtype=torch.uint8, device=model.spec.device)
+    spec = model.spec
+    frames = torch.zeros(1, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
+    state = torch.zeros(1, spec.proprio_dim, device=spec.device)
 
     def plan_once() -> Any:
         with torch.no_grad():
-            context = observe_first_frames(model, frames)
+            context = observe_first_frames(model, frames, state)
             goal = focus_goal(model, cost, model.encode_goal(frames), frames)
             return planner.plan(model, context, goal, cost, seeds=[0])
 

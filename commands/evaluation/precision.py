@@ -25,7 +25,8 @@ def measure_precision(setup: EvaluationSetup, planner: PlannerKeys) -> float:
     rows = setup.reader.first_row(cases.episodes[:count]) + cases.starts[:count]
     gathered = setup.reader.gather("pixels", rows[:, None] + np.array([0, setup.protocol.goal_offset]))
     frames, goals = torch.from_numpy(gathered).to(spec.device).unbind(1)
-    context = observe_first_frames(model, frames)
+    state = torch.zeros(count, spec.proprio_dim, device=spec.device)
+    context = observe_first_frames(model, frames, state)
     goal = focus_goal(model, planner.cost, model.encode_goal(goals), frames)
     low, high = bounds(spec)
     draws = Draws(cases.seeds[:count], 0, spec.device)

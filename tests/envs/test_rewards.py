@@ -15,7 +15,7 @@ from envs.rewards import Rewards
 
 
 @pytest.fixture
-def rewarded(reacher: GoalEnv) -> Iterator[GoalEnv]:
+def env_with_rewards(reacher: GoalEnv) -> Iterator[GoalEnv]:
     """The shared environment, whose rewards a test may set."""
     yield reacher
     reacher.rewards = Rewards()
@@ -35,12 +35,12 @@ def test_rewards_of_two_distances_are_those_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "sparse", "dense"])
-def test_a_step_gives_the_reward_of_the_distance_that_it_reports(rewarded: GoalEnv, kind: str) -> None:
-    rewarded.rewards = Rewards(kind)
-    _start_at_goal(rewarded)
+def test_a_step_gives_the_reward_of_the_distance_that_it_reports(env_with_rewards: GoalEnv, kind: str) -> None:
+    env_with_rewards.rewards = Rewards(kind)
+    _start_at_goal(env_with_rewards)
     seen = set()
     for _ in range(12):
-        _, reward, terminated, truncated, info = rewarded.step(np.full(2, 0.1))
+        _, reward, terminated, truncated, info = env_with_rewards.step(np.full(2, 0.1))
         success = info["distance"] <= 0.2
         assert info["is_success"] is success and not (terminated or truncated)
         assert reward == {"none": 0.0, "sparse": 0.0 if success else -1.0, "dense": -info["distance"]}[kind]
@@ -48,30 +48,30 @@ def test_a_step_gives_the_reward_of_the_distance_that_it_reports(rewarded: GoalE
     assert seen == {True, False}, "the arm must leave the goal within the test"
 
 
-def test_success_is_reported_after_a_reset(rewarded: GoalEnv) -> None:
-    _, info = rewarded.reset(seed=0)
+def test_success_is_reported_after_a_reset(env_with_rewards: GoalEnv) -> None:
+    _, info = env_with_rewards.reset(seed=0)
     assert info["is_success"] is False and info["distance"] > 0.2
-    state = rewarded.get_state()
-    assert rewarded.reset(options={"state": state, "goal_state": state})[1]["is_success"] is True
+    state = env_with_rewards.get_state()
+    assert env_with_rewards.reset(options={"state": state, "goal_state": state})[1]["is_success"] is True
 
 
-def test_an_episode_ends_at_success_only_where_that_is_asked_for(rewarded: GoalEnv) -> None:
+def test_an_episode_ends_at_success_only_where_that_is_asked_for(env_with_rewards: GoalEnv) -> None:
     for terminates in (False, True):
-        rewarded.rewards = Rewards("sparse", terminate_on_success=terminates)
-        _start_at_goal(rewarded)
-        _, reward, terminated, truncated, info = rewarded.step(np.zeros(2))
+        env_with_rewards.rewards = Rewards("sparse", terminate_on_success=terminates)
+        _start_at_goal(env_with_rewards)
+        _, reward, terminated, truncated, info = env_with_rewards.step(np.zeros(2))
         assert (reward, terminated, truncated, info["is_success"]) == (0.0, terminates, False, True)
-        rewarded.reset(seed=0)
-        assert rewarded.step(np.zeros(2))[1:4] == (-1.0, False, False)
+        env_with_rewards.reset(seed=0)
+        assert env_with_rewards.step(np.zeros(2))[1:4] == (-1.0, False, False)
 
 
-def test_rewards_change_neither_frames_nor_states(rewarded: GoalEnv) -> None:
+def test_rewards_change_neither_frames_nor_states(env_with_rewards: GoalEnv) -> None:
     runs = []
     for rewards in (Rewards(), Rewards("dense")):
-        rewarded.rewards = rewards
-        frames = [rewarded.reset(seed=3)[0]["pixels"]]
-        frames += [rewarded.step(np.array([0.5, -0.5]))[0]["pixels"] for _ in range(5)]
-        runs.append((np.stack(frames), rewarded.get_state()))
+        env_with_rewards.rewards = rewards
+        frames = [env_with_rewards.reset(seed=3)[0]["pixels"]]
+        frames += [env_with_rewards.step(np.array([0.5, -0.5]))[0]["pixels"] for _ in range(5)]
+        runs.append((np.stack(frames), env_with_rewards.get_state()))
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     np.testing.assert_array_equal(runs[0][1], runs[1][1])
 

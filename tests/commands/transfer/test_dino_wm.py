@@ -91,7 +91,7 @@ def test_without_lengths_all_steps_are_read_and_locations_of_the_wall_are_state(
     np.testing.assert_array_equal(file.column("state", 1)[:, 4], np.arange(6.0, 12.0))
 
 
-def saved(name: str, value: object) -> None:
+def save(name: str, value: object) -> None:
     torch.save(value, f"set/{name}.pth")
 
 
@@ -106,25 +106,28 @@ def pack(path: str) -> None:
 
 ROWS = torch.zeros(3, 6, 2)
 FAULTS = [
-    (lambda: saved("actions", ROWS[:2]), "states.pth has 3 episodes, and set/actions.pth has 2"),
-    (lambda: saved("actions", ROWS[:, :5]), "states.pth has 6 steps, and set/actions.pth has 5"),
-    (lambda: saved("velocities", ROWS[:, :4]), "states.pth has 6 steps, and set/velocities.pth has 4"),
-    (lambda: saved("seq_lengths", torch.tensor([6, 4])), "seq_lengths.pth has 2 episodes, and set/states.pth has 3"),
-    (lambda: saved("seq_lengths", torch.tensor([6, 9, 5])), "says 9 steps of episode 1, and set/states.pth has 6"),
-    (lambda: saved("seq_lengths", torch.tensor([6, 0, 5])), "says 0 steps of episode 1, and set/states.pth has 6"),
-    (lambda: saved("seq_lengths", torch.tensor([6, 4.5, 5])), "a whole number an episode is needed"),
-    (lambda: saved("states", {"states": ROWS}), "states.pth holds a dict, and a tensor is needed"),
-    (lambda: saved("states", ROWS.to_sparse()), "real numbers are needed"),
-    (lambda: saved("states", ROWS + 1j), "real numbers are needed"),
-    (lambda: saved("states", torch.zeros(3)), "states.pth is [3]: [episodes, steps, numbers] is needed"),
-    (lambda: saved("states", Path("x")), "states.pth holds Python objects, which are never unpickled"),
+    (lambda: save("actions", ROWS[:2]), "states.pth has 3 episodes, and set/actions.pth has 2"),
+    (lambda: save("actions", ROWS[:, :5]), "states.pth has 6 steps, and set/actions.pth has 5"),
+    (lambda: save("velocities", ROWS[:, :4]), "states.pth has 6 steps, and set/velocities.pth has 4"),
+    (
+        lambda: save("seq_lengths", torch.tensor([6, 4])),
+        "seq_lengths.pth has 2 episodes, and set/states.pth has 3",
+    ),
+    (lambda: save("seq_lengths", torch.tensor([6, 9, 5])), "says 9 steps of episode 1, and set/states.pth has 6"),
+    (lambda: save("seq_lengths", torch.tensor([6, 0, 5])), "says 0 steps of episode 1, and set/states.pth has 6"),
+    (lambda: save("seq_lengths", torch.tensor([6, 4.5, 5])), "a whole number an episode is needed"),
+    (lambda: save("states", {"states": ROWS}), "states.pth holds a dict, and a tensor is needed"),
+    (lambda: save("states", ROWS.to_sparse()), "real numbers are needed"),
+    (lambda: save("states", ROWS + 1j), "real numbers are needed"),
+    (lambda: save("states", torch.zeros(3)), "states.pth is [3]: [episodes, steps, numbers] is needed"),
+    (lambda: save("states", Path("x")), "states.pth holds Python objects, which are never unpickled"),
     (lambda: Path("set/states.pth").write_bytes(b"PK"), "states.pth is no complete file of torch.save"),
     (lambda: pack("set/states.pth"), "states.pth is a compressed archive, which torch.save never writes"),
     (lambda: os.remove("set/actions.pth"), "set has no rel_actions.pth, actions.pth, abs_actions.pth: one of them"),
     (lambda: os.remove("set/states.pth"), "path=set is no DINO-WM data set: there is no states.pth in it"),
-    (lambda: saved("states", ROWS.index_fill(1, torch.tensor(2), torch.nan)), "states that are not finite numbers"),
+    (lambda: save("states", ROWS.index_fill(1, torch.tensor(2), torch.nan)), "states that are not finite numbers"),
     (
-        lambda: saved("obses/episode_007", ROWS),
+        lambda: save("obses/episode_007", ROWS),
         "episode_007.pth is of episode 7 (from 0), and states.pth has 3 episodes",
     ),
     (lambda: os.remove("set/obses/episode_001.pth"), "episode_001.mp4 is not there, nor as .pth"),
@@ -149,7 +152,7 @@ ODD_FRAMES = [
 @pytest.mark.parametrize(("frames", "says"), ODD_FRAMES)
 def test_an_episode_of_odd_frames_is_left_out_and_named(frames, says, capsys):
     path = maze()
-    saved("obses/episode_001", frames)
+    save("obses/episode_001", frames)
     assert take("dino_wm", path, fps=10).episodes().tolist() == [0, 2]
     assert f"set/obses/episode_001.pth {says}" in capsys.readouterr().err
 
