@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ from world_model.nn.pools import LearnedPoolConfig, Pool, PoolConfig
 from world_model.nn.stack import Blocks, init_transformer
 from world_model.nn.stem import ConvStem, LinearStemConfig, PatchEmbed, StemConfig
 
-Pixels = Annotated[int, Ge(1)]
+Pixels = Annotated[int, Interval(ge=1, le=8192)]
 FRAMES_PER_CHUNK = 64  # activations of more frames at once leave a CPU's caches
 
 

@@ -18,7 +18,7 @@ import pydantic
 import torch
 
 from data.checks import check_regular, parse_fields
-from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
+from world_model.encoder import EncoderConfig, Pixels, VideoEncoder, space_levels
 from world_model.interop.huggingface import (
     CONFIG,
     SIZE_KEYS,
@@ -56,7 +56,7 @@ MLP_TOLERANCE = 1e-3  # of mlp_ratio, which config.json rounds
 class FileSizes(pydantic.BaseModel):
     """The entry SIZES of a file."""
 
-    image_px: Annotated[int, pydantic.Field(ge=1, le=8192)] | None = None
+    image_px: Pixels | None = None
     heads: Annotated[int, pydantic.Field(ge=1)] | None = None
     predictor_heads: Annotated[int, pydantic.Field(ge=1)] | None = None
 
