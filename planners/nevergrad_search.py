@@ -32,6 +32,11 @@ class NevergradConfig(PlannerConfig):
     optimizer: str = "CMA"
     """name in nevergrad's registry: CMA, DE, TwoPointsDE, PSO, NGOpt, ..."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws != "host":
+            raise ValueError(f"planner draws is {self.draws!r}; nevergrad draws on the host")
+
 
 class Nevergrad(BasePlanner):
     """Ask, imagine, tell."""

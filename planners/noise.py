@@ -1,7 +1,8 @@
 """Random draws of planners: keyed, so that a plan depends on nothing but its inputs, and coloured over time.
 
-Draws are keyed by (episode seed, replan, iteration, stream), one generator an environment on the CPU: a plan
-depends on neither the batch it was made in, nor the chunks it was scored in, nor the device.
+Draws are keyed by (episode seed, replan, iteration, stream): a plan depends neither on the batch it was made in nor on
+the chunks it was scored in. They are made on the host, by one generator an environment and the same for every device,
+or on the device, by a counter-based generator (`planners.philox`), so that a GPU waits for no copy.
 
 Coloured noise follows iCEM (Pinneri et al. 2020, arXiv 2008.06389): power spectrum 1/f^beta over time.
 """
@@ -13,11 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from planners.philox import MASK, draw_normal
 from planners.protocol import Rows
+
+Source = Literal["host", "device"]
 
 CANDIDATES = 0  # the planner's own stream of draws; a stochastic model's are 1, 2, ...
 NUDGES = -1  # the stream of noise that a gradient planner adds between its steps
@@ -48,6 +54,7 @@ class Draws:
     replan: int
     device: torch.device
     iteration: int = 0
+    source: Source = "host"
 
     def at(self, iteration: int) -> Draws:
         """The draws of another iteration."""
@@ -60,10 +67,14 @@ class Draws:
 
     def normal(self, shape: Sequence[int], stream: int = 1) -> Tensor:
         """Float32 [B, *shape]."""
+        keys = [derive_seed(seed, self.replan, self.iteration, stream) for seed in self.seeds]
+        if self.source == "device":
+            words = torch.tensor([[key & MASK, key >> 32] for key in keys])
+            return draw_normal(upload(words, self.device), prod(shape)).view(len(keys), *shape)
         draws = torch.empty((len(self.seeds), *shape), pin_memory=self.device.type == "cuda")
         generator = torch.Generator()
-        for row, seed in zip(draws, self.seeds, strict=True):
-            generator.manual_seed(derive_seed(seed, self.replan, self.iteration, stream))
+        for row, key in zip(draws, keys, strict=True):
+            generator.manual_seed(key)
             row.normal_(generator=generator)
         return upload(draws, self.device)
 

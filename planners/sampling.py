@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from planners.noise import Draws, make_colour_matrix, sample_noise, upload
+from planners.noise import Draws, Source, make_colour_matrix, sample_noise, upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan
 from planners.scoring import Precision, Problem, bounds, check_fit, finite_mean
 
@@ -61,6 +61,8 @@ class PlannerConfig:
     """candidate model steps imagined at once (>= 0; 0: as many as memory allows)"""
     precision: Precision = "fp32"
     """number format of products: fp32, tf32 (GPUs) or bf16; below fp32 near candidates may change places"""
+    draws: Source = "host"
+    """where random numbers are drawn: host (the same for every device), or device (other numbers; no copy to a GPU)"""
 
     def __post_init__(self) -> None:
         least_of = {"samples": self.least_samples, "iterations": 1, "horizon": 1, "chunk_elements": 0}
@@ -69,6 +71,8 @@ class PlannerConfig:
                 raise ValueError(f"planner {key} is {getattr(self, key)}; it must be at least {least}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"planner precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
+        if self.draws not in get_args(Source):
+            raise ValueError(f"planner draws is {self.draws!r}; choose one of {', '.join(get_args(Source))}")
         if self.std_init <= 0:
             raise ValueError(f"planner std_init is {self.std_init}; it must be above 0")
         check_not_negative(self, "std_warm")
@@ -228,7 +232,8 @@ class BasePlanner:
         """See `protocol.Planner`. Raises ValueError if the model lacks the cost's view or the horizon."""
         check_fit(dynamics.spec, cost, self.config.horizon)
         problem = Problem(dynamics, context, goal, cost, self.config.chunk_elements, self.config.precision)
-        return self.solve(problem, Draws(tuple(seeds), replan, dynamics.spec.device), warm_start)
+        draws = Draws(tuple(seeds), replan, dynamics.spec.device, source=self.config.draws)
+        return self.solve(problem, draws, warm_start)
 
     def solve(self, problem: Problem, draws: Draws, warm_start: Tensor | None) -> Plan:
         """One plan a seed of `draws`."""

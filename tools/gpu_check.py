@@ -31,6 +31,7 @@ VJEPA2_AC = (
     "dynamics.predictor.heads=16",
     "planner=cem_vjepa2",
     "planner.cost.view=tokens",
+    "planner.draws=device",
 )
 TINY = (
     "data=debug",
@@ -43,6 +44,7 @@ TINY = (
     "planner.samples=12",
     "planner.iterations=2",
     "planner.elites=4",
+    "planner.draws=device",
 )
 
 

@@ -100,6 +100,12 @@ def test_draws_are_those_of_the_cpu_for_the_same_seed_replan_and_iteration(cuda)
     assert not torch.equal(there.at(1).normal((4, 2)), there.normal((4, 2)))
 
 
+def test_draws_made_on_a_device_are_those_made_on_the_cpu_up_to_rounding(cuda):
+    here, there = (Draws((7, 8), 3, torch.device(device), source="device") for device in ("cpu", cuda))
+    assert there.normal((400,)).device == cuda
+    torch.testing.assert_close(there.normal((400,)).cpu(), here.normal((400,)), rtol=1e-5, atol=1e-6)
+
+
 def test_an_agent_that_sees_frames_of_a_device_acts_there(cuda):
     model = dynamics()
     agent = MPC(model.to(cuda), planner("cem"), GoalCost())

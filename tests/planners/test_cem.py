@@ -111,6 +111,7 @@ CHANGES = {
     "momentum_mean": 0.5,
     "momentum_std": 0.5,
     "keep_elites": 4,
+    "draws": "device",
 }
 
 

@@ -201,6 +201,7 @@ CHANGES = {
     "refined": 5,
     "steps": 2,
     "optimizer": "DE",
+    "draws": "device",
 }
 # How many candidates at once, which must not change a plan; and a number format of products, which these models lack.
 SPEED_ONLY = {"chunk_elements": 7, "precision": "bf16"}
@@ -218,7 +219,13 @@ BESIDE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [(name, field.name) for name, (_, usual) in FAMILY.items() for field in fields(usual)]
+    ("name", "key"),
+    [
+        (name, field.name)
+        for name, (_, usual) in FAMILY.items()
+        for field in fields(usual)
+        if (name, field.name) != ("nevergrad", "draws")  # refused
+    ],
 )
 def test_every_parameter_of_every_planner_changes_the_plan(name, key):
     base = replace(FAMILY[name][1], **BESIDE.get((name, key), {}))
@@ -387,6 +394,11 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     context, goal, seeds = problem()
     with pytest.raises(ValueError, match=r"pip install 'jepa-lab\[nevergrad\]'"):
         Nevergrad().plan(PointMass(), context, goal, COST, seeds=seeds)
+
+
+def test_nevergrad_draws_on_the_host_alone():
+    with pytest.raises(ValueError, match="nevergrad draws on the host"):
+        NevergradConfig(draws="device")
 
 
 @pytest.mark.skipif("nevergrad" not in FAMILY, reason="nevergrad is not installed")

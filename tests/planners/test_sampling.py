@@ -1,13 +1,16 @@
 """Draws, colour, warm starts, and scoring in chunks."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
+from scipy.stats import kstest
 
 from planners import scoring
 from planners.costs import GoalCost
-from planners.noise import Draws, make_colour_matrix, sample_noise
+from planners.noise import Draws, Source, make_colour_matrix, sample_noise
+from planners.philox import encrypt_counters
 from planners.protocol import Views
 from planners.sampling import SearchConfig, shift_plan
 from planners.scoring import Problem, measure_elite_overlap, score
@@ -27,38 +30,68 @@ def problem(num_envs=5, samples=7, horizon=3, seed=0, **kwargs):
     return dynamics, context, goal, torch.rand(shape, generator=generator) * 2 - 1
 
 
-def test_draws_depend_on_the_key_alone_and_not_on_the_place_in_the_batch():
-    draws = Draws((3, 1, 4), replan=2, device=CPU)
+SOURCES = pytest.mark.parametrize("source", get_args(Source))
+
+
+@SOURCES
+def test_draws_depend_on_the_key_alone_and_not_on_the_place_in_the_batch(source):
+    draws = Draws((3, 1, 4), replan=2, device=CPU, source=source)
     batch = draws.normal((6, 2))
     assert batch.shape == (3, 6, 2)
     for row, seed in enumerate((3, 1, 4)):
-        assert torch.equal(batch[row], Draws((seed,), replan=2, device=CPU).normal((6, 2))[0])
+        assert torch.equal(batch[row], Draws((seed,), replan=2, device=CPU, source=source).normal((6, 2))[0])
     assert torch.equal(draws.select(slice(1, 3)).normal((6, 2)), batch[1:])
     assert torch.equal(draws.select(torch.tensor([2, 0])).normal((6, 2)), batch[[2, 0]])
 
 
-def test_every_part_of_the_key_changes_the_draws():
-    draws = Draws((3,), replan=2, device=CPU)
+@SOURCES
+def test_every_part_of_the_key_changes_the_draws(source):
+    draws = Draws((3,), replan=2, device=CPU, source=source)
     others = [
         draws.normal((8,)),
         draws.normal((8,), stream=2),
         draws.at(1).normal((8,)),
-        Draws((3,), replan=3, device=CPU).normal((8,)),
-        Draws((4,), replan=2, device=CPU).normal((8,)),
-        Draws((-3,), replan=2, device=CPU).normal((8,)),
+        Draws((3,), replan=3, device=CPU, source=source).normal((8,)),
+        Draws((4,), replan=2, device=CPU, source=source).normal((8,)),
+        Draws((-3,), replan=2, device=CPU, source=source).normal((8,)),
     ]
     for i, first in enumerate(others):
         for second in others[i + 1 :]:
             assert not torch.allclose(first, second)
 
 
-def test_draws_are_standard_normal_and_leave_the_global_generator_alone():
+@SOURCES
+def test_draws_are_standard_normal_and_leave_the_global_generator_alone(source):
     before = torch.get_rng_state()
-    draws = Draws(tuple(range(50)), replan=0, device=CPU).normal((1000,))
+    draws = Draws(tuple(range(50)), replan=0, device=CPU, source=source).normal((1000,))
     assert torch.equal(torch.get_rng_state(), before)
     assert abs(draws.mean()) < 0.02
     assert abs(draws.std() - 1) < 0.02
     assert abs(torch.corrcoef(draws[:2])[0, 1]) < 0.15
+    assert kstest(draws.flatten().numpy(), "norm").pvalue > 1e-3
+    assert abs(torch.corrcoef(draws[:, :4].T) - torch.eye(4)).max() < 0.6  # numbers of one counter
+
+
+# Known answers of Random123 (kat_vectors, philox4x32 10): counter, key, words.
+PHILOX = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+def test_philox_gives_the_known_answers_of_its_authors():
+    counters, keys, words = (torch.tensor(column) for column in zip(*PHILOX, strict=True))
+    assert torch.equal(encrypt_counters(counters, keys).diagonal().T, words)
+
+
+def test_more_draws_begin_with_the_same_numbers():
+    draws = Draws((3,), replan=2, device=CPU, source="device")
+    assert torch.equal(draws.normal((9,))[:, :7], draws.normal((7,)))
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 2.0, 4.0])
