@@ -55,6 +55,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": (
         "objectives=[future,lewm]",
         "budgets=[steps]",
+        "vary.metric=[none,biharmonic]",
+        "trials=2",
+        "trial_episodes=1",
         "data=debug",
         "encoder=tiny",
         "trainer@pretrain=debug",

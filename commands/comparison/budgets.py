@@ -7,7 +7,7 @@ fitted on. Evaluations during training are not.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -104,7 +104,7 @@ def _count_stage2(sizes: EncoderConfig, keys: DynamicsKeys, batch_size: int, tas
     trainer, dynamics = TrainerConfig(steps=1, batch_size=batch_size), model.dynamics
     optimizer = make_optimizer(model, trainer)
     lengths = 1 if keys.losses.rollout_history or not keys.losses.rollout else keys.history
-    steps = [count_flops(lambda at=at: train_step(model, batch, optimizer, trainer, at)) for at in range(lengths)]
+    steps = [count_flops(partial(train_step, model, batch, optimizer, trainer, at)) for at in range(lengths)]
     frames = torch.zeros(1, FRAMES, *sizes.image_px, 3, dtype=torch.uint8)
     with torch.no_grad():
         encode = count_flops(lambda: dynamics.read(frames))

@@ -42,8 +42,9 @@ class Distribution:
 
 
 def read_space(space: Mapping[str, Any], where: str) -> dict[str, Distribution]:
-    """The distribution of each dotted key of a space, whose keys may be nested. where: of messages, search.METHOD.
+    """The distribution of each dotted key of a space, whose keys may be nested; null takes an earlier key out.
 
+    where: of messages, search.METHOD.
     Raises UsageError for an unknown distribution, bounds that are none, and a key that all methods share.
     """
     found: dict[str, Distribution] = {}
@@ -53,6 +54,9 @@ def read_space(space: Mapping[str, Any], where: str) -> dict[str, Distribution]:
             raise UsageError(f"{place}: all methods share {root}; a search space holds keys of {join_names(SEARCHED)}")
         if key in EQUAL:
             raise UsageError(f"{place}: the budget decides the steps of every row (budgets=[steps,total])")
+        if value is None:
+            found.pop(key, None)
+            continue
         if not isinstance(value, Mapping) or not value:
             raise UsageError(f"{place}={value}: give a distribution, as {place}={{log: [1.0e-4,1.0e-2]}}")
         found[key] = _read_distribution(value, place)
@@ -60,9 +64,12 @@ def read_space(space: Mapping[str, Any], where: str) -> dict[str, Distribution]:
 
 
 def _list_leaves(space: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a nested mapping with what is no further level: a mapping without mappings, or another value."""
+    """Dotted keys of a nested mapping with what is no further level: a mapping with a distribution or a list, or no
+    mapping."""
     for key, value in space.items():
-        if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+        inner = value if isinstance(value, Mapping) else {}
+        is_level = not any(name in DISTRIBUTIONS or isinstance(item, list) for name, item in inner.items())
+        if inner and is_level:
             yield from _list_leaves(value, f"{stem}{key}.")
         else:
             yield f"{stem}{key}", value

@@ -18,6 +18,7 @@ from commands.comparison.cells import Cell
 from commands.comparison.phases import Phases
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD
+from commands.evaluation.setup import load_baseline_setup
 from commands.shared.console import Console
 from commands.shared.runs import read_json, to_json_value, write_json
 
@@ -37,6 +38,7 @@ def run_trials(
     assert cell.tuning is not None
     results: list[Result] = []
     if (chosen := cell.tuning.chosen) is None:  # the first seed
+        check_trial_episodes(cell, data)
         results = [run_trial(cell, number, data, work, shared, console) for number in range(len(cell.tuning.drawn))]
         best, best_own = choose(results, "val"), choose(results, "val_own")
         assert best is not None
@@ -65,6 +67,13 @@ def run_trials(
     return cell.make_trial(best), plan, {**parts, **({} if own is None else {"plan_own": own}), "tuning": tuning}
 
 
+def check_trial_episodes(cell: Cell, data: str) -> None:
+    """Raise ValueError where `val` has too few starts and goals, before anything is trained."""
+    assert cell.tuning is not None
+    keys = make_trial_evaluation(cell.keys.evaluation, cell.tuning.episodes)
+    load_baseline_setup(keys, cell.keys.dynamics.frame_skip, data)
+
+
 def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console) -> Result:
     """Train with the setting of a trial and judge it on `val`; of several, the models of the best alone are kept."""
     assert cell.tuning is not None
@@ -77,12 +86,13 @@ def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, cons
         plan = phases.plan(judged, "plan_val")
         own = phases.plan_own(judged, "plan_own_val")
         judge = judged.protocol.judge
-        result = {
+        result: Result = {
             "setting": setting,
             "val": _summarise(plan["methods"][MODEL_METHOD], judge, plan["thresholds"]),
-            **({} if own is None else {"val_own": _summarise(own, judge, plan["thresholds"])}),
             **{key: parts[key] for key in ("steps", "flops", "seconds", "stage1_of") if key in parts},
         }
+        if own is not None:
+            result["val_own"] = _summarise(own, judge, plan["thresholds"])
         phases.remove_features()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)
