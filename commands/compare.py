@@ -60,11 +60,11 @@ def check(config: Config) -> None:
         if row.objective != ORACLE:
             keys.stage1.check()
             keys.stage2.check()
-    check_search(config, [row for row in rows if row.objective != ORACLE])
+    check_search(config, list({row.objective: row for row in rows if row.objective != ORACLE}.values()))
 
 
 def check_search(config: Config, rows: Sequence[Row]) -> None:
-    """Names, distributions and keys of the search spaces of all rows, and what trials need."""
+    """Names, distributions and keys of all search spaces, and what trials need. rows: one of each method."""
     known = (UNTRAINED, *list_choices("objective"))
     for name, space in config.search.items():
         if name not in known:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD
 from commands.pipeline import PipelineKeys
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
-from commands.shared.runs import get_identity, read_json, write_json
+from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
 from commands.training.feature_cache import make_cache_key
 from commands.training.model_folders import MODEL, derive_preprocessing, load_encoder, open_reader, read_model_kind
 from commands.training.posttraining import posttrain
@@ -132,7 +131,7 @@ def share_training(folder: Path, shared: Path, record: dict[str, Any]) -> None:
     losses = [line for line in read_metrics(folder / METRICS) if line["kind"] == "train"]  # evaluations have the metric
     shutil.rmtree(shared, ignore_errors=True)
     (shared / CHECKPOINTS).mkdir(parents=True)
-    os.link(checkpoints[-1], shared / CHECKPOINTS / checkpoints[-1].name)
+    shutil.copy2(checkpoints[-1], shared / CHECKPOINTS)
     (shared / METRICS).write_text("".join(f"{json.dumps(line)}\n" for line in losses), encoding="utf-8")
     write_json(shared / SHARED_RECORD, record)
 
@@ -146,7 +145,8 @@ def take_shared_training(shared: Path, folder: Path) -> dict[str, Any] | None:
     if not target.exists():
         shutil.copy2(shared / METRICS, folder / METRICS)
         target.parent.mkdir(exist_ok=True)
-        os.link(checkpoint, target)
+        with replace_atomically(target) as temporary:
+            shutil.copy2(checkpoint, temporary)
     return read_json(shared / SHARED_RECORD)
 
 

@@ -165,7 +165,7 @@ def _make_row(name: str, group: Sequence[Record], threshold: str, oracles: Mappi
         _format_rate([record["plan"] for record in group], "held", threshold),
         _normalise_success(group, oracles),
         _format_rate(own, "any", threshold) if own else "",
-        str(group[0].get("tuning", {"trials": "" if name == ORACLE else 1})["trials"]),
+        str(group[0].get("tuning", {"tried": "" if name == ORACLE else 1})["tried"]),
     ]
 
 

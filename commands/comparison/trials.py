@@ -58,6 +58,7 @@ def run_trials(
     tuning = {
         **cell.tuning.spec,
         "split": SPLIT,
+        "tried": len(drawn),
         "chosen": best,
         "setting": drawn[best],
         "chosen_own": best_own,

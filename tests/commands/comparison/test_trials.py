@@ -96,6 +96,7 @@ def test_the_best_trial_on_val_is_evaluated_once_and_own_dynamics_with_the_setti
     assert {entry[2] for entry in fake.log if len(entry) > 2 and entry not in on_eval} == {"val"}
     tuning = parts["tuning"]
     assert (tuning["chosen"], tuning["chosen_own"], tuning["setting_own"], tuning["trials"]) == (1, 0, {}, 4)
+    assert tuning["tried"] == 4
     assert [result["val"]["success"] for result in tuning["results"]] == [0.2, 0.8, 0.8, 0.5]
     assert all({"setting", "seconds", "flops", "val_own"} <= result.keys() for result in tuning["results"])
     assert cell.keys.pretrain.lr == tuning["setting"]["pretrain.lr"] != cells[0].keys.pretrain.lr
