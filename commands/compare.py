@@ -52,7 +52,9 @@ def check(config: Config) -> None:
             f"small.{strange[0]}: there is no such objective (choices: {join_names(list_choices('objective'), 30)})"
         )
     list_variants(config.axes, config.vary)
-    rows = list_rows(config)[0]
+    rows, left_out = list_rows(config)
+    if not rows:
+        raise UsageError(f"no row is left: {join_names(f'{names[0]}: {reason}' for reason, names in left_out.items())}")
     for row in rows:
         keys = make_cell_keys(config, row.objective, config.seed, row.variant)
         check_collection(keys.collection)

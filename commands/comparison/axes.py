@@ -17,10 +17,13 @@ from commands.shared.runs import flatten
 Axes = Mapping[str, Mapping[str, Sequence[Any]]]  # axis -> variant -> overrides
 Variant = Mapping[str, str]  # axis -> name of its variant
 
+EQUAL = ("env", "data", "protocol", "seed", "on_damaged")  # parts that all rows share
+
 
 def list_variants(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[Variant]:
     """The product of the variants that are asked for, the last axis fastest; one without any for no axis. Raises
-    UsageError for an unknown axis or variant, an axis without any, and a variant that is named twice."""
+    UsageError for an unknown axis or variant, an axis without any, a variant that is named twice, and one that sets
+    what is equal in a table."""
     for axis, names in vary.items():
         if axis not in axes:
             raise UsageError(f"vary.{axis}: there is no such axis{describe_choices(axis, axes, 'axes')}")
@@ -32,6 +35,9 @@ def list_variants(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[Variant
                 raise UsageError(f"vary.{axis}: {name} is no variant{describe_choices(name, axes[axis])}")
         if len(set(names)) < len(names):
             raise UsageError(f"vary.{axis}=[{','.join(names)}] names a variant twice")
+    for key in list_decided_keys(axes, vary):
+        if key.partition(".")[0] in EQUAL:
+            raise UsageError(f"axes: {key} is equal in all rows of a table: make one table for each of its values")
     return [dict(zip(vary, names, strict=True)) for names in product(*vary.values())]
 
 

@@ -117,6 +117,8 @@ def test_spaces_of_end_to_end_objectives_lie_around_the_published_weights():
             ["axes.x.y=['pretrain.lrr=1']", "vary.x=[y]"],
             "vary (future x=y): 'pretrain.lrr' is no key; did you mean lr?",
         ),
+        (["axes.x.y=['data.episodes=9']", "vary.x=[y]"], "axes: data.episodes is equal in all rows of a table"),
+        (["objectives=[vjepa2]", "vary.encoder=[conv]"], "no row is left: vjepa2 encoder=conv: encoder.stem.kind=conv"),
         (["search.lewn.pretrain.lr={log: [1,2]}"], "search.lewn: there is no such objective; did you mean lewm?"),
         (["search.future.pretrain.lrr={log: [1,2]}"], "search.future: 'pretrain.lrr' is no key; did you mean lr?"),
         (["search.lewm.pretrain.lr={lgo: [1,2]}"], "search.lewm.pretrain.lr"),
