@@ -17,6 +17,7 @@ from commands.pipeline import PipelineKeys
 from commands.shared.flops import count_flops
 from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
+from data.schema import SPLITS, draw_splits
 from world_model.encoder import EncoderConfig
 from world_model.objectives.families import ObjectiveConfig
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
@@ -56,7 +57,8 @@ def count_training_flops(keys: PipelineKeys) -> TrainingFlops:
     if keys.pretrain.steps:
         objective = replace(keys.objective, metric=None)  # fitted after training
         step = _count_step(sizes, objective, keys.pretrain.batch_size, keys.env.name)
-    fitted = 0 if metric is None else min(metric.episodes, keys.data.episodes) * frames
+    train = int((draw_splits(0, keys.data.episodes) == SPLITS.index("train")).sum())  # as many for every seed
+    fitted = 0 if metric is None else min(metric.episodes, train) * frames
     return TrainingFlops(
         step,
         keys.pretrain.steps * step,
