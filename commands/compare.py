@@ -1,25 +1,38 @@
 """`jepa compare`: several objectives on the same data with the same planner, as one table.
 
-A cell is one objective with one budget of stage 1 and one seed: pretrain, posttrain, plan. A finished cell leaves a
-JSON record in `cells`; the command skips cells that have one there or in `published`, so a table grows over days and
-machines. All methods have the same encoder, data, dynamics, planner and, in the embedding that is planned in, the same
-metric; objectives that learn dynamics themselves (lewm, pldm) keep the embedding that these were learned in, and are
-planned with them, too.
+A cell is one row with one budget of stage 1 and one seed: pretrain, posttrain, plan. A row is one objective in one
+variant of each axis that is varied, such as the metric. A finished cell leaves a JSON record in `cells`; the command
+skips cells that have one there or in `published`, so a table grows over days and machines. All methods have the same
+data, dynamics and planner, and with trials=N the same number of settings, judged on `val`. Without vary.metric,
+objectives that learn dynamics themselves (lewm, pldm) have no metric, and are planned with these dynamics, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from commands.comparison import tables
-from commands.comparison.cells import ORACLE, Cell, TableKeys, is_current, make_cell_keys, make_cells
+from commands.comparison.axes import list_variants
+from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.execution import remove_ended_folders, run_cell
+from commands.comparison.phases import remove_shared_trainings
+from commands.comparison.search import list_extremes, read_space
+from commands.comparison.table_keys import (
+    ORACLE,
+    UNTRAINED,
+    Row,
+    TableKeys,
+    list_rows,
+    make_cell_keys,
+    make_search_space,
+)
+from commands.comparison.trials import SPLIT
 from commands.config.compose import list_choices
 from commands.evaluation.scenes import check_scenes
 from commands.shared.console import Console
-from commands.shared.errors import UsageError, join_names
+from commands.shared.errors import UsageError, describe_choices, join_names
 from commands.shared.runs import RunFolder, read_json
 from commands.transfer.collection import check_collection
 
@@ -38,13 +51,41 @@ def check(config: Config) -> None:
         raise UsageError(
             f"small.{strange[0]}: there is no such objective (choices: {join_names(list_choices('objective'), 30)})"
         )
-    for name in config.objectives:
-        keys = make_cell_keys(config, name, config.seed)
+    list_variants(config.axes, config.vary)
+    rows, left_out = list_rows(config)
+    if not rows:
+        raise UsageError(f"no row is left: {join_names(f'{names[0]}: {reason}' for reason, names in left_out.items())}")
+    for row in rows:
+        keys = make_cell_keys(config, row.objective, config.seed, row.variant)
         check_collection(keys.collection)
         check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
-        if name != ORACLE:
+        if row.objective != ORACLE:
             keys.stage1.check()
             keys.stage2.check()
+    check_search(config, list({row.objective: row for row in rows if row.objective != ORACLE}.values()))
+
+
+def check_search(config: Config, rows: Sequence[Row]) -> None:
+    """Names, distributions and keys of all search spaces, and what trials need. rows: one of each method."""
+    known = (UNTRAINED, *list_choices("objective"))
+    for name, space in config.search.items():
+        if name not in known:
+            raise UsageError(f"search.{name}: there is no such objective{describe_choices(name, known, most=30)}")
+        read_space(space, f"search.{name}")
+    for row in rows:
+        space = make_search_space(config, row.objective)
+        for setting in list_extremes(space):
+            make_cell_keys(config, row.objective, config.seed, row.variant, setting).stage1.check()
+        if config.trials > 1 and not config.search.get(row.objective):
+            raise UsageError(
+                f"trials={config.trials}: search.{row.objective} states no key to draw: give "
+                f"search.{row.objective}.pretrain.lr={{log: [1.0e-4,1.0e-2]}}, or trials=1"
+            )
+    if config.trials > 1 and config.protocol.split == SPLIT:
+        raise UsageError(
+            f"trials={config.trials} chooses on {SPLIT}, and protocol.split={SPLIT} would report on it, too: give "
+            "protocol.split=eval, or trials=1"
+        )
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
@@ -55,21 +96,36 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     missing = [cell for cell in cells if cell.find_record(*folders) is None]
     searched = join_names([str(path) for path in folders])
     console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {searched}")
+    for reason, names in list_rows(config)[1].items():
+        console.say(f"rows left out: {join_names(names, 4)}: {reason}")
     for path in folders:
         _warn_of_old_records(path, console)
     if config.table_only and len(missing) == len(cells):
         raise UsageError(f"table_only=true: no cell of this table is finished in {searched}")
     own.mkdir(parents=True, exist_ok=True)
     remove_ended_folders(folder.path, [cell for cell in cells if cell not in missing])
+    remove_shared_trainings(folder.path, missing)
     if len(missing) < len(cells):  # those that are there may have come from another machine
         table = _write_page(own, folders, cells, config)
     if not config.table_only:
         for number, cell in enumerate(missing):
-            console.say(f"cell {number + 1} of {len(missing)}: {cell.name}")
-            run_cell(cell, folder.path, own, config.keep_models, console)
+            if cell.find_record(*folders) is None:  # another budget may have had the same steps
+                console.say(f"cell {number + 1} of {len(missing)}: {cell.row.name}, {cell.name}")
+                run_cell(add_choice(cell, cells, folders), folder.path, own, config.keep_models, console)
+            remove_shared_trainings(folder.path, missing[number + 1 :])
             table = _write_page(own, folders, cells, config)
         folder.finish(f"{len(cells)} cells, table in {table}")
     console.say(table.read_text(encoding="utf-8"))
+
+
+def add_choice(cell: Cell, cells: Sequence[Cell], folders: Sequence[Path]) -> Cell:
+    """A cell of a further seed with the setting that the tuning of its row chose with the first seed."""
+    if cell.tuning is None or cell.seed == cell.tuning.seed:
+        return cell
+    same = (other for other in cells if other.row == cell.row and other.budget == cell.budget)
+    path = next(other for other in same if other.seed == cell.tuning.seed).find_record(*folders)
+    assert path is not None, "cells of the first seed run first"
+    return replace(cell, tuning=replace(cell.tuning, chosen=read_json(path)["tuning"]))
 
 
 def _warn_of_old_records(folder: Path, console: Console) -> None:
@@ -84,9 +140,10 @@ def _warn_of_old_records(folder: Path, console: Console) -> None:
 def _write_page(own: Path, folders: Sequence[Path], cells: Sequence[Cell], config: Config) -> Path:
     """Write the table of those cells that are finished into the folder `own`, and one of all tasks where it holds
     several; return the first."""
-    finished = [path for path in (cell.find_record(*folders) for cell in cells) if path is not None]
+    found = ((cell, cell.find_record(*folders)) for cell in cells)
+    records = [cell.read_record(path) for cell, path in found if path is not None]
     table = own / f"{cells[0].task}.md"
-    table.write_text(tables.format_task_page([read_json(path) for path in finished], config.budgets), encoding="utf-8")
+    table.write_text(tables.format_task_page(records, config.budgets), encoding="utf-8")
     everything = [record for record in map(read_json, sorted(own.glob("*.json"))) if is_current(record["config"])]
     if len({record["task"] for record in everything}) > 1:
         (own / "README.md").write_text(tables.format_overview(everything), encoding="utf-8")

@@ -395,7 +395,33 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     lewm = {b: json.loads(next((work / "cells").glob(f"*lewm-{b}*")).read_text()) for b in ("steps", "flops")}
     future = json.loads(cells[0].read_text())
     assert lewm["steps"]["steps"] == future["steps"] == 2 and "plan_own" in lewm["steps"]
+    assert future["flops"]["total"] == sum(future["flops"][key] for key in ("pretrain", "metric", "posttrain"))
     assert lewm["flops"]["steps"] == max(1, round(2 * future["flops_per_step"] / lewm["flops"]["flops_per_step"]))
+
+
+def test_compare_varies_the_metric_and_tunes_every_row_with_as_many_trials(work):
+    small = ("trainer@pretrain=debug", "trainer@posttrain=debug", "pretrain.steps=2", "posttrain.steps=2")
+    data = ("data=debug", "data.frames=30", "data.episodes=12", "protocol.episodes=1", "protocol.budget=3", *SEARCH)
+    words = ("compare", *small, *data, "encoder=tiny", "budgets=[steps]", "cells=tuned", "name=tuned", "published=null")
+    rows = ("objectives=[lewm]", "vary.metric=[none,biharmonic]", "trials=2", "trial_episodes=1")
+    jepa(*words, *rows, cwd=work)
+    records = [json.loads(path.read_text()) for path in (work / "tuned").glob("*.json")]
+    found = {record["variant"]["metric"]: record for record in records}
+    assert found.keys() == {"none", "biharmonic"}
+    for kind, record in found.items():
+        tuning = record["tuning"]
+        assert tuning["split"] == "val" and len(tuning["results"]) == 2 and tuning["results"][0]["setting"] == {}
+        assert ("plan_own" in record) == (kind == "none")
+        assert (record["config"]["objective"]["metric"] is None) == (kind == "none")
+        assert all(("stage1_of" in trial) == (kind == "biharmonic") for trial in tuning["results"])
+    settings = [[trial["setting"] for trial in record["tuning"]["results"]] for record in found.values()]
+    assert settings[0] == settings[1]
+    page = (work / "tuned/reacher.md").read_text()
+    assert all(f"| `lewm metric={kind}` | 0 |" in page for kind in found)
+    assert not list((work / "runs/compare/tuned").glob("stage1*"))
+    again = jepa(*words, *rows, "seeds=2", cwd=work)
+    assert "4 cells, 2 of them finished before" in again.stdout and "trial 1 of" not in again.stdout
+    assert len(list((work / "tuned").glob("*-seed1-*.json"))) == 2
 
 
 def test_a_model_that_knows_the_robots_state_plans_and_says_so(work):

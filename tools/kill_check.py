@@ -53,8 +53,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "posttrain": (f"data={DATA}", f"encoder={ENCODER}", *TRAINING),
     "plan": (f"data={DATA}", f"model={MODEL}", *PLANNING, "videos=1", "workers=1", "name=run"),
     "compare": (
-        "objectives=[future,lewm]",
+        "objectives=[lewm]",
         "budgets=[steps]",
+        "vary.metric=[none,biharmonic]",
+        "trials=2",
+        "trial_episodes=1",
         "data=debug",
         "encoder=tiny",
         "trainer@pretrain=debug",

@@ -64,7 +64,7 @@ COMMANDS = {
         Command("probe"),
         Command(
             "compare",
-            grows=("objectives", "budgets", "seeds", "small"),
+            grows=("objectives", "budgets", "seeds", "small", "axes", "vary", "trials", "trial_episodes", "search"),
             free=("workers", "logger", "cells", "published", "table_only", "keep_models"),
         ),
         Command("export", folder=False),

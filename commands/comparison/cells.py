@@ -1,41 +1,40 @@
-"""The cells of a table: one objective with one budget of stage 1 and one seed, as the keys of its pipeline.
+"""The cells of a table: one row with one budget of stage 1 and one seed, as the keys of its pipeline.
 
 A finished cell leaves a JSON record with its whole configuration. A record belongs to a cell if the two configurations
-agree once defaults are filled in, so a new key orphans no record.
+agree once defaults are filled in, so a new key orphans no record. The record of a tuned cell has the configuration of
+the trial that was chosen, and belongs to a cell of the same trials.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, get_args
 
-import torch
-from annotated_types import Ge
-
-from commands.config.compose import list_choices, load_config, nest_overrides
-from commands.config.schema import fill_defaults, override
+from commands.comparison.axes import Variant
+from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
+from commands.comparison.search import Setting, draw_settings
+from commands.comparison.table_keys import (
+    NOTHING,
+    ORACLE,
+    UNTRAINED,
+    Row,
+    TableKeys,
+    list_rows,
+    make_cell_keys,
+    make_search_space,
+)
+from commands.config.schema import fill_defaults
 from commands.pipeline import PipelineKeys
-from commands.shared.errors import UsageError, join_names
-from commands.shared.flops import count_flops
 from commands.shared.runs import get_identity, read_json, to_json_value
-from commands.training.pretraining import make_random_stage1
-from world_model.encoder import EncoderConfig
-from world_model.nn.pools import KeypointPoolConfig
-from world_model.objectives.end_to_end import EndToEndConfig
-from world_model.objectives.families import ObjectiveConfig
-from world_model.objectives.future import FutureConfig
-from world_model.objectives.metric import Kind, MetricConfig
-from world_model.training.loop import make_optimizer, train_step
 
-UNTRAINED = "untrained"  # method: an encoder before its first step
-ORACLE = "oracle"  # method: the true simulator with the task's true distance
+__all__ = ["ORACLE", "UNTRAINED", "Cell", "TableKeys", "Tuning", "is_current", "make_cell_keys", "make_cells"]
+
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "on_damaged")  # keys that matter for it
-Budget = Literal["steps", "flops"]
 # Keys that change no number of a cell.
 FREE = (
     "device",
@@ -50,51 +49,54 @@ FREE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableKeys(PipelineKeys):
-    """Keys of a table: the pipeline that all methods share, and the methods."""
+@dataclass(frozen=True)
+class Tuning:
+    """How a row is tuned. trials: settings that are asked for; episodes: of `val`, that each is judged on; seed: the
+    training seed that they are judged with; space: as the configuration has it, without what axes decide.
 
-    objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each method has its own
-    videos: int = field(default=0, repr=False)
-    objectives: list[str] = field(default_factory=list)
-    """methods: names of objectives, untrained, oracle"""
-    budgets: list[Budget] = field(default_factory=lambda: ["steps", "flops"])
-    """steps: equal steps of stage 1; flops: the arithmetic of the first trained method"""
-    seeds: Annotated[int, Ge(1)] = 1
-    """training seeds, from `seed` on, each with data of its own that all methods share"""
-    cells: str | None = None
-    """folder to which finished cells, one JSON file each, and their table are written; null: cells in the run folder"""
-    published: str | None = "docs/objectives"
-    """folder of cells that were finished before, which are read and never written; null: none"""
-    table_only: bool = False
-    """whether to make the table of finished cells and run none"""
-    keep_models: bool = False
-    """whether the models of finished cells stay in the run folder, to plan with them again"""
-    metric: Kind | None = "biharmonic"
-    """objective.metric.kind of all methods but those that learn dynamics themselves; null: no metric"""
-    small: dict[str, list[Any]] = field(default_factory=dict)
-    """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
+    drawn: each setting with its pipeline, before the steps of a budget; fewer than `trials` in a smaller space. chosen:
+    what the record of the first seed says of its tuning, for cells of further seeds.
+    """
+
+    trials: int
+    episodes: int
+    seed: int
+    space: Mapping[str, Any]
+    drawn: tuple[tuple[Setting, PipelineKeys], ...] = field(repr=False)
+    chosen: Mapping[str, Any] | None = None
 
     @property
-    def shared(self) -> PipelineKeys:
-        """The pipeline of all methods."""
-        return PipelineKeys(**{item.name: getattr(self, item.name) for item in fields(PipelineKeys)})
+    def spec(self) -> dict[str, Any]:
+        """What a record is found by."""
+        return {name: to_json_value(getattr(self, name)) for name in ("trials", "episodes", "seed", "space")}
+
+    def find_trial(self, setting: Mapping[str, Any]) -> int | None:
+        """Number of the trial of a recorded setting; None where it is none of these."""
+        settings = [to_json_value(drawn) for drawn, _ in self.drawn]
+        return settings.index(setting) if setting in settings else None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method of the table with one seed."""
+    """One row of the table with one budget and one seed. keys: its pipeline with the published setting."""
 
     objective: str
     budget: str
     seed: int
     keys: PipelineKeys
     flops_per_step: float
+    variant: Variant = field(default_factory=dict)
+    tuning: Tuning | None = None
 
     @property
     def task(self) -> str:
         """The task, as the beginning of a file's name."""
         return self.keys.env.name.replace("/", "_")
+
+    @property
+    def row(self) -> Row:
+        """The row that it belongs to."""
+        return Row(self.objective, self.variant)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -105,21 +107,51 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its record."""
-        text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
+        identity = self.config if self.tuning is None else {**self.config, "tuning": self.tuning.spec}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.task}-{self.objective}-{self.budget}-seed{self.seed}-{key}"
+
+    @cached_property
+    def flops(self) -> TrainingFlops | None:
+        """Arithmetic of its training; None for the oracle."""
+        return None if self.objective == ORACLE else count_training_flops(self.keys)
+
+    def make_trial(self, number: int) -> Cell:
+        """The cell with the setting of a trial in place of the published one, at the same budget."""
+        assert self.tuning is not None
+        keys = self.tuning.drawn[number][1]
+        if number and self.budget in get_args(Budget) and self.budget != "steps":
+            assert self.flops is not None
+            keys = fit_steps(keys, self.budget, self.flops)
+        return replace(self, keys=keys if number else self.keys, tuning=None)
 
     def find_record(self, *folders: Path) -> Path | None:
         """The record of this cell in the first of the folders that has one; None where it is not finished."""
         pattern = f"{self.task}-{self.objective}-*-seed{self.seed}-*.json"
         paths = (path for folder in folders for path in sorted(folder.glob(pattern)))
-        return next((path for path in paths if self._agrees(read_json(path)["config"])), None)
+        return next((path for path in paths if self._agrees(read_json(path))), None)
 
-    def _agrees(self, recorded: Mapping[str, Any]) -> bool:
-        if not is_current(recorded):
+    def read_record(self, path: Path) -> dict[str, Any]:
+        """A record as one of this cell's row and budget; older records state neither variant nor all FLOPs."""
+        record = {**read_json(path), "budget": self.budget, "variant": dict(self.variant)}
+        if "flops" not in record and self.flops is not None:
+            record["flops"] = self.flops.to_record()
+        return record
+
+    def _agrees(self, record: Mapping[str, Any]) -> bool:
+        if not is_current(record["config"]):
             return False
-        complete = fill_defaults(PipelineKeys, recorded)
-        return get_identity({key: complete[key] for key in self.config}, FREE) == get_identity(self.config, FREE)
+        tuned, cell = record.get("tuning"), self
+        if (tuned is None) != (self.tuning is None):
+            return False
+        if tuned is not None and self.tuning is not None:
+            number = self.tuning.find_trial(tuned["setting"])
+            if number is None or any(tuned.get(key) != value for key, value in self.tuning.spec.items()):
+                return False
+            cell = self.make_trial(number)
+        complete = fill_defaults(PipelineKeys, record["config"])
+        return get_identity({key: complete[key] for key in cell.config}, FREE) == get_identity(cell.config, FREE)
 
 
 def is_current(recorded: Mapping[str, Any]) -> bool:
@@ -128,68 +160,38 @@ def is_current(recorded: Mapping[str, Any]) -> bool:
 
 
 def make_cells(config: TableKeys) -> list[Cell]:
-    """All cells; the first trained objective sets the budget of equal arithmetic."""
-    trained = [name for name in config.objectives if name not in (UNTRAINED, ORACLE)]
-    flops = {name: count_step_flops(make_cell_keys(config, name, 0)) for name in trained}
-    reference = next(iter(flops.values()), 0.0)
-    cells = []
+    """All cells, seed by seed; the first trained row sets the budgets of equal arithmetic."""
+    rows, cells = list_rows(config)[0], []
+    flops = {
+        row.name: count_training_flops(make_cell_keys(config, row.objective, 0, row.variant))
+        for row in rows
+        if row.is_trained
+    }
     for seed in range(config.seed, config.seed + config.seeds):
-        for name in config.objectives:
-            keys = make_cell_keys(config, name, seed)
-            per_step = flops.get(name, 0.0)
-            for budget in config.budgets:
-                same = name not in trained or per_step == reference
-                if same and budget != config.budgets[0]:
-                    continue  # the same cell under both budgets
-                cell = keys
-                if budget == "flops" and not same:
-                    steps = max(1, round(keys.pretrain.steps * reference / per_step))
-                    cell = replace(keys, pretrain=replace(keys.pretrain, steps=steps))
-                cells.append(Cell(name, "both" if same else budget, seed, cell, per_step))
+        for row in rows:
+            own = flops.get(row.name)
+            keys = make_cell_keys(config, row.objective, seed, row.variant)
+            limits = [] if own is None else list(get_args(Budget))
+            fitted = {budget: fit_steps(keys, budget, next(iter(flops.values()))) for budget in limits}
+            same = len({each.pretrain.steps for each in fitted.values()}) < 2  # the same cell under all budgets
+            for budget in config.budgets[: 1 if same else None]:
+                name = "both" if same else budget
+                tuning = make_tuning(config, row, seed)
+                per_step = 0.0 if own is None else own.step
+                cells.append(Cell(row.objective, name, seed, fitted.get(budget, keys), per_step, row.variant, tuning))
     return cells
 
 
-def make_cell_keys(config: TableKeys, objective: str, seed: int) -> PipelineKeys:
-    """The pipeline of a method with a seed. Raises UsageError for an unknown objective or override."""
-    known = list_choices("objective")
-    if objective not in (UNTRAINED, ORACLE, *known):
-        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {join_names(known, 30)})")
-    keys = replace(config.shared, seed=seed, videos=0)
-    if objective == ORACLE:
-        keys = replace(keys, protocol=replace(keys.protocol, oracle=True))
-        return _apply_overrides(keys, config.small.get(ORACLE, []), ORACLE)
-    name = get_untrained_objective(keys.encoder) if objective == UNTRAINED else objective
-    cost = replace(keys.planner.cost, view=keys.dynamics.space)
-    published = _load_published(name)
-    if not isinstance(published, EndToEndConfig):
-        metric = None if config.metric is None else replace(published.metric or MetricConfig(), kind=config.metric)
-        published = replace(published, metric=metric)
-    keys = replace(keys, objective=published, planner=replace(keys.planner, cost=cost))
-    keys = _apply_overrides(keys, config.small.get(name, []), name)
-    return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
-
-
-def get_untrained_objective(encoder: EncoderConfig) -> str:
-    """The objective whose encoder is taken before its first step: what a new keypoint pool embeds, or else principal
-    components of new tokens."""
-    return "future" if isinstance(encoder.pool, KeypointPoolConfig) else "vjepa2"
-
-
-def _apply_overrides(keys: PipelineKeys, overrides: Sequence[Any], method: str) -> PipelineKeys:
-    try:
-        return override(keys, nest_overrides(overrides))
-    except UsageError as error:
-        raise UsageError(f"small.{method}: {error}") from error
-
-
-@cache
-def _load_published(objective: str) -> ObjectiveConfig:
-    return load_config("demo", [f"objective={objective}"]).objective
-
-
-def count_step_flops(keys: PipelineKeys) -> float:
-    """Floating-point operations of one training step of stage 1: matrix products and attention, forward and back."""
-    stage, cpu = keys.stage1, torch.device("cpu")
-    model, batch = make_random_stage1(stage.encoder, stage.objective, stage.trainer, keys.env.name, stage.seed, cpu)
-    optimizer = make_optimizer(model, stage.trainer)
-    return count_flops(lambda: train_step(model, batch, optimizer, stage.trainer, 0))
+def make_tuning(config: TableKeys, row: Row, seed: int) -> Tuning | None:
+    """The trials of a row; None where it has the published setting alone."""
+    if config.trials == 1 or row.objective == ORACLE:
+        return None
+    space = make_search_space(config, row.objective)
+    drawn = draw_settings(
+        space,
+        config.trials,
+        f"{config.seed}-{row.objective}",
+        lambda setting: make_cell_keys(config, row.objective, seed, row.variant, setting or NOTHING),
+    )
+    stated = {key: {distribution.kind: list(distribution.values)} for key, distribution in space.items()}
+    return Tuning(config.trials, config.trial_episodes, config.seed, stated, tuple(drawn))

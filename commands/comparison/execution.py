@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import ORACLE, Cell
-from commands.evaluation.evaluate import evaluate_baselines, evaluate_model
+from commands.comparison.phases import SHARED, Phases
+from commands.comparison.trials import run_trials
+from commands.evaluation.evaluate import evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
-from commands.shared.console import METRICS, Console, format_duration, read_evaluations
+from commands.shared.console import Console
 from commands.shared.runs import get_commit, list_versions, write_json
-from commands.training.feature_cache import make_cache_key
-from commands.training.model_folders import MODEL, derive_preprocessing, load_encoder, open_reader, read_model_kind
-from commands.training.posttraining import posttrain
-from commands.training.pretraining import pretrain
 from commands.transfer.collection import FILE, collect_into
-from data.features import FeatureCache
-from data.prepared import prepare_reader
 
 
 def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Console) -> None:
@@ -54,52 +50,31 @@ def remove_ended_folders(folder: Path, finished: Iterable[Cell]) -> None:
 
 def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
     """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record."""
-    keys, seconds = cell.keys, {}
-    paths = {name: work / name for name in ("pretrain", "posttrain", "plan", "plan_own")}
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-
-    def time_phase(name: str, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = call()
-        seconds[name] = round(time.perf_counter() - began, 1)
-        console.say(f"{name} [{format_duration(seconds[name])}]")
-        return result
-
-    encoder, model, evaluation = str(paths["pretrain"]), str(paths["posttrain"]), keys.evaluation
-    time_phase("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
-    time_phase("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
-    plan = time_phase("plan", lambda: evaluate_model(evaluation, data, model, paths["plan"], console))
-    record = _record(cell, plan, MODEL_METHOD) | {
-        "steps": keys.pretrain.steps,
-        "flops_per_step": cell.flops_per_step,
-        "space": keys.dynamics.space,
-        "pretrain": read_evaluations(paths["pretrain"] / METRICS)[-1],
-        "posttrain": read_evaluations(paths["posttrain"] / METRICS)[-1],
-        "seconds": seconds,
-    }
-    if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
-        own = time_phase("plan_own", lambda: evaluate_model(evaluation, data, encoder, paths["plan_own"], console))
-        record["plan_own"] = own["methods"][MODEL_METHOD]
-    reader, trained = open_reader(data, keys.on_damaged), load_encoder(encoder)[0]
-    reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))
-    FeatureCache(reader).build_path(make_cache_key(trained, reader), keys.dynamics.space).unlink()
-    return record
+    shared = work.parent / SHARED
+    if cell.tuning is not None:
+        trial, plan, parts = run_trials(cell, data, work, shared, console)
+        return make_record(trial, plan, MODEL_METHOD) | parts
+    phases = Phases(cell, cell.name, data, work, shared, console)
+    parts = phases.train()
+    plan, own = phases.plan(cell.keys.evaluation), phases.plan_own(cell.keys.evaluation)
+    phases.remove_features()
+    return make_record(cell, plan, MODEL_METHOD) | parts | ({} if own is None else {"plan_own": own})
 
 
 def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
     """The record of the oracle's cell, with those keys of the others that it has."""
     began = time.perf_counter()
     results = evaluate_baselines(cell.keys.evaluation, cell.keys.dynamics.frame_skip, data, console)
-    return _record(cell, results, ORACLE_METHOD) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
+    return make_record(cell, results, ORACLE_METHOD) | {"seconds": {"plan": round(time.perf_counter() - began, 1)}}
 
 
-def _record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, Any]:
+def make_record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The record of a cell: its configuration, the results of a method and of random actions, and versions."""
     return {
         "objective": cell.objective,
         "budget": cell.budget,
         "seed": cell.seed,
+        "variant": dict(cell.variant),
         "task": cell.keys.env.name,
         "plan": results["methods"][method],
         "random": results["methods"][RANDOM_METHOD],

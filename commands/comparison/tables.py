@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from commands.comparison.axes import name_row
 from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.scenes import name_scenes
 
@@ -19,6 +20,7 @@ WIDTH = 120  # columns of a paragraph
 BUDGET_TITLES = {
     "steps": "Equal steps of stage 1",
     "flops": "Equal arithmetic in stage 1",
+    "total": "Equal arithmetic in both stages together",
 }
 
 
@@ -34,7 +36,7 @@ def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
             "objective",
             "seeds",
             "steps",
-            "TFLOP",
+            "TFLOP, both stages",
             "probe R2",
             "near-pair rank correlation",
             "error over copying: 1 step, last",
@@ -42,6 +44,7 @@ def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
             "held",
             "normalised",
             "with its own dynamics",
+            "trials",
         )
         lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_table(head, rows), ""]
     return "\n".join(lines)
@@ -81,7 +84,7 @@ def format_overview(records: Sequence[Record]) -> str:
     for task in tasks:
         here = [record for record in steps if record["task"] == task]
         oracles = _find_oracles(here)
-        for name, group in _group_by_objective(here).items():
+        for name, group in _group_by_row(here).items():
             for title, key in ((name, "plan"), (f"{name}, its own dynamics", "plan_own")):
                 if all(key in record for record in group):
                     success.setdefault(title, {})[task] = _format_seeds(group, oracles, key)
@@ -107,10 +110,10 @@ def _format_seeds(group: Sequence[Record], oracles: Mapping[int, Record], key: s
     return _normalise_success(group, oracles, key) + (f" ({len(group)})" if len(group) > 1 else "")
 
 
-def _group_by_objective(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _group_by_row(records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record["objective"], []).append(record)
+        groups.setdefault(name_row(record), []).append(record)
     return groups
 
 
@@ -133,8 +136,8 @@ def _normalise_success(group: Sequence[Record], oracles: Mapping[int, Record], k
 
 
 def _make_rows(records: Sequence[Record], threshold: str, oracles: Mapping[int, Record]) -> list[list[str]]:
-    """One row an objective, the most successful first."""
-    groups = _group_by_objective(records)
+    """One row an objective and variant, the most successful first."""
+    groups = _group_by_row(records)
 
     def success(group: Sequence[Record]) -> float:
         return fmean(record["plan"]["any"][threshold] for record in group)
@@ -148,13 +151,13 @@ def _make_row(name: str, group: Sequence[Record], threshold: str, oracles: Mappi
         values = [record.get(stage, {}).get(key) for record in group]
         return "–" if None in values else _format_number(fmean(values))
 
-    steps, per_step = group[0].get("steps", 0), group[0].get("flops_per_step", 0.0)
+    flops = group[0].get("flops")
     own = [record["plan_own"] for record in group if "plan_own" in record]
     return [
         f"`{name}`",
         ", ".join(str(seed) for seed in sorted(record["seed"] for record in group)),
-        str(steps),
-        f"{steps * per_step / 1e12:.1f}",
+        str(group[0].get("steps", 0)),
+        "–" if flops is None else f"{flops['total'] / 1e12:.1f}",
         mean("pretrain", "probe"),
         mean("pretrain", "near_pair_correlation"),
         f"{mean('posttrain', 'over_copy_1')}, {mean('posttrain', 'over_copy_last')}",
@@ -162,6 +165,7 @@ def _make_row(name: str, group: Sequence[Record], threshold: str, oracles: Mappi
         _format_rate([record["plan"] for record in group], "held", threshold),
         _normalise_success(group, oracles),
         _format_rate(own, "any", threshold) if own else "",
+        str(group[0].get("tuning", {"tried": "" if name == ORACLE else 1})["tried"]),
     ]
 
 

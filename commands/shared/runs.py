@@ -231,8 +231,10 @@ class RunFolder:
         return any(path.is_file() and path.stat().st_size for path in self.path.rglob("*") if path not in own)
 
     def _extent(self) -> dict[str, Any]:
+        """Values of the keys that set how far the run goes, those inside a mapping included."""
+        stems = tuple(f"{key}." for key in self.grows)
         values = flatten(to_json_value(self.config))
-        return {key: values[key] for key in self.grows if key in values}
+        return {key: value for key, value in values.items() if key in self.grows or key.startswith(stems)}
 
     def _acquire(self) -> None:
         path = self.path / ".lock"

@@ -99,7 +99,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
         episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
         fit_metric(trained, objective.metric, episodes).fold_into(trained.pool)
     about = {"objective": make_config_dict(objective), **source.describe()}
-    if isinstance(model.objective, EndToEnd):
+    if isinstance(model.objective, EndToEnd) and objective.metric is None:  # a metric changes what they predict
         save_dynamics(folder / MODEL, model.objective.make_dynamics(trained), about)
     else:
         save_encoder(folder / MODEL, trained, about)

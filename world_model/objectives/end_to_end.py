@@ -28,6 +28,7 @@ from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import ClipTerms, Loss, regression
 from world_model.objectives.masking import Mask
+from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction
 from world_model.predictor import ActionPredictor, PredictorConfig
 
@@ -72,12 +73,14 @@ class EndToEndConfig(FamilyConfig):
         default_factory=lambda: PredictorConfig(width=128, depth=2, conditioning="adaln", dropout=0.1)
     )
     """transformer of the predictor (LeWorldModel needs its dropout: its Table 9)"""
+    metric: MetricConfig | None = None
+    """metric of the pooled embedding, fitted after training; the encoder alone is kept then, since its own dynamics
+    were learned without it; null: none"""
 
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     reads_actions: ClassVar[bool] = True
     masks: ClassVar[tuple[Mask, ...]] = ()
     teacher: ClassVar[Literal["shared"]] = "shared"
-    metric: ClassVar[None] = None  # a metric would change the embedding under its own dynamics
 
     def __post_init__(self) -> None:
         if self.frames <= self.context_frames:

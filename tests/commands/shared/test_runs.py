@@ -101,6 +101,18 @@ def test_finished_means_as_far_as_asked():
     assert folder(trainer__steps=6).describe_finished() is None
 
 
+def test_a_run_that_grows_by_a_mapping_is_not_finished_for_another_one():
+    def make(vary):
+        return RunFolder("work", "x", {"vary": vary, "seed": 1}, grows=["vary"])
+
+    with make({"metric": ["none"]}) as run:
+        run.finish()
+    assert make({"metric": ["none"]}).describe_finished() is not None
+    for other in ({"metric": ["none", "kinetic"]}, {"metric": ["none"], "encoder": ["conv"]}, {}):
+        assert make(other).describe_finished() is None
+        make(other).check()  # the same folder
+
+
 def test_overrides_find_what_they_finished_with_the_same_commit(monkeypatch):
     monkeypatch.setattr(runs, "get_commit", lambda: "c0ffee")
     with RunFolder("work", "x", {}, overrides=["seed=3"]) as run:

@@ -1,0 +1,114 @@
+"""The arithmetic of a row's training, and the steps of stage 1 under each budget.
+
+Counted: all steps of both stages, forward and back; the frames that stage 2 encodes once; the frames that a metric is
+fitted on. Evaluations during training are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from typing import Literal
+
+import torch
+
+from commands.config.groups import DynamicsKeys
+from commands.pipeline import PipelineKeys
+from commands.shared.flops import count_flops
+from commands.training.posttraining import make_random_stage2
+from commands.training.pretraining import make_random_stage1
+from data.schema import SPLITS, draw_splits
+from world_model.encoder import EncoderConfig
+from world_model.objectives.families import ObjectiveConfig
+from world_model.training.loop import TrainerConfig, make_optimizer, train_step
+
+Budget = Literal["steps", "flops", "total"]
+FRAMES = 4  # that one frame's operations are counted on
+
+
+@dataclass(frozen=True)
+class TrainingFlops:
+    """Floating-point operations of a row's training: matrix products, convolutions and attention.
+
+    step: of one step of stage 1. pretrain: of all of them. metric: of the frames that the metric is fitted on.
+    posttrain: of stage 2, with the frames that it encodes.
+    """
+
+    step: float
+    pretrain: float
+    metric: float
+    posttrain: float
+
+    @property
+    def total(self) -> float:
+        """Of both stages."""
+        return self.pretrain + self.metric + self.posttrain
+
+    def to_record(self) -> dict[str, float]:
+        """The numbers as a record holds them."""
+        return {**asdict(self), "total": self.total}
+
+
+def count_training_flops(keys: PipelineKeys) -> TrainingFlops:
+    """The arithmetic of both stages of a pipeline."""
+    sizes, metric, frames = keys.stage1.adapted_encoder, keys.objective.metric, keys.data.frames
+    stage2 = _count_stage2(sizes, keys.dynamics, keys.posttrain.batch_size, keys.env.name)
+    step = 0.0
+    if keys.pretrain.steps:
+        objective = replace(keys.objective, metric=None)  # fitted after training
+        step = _count_step(sizes, objective, keys.pretrain.batch_size, keys.env.name)
+    train = int((draw_splits(0, keys.data.episodes) == SPLITS.index("train")).sum())  # as many for every seed
+    fitted = 0 if metric is None else min(metric.episodes, train) * frames
+    return TrainingFlops(
+        step,
+        keys.pretrain.steps * step,
+        fitted * stage2.embed,
+        keys.posttrain.steps * stage2.step + keys.data.episodes * frames * stage2.encode,
+    )
+
+
+def fit_steps(keys: PipelineKeys, budget: str, limit: TrainingFlops) -> PipelineKeys:
+    """The pipeline with the steps of stage 1 that a budget allows.
+
+    steps: as it is. flops: stage 1 has the arithmetic of the limit's. total: both stages together have that of the
+    limit's; the metric's fit is left out on both sides, so that rows with and without a metric share stage 1.
+    """
+    if budget not in ("flops", "total") or not keys.pretrain.steps:
+        return keys
+    own = count_training_flops(keys)
+    allowed = limit.pretrain if budget == "flops" else limit.pretrain + limit.posttrain - own.posttrain
+    steps = max(1, round(allowed / own.step))
+    return replace(keys, pretrain=replace(keys.pretrain, steps=steps))
+
+
+@cache
+def _count_step(encoder: EncoderConfig, objective: ObjectiveConfig, batch_size: int, task: str) -> float:
+    """One step of stage 1, forward and back."""
+    trainer, cpu = TrainerConfig(steps=1, batch_size=batch_size), torch.device("cpu")
+    model, batch = make_random_stage1(encoder, objective, trainer, task, 0, cpu)
+    optimizer = make_optimizer(model, trainer)
+    return count_flops(lambda: train_step(model, batch, optimizer, trainer, 0))
+
+
+@dataclass(frozen=True)
+class _Stage2Flops:
+    """step: of stage 2, forward and back, mean over the lengths of history. encode, embed: of one frame, as the
+    dynamics read it, and as a metric does."""
+
+    step: float
+    encode: float
+    embed: float
+
+
+@cache
+def _count_stage2(sizes: EncoderConfig, keys: DynamicsKeys, batch_size: int, task: str) -> _Stage2Flops:
+    model, batch = make_random_stage2(sizes, keys, batch_size, task, torch.device("cpu"))
+    trainer, dynamics = TrainerConfig(steps=1, batch_size=batch_size), model.dynamics
+    optimizer = make_optimizer(model, trainer)
+    lengths = 1 if keys.losses.rollout_history or not keys.losses.rollout else keys.history
+    steps = [count_flops(partial(train_step, model, batch, optimizer, trainer, at)) for at in range(lengths)]
+    frames = torch.zeros(1, FRAMES, *sizes.image_px, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        encode = count_flops(lambda: dynamics.read(frames))
+        embed = count_flops(lambda: dynamics.encoder.embed_chunks(frames))
+    return _Stage2Flops(sum(steps) / lengths, encode / FRAMES, embed / FRAMES)

@@ -1,0 +1,160 @@
+"""The phases of a cell: both stages of training, each evaluation, and trainings of stage 1 that several cells share.
+
+Two cells whose objectives differ in the metric alone have the same training of stage 1, since the metric is fitted
+after it. The second one takes its last checkpoint and fits its own metric. Its record counts the seconds of the
+training as its own, and names the cell that trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from commands.comparison.cells import FREE, Cell
+from commands.evaluation.evaluate import evaluate_model
+from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.methods import MODEL_METHOD
+from commands.pipeline import PipelineKeys
+from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
+from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
+from commands.training.feature_cache import make_cache_key
+from commands.training.model_folders import MODEL, derive_preprocessing, load_encoder, open_reader, read_model_kind
+from commands.training.posttraining import posttrain
+from commands.training.pretraining import pretrain
+from commands.training.stage import CHECKPOINTS
+from data.features import FeatureCache
+from data.prepared import prepare_reader
+from world_model.training.loop import Checkpoints
+
+SHARED = "stage1"  # folder of shared trainings, in the run folder
+SHARED_RECORD = "trained.json"  # in the folder of each, written last
+
+
+class Phases:
+    """Trains and evaluates one pipeline in the folder `work`, each phase resuming where it stopped.
+
+    name: of the cell or trial, for the record of a shared training. data: trajectory file. shared: folder of shared
+    trainings. Attributes: seconds, of each phase by name.
+    """
+
+    def __init__(self, cell: Cell, name: str, data: str, work: Path, shared: Path, console: Console) -> None:
+        self.keys, self.flops, self.name = cell.keys, cell.flops, name
+        self.data, self.work, self.console = data, work, console
+        self.shared = shared / name_shared_training(cell)
+        self.seconds: dict[str, float] = {}
+
+    def train(self) -> dict[str, Any]:
+        """Both stages; what the record says of them."""
+        trained_by = self.train_encoder()
+        keys, encoder, folder = self.keys, str(self._make_folder("pretrain")), self._make_folder("posttrain")
+        self._time("posttrain", lambda: posttrain(keys.stage2, self.data, encoder, folder, self.console))
+        assert self.flops is not None
+        return {
+            "steps": keys.pretrain.steps,
+            "flops_per_step": self.flops.step,
+            "flops": self.flops.to_record(),
+            "space": keys.dynamics.space,
+            "pretrain": read_evaluations(self.work / "pretrain" / METRICS)[-1],
+            "posttrain": read_evaluations(folder / METRICS)[-1],
+            "seconds": self.seconds,
+            **({} if trained_by == self.name else {"stage1_of": trained_by}),
+        }
+
+    def train_encoder(self) -> str:
+        """Stage 1, or what follows a training that another cell shares; the name of the cell that trained."""
+        folder = self._make_folder("pretrain")
+        found = take_shared_training(self.shared, folder)
+        self._time("pretrain", lambda: pretrain(self.keys.stage1, self.data, folder, self.console))
+        if found is None:
+            found = {"cell": self.name, "seconds": self.seconds["pretrain"]}
+            share_training(folder, self.shared, found)
+        else:
+            self.seconds["pretrain"] = round(self.seconds["pretrain"] + found["seconds"], 1)
+            self.console.say(f"pretrain: trained by {found['cell']} [{format_duration(found['seconds'])}]")
+        return found["cell"]
+
+    def plan(self, keys: EvaluationKeys, name: str = "plan") -> dict[str, Any]:
+        """The evaluation of the shared dynamics, in the folder `name`; the content of results.json."""
+        return self._evaluate(keys, "posttrain", name)
+
+    def plan_own(self, keys: EvaluationKeys, name: str = "plan_own") -> dict[str, Any] | None:
+        """Results of the dynamics that stage 1 learned; None where it learned none."""
+        if read_model_kind(self.work / "pretrain" / MODEL) != "dynamics":
+            return None
+        return self._evaluate(keys, "pretrain", name)["methods"][MODEL_METHOD]
+
+    def remove_features(self) -> None:
+        """Remove the cached features of the encoder, which lie beside the data."""
+        reader, trained = open_reader(self.data, self.keys.on_damaged), load_encoder(self.work / "pretrain")[0]
+        reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))
+        path = FeatureCache(reader).build_path(make_cache_key(trained, reader), self.keys.dynamics.space)
+        path.unlink(missing_ok=True)  # of two trials with the same weights the first removes them
+
+    def _evaluate(self, keys: EvaluationKeys, model: str, name: str) -> dict[str, Any]:
+        folder, trained = self._make_folder(name), str(self.work / model)
+        return self._time(name, lambda: evaluate_model(keys, self.data, trained, folder, self.console))
+
+    def _make_folder(self, name: str) -> Path:
+        folder = self.work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _time(self, name: str, call: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = call()
+        self.seconds[name] = round(time.perf_counter() - began, 1)
+        self.console.say(f"{name} [{format_duration(self.seconds[name])}]")
+        return result
+
+
+def name_shared_training(cell: Cell) -> str:
+    """Folder of a training of stage 1: the row's method and seed, and a hash of what the training depends on, which is
+    all of stage 1 and the data, but not the metric."""
+    keys: PipelineKeys = cell.keys
+    parts: dict[str, Any] = {key: getattr(keys, key) for key in ("env", "data", "pretrain", "seed", "on_damaged")}
+    parts |= {"encoder": keys.stage1.adapted_encoder, "objective": replace(keys.objective, metric=None)}
+    text = json.dumps(get_identity(parts, FREE), sort_keys=True, separators=(",", ":"))
+    return f"{cell.objective}-seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def share_training(folder: Path, shared: Path, record: dict[str, Any]) -> None:
+    """Keep the last checkpoint of a finished training, and its losses, for other cells."""
+    checkpoints = Checkpoints(folder / CHECKPOINTS).list_paths()
+    if not checkpoints:
+        return  # an encoder that is never trained
+    losses = [line for line in read_metrics(folder / METRICS) if line["kind"] == "train"]  # evaluations have the metric
+    shutil.rmtree(shared, ignore_errors=True)
+    (shared / CHECKPOINTS).mkdir(parents=True)
+    shutil.copy2(checkpoints[-1], shared / CHECKPOINTS)
+    (shared / METRICS).write_text("".join(f"{json.dumps(line)}\n" for line in losses), encoding="utf-8")
+    write_json(shared / SHARED_RECORD, record)
+
+
+def take_shared_training(shared: Path, folder: Path) -> dict[str, Any] | None:
+    """Begin the stage 1 of `folder` at the end of a shared training; the record of that, None where there is none."""
+    if not (shared / SHARED_RECORD).exists():
+        return None
+    (checkpoint,) = (shared / CHECKPOINTS).iterdir()
+    target = folder / CHECKPOINTS / checkpoint.name
+    if not target.exists():
+        shutil.copy2(shared / METRICS, folder / METRICS)
+        target.parent.mkdir(exist_ok=True)
+        with replace_atomically(target) as temporary:
+            shutil.copy2(checkpoint, temporary)
+    return read_json(shared / SHARED_RECORD)
+
+
+def remove_shared_trainings(folder: Path, needed: Iterable[Cell]) -> None:
+    """Remove the shared trainings of a run folder that no cell of these may need."""
+    stems = {f"{cell.objective}-seed{cell.seed}-" for cell in needed}
+    for shared in (folder / SHARED).glob("*"):
+        if not shared.name.startswith(tuple(stems)):
+            shutil.rmtree(shared, ignore_errors=True)
+    if (folder / SHARED).is_dir() and not any((folder / SHARED).iterdir()):
+        (folder / SHARED).rmdir()

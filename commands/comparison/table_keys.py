@@ -1,0 +1,177 @@
+"""Keys of a table, and the pipeline of each of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
+from commands.comparison.budgets import Budget
+from commands.comparison.search import Distribution, leave_out_keys, read_space
+from commands.config.compose import list_choices, load_config, nest, nest_overrides
+from commands.config.schema import override
+from commands.pipeline import PipelineKeys
+from commands.shared.errors import UsageError, join_names
+from world_model.encoder import EncoderConfig
+from world_model.nn.pools import KeypointPoolConfig
+from world_model.objectives.end_to_end import EndToEndConfig
+from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.future import FutureConfig
+from world_model.objectives.metric import Kind, MetricConfig
+
+UNTRAINED = "untrained"  # method: an encoder before its first step
+ORACLE = "oracle"  # method: the true simulator with the task's true distance
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableKeys(PipelineKeys):
+    """Keys of a table: the pipeline that all methods share, the methods, and the variants that each is run in."""
+
+    objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each method has its own
+    videos: int = field(default=0, repr=False)
+    objectives: list[str] = field(default_factory=list)
+    """methods: names of objectives, untrained, oracle"""
+    budgets: list[Budget] = field(default_factory=lambda: ["steps", "total"])
+    """steps: equal steps of stage 1; total: equal FLOPs of both stages together; flops: equal FLOPs of stage 1; each
+    those of the first trained method"""
+    seeds: Annotated[int, Ge(1)] = 1
+    """training seeds, from `seed` on, each with data of its own that all methods share"""
+    axes: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """variants of each axis, as overrides that every method gets, {axis: {variant: [key=value]}}"""
+    vary: dict[str, list[str]] = field(default_factory=dict)
+    """variants that every method is run in, by axis, as {metric: [none, biharmonic]}; empty: none"""
+    trials: Annotated[int, Ge(1)] = 1
+    """settings that each row is trained with; the best on val is evaluated (1: the published setting alone)"""
+    trial_episodes: Annotated[int, Ge(1)] = 50
+    """pairs of start and goal of val that each trial is evaluated on"""
+    search: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """search space of each method's trials, {method: {key: distribution}}; distributions: {log: [low, high]},
+    {uniform: [low, high]}, {choice: [values]}"""
+    cells: str | None = None
+    """folder to which finished cells, one JSON file each, and their table are written; null: cells in the run folder"""
+    published: str | None = "docs/objectives"
+    """folder of cells that were finished before, which are read and never written; null: none"""
+    table_only: bool = False
+    """whether to make the table of finished cells and run none"""
+    keep_models: bool = False
+    """whether the models of finished cells stay in the run folder, to plan with them again"""
+    metric: Kind | None = "biharmonic"
+    """objective.metric.kind of all methods but those that learn dynamics themselves, where vary has no metric; null: no
+    metric"""
+    small: dict[str, list[Any]] = field(default_factory=dict)
+    """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
+
+    @property
+    def shared(self) -> PipelineKeys:
+        """The pipeline of all methods."""
+        return PipelineKeys(**{item.name: getattr(self, item.name) for item in fields(PipelineKeys)})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one variant: a row of the table."""
+
+    objective: str
+    variant: Variant
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+        return format_row(self.objective, self.variant)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether stage 1 takes steps."""
+        return self.objective not in (UNTRAINED, ORACLE)
+
+
+def list_rows(config: TableKeys) -> tuple[list[Row], dict[str, list[str]]]:
+    """The rows of a table, and the names of those that are left out by the reason: a variant that changes nothing for
+    a method, or an encoder that its objective refuses."""
+    rows: list[Row] = []
+    left_out: dict[str, list[str]] = {}
+    for objective in config.objectives:
+        seen: list[PipelineKeys] = []
+        for variant in list_variants(config.axes, config.vary) if objective != ORACLE else [{}]:
+            row, keys = Row(objective, variant), make_cell_keys(config, objective, config.seed, variant)
+            effective = replace(keys, encoder=keys.stage1.adapted_encoder)
+            reason = find_refusal(effective) if variant else None
+            if effective in seen:
+                reason = "the same as another variant of this objective"
+            if reason is not None:
+                left_out.setdefault(reason, []).append(row.name)
+                continue
+            seen.append(effective)
+            rows.append(row)
+    return rows, left_out
+
+
+def find_refusal(keys: PipelineKeys) -> str | None:
+    """Why an objective refuses the encoder that it would train; None where it does not."""
+    if not keys.pretrain.steps:
+        return None
+    try:
+        keys.objective.check_encoder(keys.encoder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def make_cell_keys(
+    config: TableKeys, objective: str, seed: int, variant: Variant = NOTHING, setting: Mapping[str, Any] = NOTHING
+) -> PipelineKeys:
+    """The pipeline of a method with a seed, in a variant, with a trial's setting (dotted keys). Later overrides win:
+    `small`, then the variant, then the setting. Raises UsageError for an unknown objective or override."""
+    known = list_choices("objective")
+    if objective not in (UNTRAINED, ORACLE, *known):
+        raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {join_names(known, 30)})")
+    keys = replace(config.shared, seed=seed, videos=0)
+    if objective == ORACLE:
+        keys = replace(keys, protocol=replace(keys.protocol, oracle=True))
+        return _apply_overrides(keys, config.small.get(ORACLE, []), f"small.{ORACLE}")
+    of_variant, of_setting = merge_overrides(config.axes, variant), [nest(*item) for item in setting.items()]
+    where_variant = f"vary ({format_row(objective, variant)})"
+    name = objective
+    if objective == UNTRAINED:
+        chosen = nest_overrides([of_variant, *of_setting]).get("encoder", {})
+        name = get_untrained_objective(_apply_overrides(keys, [{"encoder": chosen}], where_variant).encoder)
+    cost = replace(keys.planner.cost, view=keys.dynamics.space)
+    published = _load_published(name)
+    if not isinstance(published, EndToEndConfig):
+        metric = None if config.metric is None else replace(published.metric or MetricConfig(), kind=config.metric)
+        published = replace(published, metric=metric)
+    keys = replace(keys, objective=published, planner=replace(keys.planner, cost=cost))
+    keys = _apply_overrides(keys, config.small.get(name, []), f"small.{name}")
+    keys = _apply_overrides(keys, [of_variant], where_variant)
+    keys = _apply_overrides(keys, of_setting, f"search.{objective}")
+    return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
+
+
+def get_untrained_objective(encoder: EncoderConfig) -> str:
+    """The objective whose encoder is taken before its first step: what a new keypoint pool embeds, or else principal
+    components of new tokens."""
+    return "future" if isinstance(encoder.pool, KeypointPoolConfig) else "vjepa2"
+
+
+def make_search_space(config: TableKeys, objective: str) -> dict[str, Distribution]:
+    """The search space of a method's rows, without keys that an axis of the table decides."""
+    space = read_space(config.search.get(objective, {}), f"search.{objective}")
+    return leave_out_keys(space, list_decided_keys(config.axes, config.vary))
+
+
+def _apply_overrides(keys: PipelineKeys, overrides: Sequence[Any], where: str) -> PipelineKeys:
+    try:
+        return override(keys, nest_overrides(overrides))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+@cache
+def _load_published(objective: str) -> ObjectiveConfig:
+    return load_config("demo", [f"objective={objective}"]).objective

@@ -1,0 +1,151 @@
+"""A tuned cell: its row is trained with several settings, each judged on `val`, and the best is evaluated.
+
+The trials run with the first seed of the table. A trial is a whole training: the model of the chosen one is what is
+evaluated. Further seeds train with the chosen setting. Dynamics that stage 1 learned itself are judged beside the
+shared ones, and are evaluated with the setting that is best for them. A finished trial leaves its result in the cell's
+folder, so that a killed command goes on with the next.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from commands.comparison.cells import Cell
+from commands.comparison.phases import Phases
+from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.methods import MODEL_METHOD
+from commands.evaluation.setup import load_baseline_setup
+from commands.shared.console import Console
+from commands.shared.runs import read_json, to_json_value, write_json
+
+SPLIT = "val"  # of the episodes that trials are judged on
+TRAINED = "trained.json"  # in a trial's folder, after its training: what the record says of it
+JUDGED = ("episodes", "any", "held", "final_distance")  # results of a trial that a record has
+Result = dict[str, Any]
+
+
+def run_trials(
+    cell: Cell, data: str, work: Path, shared: Path, console: Console
+) -> tuple[Cell, dict[str, Any], dict[str, Any]]:
+    """Tune and evaluate a cell in the folder `work`, resuming where it stopped.
+
+    Returns the cell with the chosen setting, results of its evaluation, and further parts of its record.
+    """
+    assert cell.tuning is not None
+    results: list[Result] = []
+    if (chosen := cell.tuning.chosen) is None:  # the first seed
+        check_trial_episodes(cell, data)
+        results = [run_trial(cell, number, data, work, shared, console) for number in range(len(cell.tuning.drawn))]
+        best, best_own = choose(results, "val"), choose(results, "val_own")
+        assert best is not None
+    else:
+        best, best_own = chosen["chosen"], chosen["chosen_own"]
+    phases, parts = _train_trial(cell, best, data, work, shared, console)
+    plan, own = phases.plan(phases.keys.evaluation), None
+    if best_own is not None:
+        of_own = phases
+        if best_own != best:
+            of_own = _make_phases(cell, best_own, data, work, shared, console)
+            if chosen is not None:
+                of_own.train_encoder()
+        own = of_own.plan_own(of_own.keys.evaluation)
+    phases.remove_features()
+    drawn = [to_json_value(setting) for setting, _ in cell.tuning.drawn]
+    tuning = {
+        **cell.tuning.spec,
+        "split": SPLIT,
+        "tried": len(drawn),
+        "chosen": best,
+        "setting": drawn[best],
+        "chosen_own": best_own,
+        "setting_own": None if best_own is None else drawn[best_own],
+        "results": results,
+    }
+    return cell.make_trial(best), plan, {**parts, **({} if own is None else {"plan_own": own}), "tuning": tuning}
+
+
+def check_trial_episodes(cell: Cell, data: str) -> None:
+    """Raise ValueError where `val` has too few starts and goals, before anything is trained."""
+    assert cell.tuning is not None
+    keys = make_trial_evaluation(cell.keys.evaluation, cell.tuning.episodes)
+    load_baseline_setup(keys, cell.keys.dynamics.frame_skip, data)
+
+
+def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console) -> Result:
+    """Train with the setting of a trial and judge it on `val`; of several, the models of the best alone are kept."""
+    assert cell.tuning is not None
+    path = work / "trials" / f"{number}.json"
+    if not path.exists():
+        setting = cell.tuning.drawn[number][0]
+        console.say(f"trial {number + 1} of {len(cell.tuning.drawn)}: {_format_setting(setting)}")
+        phases, parts = _train_trial(cell, number, data, work, shared, console)
+        judged = make_trial_evaluation(phases.keys.evaluation, cell.tuning.episodes)
+        plan = phases.plan(judged, "plan_val")
+        own = phases.plan_own(judged, "plan_own_val")
+        judge = judged.protocol.judge
+        result: Result = {
+            "setting": setting,
+            "val": _summarise(plan["methods"][MODEL_METHOD], judge, plan["thresholds"]),
+            **{key: parts[key] for key in ("steps", "flops", "seconds", "stage1_of") if key in parts},
+        }
+        if own is not None:
+            result["val_own"] = _summarise(own, judge, plan["thresholds"])
+        phases.remove_features()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+    results = [read_json(work / "trials" / f"{n}.json") for n in range(number + 1)]
+    _remove_models(work, results)
+    return results[number]
+
+
+def choose(results: Sequence[Result], key: str) -> int | None:
+    """Number of the best trial by its success on `val`; of equal ones the one with the smallest mean final distance,
+    then the first. None where no trial has such a result."""
+    if not all(key in result for result in results):
+        return None
+    return min(range(len(results)), key=lambda n: (-results[n][key]["success"], results[n][key]["final_distance"]))
+
+
+def make_trial_evaluation(keys: EvaluationKeys, episodes: int) -> EvaluationKeys:
+    """The evaluation of a trial: other episodes, and no oracle."""
+    oracle_cost = replace(keys.protocol.oracle_cost, episodes=0)
+    protocol = replace(keys.protocol, split=SPLIT, episodes=episodes, oracle=False, oracle_cost=oracle_cost)
+    return replace(keys, protocol=protocol)
+
+
+def _make_phases(cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console) -> Phases:
+    trial = cell.make_trial(number)
+    return Phases(trial, f"{cell.name}, trial {number}", data, work / f"trial{number}", shared, console)
+
+
+def _train_trial(
+    cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console
+) -> tuple[Phases, dict[str, Any]]:
+    """A trial's phases after its training, and what the record says of that."""
+    phases, path = _make_phases(cell, number, data, work, shared, console), work / f"trial{number}" / TRAINED
+    if not path.exists():
+        write_json(path, phases.train())
+    parts = read_json(path)
+    phases.seconds = parts["seconds"]
+    return phases, parts
+
+
+def _summarise(methods: Mapping[str, Any], judge: str, thresholds: Sequence[float]) -> dict[str, Any]:
+    """What is kept of a trial's evaluation; success: by the protocol's judge at the headline threshold."""
+    return {"success": methods[judge][str(thresholds[0])], **{key: methods[key] for key in JUDGED}}
+
+
+def _remove_models(work: Path, results: Sequence[Result]) -> None:
+    """Remove the folders of trials that are not the best so far, of shared or of own dynamics."""
+    kept = {choose(results, key) for key in ("val", "val_own")}
+    for number in range(len(results)):
+        if number not in kept:
+            shutil.rmtree(work / f"trial{number}", ignore_errors=True)
+
+
+def _format_setting(setting: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in setting.items()) or "the published setting"

@@ -1,0 +1,136 @@
+"""The axes of a table: rows, their pipelines, and what is left out or refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from commands import compare
+from commands.cli.main import main
+from commands.comparison.axes import format_row, name_row
+from commands.comparison.search import read_space
+from commands.comparison.table_keys import list_rows, make_cell_keys, make_search_space
+from commands.config.compose import list_choices, load_config
+from world_model.nn.pools import KeypointPoolConfig
+from world_model.objectives.end_to_end import EndToEndConfig
+
+
+def load(*words):
+    return load_config("compare", list(words))
+
+
+def test_every_objective_is_planned_with_and_without_a_metric():
+    names = ["untrained", *(name for name in list_choices("objective") if name != "collapse")]
+    config = load(f"objectives=[oracle,{','.join(names)}]", "vary.metric=[none,biharmonic]")
+    rows, left_out = list_rows(config)
+    assert [row.name for row in rows] == ["oracle"] + [f"{n} metric={m}" for n in names for m in ("none", "biharmonic")]
+    assert not left_out
+    for row in rows[1:]:
+        keys = make_cell_keys(config, row.objective, 0, row.variant)
+        kind = None if keys.objective.metric is None else keys.objective.metric.kind
+        assert kind == (None if row.variant["metric"] == "none" else "biharmonic"), row.name
+
+
+def test_the_metrics_of_a_recipe_are_the_same_for_every_row():
+    config = load("recipe=push_t", "vary.metric=[commute]")
+    metrics = {make_cell_keys(config, row.objective, 0, row.variant).objective.metric for row in list_rows(config)[0]}
+    (metric,) = metrics - {load_config("demo").objective.metric}  # that of the oracle, which has no encoder
+    assert (metric.kind, metric.lag, metric.source, metric.modes) == ("commute", 1, "inputs", 32)
+
+
+def test_an_encoder_that_changes_nothing_or_is_refused_makes_no_row():
+    config = load("objectives=[vjepa2,lewm,untrained]", "vary.encoder=[patches,keypoints,conv]")
+    rows, left_out = list_rows(config)
+    assert [row.name for row in rows] == [
+        "vjepa2 encoder=patches",
+        *(f"{name} encoder={kind}" for name in ("lewm", "untrained") for kind in ("patches", "keypoints", "conv")),
+    ]
+    assert list(left_out.values()) == [["vjepa2 encoder=keypoints"], ["vjepa2 encoder=conv"]]
+    assert "sees into hidden patches" in list(left_out)[1]
+
+
+def test_an_untrained_row_follows_the_pool_of_its_variant():
+    config = load("objectives=[untrained]", "vary.encoder=[patches,keypoints]")
+    patches, keypoints = (make_cell_keys(config, "untrained", 0, row.variant) for row in list_rows(config)[0])
+    assert (patches.objective.family, keypoints.objective.family) == ("masked", "future")
+    assert isinstance(keypoints.encoder.pool, KeypointPoolConfig) and keypoints.pretrain.steps == 0
+    drawn = make_cell_keys(load(), "untrained", 0, {}, {"encoder": {"pool": {"kind": "keypoints"}}})
+    assert drawn.objective.family == "future"
+
+
+def test_an_axis_of_ones_own_makes_rows():
+    config = load("objectives=[future,lewm]", "axes.rate={slow: ['pretrain.lr=1.0e-4']}", "vary.rate=[slow]")
+    rows = list_rows(config)[0]
+    assert [row.name for row in rows] == ["future rate=slow", "lewm rate=slow"]
+    assert all(make_cell_keys(config, row.objective, 0, row.variant).pretrain.lr == 1e-4 for row in rows)
+
+
+def test_the_variant_wins_over_what_was_chosen_for_a_method_alone():
+    config = load("small.future=['objective.metric.kind=commute']", "vary.metric=[kinetic]")
+    assert make_cell_keys(config, "future", 0, {"metric": "kinetic"}).objective.metric.kind == "kinetic"
+
+
+def test_a_row_is_named_by_what_differs():
+    assert format_row("lewm", {}) == "lewm"
+    assert name_row({"objective": "lewm", "variant": {"metric": "none", "encoder": "conv"}}) == (
+        "lewm metric=none encoder=conv"
+    )
+    assert name_row({"objective": "lewm"}) == "lewm"  # a record from before axes
+
+
+def test_every_method_has_a_space_of_three_numbers():
+    config = load()
+    for name in config.objectives:
+        space = read_space(config.search.get(name, {}), f"search.{name}")
+        if name == "oracle":
+            assert not space
+        elif name == "untrained":
+            assert list(space) == ["encoder"] and len(space["encoder"].values) == 9
+        else:
+            assert len(space) == 3 and "pretrain.lr" in space, name
+    compare.check(config)
+
+
+def test_spaces_of_end_to_end_objectives_lie_around_the_published_weights():
+    config = load()
+    for name in ("lewm", "pldm"):
+        objective = make_cell_keys(config, name, 0).objective
+        assert isinstance(objective, EndToEndConfig)
+        for key, distribution in make_search_space(config, name).items():
+            if distribution.kind == "log" and key.startswith("objective."):
+                value = objective
+                for part in key.split(".")[1:]:
+                    value = getattr(value, part)
+                assert distribution.values[0] < value < distribution.values[1], key
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trials=0"], "trials=0 is out of range: it must be at least 1"),
+        (["trial_episodes=0"], "trial_episodes=0 is out of range: it must be at least 1"),
+        (["vary.metric=[]"], "vary.metric=[] names no variant: give some of [none, kinetic, commute, biharmonic]"),
+        (["vary.metric=[biharmonc]"], "vary.metric: biharmonc is no variant; did you mean biharmonic?"),
+        (["vary.metric=[none,none]"], "vary.metric=[none,none] names a variant twice"),
+        (["vary.metrc=[none]"], "vary.metrc: there is no such axis; did you mean metric?"),
+        (["axes.x.y=[nonsense]", "vary.x=[y]"], "axes.x.y: 'nonsense' is not key=value"),
+        (
+            ["axes.x.y=['pretrain.lrr=1']", "vary.x=[y]"],
+            "vary (future x=y): 'pretrain.lrr' is no key; did you mean lr?",
+        ),
+        (["axes.x.y=['data.episodes=9']", "vary.x=[y]"], "axes: data.episodes is equal in all rows of a table"),
+        (["objectives=[vjepa2]", "vary.encoder=[conv]"], "no row is left: vjepa2 encoder=conv: encoder.stem.kind=conv"),
+        (["search.lewn.pretrain.lr={log: [1,2]}"], "search.lewn: there is no such objective; did you mean lewm?"),
+        (["search.future.pretrain.lrr={log: [1,2]}"], "search.future: 'pretrain.lrr' is no key; did you mean lr?"),
+        (["search.lewm.pretrain.lr={lgo: [1,2]}"], "search.lewm.pretrain.lr"),
+        (["search.future.objective.frame_gap={choice: [0]}"], "objective.frame_gap=0 is out of range"),
+        (["trials=2", "search.future=null"], "search.future"),
+        (["trials=2", "protocol.split=val"], "trials=2 chooses on val, and protocol.split=val would report on it"),
+        (["trials=2", "objectives=[collapse]"], "trials=2: search.collapse states no key to draw"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "objectives=[future]", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,178 @@
+"""Tuned cells: what is trained, what is judged on which episodes, and what a killed command goes on with."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from commands.comparison import trials
+from commands.comparison.cells import make_cells
+from commands.comparison.execution import make_record
+from commands.comparison.phases import Phases
+from commands.comparison.trials import choose, make_trial_evaluation, run_trials
+from commands.config.compose import load_config
+from commands.evaluation.cases import draw_cases
+from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
+from commands.evaluation.protocol import resolve_protocol
+from commands.shared.console import Console
+from commands.shared.runs import read_json, write_json
+from envs.reacher.spec import REACHER
+
+CONSOLE = Console(io.StringIO(), io.StringIO())
+WORDS = ("objectives=[lewm]", "budgets=[steps]", "encoder=tiny", "pretrain.batch_size=2", "trials=4", "seeds=2")
+
+
+class Killed(BaseException):
+    """Ends a command where SIGKILL would."""
+
+
+def summarise(success, distance):
+    rates = {"0.2": success, "0.1": 0.0}
+    return {"episodes": 4, "any": rates, "held": rates, "final_distance": distance}
+
+
+class FakePhases(Phases):
+    """Stands for training and planning; success follows from the learning rate. log: what was done, in order."""
+
+    log: list = []
+    success = {}  # trial -> success of the shared dynamics, of own dynamics
+    kill_at = None
+
+    def __init__(self, cell, name, data, work, shared, console):
+        self.keys, self.name, self.work, self.seconds = cell.keys, name, work, {}
+        self.number = int(work.name.removeprefix("trial"))
+
+    def train(self):
+        if self.kill_at == self.number:
+            raise Killed
+        self.log.append(("train", self.number))
+        self.work.mkdir(parents=True, exist_ok=True)
+        return {"steps": 1, "flops": {"total": 1.0}, "seconds": {"pretrain": 1.0}}
+
+    def train_encoder(self):
+        self.log.append(("train_encoder", self.number))
+        self.work.mkdir(parents=True, exist_ok=True)
+        return self.name
+
+    def plan(self, keys, name="plan"):
+        assert self.work.exists(), "its model is there"
+        self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
+        results = summarise(self.success[self.number][0], 1.0)
+        return {"methods": {MODEL_METHOD: results, RANDOM_METHOD: results}, "thresholds": [0.2, 0.1], "unit": "rad"}
+
+    def plan_own(self, keys, name="plan_own"):
+        self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
+        return summarise(self.success[self.number][1], 1.0)
+
+    def remove_features(self):
+        pass
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(trials, "Phases", FakePhases)
+    monkeypatch.setattr(trials, "check_trial_episodes", lambda cell, data: None)
+    monkeypatch.setattr(FakePhases, "log", [])
+    monkeypatch.setattr(FakePhases, "success", {0: (0.2, 0.9), 1: (0.8, 0.1), 2: (0.8, 0.1), 3: (0.5, 0.5)})
+    return FakePhases
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return make_cells(load_config("compare", [*WORDS, "trial_episodes=7"]))
+
+
+def test_the_best_trial_on_val_is_evaluated_once_and_own_dynamics_with_the_setting_that_is_best_for_them(
+    tmp_path, fake, cells
+):
+    cell, plan, parts = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+    assert [entry for entry in fake.log if entry[0] == "train"] == [("train", number) for number in range(4)]
+    assert [entry for entry in fake.log if entry[0] == "plan_val"] == [("plan_val", n, "val", 7) for n in range(4)]
+    on_eval = [entry for entry in fake.log if entry[-2:] == ("eval", 50)]
+    assert on_eval == [("plan", 1, "eval", 50), ("plan_own", 0, "eval", 50)]
+    assert {entry[2] for entry in fake.log if len(entry) > 2 and entry not in on_eval} == {"val"}
+    tuning = parts["tuning"]
+    assert (tuning["chosen"], tuning["chosen_own"], tuning["setting_own"], tuning["trials"]) == (1, 0, {}, 4)
+    assert tuning["tried"] == 4
+    assert [result["val"]["success"] for result in tuning["results"]] == [0.2, 0.8, 0.8, 0.5]
+    assert all({"setting", "seconds", "flops", "val_own"} <= result.keys() for result in tuning["results"])
+    assert cell.keys.pretrain.lr == tuning["setting"]["pretrain.lr"] != cells[0].keys.pretrain.lr
+    assert parts["plan_own"]["any"]["0.2"] == 0.9 and plan["methods"][MODEL_METHOD]["any"]["0.2"] == 0.8
+    assert sorted(path.name for path in tmp_path.glob("trial[0-9]")) == ["trial0", "trial1"], "models of the best"
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_killed_command_goes_on_with_the_finished_trials(number, tmp_path, fake, cells, monkeypatch):
+    monkeypatch.setattr(fake, "kill_at", number)
+    with pytest.raises(Killed):
+        run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+    done = list(fake.log)
+    monkeypatch.setattr(fake, "kill_at", None)
+    again = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+    assert len([entry for entry in fake.log if entry[0] == "train"]) == 4
+    assert fake.log[: len(done)] == done
+    assert again[2] == run_trials(cells[0], "data", tmp_path / "other", tmp_path / "shared", CONSOLE)[2]
+
+
+def test_a_further_seed_trains_with_the_chosen_settings_and_its_record_is_found(tmp_path, fake, cells):
+    first, second = cells
+    assert second.find_record(tmp_path) is None
+    trial, plan, parts = run_trials(first, "data", tmp_path / "first", tmp_path / "shared", CONSOLE)
+    write_json(tmp_path / f"{first.name}.json", make_record(trial, plan, MODEL_METHOD) | parts)
+    path = first.find_record(tmp_path)
+    assert path is not None and first.read_record(path)["tuning"]["trials"] == 4
+    fake.log.clear()
+    chosen = replace(second, tuning=replace(second.tuning, chosen=read_json(path)["tuning"]))
+    trial, plan, parts = run_trials(chosen, "data", tmp_path / "second", tmp_path / "shared", CONSOLE)
+    assert fake.log == [
+        ("train", 1),
+        ("plan", 1, "eval", 50),
+        ("train_encoder", 0),
+        ("plan_own", 0, "eval", 50),
+    ]
+    assert parts["tuning"]["results"] == [] and parts["tuning"]["setting"] == first.tuning.drawn[1][0]
+    write_json(tmp_path / f"{second.name}.json", make_record(trial, plan, MODEL_METHOD) | parts)
+    assert second.find_record(tmp_path) == tmp_path / f"{second.name}.json"
+    assert read_json(tmp_path / f"{second.name}.json")["config"]["pretrain"]["lr"] == trial.keys.pretrain.lr
+
+
+def test_a_record_belongs_to_cells_of_the_same_trials_alone(tmp_path, fake, cells):
+    trial, plan, parts = run_trials(cells[0], "data", tmp_path / "run", tmp_path / "shared", CONSOLE)
+    write_json(tmp_path / f"{cells[0].name}.json", make_record(trial, plan, MODEL_METHOD) | parts)
+    tuning = cells[0].tuning
+    for other in (
+        None,
+        replace(tuning, trials=3),
+        replace(tuning, episodes=8),
+        replace(tuning, seed=1),
+        replace(tuning, space={}),
+    ):
+        cell = replace(cells[0], tuning=other)
+        assert cell.find_record(tmp_path) is None and cell.name != cells[0].name
+
+
+def test_of_equal_trials_the_one_that_ends_nearest_is_chosen_and_then_the_first():
+    def result(success, distance):
+        return {"val": {"success": success, "final_distance": distance}}
+
+    assert choose([result(0.5, 0.1), result(0.9, 0.3), result(0.9, 0.2), result(0.9, 0.2)], "val") == 2
+    assert choose([result(0.5, 0.1)], "val_own") is None
+
+
+def test_starts_and_goals_of_trials_are_frames_of_val(cells):
+    """Of a file whose episodes are of each split in turn."""
+    import numpy as np
+
+    truth = np.random.default_rng(0).uniform(-3, 3, (60, 30, 2))
+    splits = {"train": np.arange(0, 60, 3), "val": np.arange(1, 60, 3), "eval": np.arange(2, 60, 3)}
+    reader = SimpleNamespace(
+        episodes=splits.__getitem__,
+        column=lambda name, episode: truth[episode],
+    )
+    keys = make_trial_evaluation(cells[0].keys.evaluation, 10)
+    assert not keys.protocol.oracle and keys.protocol.oracle_cost.episodes == 0
+    cases = draw_cases(reader, REACHER, resolve_protocol(keys.protocol, REACHER))
+    assert len(cases.episodes) == 10 and set(cases.episodes) <= set(splits["val"])
