@@ -1,7 +1,8 @@
 """The cells of a table: one objective with one budget of stage 1 and one seed, as the keys of its pipeline.
 
 A finished cell leaves a JSON record with its whole configuration. A record belongs to a cell if the two configurations
-agree once defaults are filled in, so a new key orphans no record.
+agree once defaults are filled in, so a new key orphans no record, unless it says that the record meant something else
+(`superseded`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from annotated_types import Ge
 
 from commands.config.compose import list_choices, load_config, nest_overrides
-from commands.config.schema import fill_defaults, override
+from commands.config.schema import fill_defaults, is_superseded, override
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
 from commands.shared.flops import count_flops
@@ -123,8 +124,8 @@ class Cell:
 
 
 def is_current(recorded: Mapping[str, Any]) -> bool:
-    """Whether a record's configuration has the keys of this version."""
-    return recorded.keys() <= {item.name for item in fields(PipelineKeys)}
+    """Whether a record's configuration has the keys of this version, and its loss the formulas of this version."""
+    return recorded.keys() <= {item.name for item in fields(PipelineKeys)} and not is_superseded(PipelineKeys, recorded)
 
 
 def make_cells(config: TableKeys) -> list[Cell]:

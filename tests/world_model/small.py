@@ -13,9 +13,9 @@ from world_model.nn.decoder import PixelHeadConfig
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig, PrincipalPoolConfig
 from world_model.nn.reachability import ReachConfig
 from world_model.objectives.causal import CausalConfig
-from world_model.objectives.end_to_end import EndToEndConfig, PathTerms
+from world_model.objectives.end_to_end import EndToEndConfig, PathTerms, StepTerms
 from world_model.objectives.future import FutureConfig
-from world_model.objectives.losses import ClipTerms, FutureTerms
+from world_model.objectives.losses import FutureTerms
 from world_model.objectives.masked import AveragedTargets, ContextLoss, FeatureTargets, MaskedConfig, PixelTargets
 from world_model.objectives.masking import BlockMask, RandomMask
 from world_model.objectives.objective import TeacherConfig
@@ -35,15 +35,15 @@ VIDEOMAE = replace(VJEPA2, targets=PixelTargets(), teacher="stop", loss="l2")
 NEPA = CausalConfig()
 LEWM = EndToEndConfig(
     frames=6,
-    terms=ClipTerms(sigreg=0.09),
+    terms=StepTerms(sigreg=0.09),
     predictor=replace(PREDICTOR, conditioning="adaln", dropout=0.1),
 )
 PLDM = EndToEndConfig(
     frames=6,
     context_frames=1,
     rollout=True,
-    terms=ClipTerms(variance=4.0, covariance=7.0),
-    path_terms=PathTerms(variance=0.2, smoothness=0.7, inverse=1.0),
+    terms=StepTerms(variance=4.0, covariance=7.0),
+    path_terms=PathTerms(variance=0.2, covariance=0.3, smoothness=0.7, inverse=1.0),
     predictor=PREDICTOR,
 )
 PIXELS = replace(FUTURE, pixels=PixelHeadConfig(16, 128), terms=FutureTerms())

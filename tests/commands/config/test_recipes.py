@@ -14,7 +14,7 @@ import yaml
 from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
-from commands.comparison.cells import Cell, make_cell_keys
+from commands.comparison.cells import Cell, is_current, make_cell_keys
 from commands.config.compose import (
     CONFIGS,
     Composed,
@@ -27,7 +27,7 @@ from commands.config.compose import (
 )
 from commands.config.run_names import compose_reference, make_run_name
 from commands.config.schema import has_key, override
-from commands.shared.runs import flatten
+from commands.shared.runs import flatten, read_json
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.masked import Masked
@@ -109,6 +109,13 @@ def test_a_tasks_recipe_is_the_same_for_demo_and_compare(name):
         assert getattr(cell, key) == getattr(demo, key), key
 
 
+@pytest.mark.parametrize("name", [*TASKS, "varied"])
+def test_pldms_own_dynamics_see_a_velocity(name):
+    """Every task here has inertia, and a single frame shows no velocity."""
+    cell = make_cell_keys(load_config("compare", [f"recipe={name}"]), "pldm", 0)
+    assert cell.objective.context_frames == 2 and cell.objective.horizon >= cell.planner.horizon
+
+
 def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
     for file in ("_task", *OWN):
         said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
@@ -175,7 +182,7 @@ def test_finished_cells_are_those_of_the_recipe(task, words):
         for seed in range(table.seeds)
     ]
     records = {record for cell in cells if (record := cell.find_record(folder)) is not None}
-    assert records == set(folder.glob(f"{task}-*.json"))
+    assert records == {path for path in folder.glob(f"{task}-*.json") if is_current(read_json(path)["config"])}
 
 
 def test_words_win_over_a_recipe():
