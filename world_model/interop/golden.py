@@ -1,4 +1,4 @@
-"""Golden vectors: outputs of the reference modules of V-JEPA 2 and PLDM, compared with ours.
+"""Golden vectors: outputs of the reference modules of V-JEPA 2, LeWorldModel and PLDM, compared with ours.
 
 A file is a safetensors file. Keys that start with `weights.` are a state dict under the reference's names, the others
 inputs and outputs; the metadata entry `config` has the sizes as JSON. Vectors of any size are compared on any device,
@@ -20,17 +20,19 @@ from torch import Tensor
 
 from data.checks import check_regular
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.lewm import WindowPredictor
+from world_model.interop.lewm_weights import from_released, to_released
 from world_model.nn import poses
-from world_model.nn.layers import gather_tokens
+from world_model.nn.layers import ActionMLP, BlockConfig, gather_tokens
 from world_model.objectives.end_to_end import PathTerms, StepTerms, compute_path_terms, compute_step_terms
-from world_model.objectives.losses import normalise_target, regression
+from world_model.objectives.losses import normalise_target, regression, sigreg
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 from world_model.probing.attentive import AttentiveProbe, AttentiveProbeConfig
-from world_model.training.checkpoint import CheckpointError, load_weights
+from world_model.training.checkpoint import CheckpointError, check_fit_of, load_weights
 
 WEIGHTS = "weights."
 TOLERANCE = 1e-4
-LOSS_TOLERANCE = 1e-5  # of published losses, relative to values above 1
+BASELINE_TOLERANCE = 1e-5  # of LeWorldModel and PLDM, relative to values above 1
 
 Vectors = dict[str, Tensor]
 
@@ -57,7 +59,7 @@ def compare_golden(path: Path, device: torch.device) -> list[Comparison]:
 
     def compare(name: str, output: Tensor) -> Comparison:
         largest = vectors[name].abs().max().item()
-        tolerance = LOSS_TOLERANCE * max(1.0, largest) if kinds[0] in PUBLISHED_LOSSES else TOLERANCE
+        tolerance = BASELINE_TOLERANCE * max(1.0, largest) if kinds[0] in BASELINES else TOLERANCE
         return Comparison(name, (output - vectors[name]).abs().max().item(), largest, tolerance)
 
     return [compare(name, output) for name, output in outputs.items()]
@@ -183,6 +185,32 @@ def _run_pldm(config: dict[str, Any], weights: Vectors, vectors: Vectors, source
     return terms | {"prediction": regression(predicted_BTD[:, 1:], embedded_BTD[:, 1:], "l2")}
 
 
+def _run_lewm(config: dict[str, Any], weights: Vectors, vectors: Vectors, source: str) -> Vectors:
+    """LeWorldModel's SIGReg for given directions, its action encoder, and its predictor without positions."""
+    width, embedded_BTD = config["width"], vectors["sigreg.z_BTD"]
+    names = {name: name.replace("predictor.", "predictor.transformer.") for name in weights}
+    weights = {names[name]: value for name, value in weights.items()}
+    weights["predictor.pos_embedding"] = torch.zeros(1, config["history"], width, device=embedded_BTD.device)
+    block = BlockConfig(
+        width,
+        config["heads"],
+        config["mlp_dim"] / width,
+        condition_dim=width,
+        head_dim=config["head_dim"],
+        inner_norms=True,
+    )
+    predictor = WindowPredictor(config["history"], block, config["depth"])
+    parts = torch.nn.ModuleDict({"predictor": predictor, "action_encoder": ActionMLP(config["action_dim"], width)})
+    check_fit_of(to_released(parts.state_dict()), weights, source)
+    parts.load_state_dict(from_released(weights, parts.state_dict()))
+    parts.to(embedded_BTD.device).eval()
+    return {
+        "sigreg.statistic": sigreg(embedded_BTD.transpose(0, 1), vectors["sigreg.directions_DP"]),
+        "action_encoder.output_BTD": parts["action_encoder"](vectors["action_encoder.actions_BTA"]),
+        "predictor.output_BTD": predictor(vectors["predictor.embeddings_BTD"], vectors["predictor.actions_BTD"]),
+    }
+
+
 # A key that only files of that kind have -> its check.
 CHECKS: dict[str, Callable[[dict[str, Any], Vectors, Vectors, str], Vectors]] = {
     "patch_embed.proj.weight": _run_encoder,
@@ -191,5 +219,6 @@ CHECKS: dict[str, Callable[[dict[str, Any], Vectors, Vectors, str], Vectors]] = 
     "pooler.query_tokens": _run_attentive_probe,
     "poses_T7": _run_poses,
     "covariance_time": _run_pldm,
+    "sigreg.statistic": _run_lewm,
 }
-PUBLISHED_LOSSES = ("covariance_time",)
+BASELINES = ("covariance_time", "sigreg.statistic")
