@@ -26,7 +26,7 @@ from data.schema import StoreInfo
 from planners.protocol import Dynamics, DynamicsSpec
 from world_model.dynamics import LatentDynamics
 from world_model.interop.lewm import LeWorldModel
-from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm
+from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_released
 from world_model.training.loop import compile_blocks
 
 MEMBERS = ("spec", "observe", "encode_goal", "imagine")  # of `planners.protocol.Dynamics`
@@ -49,7 +49,9 @@ def check_model(model: str, options: Mapping[str, Any]) -> None:
         return
     if options:
         raise UsageError(f"model_options={dict(options)} are of model=MODULE:CLASS, and model={model} is a folder")
-    if not is_lewm_model(model):
+    if is_lewm_model(model):
+        read_released(resolve_model(model))
+    else:
         find_model_folder(model)
 
 

@@ -127,28 +127,34 @@ def _list_pickles(folder: Path) -> list[Path]:
 
 def load_lewm(folder: Path, low: tuple[float, ...], high: tuple[float, ...]) -> LeWorldModel:
     """The frozen model of a folder, for environment actions with these bounds; how many make a block follows from the
-    weights.
+    weights. Raises CheckpointError as of `read_released`, and for actions of a size that does not divide a block."""
+    sizes, weights = read_released(folder)
+    if sizes.block_dim % len(low):
+        raise CheckpointError(
+            f"{folder} takes action blocks of {sizes.block_dim} numbers, and the data has actions of size {len(low)}: "
+            "give data of the environment that the model was trained in"
+        )
+    model = LeWorldModel(sizes, ActionSpec(low, high, sizes.block_dim // len(low)))
+    model.load_state_dict({**model.state_dict(), **from_released(weights, model.state_dict())})
+    model.pixel_mean.copy_(torch.tensor(IMAGENET_MEAN))
+    model.pixel_std.copy_(torch.tensor(IMAGENET_STD))
+    freeze(model)
+    return model
+
+
+def read_released(folder: Path) -> tuple[LeWMSizes, Weights]:
+    """Sizes and weights of a folder, which fit together.
 
     Raises CheckpointError with one sentence for a file that is missing, cut short, of another kind, or that contains
     code, and for a tensor that is missing or of another shape.
     """
     weights = read_weights(folder)
     sizes = read_sizes(weights, folder)
-    if sizes.block_dim % len(low):
-        raise CheckpointError(
-            f"{folder} takes action blocks of {sizes.block_dim} numbers, and the data has actions of size {len(low)}: "
-            "give data of the environment that the model was trained in"
-        )
-    actions = ActionSpec(low, high, sizes.block_dim // len(low))
+    block = ActionSpec((-1.0,) * sizes.block_dim, (1.0,) * sizes.block_dim)
     with torch.device("meta"):  # sizes may be absurd
-        expected = to_released(LeWorldModel(sizes, actions).state_dict())
+        expected = to_released(LeWorldModel(sizes, block).state_dict())
     check_fit_of(expected, weights, str(folder))
-    model = LeWorldModel(sizes, actions)
-    model.load_state_dict({**model.state_dict(), **from_released(weights, model.state_dict())})
-    model.pixel_mean.copy_(torch.tensor(IMAGENET_MEAN))
-    model.pixel_std.copy_(torch.tensor(IMAGENET_STD))
-    freeze(model)
-    return model
+    return sizes, weights
 
 
 def read_weights(folder: Path) -> Weights:

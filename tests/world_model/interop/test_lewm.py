@@ -13,47 +13,18 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.world_model.small import shake
-from world_model.dynamics import ActionSpec
-from world_model.interop.lewm import LeWMSizes, LeWorldModel
-from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_weights, to_released
+from tests.world_model.small import RELEASED, make_released_lewm
+from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_weights
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from world_model.nn.layers import BlockConfig
 from world_model.predictor import PredictorConfig
 from world_model.training.checkpoint import CheckpointError
 
 LOW, HIGH = (-1.0, -2.0), (1.0, 2.0)
-# Attention of 2 heads of 64 in a model of 96, as the release has 16 heads of 64 in one of 192.
-SIZES = LeWMSizes(
-    image_px=28,
-    patch_px=14,
-    encoder=BlockConfig(64, 1, 2.0, eps=1e-12),
-    encoder_depth=2,
-    projector_hidden=80,
-    embed_dim=96,
-    block_dim=10,
-    mixed=10,
-    action_hidden=384,
-    window=3,
-    predictor=BlockConfig(96, 2, 1.5, condition_dim=96, head_dim=64, inner_norms=True),
-    predictor_depth=2,
-    pred_proj_hidden=72,
-)
 
 
 @pytest.fixture(scope="module")
 def released():
-    """Random weights under the names of the release."""
-    torch.manual_seed(0)
-    model = LeWorldModel(SIZES, ActionSpec(LOW, HIGH, 5))
-    shake(model)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2.0)
-    weights = {name: value.detach().clone() for name, value in to_released(model.state_dict()).items()}
-    counts = {f"{part}.net.1.num_batches_tracked": torch.tensor(7) for part in ("projector", "pred_proj")}
-    return weights | counts
+    return make_released_lewm()
 
 
 @pytest.fixture
@@ -136,7 +107,7 @@ def test_a_folder_embeds_and_imagines_as_the_release_is_described(folder, releas
     model = load_lewm(folder, LOW, HIGH)
     mean, std = torch.tensor([0.1, -0.4]), torch.tensor([0.5, 1.2])
     model.set_action_statistics(mean, std)
-    assert model.sizes == SIZES and not model.training
+    assert model.sizes == RELEASED and not model.training
     assert (model.spec.frame_skip, model.spec.frame_hw, model.spec.history) == (5, (28, 28), 1)
     draw = torch.Generator().manual_seed(1)
     frames = torch.randint(0, 256, (2, 1, 28, 28, 3), dtype=torch.uint8, generator=draw)
