@@ -182,6 +182,16 @@ def test_every_patch_of_a_scene_and_its_place_matter():
         model(features, actions)
 
 
+def test_attention_may_be_wider_than_the_model():
+    config = PredictorConfig(width=10, depth=1, heads=4, head_dim=6, conditioning="adaln_lewm")
+    model = ActionPredictor(12, (1, 1), 2, config)
+    block = model.predictor_blocks[0]
+    assert block.attn.qkv.weight.shape == (72, 10) and block.attn.proj.weight.shape == (10, 24)
+    assert model(torch.randn(2, 3, 1, 12), torch.randn(2, 3, 2)).shape == (2, 3, 1, 12)
+    with pytest.raises(ValueError, match="head_dim=5 is odd: give an even number"):
+        PredictorConfig(head_dim=5)
+
+
 @pytest.mark.parametrize(("width", "heads"), [(10, 4), (12, 4), (96, 5)])
 def test_heads_that_do_not_divide_the_width_are_refused(width, heads):
     with pytest.raises(ValueError, match=f"predictor: heads={heads} does not divide width={width}"):

@@ -221,6 +221,20 @@ def test_the_action_conditioned_recipe_builds_the_published_predictor():
     assert millions(made.predictor) == pytest.approx(305.2 - 1.024e-3 - 6 * 1.024e-3, abs=0.05)
 
 
+def test_the_recipe_of_leworldmodel_builds_the_published_predictor():
+    config = recipe("lewm_vitti").keys
+    with torch.device("meta"):
+        actions = ActionSpec((-1.0,) * 2, (1.0,) * 2, 5)
+        objective = PretrainModel(VideoEncoder(config.adapted_encoder), config.objective, 1, 0, actions).objective
+    shapes = {name: tuple(value.shape) for name, value in objective.predictor.predictor_blocks[5].state_dict().items()}
+    assert shapes["attn.qkv.weight"] == (3072, 192) and shapes["attn.proj.weight"] == (192, 1024)
+    assert shapes["mlp.fc1.weight"] == (2048, 192) and shapes["modulation.weight"] == (1152, 192)
+    assert shapes["attn_norm.weight"] == shapes["mlp_norm.weight"] == (192,)
+    assert not {"norm1.weight", "norm2.weight", "attn.qkv.bias"} & shapes.keys()
+    encoder = {name: tuple(value.shape) for name, value in objective.predictor.action_encoder.state_dict().items()}
+    assert encoder["mix.weight"] == (10, 10) and encoder["fc1.weight"] == (768, 10)
+
+
 def test_masks_cover_the_published_shares_of_a_clip():
     objective = recipe("vjepa2_vitl").keys.objective
     assert [(mask.blocks, mask.area) for mask in objective.masks] == [(8, (0.15, 0.15)), (2, (0.7, 0.7))]
@@ -275,10 +289,12 @@ def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
     config = tiny(name)
     sizes, objective, settings = config.adapted_encoder, config.objective, config.trainer
     torch.manual_seed(0)
-    model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed)
+    actions = ActionSpec((-1.0,) * 2, (1.0,) * 2, 5) if objective.reads_actions else None
+    model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed, actions)
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
     clips = torch.randint(0, 256, (2, objective.frames, *sizes.image_px, 3), dtype=torch.uint8)
-    loss, terms = train_step(model, {"pixels": clips}, make_optimizer(model, settings), settings, 0)
+    batch = {"pixels": clips} | ({"action": torch.rand(2, objective.frames - 1, 10)} if actions is not None else {})
+    loss, terms = train_step(model, batch, make_optimizer(model, settings), settings, 0)
     assert torch.isfinite(loss) and terms["grad_norm"] > 0
     assert any(not torch.equal(value, before[key]) for key, value in model.encoder.state_dict().items())
 

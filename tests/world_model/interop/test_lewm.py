@@ -16,7 +16,6 @@ from torch import nn
 from tests.world_model.small import RELEASED, make_released_lewm
 from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_weights
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from world_model.predictor import PredictorConfig
 from world_model.training.checkpoint import CheckpointError
 
 LOW, HIGH = (-1.0, -2.0), (1.0, 2.0)
@@ -157,18 +156,6 @@ def test_names_of_wrappers_of_later_versions_and_of_training_are_read(tmp_path, 
     assert holds_lewm(folder) and not holds_lewm(tmp_path / "later") and holds_pickles(tmp_path / "later")
     first, second = (load_lewm(path, LOW, HIGH).state_dict() for path in (folder, tmp_path / "later"))
     assert all(torch.equal(first[name], second[name]) for name in first if "num_batches" not in name)
-
-
-def test_a_trained_predictor_has_the_blocks_of_the_release():
-    """`objective.predictor.conditioning=adaln_lewm` at LeWorldModel's sizes."""
-    sizes = PredictorConfig(192, 6, 16, 2048 / 192, conditioning="adaln_lewm", dropout=0.1, head_dim=64)
-    with torch.device("meta"):
-        blocks = sizes.make_blocks(192)
-    shapes = {name: tuple(value.shape) for name, value in blocks[5].state_dict().items()}
-    assert shapes["attn.qkv.weight"] == (3072, 192) and shapes["attn.proj.weight"] == (192, 1024)
-    assert shapes["mlp.fc1.weight"] == (2048, 192) and shapes["modulation.weight"] == (1152, 192)
-    assert shapes["attn_norm.weight"] == shapes["mlp_norm.weight"] == (192,)
-    assert not {"norm1.weight", "norm2.weight", "attn.qkv.bias"} & shapes.keys()
 
 
 @pytest.mark.parametrize(
