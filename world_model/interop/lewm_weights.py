@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,12 @@ from world_model.training.checkpoint import CheckpointError, check_fit_of, get_f
 VIT_EPS = 1e-12  # of the norms of Hugging Face's ViT
 HEAD_DIM = 64  # of the released encoder and predictor
 MARK = "action_encoder.patch_embed.weight"  # a name that no other model has
+RELEASED_FILE = "weights.pt"
 PICKLES = ("*.pt", "*.pth", "*.ckpt")
 # Parts of names that are no weights of the model, or none that it uses.
 UNUSED = re.compile(r"^sigreg\.|^encoder\.pooler\.|mask_token$|num_batches_tracked$")
+# Buffers of `LeWorldModel` that the release does not have, or that change nothing.
+STATISTICS = re.compile(r"^(action|pixel)_(mean|std)$|num_batches_tracked$")
 
 # Beginnings of names here -> there; and inside a block of the encoder and of the predictor.
 NAMES = {
@@ -102,7 +106,7 @@ class ReleasedConfig(pydantic.BaseModel):
 
 def holds_lewm(folder: Path) -> bool:
     """Whether a folder holds safetensors files with LeWorldModel's names."""
-    return folder.is_dir() and any(map(_names_lewm, sorted(folder.glob("*.safetensors"))))
+    return folder.is_dir() and any(map(_names_lewm, _list_safetensors(folder)))
 
 
 def holds_pickles(folder: Path) -> bool:
@@ -121,8 +125,12 @@ def _names_lewm(file: Path) -> bool:
         return False
 
 
+def _list_safetensors(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+
+
 def _list_pickles(folder: Path) -> list[Path]:
-    return sorted(path for pattern in PICKLES for path in folder.glob(pattern))
+    return sorted(path for pattern in PICKLES for path in folder.glob(pattern) if path.is_file())
 
 
 def load_lewm(folder: Path, low: tuple[float, ...], high: tuple[float, ...]) -> LeWorldModel:
@@ -159,14 +167,13 @@ def read_released(folder: Path) -> tuple[LeWMSizes, Weights]:
 
 def read_weights(folder: Path) -> Weights:
     """The state dict of a folder under the names of the release."""
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
+    if files := _list_safetensors(folder):
         weights, _ = strip_wrappers(read_safetensors(files, folder), folder)
     else:
         pickles = _list_pickles(folder)
         if not pickles:
             raise CheckpointError(f"{folder} holds no weights (*.safetensors)")
-        path = next((path for path in pickles if path.name == "weights.pt"), pickles[0])
+        path = next((path for path in pickles if path.name == RELEASED_FILE), pickles[0])
         weights, _ = read_state_dict(read_torch_file(path), path)
     named = {}
     for name, value in weights.items():
@@ -179,22 +186,7 @@ def read_weights(folder: Path) -> Weights:
 
 def read_sizes(weights: Weights, folder: Path) -> LeWMSizes:
     """Sizes from the shapes of tensors, heads from config.json or as published."""
-
-    def shape(name: str, *known: int | None) -> tuple[int, ...]:
-        """Shape of a tensor with so many axes; None: any length."""
-        if name not in weights:
-            raise CheckpointError(f"{folder} has no {name}, which LeWorldModel's weights have ({list_some(weights)})")
-        found = tuple(weights[name].shape)
-        fits = len(found) == len(known) and all(b in (None, a) and a for a, b in zip(found, known, strict=True))
-        if not fits:
-            wanted = ", ".join("any" if size is None else str(size) for size in known)
-            raise CheckpointError(f"{folder} has {name} of shape {found}, where ({wanted}) is needed")
-        return found
-
-    def count(stem: str) -> int:
-        """Blocks whose names begin with the stem."""
-        return len({name.removeprefix(f"{stem}.").split(".")[0] for name in weights if name.startswith(f"{stem}.")})
-
+    shape = partial(_read_shape, weights, folder)
     first = {part: f"{stem}.0" for part, stem in BLOCK_STEMS.items()}
     width, _, patch, _ = shape("encoder.embeddings.patch_embeddings.projection.weight", None, 3, None, None)
     tokens = shape("encoder.embeddings.position_embeddings", 1, None, width)[1]
@@ -216,7 +208,7 @@ def read_sizes(weights: Weights, folder: Path) -> LeWMSizes:
         image_px=side * patch,
         patch_px=patch,
         encoder=BlockConfig(width, _find_encoder_heads(width, folder), hidden / width, eps=VIT_EPS),
-        encoder_depth=count(BLOCK_STEMS["encoder"]),
+        encoder_depth=_count_blocks(weights, "encoder"),
         projector_hidden=projector_hidden,
         embed_dim=embed_dim,
         block_dim=block_dim,
@@ -231,9 +223,25 @@ def read_sizes(weights: Weights, folder: Path) -> LeWMSizes:
             head_dim=head_dim,
             inner_norms=True,
         ),
-        predictor_depth=count(BLOCK_STEMS["predictor"]),
+        predictor_depth=_count_blocks(weights, "predictor"),
         pred_proj_hidden=shape("pred_proj.net.0.weight", None, embed_dim)[0],
     )
+
+
+def _read_shape(weights: Weights, folder: Path, name: str, *known: int | None) -> tuple[int, ...]:
+    """Shape of a tensor with so many axes; None: an axis of any length."""
+    if name not in weights:
+        raise CheckpointError(f"{folder} has no {name}, which LeWorldModel's weights have ({list_some(weights)})")
+    found = tuple(weights[name].shape)
+    if len(found) != len(known) or not all(b in (None, a) and a for a, b in zip(found, known, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in known)
+        raise CheckpointError(f"{folder} has {name} of shape {found}, where ({wanted}) is needed")
+    return found
+
+
+def _count_blocks(weights: Weights, part: str) -> int:
+    stem = f"{BLOCK_STEMS[part]}."
+    return len({name.removeprefix(stem).partition(".")[0] for name in weights if name.startswith(stem)})
 
 
 def _find_encoder_heads(width: int, folder: Path) -> int:
@@ -279,7 +287,7 @@ def to_released(own: Mapping[str, Tensor]) -> Weights:
     """A state dict of `LeWorldModel` under the names of the release, without statistics of pixels and actions."""
     out: Weights = {}
     for name, value in own.items():
-        if name.startswith(("action_mean", "action_std", "pixel_")) or UNUSED.search(name):
+        if STATISTICS.search(name):
             continue
         names = list_released_names(name)
         value = value.unsqueeze(-1) if names == [MARK] else value
@@ -291,7 +299,7 @@ def from_released(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> W
     """The inverse of `to_released`, exactly; own: a state dict of `LeWorldModel` with the names that are wanted."""
     out: Weights = {}
     for name in own:
-        if name.startswith(("action_mean", "action_std", "pixel_")) or UNUSED.search(name):
+        if STATISTICS.search(name):
             continue
         value = torch.cat([weights[there] for there in list_released_names(name)])
         out[name] = value.squeeze(-1) if list_released_names(name) == [MARK] else value
