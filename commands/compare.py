@@ -132,8 +132,8 @@ def _warn_of_old_records(folder: Path, console: Console) -> None:
     old = [path.name for path in sorted(folder.glob("*.json")) if not is_current(read_json(path)["config"])]
     if old:
         console.warn(
-            f"jepa compare: {len(old)} records in {folder} are of an earlier version, whose keys differ, and are left "
-            f"out ({join_names(old, 2)}): move them away; their cells run again"
+            f"jepa compare: {len(old)} records in {folder} are of an earlier version, whose keys or loss differ, and "
+            f"are left out ({join_names(old, 2)}): move them away; their cells run again"
         )
 
 

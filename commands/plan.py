@@ -11,7 +11,7 @@ from commands.config.keys import Files
 from commands.evaluation.cases import draw_starts
 from commands.evaluation.evaluate import evaluate_model, format_headline, warn_of_time_limit
 from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.models import check_model, is_module_model
+from commands.evaluation.models import check_model, is_lewm_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.scenes import changes_scenes, check_scenes
@@ -29,7 +29,8 @@ class Config(EvaluationKeys):
     """Keys of `jepa plan`."""
 
     model: str
-    """run folder of jepa posttrain, owner/name on the Hugging Face hub, or MODULE:CLASS (docs/guides/own_model.md)"""
+    """run folder of jepa posttrain, owner/name on the Hugging Face hub, folder of LeWorldModel's released weights, or
+    MODULE:CLASS (docs/guides/own_model.md)"""
     model_options: dict[str, Any] = field(default_factory=dict)
     """arguments of the class of model=MODULE:CLASS, as {weights: mine.pt}"""
     data: Files
@@ -47,10 +48,11 @@ def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
     check_model(config.model, config.model_options)
     make_planner(config.planner)
-    if is_module_model(config.model):
+    if is_module_model(config.model) or is_lewm_model(config.model):
+        what = "is a class" if is_module_model(config.model) else "holds LeWorldModel's weights"
         for key, value in (("offline", config.offline), ("goal", config.goal)):
             if value:
-                raise UsageError(f"{key}={value} needs a model of jepa posttrain, and model={config.model} is a class")
+                raise UsageError(f"{key}={value} needs a model of jepa posttrain, and model={config.model} {what}")
     if plans_offline(config.offline, config.model):
         check_offline(config, config.goal, config.viewer)
         return

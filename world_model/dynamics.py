@@ -165,7 +165,7 @@ class LatentDynamics(nn.Module):
     def spec(self) -> DynamicsSpec:
         """The facts a planner needs."""
         size = self.config.predictor
-        per_token = 4 * size.width * (4 + 2 * size.depth)
+        per_token = 4 * (4 * size.width + 2 * size.depth * size.heads * size.channels_per_head)
         return DynamicsSpec(
             action_low=self.actions.block_low,
             action_high=self.actions.block_high,

@@ -20,6 +20,7 @@ from world_model.nn.cache import PastCache
 from world_model.nn.layers import (
     MODALITY_STD,
     NORM_EPS,
+    ActionMLP,
     BlockConfig,
     Checkpointing,
     Feedforward,
@@ -52,22 +53,34 @@ class PredictorConfig:
     """hidden layer of a block: gelu or swiglu"""
     checkpointing: Checkpointing = "none"
     """activations kept for the backward pass: none (all), selective (products) or full (inputs alone)"""
-    conditioning: Literal["tokens", "adaln"] = "tokens"
-    """input of actions and states: tokens of their frame (V-JEPA 2-AC), or adaln (modulation of every block; LeWM)"""
+    conditioning: Literal["tokens", "adaln", "adaln_lewm"] = "tokens"
+    """input of actions and states: tokens of their frame (V-JEPA 2-AC), adaln (modulation of every block), or
+    adaln_lewm (the same with LeWorldModel's action encoder, and its norms inside attention and MLP)"""
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """dropout of a block's branches in training (LeWM: 0.1)"""
+    head_dim: Annotated[int, Ge(2)] | None = None
+    """channels of an attention head, an even number (LeWM: 64); null: width / heads"""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or self.width // self.heads % 2:
+        if self.head_dim is not None and self.head_dim % 2:
+            raise ValueError(f"predictor: head_dim={self.head_dim} is odd: give an even number of channels per head")
+        if self.head_dim is None and (self.width % self.heads or self.width // self.heads % 2):
             raise ValueError(
                 f"predictor: heads={self.heads} does not divide width={self.width} into an even number of channels per "
-                "head"
+                "head: give another number, or head_dim="
             )
+
+    @property
+    def channels_per_head(self) -> int:
+        """Channels of an attention head."""
+        return self.head_dim or self.width // self.heads
 
     def make_blocks(self, condition_dim: int = 0) -> Blocks:
         """The transformer of these sizes."""
         sizes = self.width, self.heads, self.mlp_ratio, self.feedforward, condition_dim, self.checkpointing
-        return Blocks(self.depth, BlockConfig(*sizes, dropout=self.dropout))
+        inner_norms = self.conditioning == "adaln_lewm" and condition_dim > 0
+        block = BlockConfig(*sizes, dropout=self.dropout, head_dim=self.channels_per_head, inner_norms=inner_norms)
+        return Blocks(self.depth, block)
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ class MaskedPredictor(nn.Module):
     def __init__(self, sizes: MaskedSizes, config: PredictorConfig) -> None:
         super().__init__()
         self.sizes, self.heads, self.width, self.rope = sizes, config.heads, config.width, config.rope
+        self.head_dim = config.channels_per_head
         joint_dim = sizes.levels * sizes.feature_dim
         self.predictor_embed: nn.Module = nn.Linear(sizes.feature_dim, config.width)
         if sizes.levels > 1:
@@ -127,7 +141,7 @@ class MaskedPredictor(nn.Module):
         Both are raster indices into a grid of `steps` steps. image: whether the tokens are those of a single image.
         """
         positions = make_grid_positions(steps, *self.sizes.grid, context_BMD.device, self.sizes.familiar_grid)
-        rotary = make_rotary(positions[torch.cat((context_BM, target_BP), 1)], self.width // self.heads, self.rope)
+        rotary = make_rotary(positions[torch.cat((context_BM, target_BP), 1)], self.head_dim, self.rope)
         hidden = self.mask_tokens[mask_token].expand(*target_BP.shape, -1)
         x = torch.cat((self.predictor_embed(context_BMD), hidden.to(context_BMD.dtype)), 1)
         if self.sizes.modalities:
@@ -144,8 +158,8 @@ class ActionPredictor(nn.Module):
     """Features and inputs of frames 0..t -> features of frames 1..t+1, block-causal over frames.
 
     Inputs of a frame: the action that leaves it, then, if the model has them, the robot's state and the camera's
-    extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each has a linear map of its own, and enters as a token
-    of its frame, in this order, or all together as the condition that modulates the frame's tokens.
+    extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each has a linear map of its own (or an `ActionMLP`), and
+    enters as a token of its frame, in this order, or all together as the condition that modulates the frame's tokens.
     residual: predict the change of the features, or the next features themselves (V-JEPA 2-AC).
     scene: size and grid of the tokens of one frame that all frames attend to, first in the sequence; None: none. They
     hold walls and obstacles, which one embedding per frame does not.
@@ -164,14 +178,15 @@ class ActionPredictor(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.heads, self.width, self.residual = grid, config.heads, config.width, residual
-        self.rope, self.action_dim = config.rope, action_dim
+        self.rope, self.action_dim, self.head_dim = config.rope, action_dim, config.channels_per_head
         sizes = {"action": action_dim, "state": state_dim, "extrinsics": extrinsics_dim}
         self.input_sizes = {name: size for name, size in sizes.items() if size}
-        adaln = config.conditioning == "adaln" and bool(self.input_sizes)
+        adaln = config.conditioning != "tokens" and bool(self.input_sizes)
         self.num_conditions = 0 if adaln else len(self.input_sizes)
         self.predictor_embed = nn.Linear(feature_dim, config.width)
         for name, size in self.input_sizes.items():
-            self.add_module(f"{name}_encoder", nn.Linear(size, config.width))
+            encoder = ActionMLP if config.conditioning == "adaln_lewm" else nn.Linear
+            self.add_module(f"{name}_encoder", encoder(size, config.width))
         self.predictor_blocks = config.make_blocks(config.width if adaln else 0)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.predictor_proj = nn.Linear(config.width, feature_dim)
@@ -205,7 +220,7 @@ class ActionPredictor(nn.Module):
             times = positions[:, :1] * torch.tensor([1, 0, 0], device=device)
             positions = torch.cat((times.expand(-1, self.num_conditions, -1), positions), 1)
         scene = make_grid_positions(1, *self.scene_grid, device) + torch.tensor([scene_at, 0, 0], device=device)
-        return make_rotary(torch.cat((scene, positions.flatten(0, 1))), self.width // self.heads, self.rope)
+        return make_rotary(torch.cat((scene, positions.flatten(0, 1))), self.head_dim, self.rope)
 
     def embed(self, features: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features [..., T, N, F] and inputs [..., T, A] -> sequence [..., T * block_tokens, width], and the condition
@@ -304,7 +319,7 @@ class ActionPredictor(nn.Module):
         steps = inputs_BSKA.shape[2] if inputs_BSKA is not None else steps
         features = last_BNF[:, None].expand(-1, num_candidates, -1, -1)
         table = self.make_rotary(past.frames + steps, last_BNF.device)
-        nothing = last_BNF.new_empty(len(last_BNF), num_candidates, self.heads, 0, self.width // self.heads)
+        nothing = last_BNF.new_empty(len(last_BNF), num_candidates, self.heads, 0, self.head_dim)
         own: list[KeysValues] = [(nothing, nothing)] * len(self.predictor_blocks)
         path = []
         for k in range(steps):

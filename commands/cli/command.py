@@ -32,9 +32,9 @@ def find_run_folder(command: Command, composed: Composed) -> RunFolder:
     """Return the folder of this configuration's run."""
     from commands.config.compose import compose_defaults, get_config_class
     from commands.config.run_names import make_run_name
-    from commands.config.schema import fill_defaults
+    from commands.config.schema import complete_stored
     from commands.shared.runs import RunFolder
 
     name = make_run_name(composed, compose_defaults(command.name), (*command.grows, *command.free))
-    complete = partial(fill_defaults, get_config_class(command.name))
+    complete = partial(complete_stored, get_config_class(command.name))
     return RunFolder(command.name, name, composed.config, command.grows, command.free, complete, composed.overrides)

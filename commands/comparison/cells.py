@@ -1,8 +1,9 @@
 """The cells of a table: one row with one budget of stage 1 and one seed, as the keys of its pipeline.
 
 A finished cell leaves a JSON record with its whole configuration. A record belongs to a cell if the two configurations
-agree once defaults are filled in, so a new key orphans no record. The record of a tuned cell has the configuration of
-the trial that was chosen, and belongs to a cell of the same trials.
+agree once defaults are filled in, so a new key orphans no record, unless it says that the record meant something else
+(`superseded`). The record of a tuned cell has the configuration of the trial that was chosen, and belongs to a cell of
+the same trials.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from commands.comparison.table_keys import (
     make_cell_keys,
     make_search_space,
 )
-from commands.config.schema import fill_defaults
+from commands.config.schema import fill_defaults, is_superseded
 from commands.pipeline import PipelineKeys
 from commands.shared.runs import get_identity, read_json, to_json_value
 
@@ -155,8 +156,8 @@ class Cell:
 
 
 def is_current(recorded: Mapping[str, Any]) -> bool:
-    """Whether a record's configuration has the keys of this version."""
-    return recorded.keys() <= {item.name for item in fields(PipelineKeys)}
+    """Whether a record's configuration has the keys of this version, and its loss the formulas of this version."""
+    return recorded.keys() <= {item.name for item in fields(PipelineKeys)} and not is_superseded(PipelineKeys, recorded)
 
 
 def make_cells(config: TableKeys) -> list[Cell]:

@@ -98,6 +98,26 @@ def fill_defaults(cls: type, mapping: Mapping[str, Any], base: Mapping[str, Any]
     return filled | {key: value for key, value in mapping.items() if key not in hints and (key, value) not in retired}
 
 
+def complete_stored(cls: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with a value for every key: `fill_defaults`, but for keys whose default is another
+    than what a configuration without them meant. A class has these values in its class variable `superseded`."""
+    return fill_defaults(cls, _add_superseded(cls, mapping))
+
+
+def _add_superseded(cls: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    out = {**getattr(cls, "superseded", {}), **mapping}
+    for key, hint in get_field_types(cls).items():
+        inner = choose_class(hint, mapping.get(key))
+        if inner is not None and isinstance(mapping.get(key), Mapping):
+            out[key] = _add_superseded(inner, mapping[key])
+    return out
+
+
+def is_superseded(cls: type, mapping: Mapping[str, Any]) -> bool:
+    """Whether a stored configuration lacks a key whose default is another than what it meant (`complete_stored`)."""
+    return complete_stored(cls, mapping) != fill_defaults(cls, mapping)
+
+
 def _merge(hint: Any, value: Any, old: Any) -> Any:
     if not isinstance(value, Mapping):
         return value

@@ -1,4 +1,5 @@
-"""The world model under test: a run folder of `jepa posttrain`, or a class of other people (`model=MODULE:CLASS`)."""
+"""The world model under test: a run folder of `jepa posttrain`, LeWorldModel's released weights, or a class of other
+people (`model=MODULE:CLASS`)."""
 
 from __future__ import annotations
 
@@ -6,14 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from commands.config.modules import is_target, load_class, require_members
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
-from commands.training.model_folders import check_actions, find_model_folder, load_dynamics, read_preprocessing
+from commands.shared.hub import resolve_model
+from commands.training.model_folders import (
+    check_actions,
+    derive_preprocessing,
+    find_model_folder,
+    load_dynamics,
+    read_preprocessing,
+)
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from planners.protocol import Dynamics, DynamicsSpec
 from world_model.dynamics import LatentDynamics
+from world_model.interop.lewm import LeWorldModel
+from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_released
 from world_model.training.loop import compile_blocks
 
 MEMBERS = ("spec", "observe", "encode_goal", "imagine")  # of `planners.protocol.Dynamics`
@@ -24,6 +37,11 @@ def is_module_model(model: str) -> bool:
     return is_target(model) and not Path(model).exists()
 
 
+def is_lewm_model(model: str) -> bool:
+    """Whether this is a folder of LeWorldModel's released weights, or of pickles alone, which reading tells apart."""
+    return not is_module_model(model) and (holds_lewm(path := resolve_model(model)) or holds_pickles(path))
+
+
 def check_model(model: str, options: Mapping[str, Any]) -> None:
     """Refuse a model that is not there, before a run folder is made."""
     if is_module_model(model):
@@ -31,7 +49,10 @@ def check_model(model: str, options: Mapping[str, Any]) -> None:
         return
     if options:
         raise UsageError(f"model_options={dict(options)} are of model=MODULE:CLASS, and model={model} is a folder")
-    find_model_folder(model)
+    if is_lewm_model(model):
+        read_released(resolve_model(model))
+    else:
+        find_model_folder(model)
 
 
 def load_model(
@@ -43,6 +64,8 @@ def load_model(
     """
     if is_module_model(model):
         return _make_module_model(model, options, info)
+    if is_lewm_model(model):
+        return _load_released_lewm(model, info, device)
     dynamics, source = load_dynamics(model, resolve_device(device))
     check_actions(dynamics.actions, info, "data")
     if info.env_id != source["env"]:
@@ -51,8 +74,8 @@ def load_model(
 
 
 def compile_model(model: str, dynamics: Dynamics) -> None:
-    """Compile the transformer of a model of `jepa posttrain` (planner.compile=true)."""
-    if not isinstance(dynamics, LatentDynamics):
+    """Compile the transformer of a model of `jepa posttrain`, or LeWorldModel's (planner.compile=true)."""
+    if not isinstance(dynamics, (LatentDynamics, LeWorldModel)):
         raise UsageError(f"planner.compile=true is for models of jepa posttrain: model={model} compiles itself")
     compile_blocks(dynamics)
 
@@ -78,3 +101,21 @@ def _make_module_model(
         )
     source = {"env": info.env_id, "env_kwargs": info.env_kwargs, "options": dict(options)}
     return dynamics, source, Preprocessing(spec.frame_hw)
+
+
+def _load_released_lewm(model: str, info: StoreInfo, device: str) -> tuple[LeWorldModel, dict[str, Any], Preprocessing]:
+    """The same of LeWorldModel's weights, which do not say what they were trained in: any data with actions of a
+    fitting size. Its actions still need the data's statistics (`fit_actions`)."""
+    dynamics = load_lewm(resolve_model(model), info.action_low, info.action_high).to(resolve_device(device))
+    source = {"env": info.env_id, "env_kwargs": info.env_kwargs, "released": "LeWorldModel"}
+    return dynamics, source, derive_preprocessing(info, dynamics.spec.frame_hw)
+
+
+def fit_actions(dynamics: LeWorldModel, reader: Any) -> None:
+    """Give LeWorldModel mean and deviation of the actions of the train split (of all where it is empty), as its
+    training and evaluation take them from the whole data."""
+    episodes = reader.episodes("train") if reader.episodes("train").size else reader.episodes()
+    if not episodes.size:
+        return
+    actions = torch.from_numpy(np.concatenate([reader.column("action", int(number)) for number in episodes])).double()
+    dynamics.set_action_statistics(actions.mean(0), actions.std(0))

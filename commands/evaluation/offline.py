@@ -19,7 +19,7 @@ from commands.evaluation.horizons import measure_open_loop
 from commands.evaluation.intervals import format_mean, format_share
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
-from commands.evaluation.models import is_module_model
+from commands.evaluation.models import is_lewm_model, is_module_model
 from commands.evaluation.moments import PlannedMoments
 from commands.evaluation.offline_measures import (
     ERRORS,
@@ -55,7 +55,7 @@ def plans_offline(offline: bool | None, model_folder: str) -> bool:
     here."""
     if offline is not None:
         return offline
-    if is_module_model(model_folder):
+    if is_module_model(model_folder) or is_lewm_model(model_folder):
         return False
     env_id = read_environment(model_folder)
     if env_id is None:

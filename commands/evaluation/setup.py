@@ -10,7 +10,7 @@ from typing import Any
 import envs
 from commands.evaluation.cases import Cases, draw_cases
 from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.models import compile_model, load_model
+from commands.evaluation.models import compile_model, fit_actions, load_model
 from commands.evaluation.protocol import ProtocolConfig, apply_threshold, resolve_protocol
 from commands.evaluation.scenes import redraw_scenes
 from commands.shared.errors import UsageError
@@ -20,6 +20,7 @@ from data.prepared import prepare_reader
 from envs.presets import choose_env_kwargs
 from envs.task_spec import TaskSpec
 from planners.protocol import Dynamics
+from world_model.interop.lewm import LeWorldModel
 from world_model.training.loop import keep_freed_memory
 
 DrawCases = Callable[[Any, TaskSpec, ProtocolConfig], Cases]  # from a reader; draw_cases, or draw_starts
@@ -57,6 +58,8 @@ def load_setup(
     keep_freed_memory()
     reader = open_reader(data, keys.on_damaged)
     dynamics, source, preprocessing = load_model(model, options, reader.info, keys.device)
+    if isinstance(dynamics, LeWorldModel):
+        fit_actions(dynamics, reader)
     if keys.planner.compile:
         compile_model(model, dynamics)
     reader = prepare_reader(reader, preprocessing)

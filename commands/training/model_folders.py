@@ -30,6 +30,7 @@ from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.huggingface import holds_weights
+from world_model.interop.lewm_weights import holds_lewm
 from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import TimmSizes, make_encoder
 from world_model.objectives.families import ObjectiveConfig
@@ -212,6 +213,8 @@ def find_model_folder(folder: str | Path) -> Path:
     (`owner/name`), which is downloaded where needed."""
     path = resolve_model(folder)
     described = (path / "model.json").exists()
+    if not described and holds_lewm(path):
+        raise CheckpointError(f"{folder} holds LeWorldModel's released weights, which jepa plan model= alone reads")
     if path.is_file() or holds_weights(path) and not described:
         what = "is a file" if path.is_file() else "holds no model.json"
         raise CheckpointError(f"{folder} {what}; weights made elsewhere are read with encoder=pretrained path={folder}")

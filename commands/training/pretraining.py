@@ -61,6 +61,7 @@ class PretrainKeys(LoggerKeys):
         check_memory(what, 4 * sizes.num_block_weights, "choose a smaller one")
         if self.trainer.steps:  # what is never trained sees no hidden patches
             objective.check_encoder(sizes)
+            objective.check_batch(self.trainer.batch_size)
         world_info().split_rows(self.trainer.batch_size)
         if data == VIDEO_FOLDER:
             check_video_folder(self.path, objective)

@@ -10,11 +10,13 @@ import pytest
 
 from commands.cli.main import main
 from commands.comparison import execution
-from commands.comparison.cells import Cell, make_cell_keys
+from commands.comparison.cells import Cell, is_current, make_cell_keys
 from commands.config.compose import load_config
 from commands.config.schema import build
-from commands.shared.runs import write_json
+from commands.shared.runs import read_json, write_json
 from world_model.objectives.families import ObjectiveConfig
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize(("pool", "family"), [("learned", "masked"), ("keypoints", "future")])
@@ -40,6 +42,46 @@ def test_keys_that_had_no_effect_leave_a_record_what_it_was(tmp_path, weight, fo
         assert build(ObjectiveConfig, older) == cell.keys.objective
     future = replace(cell, keys=make_cell_keys(load_config("compare", []), "future", 0))
     assert future.config["objective"]["terms"]["contrast"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["lewm", "pldm"])
+def test_cells_of_an_earlier_loss_are_not_taken_for_cells_of_this_one(name, tmp_path):
+    """Their weights meant another scale: they lack `loss_version`, and agree in everything else."""
+    cell = Cell(name, "steps", 0, make_cell_keys(load_config("compare", []), name, 0), 0.0)
+    assert cell.config["objective"]["loss_version"] == 2
+    older = {key: value for key, value in cell.config["objective"].items() if key != "loss_version"}
+    write_json(tmp_path / f"{cell.name}.json", {"config": {**cell.config, "objective": older}})
+    assert cell.find_record(tmp_path) is None and not is_current({**cell.config, "objective": older})
+    write_json(tmp_path / f"{cell.name}.json", {"config": {**cell.config, "objective": {**older, "loss_version": 1}}})
+    assert cell.find_record(tmp_path) is None
+    write_json(tmp_path / f"{cell.name}.json", {"config": cell.config})
+    assert cell.find_record(tmp_path) is not None and is_current(cell.config)
+
+
+def test_published_cells_of_other_objectives_are_those_of_this_version():
+    records = {path.name: read_json(path)["config"] for path in DOCS.glob("*/*-seed*.json")}
+    assert len(records) > 10
+    for name, config in records.items():
+        objective = config.get("objective", {})
+        older = objective.get("family") == "end_to_end" and "loss_version" not in objective
+        assert is_current(config) != older, name
+
+
+def test_an_old_record_is_named_and_left_out_of_the_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (oracle,) = DOCS.glob("recipes/reacher-oracle-both-seed1-*.json")
+    table = load_config("compare", ["recipe=reacher"])
+    config = Cell("pldm", "steps", 1, make_cell_keys(table, "pldm", 1), 0.0).config
+    older = {key: value for key, value in config["objective"].items() if key != "loss_version"}
+    (tmp_path / "cells").mkdir()
+    write_json("cells/reacher-oracle-both-seed1-0.json", read_json(oracle))
+    record = {**read_json(oracle), "objective": "pldm", "config": {**config, "objective": older}}
+    write_json("cells/reacher-pldm-steps-seed1-0.json", record)
+    words = ["compare", "recipe=reacher", "table_only=true", "objectives=[oracle,pldm]", "cells=cells"]
+    assert main([*words, "published=null"]) == 0
+    captured = capsys.readouterr()
+    assert "1 records in cells are of an earlier version, whose keys or loss differ" in captured.err
+    assert "| `oracle` | 1 | 0 |" in captured.out and "| `pldm`" not in captured.out
 
 
 def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path, monkeypatch, capsys):

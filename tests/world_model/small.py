@@ -9,13 +9,16 @@ import torch
 
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.interop.lewm import LeWMSizes, LeWorldModel
+from world_model.interop.lewm_weights import to_released
 from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.layers import BlockConfig
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig, PrincipalPoolConfig
 from world_model.nn.reachability import ReachConfig
 from world_model.objectives.causal import CausalConfig
-from world_model.objectives.end_to_end import EndToEndConfig, PathTerms
+from world_model.objectives.end_to_end import EndToEndConfig, PathTerms, StepTerms
 from world_model.objectives.future import FutureConfig
-from world_model.objectives.losses import ClipTerms, FutureTerms
+from world_model.objectives.losses import FutureTerms
 from world_model.objectives.masked import AveragedTargets, ContextLoss, FeatureTargets, MaskedConfig, PixelTargets
 from world_model.objectives.masking import BlockMask, RandomMask
 from world_model.objectives.objective import TeacherConfig
@@ -35,18 +38,49 @@ VIDEOMAE = replace(VJEPA2, targets=PixelTargets(), teacher="stop", loss="l2")
 NEPA = CausalConfig()
 LEWM = EndToEndConfig(
     frames=6,
-    terms=ClipTerms(sigreg=0.09),
+    terms=StepTerms(sigreg=0.09),
     predictor=replace(PREDICTOR, conditioning="adaln", dropout=0.1),
 )
 PLDM = EndToEndConfig(
     frames=6,
     context_frames=1,
     rollout=True,
-    terms=ClipTerms(variance=4.0, covariance=7.0),
-    path_terms=PathTerms(variance=0.2, smoothness=0.7, inverse=1.0),
+    terms=StepTerms(variance=4.0, covariance=7.0),
+    path_terms=PathTerms(variance=0.2, covariance=0.3, smoothness=0.7, inverse=1.0),
     predictor=PREDICTOR,
 )
 PIXELS = replace(FUTURE, pixels=PixelHeadConfig(16, 128), terms=FutureTerms())
+
+# LeWorldModel's networks: attention of 2 heads of 64 in a model of 96, as the release has 16 of 64 in one of 192.
+RELEASED = LeWMSizes(
+    image_px=28,
+    patch_px=14,
+    encoder=BlockConfig(64, 1, 2.0, eps=1e-12),
+    encoder_depth=2,
+    projector_hidden=80,
+    embed_dim=96,
+    block_dim=10,
+    mixed=10,
+    action_hidden=384,
+    window=3,
+    predictor=BlockConfig(96, 2, 1.5, condition_dim=96, head_dim=64, inner_norms=True),
+    predictor_depth=2,
+    pred_proj_hidden=72,
+)
+
+
+def make_released_lewm() -> dict[str, torch.Tensor]:
+    """Random weights of LeWorldModel under the names of its release, for five actions of two numbers."""
+    torch.manual_seed(0)
+    model = LeWorldModel(RELEASED, ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
+    shake(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    weights = {name: value.detach().clone() for name, value in to_released(model.state_dict()).items()}
+    counts = {f"{part}.net.1.num_batches_tracked": torch.tensor(7) for part in ("projector", "pred_proj")}
+    return weights | counts
 
 
 def encoder(seed: int = 0, config: EncoderConfig = SIZES) -> VideoEncoder:

@@ -11,6 +11,7 @@ import torch
 from tests.world_model.small import PREDICTOR, shake
 from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
 
+CONDITIONINGS = ["tokens", "adaln", "adaln_lewm"]
 SCENE = (5, (2, 3))  # numbers of a patch, and the grid
 
 
@@ -18,7 +19,7 @@ def predictor(
     grid: tuple[int, int], action_dim: int = 2, conditioning: str = "tokens", scene: bool = False
 ) -> ActionPredictor:
     torch.manual_seed(0)
-    config = replace(PREDICTOR, conditioning=conditioning)
+    config = replace(PREDICTOR, conditioning=conditioning, head_dim=20 if conditioning == "adaln_lewm" else None)
     model = ActionPredictor(12, grid, action_dim, config, scene=SCENE if scene else None)
     shake(model)
     return model.eval()
@@ -35,7 +36,7 @@ def test_later_frames_do_not_change_earlier_predictions(grid):
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("history", [1, 3])
-@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_a_cached_rollout_equals_recomputing_everything(grid, history, conditioning):
     model, tokens = predictor(grid, conditioning=conditioning), grid[0] * grid[1]
     features, past_actions = torch.randn(2, history, tokens, 12), torch.randn(2, history - 1, 2)
@@ -90,7 +91,7 @@ def test_padding_before_a_short_history_changes_nothing():
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_actions_matter_and_are_needed(conditioning):
     model = predictor((1, 1), conditioning=conditioning)
     features = torch.randn(1, 2, 1, 12)
@@ -144,7 +145,7 @@ def test_dropout_acts_while_training_alone():
     torch.testing.assert_close(model(features, rows), model(features, rows))
 
 
-@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_a_cached_rollout_with_a_scene_equals_recomputing_everything(conditioning):
     model = predictor((1, 1), conditioning=conditioning, scene=True)
     start, plans, scene = torch.randn(2, 1, 1, 12), torch.randn(2, 3, 4, 2), torch.randn(2, 6, 5)
@@ -179,6 +180,16 @@ def test_every_patch_of_a_scene_and_its_place_matter():
     assert not torch.allclose(model(features, actions, scene_BMD=scene.flip(1)), as_it_is)
     with pytest.raises(AssertionError, match="scene"):
         model(features, actions)
+
+
+def test_attention_may_be_wider_than_the_model():
+    config = PredictorConfig(width=10, depth=1, heads=4, head_dim=6, conditioning="adaln_lewm")
+    model = ActionPredictor(12, (1, 1), 2, config)
+    block = model.predictor_blocks[0]
+    assert block.attn.qkv.weight.shape == (72, 10) and block.attn.proj.weight.shape == (10, 24)
+    assert model(torch.randn(2, 3, 1, 12), torch.randn(2, 3, 2)).shape == (2, 3, 1, 12)
+    with pytest.raises(ValueError, match="head_dim=5 is odd: give an even number"):
+        PredictorConfig(head_dim=5)
 
 
 @pytest.mark.parametrize(("width", "heads"), [(10, 4), (12, 4), (96, 5)])

@@ -120,6 +120,8 @@ def _check_format(
             "levels": bool(sizes.levels),
             "stem.images": sizes.stem.images,
             "a predictor with rope=interleaved": predictor is not None and predictor.rope != "tiled",
+            "a predictor with head_dim": predictor is not None
+            and predictor.heads * predictor.head_dim != predictor.width,
         }
     gaps |= {
         "feedforward=swiglu": sizes.feedforward != "gelu",

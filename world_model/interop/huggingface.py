@@ -6,7 +6,7 @@ differs in names alone, so a round trip is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -124,7 +124,13 @@ def read_weights(folder: Path) -> Weights:
     names = [WEIGHTS]
     if index.exists():
         names = sorted(set(parse_fields(ShardIndex, read_json(index), index).weight_map.values()))
-    files = [resolve_inside(folder, name, index if index.exists() else folder) for name in names]
+    return read_safetensors(
+        [resolve_inside(folder, name, index if index.exists() else folder) for name in names], folder
+    )
+
+
+def read_safetensors(files: Sequence[Path], folder: Path) -> Weights:
+    """All tensors of safetensors files of a folder, in fp32."""
     size = sum(file.stat().st_size for file in files if file.exists())
     check_memory(f"{folder}", size, "give a smaller model, or a machine with more")
     out: Weights = {}

@@ -8,6 +8,7 @@ and picture size from the published table, from config.json, or from the caller.
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def load_pretrained(
     predictor = None
     if "predictor" in file:
         predictor_heads = predictor_heads or sizes.predictor_heads
-        predictor_weights, _ = _read_state_dict(file["predictor"], path)
+        predictor_weights, _ = read_state_dict(file["predictor"], path)
         predictor = make_predictor(predictor_weights, encoder.config, path, predictor_heads)
         kind = "action-conditioned" if isinstance(predictor, ActionPredictor) else "masked"
         unknown = "; left out its predictor (its width is not published, so its heads are unknown)"
@@ -160,9 +161,10 @@ def read_torch_file(path: Path) -> Any:
             raise ValueError(f"{damaged} differs from its checksum")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        holds = f"it holds {named[1]}" if named else get_first_line(error)
         raise CheckpointError(
-            f"{path} needs code to be executed, which is refused: ask its authors for a file of plain tensors "
-            f"({get_first_line(error)})"
+            f"{path} needs code to be executed, which is refused: ask its authors for a file of plain tensors ({holds})"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
@@ -170,7 +172,7 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def _read_state_dict(state: Any, source: Path) -> tuple[Weights, list[str]]:
+def read_state_dict(state: Any, source: Path) -> tuple[Weights, list[str]]:
     """State dict in fp32, with names without the prefixes of wrappers, and these prefixes."""
     state = _unwrap(state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -182,7 +184,7 @@ def _read_state_dict(state: Any, source: Path) -> tuple[Weights, list[str]]:
 
 def _read_encoder_weights(state: Any, path: Path) -> tuple[Weights, list[str], list[str]]:
     """State dict of an encoder, the names left out, which no rotary model needs, and the prefixes stripped."""
-    weights, stripped = _read_state_dict(state, path)
+    weights, stripped = read_state_dict(state, path)
     first = weights.get("patch_embed.proj.weight")
     if first is None or first.dim() != 5:
         kind = "an image model" if first is not None or "cls_token" in weights else "another kind of model"

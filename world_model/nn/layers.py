@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
+INNER_NORM_EPS = 1e-5  # of the norms inside attention and MLP (LeWorldModel)
 FUSED_TOKENS = 16  # queries of a candidate from which one fused call is faster (1.2 times; 4 times at 256)
 EXPLICIT_KEYS = 1024  # most keys of attention without the fused call, in bf16 training on a CPU
+MIXED_ACTIONS = 10  # numbers that an ActionMLP mixes an action block into
 MODALITY_STD = 1e-6  # of the initial embeddings of images and videos (V-JEPA 2.1)
 
 Rope = Literal["interleaved", "tiled"]
@@ -91,14 +93,17 @@ def gather_tokens(tokens_BND: Tensor, indices_BM: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions (qkv rows are Q, K, V in thirds, as released)."""
+    """Multi-head self-attention with rotary positions (qkv rows are Q, K, V in thirds, as released). head_dim: 0 for
+    width / heads; with another, attention is wider or narrower than the model."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int = 0, qkv_bias: bool = True) -> None:
         super().__init__()
-        assert width % heads == 0 and (width // heads) % 2 == 0, (width, heads)
+        assert head_dim or width % heads == 0, (width, heads)
+        head_dim = head_dim or width // heads
+        assert head_dim % 2 == 0, (width, heads, head_dim)
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=qkv_bias)
+        self.proj = nn.Linear(heads * head_dim, width)
 
     def project(self, x_BND: Tensor, positions: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, rotated where there are positions, and values, each [B, heads, N, head_dim]."""
@@ -107,7 +112,7 @@ class Attention(nn.Module):
         return q, k, qkv[2]
 
     def merge(self, x_BHND: Tensor) -> Tensor:
-        """Heads [B, heads, N, head_dim] back to [B, N, width], projected."""
+        """Heads [B, heads, N, head_dim] joined and projected to [B, N, width]."""
         return self.proj(rearrange(x_BHND, "b h n d -> b n (h d)"))
 
 
@@ -203,13 +208,30 @@ class SwiGLU(nn.Module):
         return self.fc3(F.silu(self.fc1(x)) * self.fc2(x))
 
 
+class ActionMLP(nn.Module):
+    """LeWorldModel's action encoder (arXiv 2603.19312, its released configuration): action blocks [..., A] are mixed
+    into MIXED_ACTIONS numbers by a linear map, its convolution of length 1, and pass a hidden layer with SiLU."""
+
+    def __init__(self, size: int, width: int, mixed: int = MIXED_ACTIONS, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = 4 * width if hidden is None else hidden
+        self.mix = nn.Linear(size, mixed)
+        self.fc1 = nn.Linear(mixed, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, actions: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(self.mix(actions))))
+
+
 @dataclass(frozen=True)
 class BlockConfig:
     """Sizes and variants of the blocks of one transformer.
 
     condition_dim: width of the vector that modulates every block (AdaLN, arXiv 2212.09748, section 3.2); 0: none.
     checkpointing: activations kept for the backward pass: all (`none`), matrix products and attention (`selective`) or
-    blocks' inputs (`full`). eps: of the norms. dropout: of both branches' outputs, in training.
+    blocks' inputs (`full`). eps: of the norms. dropout: of both branches' outputs, in training. head_dim: as of
+    `Attention`. inner_norms: norms with weights inside attention and MLP, after the modulation, in place of the weights
+    of the block's own; and no bias of queries, keys and values (LeWorldModel).
     """
 
     width: int
@@ -220,6 +242,8 @@ class BlockConfig:
     checkpointing: Checkpointing = "none"
     eps: float = NORM_EPS
     dropout: float = 0.0
+    head_dim: int = 0
+    inner_norms: bool = False
 
 
 class Modulation(NamedTuple):
@@ -242,10 +266,12 @@ class Block(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        width, hidden = config.width, round(config.width * config.mlp_ratio)
-        self.norm1 = nn.LayerNorm(width, eps=config.eps)
-        self.attn = Attention(width, config.heads)
-        self.norm2 = nn.LayerNorm(width, eps=config.eps)
+        width, hidden, inner = config.width, round(config.width * config.mlp_ratio), config.inner_norms
+        self.norm1 = nn.LayerNorm(width, eps=config.eps, elementwise_affine=not inner)
+        self.attn_norm = nn.LayerNorm(width, eps=INNER_NORM_EPS) if inner else nn.Identity()
+        self.attn = Attention(width, config.heads, config.head_dim, qkv_bias=not inner)
+        self.norm2 = nn.LayerNorm(width, eps=config.eps, elementwise_affine=not inner)
+        self.mlp_norm = nn.LayerNorm(width, eps=INNER_NORM_EPS) if inner else nn.Identity()
         self.mlp = MLP(width, hidden) if config.feedforward == "gelu" else SwiGLU(width, hidden)
         self.dropout = config.dropout
         self.modulation = nn.Linear(config.condition_dim, 6 * width) if config.condition_dim else None
@@ -264,16 +290,16 @@ class Block(nn.Module):
         x_BND = self.norm1(x_BND)
         if modulation is not None:
             x_BND = x_BND * (1 + modulation.scale1) + modulation.shift1
-        return self.attn.project(x_BND, positions)
+        return self.attn.project(self.attn_norm(x_BND), positions)
 
     def add(self, x_BND: Tensor, attended_BHND: Tensor, modulation: Modulation | None = None) -> Tensor:
         """The residual stream after attention and MLP."""
         change = self._drop(self.attn.merge(attended_BHND))
         x_BND = x_BND + (change if modulation is None else modulation.gate1 * change)
         if modulation is None:
-            return x_BND + self._drop(self.mlp(self.norm2(x_BND)))
+            return x_BND + self._drop(self.mlp(self.mlp_norm(self.norm2(x_BND))))
         return x_BND + modulation.gate2 * self._drop(
-            self.mlp(self.norm2(x_BND) * (1 + modulation.scale2) + modulation.shift2)
+            self.mlp(self.mlp_norm(self.norm2(x_BND) * (1 + modulation.scale2) + modulation.shift2))
         )
 
     def _drop(self, x: Tensor) -> Tensor:

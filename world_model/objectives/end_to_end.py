@@ -2,15 +2,17 @@
 
 With the pooled embedding z of a frame, action blocks a, predictor P, and gradient on both sides of the error:
 
-LeWorldModel (arXiv 2603.19312): every frame from the true ones before it, and SIGReg (arXiv 2511.08544)
+LeWorldModel (arXiv 2603.19312): every frame from the true ones before it, and SIGReg (arXiv 2511.08544) of every time
+step over the batch
 
-    loss = mean || P(z[..t], a[..t]) - z[t+1] ||^2 + 0.09 SIGReg(z)
+    loss = mean || P(z[..t], a[..t]) - z[t+1] ||^2 + 0.09 mean_t SIGReg(z[t])
 
-PLDM (arXiv 2502.14819, appendix): a path z^ imagined from the first frames, VICReg's terms V and C, V over time, the
-distance of consecutive embeddings, and the error of an action that a small network I reads from two of them
+PLDM (arXiv 2502.14819, appendix): a path z^ imagined from the first frames, VICReg's terms V and C of the first frame
+over the batch, V and C of the later frames over time, the distance of consecutive embeddings, and the error of an
+action that a small network I reads from two of them
 
-    loss = mean || z^[t] - z[t] ||^2 + 3.98 V(z) + 6.92 C(z)
-           + 0.245 V_time(z) + 0.742 mean || z[t+1] - z[t] ||^2 + 1.07 mean || I(z[t], z[t+1]) - a[t] ||^2
+    loss = mean || z^[t] - z[t] ||^2 + 3.98 V(z[0]) + 6.92 C(z[0]) + 0.245 V_time(z[1..]) + 0 C_time(z[1..])
+           + 0.742 mean || z[t+1] - z[t] ||^2 + 1.07 mean || I(z[t], z[t+1]) - a[t] ||^2
 """
 
 from __future__ import annotations
@@ -19,14 +21,22 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
-from world_model.distributed import SINGLE_PROCESS, WorldInfo
+from world_model.distributed import SINGLE_PROCESS, WorldInfo, gather_rows
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import VideoEncoder
-from world_model.objectives.losses import ClipTerms, Loss, regression
+from world_model.objectives.losses import (
+    ClipTerms,
+    Loss,
+    centre_clips,
+    covariance_of_pairs,
+    draw_directions,
+    regression,
+    sigreg,
+    variance_hinge,
+)
 from world_model.objectives.masking import Mask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import Batch, FamilyConfig, Objective, Prediction
@@ -36,11 +46,29 @@ INVERSE_HIDDEN = 512  # width of the network that reads an action from two embed
 
 
 @dataclass(frozen=True)
+class StepTerms(ClipTerms):
+    """Terms over the batch at single time steps (LeWorldModel, PLDM); a weight of 0 leaves a term out."""
+
+    variance: Annotated[float, Ge(0)] = 0.0
+    """weight of the variance hinge of the clips' first frames, over the batch (PLDM)"""
+    covariance: Annotated[float, Ge(0)] = 0.0
+    """weight of the mean squared covariance of two dimensions of the same frames (PLDM)"""
+    sigreg: Annotated[float, Ge(0)] = 0.0
+    """weight of SIGReg of every time step over the batch, mean over the steps (LeWorldModel)"""
+
+    def select(self, embedded_BTD: Tensor) -> Tensor:
+        """Embeddings [B, T, D] that the terms are taken of."""
+        return centre_clips(embedded_BTD) if self.centred else embedded_BTD
+
+
+@dataclass(frozen=True)
 class PathTerms:
     """PLDM's terms on the embeddings of consecutive frames; a weight of 0 leaves a term out."""
 
     variance: Annotated[float, Ge(0)] = 0.0
-    """weight of the variance hinge over time"""
+    """weight of the variance hinge of a clip's frames after the first, over time"""
+    covariance: Annotated[float, Ge(0)] = 0.0
+    """weight of the mean squared covariance of two dimensions of the same frames, over time"""
     smoothness: Annotated[float, Ge(0)] = 0.0
     """weight of the squared distance of consecutive embeddings"""
     inverse: Annotated[float, Ge(0)] = 0.0
@@ -65,7 +93,7 @@ class EndToEndConfig(FamilyConfig):
     """error of a prediction: l1, l2, smooth_l1 or cosine"""
     prediction: Annotated[float, Gt(0)] = 1.0
     """weight of that error"""
-    terms: ClipTerms = field(default_factory=lambda: ClipTerms(sigreg=0.09, sigreg_directions=1024))
+    terms: StepTerms = field(default_factory=lambda: StepTerms(sigreg=0.09, sigreg_directions=1024))
     """anti-collapse terms"""
     path_terms: PathTerms = field(default_factory=PathTerms)
     """terms on consecutive embeddings (PLDM)"""
@@ -76,7 +104,12 @@ class EndToEndConfig(FamilyConfig):
     metric: MetricConfig | None = None
     """metric of the pooled embedding, fitted after training; the encoder alone is kept then, since its own dynamics
     were learned without it; null: none"""
+    loss_version: Annotated[int, Interval(ge=2, le=2)] = 2
+    """version of the terms' formulas; 2: as published. Version 1, of earlier results, is computed no more
+    (docs/concepts/objectives.md)"""
 
+    # Values of keys that older configurations lack: there a weight meant another scale.
+    superseded: ClassVar[dict[str, int]] = {"loss_version": 1}
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     reads_actions: ClassVar[bool] = True
     masks: ClassVar[tuple[Mask, ...]] = ()
@@ -88,6 +121,21 @@ class EndToEndConfig(FamilyConfig):
                 f"objective.frames={self.frames} leaves nothing to predict after "
                 f"objective.context_frames={self.context_frames}"
             )
+        over_time = [name for name in ("variance", "covariance") if getattr(self.path_terms, name)]
+        if over_time and self.frames < 3:
+            raise ValueError(
+                f"objective.path_terms.{over_time[0]} compares the frames after the first, and "
+                f"objective.frames={self.frames} has one: give at least 3"
+            )
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raise ValueError for a batch of one clip with terms over the batch."""
+        over_batch = [name for name in ("variance", "covariance") if getattr(self.terms, name)]
+        if over_batch and batch_size < 2:
+            raise ValueError(
+                f"objective.terms.{over_batch[0]} compares the clips of a batch, and batch_size={batch_size} has one: "
+                "give at least 2"
+            )
 
     @property
     def horizon(self) -> int:
@@ -98,6 +146,33 @@ class EndToEndConfig(FamilyConfig):
         """The objective around an encoder, for a run of so many steps."""
         assert actions is not None, "an end-to-end objective reads actions"
         return EndToEnd(self, encoder, steps, seed, actions)
+
+
+def compute_step_terms(embedded_BTD: Tensor, weights: StepTerms, generator: torch.Generator) -> dict[str, Tensor]:
+    """The weighted terms over the batch that are switched on, by name: of the first frames (PLDM), and SIGReg of every
+    step (LeWorldModel)."""
+    terms, steps_TBD = {}, embedded_BTD.float().transpose(0, 1)
+    first_BD = gather_rows(steps_TBD[0]) if weights.variance or weights.covariance else steps_TBD[0]
+    if weights.variance:
+        terms["variance"] = weights.variance * variance_hinge(first_BD)
+    if weights.covariance:
+        terms["covariance"] = weights.covariance * covariance_of_pairs(first_BD)
+    if weights.sigreg:
+        directions = draw_directions(steps_TBD.shape[-1], weights.sigreg_directions, generator, steps_TBD)
+        terms["sigreg"] = weights.sigreg * sigreg(steps_TBD, directions)
+    return terms
+
+
+def compute_path_terms(embedded_BTD: Tensor, weights: PathTerms) -> dict[str, Tensor]:
+    """PLDM's weighted terms over time that are switched on, by name, without that of the actions."""
+    terms, embedded_BTD = {}, embedded_BTD.float()
+    if weights.variance:
+        terms["variance_time"] = weights.variance * variance_hinge(embedded_BTD[:, 1:])
+    if weights.covariance:
+        terms["covariance_time"] = weights.covariance * covariance_of_pairs(embedded_BTD[:, 1:])
+    if weights.smoothness:
+        terms["smoothness"] = weights.smoothness * embedded_BTD.diff(dim=1).square().mean()
+    return terms
 
 
 class EndToEnd(Objective):
@@ -141,15 +216,14 @@ class EndToEnd(Objective):
         path = self.predictor.rollout(past, embedded_BTD[:, first - 1, None], actions_BTA[:, None, first - 1 :])
         return path[:, 0].squeeze(2), embedded_BTD[:, first:]
 
+    def regularise(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The weighted terms of embeddings [B, T, D] over the batch, by name."""
+        return compute_step_terms(features, self.config.terms, generator)
+
     def sum_path_terms(self, embedded_BTD: Tensor, actions_BTA: Tensor) -> dict[str, Tensor]:
         """The weighted terms on consecutive embeddings that are switched on, by name."""
-        weights, terms = self.config.path_terms, {}
-        if weights.variance:
-            std = (embedded_BTD.float().var(1) + 1e-4).sqrt()
-            terms["variance_time"] = weights.variance * F.relu(1 - std).mean()
-        if weights.smoothness:
-            terms["smoothness"] = weights.smoothness * embedded_BTD.float().diff(dim=1).square().mean()
-        terms |= self.config.terms.compute_between_clips(embedded_BTD)
+        weights = self.config.path_terms
+        terms = compute_path_terms(embedded_BTD, weights) | self.config.terms.compute_between_clips(embedded_BTD)
         if weights.inverse:
             read = self.inverse(torch.cat((embedded_BTD[:, :-1], embedded_BTD[:, 1:]), -1))
             terms["inverse"] = weights.inverse * regression(read.float(), actions_BTA, "l2")

@@ -138,42 +138,56 @@ def weaken_clip_means(values_BT: Tensor, weight: float) -> Tensor:
     return values_BT - (1 - weight**0.5) * values_BT.mean(1, keepdim=True)
 
 
-def variance_hinge(features_ND: Tensor, std: float = 1.0) -> Tensor:
-    """VICReg's variance term: mean over dimensions of max(0, std - std_d) (arXiv 2105.04906, eq. 1)."""
-    return F.relu(std - (features_ND.var(0) + 1e-4).sqrt()).mean()
+def variance_hinge(features: Tensor, std: float = 1.0) -> Tensor:
+    """VICReg's variance term: mean over dimensions of max(0, std - std_d) (arXiv 2105.04906, eq. 1).
 
-
-def covariance(features_ND: Tensor) -> Tensor:
-    """VICReg's covariance term: squared off-diagonal covariances, summed, over D (arXiv 2105.04906, eq. 3-4)."""
-    centred = features_ND - features_ND.mean(0)
-    cov = centred.T @ centred / (len(features_ND) - 1)
-    return (cov.square().sum() - cov.diagonal().square().sum()) / features_ND.shape[1]
-
-
-def sigreg(
-    features_ND: Tensor,
-    generator: torch.Generator,
-    num_directions: int = 256,
-    num_knots: int = 17,
-    max_knot: float = 3.0,
-) -> Tensor:
-    """SIGReg: distance of random 1-D projections from a standard normal (LeJEPA 2511.08544, LeWM 2603.19312).
-
-    Epps-Pulley statistic by the trapezoid rule over knots on [0, max_knot], weighted by the normal's characteristic
-    function and doubled for the symmetric half; mean over directions. It grows with N, as a test statistic does.
+    features [..., N, D]: the deviation is over the N rows of each sample, and the mean over the samples, too.
     """
-    on_gpu = features_ND.device.type == "cuda"
-    directions = torch.randn(features_ND.shape[1], num_directions, generator=generator, pin_memory=on_gpu)
-    projections = features_ND @ F.normalize(directions.to(features_ND, non_blocking=True), dim=0)
-    knots = torch.linspace(0.0, max_knot, num_knots, device=features_ND.device, dtype=features_ND.dtype)
+    return F.relu(std - (features.var(-2) + 1e-4).sqrt()).mean()
+
+
+def covariance(features: Tensor) -> Tensor:
+    """VICReg's covariance term: squared off-diagonal covariances, summed, over D (arXiv 2105.04906, eq. 3-4).
+
+    features [..., N, D]: covariances are over the N rows of each sample; mean over the samples.
+    """
+    num_rows, size = features.shape[-2:]
+    centred = features - features.mean(-2, keepdim=True)
+    cov = centred.mT @ centred / (num_rows - 1)
+    off_diagonal = cov.square().sum() - cov.diagonal(dim1=-2, dim2=-1).square().sum()
+    return off_diagonal / size / features[..., 0, 0].numel()
+
+
+def covariance_of_pairs(features: Tensor) -> Tensor:
+    """PLDM's covariance term (arXiv 2502.14819, appendix): mean squared covariance of two different dimensions, which
+    is VICReg's over D - 1."""
+    return covariance(features) / max(1, features.shape[-1] - 1)
+
+
+def draw_directions(size: int, count: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Random unit directions [size, count], drawn on the CPU, of the device and type of `like`."""
+    on_gpu = like.device.type == "cuda"
+    directions = torch.randn(size, count, generator=generator, pin_memory=on_gpu)
+    return F.normalize(directions.to(like, non_blocking=True), dim=0)
+
+
+def sigreg(features: Tensor, directions_DP: Tensor, num_knots: int = 17, max_knot: float = 3.0) -> Tensor:
+    """SIGReg: distance of 1-D projections from a standard normal (LeJEPA 2511.08544, LeWM 2603.19312).
+
+    features [..., N, D]: one Epps-Pulley statistic over the N rows of each sample and along each unit direction; mean
+    over directions and samples. By the trapezoid rule over knots on [0, max_knot], weighted by the normal's
+    characteristic function and doubled for the symmetric half. It grows with N, as a test statistic does.
+    """
+    projections = features @ directions_DP
+    knots = torch.linspace(0.0, max_knot, num_knots, device=features.device, dtype=features.dtype)
     normal = torch.exp(-knots.square() / 2)
     weights = torch.full_like(knots, 2 * max_knot / (num_knots - 1))
     weights[0] /= 2
     weights[-1] /= 2
     phase = projections.unsqueeze(-1) * knots
-    real, imaginary = average(phase.cos().mean(0)), average(phase.sin().mean(0))
+    real, imaginary = average(phase.cos().mean(-3)), average(phase.sin().mean(-3))
     distance = (real - normal).square() + imaginary.square()
-    return world_info().world * len(features_ND) * (distance * (weights * normal)).sum(-1).mean()
+    return world_info().world * features.shape[-2] * (distance * (weights * normal)).sum(-1).mean()
 
 
 def compute_anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Generator) -> dict[str, Tensor]:
@@ -187,7 +201,8 @@ def compute_anti_collapse(features_ND: Tensor, config: TermsConfig, generator: t
     if config.covariance:
         terms["covariance"] = config.covariance * covariance(all_ND)
     if config.sigreg:
-        terms["sigreg"] = config.sigreg * sigreg(features_ND, generator, config.sigreg_directions)
+        directions = draw_directions(features_ND.shape[-1], config.sigreg_directions, generator, features_ND)
+        terms["sigreg"] = config.sigreg * sigreg(features_ND, directions)
     return terms
 
 

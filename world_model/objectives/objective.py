@@ -55,6 +55,9 @@ class FamilyConfig:
     def check_encoder(self, sizes: EncoderConfig) -> None:
         """Raise ValueError for an encoder that would see what it has to predict."""
 
+    def check_batch(self, batch_size: int) -> None:
+        """Raise ValueError for a batch with too few clips for the terms of the loss."""
+
     def make(self, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec | None) -> Objective:
         """The objective around an encoder, for a run of so many steps."""
         raise NotImplementedError
@@ -62,7 +65,8 @@ class FamilyConfig:
 
 @dataclass
 class Prediction:
-    """Predictions beside their targets, and the features [samples, D] that anti-collapse terms are taken of.
+    """Predictions beside their targets, and the features that anti-collapse terms are taken of: [samples, D], or
+    [B, T, D] of clips where the family takes them of every step (`Objective.regularise`).
 
     terms: weighted losses of this family, "prediction" first. logged: further numbers that are no part of the loss.
     """
@@ -105,11 +109,15 @@ class Objective(nn.Module):
         the objective reads it. shard: which process's share of the global batch this is."""
         raise NotImplementedError
 
+    def regularise(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The weighted anti-collapse terms by name, of `Prediction.regularised`."""
+        return compute_anti_collapse(features, self.config.terms, generator)
+
     def loss(self, encoder: VideoEncoder, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of all weighted terms, and these terms with what is logged beside them."""
         prediction, weights = self.predict(encoder, batch, step, world_info()), self.config.terms
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        terms = prediction.terms | compute_anti_collapse(prediction.regularised, weights, generator)
+        terms = prediction.terms | self.regularise(prediction.regularised, generator)
         if weights.infonce:
             sides = prediction.predicted, prediction.targets
             predicted, targets = (torch.cat([x.flatten(0, -2) for x in side]) for side in sides)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,13 @@ def _is_usable(tensor: Tensor) -> bool:
 
 
 def check_fit(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """CheckpointError unless these are the model's weights. It lists missing, unexpected and mis-shaped names, and
-    those that hold numbers which are not finite. The model may lie on torch's meta device."""
-    expected = model.state_dict()
+    """CheckpointError unless these are the model's weights. The model may lie on torch's meta device."""
+    check_fit_of(model.state_dict(), tensors, source)
+
+
+def check_fit_of(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """CheckpointError unless the tensors have the names and shapes of the expected ones. It lists missing, unexpected
+    and mis-shaped names, and those that hold numbers which are not finite."""
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in expected]
     problems += [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib
+import json
 import typing
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from commands.cli.command import find_run_folder
 from commands.cli.main import COMMANDS
 from commands.config.compose import (
     compose,
@@ -27,8 +30,8 @@ from commands.config.groups import PLANNERS, make_planner
 from commands.config.keys import EnvKeys
 from commands.config.schema import build, choose_class, collect_help_texts, fill_defaults, get_field_types
 from commands.shared.devices import resolve_device
-from commands.shared.errors import UsageError, join_names, suggest_names
-from commands.shared.runs import flatten
+from commands.shared.errors import RunError, UsageError, join_names, suggest_names
+from commands.shared.runs import flatten, write_json
 from envs.presets import PRESETS
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 
@@ -384,6 +387,20 @@ def test_keys_of_another_family_or_kind_are_refused(words, said):
     with pytest.raises(UsageError) as caught:
         load_config("pretrain", [*words, "data=x"])
     assert said in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(("objective", "fits"), [("future", True), ("lewm", False), ("pldm", False)])
+def test_a_run_of_an_earlier_loss_is_not_resumed(objective, fits, tmp_path):
+    words = [f"objective={objective}", "data=x.h5", "name=x", f"runs={tmp_path}"]
+    folder = find_run_folder(COMMANDS["pretrain"], compose("pretrain", words))
+    with folder:
+        write_json(folder / "part.json", 1)
+    folder.check()
+    stored = json.loads((folder / "config.json").read_text())
+    stored["objective"].pop("loss_version", None)  # as an earlier version wrote it
+    write_json(folder / "config.json", stored)
+    with nullcontext() if fits else pytest.raises(RunError, match="objective.loss_version is 1 there and 2 here"):
+        folder.check()
 
 
 @pytest.mark.parametrize(

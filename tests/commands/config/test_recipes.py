@@ -14,7 +14,7 @@ import yaml
 from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
-from commands.comparison.cells import Cell, make_cell_keys
+from commands.comparison.cells import Cell, is_current, make_cell_keys
 from commands.comparison.table_keys import list_rows
 from commands.config.compose import (
     CONFIGS,
@@ -28,7 +28,7 @@ from commands.config.compose import (
 )
 from commands.config.run_names import compose_reference, make_run_name
 from commands.config.schema import has_key, override
-from commands.shared.runs import flatten
+from commands.shared.runs import flatten, read_json
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.masked import Masked
@@ -110,6 +110,13 @@ def test_a_tasks_recipe_is_the_same_for_demo_and_compare(name):
         assert getattr(cell, key) == getattr(demo, key), key
 
 
+@pytest.mark.parametrize("name", [*TASKS, "varied"])
+def test_pldms_own_dynamics_see_a_velocity(name):
+    """Every task here has inertia, and a single frame shows no velocity."""
+    cell = make_cell_keys(load_config("compare", [f"recipe={name}"]), "pldm", 0)
+    assert cell.objective.context_frames == 2 and cell.objective.horizon >= cell.planner.horizon
+
+
 def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
     for file in ("_task", *OWN):
         said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
@@ -170,11 +177,11 @@ def test_what_contradicts_the_recipe_for_varied_scenes_is_one_sentence(
 def test_finished_cells_are_those_of_the_recipe(task, words):
     table = load_config("compare", words)
     folder = FOLDER.parents[1] / table.published
-    finished = set(folder.glob(f"{task}-*.json"))
-    assert not {path for path in finished - find_records(table, folder) if not is_end_to_end(path)}
+    finished = {path for path in folder.glob(f"{task}-*.json") if is_current(read_json(path)["config"])}
+    assert finished == find_records(table, folder)
     # With the metric as an axis, methods that learn dynamics are those of `none`, the others those of the table's kind.
     varied = load_config("compare", [*words, f"vary.metric=[none,{table.metric}]"])
-    assert not {path for path in finished - find_records(varied, folder) if not is_end_to_end(path)}
+    assert finished == find_records(varied, folder)
 
 
 def find_records(table, folder: Path) -> set[Path]:
@@ -187,18 +194,14 @@ def find_records(table, folder: Path) -> set[Path]:
     return {record for cell in cells if (record := cell.find_record(folder)) is not None}
 
 
-def is_end_to_end(path: Path) -> bool:
-    """Whether a record is one of lewm or pldm, which a change of their losses makes anew."""
-    return path.name.split("-")[1] in ("lewm", "pldm")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["vary.metric=[none,biharmonic]"]])
 def test_finished_cells_of_the_family_of_objectives_are_found(words):
     folder = FOLDER.parents[1] / "docs/objectives"
     at_steps = {path for path in folder.glob("*.json") if path.name.split("-")[2] != "flops"}
-    lost = at_steps - find_records(load_config("compare", words), folder)
-    assert not {path for path in lost if not is_end_to_end(path)}
+    assert {path for path in at_steps if is_current(read_json(path)["config"])} == find_records(
+        load_config("compare", words), folder
+    )
 
 
 def test_words_win_over_a_recipe():
@@ -235,6 +238,20 @@ def test_the_action_conditioned_recipe_builds_the_published_predictor():
         made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
     # The reference's 305.2 M hold a map of the camera's extrinsics (6), which is created there and never used.
     assert millions(made.predictor) == pytest.approx(305.2 - 1.024e-3 - 6 * 1.024e-3, abs=0.05)
+
+
+def test_the_recipe_of_leworldmodel_builds_the_published_predictor():
+    config = recipe("lewm_vitti").keys
+    with torch.device("meta"):
+        actions = ActionSpec((-1.0,) * 2, (1.0,) * 2, 5)
+        objective = PretrainModel(VideoEncoder(config.adapted_encoder), config.objective, 1, 0, actions).objective
+    shapes = {name: tuple(value.shape) for name, value in objective.predictor.predictor_blocks[5].state_dict().items()}
+    assert shapes["attn.qkv.weight"] == (3072, 192) and shapes["attn.proj.weight"] == (192, 1024)
+    assert shapes["mlp.fc1.weight"] == (2048, 192) and shapes["modulation.weight"] == (1152, 192)
+    assert shapes["attn_norm.weight"] == shapes["mlp_norm.weight"] == (192,)
+    assert not {"norm1.weight", "norm2.weight", "attn.qkv.bias"} & shapes.keys()
+    encoder = {name: tuple(value.shape) for name, value in objective.predictor.action_encoder.state_dict().items()}
+    assert encoder["mix.weight"] == (10, 10) and encoder["fc1.weight"] == (768, 10)
 
 
 def test_masks_cover_the_published_shares_of_a_clip():
@@ -291,10 +308,12 @@ def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
     config = tiny(name)
     sizes, objective, settings = config.adapted_encoder, config.objective, config.trainer
     torch.manual_seed(0)
-    model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed)
+    actions = ActionSpec((-1.0,) * 2, (1.0,) * 2, 5) if objective.reads_actions else None
+    model = PretrainModel(VideoEncoder(sizes), objective, settings.steps, settings.seed, actions)
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
     clips = torch.randint(0, 256, (2, objective.frames, *sizes.image_px, 3), dtype=torch.uint8)
-    loss, terms = train_step(model, {"pixels": clips}, make_optimizer(model, settings), settings, 0)
+    batch = {"pixels": clips} | ({"action": torch.rand(2, objective.frames - 1, 10)} if actions is not None else {})
+    loss, terms = train_step(model, batch, make_optimizer(model, settings), settings, 0)
     assert torch.isfinite(loss) and terms["grad_norm"] > 0
     assert any(not torch.equal(value, before[key]) for key, value in model.encoder.state_dict().items())
 

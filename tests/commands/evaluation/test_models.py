@@ -1,4 +1,4 @@
-"""World models and policies of other people: model=MODULE:CLASS, and `jepa.evaluate`."""
+"""World models and policies of other people: model=MODULE:CLASS, LeWorldModel's weights, and `jepa.evaluate`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import jepa
 from commands.cli.main import main
-from commands.evaluation.models import check_model, load_model
+from commands.evaluation.models import check_model, fit_actions, load_model
 from commands.shared.errors import UsageError
 from commands.shared.runs import to_json_value
 from data.schema import StoreInfo
+from tests.world_model.small import make_released_lewm
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs/guides/own_model.md"
 PROTOCOL = ("protocol.episodes=2", "protocol.budget=4", "protocol.oracle=false", "protocol.oracle_cost.episodes=0")
@@ -96,8 +99,6 @@ def test_a_folder_named_like_a_class_is_a_folder(modules, monkeypatch):
 
 def test_the_linear_model_of_the_guide_predicts_its_data(modules, data):
     """One step of a linear map is nearer to the next picture than the present picture is."""
-    import torch
-
     model, _, _ = load_model("linear_model:LinearModel", {"data": data}, jepa.open_reader(data).info, "cpu")
     reader = jepa.open_reader(data)
     copied, predicted = [], []
@@ -127,6 +128,62 @@ def test_plan_takes_a_class_and_writes_the_report(modules, data):
 def test_what_needs_a_trained_model_is_refused_for_a_class(modules, data, word, capsys):
     assert main(["plan", "model=other_models:Model", f"data={data}", word, f"runs={modules}"]) == 2
     assert "needs a model of jepa posttrain, and model=other_models:Model is a class" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def lewm(tmp_path_factory):
+    """A folder of LeWorldModel's weights, small and random."""
+    folder = tmp_path_factory.mktemp("lewm")
+    save_file(make_released_lewm(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"predictor": {"heads": 2, "dim_head": 64}}')
+    return str(folder)
+
+
+def test_plan_takes_a_folder_of_leworldmodels_weights(lewm, data, tmp_path):
+    words = ["plan", f"model={lewm}", f"data={data}", *PROTOCOL, "planner=cem_lewm", "planner.iterations=2"]
+    words += ["planner.samples=16", "planner.elites=4", "videos=0", "name=p", f"runs={tmp_path}"]
+    assert main(words) == 0
+    results = json.loads((tmp_path / "plan/p/results.json").read_text())
+    assert results["model"]["released"] == "LeWorldModel" and results["plan"]["flops"] > 0
+    assert list(results["methods"]) == ["model", "random", "zero action"]
+
+
+def test_leworldmodel_gets_the_statistics_of_the_datas_actions(lewm, data):
+    reader = jepa.open_reader(data)
+    model, source, preprocessing = load_model(lewm, {}, reader.info, "cpu")
+    assert preprocessing.size_hw == model.spec.frame_hw == (28, 28) and source["env"] == "reacher"
+    fit_actions(model, reader)
+    actions = np.concatenate([reader.column("action", episode) for episode in reader.episodes("train")])
+    for found, expected in ((model.action_mean, actions.mean(0)), (model.action_std, actions.std(0, ddof=1))):
+        np.testing.assert_allclose(found.numpy(), np.tile(expected, 5), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["goal=photo.png"], "goal=photo.png needs a model of jepa posttrain, and model={lewm} holds LeWorldModel's"),
+        (["offline=true"], "offline=True needs a model of jepa posttrain, and model={lewm} holds LeWorldModel's"),
+        (["model_options={size: 3}"], "are of model=MODULE:CLASS, and model={lewm} is a folder"),
+    ],
+)
+def test_what_leworldmodels_weights_do_not_serve_is_refused(lewm, data, words, said, capsys, tmp_path):
+    assert main(["plan", f"model={lewm}", f"data={data}", f"runs={tmp_path}", *words]) == 2
+    assert said.format(lewm=lewm) in capsys.readouterr().err
+
+
+def test_other_commands_say_that_leworldmodels_weights_are_for_plan(lewm, data, capsys, tmp_path):
+    assert main(["probe", f"model={lewm}", f"data={data}", f"runs={tmp_path}"]) == 2
+    assert "holds LeWorldModel's released weights, which jepa plan model= alone reads" in capsys.readouterr().err
+
+
+def test_a_folder_of_pickled_models_is_refused_by_name_and_leaves_no_run(data, capsys, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "theirs" / "lewm_object.ckpt")
+    words = ["plan", f"model={tmp_path / 'theirs'}", f"data={data}", f"runs={tmp_path / 'runs'}"]
+    assert main(words) == 2
+    error = capsys.readouterr().err.strip()
+    assert "lewm_object.ckpt needs code to be executed, which is refused" in error and "\n" not in error
+    assert "torch.nn.modules.linear.Linear" in error and not list((tmp_path / "runs").glob("plan/*"))
 
 
 class Recorder:

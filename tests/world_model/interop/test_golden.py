@@ -1,4 +1,4 @@
-"""Our networks against numbers that the reference V-JEPA 2 modules gave (tests/golden)."""
+"""Our networks and losses against numbers that the reference modules gave (tests/golden)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from world_model.interop.golden import TOLERANCE, compare_golden
 from world_model.training.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+# Inputs of LeWorldModel's and PLDM's files, whose names begin as outputs of others do.
+INPUTS = {"z_TBD", "predicted_TBD", "sigreg.z_BTD", "sigreg.directions_DP", "action_encoder.actions_BTA"}
+INPUTS |= {"predictor.embeddings_BTD", "predictor.actions_BTD"}
 CPU = torch.device("cpu")
 
 
@@ -22,9 +25,9 @@ def test_every_output_matches_the_reference(path):
     with safe_open(path, framework="pt") as file:
         inputs = {"clip", "context", "target", "tokens", "teacher", "actions", "states", "extrinsics", "poses"}
         outputs = {key for key in file.keys() if not key.startswith("weights.") and key.split("_")[0] not in inputs}
-    assert outputs <= {item.name for item in found}, "an output in the file is not compared"
+    assert outputs - INPUTS <= {item.name for item in found}, "an output in the file is not compared"
     for item in found:
-        assert item.difference <= TOLERANCE and item.largest > 0.5, item
+        assert item.difference <= item.tolerance <= TOLERANCE and item.largest > 100 * item.tolerance, item
 
 
 def test_a_changed_weight_is_noticed(tmp_path):

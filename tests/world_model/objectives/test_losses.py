@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from world_model.nn.decoder import PixelHeadConfig
-from world_model.objectives.end_to_end import EndToEndConfig
+from world_model.objectives.end_to_end import (
+    EndToEndConfig,
+    PathTerms,
+    StepTerms,
+    compute_path_terms,
+    compute_step_terms,
+)
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import (
     ClipTerms,
@@ -18,6 +25,7 @@ from world_model.objectives.losses import (
     constant_predictor_loss,
     contrast_within_clips,
     covariance,
+    draw_directions,
     normalise_target,
     regression,
     sigreg,
@@ -39,11 +47,15 @@ def test_covariance_is_the_sum_of_squared_off_diagonal_entries():
     torch.testing.assert_close(covariance(features), expected)
 
 
+def directions(size: int, count: int = 256, seed: int = 1) -> torch.Tensor:
+    return draw_directions(size, count, torch.Generator().manual_seed(seed), torch.empty(0))
+
+
 def test_sigreg_is_least_for_a_standard_normal():
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(2000, 8, generator=generator)
     values = {
-        name: sigreg(x, torch.Generator().manual_seed(1)).item()
+        name: sigreg(x, directions(8)).item()
         for name, x in {
             "normal": normal,
             "narrow": 0.5 * normal,
@@ -56,21 +68,89 @@ def test_sigreg_is_least_for_a_standard_normal():
     assert all(values[name] > 5 * values["normal"] for name in values if name != "normal"), values
 
 
-def test_sigreg_equals_a_plain_sum_over_knots():
-    features = torch.randn(30, 3, dtype=torch.float64)
-    directions = torch.randn(3, 4, generator=torch.Generator().manual_seed(7)).double()
-    directions = directions / directions.norm(dim=0)
+def sum_over_knots(rows: list[list[float]], along: list[list[float]]) -> float:
+    """The Epps-Pulley statistic times the number of rows, mean over directions, in plain Python."""
     total = 0.0
-    for direction in directions.T:
-        h = features @ direction
+    for direction in along:
+        h = [sum(a * b for a, b in zip(row, direction, strict=True)) for row in rows]
         for number in range(17):
             t = number * 3.0 / 16
-            weight = 2 * 3.0 / 16 * (0.5 if number in (0, 16) else 1.0)
-            gauss = torch.exp(torch.tensor(-t * t / 2))
-            total += weight * gauss * (((t * h).cos().mean() - gauss) ** 2 + (t * h).sin().mean() ** 2)
-    expected = 30 * total / 4
-    found = sigreg(features, torch.Generator().manual_seed(7), num_directions=4)
-    assert abs(found - expected) < 1e-5
+            weight, gauss = 2 * 3.0 / 16 * (0.5 if number in (0, 16) else 1.0), math.exp(-t * t / 2)
+            real, imaginary = (sum(f(t * x) for x in h) / len(h) for f in (math.cos, math.sin))
+            total += weight * gauss * ((real - gauss) ** 2 + imaginary**2)
+    return len(rows) * total / len(along)
+
+
+@pytest.mark.parametrize(("batch", "steps", "size"), [(7, 4, 3), (2, 1, 5), (31, 2, 2)])
+def test_sigreg_of_time_steps_equals_a_plain_sum_over_knots_of_each(batch, steps, size):
+    embedded_BTD = torch.randn(batch, steps, size, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
+    along = directions(size, 6).double()
+    each = [sum_over_knots(embedded_BTD[:, t].tolist(), along.T.tolist()) for t in range(steps)]
+    assert sigreg(embedded_BTD.transpose(0, 1), along).item() == pytest.approx(sum(each) / steps, rel=1e-6)
+    flat = sum_over_knots(embedded_BTD.flatten(0, 1).tolist(), along.T.tolist())
+    assert sigreg(embedded_BTD.flatten(0, 1), along).item() == pytest.approx(flat, rel=1e-6)
+    found = compute_step_terms(
+        embedded_BTD, StepTerms(sigreg=0.5, sigreg_directions=6), torch.Generator().manual_seed(1)
+    )
+    assert found["sigreg"].item() == pytest.approx(sum(each) / steps / 2, rel=1e-5)
+
+
+def spread(values: list[float]) -> float:
+    return 1 - math.sqrt(covary(values, values) + 1e-4)
+
+
+def covary(first: list[float], second: list[float]) -> float:
+    means = sum(first) / len(first), sum(second) / len(second)
+    pairs = zip(first, second, strict=True)
+    return sum((a - means[0]) * (b - means[1]) for a, b in pairs) / (len(first) - 1)
+
+
+@pytest.mark.parametrize(("batch", "steps", "size"), [(5, 4, 3), (2, 3, 6), (9, 7, 2)])
+def test_pldms_terms_equal_plain_sums(batch, steps, size):
+    """The first frame over the batch; the later ones over time; covariances over all pairs of dimensions."""
+    embedded = 0.7 * torch.randn(batch, steps, size, generator=torch.Generator().manual_seed(size))
+
+    def hinge_and_covariance(columns: list[list[float]]) -> tuple[float, float]:
+        pairs = [covary(columns[i], columns[j]) ** 2 for i in range(size) for j in range(size) if i != j]
+        return sum(max(0.0, spread(column)) for column in columns) / size, sum(pairs) / len(pairs)
+
+    first = hinge_and_covariance(embedded[:, 0].T.tolist())
+    clips = [hinge_and_covariance(clip[1:].T.tolist()) for clip in embedded]
+    later = [sum(values) / batch for values in zip(*clips, strict=True)]
+    terms = compute_step_terms(embedded, StepTerms(variance=2.0, covariance=3.0), torch.Generator())
+    assert [terms["variance"].item() / 2, terms["covariance"].item() / 3] == pytest.approx(first, rel=1e-5, abs=1e-6)
+    terms = compute_path_terms(embedded, PathTerms(variance=2.0, covariance=3.0, smoothness=4.0))
+    found = [terms["variance_time"].item() / 2, terms["covariance_time"].item() / 3]
+    assert found == pytest.approx(later, rel=1e-5, abs=1e-6)
+    moves = [(embedded[b, t + 1, d] - embedded[b, t, d]).item() ** 2 for b, t, d in ranges(batch, steps - 1, size)]
+    assert terms["smoothness"].item() == pytest.approx(4 * sum(moves) / len(moves), rel=1e-5)
+
+
+def ranges(*sizes: int) -> list[tuple[int, ...]]:
+    return list(itertools.product(*map(range, sizes)))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(48, 64), (5, 3), (240, 17)])
+def test_the_terms_of_other_objectives_are_what_they_were_bit_for_bit(rows, size):
+    """VICReg's and SIGReg's terms of samples [N, D], as they were before end-to-end objectives had their own."""
+    features = torch.randn(rows, size, generator=torch.Generator().manual_seed(rows))
+    weights = FutureTerms(variance=5.0, covariance=5.0, sigreg=0.1, sigreg_directions=32)
+    found = compute_anti_collapse(features, weights, torch.Generator().manual_seed(3))
+    centred = features - features.mean(0)
+    cov = centred.T @ centred / (rows - 1)
+    drawn = torch.randn(size, 32, generator=torch.Generator().manual_seed(3))
+    knots = torch.linspace(0.0, 3.0, 17)
+    normal, area = torch.exp(-knots.square() / 2), torch.full((17,), 2 * 3.0 / 16)
+    area[0] /= 2
+    area[-1] /= 2
+    phase = (features @ (drawn / drawn.norm(dim=0))).unsqueeze(-1) * knots
+    distance = (phase.cos().mean(0) - normal).square() + phase.sin().mean(0).square()
+    expected = {
+        "variance": 5 * torch.relu(1 - (features.var(0) + 1e-4).sqrt()).mean(),
+        "covariance": 5 * ((cov.square().sum() - cov.diagonal().square().sum()) / size),
+        "sigreg": 0.1 * (rows * (distance * (area * normal)).sum(-1).mean()),
+    }
+    assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_only_terms_with_a_weight_are_computed():
@@ -137,6 +217,11 @@ def test_targets_are_layer_normed_without_parameters():
         (FutureConfig, {"frames": 3, "shared_error": 0.0}, "objective.frames=3 holds one: give at least 4"),
         (EndToEndConfig, {"frames": 3}, "leaves nothing to predict"),
         (
+            EndToEndConfig,
+            {"frames": 2, "context_frames": 1, "path_terms": PathTerms(covariance=1.0)},
+            "objective.path_terms.covariance compares the frames after the first, and objective.frames=2 has one",
+        ),
+        (
             FutureConfig,
             {"pixels": PixelHeadConfig(), "terms": FutureTerms(contrast=1.0)},
             "objective.terms.contrast=1 compares embeddings",
@@ -146,3 +231,11 @@ def test_targets_are_layer_normed_without_parameters():
 def test_values_that_contradict_one_another_are_refused(config, wrong, said):
     with pytest.raises(ValueError, match=said):
         config(**wrong)
+
+
+def test_a_batch_of_one_clip_is_refused_where_terms_compare_clips():
+    pldm = EndToEndConfig(terms=StepTerms(covariance=1.0))
+    pldm.check_batch(2)
+    EndToEndConfig().check_batch(1)  # SIGReg alone
+    with pytest.raises(ValueError, match="objective.terms.covariance compares the clips of a batch, and batch_size=1"):
+        pldm.check_batch(1)
