@@ -11,7 +11,7 @@ import envs
 from commands.evaluation.cases import Cases, draw_cases
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import compile_model, load_model
-from commands.evaluation.protocol import ProtocolConfig, apply_threshold, resolve_protocol
+from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
 from commands.evaluation.scenes import redraw_scenes
 from commands.shared.errors import UsageError
 from commands.training.model_folders import find_frame_skip, open_reader
@@ -79,7 +79,7 @@ def make_setup(
             f"{source['env']} was recorded elsewhere and there is no environment of it to plan in "
             f"(environments: {', '.join(envs.TASKS)}); jepa plan offline=true compares plans with recorded actions"
         )
-    task = apply_threshold(task, keys.protocol)
+    task = adapt_task(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
     cases = redraw_scenes(draw(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
     proprio = "none" if model is None else model.spec.proprio
