@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.protocol import ProtocolConfig
+from envs import GYM
 from envs.task_spec import TaskSpec
 
 T = TypeVar("T")
@@ -97,9 +98,10 @@ def check_lengths(reader: Any, task: TaskSpec, protocol: ProtocolConfig, episode
     """ValueError where no episode of a split is longer than the goal offset."""
     longest = max((reader.num_frames(int(episode)) for episode in episodes), default=0) - 1
     if len(episodes) and longest < protocol.goal_offset:
+        env = task.name if not task.name.startswith(GYM) else f"{GYM[:-1]} env.id={task.name.removeprefix(GYM)}"
         raise ValueError(
             f"protocol.goal_offset={protocol.goal_offset}: the longest episode of split {protocol.split} has {longest} "
-            f"environment steps; choose at most {longest}, or collect longer episodes: jepa collect env={task.name} "
+            f"environment steps; choose at most {longest}, or collect longer episodes: jepa collect env={env} "
             f"data.frames={protocol.goal_offset + SPARE_FRAMES}"
         )
 

@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 
 from commands.config.groups import make_planner
 from commands.evaluation.arithmetic import count_planning_flops, format_flops
+from commands.evaluation.batches import compare_batches
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import Policy, Rollouts
 from commands.evaluation.judging import detect_success, summarise
@@ -74,6 +74,8 @@ def evaluate_model(
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
     tested, sections = runs[MODEL_METHOD], list(extra)
+    if keys.compare_batches:
+        results["batches"] = compare_batches(setup, keys, tested, console)
     if tested.frames is not None and "pixels" in dynamics.spec.views:
         write_strip(dynamics, tested, folder / "imagined.png")
         sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
