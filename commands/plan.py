@@ -45,6 +45,13 @@ class Config(EvaluationKeys):
 
 def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
+    if config.seed:
+        raise UsageError(
+            f"seed={config.seed} would change nothing: starts, goals and searches are drawn from protocol.seed; give "
+            f"protocol.seed={config.seed}"
+        )
+    if config.compare_batches and config.goal is not None:
+        raise UsageError(f"compare_batches=true plays episodes to recorded goals: leave out goal={config.goal}")
     check_model(config.model, config.model_options)
     make_planner(config.planner)
     if is_module_model(config.model):

@@ -21,6 +21,7 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import make_agent, play_policy
 from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console, format_table, make_silent_console
+from planners.sampling import PlannerConfig
 
 BATCHES = (1, 4)  # environments planned together, beside all of them
 HEAD = ("environments", "candidate steps", "first plans differ", "largest", "episodes differ", "largest", "flipped")
@@ -33,7 +34,8 @@ def compare_batches(
     in the chunks of `keys`. One row, as of `compare_rollouts`, for each."""
     rows, quiet = [], make_silent_console()
     for batch, chunk in list_variants(setup, keys):
-        agent = make_agent(setup.model, replace(keys.planner, chunk_elements=chunk))
+        changed = {"chunk_elements": chunk} if isinstance(keys.planner, PlannerConfig) else {}
+        agent = make_agent(setup.model, replace(keys.planner, **changed))
         name, parts = f"batches of {batch}, chunks of {chunk}", []
         with console.progress(name, len(setup.cases.seeds), "episodes") as progress:
             for cases in split_cases(setup.cases, batch):
@@ -48,11 +50,12 @@ def list_variants(setup: EvaluationSetup, keys: EvaluationKeys) -> list[tuple[in
     """Environments planned together and candidate steps imagined at once: batches of BATCHES and all, in chunks as in
     `keys` and of half of an environment's candidates, without the evaluation itself."""
     planner, count = keys.planner, len(setup.cases.seeds)
-    chunks = (planner.chunk_elements, max(1, planner.samples // 2) * planner.horizon)
+    chunks = [0]
+    if isinstance(planner, PlannerConfig):  # a planner of the user's has no chunks
+        chunks = [planner.chunk_elements, max(1, planner.samples // 2) * planner.horizon]
     batches = dict.fromkeys(min(batch, count) for batch in (*BATCHES, count))
-    return [
-        (batch, chunk) for chunk in dict.fromkeys(chunks) for batch in batches if (batch, chunk) != (count, chunks[0])
-    ]
+    variants = [(batch, chunk) for chunk in dict.fromkeys(chunks) for batch in batches]
+    return [variant for variant in variants if variant != (count, chunks[0])]
 
 
 def split_cases(cases: Cases, size: int) -> Iterator[Cases]:

@@ -17,6 +17,7 @@ from envs.task_spec import TaskSpec
 T = TypeVar("T")
 Pair = tuple[float, int, int]  # a start and its goal: their distance, episode, first frame
 REST_SPEED = 0.01  # velocity up to which a start counts as resting, in the units of the truth (m/s, rad/s)
+RESTING, MOVING = "resting", "moving"  # at the start of a case
 SPARE_FRAMES = 41  # frames beyond the goal offset that a message proposes: as many starts an episode
 
 
@@ -136,6 +137,6 @@ def _read_cases(
     )
     kinds = None if task.goal_kind is None else task.goal_kind(truths[0], truths[1])
     speeds = np.abs(truths[0][:, list(task.velocity_index)])
-    motions = np.where(speeds.max(1) <= REST_SPEED, "resting", "moving") if speeds.shape[1] else None
+    motions = np.where(speeds.max(1) <= REST_SPEED, RESTING, MOVING) if speeds.shape[1] else None
     seeds = tuple(int(seed) for seed in np.random.default_rng([protocol.seed, 72]).integers(2**31, size=len(pairs)))
     return Cases(states[0], states[1], episodes, first_frames, distances, kinds, seeds, *left_out, motions=motions)

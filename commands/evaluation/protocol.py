@@ -12,11 +12,13 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
 
+import envs
 from envs.presets import Preset, require_strength
 from envs.task_spec import TaskSpec
 
 SCHEMA = 2  # of results.json
 Judge = Literal["any", "held", "final", "replan"]
+StartVelocity = Literal["recorded", "zero"]
 GoalNuisance = Literal["same", "other", "clean"]
 
 
@@ -67,6 +69,8 @@ class ProtocolConfig:
     """kind of goals that are drawn by task, as {two_rooms: other room}; empty: all"""
     keep_solved: bool = False
     """whether starts that already satisfy the goal count"""
+    start_velocity: StartVelocity = "recorded"
+    """velocities at the start: recorded, or zero (the recorded positions at rest)"""
     variation: Preset | None = None
     """preset that the appearance of scenes is drawn from: none, seen, unseen or moving; null: as in the data file"""
     strength: Annotated[float, Interval(ge=0, le=2)] = 1.0
@@ -124,3 +128,18 @@ def adapt_task(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
         first = float(protocol.thresholds[task.name])
         task = replace(task, thresholds=(first, *(t for t in task.thresholds if t != first)))
     return replace(task, held_steps=protocol.held_steps.get(task.name, task.held_steps))
+
+
+def check_goals(protocol: ProtocolConfig, name: str, frames: int) -> None:
+    """ValueError for a protocol whose measure, or kind of goals, a task lacks, or whose goals lie beyond episodes of so
+    many frames, before they are collected."""
+    task = envs.find_task(name)
+    if task is None:
+        return
+    offset = resolve_protocol(protocol, adapt_task(task, protocol)).goal_offset
+    assert offset is not None
+    if offset >= frames:
+        raise ValueError(
+            f"data.frames={frames}: episodes of {frames - 1} environment steps have no goal {offset} steps ahead; give "
+            f"more than {offset} frames, or a smaller protocol.goal_offset"
+        )

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import envs
-from commands.evaluation.episodes import Rollouts
 from commands.evaluation.arithmetic import count_planning_flops
+from commands.evaluation.episodes import Rollouts
 from commands.evaluation.methods import make_true_distance
 from commands.evaluation.moments import draw_moments, find_nearest, plan_at_moments
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import envs
 from commands.config.compose import load_config
 from commands.evaluation.cases import REST_SPEED, Cases, draw_cases
 from commands.evaluation.judging import summarise
 from commands.evaluation.methods import make_true_distance
 from commands.evaluation.pooling import pool_results
-from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
+from commands.evaluation.protocol import ProtocolConfig, adapt_task, check_goals, resolve_protocol
+from commands.evaluation.setup import stop_starts
 from envs import OWN_TASKS
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
@@ -167,6 +169,17 @@ def test_what_a_task_lacks_is_refused_with_what_it_has():
         ProtocolConfig(budget=9, budget_ratio=2.0)
 
 
+def test_a_pipeline_refuses_goals_beyond_its_episodes_before_it_collects():
+    check_goals(protocol_of("clear"), "reacher", frames=26)
+    with pytest.raises(
+        ValueError, match="data.frames=25: episodes of 24 environment steps have no goal 25 steps ahead"
+    ):
+        check_goals(protocol_of("clear"), "reacher", frames=25)
+    with pytest.raises(ValueError, match="protocol.measures: reacher has no measure 'block'"):
+        check_goals(ProtocolConfig(measures={"reacher": "block"}), "reacher", frames=41)
+    check_goals(protocol_of("clear"), "recorded elsewhere", frames=2)
+
+
 def test_an_offset_beyond_the_episodes_names_it_their_length_and_the_command():
     protocol = resolve_protocol(ProtocolConfig(episodes=1, goal_offset=100), REACHER)
     message = "protocol.goal_offset=100: the longest episode of split eval has 59 environment steps; choose at most 59"
@@ -174,3 +187,17 @@ def test_an_offset_beyond_the_episodes_names_it_their_length_and_the_command():
         draw_cases(Recordings(turning(60), turning(31)), REACHER, protocol)
     with pytest.raises(ValueError, match="jepa collect env=gym env.id=Pendulum-v1 data.frames=141"):
         draw_cases(Recordings(turning(60)), replace(REACHER, name="gym/Pendulum-v1"), protocol)
+
+
+def test_starts_without_velocity_keep_their_positions():
+    env = envs.make("push_t", size=8)
+    states = np.stack([env.sample_state(np.zeros(0)) for _ in range(3)])
+    states[:, env.qvel] = np.random.default_rng(0).normal(size=(3, 5))
+    cases = Cases(states, states, np.arange(3), np.arange(3), np.ones(3), None, (0, 1, 2), 0, 0)
+    stopped = stop_starts(replace(cases, motions=np.array(["moving", "resting", "moving"])), "push_t", {"size": 8})
+    env.set_state(stopped.start_states[1])
+    truth = env.get_truth()
+    assert set(stopped.motions) == {"resting"} and np.array_equal(stopped.goal_states, states)
+    np.testing.assert_array_equal(stopped.start_states[:, env.qpos], states[:, env.qpos])
+    assert (truth[list(PUSH_T.velocity_index)] == 0).all() and truth[:2] == pytest.approx(states[1, env.qpos][:2])
+    env.close()
