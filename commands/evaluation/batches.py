@@ -32,10 +32,10 @@ def compare_batches(
 ) -> list[dict[str, Any]]:
     """Play the cases in other batches and chunks, and compare each with `reference`, in which all were planned together
     in the chunks of `keys`. One row, as of `compare_rollouts`, for each."""
+    planner: Any = keys.planner
     rows, quiet = [], make_silent_console()
     for batch, chunk in list_variants(setup, keys):
-        changed = {"chunk_elements": chunk} if isinstance(keys.planner, PlannerConfig) else {}
-        agent = make_agent(setup.model, replace(keys.planner, **changed))
+        agent = make_agent(setup.model, replace(planner, chunk_elements=chunk) if chunk else planner)
         name, parts = f"batches of {batch}, chunks of {chunk}", []
         with console.progress(name, len(setup.cases.seeds), "episodes") as progress:
             for cases in split_cases(setup.cases, batch):

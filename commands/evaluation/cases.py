@@ -69,7 +69,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     solved = near = 0
     kind = protocol.goal_kinds.get(task.name)
     episodes = reader.episodes(protocol.split)
-    check_lengths(reader, task, protocol, episodes)
+    check_lengths(reader, task, protocol.split, protocol.goal_offset, episodes)
     for episode in map(int, rng.permutation(episodes)):
         truth = reader.column("truth", episode)
         starts = np.arange(max(0, len(truth) - protocol.goal_offset))
@@ -95,15 +95,15 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     return _read_cases(reader, task, protocol, pairs, protocol.goal_offset, (solved, near))
 
 
-def check_lengths(reader: Any, task: TaskSpec, protocol: ProtocolConfig, episodes: NDArray[np.int64]) -> None:
+def check_lengths(reader: Any, task: TaskSpec, split: str, offset: int, episodes: NDArray[np.int64]) -> None:
     """ValueError where no episode of a split is longer than the goal offset."""
     longest = max((reader.num_frames(int(episode)) for episode in episodes), default=0) - 1
-    if len(episodes) and longest < protocol.goal_offset:
+    if len(episodes) and longest < offset:
         env = task.name if not task.name.startswith(GYM) else f"{GYM[:-1]} env.id={task.name.removeprefix(GYM)}"
         raise ValueError(
-            f"protocol.goal_offset={protocol.goal_offset}: the longest episode of split {protocol.split} has {longest} "
-            f"environment steps; choose at most {longest}, or collect longer episodes: jepa collect env={env} "
-            f"data.frames={protocol.goal_offset + SPARE_FRAMES}"
+            f"protocol.goal_offset={offset}: the longest episode of split {split} has {longest} environment steps; "
+            f"choose at most {longest}, or collect longer episodes: jepa collect env={env} "
+            f"data.frames={offset + SPARE_FRAMES}"
         )
 
 

@@ -240,7 +240,7 @@ def format_starts(results: dict[str, Any]) -> str:
     each = f"{most}" if least == most else f"{least} to {most}"
     kinds = [f"{group['successes']} of {group['episodes']} {group['motion']}" for group in tested["by_motion"]]
     reached = f"; reached from {', '.join(kinds)} starts" if kinds else ""
-    return f"starts: {each} of each of {starts['episodes']} episodes{reached}"
+    return f"starts come from {starts['episodes']} episodes, {each} each{reached}"
 
 
 def _format_rates(run: Rollouts, task: TaskSpec) -> str:
