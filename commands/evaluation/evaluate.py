@@ -223,7 +223,9 @@ def format_headline(results: dict[str, Any]) -> str:
     threshold, unit = results["thresholds"][0], results["unit"]
     oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
     known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
-    task = f"{results['task']}{name_scenes(results['protocol'])}{known}"
+    measure = results["protocol"].get("measures", {}).get(results["task"])
+    judged = "" if measure is None else f", {measure}"
+    task = f"{results['task']}{judged}{name_scenes(results['protocol'])}{known}"
     flops = results["plan"].get("episode_flops")
     effort = "" if flops is None else f" of {format_flops(flops)}"
     return (

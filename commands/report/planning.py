@@ -116,6 +116,7 @@ def _list_texts(results: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
         "budget_s": protocol["budget"] * step_s,
         "sensors": "" if results.get("proprio", "none") == "none" else ", the model also proprioception",
         "fewer": "".join(fewer),
+        "measure": f" ({protocol['measures'][task.name]})" if task.name in protocol["measures"] else "",
         "scenes": describe_scenes(protocol),
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 import envs
 from commands.config.compose import load_config
 from commands.evaluation.cases import REST_SPEED, Cases, draw_cases
+from commands.evaluation.episodes import ZeroPolicy, run_episodes
 from commands.evaluation.judging import summarise
 from commands.evaluation.methods import make_true_distance
 from commands.evaluation.pooling import pool_results
@@ -21,6 +24,7 @@ from envs import OWN_TASKS
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
 from envs.two_rooms.spec import TWO_ROOMS
+from envs.vector import VectorGoalEnv
 
 PX = 2 / 512  # m, of the table of 512 units
 
@@ -201,3 +205,20 @@ def test_starts_without_velocity_keep_their_positions():
     np.testing.assert_array_equal(stopped.start_states[:, env.qpos], states[:, env.qpos])
     assert (truth[list(PUSH_T.velocity_index)] == 0).all() and truth[:2] == pytest.approx(states[1, env.qpos][:2])
     env.close()
+
+
+def test_played_episodes_are_measured_by_the_rule():
+    """Zero actions leave the block in place, while the disc is far from its goal."""
+    strict = adapt_task(PUSH_T, protocol_of("clear_strict"))
+    with closing(envs.make("push_t", size=8)) as env:
+        states = np.stack([env.sample_state(np.zeros(0)) for _ in range(2)])
+        goals = states.copy()
+        goals[:, env.qpos.start + 2] += (5 * PX, 15 * PX)  # the block's x
+        goals[:, env.qpos.start] = -0.9  # the disc's
+    cases = Cases(states, goals, np.arange(2), np.arange(2), np.ones(2), None, (0, 1), 0, 0)
+    make_vector = partial(VectorGoalEnv, "push_t", size=8)
+    run = run_episodes(ZeroPolicy(PUSH_T), make_vector, cases, 2, measure=strict.distance)
+    np.testing.assert_allclose(run.distances[:, 0], [0.5, 1.5], atol=1e-4)
+    own = run_episodes(ZeroPolicy(PUSH_T), make_vector, cases, 2)
+    assert (own.distances[:, 0] > 1).all(), "the task's own distance holds the disc, too"
+    assert summarise(run.distances, cases, strict)["any"]["2.0"] == 1.0
