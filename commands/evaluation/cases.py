@@ -67,7 +67,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
     rng = np.random.default_rng([protocol.seed, 71])
     candidates: list[list[Pair]] = []  # of each episode, in the order of their draw
     solved = near = 0
-    kind = protocol.goal_kinds.get(task.name)
+    kind, kinds = protocol.goal_kinds.get(task.name), set[str]()
     episodes = reader.episodes(protocol.split)
     check_lengths(reader, task, protocol.split, protocol.goal_offset, episodes)
     for episode in map(int, rng.permutation(episodes)):
@@ -75,8 +75,9 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         starts = np.arange(max(0, len(truth) - protocol.goal_offset))
         goals = truth[starts + protocol.goal_offset]
         if kind is not None and task.goal_kind is not None:
-            is_wanted = task.goal_kind(truth[starts], goals) == kind
-            starts, goals = starts[is_wanted], goals[is_wanted]
+            kind_of_pairs = task.goal_kind(truth[starts], goals)
+            kinds.update(map(str, kind_of_pairs))
+            starts, goals = starts[kind_of_pairs == kind], goals[kind_of_pairs == kind]
         distance = task.distance(truth[starts], goals)
         is_solved = (distance <= task.thresholds[0]) & (not protocol.keep_solved)
         is_near = ~is_solved & (distance < protocol.min_goal_distance)
@@ -86,7 +87,7 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
         candidates.append([(float(distance[index]), episode, int(starts[index])) for index in drawn])
     pairs = take_in_turn(candidates, protocol.episodes)
     if len(pairs) < protocol.episodes:
-        of_kind = "" if kind is None else f" of the kind {kind!r}"
+        of_kind = "" if kind is None else f" of the kind {kind!r} (of {', '.join(sorted(kinds))})"
         raise ValueError(
             f"split {protocol.split} serves {len(pairs)} starts with goals{of_kind} {protocol.goal_offset} steps ahead "
             f"and at least {protocol.min_goal_distance} {task.distance_unit} away, not {protocol.episodes}: ask "

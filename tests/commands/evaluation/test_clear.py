@@ -151,8 +151,12 @@ def test_goals_of_two_rooms_lie_in_the_other_room():
     cases = draw_cases(Recordings(truth), task, protocol)
     assert sorted(cases.starts) == list(range(5, 15)) and set(cases.kinds) == {"other room"}
     np.testing.assert_allclose(cases.distances, task.distance(cases.start_states, cases.goal_states))
-    with pytest.raises(ValueError, match="split eval serves 10 starts with goals of the kind 'other room' 25 steps"):
-        draw_cases(Recordings(truth), task, replace(protocol, episodes=11))
+    for kind, served, count in (("other room", 10, 11), ("far room", 0, 1)):
+        message = (
+            rf"split eval serves {served} starts with goals of the kind '{kind}' \(of other room, same room\) 25 st"
+        )
+        with pytest.raises(ValueError, match=message):
+            draw_cases(Recordings(truth), task, replace(protocol, episodes=count, goal_kinds={"two_rooms": kind}))
 
 
 def test_the_true_distance_as_a_cost_is_the_measure_of_the_protocol():
