@@ -110,7 +110,8 @@ def resolve_protocol(protocol: ProtocolConfig, task: TaskSpec) -> ProtocolConfig
 
 
 def adapt_task(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
-    """The task as the protocol judges it: its measure, its threshold first, its steps of held success.
+    """The task as the protocol judges it: its measure, its threshold first, its steps of held success, and bins of
+    distances from the protocol's least one on.
 
     Raises ValueError for a measure, or a kind of goals, that the task lacks.
     """
@@ -127,6 +128,9 @@ def adapt_task(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
     if task.name in protocol.thresholds:
         first = float(protocol.thresholds[task.name])
         task = replace(task, thresholds=(first, *(t for t in task.thresholds if t != first)))
+    nearest, bins = protocol.min_goal_distance, task.distance_bins
+    if nearest is not None and bins is not None and nearest < bins[0]:
+        task = replace(task, distance_bins=(nearest, *bins))
     return replace(task, held_steps=protocol.held_steps.get(task.name, task.held_steps))
 
 

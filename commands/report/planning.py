@@ -111,6 +111,7 @@ def _list_texts(results: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
         "peak_memory": format_number(plan["peak_mib"], "MiB"),
         "control_ms": format_number(1000 * step_s, "ms"),
         "wall_time": format_duration(sum(results["seconds"].get(name, 0.0) for name in methods)),
+        "held_for": f"{task.held_steps} step{'s' * (task.held_steps > 1)}",
         "held_s": task.held_steps * step_s,
         "offset_s": protocol["goal_offset"] * step_s,
         "budget_s": protocol["budget"] * step_s,

@@ -107,6 +107,11 @@ def test_held_steps_and_thresholds_of_the_protocol_decide():
     assert adapt_task(PUSH_T, protocol_of("clear_strict")).held_steps == 3
 
 
+def test_goals_nearer_than_the_tasks_own_least_distance_have_a_bin():
+    assert adapt_task(TWO_ROOMS, protocol_of("clear")).distance_bins == (0.0, 1.0, 1.25, 1.5, 2.0, 4.0)
+    assert adapt_task(TWO_ROOMS, ProtocolConfig()).distance_bins == (1.0, 1.25, 1.5, 2.0, 4.0)
+
+
 def test_starts_are_balanced_over_episodes_as_far_as_each_has_them():
     short, long = turning(27), turning(60)  # 2 and 35 starts
     protocol = resolve_protocol(replace(protocol_of("clear"), episodes=14), REACHER)
