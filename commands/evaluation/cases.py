@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.protocol import ProtocolConfig
+from commands.shared.errors import UsageError
 from envs import GYM
 from envs.task_spec import TaskSpec
 
@@ -97,11 +98,11 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
 
 
 def check_lengths(reader: Any, task: TaskSpec, split: str, offset: int, episodes: NDArray[np.int64]) -> None:
-    """ValueError where no episode of a split is longer than the goal offset."""
+    """UsageError where no episode of a split is longer than the goal offset."""
     longest = max((reader.num_frames(int(episode)) for episode in episodes), default=0) - 1
     if len(episodes) and longest < offset:
         env = task.name if not task.name.startswith(GYM) else f"{GYM[:-1]} env.id={task.name.removeprefix(GYM)}"
-        raise ValueError(
+        raise UsageError(
             f"protocol.goal_offset={offset}: the longest episode of split {split} has {longest} environment steps; "
             f"choose at most {longest}, or collect longer episodes: jepa collect env={env} "
             f"data.frames={offset + SPARE_FRAMES}"

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Ge, Gt, Interval
 
 import envs
+from commands.shared.errors import UsageError
 from envs.presets import Preset, require_strength
 from envs.task_spec import TaskSpec
 
@@ -113,15 +114,15 @@ def adapt_task(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
     """The task as the protocol judges it: its measure, its threshold first, its steps of held success, and bins of
     distances from the protocol's least one on.
 
-    Raises ValueError for a measure, or a kind of goals, that the task lacks.
+    Raises UsageError for a measure, or a kind of goals, that the task lacks.
     """
     if task.name in protocol.measures:
         try:
             task = task.select_measure(protocol.measures[task.name])
         except ValueError as error:
-            raise ValueError(f"protocol.measures: {error}") from error
+            raise UsageError(f"protocol.measures: {error}") from error
     if task.name in protocol.goal_kinds and task.goal_kind is None:
-        raise ValueError(
+        raise UsageError(
             f"protocol.goal_kinds: {task.name} has no kinds of goals, so there is none "
             f"{protocol.goal_kinds[task.name]!r}"
         )
@@ -135,7 +136,7 @@ def adapt_task(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
 
 
 def check_goals(protocol: ProtocolConfig, name: str, frames: int) -> None:
-    """ValueError for a protocol whose measure, or kind of goals, a task lacks, or whose goals lie beyond episodes of so
+    """UsageError for a protocol whose measure, or kind of goals, a task lacks, or whose goals lie beyond episodes of so
     many frames, before they are collected."""
     task = envs.find_task(name)
     if task is None:
@@ -143,7 +144,7 @@ def check_goals(protocol: ProtocolConfig, name: str, frames: int) -> None:
     offset = resolve_protocol(protocol, adapt_task(task, protocol)).goal_offset
     assert offset is not None
     if offset >= frames:
-        raise ValueError(
+        raise UsageError(
             f"data.frames={frames}: episodes of {frames - 1} environment steps have no goal {offset} steps ahead; give "
             f"more than {offset} frames, or a smaller protocol.goal_offset"
         )

@@ -20,6 +20,7 @@ from commands.evaluation.methods import make_true_distance
 from commands.evaluation.pooling import pool_results
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, check_goals, resolve_protocol
 from commands.evaluation.setup import stop_starts
+from commands.shared.errors import UsageError
 from envs import OWN_TASKS
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
@@ -172,11 +173,11 @@ def test_the_true_distance_as_a_cost_is_the_measure_of_the_protocol():
 
 
 def test_what_a_task_lacks_is_refused_with_what_it_has():
-    with pytest.raises(ValueError, match=r"protocol.measures: push_t has no measure 'blok'; did you mean block\? choi"):
+    with pytest.raises(UsageError, match=r"protocol.measures: push_t has no measure 'blok'; did you mean block\? choi"):
         adapt_task(PUSH_T, ProtocolConfig(measures={"push_t": "blok"}))
-    with pytest.raises(ValueError, match="two_rooms has no measure 'fingertip'; it has none beside its distance"):
+    with pytest.raises(UsageError, match="two_rooms has no measure 'fingertip'; it has none beside its distance"):
         adapt_task(TWO_ROOMS, ProtocolConfig(measures={"two_rooms": "fingertip"}))
-    with pytest.raises(ValueError, match="protocol.goal_kinds: reacher has no kinds of goals, so there is none 'far'"):
+    with pytest.raises(UsageError, match="protocol.goal_kinds: reacher has no kinds of goals, so there is none 'far'"):
         adapt_task(REACHER, ProtocolConfig(goal_kinds={"reacher": "far"}))
     with pytest.raises(ValueError, match="protocol.budget=9 and protocol.budget_ratio=2.0 both set the steps"):
         ProtocolConfig(budget=9, budget_ratio=2.0)
@@ -185,10 +186,10 @@ def test_what_a_task_lacks_is_refused_with_what_it_has():
 def test_a_pipeline_refuses_goals_beyond_its_episodes_before_it_collects():
     check_goals(protocol_of("clear"), "reacher", frames=26)
     with pytest.raises(
-        ValueError, match="data.frames=25: episodes of 24 environment steps have no goal 25 steps ahead"
+        UsageError, match="data.frames=25: episodes of 24 environment steps have no goal 25 steps ahead"
     ):
         check_goals(protocol_of("clear"), "reacher", frames=25)
-    with pytest.raises(ValueError, match="protocol.measures: reacher has no measure 'block'"):
+    with pytest.raises(UsageError, match="protocol.measures: reacher has no measure 'block'"):
         check_goals(ProtocolConfig(measures={"reacher": "block"}), "reacher", frames=41)
     check_goals(protocol_of("clear"), "recorded elsewhere", frames=2)
 
@@ -196,14 +197,15 @@ def test_a_pipeline_refuses_goals_beyond_its_episodes_before_it_collects():
 def test_an_offset_beyond_the_episodes_names_it_their_length_and_the_command():
     protocol = resolve_protocol(ProtocolConfig(episodes=1, goal_offset=100), REACHER)
     message = "protocol.goal_offset=100: the longest episode of split eval has 59 environment steps; choose at most 59"
-    with pytest.raises(ValueError, match=f"{message}.*: jepa collect env=reacher data.frames=141"):
+    with pytest.raises(UsageError, match=f"{message}.*: jepa collect env=reacher data.frames=141"):
         draw_cases(Recordings(turning(60), turning(31)), REACHER, protocol)
-    with pytest.raises(ValueError, match="jepa collect env=gym env.id=Pendulum-v1 data.frames=141"):
+    with pytest.raises(UsageError, match="jepa collect env=gym env.id=Pendulum-v1 data.frames=141"):
         draw_cases(Recordings(turning(60)), replace(REACHER, name="gym/Pendulum-v1"), protocol)
 
 
 def test_starts_without_velocity_keep_their_positions():
     env = envs.make("push_t", size=8)
+    env.reset(seed=0)
     states = np.stack([env.sample_state(np.zeros(0)) for _ in range(3)])
     states[:, env.qvel] = np.random.default_rng(0).normal(size=(3, 5))
     cases = Cases(states, states, np.arange(3), np.arange(3), np.ones(3), None, (0, 1, 2), 0, 0)
@@ -217,10 +219,13 @@ def test_starts_without_velocity_keep_their_positions():
 
 
 def test_played_episodes_are_measured_by_the_rule():
-    """Zero actions leave the block in place, while the disc is far from its goal."""
+    """The block stays in place in two steps, since the disc is far away, from the block and from its own goal."""
     strict = adapt_task(PUSH_T, protocol_of("clear_strict"))
     with closing(envs.make("push_t", size=8)) as env:
+        env.reset(seed=0)
         states = np.stack([env.sample_state(np.zeros(0)) for _ in range(2)])
+        states[:, env.qpos] = (0.8, 0.8, -0.5, -0.5, 0.3)  # disc x, y; block x, y, angle
+        states[:, env.qvel] = 0
         goals = states.copy()
         goals[:, env.qpos.start + 2] += (5 * PX, 15 * PX)  # the block's x
         goals[:, env.qpos.start] = -0.9  # the disc's

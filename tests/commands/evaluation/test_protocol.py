@@ -12,6 +12,7 @@ from commands.evaluation.cases import draw_cases, draw_starts
 from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.judging import choose_bins, detect_success, summarise
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
+from commands.shared.errors import UsageError
 from envs.reacher.spec import REACHER
 
 
@@ -154,7 +155,7 @@ def test_the_protocols_of_others_note_what_they_count_and_are_served_whole_episo
     protocol, planner = config.protocol, config.planner
     assert protocol.keep_solved and protocol.note and protocol.min_goal_distance == 0
     assert planner.samples == 300 and planner.mpc.receding_steps == planner.horizon
-    with pytest.raises(ValueError, match="the longest episode of split .* has 19 environment steps"):
+    with pytest.raises(UsageError, match="the longest episode of split .* has 19 environment steps"):
         draw_cases(FakeReader(steps=20), REACHER, resolve_protocol(protocol, REACHER))
 
 
