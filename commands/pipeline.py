@@ -13,7 +13,7 @@ from annotated_types import Ge
 from commands.config.groups import ModelKeys, make_planner
 from commands.config.keys import CollectKeys, DataKeys, LoggerKeys, OnDamaged, RunKeys
 from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.protocol import ProtocolConfig
+from commands.evaluation.protocol import ProtocolConfig, check_goals
 from commands.evaluation.scenes import check_scenes
 from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
@@ -41,6 +41,7 @@ class PipelineKeys(ModelKeys, LoggerKeys):
         """Raise ValueError for what can be known to fail, of all stages, before the first begins."""
         check_collection(self.collection)
         check_scenes(self.protocol, self.env.name, self.env.arguments)
+        check_goals(self.protocol, self.env.name, self.data.frames)
         make_planner(self.planner)
         self.stage1.check()
         self.stage2.check()

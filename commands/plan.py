@@ -11,6 +11,7 @@ from commands.config.keys import Files
 from commands.evaluation.cases import draw_starts
 from commands.evaluation.evaluate import evaluate_model, format_headline, warn_of_time_limit
 from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.methods import make_agent
 from commands.evaluation.models import check_model, is_lewm_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
@@ -21,7 +22,6 @@ from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
 from commands.training.model_folders import open_reader
-from planners.mpc import MPC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,13 @@ class Config(EvaluationKeys):
 
 def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
+    if config.seed:
+        raise UsageError(
+            f"seed={config.seed} would change nothing: starts, goals and searches are drawn from protocol.seed; give "
+            f"protocol.seed={config.seed}"
+        )
+    if config.compare_batches and config.goal is not None:
+        raise UsageError(f"compare_batches=true plays episodes to recorded goals: leave out goal={config.goal}")
     check_model(config.model, config.model_options)
     make_planner(config.planner)
     if is_module_model(config.model) or is_lewm_model(config.model):
@@ -81,7 +88,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     setup = load_setup(config, config.data, config.model, draw_starts)
     warn_of_time_limit(setup, console)
     planner = config.planner
-    policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
+    policy = make_agent(setup.model, planner)
     photos = check_goals(config.goal, planner.mpc)
     line = plan_to_photos(photos, policy, planner.cost.view, config.videos, setup, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Distance = Callable[[ArrayLike, ArrayLike], NDArray[np.float64]]
 Targets = Callable[[ArrayLike], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quantity that a protocol may judge in place of a task's distance, with the same contract as that."""
+
+    distance: Distance = field(repr=False)
+    unit: str
+    thresholds: tuple[float, ...]  # the first is the headline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,7 @@ class TaskSpec:
     goal_kind: Callable[[ArrayLike, ArrayLike], NDArray[np.str_]] | None = field(default=None, repr=False)
     # (truth [..., L], truth [..., L]) -> whether a wall [...] crosses the straight line between them
     blocked: Callable[[ArrayLike, ArrayLike], NDArray[np.bool_]] | None = field(default=None, repr=False)
+    measures: Mapping[str, Measure] = field(default_factory=dict, hash=False)  # by name; see select_measure
 
     def __post_init__(self) -> None:
         sizes = len(self.action_low), len(self.action_high), len(self.action_names)
@@ -58,6 +68,29 @@ class TaskSpec:
     def proprio_index(self) -> tuple[int, ...]:
         """Indices of the proprioceptive quantities in a truth vector."""
         return tuple(self.truth_names.index(name) for name in self.proprio_names)
+
+    @property
+    def velocity_index(self) -> tuple[int, ...]:
+        """Indices of the velocities in a truth vector: of the names that hold the word."""
+        return tuple(index for index, name in enumerate(self.truth_names) if "velocity" in name)
+
+    def select_measure(self, name: str) -> TaskSpec:
+        """The task judged by one of its measures: its distance, unit and thresholds, without a least distance.
+
+        Raises ValueError for a name that the task lacks.
+        """
+        if name not in self.measures:
+            known = f"choices: {', '.join(self.measures)}" if self.measures else "it has none beside its distance"
+            raise ValueError(f"{self.name} has no measure {name!r}; {suggest_names(name, self.measures)}{known}")
+        measure = self.measures[name]
+        return replace(
+            self,
+            distance=measure.distance,
+            distance_unit=measure.unit,
+            thresholds=measure.thresholds,
+            min_goal_distance=0.0,
+            distance_bins=None,
+        )
 
     def describe_time_limit(self, steps: int) -> str | None:
         """One sentence where so many environment steps go beyond the simulator's own episodes."""

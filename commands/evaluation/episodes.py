@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from commands.evaluation.cases import Cases
 from data.pictures import Preprocessing
-from envs.task_spec import TaskSpec
+from envs.task_spec import Distance, TaskSpec
 
 
 class Policy(Protocol):
@@ -59,19 +59,25 @@ def run_episodes(
     num_videos: int = 0,
     progress: Callable[[int], None] = lambda step: None,
     preprocessing: Preprocessing | None = None,
+    measure: Distance | None = None,
 ) -> Rollouts:
     """Play all cases side by side for `budget` environment steps.
 
-    preprocessing: of all pictures, before a policy sees them or they are recorded. A policy with a method `set_states`
+    preprocessing: of all pictures, before a policy sees them or they are recorded. measure: distance of truths from
+    goals' truths that is recorded; None: the environment's own. A policy with a method `set_states`
     (an oracle) gets the simulator's states before every act.
     """
     batch = make_vector(len(cases.seeds))
+
+    def read_distances(info: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+        return info["distance"].copy() if measure is None else measure(info["truth"], info["goal_truth"])
+
     try:
         observation, info = batch.reset(seed=list(cases.seeds), options=cases.list_reset_options())
         prepare_pictures(observation, preprocessing)
         policy.reset(observation["goal_pixels"], cases.seeds)
         set_states = getattr(policy, "set_states", None)
-        distances, frames = [info["distance"].copy()], [observation["pixels"][:num_videos].copy()]
+        distances, frames = [read_distances(info)], [observation["pixels"][:num_videos].copy()]
         actions, proprio = [], observation.get("proprio")
         goes_on, played = np.ones(len(cases.seeds), bool), np.zeros(len(cases.seeds), np.int64)
         start_proprio = None if proprio is None else proprio[:num_videos].copy()
@@ -86,7 +92,7 @@ def run_episodes(
             played += goes_on
             for name, values in observation.items():
                 values[~goes_on] = before[name][~goes_on]
-            distances.append(np.where(goes_on, info["distance"], distances[-1]))
+            distances.append(np.where(goes_on, read_distances(info), distances[-1]))
             actions.append(np.array(action))
             frames.append(observation["pixels"][:num_videos].copy())
             progress(step + 1)

@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 
 from commands.config.groups import make_planner
+from commands.evaluation.arithmetic import count_planning_flops, format_flops
+from commands.evaluation.batches import compare_batches
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import Policy, Rollouts
 from commands.evaluation.judging import detect_success, summarise
@@ -26,6 +27,7 @@ from commands.evaluation.methods import (
     ORACLE_METHOD,
     RANDOM_METHOD,
     ZERO_METHOD,
+    make_agent,
     make_policies,
     plans_with_simulator,
     play_policy,
@@ -41,12 +43,8 @@ from commands.report.planning import write_report
 from commands.report.recording import Viewer, write_recording
 from commands.report.videos import write_videos
 from commands.shared.console import Console
-from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
 from envs.task_spec import TaskSpec
-from planners.costs import GoalCost, focus_goal
-from planners.mpc import observe_first_frames
-from planners.protocol import Dynamics
 
 
 def evaluate_model(
@@ -65,15 +63,19 @@ def evaluate_model(
     HTML). viewer: `rerun` also writes a recording.
     """
     setup = load_setup(keys, data, model, options=options)
-    dynamics, planner = setup.model, make_planner(keys.planner)
+    dynamics = setup.model
     runs, seconds = play_methods(make_policies(keys, setup), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)
-    results["plan"]["flops"] = count_plan_flops(dynamics, planner, keys.planner.cost)
+    assert setup.protocol.budget is not None
+    agent = make_agent(dynamics, keys.planner)
+    results["plan"] |= count_planning_flops(agent, setup.protocol.budget)
     if keys.planner.precision != "fp32":
         results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
     tested, sections = runs[MODEL_METHOD], list(extra)
+    if keys.compare_batches:
+        results["batches"] = compare_batches(setup, keys, tested, console)
     if tested.frames is not None and "pixels" in dynamics.spec.views:
         write_strip(dynamics, tested, folder / "imagined.png")
         sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
@@ -100,7 +102,7 @@ def write_evaluation(
     videos = write_videos(next(iter(runs.values())), cases, task, folder / "videos")
     scenes = render_scenes(setup, folder / "scenes.png")
     write_report(results, runs, cases, task, videos, folder / "report.html", sections, scenes)
-    console.say(f"{format_headline(results)}\nreport: {folder / 'report.html'}")
+    console.say(f"{format_starts(results)}\n{format_headline(results)}\nreport: {folder / 'report.html'}")
 
 
 def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, console: Console) -> dict[str, Any]:
@@ -149,21 +151,6 @@ def summarise_methods(
     return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
-def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost) -> float:
-    """Floating-point operations of one plan for one environment: matrix products and attention."""
-    spec = model.spec
-    frames = torch.zeros(1, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
-    state = torch.zeros(1, spec.proprio_dim, device=spec.device)
-
-    def plan_once() -> Any:
-        with torch.no_grad():
-            context = observe_first_frames(model, frames, state)
-            goal = focus_goal(model, cost, model.encode_goal(frames), frames)
-            return planner.plan(model, context, goal, cost, seeds=[0])
-
-    return count_flops(plan_once)
-
-
 def collect_results(
     runs: dict[str, Rollouts], seconds: dict[str, float], setup: EvaluationSetup, keys: EvaluationKeys
 ) -> dict[str, Any]:
@@ -201,6 +188,7 @@ def collect_results(
             "peak_mib": measure_peak_mib(),
             "precision": keys.planner.precision,
         },
+        "starts": cases.count_starts(),
         "left_out": {"solved_at_start": cases.solved_starts, "nearer_than_least_distance": cases.too_near},
         "proprio": setup.proprio,
     }
@@ -235,12 +223,26 @@ def format_headline(results: dict[str, Any]) -> str:
     threshold, unit = results["thresholds"][0], results["unit"]
     oracle = "" if results["oracle"] is None else f", oracle {results['oracle']:.0%}"
     known = "" if results["proprio"] == "none" else f" (robot state known, {results['proprio']})"
-    task = f"{results['task']}{name_scenes(results['protocol'])}{known}"
+    measure = results["protocol"].get("measures", {}).get(results["task"])
+    judged = "" if measure is None else f", {measure}"
+    task = f"{results['task']}{judged}{name_scenes(results['protocol'])}{known}"
+    flops = results["plan"].get("episode_flops")
+    effort = "" if flops is None else f" of {format_flops(flops)}"
     return (
         f"{task}: {results['success_rate']:.0%} within {threshold} {unit} (95 % interval {low:.0%} "
         f"to {high:.0%}), held {results['held_rate']:.0%}; random {results['baselines']['random']:.0%}, zero action "
-        f"{results['baselines']['zero']:.0%}{oracle}; {results['episodes']} episodes"
+        f"{results['baselines']['zero']:.0%}{oracle}; {results['episodes']} episodes{effort}"
     )
+
+
+def format_starts(results: dict[str, Any]) -> str:
+    """Where the starts come from, and success of the method under test by their motion, in one line."""
+    starts, tested = results["starts"], next(iter(results["methods"].values()))
+    least, most = starts["least"], starts["most"]
+    each = f"{most}" if least == most else f"{least} to {most}"
+    kinds = [f"{group['successes']} of {group['episodes']} {group['motion']}" for group in tested["by_motion"]]
+    reached = f"; reached from {', '.join(kinds)} starts" if kinds else ""
+    return f"starts come from {starts['episodes']} episodes, {each} each{reached}"
 
 
 def _format_rates(run: Rollouts, task: TaskSpec) -> str:

@@ -58,10 +58,12 @@ def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_s
 def summarise(
     distances: NDArray[np.float64], cases: Cases, task: TaskSpec, replan_steps: int = 1, judge: Judge = "any"
 ) -> dict[str, Any]:
-    """Results of one method: success by every judge with intervals; by goal distance and kind of goal for `judge`.
-    distances: [n, budget + 1], nan after the end of an episode. replan_steps: environment steps from one plan to the
-    next."""
+    """Results of one method: success by every judge with intervals; by goal distance, kind of goal and motion at the
+    start for `judge`. distances: [n, budget + 1], nan after the end of an episode. replan_steps: environment steps from
+    one plan to the next."""
     count, bins = len(distances), task.distance_bins or choose_bins(cases.distances)
+    # Labels of all cases, also where a method plays a few: rows of a table have the same columns.
+    kinds, motions = (() if labels is None else np.unique(labels) for labels in (cases.kinds, cases.motions))
     cases = cases.take(count)
     steps_by_judge = select_judged_steps(distances, task, replan_steps)
     rates: dict[str, Any] = {}
@@ -75,7 +77,6 @@ def summarise(
     def count_group(rows: NDArray[np.bool_]) -> dict[str, int]:
         return {"episodes": int(rows.sum()), "successes": int(success[rows].sum())}
 
-    kinds = () if cases.kinds is None else np.unique(cases.kinds)
     filled = fill_after_end(distances)
     return {
         "episodes": count,
@@ -87,4 +88,5 @@ def summarise(
             for low, high in pairwise(bins)
         ],
         "by_kind": [{"kind": str(kind), **count_group(cases.kinds == kind)} for kind in kinds],
+        "by_motion": [{"motion": str(motion), **count_group(cases.motions == motion)} for motion in motions],
     }

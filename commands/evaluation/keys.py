@@ -27,5 +27,8 @@ class EvaluationKeys(RunKeys):
     env_workers: Annotated[int, Ge(0)] = 0
     """processes that simulate and render the episodes; 0: this one (enough where planning takes the time); changes no
     result"""
+    compare_batches: bool = False
+    """whether the model's episodes are played again in batches of 1, 4 and all and in two chunk sizes, and plans and
+    outcomes that differ are counted"""
     videos: Annotated[int, Ge(0)] = 6
     """rollout videos to write; offline: moments to show"""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import envs
-from commands.config.groups import CEMKeys, make_planner
+from commands.config.groups import CEMKeys, PlannerKeys, make_planner
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import RandomPolicy, Rollouts, ZeroPolicy, run_episodes
 from commands.evaluation.keys import EvaluationKeys
@@ -23,6 +23,7 @@ from envs.vector import VectorGoalEnv
 from planners.cem import CEM
 from planners.costs import GoalCost
 from planners.mpc import MPC
+from planners.protocol import Dynamics
 from planners.sampling import BasePlanner
 
 MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD, ORACLE_METHOD, ORACLE_COST_METHOD = (
@@ -49,7 +50,14 @@ def play_policy(
     make_vector = partial(VectorGoalEnv, setup.task.name, num_workers=workers, **setup.env_kwargs)
     with console.progress(name, budget, "environment steps") as progress:
         run = run_episodes(
-            policy, make_vector, cases or setup.cases, budget, videos, progress.update, setup.preprocessing
+            policy,
+            make_vector,
+            cases or setup.cases,
+            budget,
+            videos,
+            progress.update,
+            setup.preprocessing,
+            setup.task.distance,
         )
     if run.played is not None:
         ended = run.played[run.played < budget]
@@ -60,11 +68,16 @@ def play_policy(
     return run
 
 
+def make_agent(model: Dynamics, keys: PlannerKeys) -> MPC:
+    """The method under test: a model planned in."""
+    return MPC(model, make_planner(keys), keys.cost, keys.mpc)
+
+
 def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any]:
     """The policy of every method of the protocol, by its name; those with a model only where the setup has one."""
     planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
     model, task, protocol = setup.model, setup.task, setup.protocol
-    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: MPC(model, planner, cost, mpc)}
+    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: make_agent(model, keys.planner)}
     policies |= {RANDOM_METHOD: RandomPolicy(task), ZERO_METHOD: ZeroPolicy(task)}
 
     def make_oracle(cost_model: Any, less: dict[str, int], oracle_cost: GoalCost, receding_steps: int) -> OraclePolicy:

@@ -71,7 +71,9 @@ def check_offline(keys: EvaluationKeys, goal: Any, viewer: str) -> None:
         raise UsageError(f"goal={goal} {why}: leave goal out, or use commands.agent.Agent on the robot")
     if viewer != "none":
         raise UsageError(f"viewer={viewer} {why}: leave viewer out")
-    for key, usual in (("goal_nuisance", "same"), ("variation", None)):
+    if keys.compare_batches:
+        raise UsageError(f"compare_batches=true {why}: leave compare_batches out")
+    for key, usual in (("goal_nuisance", "same"), ("variation", None), ("start_velocity", "recorded")):
         if (value := getattr(protocol, key)) != usual:
             raise UsageError(f"protocol.{key}={value} {why}: leave protocol.{key} out")
     if protocol.min_goal_distance:

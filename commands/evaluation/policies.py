@@ -39,7 +39,7 @@ def evaluate(
     size_hw: size of the frames that the policy sees; None: the environment's. proprio: whether it gets proprioception.
 
     Returns what results.json holds; its methods["policy"] is the policy. Raises UsageError for a policy that lacks a
-    method and an unknown key, and ValueError for a file that serves too few goals.
+    method, an unknown key and an offset beyond the episodes, and ValueError for a file that serves too few goals.
     """
     require_members("policy", policy, MEMBERS, "policy")
     files = data if isinstance(data, str) else list(data)

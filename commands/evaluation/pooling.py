@@ -1,9 +1,9 @@
 """The summary of a sweep: evaluations pooled over seeds and beside each other, training curves in one figure.
 
-Evaluations that differ in their seed alone become one result: successes and episodes are added up. A rate over n
-training seeds x m episodes has the Wilson interval of n * m episodes. The rate of each seed stands next to it, because
-that interval does not show how much training runs differ. Where other keys differ, one table has a line for each
-setting.
+Evaluations that differ in their seed alone (of training, or of the protocol) become one result: successes and episodes
+are added up. A rate over n training seeds x m episodes has the Wilson interval of n * m episodes. The rate of each seed
+stands next to it, because that interval does not show how much training runs differ. Where other keys differ, one table
+has a line for each setting.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from commands.shared.runs import get_identity, read_json, write_json
 
 RESULTS = "results.json"
 KINDS = ("any", "held")  # of success, in results.json
+SEEDS = ("seed", "protocol.seed")  # keys in which runs of one setting may differ
 CURVES = {
     "prediction loss on val": "prediction",
     "spread of features": "feature_std",
@@ -47,12 +48,12 @@ def pool_runs(folders: Mapping[Path, Composed], free: Sequence[str], console: Co
 
 
 def _group_evaluations(folders: Mapping[Path, Composed], free: Sequence[str]) -> dict[str, dict[Path, Any]]:
-    """The results of finished evaluations by folder, those together that differ in `seed` alone."""
+    """The results of finished evaluations by folder, those together that differ in SEEDS alone."""
     alike: dict[str, dict[Path, Any]] = {}
     for path, composed in folders.items():
         result = read_json(path / RESULTS) if (path / RESULTS).exists() else {}
         if "success_rate" in result:
-            key = _short_hash(get_identity(composed.config, (*free, "seed")))
+            key = _short_hash(get_identity(composed.config, (*free, *SEEDS)))
             alike.setdefault(key, {})[path] = result
     evaluations = {path: result for group in alike.values() for path, result in group.items()}
     for path, result in evaluations.items():
@@ -87,7 +88,7 @@ def _compare_settings(
         return
     lines = [folders[next(iter(group))].overrides for group in alike.values()]
     settings = [{key: value for key, _, value in (word.partition("=") for word in line)} for line in lines]
-    keys = [key for key in settings[0] if key != "seed" and len({setting.get(key) for setting in settings}) > 1]
+    keys = [key for key in settings[0] if key not in SEEDS and len({setting.get(key) for setting in settings}) > 1]
     pooled = [pool_results(list(group.values())) for group in alike.values()]
     head = [*keys, "episodes", "within", "success", "held", "random", "oracle"]
     rows: list[list[Any]] = []
@@ -144,8 +145,8 @@ def _pool_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         hits = {t: sum(round(row[kind][t] * row["episodes"]) for row in rows) for t in rows[0][kind]}
         pooled[kind] = {threshold: count / episodes for threshold, count in hits.items()}
         pooled[f"{kind}_ci95"] = {threshold: wilson_interval(count, episodes) for threshold, count in hits.items()}
-    for kind in ("by_distance", "by_kind"):
-        pooled[kind] = _pool_groups([group for row in rows for group in row[kind]])
+    for kind in ("by_distance", "by_kind", "by_motion"):
+        pooled[kind] = _pool_groups([group for row in rows for group in row.get(kind, [])])
     return pooled
 
 

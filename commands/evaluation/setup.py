@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 import envs
-from commands.evaluation.cases import Cases, draw_cases
+from commands.evaluation.cases import RESTING, Cases, draw_cases
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import compile_model, fit_actions, load_model
-from commands.evaluation.protocol import ProtocolConfig, apply_threshold, resolve_protocol
+from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
 from commands.evaluation.scenes import redraw_scenes
 from commands.shared.errors import UsageError
 from commands.training.model_folders import find_frame_skip, open_reader
@@ -82,11 +85,28 @@ def make_setup(
             f"{source['env']} was recorded elsewhere and there is no environment of it to plan in "
             f"(environments: {', '.join(envs.TASKS)}); jepa plan offline=true compares plans with recorded actions"
         )
-    task = apply_threshold(task, keys.protocol)
+    task = adapt_task(task, keys.protocol)
     protocol = resolve_protocol(keys.protocol, task)
-    cases = redraw_scenes(draw(reader, task, protocol), protocol, task.name, reader.info.env_kwargs)
+    cases = draw(reader, task, protocol)
+    if protocol.start_velocity == "zero":
+        cases = stop_starts(cases, task.name, reader.info.env_kwargs)
+    cases = redraw_scenes(cases, protocol, task.name, reader.info.env_kwargs)
     proprio = "none" if model is None else model.spec.proprio
     return EvaluationSetup(model, source, reader, task, protocol, cases, skip, proprio=proprio)
+
+
+def stop_starts(cases: Cases, env_id: str, env_kwargs: Mapping[str, Any]) -> Cases:
+    """The cases with the same positions at the start and no velocity; UsageError for a simulator that does not tell
+    which numbers of its state are velocities."""
+    with closing(envs.make(env_id, **env_kwargs)) as env:
+        states = cases.start_states.copy()
+        if states[:, env.qvel].shape[1] == 0:
+            raise UsageError(
+                f"protocol.start_velocity=zero: the velocities in a state of {env_id} are not known: leave it out"
+            )
+        states[:, env.qvel] = 0
+    motions = None if cases.motions is None else np.full_like(cases.motions, RESTING)
+    return replace(cases, start_states=states, motions=motions)
 
 
 def load_baseline_setup(keys: EvaluationKeys, skip: int | None, data: Any) -> EvaluationSetup:

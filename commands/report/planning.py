@@ -11,7 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.evaluation.cases import Cases
+from commands.evaluation.arithmetic import format_flops
+from commands.evaluation.cases import REST_SPEED, Cases
 from commands.evaluation.episodes import Rollouts
 from commands.evaluation.judging import detect_success
 from commands.evaluation.scenes import describe_scenes
@@ -78,7 +79,8 @@ def _list_texts(results: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
     protocol, plan, methods, rate = (results[key] for key in ("protocol", "plan", "methods", "success_rate"))
     random, step_s, judge = results["baselines"]["random"], task.control_step_s, protocol["judge"]
     alone = None if plan["ms_p50"] is None else plan["ms_p50"] / plan["environments"]
-    flops = plan.get("flops")
+    flops, episode_flops = plan.get("flops"), plan.get("episode_flops")
+    starts = results["starts"]
     fewer = [
         f"; {name}: the first {row['episodes']} episodes alone, since it is slow"
         for name, row in methods.items()
@@ -103,15 +105,19 @@ def _list_texts(results: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
         "plan_p50": format_number(plan["ms_p50"], "ms"),
         "plan_p95": format_number(plan["ms_p95"], "ms"),
         "plan_alone": format_number(alone, "ms"),
-        "plan_gflop": format_number(None if flops is None else flops / 1e9, "GFLOP"),
+        "plan_flops": "not measured" if flops is None else format_flops(flops),
+        "episode_flops": "not measured" if episode_flops is None else format_flops(episode_flops),
+        "starts_each": f"{starts['least']} to {starts['most']}" if starts["least"] < starts["most"] else starts["most"],
         "peak_memory": format_number(plan["peak_mib"], "MiB"),
         "control_ms": format_number(1000 * step_s, "ms"),
         "wall_time": format_duration(sum(results["seconds"].get(name, 0.0) for name in methods)),
+        "held_for": f"{task.held_steps} step{'s' * (task.held_steps > 1)}",
         "held_s": task.held_steps * step_s,
         "offset_s": protocol["goal_offset"] * step_s,
         "budget_s": protocol["budget"] * step_s,
         "sensors": "" if results.get("proprio", "none") == "none" else ", the model also proprioception",
         "fewer": "".join(fewer),
+        "measure": f" ({protocol['measures'][task.name]})" if task.name in protocol["measures"] else "",
         "scenes": describe_scenes(protocol),
     }
 
@@ -188,9 +194,15 @@ def _render_bins(methods: Mapping[str, Mapping[str, Any]], task: TaskSpec) -> st
     heads = {
         "by_distance": [f"{group['from']:g} to {group['to']:g} {unit}" for group in tested["by_distance"]],
         "by_kind": [escape(group["kind"]) for group in tested["by_kind"]],
+        "by_motion": [f"{group['motion']} start" for group in tested["by_motion"]],
     }
     html = ""
-    for key, caption in (("by_distance", "Successes, of episodes in the bin"), ("by_kind", "The same by kind of goal")):
+    captions = {
+        "by_distance": "Successes, of episodes in the bin",
+        "by_kind": "The same by kind of goal",
+        "by_motion": f"The same by motion at the start (resting: no velocity above {REST_SPEED} m/s or rad/s)",
+    }
+    for key, caption in captions.items():
         rows = [
             [render_name(number, name), *map(_render_count, row[key])]
             for number, (name, row) in enumerate(methods.items())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.task_spec import TaskSpec, wrap_angle
+from envs.task_spec import Measure, TaskSpec, wrap_angle
 
 WIDTH_M = 2.0
 UNIT_M = WIDTH_M / 512  # unit of length of the original environment
@@ -22,6 +22,12 @@ _POSITIONS, _BLOCK, _ANGLE = [0, 1, 4, 5], [4, 5], 6  # columns of a truth
 def push_t_distance(truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.float64]:
     """The larger of position and angle error in tolerances, for truth arrays `[..., 10]`; below 1 is success."""
     return _compute_error(truth_a, truth_b, _POSITIONS)
+
+
+def push_t_block_distance(truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.float64]:
+    """The larger of the block's position and angle error, wherever the disc is, in tight tolerances (10 of 512 units,
+    pi / 18), for truth arrays `[..., 10]`; the strict rule of CLEAR-LeWM (its EVALUATION_SPEC.md)."""
+    return 2 * _compute_error(truth_a, truth_b, _BLOCK)
 
 
 def push_t_goal_kind(start: ArrayLike, goal: ArrayLike) -> NDArray[np.str_]:
@@ -66,4 +72,5 @@ PUSH_T = TaskSpec(
     distance=push_t_distance,
     probe_targets=push_t_probe_targets,
     goal_kind=push_t_goal_kind,
+    measures={"block": Measure(push_t_block_distance, "tight tolerances", (1.0, 2.0))},
 )

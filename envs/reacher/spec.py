@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from envs.task_spec import LargestError, PoseTargets, TaskSpec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from envs.task_spec import LargestError, Measure, PoseTargets, TaskSpec
+
+_FINGERTIP = [4, 5]  # columns of a truth
+
+
+def measure_fingertip(truth_a: ArrayLike, truth_b: ArrayLike) -> NDArray[np.float64]:
+    """Distance of two fingertips in metres, for truth arrays `[..., 6]`; several arm poses may share one."""
+    a, b = np.asarray(truth_a, np.float64), np.asarray(truth_b, np.float64)
+    return np.linalg.norm(a[..., _FINGERTIP] - b[..., _FINGERTIP], axis=-1)
+
 
 REACHER = TaskSpec(
     name="reacher",
@@ -23,4 +35,5 @@ REACHER = TaskSpec(
     proprio_names=("shoulder", "wrist", "shoulder velocity", "wrist velocity"),
     distance=LargestError(2, periodic=(0,)),  # the shoulder turns freely; the wrist stops at +-160 degrees
     probe_targets=PoseTargets(angles=(0, 1)),
+    measures={"fingertip": Measure(measure_fingertip, "m", (0.01, 0.02, 0.05))},
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from envs import OWN_TASKS
+from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER
 from envs.task_spec import wrap_angle
 from envs.two_rooms.spec import BALL_RADIUS_M, DOOR_HALF_WIDTH_M, two_rooms_blocked, two_rooms_distance
@@ -56,12 +57,24 @@ def test_a_distance_is_symmetric_zero_at_home_and_broadcasts(name: str) -> None:
     size = len(OWN_TASKS[name].truth_names)
     a, b = rng.uniform(-0.9, 0.9, (2, 40, size))
     a[:, -1] = b[:, -1] = 0.1  # one door
-    distance = OWN_TASKS[name].distance
-    np.testing.assert_allclose(distance(a, b), distance(b, a))
-    np.testing.assert_array_equal(distance(a, a), 0)
-    table = distance(a[:, None], b[None])
-    assert table.shape == (40, 40) and table.dtype == np.float64
-    np.testing.assert_array_equal(np.diagonal(table), distance(a, b))
+    task = OWN_TASKS[name]
+    for distance in (task.distance, *(measure.distance for measure in task.measures.values())):
+        np.testing.assert_allclose(distance(a, b), distance(b, a))
+        np.testing.assert_array_equal(distance(a, a), 0)
+        table = distance(a[:, None], b[None])
+        assert table.shape == (40, 40) and table.dtype == np.float64
+        np.testing.assert_array_equal(np.diagonal(table), distance(a, b))
+
+
+def test_a_task_judged_by_a_measure_keeps_everything_else() -> None:
+    chosen = PUSH_T.select_measure("block")
+    assert chosen.distance is PUSH_T.measures["block"].distance and chosen.distance_unit == "tight tolerances"
+    assert chosen.thresholds == (1.0, 2.0) and chosen.min_goal_distance == 0 and chosen.distance_bins is None
+    assert (chosen.name, chosen.truth_names, chosen.budget) == (PUSH_T.name, PUSH_T.truth_names, PUSH_T.budget)
+    assert [PUSH_T.truth_names[index] for index in PUSH_T.velocity_index] == [
+        *("agent velocity x", "agent velocity y"),
+        *("block velocity x", "block velocity y", "block angular velocity"),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(OWN_TASKS))

@@ -115,11 +115,14 @@ def test_the_linear_model_of_the_guide_predicts_its_data(modules, data):
 def test_plan_takes_a_class_and_writes_the_report(modules, data):
     words = ["plan", "model=linear_model:LinearModel", f"model_options={{data: {data}}}", f"data={data}", *PROTOCOL]
     words += ["planner.horizon=4", "planner.samples=16", "planner.elites=4", "videos=1", "name=p", f"runs={modules}"]
-    words.append("planner.precision=bf16")
+    words += ["planner.precision=bf16", "compare_batches=true"]
     assert main(words) == 0
     results = json.loads((modules / "plan/p/results.json").read_text())
     assert results["model"]["folder"] == "linear_model:LinearModel" and results["model"]["options"] == {"data": data}
     assert list(results["methods"]) == ["model", "random", "zero action"] and results["plan"]["flops"] > 0
+    assert results["plan"]["episode_flops"] > results["plan"]["flops"]
+    batches = [(row["batch"], row["chunk_elements"], row["episodes"]) for row in results["batches"]]
+    assert batches == [(1, 0, 2), (1, 32, 2), (2, 32, 2)] and all(row["flipped"] <= 2 for row in results["batches"])
     assert results["plan"]["precision"] == "bf16" and 0 < results["plan"]["elite_overlap"] <= 1
     assert (modules / "plan/p/report.html").exists() and list((modules / "plan/p/videos").iterdir())
 

@@ -11,7 +11,8 @@ from commands.config.compose import load_config
 from commands.evaluation.cases import draw_cases, draw_starts
 from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.judging import choose_bins, detect_success, summarise
-from commands.evaluation.protocol import ProtocolConfig, apply_threshold, resolve_protocol
+from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
+from commands.shared.errors import UsageError
 from envs.reacher.spec import REACHER
 
 
@@ -140,8 +141,8 @@ def test_every_judge_looks_at_its_own_steps():
 
 def test_a_protocol_may_have_thresholds_of_its_own_and_count_solved_starts():
     protocol = ProtocolConfig(episodes=1, thresholds={"reacher": 0.05}, keep_solved=True, min_goal_distance=0.0)
-    assert apply_threshold(REACHER, protocol).thresholds == (0.05, 0.2, 0.1)
-    assert apply_threshold(REACHER, ProtocolConfig(thresholds={"push_t": 1.0})) is REACHER
+    assert adapt_task(REACHER, protocol).thresholds == (0.05, 0.2, 0.1)
+    assert adapt_task(REACHER, ProtocolConfig(thresholds={"push_t": 1.0})) == REACHER
     cases = draw_cases(FakeReader(turn=0.0), REACHER, resolve_protocol(protocol, REACHER))
     assert len(cases.seeds) == 1 and cases.solved_starts == 0 and cases.distances[0] == 0
     with pytest.raises(ValueError, match="protocol.judge=best: choose one of any, held, final, replan"):
@@ -154,7 +155,7 @@ def test_the_protocols_of_others_note_what_they_count_and_are_served_whole_episo
     protocol, planner = config.protocol, config.planner
     assert protocol.keep_solved and protocol.note and protocol.min_goal_distance == 0
     assert planner.samples == 300 and planner.mpc.receding_steps == planner.horizon
-    with pytest.raises(ValueError, match="serves 0 starts with goals .* ahead"):
+    with pytest.raises(UsageError, match="the longest episode of split .* has 19 environment steps"):
         draw_cases(FakeReader(steps=20), REACHER, resolve_protocol(protocol, REACHER))
 
 

@@ -241,7 +241,7 @@ def test_report_and_headline_say_what_the_scenes_were():
     results = {
         "task": "reacher", "protocol": protocol, "success_rate": 0.5, "success_rate_ci95": (0.4, 0.6), "held_rate": 0.5,
         "thresholds": [0.2], "unit": "rad", "oracle": None, "proprio": "none", "episodes": 2,
-        "baselines": {"random": 0.0, "zero": 0.0},
+        "baselines": {"random": 0.0, "zero": 0.0}, "plan": {},
     }  # fmt: skip
     assert "reacher (scenes unseen, goal images other): 50%" in format_headline(results)
     scaled = {"variation": "moving", "goal_nuisance": "same", "strength": 0.5}
