@@ -11,10 +11,19 @@ from typing import Any
 from commands.comparison.cells import ORACLE, Cell
 from commands.evaluation.evaluate import evaluate_baselines, evaluate_model
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
+from commands.evaluation.rank_reach import measure_planned_reach
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations
+from commands.shared.devices import resolve_device
 from commands.shared.runs import get_commit, list_versions, write_json
 from commands.training.feature_cache import make_cache_key
-from commands.training.model_folders import MODEL, derive_preprocessing, load_encoder, open_reader, read_model_kind
+from commands.training.model_folders import (
+    MODEL,
+    derive_preprocessing,
+    load_dynamics,
+    load_encoder,
+    open_reader,
+    read_model_kind,
+)
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
 from commands.transfer.collection import FILE, collect_into
@@ -82,7 +91,13 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
         own = time_phase("plan_own", lambda: evaluate_model(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
     reader, trained = open_reader(data, keys.on_damaged), load_encoder(encoder)[0]
-    reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))
+    preprocessing = derive_preprocessing(reader.info, trained.config.image_px)
+    reader = prepare_reader(reader, preprocessing)
+    dynamics, _ = load_dynamics(model, resolve_device(keys.device))
+    record["rank_reach"] = time_phase(
+        "rank_reach",
+        lambda: measure_planned_reach(dynamics, reader, "val", keys.planner.cost, preprocessing, keys.seed),
+    )
     FeatureCache(reader).build_path(make_cache_key(trained, reader), keys.dynamics.space).unlink()
     return record
 

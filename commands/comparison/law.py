@@ -1,0 +1,150 @@
+"""The law over cells: whether what is measured before planning predicts success, as rank correlations and a figure.
+
+RoboJEPA (arXiv 2610.10515) finds that success follows the error of latent rollouts. Here every finished cell is a
+point: normalised success, (success - random) / (oracle - random), over the open-loop error of its dynamics, over the
+near-pair rank correlation of its embedding, and over its rank reach where the cell has recorded one.
+
+Cells of one method on one task are alike, so the bootstrap resamples methods, with all their seeds and budgets.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from commands.comparison.tables import ORACLE, WIDTH, Record
+from commands.evaluation.intervals import LEVELS
+from commands.report.rank_plots import draw_law
+from world_model.probing.probes import rank_correlation
+
+FIGURE = "law.png"
+LEAST_CELLS = 5  # for a rank correlation
+RESAMPLES = 1000  # of methods, for an interval
+APART = ("oracle", "oracle_cost")  # keys of a protocol in which a cell and its oracle differ
+# {name: (title, how to read it from a record, None where it was not measured)}
+MEASURES: dict[str, tuple[str, Callable[[Record], float | None]]] = {
+    "error": ("open-loop error over copying, last step", lambda r: r.get("posttrain", {}).get("over_copy_last")),
+    "near_pairs": ("near-pair rank correlation", lambda r: r.get("pretrain", {}).get("near_pair_correlation")),
+    "rank_reach": (
+        "rank reach, environment steps",
+        lambda r: ((r.get("rank_reach") or {}).get("reach") or {}).get("useful"),
+    ),
+}
+
+
+def write_law(records: Sequence[Record], png_path: Path) -> str:
+    """Draw the figure and return a section of Markdown; "" and no figure where too few cells can be compared."""
+    cells = list_points(records)
+    measured = {name: title for name, (title, _) in MEASURES.items() if correlate(cells, name, resamples=0)}
+    if not measured:
+        return ""
+    found = {name: correlate(cells, name) for name in measured}
+    draw_law(cells, {name: (measured[name], _format_short(row)) for name, row in found.items()}, png_path)
+    said = "; ".join(f"{measured[name]}: {_format_long(row)}" for name, row in found.items())
+    text = (
+        "Every cell of this folder is a point: normalised success over what is measured before planning. Spearman's "
+        f"rank correlation with 95 % intervals (bootstrap over methods): {said}."
+    )
+    lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(["", "## What predicts success", "", *lines, "", f"![success over measures]({png_path.name})", ""])
+
+
+def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """`task`, `objective`, `seed`, normalised `success` and all MEASURES (or None) of every cell whose oracle is among
+    the records and better than random actions."""
+    points = []
+    for record in records:
+        oracle = None if record["objective"] == ORACLE else _find_oracle(record, records)
+        if oracle is None:
+            continue
+        threshold = str(record["thresholds"][0])
+        success, random, best = (
+            float(row["any"][threshold]) for row in (record["plan"], record["random"], oracle["plan"])
+        )
+        if best > random:
+            points.append(
+                {key: record[key] for key in ("task", "objective", "seed")}
+                | {"success": (success - random) / (best - random)}
+                | {name: read(record) for name, (_, read) in MEASURES.items()}
+            )
+    return points
+
+
+def correlate(cells: Sequence[Mapping[str, Any]], measure: str, resamples: int = RESAMPLES) -> dict[str, Any] | None:
+    """Rank correlation of success and a measure: `overall` and `within` tasks (of ranks within each task), each with
+    an interval `_ci95` (null where it cannot be resampled), and the number of `cells` and `tasks`; None for fewer than
+    LEAST_CELLS or where either is constant."""
+    known = [cell for cell in cells if cell[measure] is not None]
+    if len(known) < LEAST_CELLS:
+        return None
+    x, y = (np.array([cell[key] for cell in known], float) for key in (measure, "success"))
+    tasks = np.unique([cell["task"] for cell in known], return_inverse=True)[1]
+    groups = np.unique([f"{cell['task']} {cell['objective']}" for cell in known], return_inverse=True)[1]
+    overall = _correlate(x, y)
+    if not np.isfinite(overall):
+        return None
+    result: dict[str, Any] = {
+        "cells": len(known),
+        "tasks": int(tasks.max()) + 1,
+        "overall": overall,
+        "within": _within(x, y, tasks),
+    }
+    rng, members = np.random.default_rng(0), [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    drawn = []
+    for _ in range(resamples):
+        rows = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
+        drawn.append((_correlate(x[rows], y[rows]), _within(x[rows], y[rows], tasks[rows])))
+    for name, values in zip(("overall", "within"), np.array(drawn, float).reshape(-1, 2).T, strict=True):
+        finite = values[np.isfinite(values)]
+        result[f"{name}_ci95"] = np.quantile(finite, LEVELS).tolist() if len(finite) else None
+    return result
+
+
+def _correlate(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return rank_correlation(torch.from_numpy(x), torch.from_numpy(y))
+
+
+def _within(x: NDArray[np.float64], y: NDArray[np.float64], tasks: NDArray[np.int64]) -> float:
+    """Correlation of ranks within tasks, each centred there and divided by the task's number of cells."""
+    from scipy.stats import rankdata  # slow to import
+
+    ranks = np.zeros((2, len(x)))
+    for task in np.unique(tasks):
+        rows = tasks == task
+        ranks[:, rows] = (rankdata(np.stack([x[rows], y[rows]]), axis=1) - (rows.sum() + 1) / 2) / rows.sum()
+    power = np.sqrt((ranks**2).sum(1).prod())
+    return float((ranks[0] * ranks[1]).sum() / power) if power > 0 else float("nan")
+
+
+def _find_oracle(record: Record, records: Sequence[Record]) -> Record | None:
+    """The oracle's cell of the same task, seed and protocol, as far as both state the protocol's keys."""
+
+    def agrees(other: Record) -> bool:
+        mine, its = record["config"]["protocol"], other["config"]["protocol"]
+        return all(mine[key] == its[key] for key in mine.keys() & its.keys() - set(APART))
+
+    same = (
+        r for r in records if r["objective"] == ORACLE and (r["task"], r["seed"]) == (record["task"], record["seed"])
+    )
+    return next(filter(agrees, same), None)
+
+
+def _format_number(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
+
+
+def _format_short(row: Mapping[str, Any] | None) -> str:
+    assert row is not None
+    return f"rank correlation {_format_number(row['overall'], row['overall_ci95'])}"
+
+
+def _format_long(row: Mapping[str, Any] | None) -> str:
+    assert row is not None
+    within = f", within tasks {_format_number(row['within'], row['within_ci95'])}" if row["tasks"] > 1 else ""
+    return f"{_format_number(row['overall'], row['overall_ci95'])}{within}, {row['cells']} cells"
