@@ -2,7 +2,8 @@
 
 RoboJEPA (arXiv 2610.10515) finds that success follows the error of latent rollouts. Here every finished cell is a
 point: normalised success, (success - random) / (oracle - random), over the open-loop error of its dynamics, over the
-near-pair rank correlation of its embedding, and over its rank reach where the cell has recorded one.
+near-pair rank correlation of its embedding, and, where the cell has recorded them, over how far its cost ranks random
+candidates (`commands.evaluation.rank_curves`) and how well on average.
 
 Cells of one method on one task are alike, so the bootstrap resamples methods, with all their seeds and budgets.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -25,28 +27,37 @@ from world_model.probing.probes import rank_correlation
 
 FIGURE = "law.png"
 LEAST_CELLS = 5  # for a rank correlation
+LEAST_METHODS = 4  # for an interval
 RESAMPLES = 1000  # of methods, for an interval
 APART = ("oracle", "oracle_cost")  # keys of a protocol in which a cell and its oracle differ
+
+
+def _read_reach(record: Record) -> float | None:
+    return record["rank_reach"]["reach"]["useful"] if record.get("rank_reach") else None
+
+
+def _read_ranking(record: Record) -> float | None:
+    means = [mean for mean in record["rank_reach"]["mean"] if mean is not None] if record.get("rank_reach") else []
+    return fmean(means) if means else None
+
+
 # {name: (title, how to read it from a record, None where it was not measured)}
 MEASURES: dict[str, tuple[str, Callable[[Record], float | None]]] = {
     "error": ("open-loop error over copying, last step", lambda r: r.get("posttrain", {}).get("over_copy_last")),
     "near_pairs": ("near-pair rank correlation", lambda r: r.get("pretrain", {}).get("near_pair_correlation")),
-    "rank_reach": (
-        "rank reach, environment steps",
-        lambda r: ((r.get("rank_reach") or {}).get("reach") or {}).get("useful"),
-    ),
+    "rank_reach": ("rank reach, environment steps", _read_reach),
+    "ranking": ("rank correlation of cost, mean over distances", _read_ranking),
 }
 
 
 def write_law(records: Sequence[Record], png_path: Path) -> str:
     """Draw the figure and return a section of Markdown; "" and no figure where too few cells can be compared."""
     cells = list_points(records)
-    measured = {name: title for name, (title, _) in MEASURES.items() if correlate(cells, name, resamples=0)}
-    if not measured:
+    found = {name: row for name in MEASURES if (row := correlate(cells, name)) is not None}
+    if not found:
         return ""
-    found = {name: correlate(cells, name) for name in measured}
-    draw_law(cells, {name: (measured[name], _format_short(row)) for name, row in found.items()}, png_path)
-    said = "; ".join(f"{measured[name]}: {_format_long(row)}" for name, row in found.items())
+    draw_law(cells, {name: (MEASURES[name][0], _format_short(row)) for name, row in found.items()}, png_path)
+    said = "; ".join(f"{MEASURES[name][0]}: {_format_long(row)}" for name, row in found.items())
     text = (
         "Every cell of this folder is a point: normalised success over what is measured before planning. Spearman's "
         f"rank correlation with 95 % intervals (bootstrap over methods): {said}."
@@ -76,9 +87,9 @@ def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
     return points
 
 
-def correlate(cells: Sequence[Mapping[str, Any]], measure: str, resamples: int = RESAMPLES) -> dict[str, Any] | None:
+def correlate(cells: Sequence[Mapping[str, Any]], measure: str) -> dict[str, Any] | None:
     """Rank correlation of success and a measure: `overall` and `within` tasks (of ranks within each task), each with
-    an interval `_ci95` (null where it cannot be resampled), and the number of `cells` and `tasks`; None for fewer than
+    an interval `_ci95` (null for fewer than LEAST_METHODS), and the number of `cells` and `tasks`; None for fewer than
     LEAST_CELLS or where either is constant."""
     known = [cell for cell in cells if cell[measure] is not None]
     if len(known) < LEAST_CELLS:
@@ -94,13 +105,17 @@ def correlate(cells: Sequence[Mapping[str, Any]], measure: str, resamples: int =
         "tasks": int(tasks.max()) + 1,
         "overall": overall,
         "within": _within(x, y, tasks),
+        "overall_ci95": None,
+        "within_ci95": None,
     }
     rng, members = np.random.default_rng(0), [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    if len(members) < LEAST_METHODS:
+        return result
     drawn = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         rows = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
         drawn.append((_correlate(x[rows], y[rows]), _within(x[rows], y[rows], tasks[rows])))
-    for name, values in zip(("overall", "within"), np.array(drawn, float).reshape(-1, 2).T, strict=True):
+    for name, values in zip(("overall", "within"), np.array(drawn).T, strict=True):
         finite = values[np.isfinite(values)]
         result[f"{name}_ci95"] = np.quantile(finite, LEVELS).tolist() if len(finite) else None
     return result
@@ -139,12 +154,10 @@ def _format_number(value: float, interval: Sequence[float] | None) -> str:
     return f"{value:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
 
 
-def _format_short(row: Mapping[str, Any] | None) -> str:
-    assert row is not None
+def _format_short(row: Mapping[str, Any]) -> str:
     return f"rank correlation {_format_number(row['overall'], row['overall_ci95'])}"
 
 
-def _format_long(row: Mapping[str, Any] | None) -> str:
-    assert row is not None
+def _format_long(row: Mapping[str, Any]) -> str:
     within = f", within tasks {_format_number(row['within'], row['within_ci95'])}" if row["tasks"] > 1 else ""
     return f"{_format_number(row['overall'], row['overall_ci95'])}{within}, {row['cells']} cells"

@@ -62,19 +62,19 @@ class RankReachConfig:
     """Moments and candidates of the rank correlation between cost and true distance."""
 
     moments: Annotated[int, Ge(0)] = 32
-    """recorded moments for every distance to the goal (>= 0; 0 disables the measurement)"""
+    """recorded moments for every distance to the goal (0 disables the measurement)"""
     candidates: Annotated[int, Ge(3)] = 48
-    """action sequences per moment and set (>= 3)"""
+    """action sequences per moment and set"""
     steps: tuple[Annotated[int, Ge(1)], ...] = (1, 5, 10, 20, 30, 50)
-    """environment steps from a moment to its goal (>= 1), rounded up to model steps"""
+    """environment steps from a moment to its goal, rounded up to model steps"""
     iterations: Annotated[int, Ge(1)] = 5
-    """iterations of the search whose first, middle and last candidates are ranked (>= 1; 1: random candidates alone)"""
+    """iterations of the search whose first, middle and last candidates are ranked (1: random candidates alone)"""
     simulator_moments: Annotated[int, Ge(0)] = 16
-    """moments whose candidates are rendered and encoded, to tell dynamics from distance (>= 0; 0 disables this)"""
+    """moments whose candidates are rendered and encoded, to tell dynamics from distance (0 disables this)"""
 
     def __post_init__(self) -> None:
         if not self.steps:
-            raise ValueError("rank_reach.steps=[] must hold at least one number of environment steps, as [10,20]")
+            raise ValueError("steps=[] must hold at least one number of environment steps, as [10,20]")
 
     def list_model_steps(self, frame_skip: int) -> list[int]:
         """Model steps from a moment to its goal, in order, each once."""
