@@ -17,13 +17,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from commands.comparison.tables import ORACLE, WIDTH, Record
 from commands.evaluation.intervals import LEVELS
 from commands.report.rank_plots import draw_law
-from world_model.probing.probes import rank_correlation
 
 FIGURE = "law.png"
 LEAST_CELLS = 5  # for a rank correlation
@@ -96,44 +94,42 @@ def correlate(cells: Sequence[Mapping[str, Any]], measure: str) -> dict[str, Any
         return None
     x, y = (np.array([cell[key] for cell in known], float) for key in (measure, "success"))
     tasks = np.unique([cell["task"] for cell in known], return_inverse=True)[1]
-    groups = np.unique([f"{cell['task']} {cell['objective']}" for cell in known], return_inverse=True)[1]
-    overall = _correlate(x, y)
-    if not np.isfinite(overall):
+    methods = np.unique([f"{cell['task']} {cell['objective']}" for cell in known], return_inverse=True)[1]
+    one_task = np.zeros_like(tasks)
+    overall = _correlate(x, y, one_task)
+    if np.isnan(overall):
         return None
     result: dict[str, Any] = {
         "cells": len(known),
         "tasks": int(tasks.max()) + 1,
         "overall": overall,
-        "within": _within(x, y, tasks),
+        "within": _correlate(x, y, tasks),
         "overall_ci95": None,
         "within_ci95": None,
     }
-    rng, members = np.random.default_rng(0), [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    rng, members = np.random.default_rng(0), [np.flatnonzero(methods == method) for method in range(methods.max() + 1)]
     if len(members) < LEAST_METHODS:
         return result
     drawn = []
     for _ in range(RESAMPLES):
-        rows = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
-        drawn.append((_correlate(x[rows], y[rows]), _within(x[rows], y[rows], tasks[rows])))
+        rows = np.concatenate([members[method] for method in rng.integers(len(members), size=len(members))])
+        drawn.append([_correlate(x[rows], y[rows], groups[rows]) for groups in (one_task, tasks)])
     for name, values in zip(("overall", "within"), np.array(drawn).T, strict=True):
         finite = values[np.isfinite(values)]
         result[f"{name}_ci95"] = np.quantile(finite, LEVELS).tolist() if len(finite) else None
     return result
 
 
-def _correlate(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    return rank_correlation(torch.from_numpy(x), torch.from_numpy(y))
+def _correlate(x: NDArray[np.float64], y: NDArray[np.float64], tasks: NDArray[np.int64]) -> float:
+    """Correlation of ranks within tasks; Spearman's where there is one task. NaN where either is constant."""
+    same = tasks[:, None] == tasks
 
+    def rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Ranks within tasks with mean ranks for ties, centred, over the task's number of cells."""
+        return np.asarray((np.sign(values[:, None] - values) * same).sum(1) / (2 * same.sum(1)))
 
-def _within(x: NDArray[np.float64], y: NDArray[np.float64], tasks: NDArray[np.int64]) -> float:
-    """Correlation of ranks within tasks, each centred there and divided by the task's number of cells."""
-    from scipy.stats import rankdata  # slow to import
-
-    ranks = np.zeros((2, len(x)))
-    for task in np.unique(tasks):
-        rows = tasks == task
-        ranks[:, rows] = (rankdata(np.stack([x[rows], y[rows]]), axis=1) - (rows.sum() + 1) / 2) / rows.sum()
-    power = np.sqrt((ranks**2).sum(1).prod())
+    ranks = rank(x), rank(y)
+    power = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
     return float((ranks[0] * ranks[1]).sum() / power) if power > 0 else float("nan")
 
 

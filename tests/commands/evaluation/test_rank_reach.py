@@ -32,6 +32,7 @@ from planners.costs import GoalCost
 from planners.noise import Draws
 from planners.point_mass import DoubleIntegrator
 from planners.protocol import Views
+from tests.world_model.small import dynamics
 
 EPISODES, SKIP, HORIZON = list(range(6)), 2, 3
 CONFIG = RankReachConfig(moments=12, candidates=24, steps=(3, 6, 16, 50), iterations=3, simulator_moments=8)
@@ -122,8 +123,8 @@ def measure(reader, monkeypatch):
     return run
 
 
-def find(results, dynamics, candidates="random", metric="l2"):
-    return find_curve(results, Curve(dynamics, "pooled", metric, candidates))
+def find(results, source, candidates="random", metric="l2"):
+    return find_curve(results, Curve(source, "pooled", metric, candidates))
 
 
 def test_true_dynamics_that_see_the_state_rank_as_the_truth_does(measure, tmp_path):
@@ -177,35 +178,60 @@ def test_the_same_seed_gives_the_same_numbers_in_chunks_of_any_size(measure, mon
         assert row["moments"] == other["moments"]
 
 
+@pytest.mark.parametrize(
+    ("model", "views"),
+    [
+        ({}, {"pooled", "reach"}),
+        ({"space": "tokens"}, {"tokens", "pooled", "reach"}),
+        ({"target": "pixels"}, {"pixels", "pooled", "reach"}),
+    ],
+)
+def test_every_view_of_a_model_is_ranked_by_every_metric_under_both_dynamics(model, views, reader):
+    made = dynamics(frame_skip=SKIP, **model)
+    made.actions = replace(made.actions, low=(-1.0, -1.0), high=(1.0, 1.0))
+    config = RankReachConfig(moments=2, candidates=5, steps=(2,), iterations=2, simulator_moments=1)
+    pictures = SimpleNamespace(episodes=reader.episodes, info=reader.info)
+    for name in ("gather", "first_row", "lengths", "num_frames"):
+        setattr(pictures, name, getattr(reader.reader, name))
+    results = measure_rank_reach(made, pictures, "val", config, Preprocessing((64, 64)), 0)
+    found = {tuple(row[key] for key in Curve._fields) for row in results["curves"] if row["view"] != "truth"}
+    assert found == {
+        Curve(source, view, metric, name)
+        for source in ("model", "simulator")
+        for view in views
+        for metric in ("l2", "l1", "cosine")
+        for name in ("random", "elite")
+    }
+    assert all(-1 <= row["mean"][0] <= 1 for row in results["curves"])
+
+
 def test_candidates_are_those_of_a_search():
-    dynamics, frames = DoubleIntegrator(), torch.randn(5, 1, 1, 1, 4, generator=torch.Generator().manual_seed(0))
-    context, goal = dynamics.observe(frames, None, None), dynamics.encode_goal(frames[:, 0] + 2)
+    model, frames = DoubleIntegrator(), torch.randn(5, 1, 1, 1, 4, generator=torch.Generator().manual_seed(0))
+    context, goal = model.observe(frames, None, None), model.encode_goal(frames[:, 0] + 2)
     config, noise = RankReachConfig(candidates=40, iterations=5), Draws((1, 2, 3, 4, 5), 7, torch.device("cpu"))
-    sets = {one.name: one for one in draw_candidates(dynamics, context, goal, ["pooled"], config, noise, 6)}
+    sets = {one.name: one for one in draw_candidates(model, context, goal, ["pooled"], config, noise, 6)}
     assert list(sets) == ["random", "middle", "elite"]
     cost = GoalCost("pooled", "l2", "last")
-    means = [float(cost(dynamics.imagine(context, one.actions), goal, one.actions).mean()) for one in sets.values()]
+    means = [float(cost(model.imagine(context, one.actions), goal, one.actions).mean()) for one in sets.values()]
     assert means[0] > means[1] > means[2]
     spread = [float(one.actions.std(1).mean()) for one in sets.values()]
     assert spread[0] > spread[1] > spread[2], "candidates of later iterations are more alike"
     plain = {
-        one.name
-        for one in draw_candidates(dynamics, context, goal, ["pooled"], replace(config, iterations=1), noise, 6)
+        one.name for one in draw_candidates(model, context, goal, ["pooled"], replace(config, iterations=1), noise, 6)
     }
     two = [
-        one.name
-        for one in draw_candidates(dynamics, context, goal, ["pooled"], replace(config, iterations=2), noise, 6)
+        one.name for one in draw_candidates(model, context, goal, ["pooled"], replace(config, iterations=2), noise, 6)
     ]
     assert plain == {"random"} and two == ["random", "elite"]
 
 
 def test_recording_candidates_changes_no_plan():
-    dynamics, frames = DoubleIntegrator(), torch.zeros(2, 1, 1, 1, 4)
-    context, goal = dynamics.observe(frames, None, None), dynamics.encode_goal(frames[:, 0] + 2)
+    model, frames = DoubleIntegrator(), torch.zeros(2, 1, 1, 1, 4)
+    context, goal = model.observe(frames, None, None), model.encode_goal(frames[:, 0] + 2)
     recording, cost = rank_reach.RecordingCEM(), GoalCost("pooled", "l2", "last")
     for _ in range(2):  # a second plan forgets the first
-        plan = recording.plan(dynamics, context, goal, cost, seeds=[1, 2])
-    assert torch.equal(plan.actions_BKA, CEM().plan(dynamics, context, goal, cost, seeds=[1, 2]).actions_BKA)
+        plan = recording.plan(model, context, goal, cost, seeds=[1, 2])
+    assert torch.equal(plan.actions_BKA, CEM().plan(model, context, goal, cost, seeds=[1, 2]).actions_BKA)
     assert len(recording.recorded) == recording.config.iterations
 
 
