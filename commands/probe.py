@@ -133,6 +133,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         console.say("open-loop error on eval; ratio: over the error of copying the last frame")
         console.say(format_open_loop({name: results[key] for key, name in SCENES.items() if key in results}))
         console.say(_format_dynamics(results))
+        write_json(folder / "results.json", results)  # the last part may take long with a large encoder
         results["rank_reach"] = rank_candidates(config, dynamics, reader, preprocessing, folder.path, console)
     write_json(folder / "results.json", results)
     folder.finish(_format_headline(results))
