@@ -7,7 +7,7 @@ USEFUL. Wherever it does not,
     the dynamics fail    if the simulator ranks better: the interval of its difference to the model, over the same
                          moments, lies above 0.
 
-Both may hold. Neither holds where too few moments were rendered to tell.
+Both may hold. Neither holds close to USEFUL, or where too few moments were rendered to tell.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _judge(ranks: Ranks, steps: Sequence[int], curve: Curve, seed: int) -> dict[
     means = [_summarise(ranks.read(curve, at), ranks.episodes[at], seed) for at in steps]
     reach = find_reach(steps, means)["useful"]
     failing = [at for at, mean in zip(steps, means, strict=True) if not (mean["ci95"] and mean["ci95"][0] > USEFUL)]
-    said = [f"ranked up to {reach} environment steps ahead" if reach else "ranked at no distance"]
+    said = [f"ranked up to {reach} steps ahead" if reach else "ranked at no distance"]
     true = curve._replace(dynamics=SIMULATOR)
     causes: dict[int, list[str]] = {}
     if true in ranks.values:
@@ -166,7 +166,7 @@ def _describe_causes(causes: Mapping[int, Sequence[str]]) -> list[str]:
         place = f"at {_join([steps for steps, names in causes.items() if tuple(names) == found])}"
         verb = "fails" if found == (DISTANCE,) else "fail"
         named = f"the {' and the '.join(found)} {verb}"
-        said.append(f"{place} {named}" if found else f"{place} too few moments were rendered to tell why")
+        said.append(f"{place} {named}" if found else f"{place} it cannot be told which fails")
     return said
 
 

@@ -41,8 +41,8 @@ def test_each_pair_of_low_and_high_has_its_cause():
     assert (verdict["reach"], verdict["fails_at"]) == (10, [20, 30, 40, 50])
     assert verdict["causes"] == {20: [DYNAMICS], 30: [DISTANCE], 40: [DISTANCE, DYNAMICS], 50: []}
     assert verdict["sentence"] == (
-        "pooled, l2, random candidates: ranked up to 10 environment steps ahead; at 20 the dynamics fail; at 30 the "
-        "distance fails; at 40 the distance and the dynamics fail; at 50 too few moments were rendered to tell why."
+        "pooled, l2, random candidates: ranked up to 10 steps ahead; at 20 the dynamics fail; at 30 the "
+        "distance fails; at 40 the distance and the dynamics fail; at 50 it cannot be told which fails."
     )
 
 

@@ -140,7 +140,7 @@ def test_true_dynamics_that_see_the_state_rank_as_the_truth_does(measure, tmp_pa
         if verdict["metric"] == "l2":
             assert (verdict["reach"], verdict["fails_at"], verdict["causes"]) == (16, [], {})
     text = format_rank_reach(results)
-    assert "pooled, l2, elite candidates: ranked up to 16 environment steps ahead." in text
+    assert "pooled, l2, elite candidates: ranked up to 16 steps ahead." in text
     assert "left out: 50 steps" in text and "beyond 6 steps, the horizon of this model" in text
     draw_rank_reach(results, tmp_path / "rank_reach.png")
     assert (tmp_path / "rank_reach.png").stat().st_size > 5000
