@@ -3,7 +3,7 @@
 The reach of a cost is the farthest goal at which the lower end of the 95 % interval of its rank correlation exceeds
 USEFUL. Wherever it does not,
 
-    the distance fails   if the true simulator under the same cost stays below USEFUL on average, too;
+    the distance fails   if the true simulator ranks too badly under the same cost, too: its interval lies below USEFUL;
     the dynamics fail    if the simulator ranks better: the interval of its difference to the model, over the same
                          moments, lies above 0.
 
@@ -88,7 +88,7 @@ def find_causes(simulator: Mapping[str, Any], difference: Mapping[str, Any]) -> 
     """What fails at some steps ahead, by the rule at the top. simulator: mean rank correlation of the true simulator
     under the model's cost. difference: to that of the model, at the same moments."""
     causes = []
-    if simulator["mean"] is not None and simulator["mean"] < USEFUL:
+    if simulator["ci95"] and simulator["ci95"][1] < USEFUL:
         causes.append(DISTANCE)
     if difference["ci95"] and difference["ci95"][0] > 0:
         causes.append(DYNAMICS)
@@ -166,7 +166,7 @@ def _describe_causes(causes: Mapping[int, Sequence[str]]) -> list[str]:
         place = f"at {_join([steps for steps, names in causes.items() if tuple(names) == found])}"
         verb = "fails" if found == (DISTANCE,) else "fail"
         named = f"the {' and the '.join(found)} {verb}"
-        said.append(f"{place} {named}" if found else f"{place} it cannot be told which fails")
+        said.append(f"{place} {named}" if found else f"{place} it is undecided")
     return said
 
 

@@ -42,7 +42,7 @@ def test_each_pair_of_low_and_high_has_its_cause():
     assert verdict["causes"] == {20: [DYNAMICS], 30: [DISTANCE], 40: [DISTANCE, DYNAMICS], 50: []}
     assert verdict["sentence"] == (
         "pooled, l2, random candidates: ranked up to 10 steps ahead; at 20 the dynamics fail; at 30 the "
-        "distance fails; at 40 the distance and the dynamics fail; at 50 it cannot be told which fails."
+        "distance fails; at 40 the distance and the dynamics fail; at 50 it is undecided."
     )
 
 
@@ -80,4 +80,5 @@ def test_one_episode_gives_no_interval_and_no_reach():
     ranks.episodes[10] = [3] * 4
     results = summarise_ranks(ranks, 0)
     assert find_curve(results, MODEL)["ci95"] == [None] and results["verdicts"][0]["reach"] == 0
-    assert find_causes({"mean": None}, {"ci95": None}) == []
+    assert find_causes({"ci95": None}, {"ci95": None}) == []
+    assert find_causes({"ci95": [0.2, 0.6]}, {"ci95": [-0.1, 0.2]}) == [], "intervals that hold the level say nothing"
