@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from commands.comparison import tables
+from commands.comparison import law, tables
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.execution import remove_ended_folders, run_cell
@@ -138,13 +138,15 @@ def _warn_of_old_records(folder: Path, console: Console) -> None:
 
 
 def _write_page(own: Path, folders: Sequence[Path], cells: Sequence[Cell], config: Config) -> Path:
-    """Write the table of those cells that are finished into the folder `own`, and one of all tasks where it holds
-    several; return the first."""
-    found = ((cell, cell.find_record(*folders)) for cell in cells)
-    records = [cell.read_record(path) for cell, path in found if path is not None]
+    """Write the table of those cells that are finished into the folder `own`, with what predicts success over its
+    cells, and one of all tasks where it holds several; return the first."""
+    found = [(cell, path) for cell in cells if (path := cell.find_record(*folders)) is not None]
+    records = [cell.read_record(path) for cell, path in found]
     table = own / f"{cells[0].task}.md"
-    table.write_text(tables.format_task_page(records, config.budgets), encoding="utf-8")
     everything = [record for record in map(read_json, sorted(own.glob("*.json"))) if is_current(record["config"])]
+    elsewhere = [record for (_, path), record in zip(found, records, strict=True) if path.parent != own]
+    page = tables.format_task_page(records, config.budgets)
+    table.write_text(f"{page}{law.write_law(everything + elsewhere, own / law.FIGURE)}", encoding="utf-8")
     if len({record["task"] for record in everything}) > 1:
         (own / "README.md").write_text(tables.format_overview(everything), encoding="utf-8")
     return table

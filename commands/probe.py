@@ -1,9 +1,9 @@
 """`jepa probe`: what the frozen features of a model encode, and what its dynamics predict.
 
 Probes read the true state from features: fitted on `train`, chosen on `val`, reported on `eval`. With dynamics, also
-the open-loop error by horizon, the energy landscape around recorded actions, and how well energy discriminates what
-happened from what could not have happened. With `variation`, the open-loop error also where the same motion is rendered
-in other scenes. The model is not trained.
+the open-loop error by horizon, the energy landscape around recorded actions, how well energy discriminates what
+happened from what could not have happened, and how far ahead costs rank actions. With `variation`, the open-loop error
+also where the same motion is rendered in other scenes. The model is not trained.
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ import envs
 from commands.config.keys import Files, OnDamaged, RunKeys
 from commands.evaluation import transitions
 from commands.evaluation.horizons import format_open_loop, measure_open_loop
+from commands.evaluation.rank_curves import format_rank_reach
+from commands.evaluation.rank_reach import (
+    RankReachConfig,
+    explain_missing_simulator,
+    list_served_steps,
+    measure_rank_reach,
+)
 from commands.evaluation.scenes import check_episode_scenes, redraw_episodes
 from commands.evaluation.transitions import LandscapeConfig
 from commands.report.plots import draw_horizon_curves, draw_landscape
+from commands.report.rank_plots import draw_rank_reach
 from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
@@ -76,6 +84,8 @@ class Config(RunKeys):
     """probes of the features"""
     landscape: LandscapeConfig = field(default_factory=LandscapeConfig)
     """energy around recorded actions"""
+    rank_reach: RankReachConfig = field(default_factory=RankReachConfig)
+    """rank correlation of imagined cost and true distance, by steps to the goal"""
     variation: Preset | None = None
     """preset of scenes that the episodes are rendered in again, for the dynamics: none, seen, unseen or moving; null:
     recorded scenes alone"""
@@ -123,6 +133,8 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         console.say("open-loop error on eval; ratio: over the error of copying the last frame")
         console.say(format_open_loop({name: results[key] for key, name in SCENES.items() if key in results}))
         console.say(_format_dynamics(results))
+        write_json(folder / "results.json", results)  # the last part may take long with a large encoder
+        results["rank_reach"] = rank_candidates(config, dynamics, reader, preprocessing, folder.path, console)
     write_json(folder / "results.json", results)
     folder.finish(_format_headline(results))
     console.say(f"results: {folder / 'results.json'}")
@@ -241,6 +253,34 @@ def probe_dynamics(
         "landscape": summary,
         "surprise": transitions.measure_surprise(dynamics, reader, episodes, config.seed),
     }
+
+
+def rank_candidates(
+    config: Config,
+    dynamics: LatentDynamics,
+    reader: Any,
+    preprocessing: Preprocessing,
+    folder: Path,
+    console: Console,
+) -> dict[str, Any] | None:
+    """How far ahead the model's costs rank actions, on eval; plot into `folder`. None where it is not measured."""
+    options = config.rank_reach
+    if options.moments == 0:
+        return None
+    missing = explain_missing_simulator(reader)
+    if missing is None and not list_served_steps(reader, "eval", options, dynamics):
+        missing = f"no eval episode is long enough for rank_reach.steps={list(options.steps)}"
+    if missing is not None:
+        console.say(f"rank reach is left out: {missing}")
+        return None
+    total = options.moments * len(list_served_steps(reader, "eval", options, dynamics))
+    with console.progress("rank reach", total, "moments") as progress:
+        results = measure_rank_reach(
+            dynamics, reader, "eval", options, preprocessing, config.seed, advance=progress.advance
+        )
+    draw_rank_reach(results, folder / "rank_reach.png")
+    console.say(format_rank_reach(results))
+    return results
 
 
 def _format_dynamics(results: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ of a step. Each chunk is imagined and scored together, so no imagined future out
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from planners.noise import upload
-from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Noise
+from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Keep, Noise
 
 # Evaluates one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -58,13 +58,28 @@ def score(
     whole environments where they fit, so that a context is shared by its candidates, else parts of one
     environment. Leaves gradients to the caller: planners that need none switch them off.
     """
+    return score_each(dynamics, context, goal, [cost], actions_BSKA, noise, chunk_elements)[0]
+
+
+def score_each(
+    dynamics: Dynamics,
+    context: Context,
+    goal: Goal,
+    costs: Sequence[Cost],
+    actions_BSKA: Tensor,
+    noise: Noise | None = None,
+    chunk_elements: int = 0,
+) -> Tensor:
+    """cost_CBS of the candidates by each of C costs, as of `score`; the candidates are imagined once."""
+    keep: Keep = "last" if all(cost.keep == "last" for cost in costs) else "path"
 
     def evaluate(context: Context, goal: Goal, noise: Noise | None, actions: Tensor) -> tuple[Tensor, ...]:
-        return (cost(dynamics.imagine(context, actions, generator=noise, keep=cost.keep), goal, actions),)
+        imagined = dynamics.imagine(context, actions, generator=noise, keep=keep)
+        return tuple(cost(imagined, goal, actions) for cost in costs)
 
     limit = chunk_elements or chunk_size(dynamics.spec)
-    (cost_BS,) = _map_chunks(evaluate, context, goal, noise, actions_BSKA, limit)
-    return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf)
+    cost_CBS = torch.stack(_map_chunks(evaluate, context, goal, noise, actions_BSKA, limit))
+    return cost_CBS.masked_fill(~cost_CBS.isfinite(), math.inf)
 
 
 @contextmanager

@@ -39,7 +39,10 @@ SMALL: dict[str, tuple[str, ...]] = {
     "plan": (*SEARCH, *PROTOCOL, "videos=1"),
     "posttrain": ("trainer=debug", "trainer.steps=5"),
     "pretrain": ("encoder=tiny", "trainer=debug", "trainer.steps=5"),
-    "probe": ("windows=40", "episodes=2", "readout.steps=3", "readout.depth=2", "landscape.cells=5"),
+    "probe": (
+        *("windows=40", "episodes=2", "readout.steps=3", "readout.depth=2", "landscape.cells=5"),
+        *("rank_reach.moments=2", "rank_reach.candidates=6", "rank_reach.simulator_moments=1"),
+    ),
 }
 WITHOUT_ELITES = ("gradient", "mppi", "nevergrad", "predictive_sampling", "projected_gradient")
 

@@ -349,14 +349,26 @@ def test_probe_reports_features_and_dynamics(work):
         "readout.depth=2",
         "landscape.cells=5",
         "episodes=2",
+        "rank_reach.moments=4",
+        "rank_reach.candidates=8",
+        "rank_reach.steps=[4,99]",
+        "rank_reach.simulator_moments=2",
     )
-    jepa("probe", "model=runs/posttrain/model", *words, "name=model", cwd=work)
+    done = jepa("probe", "model=runs/posttrain/model", *words, "name=model", cwd=work)
     results = json.loads((work / "runs/probe/model/results.json").read_text())
     assert {"tokens, ridge", "tokens, linear", "tokens, attentive", "untrained tokens, ridge"} <= set(results["probes"])
     assert set(results["probes"]["tokens, ridge"]["r2"]) == {"pose", "velocity"}
     assert results["open_loop"]["copy"][0] > 0 and results["landscape"]["transitions"] > 0
     assert "jump" in results["surprise"]["discrimination"] and results["surprise"]["shuffled_over_true"] > 0
-    assert (work / "runs/probe/model/landscape.png").stat().st_size > 5000
+    reach = results["rank_reach"]
+    assert (reach["steps"], reach["left_out"]) == ([4], [100])
+    assert all(0 < row["moments"][0] <= 4 and -1 <= row["mean"][0] <= 1 for row in reach["curves"])
+    assert {(row["dynamics"], row["candidates"]) for row in reach["curves"] if row["view"] == "pooled"} == {
+        (dynamics, candidates) for dynamics in ("model", "simulator") for candidates in ("random", "middle", "elite")
+    }
+    assert reach["verdicts"][0]["sentence"] in done.stdout
+    for figure in ("landscape", "rank_reach"):
+        assert (work / f"runs/probe/model/{figure}.png").stat().st_size > 5000
     jepa("probe", "model=runs/pretrain/encoder", *words, "readout.kinds=[ridge]", "name=encoder", cwd=work)
     assert "surprise" not in json.loads((work / "runs/probe/encoder/results.json").read_text())
 
@@ -374,6 +386,8 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     jepa(*words, "objectives=[future]", "budgets=[steps]", cwd=work)
     cells = list((work / "cells").glob("*.json"))
     assert len(cells) == 1
+    reach = json.loads(cells[0].read_text())["rank_reach"]
+    assert (reach["view"], reach["candidates"], reach["steps"]) == ("pooled", "random", [2, 6, 10, 20])
     before = cells[0].read_bytes()
     table = work / "runs/compare/table"
     assert not list(table.rglob("model.json"))

@@ -57,6 +57,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     phases = Phases(cell, cell.name, data, work, shared, console)
     parts = phases.train()
     plan, own = phases.plan(cell.keys.evaluation), phases.plan_own(cell.keys.evaluation)
+    parts["rank_reach"] = phases.measure_rank_reach()
     phases.remove_features()
     return make_record(cell, plan, MODEL_METHOD) | parts | ({} if own is None else {"plan_own": own})
 

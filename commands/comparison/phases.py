@@ -21,15 +21,26 @@ from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD
 from commands.pipeline import PipelineKeys
+from commands.evaluation.rank_reach import measure_planned_reach
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
+from commands.shared.devices import resolve_device
 from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
 from commands.training.feature_cache import make_cache_key
-from commands.training.model_folders import MODEL, derive_preprocessing, load_encoder, open_reader, read_model_kind
+from commands.training.model_folders import (
+    MODEL,
+    derive_preprocessing,
+    load_dynamics,
+    load_encoder,
+    open_reader,
+    read_model_kind,
+)
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
 from commands.training.stage import CHECKPOINTS
 from data.features import FeatureCache
+from data.pictures import Preprocessing
 from data.prepared import prepare_reader
+from world_model.encoder import VideoEncoder
 from world_model.training.loop import Checkpoints
 
 SHARED = "stage1"  # folder of shared trainings, in the run folder
@@ -89,16 +100,30 @@ class Phases:
             return None
         return self._evaluate(keys, "pretrain", name)["methods"][MODEL_METHOD]
 
+    def measure_rank_reach(self) -> dict[str, Any]:
+        """How far ahead the planner's cost ranks, on `val` (`measure_planned_reach`)."""
+        dynamics, _ = load_dynamics(str(self.work / "posttrain"), resolve_device(self.keys.device))
+        reader, preprocessing = self._open_data(dynamics.encoder)
+        cost, seed = self.keys.planner.cost, self.keys.seed
+        return self._time(
+            "rank_reach", lambda: measure_planned_reach(dynamics, reader, "val", cost, preprocessing, seed)
+        )
+
     def remove_features(self) -> None:
         """Remove the cached features of the encoder, which lie beside the data."""
-        reader, trained = open_reader(self.data, self.keys.on_damaged), load_encoder(self.work / "pretrain")[0]
-        reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))
+        trained = load_encoder(self.work / "pretrain")[0]
+        reader, _ = self._open_data(trained)
         path = FeatureCache(reader).build_path(make_cache_key(trained, reader), self.keys.dynamics.space)
         path.unlink(missing_ok=True)  # of two trials with the same weights the first removes them
 
     def _evaluate(self, keys: EvaluationKeys, model: str, name: str) -> dict[str, Any]:
         folder, trained = self._make_folder(name), str(self.work / model)
         return self._time(name, lambda: evaluate_model(keys, self.data, trained, folder, self.console))
+
+    def _open_data(self, encoder: VideoEncoder) -> tuple[Any, Preprocessing]:
+        reader = open_reader(self.data, self.keys.on_damaged)
+        preprocessing = derive_preprocessing(reader.info, encoder.config.image_px)
+        return prepare_reader(reader, preprocessing), preprocessing
 
     def _make_folder(self, name: str) -> Path:
         folder = self.work / name

@@ -53,6 +53,7 @@ def run_trials(
             if chosen is not None:
                 of_own.train_encoder()
         own = of_own.plan_own(of_own.keys.evaluation)
+    parts = {**parts, "rank_reach": phases.measure_rank_reach()}
     phases.remove_features()
     drawn = [to_json_value(setting) for setting, _ in cell.tuning.drawn]
     tuning = {

@@ -50,10 +50,11 @@ class Moments:
         """The first `count` moments."""
         return Moments(self.index.select(np.arange(min(count, len(self)))), self.goal_offset)
 
-    def iterate_chunks(self) -> Iterator[tuple[slice, Moments]]:
-        """Parts of at most MOMENTS_AT_ONCE, with their rows."""
-        for begin in range(0, len(self), MOMENTS_AT_ONCE):
-            rows = np.arange(begin, min(begin + MOMENTS_AT_ONCE, len(self)))
+    def iterate_chunks(self, at_once: int | None = None) -> Iterator[tuple[slice, Moments]]:
+        """Parts of at most `at_once` moments (None: MOMENTS_AT_ONCE), with their rows."""
+        at_once = at_once or MOMENTS_AT_ONCE
+        for begin in range(0, len(self), at_once):
+            rows = np.arange(begin, min(begin + at_once, len(self)))
             yield slice(begin, begin + len(rows)), Moments(self.index.select(rows), self.goal_offset)
 
     def read_actions(self, reader: Any) -> Actions:

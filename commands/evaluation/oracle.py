@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from data.pictures import Preprocessing
 from envs.goal_env import GoalEnv
 from planners.mpc import MPC, MPCConfig
-from planners.protocol import Cost, Dynamics, DynamicsSpec, Keep, Planner, Views
+from planners.protocol import Cost, Dynamics, DynamicsSpec, Goal, Keep, Planner, Views
 
 
 @dataclass
@@ -92,7 +93,13 @@ class OracleDynamics:
             states = states[:, :, -1:]
         views: dict[str, Any] = {"truth": lambda: self._compute_truth(states)}
         if self.model is not None:
-            views |= {name: (lambda name=name: self._encode_rendered(states, name)) for name in self.model.spec.views}
+            encode = cache(lambda: self._encode_rendered(states))  # once for all views
+
+            @torch.no_grad()
+            def read(name: str) -> Tensor:
+                return torch.cat([part.view(name) for part in encode()]).unflatten(0, states.shape[:3])
+
+            views |= {name: partial(read, name) for name in self.model.spec.views}
         return Views(views, keep)
 
     def _simulate(self, state: NDArray[np.float64], plans_SKA: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,14 +134,13 @@ class OracleDynamics:
         return torch.from_numpy(self.env.get_truth(states)).to(self.spec.device)
 
     @torch.no_grad()
-    def _encode_rendered(self, states: NDArray[np.float64], name: str) -> Tensor:
-        """The model's view of the rendered states [B, S, K, state]."""
+    def _encode_rendered(self, states: NDArray[np.float64]) -> list[Goal]:
+        """The rendered states [B, S, K, state] as the model sees goals, in parts of their flat order."""
         assert self.model is not None
         flat = states.reshape(-1, states.shape[-1])
         rendered = np.stack([self.env.render_state(state) for state in flat])
         frames = torch.from_numpy(self.preprocessing.prepare(rendered))
-        parts = [self.model.encode_goal(chunk).view(name) for chunk in frames.to(self.spec.device).split(256)]
-        return torch.cat(parts).unflatten(0, states.shape[:3])
+        return [self.model.encode_goal(chunk) for chunk in frames.to(self.spec.device).split(256)]
 
 
 class OraclePolicy:

@@ -64,7 +64,8 @@ def test_a_picture_is_planned_towards(work):
 
 def test_a_model_is_probed(work):
     readout = "readout={steps: 1, batch_size: 4, depth: 2, heads: 2, lrs: [0.001]}"
-    words = ("windows=8", "episodes=2", "landscape.cells=3", readout, "device=cuda", "name=probe")
+    reach = ("rank_reach.moments=4", "rank_reach.candidates=8", "rank_reach.simulator_moments=2")
+    words = ("windows=8", "episodes=2", "landscape.cells=3", readout, *reach, "device=cuda", "name=probe")
     jepa("probe", "model=runs/posttrain/model", DATA, *words)
     results = json.loads((work / "runs/probe/probe/results.json").read_text())
     assert np.isfinite(results["open_loop"]["predicted"]).all() and np.isfinite(results["landscape"]["argmin_error"])

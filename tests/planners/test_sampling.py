@@ -13,7 +13,7 @@ from planners.noise import Draws, Source, make_colour_matrix, sample_noise
 from planners.philox import encrypt_counters
 from planners.protocol import Views
 from planners.sampling import SearchConfig, shift_plan
-from planners.scoring import Problem, measure_elite_overlap, score
+from planners.scoring import Problem, measure_elite_overlap, score, score_each
 
 from .point_mass import PointContext, PointMass, views
 
@@ -149,6 +149,17 @@ def test_a_score_is_the_cost_of_what_is_imagined():
     path = context.position_B2[:, None, None] + actions.cumsum(2)
     distance = (path - goal.view("pooled")[:, None, None]).square().mean(-1).sqrt()
     assert torch.allclose(score(dynamics, context, goal, COST, actions), distance.sum(-1))
+
+
+def test_several_costs_score_what_is_imagined_once():
+    dynamics, context, goal, actions = problem()
+    costs = [COST, GoalCost(metric="l1", reduce="last"), GoalCost(reduce="closest")]
+    found = score_each(dynamics, context, goal, costs, actions, chunk_elements=9)
+    assert (
+        max(asked.shape[1] for asked in dynamics.asked) <= 3 and sum(a[..., 0, 0].numel() for a in dynamics.asked) == 35
+    )
+    for cost, scores in zip(costs, found, strict=True):
+        assert torch.equal(scores, score(dynamics, context, goal, cost, actions))
 
 
 def test_chunks_are_sized_by_the_memory_a_step_takes():

@@ -189,10 +189,16 @@ def probe_r2(features_ND: Tensor, targets_NP: Tensor, groups_N: Tensor) -> float
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two vectors, with mean ranks for ties; NaN if either is constant."""
+    return rank_correlations(a[None], b[None]).item()
+
+
+def rank_correlations(a_NS: Tensor, b_NS: Tensor) -> Tensor:
+    """Spearman's rank correlation of every row of `a` with that of `b`, as of `rank_correlation`: float64 [N]."""
     from scipy.stats import rankdata  # slow to import
 
-    ranks = torch.from_numpy(rankdata(torch.stack((a.double(), b.double())).cpu().numpy(), axis=1))
-    return torch.corrcoef(ranks)[0, 1].item()
+    a, b = (torch.from_numpy(rankdata(x.double().cpu().numpy(), axis=1)) for x in (a_NS, b_NS))
+    a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+    return ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).clamp(-1, 1)
 
 
 def near_pair_correlation(

@@ -18,6 +18,7 @@ from world_model.probing.probes import (
     near_pair_correlation,
     probe_r2,
     rank_correlation,
+    rank_correlations,
 )
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -66,6 +67,16 @@ def test_tied_values_share_their_mean_rank():
     a, b = torch.tensor([1.0, 2, 2, 3, 3, 3]), torch.tensor([2.0, 1, 4, 4, 9, 6])
     assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
     assert math.isnan(rank_correlation(torch.ones(6), b)), "a constant has no order"
+
+
+def test_rank_correlations_of_rows_are_spearmans():
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(6, 40, generator=generator), torch.randint(0, 9, (6, 40), generator=generator)  # with ties
+    a[2, 3], b[4] = math.inf, 5
+    expected = [spearmanr(x, y).statistic for x, y in zip(a[:4], b[:4], strict=True)]
+    found = rank_correlations(a, b)
+    assert found[:4].tolist() == pytest.approx(expected, abs=1e-12) and math.isnan(found[4])
+    assert found.tolist() == pytest.approx([rank_correlation(x, y) for x, y in zip(a, b, strict=True)], nan_ok=True)
 
 
 def test_near_pair_correlation_is_one_for_an_isometry_and_about_zero_for_noise():
