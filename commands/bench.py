@@ -30,6 +30,7 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, describe_choices
 from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
+from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
 from planners.costs import focus_goal
 from world_model.dynamics import ActionSpec, LatentDynamics
@@ -48,7 +49,6 @@ from world_model.training.loop import (
     resolve_precision,
     train_step,
 )
-from world_model.training.posttrain import PosttrainModel
 
 NUM_ENVIRONMENTS = 50
 PLANNERS = "planners"  # measures no speed, so what=all leaves it out
@@ -175,16 +175,8 @@ def compare_with_official(config: Config, model: PretrainModel, batch: dict[str,
 def measure_posttrain(config: Config) -> list[Row]:
     """A step of stage 2 on cached features."""
     device, trainer = torch.device(resolve_device(config.device)), config.posttrain
-    model = PosttrainModel(make_dynamics(config, device), config.dynamics.losses)
-    dynamics, size = model.dynamics, trainer.batch_size
-    batch = {
-        "features": torch.randn(size, model.window, dynamics.features.num_tokens, dynamics.features.dim, device=device),
-        "action": torch.zeros(size, model.window - 1, dynamics.spec.block_dim, device=device),
-        "proprio": torch.zeros(size, model.window, dynamics.config.proprio_dim, device=device),
-    }
-    if dynamics.output.reads_pixels:
-        frames = (size, model.window, *get_frame_shape(config))
-        batch["pixels"] = torch.zeros(frames, dtype=torch.uint8, device=device)
+    encoder = config.objective.adapt_encoder(config.encoder)
+    model, batch = make_random_stage2(encoder, config.dynamics, trainer, config.env.name, device)
     return measure_training(model, batch, trainer, device, config.seconds)
 
 

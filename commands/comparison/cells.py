@@ -72,6 +72,8 @@ class TableKeys(PipelineKeys):
     """whether the models of finished cells stay in the run folder, to plan with them again"""
     metric: Kind | None = "biharmonic"
     """objective.metric.kind of all methods but those that learn dynamics themselves; null: no metric"""
+    mixed: bool = False
+    """whether one table may mix cells of different tasks' settings, data, protocols or versions of a loss"""
     small: dict[str, list[Any]] = field(default_factory=dict)
     """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
 
@@ -109,14 +111,21 @@ class Cell:
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.task}-{self.objective}-{self.budget}-seed{self.seed}-{key}"
 
-    def find_record(self, *folders: Path) -> Path | None:
-        """The record of this cell in the first of the folders that has one; None where it is not finished."""
+    @property
+    def loss_version(self) -> int:
+        """Version of the loss that it is trained with (`FamilyConfig.loss_version`)."""
+        return 1 if self.objective == ORACLE else self.keys.objective.loss_version
+
+    def find_record(self, *folders: Path, any_loss: bool = False) -> Path | None:
+        """The record of this cell in the first of the folders that has one; None where it is not finished. any_loss:
+        whether one of another version of the loss will do."""
         pattern = f"{self.task}-{self.objective}-*-seed{self.seed}-*.json"
         paths = (path for folder in folders for path in sorted(folder.glob(pattern)))
-        return next((path for path in paths if self._agrees(read_json(path)["config"])), None)
+        return next((path for path in paths if self._agrees(read_json(path), any_loss)), None)
 
-    def _agrees(self, recorded: Mapping[str, Any]) -> bool:
-        if not is_current(recorded):
+    def _agrees(self, record: Mapping[str, Any], any_loss: bool) -> bool:
+        recorded = record["config"]
+        if not is_current(recorded) or not (any_loss or get_loss_version(record) == self.loss_version):
             return False
         complete = fill_defaults(PipelineKeys, recorded)
         return get_identity({key: complete[key] for key in self.config}, FREE) == get_identity(self.config, FREE)
@@ -125,6 +134,11 @@ class Cell:
 def is_current(recorded: Mapping[str, Any]) -> bool:
     """Whether a record's configuration has the keys of this version."""
     return recorded.keys() <= {item.name for item in fields(PipelineKeys)}
+
+
+def get_loss_version(record: Mapping[str, Any]) -> int:
+    """Version of the loss that a record was trained with; 1 where it names none."""
+    return int(record.get("loss_version", 1))
 
 
 def make_cells(config: TableKeys) -> list[Cell]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import ORACLE, Cell
+from commands.comparison.costs import count_stage2_flops
 from commands.evaluation.evaluate import evaluate_baselines, evaluate_model
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations
@@ -36,7 +37,7 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
     record = (run_oracle if cell.objective == ORACLE else run_pipeline)(cell, str(data), work, console)
     if not keep and work.exists():  # the oracle writes none
         work.rename(ended)
-    write_json(records / f"{cell.name}.json", record)
+    write_json(records / f"{cell.name}.json", record, columns=True)
     shutil.rmtree(ended, ignore_errors=True)
 
 
@@ -70,9 +71,14 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     time_phase("pretrain", lambda: pretrain(keys.stage1, data, paths["pretrain"], console))
     time_phase("posttrain", lambda: posttrain(keys.stage2, data, encoder, paths["posttrain"], console))
     plan = time_phase("plan", lambda: evaluate_model(evaluation, data, model, paths["plan"], console))
+    encoder_sizes = keys.objective.adapt_encoder(keys.encoder)
+    stage2_flops, features_flops = count_stage2_flops(encoder_sizes, keys.dynamics, keys.posttrain, keys.env.name)
     record = _record(cell, plan, MODEL_METHOD) | {
         "steps": keys.pretrain.steps,
         "flops_per_step": cell.flops_per_step,
+        "posttrain_flops_per_step": stage2_flops,
+        "features_flops_per_frame": features_flops,
+        "loss_version": cell.loss_version,
         "space": keys.dynamics.space,
         "pretrain": read_evaluations(paths["pretrain"] / METRICS)[-1],
         "posttrain": read_evaluations(paths["posttrain"] / METRICS)[-1],
@@ -81,6 +87,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     if read_model_kind(paths["pretrain"] / MODEL) == "dynamics":
         own = time_phase("plan_own", lambda: evaluate_model(evaluation, data, encoder, paths["plan_own"], console))
         record["plan_own"] = own["methods"][MODEL_METHOD]
+        record["outcomes"]["plan_own"] = own["outcomes"]["methods"][MODEL_METHOD]  # the goals are the same
     reader, trained = open_reader(data, keys.on_damaged), load_encoder(encoder)[0]
     reader = prepare_reader(reader, derive_preprocessing(reader.info, trained.config.image_px))
     FeatureCache(reader).build_path(make_cache_key(trained, reader), keys.dynamics.space).unlink()
@@ -95,7 +102,9 @@ def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str,
 
 
 def _record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The record of a cell: its configuration, the results of a method and of random actions, and versions."""
+    """The record of a cell: its configuration, the results of a method and of random actions, the outcomes of all their
+    episodes, and versions."""
+    outcomes = results["outcomes"]
     return {
         "objective": cell.objective,
         "budget": cell.budget,
@@ -103,6 +112,12 @@ def _record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, An
         "task": cell.keys.env.name,
         "plan": results["methods"][method],
         "random": results["methods"][RANDOM_METHOD],
+        "outcomes": {
+            "budget": outcomes["budget"],
+            "goals": outcomes["goals"],
+            "plan": outcomes["methods"][method],
+            "random": outcomes["methods"][RANDOM_METHOD],
+        },
         "thresholds": results["thresholds"],
         "unit": results["unit"],
         "commit": get_commit(),

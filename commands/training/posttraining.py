@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
+import envs
 from commands.config.groups import DynamicsKeys
 from commands.config.keys import LoggerKeys, OnDamaged, RunKeys
 from commands.report.plots import draw_horizon_curves
@@ -33,7 +35,7 @@ from data.prepared import prepare_reader
 from data.windows import Windows
 from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
-from world_model.encoder import VideoEncoder
+from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import make_timm_encoder
 from world_model.nn.reachability import fit_reach, make_pair_source
@@ -191,6 +193,29 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         f"open-loop error over copying the last frame: {last['over_copy_1']:.3f} one step, "
         f"{last['over_copy_last']:.3f} {losses.rollout_steps} steps ahead"
     )
+
+
+def make_random_stage2(
+    encoder: EncoderConfig, keys: DynamicsKeys, trainer: TrainerConfig, task_name: str, device: torch.device
+) -> tuple[PosttrainModel, dict[str, torch.Tensor]]:
+    """Model of stage 2 and a batch of random features for it, to measure speed and count operations. encoder: sizes, as
+    the objective adapts them."""
+    task = envs.get_task(task_name)
+    actions = ActionSpec(task.action_low, task.action_high, keys.frame_skip or task.frame_skip)
+    dynamics = LatentDynamics(keys.shape(len(task.proprio_names)), VideoEncoder(encoder), actions)
+    model = PosttrainModel(dynamics, keys.losses).to(device)
+    rows, features, frames = (trainer.batch_size, model.window), dynamics.features, dynamics.config.history
+    batch = {
+        "features": torch.randn(*rows, features.num_tokens, features.dim, device=device),
+        "action": torch.zeros(rows[0], rows[1] - 1, dynamics.spec.block_dim, device=device),
+        "proprio": torch.zeros(*rows, dynamics.config.proprio_dim, device=device),
+    }
+    if features.scene_shape is not None:
+        size, grid = features.scene_shape
+        batch["scene"] = torch.randn(rows[0], frames, math.prod(grid), size, device=device)
+    if dynamics.output.reads_pixels:
+        batch["pixels"] = torch.zeros(*rows, *encoder.image_px, 3, dtype=torch.uint8, device=device)
+    return model, batch
 
 
 class OpenLoopMonitor:

@@ -42,11 +42,13 @@ Teaching = TeacherConfig | Literal["stop", "shared"]
 class FamilyConfig:
     """What the configs of all families have beside their fields.
 
-    space: features that are predicted; reads_actions: whether batches need recorded actions.
+    space: features that are predicted; reads_actions: whether batches need recorded actions; loss_version: raised where
+    the same keys come to mean another loss, so that no table mixes results of both.
     """
 
     space: ClassVar[Literal["pooled", "tokens"]]
     reads_actions: ClassVar[bool] = False
+    loss_version: ClassVar[int] = 1
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
         """Sizes of the encoder that this objective trains, from those that were asked for."""
