@@ -201,9 +201,7 @@ def _tabulate_models(rows: Sequence[Row]) -> list[str]:
         return []
     head = ["method", "steps of stage 1", "TFLOP of stage 1", "of stage 2", "of cached features"]
     head += ["probe R2", "near-pair rank correlation", "error over copying: 1 step, last"]
-    note = (
-        "TFLOP of cached features: one pass over all frames, between the stages. Probe, correlation and errors: on val."
-    )
+    note = "Cached features: one pass of the encoder over all frames. Probe, correlation and errors are of val."
     return ["### Models", "", _wrap(note), "", *format_table(head, body), ""]
 
 
