@@ -20,6 +20,7 @@ from commands.comparison.statistics import (
 )
 from commands.evaluation.scenes import name_scenes
 from commands.evaluation.seed_intervals import Estimate
+from commands.shared.errors import UsageError
 
 WIDTH = 120  # columns of a paragraph
 MEASURES = ("probe", "near_pair_correlation")  # of an encoder, on val
@@ -46,7 +47,7 @@ def format_task_page(
             continue
         if not mixed:
             check_equal(rows)
-        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(_order_rows(rows), main)]
+        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(_order_rows(rows), main, mixed)]
     return "\n".join(lines)
 
 
@@ -73,12 +74,12 @@ def _order_rows(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -estimate_success(row, "any", threshold).mean)
 
 
-def _format_budget(rows: Sequence[Row], main: str | None) -> list[str]:
+def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
     """The tables of one budget."""
     sentence, lines = describe_sharing(rows)
     shared = [_wrap(f"{sentence}{':' if lines else '.'}"), ""]
     shared += [*(_wrap(f"- {line}", "  ") for line in lines), ""] if lines else []
-    parts = [shared, _tabulate_success(rows), _tabulate_thresholds(rows), _tabulate_differences(rows, main)]
+    parts = [shared, _tabulate_success(rows), _tabulate_thresholds(rows), _tabulate_differences(rows, main, mixed)]
     parts += [_tabulate_steps(rows), _tabulate_distances(rows), _tabulate_models(rows)]
     return [line for part in parts for line in part]
 
@@ -118,20 +119,29 @@ def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
     return ["### All thresholds", "", _wrap(f"Success in percent, {kinds}."), "", *format_table(head, body), ""]
 
 
-def _tabulate_differences(rows: Sequence[Row], main: str | None) -> list[str]:
+def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
     """Success of every row less that of the best of the others, and less that of the main row."""
     limit = str(rows[0].records[0]["thresholds"][0])
     methods = [row for row in rows if not row.is_baseline]  # in order of success
     ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
     if len(methods) < 2:
         return []
+
+    def subtract(row: Row, other: Row, kind: str) -> tuple[str, str]:
+        try:
+            return _format_difference(compare_rows(row, other, kind, limit))
+        except UsageError:
+            if not mixed:
+                raise
+            return "", "other goals"
+
     body = []
     for row in methods:
         best = next(other for other in methods if other is not row)
         for kind in TIMED:
-            cells = [f"less {best.label}", *_format_difference(compare_rows(row, best, kind, limit))]
+            cells = [f"less {best.label}", *subtract(row, best, kind)]
             if ours is not None:
-                own = ("", "") if ours is row else _format_difference(compare_rows(row, ours, kind, limit))
+                own = ("", "") if ours is row else subtract(row, ours, kind)
                 cells += own
             body.append([row.label, kind, *cells])
     against = [] if ours is None else [f"less {ours.label}", ""]

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from commands.evaluation.intervals import LEVELS, QUANTILE, wilson_interval
 
 # The least variance, chosen by simulation for three seeds: a share of that of the goals, and one of a seed's successes.
-LEAST_SHARE = 0.35
+LEAST_SHARE = 0.3
 LEAST_SPREAD = 0.5
 
 

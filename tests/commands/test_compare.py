@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,8 +54,19 @@ def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path,
     shutil.copy(finished, tmp_path / "cells")
     for _ in range(2):  # a table can be asked for again
         assert main(words) == 0
-        assert "| `oracle` | 1 | 0 |" in capsys.readouterr().out
+        assert "| `oracle` | 1 | 50 | – |" in capsys.readouterr().out
     assert len(list((tmp_path / "cells").glob("*.json"))) == 1
+    with (tmp_path / "cells/reacher.csv").open() as lines:
+        assert [line["row"] for line in csv.DictReader(lines)] == ["oracle"] * 3 + ["random"] * 3
+
+
+def test_a_cell_of_another_version_of_its_loss_counts_only_where_a_table_may_be_mixed(tmp_path):
+    cell = Cell("lewm", "steps", 0, make_cell_keys(load_config("compare", []), "lewm", 0), 0.0)
+    write_json(tmp_path / f"{cell.name}.json", {"config": cell.config})
+    assert cell.loss_version == 1 and cell.find_record(tmp_path) is not None, "a record that names none has the first"
+    write_json(tmp_path / f"{cell.name}.json", {"config": cell.config, "loss_version": 2})
+    assert cell.find_record(tmp_path) is None
+    assert cell.find_record(tmp_path, any_loss=True) is not None
 
 
 class Killed(BaseException):
@@ -74,9 +86,9 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
         (work / "weights").touch()
         return {"config": cell.config}
 
-    def die(*args):
+    def die(*args, **keys):
         if moment == "after":
-            write_json(*args)
+            write_json(*args, **keys)
         raise Killed
 
     monkeypatch.setattr(execution, "collect_into", lambda *args: None)
