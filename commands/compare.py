@@ -23,6 +23,8 @@ from commands.comparison.cells import (
 )
 from commands.comparison.execution import remove_ended_folders, run_cell
 from commands.comparison.overview import format_overview
+from commands.comparison.rows import make_rows
+from commands.comparison.sharing import check_equal
 from commands.comparison.tables import format_task_page
 from commands.comparison.tidy import format_episodes_csv, format_seeds_csv
 from commands.config.compose import list_choices
@@ -47,13 +49,17 @@ def check(config: Config) -> None:
         raise UsageError(
             f"small.{strange[0]}: there is no such objective (choices: {join_names(list_choices('objective'), 30)})"
         )
-    for name in config.objectives:
+    names = list(dict.fromkeys(config.objectives))
+    for name in names:
         keys = make_cell_keys(config, name, config.seed)
         check_collection(keys.collection)
         check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
         if name != ORACLE:
             keys.stage1.check()
             keys.stage2.check()
+    if not config.mixed:
+        cells = [Cell(name, "both", config.seed, make_cell_keys(config, name, config.seed), 0.0) for name in names]
+        check_equal(make_rows([{**vars(cell), "config": cell.config, "plan": {}} for cell in cells]))
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:

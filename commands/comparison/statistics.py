@@ -8,6 +8,7 @@ and differences whose goals are not matched.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,9 @@ def summarise_steps(row: Row, kind: str, threshold: str) -> tuple[float | None, 
     reached = np.concatenate(steps)
     reached = reached[~np.isnan(reached)]
     restricted = [np.where(np.isnan(array), budget, array) for array, budget in zip(steps, budgets, strict=True)]
-    return float(np.median(reached)) if len(reached) else None, estimate_mean(restricted)
+    mean = estimate_mean(restricted)
+    mean = replace(mean, low=max(0.0, mean.low), high=min(float(max(budgets)), mean.high))
+    return float(np.median(reached)) if len(reached) else None, mean
 
 
 def count_by_distance(row: Row) -> dict[tuple[float, float], tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -265,7 +264,7 @@ def _format_short(rate: Estimate) -> str:
 
 
 def _format_mean(mean: Estimate) -> str:
-    interval = f" ({mean.low:.1f} to {mean.high:.1f})" if math.isfinite(mean.low) else ""
+    interval = f" ({mean.low:.1f} to {mean.high:.1f})" if mean.low < mean.high else ""  # equal numbers show no spread
     return f"{mean.mean:.1f}{interval}"
 
 

@@ -69,6 +69,15 @@ def test_a_cell_of_another_version_of_its_loss_counts_only_where_a_table_may_be_
     assert cell.find_record(tmp_path, any_loss=True) is not None
 
 
+def test_methods_of_other_protocols_are_refused_before_the_first_cell_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "objectives=[future,lewm]", "small.lewm=['protocol.budget=9','data.frames=50']"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "protocol.budget" in error and "data.frames" in error and "mixed=true" in error
+    assert not list(tmp_path.rglob("*.h5"))
+
+
 class Killed(BaseException):
     """Ends a command where SIGKILL would: nothing after it is done."""
 

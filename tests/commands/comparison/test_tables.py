@@ -87,7 +87,7 @@ def test_steps_to_success_are_the_median_of_successes_and_a_mean_in_which_failur
     text = format_task_page([record, make_record("lewm", plan=make_results(0.5, 4))], ["steps"])
     row = find_row(text, "`future`", "### Steps to success")
     assert row[1] == "6" and row[2].startswith("15.0 (")  # (4 + 6 + 20 + 30) / 4
-    assert row[3:] == ["–", "30.0 (30.0 to 30.0)"]
+    assert row[3:] == ["–", "30.0"]
     assert "have none: `lewm`" in " ".join(text.split())
 
 
