@@ -67,10 +67,10 @@ def _describe_page(records: Sequence[Record]) -> str:
     )
 
 
-def _order_rows(rows: Sequence[Row]) -> list[Row]:
+def _order_rows(rows: Sequence[Row], kind: str = "any") -> list[Row]:
     """The most successful first."""
     threshold = str(rows[0].records[0]["thresholds"][0])
-    return sorted(rows, key=lambda row: -estimate_success(row, "any", threshold).mean)
+    return sorted(rows, key=lambda row: -estimate_success(row, kind, threshold).mean)
 
 
 def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
@@ -121,7 +121,7 @@ def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
 def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
     """Success of every row less that of the best of the others, and less that of the main row."""
     limit = str(rows[0].records[0]["thresholds"][0])
-    methods = [row for row in rows if not row.is_baseline]  # in order of success
+    methods = [row for row in rows if not row.is_baseline]
     ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
     if len(methods) < 2:
         return []
@@ -136,14 +136,14 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
 
     body = []
     for row in methods:
-        best = next(other for other in methods if other is not row)
         for kind in TIMED:
+            best = next(other for other in _order_rows(methods, kind) if other is not row)
             cells = [f"less {best.label}", *subtract(row, best, kind)]
             if ours is not None:
                 own = ("", "") if ours is row else subtract(row, ours, kind)
                 cells += own
             body.append([row.label, kind, *cells])
-    against = [] if ours is None else [f"less {ours.label}", ""]
+    against = [] if ours is None else [f"less {ours.label}", "verdict"]
     note = (
         "Percentage points, on the seeds and goals that both rows have. A row is called better or worse only where the "
         "interval excludes zero. The best of the others is chosen by the same episodes, so differences to it lean "
@@ -152,7 +152,7 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
     )
     if any(UNMATCHED in cell for line in body for cell in line):
         note += f" {UNMATCHED}: cells of an earlier version, whose goals are not matched one by one."
-    table = format_table(["method", "success", "best of the others", "difference", "", *against], body)
+    table = format_table(["method", "success", "best of the others", "difference", "verdict", *against], body)
     return ["### Differences", "", _wrap(note), "", *table, ""]
 
 

@@ -77,6 +77,13 @@ def test_rows_are_compared_with_the_best_of_the_others_and_with_the_main_row():
     assert find_row(older, "`pldm`", "### Differences")[3].startswith("+40* (") and "not matched" in older
 
 
+def test_the_best_of_the_others_is_that_of_the_same_kind_of_success():
+    quick = make_results(0.9) | {"held": {"0.2": 0.1, "0.1": 0.1}}
+    records = [make_record("pldm", plan=quick), make_record("lewm", rate=0.8), make_record("future", rate=0.3)]
+    lines = [line for line in format_task_page(records, ["steps"]).splitlines() if line.startswith("| `future` | ")]
+    assert [line.split(" | ")[2] for line in lines if "less" in line] == ["less `pldm`", "less `lewm`"]
+
+
 def test_rows_of_other_seeds_are_not_compared():
     text = format_task_page([make_record("pldm", 0), make_record("future", 1)], ["steps"])
     assert find_row(text, "`pldm`", "### Differences")[-1] == "no seed in common"
