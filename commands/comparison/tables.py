@@ -111,9 +111,7 @@ def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
     first = rows[0].records[0]
     limits = [str(limit) for limit in first["thresholds"]]
     head = ["method", *(f"{limit} {first['unit']}, {kind}" for limit in limits for kind in KINDS)]
-    body = [
-        [row.label, *(_format_short(estimate_success(row, kind, t)) for t in limits for kind in KINDS)] for row in rows
-    ]
+    body = [[row.label, *(_format_short(row, kind, t) for t in limits for kind in KINDS)] for row in rows]
     kinds = ", ".join(f"*{kind}*: {title}" for kind, title in KIND_TITLES.items())
     return ["### All thresholds", "", _wrap(f"Success in percent, {kinds}."), "", *format_table(head, body), ""]
 
@@ -259,7 +257,11 @@ def _format_difference(difference: Estimate | None) -> tuple[str, str]:
     return f"{mean:+.0f}{mark} ({low:+.0f} to {high:+.0f})", judge_difference(difference)
 
 
-def _format_short(rate: Estimate) -> str:
+def _format_short(row: Row, kind: str, threshold: str) -> str:
+    """Success in percent with its interval; empty where records of an earlier version lack this kind."""
+    if any(kind not in result for result in row.results):
+        return ""
+    rate = estimate_success(row, kind, threshold)
     return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f})"
 
 

@@ -61,7 +61,7 @@ def _name_cell(row: Row, record: Record) -> Line:
 def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
     result, costs = record[row.key.part], read_costs(record)
     line = _name_cell(row, record) | {"threshold": threshold, "unit": record["unit"], "episodes": result["episodes"]}
-    line |= {kind: round(result[kind][threshold] * result["episodes"]) for kind in KINDS}
+    line |= {kind: _count_successes(result, kind, threshold) for kind in KINDS}
     known = "outcomes" in record
     for kind in TIMED:
         steps = read_steps(record, row, kind, threshold) if known else None
@@ -76,6 +76,11 @@ def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
     }
     measures = record.get("pretrain", {}) | record.get("posttrain", {}) if row.key.part == "plan" else {}
     return line | {key: measures.get(key) for key in MEASURES}
+
+
+def _count_successes(result: Mapping[str, Any], kind: str, threshold: str) -> int | None:
+    """Successes of a seed; None where a record of an earlier version lacks this kind."""
+    return round(result[kind][threshold] * result["episodes"]) if kind in result else None
 
 
 def _make_episode_lines(row: Row, record: Record) -> Iterator[Line]:

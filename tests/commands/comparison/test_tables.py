@@ -51,6 +51,13 @@ def test_all_thresholds_and_kinds_are_listed():
     assert len(find_row(text, "`future`", "### All thresholds")) == 7
 
 
+def test_records_that_lack_a_kind_of_success_have_an_empty_place():
+    older = {key: value for key, value in make_results(0.5).items() if key != "final"}
+    text = format_task_page([make_record("future", plan=older), make_record("lewm")], ["steps"])
+    assert find_row(text, "`future`", "### All thresholds")[3].strip() == ""
+    assert find_row(text, "`lewm`", "### All thresholds")[3].startswith("50 (")
+
+
 def test_better_is_said_only_where_the_interval_excludes_zero():
     assert judge_difference(Estimate(0.1, 0.01, 0.2, 3)) == "better"
     assert judge_difference(Estimate(0.1, -0.01, 0.2, 3)) == "no difference shown"

@@ -29,6 +29,8 @@ def test_one_line_a_method_seed_and_threshold():
     own = next(line for line in lines if line["part"] == "plan_own")
     assert (own["any"], float(own["stage2_flops"]), own["probe"]) == ("2", 0.0, "")
     assert first["any_median_steps"] == ""
+    older = {key: value for key, value in make_results(0.5).items() if key != "final"}
+    assert read(format_seeds_csv([make_record("lewm", plan=older)]))[0]["final"] == ""
 
 
 def test_one_line_a_method_seed_and_episode_with_steps_by_threshold():
