@@ -2,9 +2,10 @@
 
 A cell is one row with one budget of stage 1 and one seed: pretrain, posttrain, plan. A row is one objective in one
 variant of each axis that is varied, such as the metric. A finished cell leaves a JSON record in `cells`; the command
-skips cells that have one there or in `published`, so a table grows over days and machines. All methods have the same
-data, dynamics and planner, and with trials=N the same number of settings, judged on `val`. Without vary.metric,
-objectives that learn dynamics themselves (lewm, pldm) have no metric, and are planned with these dynamics, too.
+skips cells that have one there or in `published`, so a table grows over days and machines. With trials=N all rows get
+the same number of settings, judged on `val`. What the rows share is found by comparing their configurations, and stands
+above the table. Without vary.metric, objectives that learn dynamics themselves (lewm, pldm) have no metric, and are
+planned with these dynamics, too.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from commands.comparison import law, tables
+from commands.comparison import law
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.execution import remove_ended_folders, run_cell
+from commands.comparison.overview import format_overview
 from commands.comparison.phases import remove_shared_trainings
+from commands.comparison.rows import make_rows
 from commands.comparison.search import list_extremes, read_space
+from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
     ORACLE,
     UNTRAINED,
@@ -28,6 +33,8 @@ from commands.comparison.table_keys import (
     make_cell_keys,
     make_search_space,
 )
+from commands.comparison.tables import format_task_page
+from commands.comparison.tidy import format_episodes_csv, format_seeds_csv
 from commands.comparison.trials import SPLIT
 from commands.config.compose import list_choices
 from commands.evaluation.scenes import check_scenes
@@ -62,7 +69,16 @@ def check(config: Config) -> None:
         if row.objective != ORACLE:
             keys.stage1.check()
             keys.stage2.check()
+    if not config.mixed:
+        check_equal(make_rows([_sketch_record(config, row) for row in rows]))
     check_search(config, list({row.objective: row for row in rows if row.objective != ORACLE}.values()))
+
+
+def _sketch_record(config: Config, row: Row) -> dict[str, Any]:
+    """What is known of a row's record before it is run."""
+    keys = make_cell_keys(config, row.objective, config.seed, row.variant)
+    cell = Cell(row.objective, "both", config.seed, keys, 0.0, row.variant)
+    return {**vars(cell), "config": cell.config, "plan": {}}
 
 
 def check_search(config: Config, rows: Sequence[Row]) -> None:
@@ -106,14 +122,14 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     remove_ended_folders(folder.path, [cell for cell in cells if cell not in missing])
     remove_shared_trainings(folder.path, missing)
     if len(missing) < len(cells):  # those that are there may have come from another machine
-        table = _write_page(own, folders, cells, config)
+        table = _write_page(own, folders, cells, config, console)
     if not config.table_only:
         for number, cell in enumerate(missing):
             if cell.find_record(*folders) is None:  # another budget may have had the same steps
                 console.say(f"cell {number + 1} of {len(missing)}: {cell.row.name}, {cell.name}")
                 run_cell(add_choice(cell, cells, folders), folder.path, own, config.keep_models, console)
             remove_shared_trainings(folder.path, missing[number + 1 :])
-            table = _write_page(own, folders, cells, config)
+            table = _write_page(own, folders, cells, config, console)
         folder.finish(f"{len(cells)} cells, table in {table}")
     console.say(table.read_text(encoding="utf-8"))
 
@@ -137,16 +153,27 @@ def _warn_of_old_records(folder: Path, console: Console) -> None:
         )
 
 
-def _write_page(own: Path, folders: Sequence[Path], cells: Sequence[Cell], config: Config) -> Path:
-    """Write the table of those cells that are finished into the folder `own`, with what predicts success over its
-    cells, and one of all tasks where it holds several; return the first."""
+def _write_page(own: Path, folders: Sequence[Path], cells: Sequence[Cell], config: Config, console: Console) -> Path:
+    """Write the table of those cells that are finished into the folder `own`, as Markdown with what predicts success
+    and as CSV, and one of all tasks where it holds several; return the first."""
     found = [(cell, path) for cell in cells if (path := cell.find_record(*folders)) is not None]
     records = [cell.read_record(path) for cell, path in found]
-    table = own / f"{cells[0].task}.md"
+    table, main = own / f"{cells[0].task}.md", _find_main_objective(config)
     everything = [record for record in map(read_json, sorted(own.glob("*.json"))) if is_current(record["config"])]
     elsewhere = [record for (_, path), record in zip(found, records, strict=True) if path.parent != own]
-    page = tables.format_task_page(records, config.budgets)
+    page = format_task_page(records, config.budgets, main, config.mixed)
     table.write_text(f"{page}{law.write_law(everything + elsewhere, own / law.FIGURE)}", encoding="utf-8")
+    table.with_suffix(".csv").write_text(format_seeds_csv(records), encoding="utf-8")
+    if episodes := format_episodes_csv(records):
+        (own / f"{cells[0].task}_episodes.csv").write_text(episodes, encoding="utf-8")
     if len({record["task"] for record in everything}) > 1:
-        (own / "README.md").write_text(tables.format_overview(everything), encoding="utf-8")
+        try:
+            (own / "README.md").write_text(format_overview(everything, config.mixed), encoding="utf-8")
+        except UsageError as error:  # the table that was asked for may be one of equals
+            console.warn(f"jepa compare: {own / 'README.md'} is not written: {error}")
     return table
+
+
+def _find_main_objective(config: Config) -> str | None:
+    """The first trained objective, which the others are compared with, as it sets the budget of equal arithmetic."""
+    return next((name for name in config.objectives if name not in (ORACLE, UNTRAINED)), None)

@@ -54,7 +54,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         result = work()
         seconds[name] = round(time.perf_counter() - began, 2)
         peaks[name] = round(measure_peak_mib())
-        write_json(done, {"seconds": seconds[name], "peak_mib": peaks[name], "result": result})
+        write_json(done, {"seconds": seconds[name], "peak_mib": peaks[name], "result": result}, columns=True)
         console.say(f"{name}: {result if isinstance(result, str) else 'done'} [{format_duration(seconds[name])}]")
         return result
 
@@ -66,7 +66,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     results = phase("plan", lambda: evaluate_model(config.evaluation, data, model, paths["plan"], console, sections))
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
-    write_json(base / "results.json", results)
+    write_json(base / "results.json", results, columns=True)
     total = format_duration(sum(seconds.values()))
     console.say(f"report: {paths['plan'] / 'report.html'}")
     folder.finish(

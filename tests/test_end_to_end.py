@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -405,11 +406,20 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     }
     assert cells[0].read_bytes() == before
     page = (work / "cells/reacher.md").read_text()
-    assert all(page.count(f"| `{name}` |") == 2 for name in ("future", "lewm", "untrained", "oracle"))
+    tables = [part.partition("\n### ")[0] for part in page.split("\n## ")[1:]]
+    assert len(tables) == 2
+    assert all(f"| `{name}` |" in table for name in ("future", "lewm", "untrained", "oracle") for table in tables)
     lewm = {b: json.loads(next((work / "cells").glob(f"*lewm-{b}*")).read_text()) for b in ("steps", "flops")}
     future = json.loads(cells[0].read_text())
     assert lewm["steps"]["steps"] == future["steps"] == 2 and "plan_own" in lewm["steps"]
     assert future["flops"]["total"] == sum(future["flops"][key] for key in ("pretrain", "metric", "posttrain"))
+    outcomes = lewm["steps"]["outcomes"]
+    assert outcomes["goals"] == future["outcomes"]["goals"] and outcomes["random"] == future["outcomes"]["random"]
+    assert all(len(outcomes[part]["final_distance"]) == 1 for part in ("plan", "plan_own", "random"))
+    assert future["flops"]["posttrain"] == lewm["steps"]["flops"]["posttrain"] > 0
+    with (work / "cells/reacher_episodes.csv").open() as lines:
+        episodes = list(csv.DictReader(lines))
+    assert {line["row"] for line in episodes} >= {"future", "lewm", "lewm, its own dynamics", "oracle", "random"}
     assert lewm["flops"]["steps"] == max(1, round(2 * future["flops_per_step"] / lewm["flops"]["flops_per_step"]))
 
 

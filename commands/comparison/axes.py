@@ -61,8 +61,3 @@ def list_decided_keys(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[str
 def format_row(objective: str, variant: Variant) -> str:
     """Name of a row, as "lewm metric=none"."""
     return " ".join((objective, *(f"{axis}={name}" for axis, name in variant.items())))
-
-
-def name_row(record: Mapping[str, Any]) -> str:
-    """Name of the row that a finished cell belongs to."""
-    return format_row(record["objective"], record.get("variant", {}))

@@ -32,7 +32,7 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
     record = (run_oracle if cell.objective == ORACLE else run_pipeline)(cell, str(data), work, console)
     if not keep and work.exists():  # the oracle writes none
         work.rename(ended)
-    write_json(records / f"{cell.name}.json", record)
+    write_json(records / f"{cell.name}.json", record, columns=True)
     shutil.rmtree(ended, ignore_errors=True)
 
 
@@ -52,14 +52,22 @@ def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[st
     """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record."""
     shared = work.parent / SHARED
     if cell.tuning is not None:
-        trial, plan, parts = run_trials(cell, data, work, shared, console)
-        return make_record(trial, plan, MODEL_METHOD) | parts
+        trial, plan, own, parts = run_trials(cell, data, work, shared, console)
+        return add_own(make_record(trial, plan, MODEL_METHOD) | parts, own)
     phases = Phases(cell, cell.name, data, work, shared, console)
     parts = phases.train()
     plan, own = phases.plan(cell.keys.evaluation), phases.plan_own(cell.keys.evaluation)
     parts["rank_reach"] = phases.measure_rank_reach()
     phases.remove_features()
-    return make_record(cell, plan, MODEL_METHOD) | parts | ({} if own is None else {"plan_own": own})
+    return add_own(make_record(cell, plan, MODEL_METHOD) | parts, own)
+
+
+def add_own(record: dict[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The record with the results of the model's own dynamics, if it has them, on the same goals."""
+    if own is not None:
+        record["plan_own"] = own["methods"][MODEL_METHOD]
+        record["outcomes"]["plan_own"] = own["outcomes"]["methods"][MODEL_METHOD]
+    return record
 
 
 def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
@@ -70,7 +78,9 @@ def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str,
 
 
 def make_record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The record of a cell: its configuration, the results of a method and of random actions, and versions."""
+    """The record of a cell: its configuration, the results of a method and of random actions, the outcomes of all their
+    episodes, and versions."""
+    outcomes = results["outcomes"]
     return {
         "objective": cell.objective,
         "budget": cell.budget,
@@ -79,6 +89,12 @@ def make_record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str
         "task": cell.keys.env.name,
         "plan": results["methods"][method],
         "random": results["methods"][RANDOM_METHOD],
+        "outcomes": {
+            "budget": outcomes["budget"],
+            "goals": outcomes["goals"],
+            "plan": outcomes["methods"][method],
+            "random": outcomes["methods"][RANDOM_METHOD],
+        },
         "thresholds": results["thresholds"],
         "unit": results["unit"],
         "commit": get_commit(),

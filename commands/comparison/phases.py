@@ -19,9 +19,8 @@ from typing import Any
 from commands.comparison.cells import FREE, Cell
 from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.methods import MODEL_METHOD
-from commands.pipeline import PipelineKeys
 from commands.evaluation.rank_reach import measure_planned_reach
+from commands.pipeline import PipelineKeys
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
 from commands.shared.devices import resolve_device
 from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
@@ -95,10 +94,10 @@ class Phases:
         return self._evaluate(keys, "posttrain", name)
 
     def plan_own(self, keys: EvaluationKeys, name: str = "plan_own") -> dict[str, Any] | None:
-        """Results of the dynamics that stage 1 learned; None where it learned none."""
+        """The evaluation of the dynamics that stage 1 learned, as of `plan`; None where it learned none."""
         if read_model_kind(self.work / "pretrain" / MODEL) != "dynamics":
             return None
-        return self._evaluate(keys, "pretrain", name)["methods"][MODEL_METHOD]
+        return self._evaluate(keys, "pretrain", name)
 
     def measure_rank_reach(self) -> dict[str, Any]:
         """How far ahead the planner's cost ranks, on `val` (`measure_planned_reach`)."""

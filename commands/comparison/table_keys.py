@@ -64,6 +64,8 @@ class TableKeys(PipelineKeys):
     metric: Kind | None = "biharmonic"
     """objective.metric.kind of all methods but those that learn dynamics themselves, where vary has no metric; null: no
     metric"""
+    mixed: bool = False
+    """whether one table may mix cells of different tasks' settings, data or protocols"""
     small: dict[str, list[Any]] = field(default_factory=dict)
     """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
 

@@ -1,22 +1,29 @@
-"""The tables of `jepa compare`: finished cells -> one Markdown page a task and one of all tasks, seeds joined."""
+"""The page of one task by `jepa compare`: finished cells -> Markdown, the seeds of a method joined in one row."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
-from commands.comparison.axes import name_row
-from commands.evaluation.intervals import wilson_interval
+from commands.comparison.rows import ORACLE, Record, Row, make_rows
+from commands.comparison.sharing import check_equal, describe_sharing
+from commands.comparison.statistics import (
+    KINDS,
+    TIMED,
+    compare_rows,
+    count_by_distance,
+    estimate_success,
+    summarise_steps,
+)
 from commands.evaluation.scenes import name_scenes
-
-Record = Mapping[str, Any]
-
-ORACLE = "oracle"  # the method that plans in the true simulator
+from commands.evaluation.seed_intervals import Estimate
+from commands.shared.errors import UsageError
 
 WIDTH = 120  # columns of a paragraph
-
+MEASURES = ("probe", "near_pair_correlation")  # of an encoder, on val
+UNMATCHED = "*"  # marks a difference whose goals are not matched
+KIND_TITLES = {"any": "at any time", "held": "for consecutive steps", "final": "at the last step"}
 BUDGET_TITLES = {
     "steps": "Equal steps of stage 1",
     "flops": "Equal arithmetic in stage 1",
@@ -24,166 +31,288 @@ BUDGET_TITLES = {
 }
 
 
-def format_task_page(records: Sequence[Record], budgets: Sequence[str]) -> str:
-    """Markdown: a table per budget, the most successful objective first, with the random and pixel baselines."""
-    first = records[0]
-    threshold, unit = str(first["thresholds"][0]), first["unit"]
-    oracles = _find_oracles(records)
-    lines = [f"# Objectives on {first['task']}", "", _format_introduction(records), ""]
+def format_task_page(
+    records: Sequence[Record], budgets: Sequence[str], main: str | None = None, mixed: bool = False
+) -> str:
+    """Markdown: for every budget, tables whose rows are methods, the most successful first.
+
+    main: objective that every row is compared with, beside the best of the others. mixed: whether cells may differ in
+    task, data or protocol; otherwise UsageError names the keys.
+    """
+    lines = [f"# Objectives on {records[0]['task']}", "", _wrap(_describe_page(records)), ""]
     for budget in budgets:
-        rows = _make_rows([record for record in records if record["budget"] in (budget, "both")], threshold, oracles)
-        head = (
-            "objective",
-            "seeds",
-            "steps",
-            "TFLOP, both stages",
-            "probe R2",
-            "near-pair rank correlation",
-            "error over copying: 1 step, last",
-            f"within {threshold} {unit}",
-            "held",
-            "normalised",
-            "with its own dynamics",
-            "trials",
-        )
-        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_table(head, rows), ""]
+        rows = make_rows([record for record in records if record["budget"] in (budget, "both")])
+        if not rows:
+            continue
+        if not mixed:
+            check_equal(rows)
+        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(_order_rows(rows), main, mixed)]
     return "\n".join(lines)
 
 
-def _format_introduction(records: Sequence[Record]) -> str:
+def _describe_page(records: Sequence[Record]) -> str:
     first = records[0]
-    baselines, threshold = [record["random"] for record in records], str(first["thresholds"][0])
-    random = fmean(baseline["any"][threshold] for baseline in baselines)
     stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
-    pixels = {
-        key: "–" if stage1 is None else _format_number(stage1[f"{key}_pixels"])
-        for key in ("probe", "near_pair_correlation")
-    }
     spaces = sorted({record["space"] for record in records if "space" in record})
+    episodes = sorted({record["random"]["episodes"] for record in records})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
-    scenes = name_scenes(first["config"]["protocol"])
-    made = (
-        f"Made by `jepa compare`; {baselines[0]['episodes']} episodes a seed{scenes}{planned}. "
-        f"Random actions: {random:.1%}. "
-        f"Raw pixels: probe {pixels['probe']}, near-pair rank correlation {pixels['near_pair_correlation']}. "
-        "Probe, near-pair rank correlation and errors are of val; intervals are Wilson's of 95 %."
-    )
-    shared = (
-        "All methods share data, encoder, dynamics, planner and metric; `untrained` is an encoder before it learns, "
+    pixels = ["–" if stage1 is None else _format_number(stage1[f"{key}_pixels"]) for key in MEASURES]
+    return (
+        f"Made by `jepa compare`; {' or '.join(map(str, episodes))} episodes a seed"
+        f"{name_scenes(first['config']['protocol'])}{planned}. `untrained` is an encoder before it learns, "
         "embedding by principal components of its tokens, or by its keypoints; `oracle` plans in the true simulator "
-        "with the true distance. Normalised: (success - random) / (oracle - random)."
+        "with the true distance; `random` takes random actions. Brackets hold 95 % intervals. Where a row has several "
+        "training seeds, each with data and goals of its own, they are over seeds; else over the goals of one trained "
+        f"model, and say nothing of other seeds. Raw pixels: probe {pixels[0]}, near-pair rank correlation {pixels[1]}."
     )
-    return f"{_wrap(made)}\n\n{_wrap(shared)}"
 
 
-def format_overview(records: Sequence[Record]) -> str:
-    """Markdown: normalised success of every objective at equal steps on every task, and of its own dynamics."""
-    tasks = sorted({record["task"] for record in records})
-    steps = [record for record in records if record["budget"] != "flops"]
-    success: dict[str, dict[str, str]] = {}
-    for task in tasks:
-        here = [record for record in steps if record["task"] == task]
-        oracles = _find_oracles(here)
-        for name, group in _group_by_row(here).items():
-            for title, key in ((name, "plan"), (f"{name}, its own dynamics", "plan_own")):
-                if all(key in record for record in group):
-                    success.setdefault(title, {})[task] = _format_seeds(group, oracles, key)
-    rows = [[f"`{title}`", *(row.get(task, "") for task in tasks)] for title, row in sorted(success.items())]
-    lines = [
-        "# Objectives over tasks",
-        "",
-        _wrap(
-            "Made by `jepa compare` from the finished cells of this folder, equal steps of stage 1: (success - random) "
-            "/ (oracle - random), at any time within the task's headline threshold; in brackets the number of seeds "
-            "where it is not one."
-        ),
-        "",
-        *_format_table(["objective", *tasks], rows),
+def _order_rows(rows: Sequence[Row], kind: str = "any") -> list[Row]:
+    """The most successful first."""
+    threshold = str(rows[0].records[0]["thresholds"][0])
+    return sorted(rows, key=lambda row: -estimate_success(row, kind, threshold).mean)
+
+
+def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
+    """The tables of one budget."""
+    sentence, lines = describe_sharing(rows)
+    shared = [_wrap(f"{sentence}{':' if lines else '.'}"), ""]
+    shared += [*(_wrap(f"- {line}", "  ") for line in lines), ""] if lines else []
+    parts = [shared, _tabulate_success(rows), _tabulate_thresholds(rows), _tabulate_differences(rows, main, mixed)]
+    parts += [_tabulate_steps(rows), _tabulate_distances(rows), _tabulate_models(rows)]
+    return [line for part in parts for line in part]
+
+
+def _tabulate_success(rows: Sequence[Row]) -> list[str]:
+    """Success within the headline threshold, and what it cost."""
+    first = rows[0].records[0]
+    limit, oracles = str(first["thresholds"][0]), find_oracles(record for row in rows for record in row.records)
+    head = [
+        "method",
+        "seeds",
+        "episodes",
+        "training TFLOP",
+        "trials",
+        f"within {limit} {first['unit']}",
+        "held",
+        "normalised",
     ]
-    return "\n".join(lines) + "\n"
+    body = [
+        [
+            row.label,
+            _join(row.seeds),
+            str(sum(result["episodes"] for result in row.results)),
+            _format_tflop(_sum_training(row)),
+            _count_trials(row),
+            *(format_estimate(estimate_success(row, kind, limit)) for kind in TIMED),
+            "" if row.key.part == "random" else normalise_success(row, oracles),
+        ]
+        for row in rows
+    ]
+    note = (
+        "Training TFLOP: both stages of the model that is evaluated; of a method's own dynamics stage 1 alone. Trials: "
+        "settings that were tried on val. Normalised: (success - random) / (oracle - random), at any time."
+    )
+    return [*format_table(head, body), "", _wrap(note), ""]
 
 
-def _format_seeds(group: Sequence[Record], oracles: Mapping[int, Record], key: str) -> str:
-    """Normalised success, and of how many seeds; cells of one seed twice, as of two planners, are not averaged."""
-    if len({record["seed"] for record in group}) < len(group):
-        return "several settings"
-    return _normalise_success(group, oracles, key) + (f" ({len(group)})" if len(group) > 1 else "")
+def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
+    """Success at every threshold, of every kind."""
+    first = rows[0].records[0]
+    limits = [str(limit) for limit in first["thresholds"]]
+    head = ["method", *(f"{limit} {first['unit']}, {kind}" for limit in limits for kind in KINDS)]
+    body = [[row.label, *(_format_short(row, kind, t) for t in limits for kind in KINDS)] for row in rows]
+    kinds = ", ".join(f"*{kind}*: {title}" for kind, title in KIND_TITLES.items())
+    return ["### All thresholds", "", _wrap(f"Success in percent, {kinds}."), "", *format_table(head, body), ""]
 
 
-def _group_by_row(records: Sequence[Record]) -> dict[str, list[Record]]:
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(name_row(record), []).append(record)
-    return groups
+def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
+    """Success of every row less that of the best of the others, and less that of the main row."""
+    limit = str(rows[0].records[0]["thresholds"][0])
+    methods = [row for row in rows if not row.is_baseline]
+    ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
+    if len(methods) < 2:
+        return []
+
+    def subtract(row: Row, other: Row, kind: str) -> tuple[str, str]:
+        try:
+            return _format_difference(compare_rows(row, other, kind, limit))
+        except UsageError:
+            if not mixed:
+                raise
+            return "", "other goals"
+
+    body = []
+    for row in methods:
+        for kind in TIMED:
+            best = next(other for other in _order_rows(methods, kind) if other is not row)
+            cells = [f"less {best.label}", *subtract(row, best, kind)]
+            if ours is not None:
+                own = ("", "") if ours is row else subtract(row, ours, kind)
+                cells += own
+            body.append([row.label, kind, *cells])
+    against = [] if ours is None else [f"less {ours.label}", "verdict"]
+    note = (
+        "Percentage points, on the seeds and goals that both rows have. A row is called better or worse only where the "
+        "interval excludes zero. The best of the others is chosen by the same episodes, so differences to it lean "
+        "against the row. With one seed in common, an interval holds for these two trained models alone. No interval "
+        "is corrected for the number of rows."
+    )
+    if any(UNMATCHED in cell for line in body for cell in line):
+        note += f" {UNMATCHED}: cells of an earlier version, whose goals are not matched one by one."
+    table = format_table(["method", "success", "best of the others", "difference", "verdict", *against], body)
+    return ["### Differences", "", _wrap(note), "", *table, ""]
 
 
-def _find_oracles(records: Sequence[Record]) -> dict[int, Record]:
+def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
+    """Environment steps to success."""
+    limit = str(rows[0].records[0]["thresholds"][0])
+    body = []
+    for row in rows:
+        found = [summarise_steps(row, kind, limit) for kind in TIMED]
+        known = [each for each in found if each is not None]
+        if known:
+            pairs = [("–" if median is None else f"{median:g}", _format_mean(mean)) for median, mean in known]
+            body.append([row.label, *(text for pair in pairs for text in pair)])
+    if not body:
+        return []
+    budgets = {record["outcomes"]["budget"] for row in rows for record in row.records if "outcomes" in record}
+    missing = [row.label for row in rows if summarise_steps(row, "any", limit) is None]
+    note = (
+        f"Environment steps until success within {limit} {rows[0].records[0]['unit']}: the median of the successes, "
+        "and the mean over all episodes, in which a failure counts as the whole budget "
+        f"({_join(sorted(budgets))} steps)."
+    )
+    if missing:
+        note += f" Cells of an earlier version have none: {', '.join(missing)}."
+    head = ["method", "any: median", "any: mean", "held: median", "held: mean"]
+    return ["### Steps to success", "", _wrap(note), "", *format_table(head, body), ""]
+
+
+def _tabulate_distances(rows: Sequence[Row]) -> list[str]:
+    """Success by start distance."""
+    first = rows[0].records[0]
+    counts = {row.label: count_by_distance(row) for row in rows}
+    bins = sorted({label for row in counts.values() for label, (_, episodes) in row.items() if episodes})
+    if not bins:
+        return []
+    head = ["method", *(f"{low:g} to {high:g}" for low, high in bins)]
+    body = [[label, *(_format_count(*row.get(each, (0, 0))) for each in bins)] for label, row in counts.items()]
+    judge = KIND_TITLES.get(first["config"]["protocol"].get("judge", "any"), "where it plans anew")
+    note = f"Success within {first['thresholds'][0]} {first['unit']} {judge}, by start distance, {first['unit']}."
+    return ["### By start distance", "", note, "", *format_table(head, body), ""]
+
+
+def _tabulate_models(rows: Sequence[Row]) -> list[str]:
+    """What the models are like: training, features, open-loop errors."""
+    body = []
+    for row in rows:
+        if row.key.part != "plan" or "steps" not in row.records[0]:
+            continue
+        costs = row.records[0]["flops"]
+        errors = ", ".join(_mean(row, "posttrain", key) for key in ("over_copy_1", "over_copy_last"))
+        flops = [_format_tflop(costs[part]) for part in ("pretrain", "metric", "posttrain")]
+        measures = [_mean(row, "pretrain", key) for key in MEASURES]
+        body.append([row.label, str(row.records[0]["steps"]), *flops, *measures, errors])
+    if not body:
+        return []
+    head = ["method", "steps of stage 1", "TFLOP of stage 1", "of the metric's fit", "of stage 2"]
+    head += ["probe R2", "near-pair rank correlation", "error over copying: 1 step, last"]
+    note = "Stage 2 includes one pass of the encoder over all frames. Probe, correlation and errors are of val."
+    return ["### Models", "", _wrap(note), "", *format_table(head, body), ""]
+
+
+def find_oracles(records: Iterable[Record]) -> dict[int, Record]:
     """The oracle's cell of every seed that has one."""
     return {record["seed"]: record for record in records if record["objective"] == ORACLE}
 
 
-def _normalise_success(group: Sequence[Record], oracles: Mapping[int, Record], key: str = "plan") -> str:
+def normalise_success(row: Row, oracles: Mapping[int, Record]) -> str:
     """(success - random) / (oracle - random), of means over the seeds; empty without the oracle of one."""
-    threshold = str(group[0]["thresholds"][0])
-    if any(record["seed"] not in oracles for record in group):
+    threshold = str(row.records[0]["thresholds"][0])
+    if any(seed not in oracles for seed in row.seeds):
         return ""
 
-    def mean(records: Sequence[Record], row: str) -> float:
-        return fmean(record[row]["any"][threshold] for record in records)
+    def mean(records: Iterable[Record], part: str) -> float:
+        return fmean(record[part]["any"][threshold] for record in records)
 
-    random, oracle = mean(group, "random"), mean([oracles[record["seed"]] for record in group], "plan")
-    return _format_number((mean(group, key) - random) / (oracle - random)) if oracle > random else "–"
-
-
-def _make_rows(records: Sequence[Record], threshold: str, oracles: Mapping[int, Record]) -> list[list[str]]:
-    """One row an objective and variant, the most successful first."""
-    groups = _group_by_row(records)
-
-    def success(group: Sequence[Record]) -> float:
-        return fmean(record["plan"]["any"][threshold] for record in group)
-
-    order = sorted(groups, key=lambda name: -success(groups[name]))
-    return [_make_row(name, groups[name], threshold, oracles) for name in order]
+    random, oracle = mean(row.records, "random"), mean((oracles[seed] for seed in row.seeds), "plan")
+    return _format_number((mean(row.records, row.key.part) - random) / (oracle - random)) if oracle > random else "–"
 
 
-def _make_row(name: str, group: Sequence[Record], threshold: str, oracles: Mapping[int, Record]) -> list[str]:
-    def mean(stage: str, key: str) -> str:
-        values = [record.get(stage, {}).get(key) for record in group]
-        return "–" if None in values else _format_number(fmean(values))
-
-    flops = group[0].get("flops")
-    own = [record["plan_own"] for record in group if "plan_own" in record]
-    return [
-        f"`{name}`",
-        ", ".join(str(seed) for seed in sorted(record["seed"] for record in group)),
-        str(group[0].get("steps", 0)),
-        "–" if flops is None else f"{flops['total'] / 1e12:.1f}",
-        mean("pretrain", "probe"),
-        mean("pretrain", "near_pair_correlation"),
-        f"{mean('posttrain', 'over_copy_1')}, {mean('posttrain', 'over_copy_last')}",
-        _format_rate([record["plan"] for record in group], "any", threshold),
-        _format_rate([record["plan"] for record in group], "held", threshold),
-        _normalise_success(group, oracles),
-        _format_rate(own, "any", threshold) if own else "",
-        str(group[0].get("tuning", {"tried": "" if name == ORACLE else 1})["tried"]),
-    ]
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _format_rate(rows: Sequence[Mapping[str, Any]], kind: str, threshold: str) -> str:
-    episodes = sum(row["episodes"] for row in rows)
-    hits = sum(round(row[kind][threshold] * row["episodes"]) for row in rows)
-    low, high = wilson_interval(hits, episodes)
-    return f"{hits / episodes:.0%} ({low:.0%} to {high:.0%})"
+def format_estimate(rate: Estimate) -> str:
+    """A rate and its interval, as "81% (74% to 86%)"."""
+    return f"{rate.mean:.0%} ({rate.low:.0%} to {rate.high:.0%})"
+
+
+def judge_difference(difference: Estimate) -> str:
+    """What a difference shows: better or worse only where its interval excludes zero."""
+    if not difference.excludes_zero:
+        return "no difference shown"
+    word = "better" if difference.low > 0 else "worse"
+    return word if difference.seeds > 1 else f"{word} (one seed)"
+
+
+def _format_difference(difference: Estimate | None) -> tuple[str, str]:
+    """The difference in percentage points with its interval, and what it shows."""
+    if difference is None:
+        return "", "no seed in common"
+    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+    mark = "" if difference.matched else UNMATCHED
+    return f"{mean:+.0f}{mark} ({low:+.0f} to {high:+.0f})", judge_difference(difference)
+
+
+def _format_short(row: Row, kind: str, threshold: str) -> str:
+    """Success in percent with its interval; empty where records of an earlier version lack this kind."""
+    if any(kind not in result for result in row.results):
+        return ""
+    rate = estimate_success(row, kind, threshold)
+    return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f})"
+
+
+def _format_mean(mean: Estimate) -> str:
+    interval = f" ({mean.low:.1f} to {mean.high:.1f})" if mean.low < mean.high else ""  # equal numbers show no spread
+    return f"{mean.mean:.1f}{interval}"
+
+
+def _format_count(successes: int, episodes: int) -> str:
+    return f"{successes / episodes:.0%} of {episodes}" if episodes else ""
 
 
 def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"  # null: too few episodes to measure it
 
 
-def _wrap(paragraph: str) -> str:
-    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
+def _format_tflop(flops: float) -> str:
+    return f"{flops / 1e12:.1f}" if flops else "–"
 
 
-def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+def _sum_training(row: Row) -> float:
+    """FLOPs that trained what a row plans with, of one seed."""
+    if row.is_baseline:
+        return 0.0
+    costs = row.records[0]["flops"]
+    return costs["pretrain"] if row.key.part == "plan_own" else costs["total"]
+
+
+def _count_trials(row: Row) -> str:
+    """Settings that were tried; none of a baseline."""
+    return "" if row.is_baseline else str(row.records[0].get("tuning", {"tried": 1})["tried"])
+
+
+def _mean(row: Row, stage: str, key: str) -> str:
+    values = [record.get(stage, {}).get(key) for record in row.records]
+    return "–" if None in values else _format_number(fmean(values))
+
+
+def _join(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _wrap(paragraph: str, indent: str = "") -> str:
+    return textwrap.fill(paragraph, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

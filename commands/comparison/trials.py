@@ -30,10 +30,11 @@ Result = dict[str, Any]
 
 def run_trials(
     cell: Cell, data: str, work: Path, shared: Path, console: Console
-) -> tuple[Cell, dict[str, Any], dict[str, Any]]:
+) -> tuple[Cell, dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
     """Tune and evaluate a cell in the folder `work`, resuming where it stopped.
 
-    Returns the cell with the chosen setting, results of its evaluation, and further parts of its record.
+    Returns the cell with the chosen setting, results of its evaluation, those of its own dynamics if it has them, and
+    further parts of its record.
     """
     assert cell.tuning is not None
     results: list[Result] = []
@@ -66,7 +67,7 @@ def run_trials(
         "setting_own": None if best_own is None else drawn[best_own],
         "results": results,
     }
-    return cell.make_trial(best), plan, {**parts, **({} if own is None else {"plan_own": own}), "tuning": tuning}
+    return cell.make_trial(best), plan, own, {**parts, "tuning": tuning}
 
 
 def check_trial_episodes(cell: Cell, data: str) -> None:
@@ -94,7 +95,7 @@ def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, cons
             **{key: parts[key] for key in ("steps", "flops", "seconds", "stage1_of") if key in parts},
         }
         if own is not None:
-            result["val_own"] = _summarise(own, judge, plan["thresholds"])
+            result["val_own"] = _summarise(own["methods"][MODEL_METHOD], judge, plan["thresholds"])
         phases.remove_features()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)

@@ -32,6 +32,7 @@ from commands.evaluation.methods import (
     plans_with_simulator,
     play_policy,
 )
+from commands.evaluation.outcomes import list_steps, tabulate_outcomes
 from commands.evaluation.precision import measure_precision
 from commands.evaluation.protocol import SCHEMA
 from commands.evaluation.scenes import name_scenes
@@ -57,7 +58,8 @@ def evaluate_model(
     viewer: Viewer = "none",
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`.
+    """Evaluate a model; writes results.json, episodes.jsonl, videos and report.html into `folder`. Returns the content
+    of results.json.
 
     model: a run folder, or MODULE:CLASS with its `options`. extra: further sections of the report, (title, file or
     HTML). viewer: `rerun` also writes a recording.
@@ -97,8 +99,8 @@ def write_evaluation(
     """Write results.json, episodes.jsonl, videos and report.html into `folder`. The first of `runs` is under test."""
     task, cases = setup.task, setup.cases
     results["data"] = {"file": [str(path) for path in setup.reader.paths], "checksum": setup.reader.file_checksum}
-    write_json(folder / "results.json", results)
-    write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases))
+    write_json(folder / "results.json", results, columns=True)
+    write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases, task))
     videos = write_videos(next(iter(runs.values())), cases, task, folder / "videos")
     scenes = render_scenes(setup, folder / "scenes.png")
     write_report(results, runs, cases, task, videos, folder / "report.html", sections, scenes)
@@ -106,7 +108,8 @@ def write_evaluation(
 
 
 def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, console: Console) -> dict[str, Any]:
-    """Methods that need no model (random actions, no action, the oracle), each as in results.json.
+    """Methods that need no model (random actions, no action, the oracle), each as in results.json, and the
+    outcomes of all episodes.
 
     skip: environment steps per model step of the oracle's plans; None: the task's own.
     """
@@ -116,7 +119,13 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
         "unit": setup.task.distance_unit,
         "thresholds": list(setup.task.thresholds),
         "methods": summarise_methods(runs, setup, keys),
+        "outcomes": tabulate_runs(runs, setup),
     }
+
+
+def tabulate_runs(runs: Mapping[str, Rollouts], setup: EvaluationSetup) -> dict[str, Any]:
+    """The outcome of every episode of every method (`commands.evaluation.outcomes`)."""
+    return tabulate_outcomes({name: run.played_distances for name, run in runs.items()}, setup.cases, setup.task)
 
 
 def play_methods(
@@ -176,6 +185,7 @@ def collect_results(
         "oracle": methods[ORACLE_METHOD][protocol.judge][limit] if ORACLE_METHOD in methods else None,
         "seconds": seconds,
         "methods": methods,
+        "outcomes": tabulate_runs(runs, setup),
         "protocol": asdict(protocol),
         "planner": to_json_value(keys.planner),
         "oracle_planner": keys.planner.name if plans_with_simulator(make_planner(keys.planner)) else "cem",
@@ -200,8 +210,10 @@ def measure_peak_mib() -> float:
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
-    """A line of JSON per method and episode: its source and the distance after every step."""
+def format_episodes(runs: dict[str, Rollouts], cases: Cases, task: TaskSpec) -> str:
+    """A line of JSON per method and episode: its source, environment steps to success by kind and threshold (null where
+    never), and the distance after every step."""
+    speed = {name: list_steps(run.played_distances, task) for name, run in runs.items()}
     lines = [
         {
             "method": name,
@@ -209,6 +221,10 @@ def format_episodes(runs: dict[str, Rollouts], cases: Cases) -> str:
             "episode": int(cases.episodes[number]),
             "start": int(cases.starts[number]),
             "seed": cases.seeds[number],
+            "steps_to_success": {
+                kind: {threshold: steps[number] for threshold, steps in limits.items()}
+                for kind, limits in speed[name].items()
+            },
             "distances": [round(float(distance), 4) for distance in distances],
         }
         for name, run in runs.items()

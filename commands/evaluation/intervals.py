@@ -5,7 +5,9 @@ Measurements of one episode are alike, so the bootstrap resamples episodes (perc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,18 @@ from numpy.typing import NDArray
 
 RESAMPLES = 2000  # of episodes, for an interval
 LEVELS = (0.025, 0.975)  # quantiles of a 95 % interval
+QUANTILE = NormalDist().inv_cdf(LEVELS[1])  # of the normal distribution
 
 
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a rate (Wilson 1927)."""
+def wilson_interval(successes: float, count: float) -> tuple[float, float]:
+    """95 % Wilson score interval of a rate (Wilson 1927). Both may be fractions, where `count` is an effective number
+    of trials."""
     if count == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest  # slow to import
-
-    low, high = binomtest(successes, count).proportion_ci(method="wilson")
-    return float(low), float(high)
+    rate, square = successes / count, QUANTILE**2 / count
+    centre = (rate + square / 2) / (1 + square)
+    half = QUANTILE * math.sqrt(rate * (1 - rate) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def resample_means(

@@ -26,6 +26,26 @@ def detect_success(distances: NDArray[np.float64], threshold: float, steps: int 
     return np.any(np.all(runs, axis=2), axis=1)
 
 
+def count_steps_to_success(distances: NDArray[np.float64], threshold: float, steps: int = 1) -> NDArray[np.float64]:
+    """Per episode: environment steps until it has been within the threshold for `steps` consecutive steps for the first
+    time; nan where it never has."""
+    within = distances[:, 1:] <= threshold
+    if within.shape[1] < steps:
+        return np.full(len(within), np.nan)
+    held = np.all(np.lib.stride_tricks.sliding_window_view(within, steps, axis=1), axis=2)  # [n, windows]
+    return np.where(held.any(axis=1), held.argmax(axis=1) + float(steps), np.nan)
+
+
+def summarise_steps(steps: NDArray[np.float64], budget: int) -> dict[str, float | None]:
+    """Median of the successes (null without one), and the mean restricted to the budget, which failures count as.
+    steps: as `count_steps_to_success` gives them."""
+    reached = steps[~np.isnan(steps)]
+    return {
+        "median": float(np.median(reached)) if len(reached) else None,
+        "restricted_mean": float(np.where(np.isnan(steps), budget, steps).mean()),
+    }
+
+
 def fill_after_end(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     """The last distance of every episode in place of nan."""
     last = np.maximum.accumulate(np.where(np.isnan(distances), 0, np.arange(distances.shape[1])), axis=1)
@@ -71,6 +91,13 @@ def summarise(
         hits = {str(t): int(detect_success(watched, t, steps).sum()) for t in task.thresholds}
         rates[name] = {threshold: n / count for threshold, n in hits.items()}
         rates[f"{name}_ci95"] = {threshold: wilson_interval(n, count) for threshold, n in hits.items()}
+    speed = {
+        name: {
+            str(t): summarise_steps(count_steps_to_success(distances, t, steps), distances.shape[1] - 1)
+            for t in task.thresholds
+        }
+        for name, steps in (("any", 1), ("held", task.held_steps))
+    }
     watched, steps = steps_by_judge[judge]
     success = detect_success(watched, task.thresholds[0], steps)
 
@@ -81,6 +108,7 @@ def summarise(
     return {
         "episodes": count,
         **rates,
+        "steps_to_success": speed,
         "final_distance": float(filled[:, -1].mean()),
         "least_distance": float(filled[:, 1:].min(1).mean()),
         "by_distance": [

@@ -1,9 +1,8 @@
 """The summary of a sweep: evaluations pooled over seeds and beside each other, training curves in one figure.
 
 Evaluations that differ in their seed alone (of training, or of the protocol) become one result: successes and episodes
-are added up. A rate over n training seeds x m episodes has the Wilson interval of n * m episodes. The rate of each seed
-stands next to it, because that interval does not show how much training runs differ. Where other keys differ, one table
-has a line for each setting.
+are added up. Its interval is over the seeds (`seed_intervals`), and the rate of each seed stands beside it. Where other
+keys differ, one table has a line for each setting.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from commands.config.compose import Composed
-from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.protocol import SCHEMA
+from commands.evaluation.seed_intervals import estimate_rate
 from commands.report.plots import draw_setting_curves, draw_sweep_curves
 from commands.shared.console import METRICS, Console, format_table
 from commands.shared.errors import RunError
@@ -139,12 +138,13 @@ def pool_results(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _pool_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Pool the results of one method, as `protocol.summarise` gives them."""
-    episodes = sum(row["episodes"] for row in rows)
-    pooled: dict[str, Any] = {"episodes": episodes}
+    counts = [row["episodes"] for row in rows]
+    pooled: dict[str, Any] = {"episodes": sum(counts)}
     for kind in KINDS:
-        hits = {t: sum(round(row[kind][t] * row["episodes"]) for row in rows) for t in rows[0][kind]}
-        pooled[kind] = {threshold: count / episodes for threshold, count in hits.items()}
-        pooled[f"{kind}_ci95"] = {threshold: wilson_interval(count, episodes) for threshold, count in hits.items()}
+        hits = {t: [round(row[kind][t] * row["episodes"]) for row in rows] for t in rows[0][kind]}
+        rates = {threshold: estimate_rate(successes, counts) for threshold, successes in hits.items()}
+        pooled[kind] = {threshold: rate.mean for threshold, rate in rates.items()}
+        pooled[f"{kind}_ci95"] = {threshold: (rate.low, rate.high) for threshold, rate in rates.items()}
     for kind in ("by_distance", "by_kind", "by_motion"):
         pooled[kind] = _pool_groups([group for row in rows for group in row.get(kind, [])])
     return pooled

@@ -48,6 +48,7 @@ VERSIONS = (
 )
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=,-]*$")
 PLACE = ("name", "runs")  # keys of every command that set where a run is kept
+FLAT_LIST = re.compile(r"\[\n([-+.\w\s,]*)\]")  # in indented JSON: of numbers, true, false and null
 FINISHED = "finished.json"
 OWN = ("config.json", "run.json", ".lock")  # files of every run, written when it begins
 
@@ -93,9 +94,12 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    write_atomic(path, json.dumps(to_json_value(value), indent=2) + "\n")
+def write_json(path: Path | str, value: Any, columns: bool = False) -> None:
+    """Write `value` as indented JSON, whole or not at all. columns: a list of numbers stands on one line."""
+    text = json.dumps(to_json_value(value), indent=2)
+    if columns:
+        text = FLAT_LIST.sub(lambda found: "[" + "".join(found[1].split()) + "]", text)
+    write_atomic(path, text + "\n")
 
 
 def read_json(path: Path | str) -> Any:

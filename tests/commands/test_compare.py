@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_an_old_record_is_named_and_left_out_of_the_tables(tmp_path, monkeypatch
     assert main([*words, "published=null"]) == 0
     captured = capsys.readouterr()
     assert "1 records in cells are of an earlier version, whose keys or loss differ" in captured.err
-    assert "| `oracle` | 1 | 0 |" in captured.out and "| `pldm`" not in captured.out
+    assert "| `oracle` | 1 | 50 | – |" in captured.out and "| `pldm`" not in captured.out
 
 
 def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path, monkeypatch, capsys):
@@ -95,8 +96,19 @@ def test_a_table_alone_runs_no_cell_and_refuses_where_none_is_finished(tmp_path,
     shutil.copy(finished, tmp_path / "cells")
     for _ in range(2):  # a table can be asked for again
         assert main(words) == 0
-        assert "| `oracle` | 1 | 0 |" in capsys.readouterr().out
+        assert "| `oracle` | 1 | 50 | – |" in capsys.readouterr().out
     assert len(list((tmp_path / "cells").glob("*.json"))) == 1
+    with (tmp_path / "cells/reacher.csv").open() as lines:
+        assert [line["row"] for line in csv.DictReader(lines)] == ["oracle"] * 3 + ["random"] * 3
+
+
+def test_methods_of_other_protocols_are_refused_before_the_first_cell_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "objectives=[future,lewm]", "small.lewm=['protocol.budget=9','data.frames=50']"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "protocol.budget" in error and "data.frames" in error and "mixed=true" in error
+    assert not list(tmp_path.rglob("*.h5"))
 
 
 class Killed(BaseException):
@@ -116,9 +128,9 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
         (work / "weights").touch()
         return {"config": cell.config}
 
-    def die(*args):
+    def die(*args, **keys):
         if moment == "after":
-            write_json(*args)
+            write_json(*args, **keys)
         raise Killed
 
     monkeypatch.setattr(execution, "collect_into", lambda *args: None)

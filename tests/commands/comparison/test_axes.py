@@ -6,7 +6,7 @@ import pytest
 
 from commands import compare
 from commands.cli.main import main
-from commands.comparison.axes import format_row, name_row
+from commands.comparison.axes import format_row
 from commands.comparison.search import read_space
 from commands.comparison.table_keys import list_rows, make_cell_keys, make_search_space
 from commands.config.compose import list_choices, load_config
@@ -71,10 +71,7 @@ def test_the_variant_wins_over_what_was_chosen_for_a_method_alone():
 
 def test_a_row_is_named_by_what_differs():
     assert format_row("lewm", {}) == "lewm"
-    assert name_row({"objective": "lewm", "variant": {"metric": "none", "encoder": "conv"}}) == (
-        "lewm metric=none encoder=conv"
-    )
-    assert name_row({"objective": "lewm"}) == "lewm"  # a record from before axes
+    assert format_row("lewm", {"metric": "none", "encoder": "conv"}) == "lewm metric=none encoder=conv"
 
 
 def test_every_method_has_a_space_of_three_numbers():

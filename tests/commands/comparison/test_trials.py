@@ -10,7 +10,7 @@ import pytest
 
 from commands.comparison import trials
 from commands.comparison.cells import make_cells
-from commands.comparison.execution import make_record
+from commands.comparison.execution import add_own, make_record
 from commands.comparison.phases import Phases
 from commands.comparison.trials import choose, make_trial_evaluation, run_trials
 from commands.config.compose import load_config
@@ -32,6 +32,12 @@ class Killed(BaseException):
 def summarise(success, distance):
     rates = {"0.2": success, "0.1": 0.0}
     return {"episodes": 4, "any": rates, "held": rates, "final_distance": distance}
+
+
+def make_evaluation(success):
+    methods = dict.fromkeys((MODEL_METHOD, RANDOM_METHOD), summarise(success, 1.0))
+    outcomes = {"budget": 30, "goals": {}, "methods": dict.fromkeys(methods, {})}
+    return {"methods": methods, "thresholds": [0.2, 0.1], "unit": "rad", "outcomes": outcomes}
 
 
 class FakePhases(Phases):
@@ -60,12 +66,14 @@ class FakePhases(Phases):
     def plan(self, keys, name="plan"):
         assert self.work.exists(), "its model is there"
         self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
-        results = summarise(self.success[self.number][0], 1.0)
-        return {"methods": {MODEL_METHOD: results, RANDOM_METHOD: results}, "thresholds": [0.2, 0.1], "unit": "rad"}
+        return make_evaluation(self.success[self.number][0])
 
     def plan_own(self, keys, name="plan_own"):
         self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
-        return summarise(self.success[self.number][1], 1.0)
+        return make_evaluation(self.success[self.number][1])
+
+    def measure_rank_reach(self):
+        return {"of": self.number}
 
     def remove_features(self):
         pass
@@ -88,7 +96,7 @@ def cells():
 def test_the_best_trial_on_val_is_evaluated_once_and_own_dynamics_with_the_setting_that_is_best_for_them(
     tmp_path, fake, cells
 ):
-    cell, plan, parts = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+    cell, plan, own, parts = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
     assert [entry for entry in fake.log if entry[0] == "train"] == [("train", number) for number in range(4)]
     assert [entry for entry in fake.log if entry[0] == "plan_val"] == [("plan_val", n, "val", 7) for n in range(4)]
     on_eval = [entry for entry in fake.log if entry[-2:] == ("eval", 50)]
@@ -100,7 +108,11 @@ def test_the_best_trial_on_val_is_evaluated_once_and_own_dynamics_with_the_setti
     assert [result["val"]["success"] for result in tuning["results"]] == [0.2, 0.8, 0.8, 0.5]
     assert all({"setting", "seconds", "flops", "val_own"} <= result.keys() for result in tuning["results"])
     assert cell.keys.pretrain.lr == tuning["setting"]["pretrain.lr"] != cells[0].keys.pretrain.lr
-    assert parts["plan_own"]["any"]["0.2"] == 0.9 and plan["methods"][MODEL_METHOD]["any"]["0.2"] == 0.8
+    assert (
+        parts["rank_reach"] == {"of": 1}
+        and own["methods"][MODEL_METHOD]["any"]["0.2"] == 0.9
+        and plan["methods"][MODEL_METHOD]["any"]["0.2"] == 0.8
+    )
     assert sorted(path.name for path in tmp_path.glob("trial[0-9]")) == ["trial0", "trial1"], "models of the best"
 
 
@@ -114,19 +126,19 @@ def test_a_killed_command_goes_on_with_the_finished_trials(number, tmp_path, fak
     again = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
     assert len([entry for entry in fake.log if entry[0] == "train"]) == 4
     assert fake.log[: len(done)] == done
-    assert again[2] == run_trials(cells[0], "data", tmp_path / "other", tmp_path / "shared", CONSOLE)[2]
+    assert again[1:] == run_trials(cells[0], "data", tmp_path / "other", tmp_path / "shared", CONSOLE)[1:]
 
 
 def test_a_further_seed_trains_with_the_chosen_settings_and_its_record_is_found(tmp_path, fake, cells):
     first, second = cells
     assert second.find_record(tmp_path) is None
-    trial, plan, parts = run_trials(first, "data", tmp_path / "first", tmp_path / "shared", CONSOLE)
-    write_json(tmp_path / f"{first.name}.json", make_record(trial, plan, MODEL_METHOD) | parts)
+    trial, plan, own, parts = run_trials(first, "data", tmp_path / "first", tmp_path / "shared", CONSOLE)
+    write_json(tmp_path / f"{first.name}.json", add_own(make_record(trial, plan, MODEL_METHOD) | parts, own))
     path = first.find_record(tmp_path)
     assert path is not None and first.read_record(path)["tuning"]["trials"] == 4
     fake.log.clear()
     chosen = replace(second, tuning=replace(second.tuning, chosen=read_json(path)["tuning"]))
-    trial, plan, parts = run_trials(chosen, "data", tmp_path / "second", tmp_path / "shared", CONSOLE)
+    trial, plan, own, parts = run_trials(chosen, "data", tmp_path / "second", tmp_path / "shared", CONSOLE)
     assert fake.log == [
         ("train", 1),
         ("plan", 1, "eval", 50),
@@ -134,14 +146,14 @@ def test_a_further_seed_trains_with_the_chosen_settings_and_its_record_is_found(
         ("plan_own", 0, "eval", 50),
     ]
     assert parts["tuning"]["results"] == [] and parts["tuning"]["setting"] == first.tuning.drawn[1][0]
-    write_json(tmp_path / f"{second.name}.json", make_record(trial, plan, MODEL_METHOD) | parts)
+    write_json(tmp_path / f"{second.name}.json", add_own(make_record(trial, plan, MODEL_METHOD) | parts, own))
     assert second.find_record(tmp_path) == tmp_path / f"{second.name}.json"
     assert read_json(tmp_path / f"{second.name}.json")["config"]["pretrain"]["lr"] == trial.keys.pretrain.lr
 
 
 def test_a_record_belongs_to_cells_of_the_same_trials_alone(tmp_path, fake, cells):
-    trial, plan, parts = run_trials(cells[0], "data", tmp_path / "run", tmp_path / "shared", CONSOLE)
-    write_json(tmp_path / f"{cells[0].name}.json", make_record(trial, plan, MODEL_METHOD) | parts)
+    trial, plan, own, parts = run_trials(cells[0], "data", tmp_path / "run", tmp_path / "shared", CONSOLE)
+    write_json(tmp_path / f"{cells[0].name}.json", add_own(make_record(trial, plan, MODEL_METHOD) | parts, own))
     tuning = cells[0].tuning
     for other in (
         None,
@@ -171,6 +183,7 @@ def test_starts_and_goals_of_trials_are_frames_of_val(cells):
     reader = SimpleNamespace(
         episodes=splits.__getitem__,
         column=lambda name, episode: truth[episode],
+        num_frames=lambda episode: 30,
     )
     keys = make_trial_evaluation(cells[0].keys.evaluation, 10)
     assert not keys.protocol.oracle and keys.protocol.oracle_cost.episodes == 0

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from commands.config.compose import compose
-from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.pooling import pool_results, pool_runs
+from commands.evaluation.seed_intervals import estimate_rate
 from commands.shared.console import Console
 
 
@@ -39,7 +39,8 @@ def test_counts_add_up_over_runs_of_unequal_size():
     model = made["methods"]["model"]
     assert model["episodes"] == 40
     assert model["any"]["0.2"] == pytest.approx(19 / 40)
-    assert model["any_ci95"]["0.2"] == wilson_interval(19, 40)
+    rate = estimate_rate([9, 10], [10, 30])
+    assert model["any_ci95"]["0.2"] == (rate.low, rate.high)
     assert model["by_distance"] == [{"from": 1.0, "to": 2.0, "episodes": 40, "successes": 19}]
     assert made["success_rate_of_each"] == [0.9, pytest.approx(1 / 3)]
 
@@ -79,9 +80,9 @@ def test_settings_of_a_sweep_stand_in_one_table_and_numbers_of_one_key_in_a_figu
     pool_runs(folders, (), Console(out))
     table = out.getvalue().partition("3 settings")[2]
     assert "protocol.variation" not in table and "seed" not in table, "only keys that differ"
-    low, high = wilson_interval(16, 20)
+    rate = estimate_rate([8, 8], [10, 10])
     (line,) = [line for line in table.splitlines() if line.split()[:2] == ["0.5", "20"]]
-    assert f"80.0% ({low:.1%} to {high:.1%})" in line
+    assert f"80.0% ({rate.low:.1%} to {rate.high:.1%})" in line
     (drawn,) = tmp_path.glob("settings-*.png")
     assert drawn.stat().st_size > 5000 and f"success over protocol.strength: {drawn}" in out.getvalue()
 

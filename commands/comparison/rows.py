@@ -1,0 +1,91 @@
+"""The rows of a table: finished cells that differ in their seed alone, and how a row is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from commands.comparison.axes import format_row
+
+Record = Mapping[str, Any]
+Part = Literal["plan", "plan_own", "random"]  # of a record: which method was played
+
+ORACLE = "oracle"  # the method that plans in the true simulator
+RANDOM = "random"  # the baseline of random actions, of which every record has the episodes
+BASELINES = (ORACLE, RANDOM)  # rows that no other is compared with
+
+
+@dataclass(frozen=True, order=True)
+class RowKey:
+    """What tells rows apart. variant: of each axis that the table varies; metric: kind of the embedding's metric, or
+    none."""
+
+    objective: str
+    variant: tuple[tuple[str, str], ...]
+    metric: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method on every seed that has a finished cell of it. records: in the order of the seeds.
+    label: its name in Markdown."""
+
+    key: RowKey
+    records: tuple[Record, ...]
+    label: str
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds of the cells."""
+        return [record["seed"] for record in self.records]
+
+    @property
+    def results(self) -> list[Mapping[str, Any]]:
+        """The results of each seed, as `judging.summarise` gives them."""
+        return [record[self.key.part] for record in self.records]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the oracle, or random actions."""
+        return self.key.objective in BASELINES
+
+    def select_seeds(self, seeds: Sequence[int]) -> Row:
+        """The same row of these seeds alone."""
+        return Row(self.key, tuple(record for record in self.records if record["seed"] in seeds), self.label)
+
+
+def identify_row(record: Record, part: Part) -> RowKey:
+    """The row that a part of a record belongs to."""
+    metric = (record["config"].get("objective") or {}).get("metric")
+    kind = "none" if metric is None else metric["kind"]
+    if part == "random":
+        return RowKey(RANDOM, (), "none", part)
+    return RowKey(record["objective"], tuple(record.get("variant", {}).items()), kind, part)
+
+
+def make_rows(records: Sequence[Record]) -> list[Row]:
+    """The rows of these records, in the order of their first cells: every method with the shared dynamics, with its own
+    where it has them, and random actions. A baseline's episodes are the same in all cells of a seed, so one counts."""
+    groups: dict[RowKey, list[Record]] = {}
+    for part in ("plan", "plan_own", "random"):
+        for record in records:
+            if part not in record:
+                continue
+            group = groups.setdefault(identify_row(record, part), [])
+            if part != "random" or all(record["seed"] != other["seed"] for other in group):
+                group.append(record)
+    keys = list(groups)
+    return [
+        Row(key, tuple(sorted(group, key=lambda record: record["seed"])), _label(key, keys))
+        for key, group in groups.items()
+    ]
+
+
+def _label(key: RowKey, keys: Sequence[RowKey]) -> str:
+    """The name of a row; its metric where one variant of the objective has rows of several."""
+    name = format_row(key.objective, dict(key.variant))
+    metrics = {other.metric for other in keys if format_row(other.objective, dict(other.variant)) == name}
+    metric = f", metric {key.metric}" if len(metrics) > 1 else ""
+    return f"`{name}`{metric}" + (", its own dynamics" if key.part == "plan_own" else "")
