@@ -14,6 +14,7 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import check_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
+from commands.evaluation.proposals import make_proposals
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.evaluation.setup import load_setup
 from commands.report.recording import Viewer, check_viewer
@@ -79,7 +80,8 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     setup = load_setup(config, config.data, config.model, draw_starts)
     warn_of_time_limit(setup, console)
     planner = config.planner
-    policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc)
+    proposals = make_proposals(planner, setup, console)
+    policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc, proposals)
     photos = check_goals(config.goal, planner.mpc)
     line = plan_to_photos(photos, policy, planner.cost.view, config.videos, setup, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")

@@ -31,6 +31,7 @@ from commands.evaluation.methods import (
     play_policy,
 )
 from commands.evaluation.precision import measure_precision
+from commands.evaluation.proposals import make_proposals
 from commands.evaluation.protocol import SCHEMA
 from commands.evaluation.scenes import name_scenes
 from commands.evaluation.setup import EvaluationSetup, load_baseline_setup, load_setup
@@ -44,8 +45,9 @@ from commands.shared.console import Console
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
 from envs.task_spec import TaskSpec
-from planners.costs import GoalCost, focus_goal
-from planners.mpc import observe_first_frames
+from planners.costs import GoalCost
+from planners.mpc import MPC
+from planners.proposals import Proposals
 from planners.protocol import Dynamics
 
 
@@ -66,9 +68,10 @@ def evaluate_model(
     """
     setup = load_setup(keys, data, model, options=options)
     dynamics, planner = setup.model, make_planner(keys.planner)
-    runs, seconds = play_methods(make_policies(keys, setup), keys, setup, console)
+    proposals = make_proposals(keys.planner, setup, console)
+    runs, seconds = play_methods(make_policies(keys, setup, proposals), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)
-    results["plan"]["flops"] = count_plan_flops(dynamics, planner, keys.planner.cost)
+    results["plan"]["flops"] = count_plan_flops(dynamics, planner, keys.planner.cost, proposals)
     if keys.planner.precision != "fp32":
         results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
@@ -149,17 +152,17 @@ def summarise_methods(
     return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
-def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost) -> float:
-    """Floating-point operations of one plan for one environment: matrix products and attention."""
+def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost, proposals: Proposals | None = None) -> float:
+    """Floating-point operations of one plan for one environment, with its goal encoded and first candidates proposed:
+    matrix products, convolutions and attention. Retrieval compares features without any of these."""
     spec = model.spec
     frames = torch.zeros(1, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
     state = torch.zeros(1, spec.proprio_dim, device=spec.device)
+    agent = MPC(model, planner, cost, proposals=proposals)
 
-    def plan_once() -> Any:
-        with torch.no_grad():
-            context = observe_first_frames(model, frames, state)
-            goal = focus_goal(model, cost, model.encode_goal(frames), frames)
-            return planner.plan(model, context, goal, cost, seeds=[0])
+    def plan_once() -> None:
+        agent.reset(frames, [0])
+        agent.act(frames, state)
 
     return count_flops(plan_once)
 
