@@ -14,7 +14,7 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import check_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
-from commands.evaluation.proposals import make_proposals
+from commands.evaluation.proposals import check_proposals, make_proposals
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.evaluation.setup import load_setup
 from commands.report.recording import Viewer, check_viewer
@@ -48,6 +48,7 @@ def check(config: Config) -> None:
     """Refuse what cannot be planned before a folder is made."""
     check_model(config.model, config.model_options)
     make_planner(config.planner)
+    check_proposals(config.planner)
     if is_module_model(config.model):
         for key, value in (("offline", config.offline), ("goal", config.goal)):
             if value:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -219,10 +219,10 @@ def check_candidates(planner: Planner, count: int) -> None:
     """Raise ValueError unless the planner's first iteration has room for so many candidates beside its own."""
     if not getattr(planner, "takes_candidates", False):
         raise ValueError(
-            f"planner={type(planner).__name__} takes no first candidates, so planner.proposal.source must be none; "
-            "choose planner=icem, or another that draws candidates"
+            f"the planner {type(planner).__name__} takes no first candidates, which planner.proposal.source asks for; "
+            "choose planner=icem or another that draws candidates, or planner.proposal.source=none"
         )
-    config = getattr(planner, "config", None)
+    config: Any = getattr(planner, "config", None)
     carried = config.keep_elites if getattr(planner, "carries_elites", False) else 0
     most = getattr(config, "samples", count + 1) - carried - 1
     if count > most:

@@ -7,57 +7,93 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from commands.config.groups import PlannerKeys
 from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
-from commands.training.feature_cache import ENCODE_CHUNK, cache_features, list_split_rows
+from commands.training.feature_cache import list_split_rows, view_frames
 from commands.training.model_folders import open_reader
+from commands.training.policy_folders import check_policy, load_policy
+from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from planners.proposals import NONE, RETRIEVAL, Proposals, Proposer, Retrieval, Segments
 from planners.protocol import Dynamics
 from planners.scoring import bounds
-from world_model.dynamics import LatentDynamics
+from world_model.policy import PolicyProposer
 
 TRAIN = "train"  # the split that proposals come from
 
 
+def check_proposals(keys: PlannerKeys) -> None:
+    """Raise UsageError for a policy's folder that is not there, or holds another kind of model."""
+    if keys.proposal.source not in (NONE, RETRIEVAL):
+        check_policy(keys.proposal.source)
+
+
 def make_proposals(keys: PlannerKeys, setup: EvaluationSetup, console: Console) -> Proposals | None:
-    """The proposals of `planner.proposal`; None without a source. UsageError where they do not fit model and data."""
+    """The proposals of `planner.proposal` in an evaluation; None without a source. UsageError where they do not fit
+    model and data."""
+    assert setup.protocol.goal_offset is not None
+    steps = math.ceil(setup.protocol.goal_offset / setup.frame_skip)
+    return build_proposals(keys, setup.model, setup.preprocessing, console, setup.reader, steps)
+
+
+def build_proposals(
+    keys: PlannerKeys,
+    dynamics: Dynamics,
+    preprocessing: Preprocessing | None,
+    console: Console,
+    reader: Any = None,
+    steps: int | None = None,
+) -> Proposals | None:
+    """The proposals of `planner.proposal` for a model; None without a source.
+
+    preprocessing: of pictures for the model. reader: the data of an evaluation, and steps: model steps from its starts
+    to its goals; None: both must be given by keys where they are needed. UsageError where they are not, or do not fit.
+    """
     config = keys.proposal
     if config.source == NONE:
         return None
-    assert setup.protocol.goal_offset is not None
-    steps = config.steps or math.ceil(setup.protocol.goal_offset / setup.frame_skip)
     proposer: Proposer
+    steps = config.steps or steps
     if config.source == RETRIEVAL:
-        reader = open_segments(keys, setup)
-        segments = load_segments(setup.model, keys.cost.view, reader, keys.horizon, console)
-        proposer = Retrieval(setup.model, keys.cost.view, keys.cost.metric, segments, config.count, config.longest)
-    return Proposals(proposer, steps, config.least_steps)
-
-
-def open_segments(keys: PlannerKeys, setup: EvaluationSetup) -> Any:
-    """The file to retrieve from: that of the evaluation, or `planner.proposal.data`. UsageError for another task,
-    other actions or another time between frames."""
-    given, info = keys.proposal.data, setup.reader.info
-    if given is None:
-        return setup.reader
-    reader = open_reader(given)
-    for what, here, there in (
-        ("environment", info.env_id, reader.info.env_id),
-        ("size of actions", info.action_size, reader.info.action_size),
-        ("bounds of actions", (info.action_low, info.action_high), (reader.info.action_low, reader.info.action_high)),
-        ("seconds between frames", info.step_s, reader.info.step_s),
-    ):
-        if here != there:
+        recorded = open_segments(config.data, dynamics, preprocessing, reader)
+        segments = load_segments(dynamics, keys.cost.view, recorded, keys.horizon, console)
+        proposer = Retrieval(dynamics, keys.cost.view, keys.cost.metric, segments, config.count, config.longest)
+    else:
+        policy = load_policy(config.source, dynamics)
+        proposer = PolicyProposer(policy, dynamics)
+        if policy.config.steps_left and steps is None:
             raise UsageError(
-                f"planner.proposal.data={given} has another {what} than the data of the evaluation, {there} and not "
-                f"{here}: give a file of the same task"
+                f"planner.proposal.source={config.source} is told the model steps left to the goal: give "
+                "planner.proposal.steps=..."
             )
-    return reader if setup.preprocessing is None else prepare_reader(reader, setup.preprocessing)
+    return Proposals(proposer, steps or 1, config.least_steps)
+
+
+def open_segments(data: Any, dynamics: Dynamics, preprocessing: Preprocessing | None, reader: Any) -> Any:
+    """The file to retrieve from: `planner.proposal.data`, or that of the evaluation. UsageError for other actions than
+    the model's, or another environment or time between frames than the evaluation's."""
+    if data is None:
+        if reader is None:
+            raise UsageError("planner.proposal.source=retrieval needs planner.proposal.data: trajectories to retrieve")
+        return reader
+    own, spec = open_reader(data), dynamics.spec
+    bounds_of_data = (own.info.action_low * spec.frame_skip, own.info.action_high * spec.frame_skip)
+    facts: list[tuple[str, Any, Any]] = [
+        ("bounds of an action block", bounds_of_data, (spec.action_low, spec.action_high))
+    ]
+    if reader is not None:
+        facts += [("environment", own.info.env_id, reader.info.env_id)]
+        facts += [("seconds between frames", own.info.step_s, reader.info.step_s)]
+    for what, there, here in facts:
+        if there != here:
+            raise UsageError(
+                f"planner.proposal.data={data} has the {what} {there}, and {here} is needed: give a file of the task "
+                "that the model was trained in"
+            )
+    return own if preprocessing is None else prepare_reader(own, preprocessing)
 
 
 @torch.no_grad()
@@ -83,27 +119,3 @@ def load_segments(dynamics: Dynamics, view: str, reader: Any, horizon: int, cons
         blocks.clamp(low_A, high_A),
         skip,
     )
-
-
-def view_frames(dynamics: Dynamics, view: str, reader: Any, rows_F: np.ndarray, console: Console) -> Tensor:
-    """A view [F, ...] of recorded frames, as of goals: from the cached features of a model of `jepa posttrain`, else
-    by encoding them."""
-    device, chunks = dynamics.spec.device, np.array_split(rows_F, math.ceil(len(rows_F) / ENCODE_CHUNK))
-    if isinstance(dynamics, LatentDynamics):
-        if view == "pixels":
-            raise UsageError(
-                f"planner.proposal.source={RETRIEVAL} compares cached features, and planner.cost.view is pixels: "
-                "choose planner.cost.view=pooled"
-            )
-        features = cache_features(dynamics, reader, console)["features"]
-        raw = (torch.from_numpy(features[chunk]).float().to(device) for chunk in chunks)
-        parts = [dynamics.view_features(values).view(view) for values in raw]
-    else:
-        parts = []
-        with console.progress("encode", len(chunks), "chunks") as progress:
-            for chunk in chunks:
-                frames = torch.from_numpy(reader.gather("pixels", chunk)).to(device)
-                parts.append(dynamics.encode_goal(frames).view(view))
-                progress.advance()
-    # Tokens are many: kept as in the cache of features, to three digits.
-    return torch.cat([part.half() if view == "tokens" else part.float() for part in parts])
