@@ -33,6 +33,7 @@ PROTOCOL = (
 )
 SMALL: dict[str, tuple[str, ...]] = {
     "bench": ("encoder=tiny", "seconds=0.1"),
+    "clone": ("trainer=debug", "trainer.steps=5"),
     "collect": DATA,
     "compare": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "objectives=[future]", "budgets=[steps]", "seeds=1", "cells=cells"),
     "demo": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "videos=1"),
