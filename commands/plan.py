@@ -11,6 +11,7 @@ from commands.config.keys import Files
 from commands.evaluation.cases import draw_starts
 from commands.evaluation.evaluate import evaluate_model, format_headline, warn_of_time_limit
 from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.methods import make_agent
 from commands.evaluation.models import check_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
@@ -22,7 +23,6 @@ from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
 from commands.training.model_folders import open_reader
-from planners.mpc import MPC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     warn_of_time_limit(setup, console)
     planner = config.planner
     proposals = make_proposals(planner, setup, console)
-    policy = MPC(setup.model, make_planner(planner), planner.cost, planner.mpc, proposals)
+    policy = make_agent(setup.model, planner, proposals)
     photos = check_goals(config.goal, planner.mpc)
     line = plan_to_photos(photos, policy, planner.cost.view, config.videos, setup, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")

@@ -26,6 +26,7 @@ from commands.evaluation.methods import (
     ORACLE_METHOD,
     RANDOM_METHOD,
     ZERO_METHOD,
+    make_agent,
     make_policies,
     plans_with_simulator,
     play_policy,
@@ -45,10 +46,7 @@ from commands.shared.console import Console
 from commands.shared.flops import count_flops
 from commands.shared.runs import to_json_value, write_atomic, write_json
 from envs.task_spec import TaskSpec
-from planners.costs import GoalCost
 from planners.mpc import MPC
-from planners.proposals import Proposals
-from planners.protocol import Dynamics
 
 
 def evaluate_model(
@@ -67,11 +65,11 @@ def evaluate_model(
     HTML). viewer: `rerun` also writes a recording.
     """
     setup = load_setup(keys, data, model, options=options)
-    dynamics, planner = setup.model, make_planner(keys.planner)
+    dynamics = setup.model
     proposals = make_proposals(keys.planner, setup, console)
     runs, seconds = play_methods(make_policies(keys, setup, proposals), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)
-    results["plan"]["flops"] = count_plan_flops(dynamics, planner, keys.planner.cost, proposals)
+    results["plan"]["flops"] = count_plan_flops(make_agent(dynamics, keys.planner, proposals))
     if keys.planner.precision != "fp32":
         results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
@@ -152,13 +150,12 @@ def summarise_methods(
     return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
-def count_plan_flops(model: Dynamics, planner: Any, cost: GoalCost, proposals: Proposals | None = None) -> float:
+def count_plan_flops(agent: MPC) -> float:
     """Floating-point operations of one plan for one environment, with its goal encoded and first candidates proposed:
     matrix products, convolutions and attention. Retrieval compares features without any of these."""
-    spec = model.spec
+    spec = agent.spec
     frames = torch.zeros(1, *spec.frame_hw, 3, dtype=torch.uint8, device=spec.device)
     state = torch.zeros(1, spec.proprio_dim, device=spec.device)
-    agent = MPC(model, planner, cost, proposals=proposals)
 
     def plan_once() -> None:
         agent.reset(frames, [0])

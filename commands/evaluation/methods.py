@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import envs
-from commands.config.groups import CEMKeys, make_planner
+from commands.config.groups import CEMKeys, PlannerKeys, make_planner
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import RandomPolicy, Rollouts, ZeroPolicy, run_episodes
 from commands.evaluation.keys import EvaluationKeys
@@ -24,6 +24,7 @@ from planners.cem import CEM
 from planners.costs import GoalCost
 from planners.mpc import MPC
 from planners.proposals import Proposals
+from planners.protocol import Dynamics
 from planners.sampling import BasePlanner
 
 MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD, ORACLE_METHOD, ORACLE_COST_METHOD = (
@@ -61,6 +62,11 @@ def play_policy(
     return run
 
 
+def make_agent(model: Dynamics, keys: PlannerKeys, proposals: Proposals | None = None) -> MPC:
+    """The method under test: a model planned in. proposals: first candidates of its searches."""
+    return MPC(model, make_planner(keys), keys.cost, keys.mpc, proposals)
+
+
 def make_policies(keys: EvaluationKeys, setup: EvaluationSetup, proposals: Proposals | None = None) -> dict[str, Any]:
     """The policy of every method of the protocol, by its name; those with a model only where the setup has one.
 
@@ -68,7 +74,7 @@ def make_policies(keys: EvaluationKeys, setup: EvaluationSetup, proposals: Propo
     """
     planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
     model, task, protocol = setup.model, setup.task, setup.protocol
-    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: MPC(model, planner, cost, mpc, proposals)}
+    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: make_agent(model, keys.planner, proposals)}
     policies |= {RANDOM_METHOD: RandomPolicy(task), ZERO_METHOD: ZeroPolicy(task)}
 
     def make_oracle(cost_model: Any, less: dict[str, int], oracle_cost: GoalCost, receding_steps: int) -> OraclePolicy:

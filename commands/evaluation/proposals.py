@@ -60,6 +60,10 @@ def build_proposals(
     if config.source == RETRIEVAL:
         recorded = open_segments(config.data, dynamics, preprocessing, reader)
         segments = load_segments(dynamics, keys.cost.view, recorded, keys.horizon, console)
+        console.say(
+            f"first candidates: {config.count} of {len(segments.starts_N)} recorded segments of train, nearest to now "
+            "and goal"
+        )
         proposer = Retrieval(dynamics, keys.cost.view, keys.cost.metric, segments, config.count, config.longest)
     else:
         policy = load_policy(config.source, dynamics)

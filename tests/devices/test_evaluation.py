@@ -18,7 +18,7 @@ from commands.evaluation.photo_goals import measure_distances, measure_novelty
 from commands.report.imagined import imagine_episodes
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
-from planners.mpc import MPCConfig
+from planners.mpc import MPC, MPCConfig
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import dynamics, frames
 
@@ -102,8 +102,8 @@ def test_the_oracle_without_a_model_plans_on_the_cpu(states, cuda):
 def test_a_plan_has_as_many_operations_as_on_the_cpu(kind, cuda):
     model = dynamics(**MODELS[kind])
     cost = GoalCost(view="tokens", token_keep=0.5) if model.spec.views[0] == "tokens" else GoalCost()
-    here = count_plan_flops(model, CEM(SEARCH), cost)
-    assert count_plan_flops(model.to(cuda), CEM(SEARCH), cost) == here > 0
+    here = count_plan_flops(MPC(model, CEM(SEARCH), cost))
+    assert count_plan_flops(MPC(model.to(cuda), CEM(SEARCH), cost)) == here > 0
 
 
 @pytest.mark.parametrize("kind", ["pooled", "tokens", "pixel baseline"])
