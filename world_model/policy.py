@@ -33,8 +33,8 @@ class PolicyConfig:
     """frames it looks at, one model step apart"""
     blocks: Annotated[int, Ge(1)] = 6
     """action blocks it predicts, in model steps (at least planner.horizon)"""
-    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.3
-    """share of hidden numbers dropped in training: a policy of that size can learn the episodes by heart"""
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    """share of hidden numbers dropped in training"""
     steps_left: bool = True
     """whether it is told the model steps left to the goal (inverse dynamics), else not (behaviour cloning)"""
 

@@ -132,7 +132,9 @@ def test_searches_of_a_sweep_have_a_page_that_says_first_what_no_search_reaches(
     out = io.StringIO()
     pool_runs(folders, (), Console(out))
     page = next(tmp_path.glob("searches-*.md")).read_text().splitlines()
-    said = "No search is needed here: 90% (83% to 94%) without search (planner=direct planner.proposal.source=retrieval)"
+    said = (
+        "No search is needed here: 90% (83% to 94%) without search (planner=direct planner.proposal.source=retrieval)"
+    )
     assert page[2].startswith(said) and page[2] in out.getvalue()
     assert [line.split(" | ")[4:] for line in page[6:9]] == [["2", "2 |"], ["9", "2 |"], ["80", "2 |"]]
     assert "| 70% (60% to 78%) | 0% (0% to 4%) |" in page[7]

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from commands.agent import Agent
 from commands.config.compose import load_config
+from commands.evaluation.evaluate import count_plan_flops
+from commands.evaluation.methods import make_agent
 from commands.evaluation.proposals import build_proposals, check_proposals, load_segments
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
+from commands.shared.flops import count_flops
 from commands.training.cloning import train_policy
 from commands.training.feature_cache import view_frames
 from commands.training.model_folders import save_dynamics
+from commands.training.policy_folders import load_policy
 from data.mapped import create_file
 from data.schema import StoreInfo, plan_episodes
 from data.store import Reader, Writer
@@ -49,7 +54,8 @@ def model():
 
 
 def plan_keys(*words):
-    return load_config("plan", ["model=m", "data=d", "planner=icem", "planner.horizon=3", *words]).planner
+    planner = [] if "planner=direct" in words else ["planner=icem"]
+    return load_config("plan", ["model=m", "data=d", *planner, "planner.horizon=3", *words]).planner
 
 
 RETRIEVED = ("planner.proposal.source=retrieval", "planner.proposal.count=2")
@@ -157,3 +163,41 @@ def test_data_and_folders_that_do_not_fit_are_refused(model, tmp_path):
     ):
         with pytest.raises(UsageError, match=said):
             check_proposals(plan_keys(f"planner.proposal.source={source}"))
+
+
+def test_operations_of_a_plan_are_those_of_its_parts(model, tmp_path):
+    save_dynamics(tmp_path / "model", model, {"env": "none", "env_kwargs": {}})
+    data = write_file(tmp_path / "a.h5")
+    source = f"planner.proposal.source={train(tmp_path / 'policy', tmp_path / 'model', data)}"
+    frames = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        encoding = count_flops(lambda: model.encode_goal(frames).view("pooled"))
+
+    def count(*words):
+        keys = plan_keys(*words)
+        proposals = build_proposals(keys, model, None, SILENT, Reader(data), 4)
+        return count_plan_flops(make_agent(model, keys, proposals)), proposals
+
+    search, _ = count()
+    from_segments, _ = count(*RETRIEVED)
+    from_policy, proposals = count(source)
+    direct, _ = count("planner=direct", source)
+    network = 2 * sum(p.numel() for p in proposals.proposer.policy.parameters() if p.ndim == 2)
+    assert from_segments == search + 2 * encoding  # of the frame and the goal; distances are no products
+    assert from_policy == search + 2 * encoding + network
+    assert direct == 2 * encoding + network < search / 20
+
+
+def test_an_agent_acts_by_a_policy_without_search(model, tmp_path):
+    save_dynamics(tmp_path / "model", model, {"env": "none", "env_kwargs": {}})
+    source = train(tmp_path / "policy", tmp_path / "model", write_file(tmp_path / "a.h5"))
+    words = ("planner=direct", "planner.horizon=4", f"planner.proposal.source={source}", "planner.proposal.steps=3")
+    agent = Agent(tmp_path / "model", device="cpu", overrides=words)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    actions = [agent.act(frame, frames[2]) for frame in frames[:2]]  # of one model step
+    policy = load_policy(str(source), model)
+    features = model.encode_goal(torch.from_numpy(frames)).view("pooled")
+    valid = torch.tensor([[False, False, True]])
+    block = policy(features[:1, None].expand(-1, 3, -1), valid, features[2:], torch.tensor([3]))[0, 0].clamp(-1, 1)
+    want = block * policy.action_half + policy.action_mid
+    np.testing.assert_allclose(np.concatenate(actions), want.detach().numpy(), atol=1e-5)
