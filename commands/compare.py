@@ -43,6 +43,7 @@ def check(config: Config) -> None:
         check_collection(keys.collection)
         check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
         if name != ORACLE:
+            keys.check_planner()
             keys.stage1.check()
             keys.stage2.check()
 

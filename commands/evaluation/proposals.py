@@ -86,7 +86,8 @@ def open_segments(data: Any, dynamics: Dynamics, preprocessing: Preprocessing | 
     own, spec = open_reader(data), dynamics.spec
     bounds_of_data = (own.info.action_low * spec.frame_skip, own.info.action_high * spec.frame_skip)
     facts: list[tuple[str, Any, Any]] = [
-        ("bounds of an action block", bounds_of_data, (spec.action_low, spec.action_high))
+        ("action size", own.info.action_size, spec.action_dim),
+        ("bounds of an action block", bounds_of_data, (spec.action_low, spec.action_high)),
     ]
     if reader is not None:
         facts += [("environment", own.info.env_id, reader.info.env_id)]

@@ -143,6 +143,11 @@ def test_a_policy_proposes_to_the_model_that_it_was_trained_on_alone(model, tmp_
 def test_data_and_folders_that_do_not_fit_are_refused(model, tmp_path):
     reader = Reader(write_file(tmp_path / "a.h5"))
     for name, info, said in (
+        (
+            "flat",
+            replace(INFO, action_low=(0.0,), action_high=(1.0,), action_names=("x",)),
+            "has the action size 1, and 2",
+        ),
         ("wide", replace(INFO, action_high=(2.0, 4.0)), "has the bounds of an action block"),
         ("slow", replace(INFO, step_s=0.2), "has the seconds between frames 0.2, and 0.1 is needed"),
         ("else", replace(INFO, env_id="other"), "has the environment other, and none is needed"),
@@ -201,3 +206,13 @@ def test_an_agent_acts_by_a_policy_without_search(model, tmp_path):
     block = policy(features[:1, None].expand(-1, 3, -1), valid, features[2:], torch.tensor([3]))[0, 0].clamp(-1, 1)
     want = block * policy.action_half + policy.action_mid
     np.testing.assert_allclose(np.concatenate(actions), want.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("command", ["demo", "compare"])
+def test_models_that_are_trained_on_the_way_take_segments_and_no_policy(command):
+    load_config(command, ["planner=icem", *RETRIEVED]).check_planner()
+    keys = load_config(command, ["planner=icem", "planner.proposal.source=runs/clone/x"])
+    with pytest.raises(UsageError, match="planner.proposal.source=runs/clone/x holds a policy for another model"):
+        keys.check_planner()
+    with pytest.raises(ValueError, match="takes no first candidates"):
+        load_config(command, ["planner=nevergrad", *RETRIEVED]).check_planner()
