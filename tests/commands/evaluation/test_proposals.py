@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +86,8 @@ def test_views_from_cached_features_are_those_of_frames(view, tmp_path):
     want = model.encode_goal(torch.from_numpy(reader.gather("pixels", rows))).view(view)
     assert got.shape == want.shape and torch.allclose(got.float(), want, atol=5e-3)
     assert view_frames(dynamics(target="pixels"), "pooled", reader, rows, SILENT).shape == (6, 12)
+    other = SimpleNamespace(spec=model.spec, encode_goal=model.encode_goal)  # a world model of other people
+    assert torch.allclose(view_frames(other, view, reader, rows, SILENT).float(), want, atol=5e-3)
 
 
 def test_retrieval_proposes_what_was_recorded_between_two_frames(model, tmp_path):
