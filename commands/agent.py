@@ -14,6 +14,8 @@ if sentence := find_shadow():  # a script beside an envs/ of its own
 
 from commands.config.compose import load_config
 from commands.config.groups import make_planner
+from commands.evaluation.proposals import build_proposals
+from commands.shared.console import make_silent_console
 from commands.shared.devices import resolve_device
 from commands.training.model_folders import load_dynamics, read_preprocessing
 from data.pictures import Preprocessing
@@ -37,7 +39,8 @@ class Agent:
         planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
         if planner.compile:
             compile_blocks(self.dynamics)
-        self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc)
+        proposals = build_proposals(planner, self.dynamics, self.preprocessing, make_silent_console())
+        self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc, proposals)
         self.seed = seed
         self._goal: NDArray[np.uint8] | None = None
 

@@ -33,6 +33,7 @@ from commands.shared.runs import RunFolder, write_json
 from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
 from planners.costs import focus_goal
+from planners.proposals import NONE
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
@@ -73,6 +74,9 @@ def check(config: Config) -> None:
     """Raise UsageError for an unknown measurement."""
     if config.what not in (*BENCHES, "all"):
         raise UsageError(f"what={config.what}: nothing to measure{describe_choices(config.what, ['all', *BENCHES])}")
+    if (source := config.planner.proposal.source) != NONE:
+        raise UsageError(f"planner.proposal.source={source} needs recorded data, and jepa bench has none: leave it out")
+    make_planner(config.planner)
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:

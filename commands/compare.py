@@ -67,6 +67,7 @@ def check(config: Config) -> None:
         check_collection(keys.collection)
         check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
         if row.objective != ORACLE:
+            keys.check_planner()
             keys.stage1.check()
             keys.stage2.check()
     if not config.mixed:

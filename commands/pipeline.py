@@ -15,9 +15,11 @@ from commands.config.keys import CollectKeys, DataKeys, LoggerKeys, OnDamaged, R
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig, check_goals
 from commands.evaluation.scenes import check_scenes
+from commands.shared.errors import UsageError
 from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
 from commands.transfer.collection import check_collection
+from planners.proposals import NONE, RETRIEVAL
 
 Keys = TypeVar("Keys", bound=RunKeys)
 
@@ -42,9 +44,19 @@ class PipelineKeys(ModelKeys, LoggerKeys):
         check_collection(self.collection)
         check_scenes(self.protocol, self.env.name, self.env.arguments)
         check_goals(self.protocol, self.env.name, self.data.frames)
-        make_planner(self.planner)
+        self.check_planner()
         self.stage1.check()
         self.stage2.check()
+
+    def check_planner(self) -> None:
+        """Raise ValueError for planner settings that do not fit together, and UsageError for proposals of a policy: it
+        belongs to a model that was trained before."""
+        make_planner(self.planner)
+        if (source := self.planner.proposal.source) not in (NONE, RETRIEVAL):
+            raise UsageError(
+                f"planner.proposal.source={source} holds a policy for another model than those that are trained here: "
+                "choose none or retrieval"
+            )
 
     @property
     def collection(self) -> CollectKeys:

@@ -15,6 +15,7 @@ from commands.evaluation.methods import make_agent
 from commands.evaluation.models import check_model, is_lewm_model, is_module_model
 from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
+from commands.evaluation.proposals import check_proposals, make_proposals
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.evaluation.setup import load_setup
 from commands.report.recording import Viewer, check_viewer
@@ -55,6 +56,7 @@ def check(config: Config) -> None:
         raise UsageError(f"compare_batches=true plays episodes to recorded goals: leave out goal={config.goal}")
     check_model(config.model, config.model_options)
     make_planner(config.planner)
+    check_proposals(config.planner)
     if is_module_model(config.model) or is_lewm_model(config.model):
         what = "is a class" if is_module_model(config.model) else "holds LeWorldModel's weights"
         for key, value in (("offline", config.offline), ("goal", config.goal)):
@@ -88,7 +90,8 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     setup = load_setup(config, config.data, config.model, draw_starts)
     warn_of_time_limit(setup, console)
     planner = config.planner
-    policy = make_agent(setup.model, planner)
+    proposals = make_proposals(planner, setup, console)
+    policy = make_agent(setup.model, planner, proposals)
     photos = check_goals(config.goal, planner.mpc)
     line = plan_to_photos(photos, policy, planner.cost.view, config.videos, setup, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")

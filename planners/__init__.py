@@ -2,7 +2,8 @@
 
 Read in this order: protocol, costs, scoring (imagine and score, in chunks), sampling (candidates, the one
 search loop), cem (an update rule), mpc (frames in, actions out). The other rules: icem, mppi,
-predictive_sampling, gradient, projected_gradient, cem_gradient, nevergrad_search.
+predictive_sampling, gradient, projected_gradient, cem_gradient, nevergrad_search. Searches that start from data:
+proposals.
 docs/concepts/planning.md compares them.
 """
 

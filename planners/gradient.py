@@ -153,6 +153,7 @@ class DescendingPlanner(BasePlanner):
     """A planner of `descend`: what it adds is a step, and where the first points may lie."""
 
     needs_gradient = True
+    takes_candidates = True
     config: SearchConfig
 
     def step(self, x: Tensor, gradient: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:

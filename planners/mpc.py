@@ -21,14 +21,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from planners.costs import GoalCost, focus_goal
-from planners.protocol import Context, Cost, Dynamics, FrameCost, Goal, Plan, Planner
+from planners.proposals import Proposals, check_candidates, join_candidates
+from planners.protocol import Context, Cost, Dynamics, FrameCost, Goal, Plan, Planner, Views
 from planners.sampling import Tail, shift_plan
 from planners.scoring import check_fit
 
@@ -88,11 +89,18 @@ class MPC:
     `last_plan` is the newest Plan, `plan_ms` the wall time of every plan since `reset` (encoding, planning
     and the copy to the host that ends it), `energies` how its imagined cost fell: [iterations, 3] a plan, means over
     environments of the best candidate so far, of the elites and of all (on the device), `subgoal_B` which sub-goal each
-    environment is at (on the device).
+    environment is at (on the device). proposals: first candidates of every search, beside the warm start.
     """
 
-    def __init__(self, dynamics: Dynamics, planner: Planner, cost: Cost, config: MPCConfig | None = None) -> None:
-        self.dynamics, self.planner = dynamics, planner
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        planner: Planner,
+        cost: Cost,
+        config: MPCConfig | None = None,
+        proposals: Proposals | None = None,
+    ) -> None:
+        self.dynamics, self.planner, self.proposals = dynamics, planner, proposals
         self.config = config or MPCConfig()
         self.spec = dynamics.spec
         self.cost: Cost = cost.bind_spec(self.spec) if isinstance(cost, GoalCost) else cost
@@ -101,10 +109,19 @@ class MPC:
                 f"planner receding_steps is {self.config.receding_steps}; choose 1 to horizon = {planner.horizon}"
             )
         check_fit(self.spec, cost, planner.horizon)
+        if proposals is not None:
+            check_candidates(planner, proposals.proposer.count)
+            proposals.check_horizon(planner.horizon)
+        self._searches: bool = getattr(planner, "searches", True)
         self.last_plan: Plan | None = None
         self.plan_ms: list[float] = []
         self.energies: list[Tensor] = []
         self._goal: Goal | None = None
+
+    @property
+    def _needs_goal(self) -> bool:
+        """Whether anything compares with the goal's views."""
+        return self._searches or self.config.reached_cost > 0
 
     def reset(self, goal_frames: Frames, seeds: Sequence[int]) -> None:
         """Begin an episode in every environment. goal_frames: uint8 [B,H,W,C], or [B,G,H,W,C] for G sub-goals one
@@ -119,8 +136,11 @@ class MPC:
         flat = goal_frames.reshape(-1, *goal_frames.shape[2:]) if goal_frames.ndim == 5 else goal_frames
         self._check_frames(flat, "goal image")
         assert len(flat) == len(seeds) * count, (goal_frames.shape, len(seeds))
+        goal_frames = self._to_frames(flat)
         with torch.no_grad():
-            self._goal = self.dynamics.encode_goal(self._to_frames(flat))
+            self._goal = self.dynamics.encode_goal(goal_frames) if self._needs_goal else Views({})
+        if self.proposals is not None:
+            self.proposals.reset(goal_frames)
         self._count = count
         self.subgoal_B = torch.zeros(len(seeds), dtype=torch.long, device=self.spec.device)
         self._subgoal_steps_B = torch.zeros_like(self.subgoal_B)
@@ -151,6 +171,10 @@ class MPC:
             self._frames_seen.append(frames)
             if proprio_BQ is not None and self.spec.proprio != "none":
                 self._proprio.append(_copy(proprio_BQ).to(self.spec.device, torch.float32))
+            if self.proposals is not None:
+                self.proposals.observe(frames)
+            if self._step:
+                self._subgoal_steps_B = self._subgoal_steps_B + 1
             if self._count > 1 and self._step:
                 self._switch_subgoals(self._goal, frames)
             if not self._queue:
@@ -164,12 +188,18 @@ class MPC:
         """Plan anew and fill the queue."""
         began = time.perf_counter()
         steps = self.config.receding_steps
-        with torch.no_grad():
-            context = self._observe()
-            goal = focus_goal(self.dynamics, self.cost, goal, self._frames_seen[-1])
+        context: Any = None  # a planner that does not search needs none
+        if self._searches:
+            with torch.no_grad():
+                context = self._observe()
+                goal = focus_goal(self.dynamics, self.cost, goal, self._frames_seen[-1])
         warm_start = None
-        if self.config.warm_start and self.last_plan is not None:
+        if self._searches and self.config.warm_start and self.last_plan is not None:
             warm_start = shift_plan(stack_warm_start(self.last_plan), steps, self.config.tail)
+        if self.proposals is not None:
+            goal_B = self._find_subgoals()
+            proposed = self.proposals.propose(goal_B, self._subgoal_steps_B, self.planner.horizon)
+            warm_start = join_candidates(warm_start, proposed)
         plan = self.planner.plan(
             self.dynamics,
             context,
@@ -192,15 +222,15 @@ class MPC:
 
     def _select_subgoal(self, goals: Goal) -> Goal:
         """The sub-goal of every environment, out of all B x G."""
-        if self._count == 1:
-            return goals
-        first = self._count * torch.arange(len(self._seeds), device=self.spec.device)
-        return goals.select(first + self.subgoal_B)
+        return goals if self._count == 1 else goals.select(self._find_subgoals())
+
+    def _find_subgoals(self) -> Tensor:
+        """Which of all B x G goals each environment has."""
+        return self._count * torch.arange(len(self._seeds), device=self.spec.device) + self.subgoal_B
 
     @torch.no_grad()
     def _switch_subgoals(self, goals: Goal, frames_BHWC: Tensor) -> None:
         """Go on to the next sub-goal where this one is reached or its time is up; a model step has passed."""
-        self._subgoal_steps_B = self._subgoal_steps_B + 1
         done = torch.zeros_like(self.subgoal_B, dtype=torch.bool)
         if self.config.subgoal_steps:
             done = self._subgoal_steps_B >= self.config.subgoal_steps

@@ -211,6 +211,7 @@ class BasePlanner:
     """A planner that is a config and a rule. Stateless: a plan is a function of what is given."""
 
     needs_gradient: ClassVar[bool] = False
+    takes_candidates: ClassVar[bool] = False  # several in a warm start: its first iteration has them among its own
     config: PlannerConfig
 
     @property
@@ -243,6 +244,7 @@ class BasePlanner:
 class SamplingPlanner(BasePlanner):
     """A planner of `search`: what it adds is an update rule, and where it wants them, the hooks below."""
 
+    takes_candidates = True
     config: SearchConfig
     # The best of the last iteration come with the plan, to take part in the next search.
     carries_elites: bool = False

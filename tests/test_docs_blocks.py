@@ -33,6 +33,7 @@ PROTOCOL = (
 )
 SMALL: dict[str, tuple[str, ...]] = {
     "bench": ("encoder=tiny", "seconds=0.1"),
+    "clone": ("trainer=debug", "trainer.steps=5"),
     "collect": DATA,
     "compare": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "objectives=[future]", "budgets=[steps]", "seeds=1", "cells=cells"),
     "demo": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "videos=1"),
@@ -54,6 +55,8 @@ def small(words: list[str]) -> list[str]:
     added = list(SMALL.get(words[0], ()))
     if any(word.removeprefix("planner=") in WITHOUT_ELITES for word in words):
         added.remove("planner.elites=4")
+    if "planner=direct" in words:
+        added = [word for word in added if word not in SEARCH]
     keys = {word.partition("=")[0] for word in added}
     return [word for word in words if word.partition("=")[0] not in keys] + added
 
@@ -132,6 +135,7 @@ def test_words_that_make_a_command_small_replace_the_pages_own():
     assert small(["collect", "env=reacher", "data.episodes=1000"]) == ["collect", "env=reacher", *DATA]
     assert small(["doctor", "env=reacher"]) == ["doctor", "env=reacher"]
     assert "planner.elites=4" not in small(["plan", "planner=mppi"])
+    assert small(["plan", "planner=direct"]) == ["plan", "planner=direct", *PROTOCOL, "videos=1"]
 
 
 def test_blocks_are_found_inside_lists_with_titles_and_over_several_lines(tmp_path, monkeypatch):

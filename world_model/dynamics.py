@@ -197,6 +197,10 @@ class LatentDynamics(nn.Module):
         """Views of goal frames [B, H, W, C], once per episode."""
         return self._add_reach(self.output.make_goal_views(self.encoder, self.features, frames_BHWC))
 
+    def view_features(self, raw_BNF: Tensor) -> Views:
+        """Views of frames whose raw features (`read`) are known, as `encode_goal` gives them, but for pixels."""
+        return self._add_reach(self.output.make_feature_views(self.encoder, self.features, raw_BNF))
+
     def imagine(
         self,
         context: LatentContext,

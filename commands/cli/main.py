@@ -59,6 +59,7 @@ COMMANDS = {
         Command("import", free=("device",)),
         Command("pretrain", grows=("trainer.steps",), free=(*TRAINING_FREE, "video.workers"), together=True),
         Command("posttrain", grows=("trainer.steps",), free=TRAINING_FREE, together=True),
+        Command("clone", grows=("trainer.steps",), free=TRAINING_FREE),
         Command("encode", free=("device",)),
         Command("plan", free=("workers", "env_workers", "videos")),
         Command("probe"),

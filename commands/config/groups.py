@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
 from commands.config.planner_modules import ModulePlannerConfig, make_module_planner
+from commands.shared.errors import UsageError
 from planners.cem import CEM, CEMConfig
 from planners.cem_gradient import CEMGradient, CEMGradientConfig
 from planners.costs import GoalCost
@@ -21,6 +22,7 @@ from planners.mppi import MPPI, MPPIConfig
 from planners.nevergrad_search import Nevergrad, NevergradConfig
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig
+from planners.proposals import Direct, DirectConfig, ProposalConfig, check_candidates
 from planners.sampling import BasePlanner, PlannerConfig
 from world_model.dynamics import DynamicsConfig
 from world_model.encoder import EncoderConfig
@@ -38,13 +40,15 @@ class GoalKeys:
     """cost of an imagined path"""
     mpc: MPCConfig = field(default_factory=MPCConfig)
     """receding horizon"""
+    proposal: ProposalConfig = field(default_factory=ProposalConfig)
+    """first candidates from data"""
     compile: bool = False
     """whether the model's transformer is compiled: plans are faster after a minute, and differ in the last digits"""
     name: str = ""
     """update rule"""
 
 
-def _make_keys(name: str, config: type[PlannerConfig]) -> Any:
+def _make_keys(name: str, config: type) -> Any:
     """Return the dataclass of the keys of planner=NAME: those of its own configuration, and GoalKeys."""
     tag = ("name", Literal[name], field(default=name))
     space = {"__doc__": f"planner={name}.", "__module__": __name__}
@@ -63,17 +67,32 @@ PLANNERS: dict[Any, type[BasePlanner]] = {
 }
 CEMKeys = next(iter(PLANNERS))  # the default
 ModuleKeys = _make_keys("module", ModulePlannerConfig)
+DirectKeys = _make_keys("direct", DirectConfig)
 if TYPE_CHECKING:
 
     class PlannerKeys(GoalKeys, PlannerConfig):
         """The keys of any planner."""
 
 else:
-    PlannerKeys = reduce(or_, (*PLANNERS, ModuleKeys))
+    PlannerKeys = reduce(or_, (*PLANNERS, ModuleKeys, DirectKeys))
 
 
 def make_planner(keys: PlannerKeys) -> BasePlanner:
-    """Return the planner with these settings."""
+    """Return the planner with these settings; UsageError for one that has no room for its first candidates."""
+    planner = _make_planner(keys)
+    if keys.proposal.num_candidates:
+        check_candidates(planner, keys.proposal.num_candidates)
+    return planner
+
+
+def _make_planner(keys: PlannerKeys) -> Any:
+    if type(keys) is DirectKeys:
+        if not keys.proposal.num_candidates:
+            raise UsageError(
+                "planner=direct executes proposals and planner.proposal.source is none: give retrieval, or a run "
+                "folder of jepa clone"
+            )
+        return Direct(keys)  # type: ignore[arg-type]
     return make_module_planner(keys) if type(keys) is ModuleKeys else PLANNERS[type(keys)](keys)  # type: ignore[call-arg]
 
 

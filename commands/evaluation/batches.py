@@ -21,6 +21,7 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import make_agent, play_policy
 from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console, format_table, make_silent_console
+from planners.proposals import Proposals
 from planners.sampling import PlannerConfig
 
 BATCHES = (1, 4)  # environments planned together, beside all of them
@@ -28,14 +29,18 @@ HEAD = ("environments", "candidate steps", "first plans differ", "largest", "epi
 
 
 def compare_batches(
-    setup: EvaluationSetup, keys: EvaluationKeys, reference: Rollouts, console: Console
+    setup: EvaluationSetup,
+    keys: EvaluationKeys,
+    reference: Rollouts,
+    console: Console,
+    proposals: Proposals | None = None,
 ) -> list[dict[str, Any]]:
     """Play the cases in other batches and chunks, and compare each with `reference`, in which all were planned together
-    in the chunks of `keys`. One row, as of `compare_rollouts`, for each."""
+    in the chunks of `keys`. One row, as of `compare_rollouts`, for each. proposals: first candidates of the searches."""
     planner: Any = keys.planner
     rows, quiet = [], make_silent_console()
     for batch, chunk in list_variants(setup, keys):
-        agent = make_agent(setup.model, replace(planner, chunk_elements=chunk) if chunk else planner)
+        agent = make_agent(setup.model, replace(planner, chunk_elements=chunk) if chunk else planner, proposals)
         name, parts = f"batches of {batch}, chunks of {chunk}", []
         with console.progress(name, len(setup.cases.seeds), "episodes") as progress:
             for cases in split_cases(setup.cases, batch):

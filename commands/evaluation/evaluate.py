@@ -34,6 +34,7 @@ from commands.evaluation.methods import (
 )
 from commands.evaluation.outcomes import list_steps, tabulate_outcomes
 from commands.evaluation.precision import measure_precision
+from commands.evaluation.proposals import make_proposals
 from commands.evaluation.protocol import SCHEMA
 from commands.evaluation.scenes import name_scenes
 from commands.evaluation.setup import EvaluationSetup, load_baseline_setup, load_setup
@@ -66,10 +67,11 @@ def evaluate_model(
     """
     setup = load_setup(keys, data, model, options=options)
     dynamics = setup.model
-    runs, seconds = play_methods(make_policies(keys, setup), keys, setup, console)
+    proposals = make_proposals(keys.planner, setup, console)
+    runs, seconds = play_methods(make_policies(keys, setup, proposals), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)
     assert setup.protocol.budget is not None
-    agent = make_agent(dynamics, keys.planner)
+    agent = make_agent(dynamics, keys.planner, proposals)
     results["plan"] |= count_planning_flops(agent, setup.protocol.budget)
     if keys.planner.precision != "fp32":
         results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
@@ -77,7 +79,7 @@ def evaluate_model(
     results["model"] = {"folder": model, **setup.source}
     tested, sections = runs[MODEL_METHOD], list(extra)
     if keys.compare_batches:
-        results["batches"] = compare_batches(setup, keys, tested, console)
+        results["batches"] = compare_batches(setup, keys, tested, console, proposals)
     if tested.frames is not None and "pixels" in dynamics.spec.views:
         write_strip(dynamics, tested, folder / "imagined.png")
         sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))

@@ -23,6 +23,7 @@ from envs.vector import VectorGoalEnv
 from planners.cem import CEM
 from planners.costs import GoalCost
 from planners.mpc import MPC
+from planners.proposals import Proposals
 from planners.protocol import Dynamics
 from planners.sampling import BasePlanner
 
@@ -68,16 +69,19 @@ def play_policy(
     return run
 
 
-def make_agent(model: Dynamics, keys: PlannerKeys) -> MPC:
-    """The method under test: a model planned in."""
-    return MPC(model, make_planner(keys), keys.cost, keys.mpc)
+def make_agent(model: Dynamics, keys: PlannerKeys, proposals: Proposals | None = None) -> MPC:
+    """The method under test: a model planned in. proposals: first candidates of its searches."""
+    return MPC(model, make_planner(keys), keys.cost, keys.mpc, proposals)
 
 
-def make_policies(keys: EvaluationKeys, setup: EvaluationSetup) -> dict[str, Any]:
-    """The policy of every method of the protocol, by its name; those with a model only where the setup has one."""
+def make_policies(keys: EvaluationKeys, setup: EvaluationSetup, proposals: Proposals | None = None) -> dict[str, Any]:
+    """The policy of every method of the protocol, by its name; those with a model only where the setup has one.
+
+    proposals: first candidates of the method under test; the oracles search without them.
+    """
     planner, cost, mpc = make_planner(keys.planner), keys.planner.cost, keys.planner.mpc
     model, task, protocol = setup.model, setup.task, setup.protocol
-    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: make_agent(model, keys.planner)}
+    policies: dict[str, Any] = {} if model is None else {MODEL_METHOD: make_agent(model, keys.planner, proposals)}
     policies |= {RANDOM_METHOD: RandomPolicy(task), ZERO_METHOD: ZeroPolicy(task)}
 
     def make_oracle(cost_model: Any, less: dict[str, int], oracle_cost: GoalCost, receding_steps: int) -> OraclePolicy:

@@ -81,6 +81,8 @@ def check_offline(keys: EvaluationKeys, goal: Any, viewer: str) -> None:
             f"protocol.min_goal_distance={protocol.min_goal_distance:g} is a true distance, which recorded data do not "
             "have: leave it out, or choose a larger protocol.goal_offset"
         )
+    if (source := keys.planner.proposal.source) != "none":
+        raise UsageError(f"planner.proposal.source={source} {why}: offline plans begin without proposals, leave it out")
     if protocol.split == "train":
         raise UsageError("protocol.split=train: offline baselines take their actions from train; choose val or eval")
 

@@ -2,7 +2,7 @@
 
 Evaluations that differ in their seed alone (of training, or of the protocol) become one result: successes and episodes
 are added up. Its interval is over the seeds (`seed_intervals`), and the rate of each seed stands beside it. Where other
-keys differ, one table has a line for each setting.
+keys differ, one table has a line for each setting; searches, and acting without one, also have a page.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Any
 
 from commands.config.compose import Composed
 from commands.evaluation.protocol import SCHEMA
+from commands.evaluation.searches import format_search_page, judge_searches, make_row
 from commands.evaluation.seed_intervals import estimate_rate
 from commands.report.plots import draw_setting_curves, draw_sweep_curves
 from commands.shared.console import METRICS, Console, format_table
 from commands.shared.errors import RunError
-from commands.shared.runs import get_identity, read_json, write_json
+from commands.shared.runs import get_identity, read_json, write_atomic, write_json
 
 RESULTS = "results.json"
 KINDS = ("any", "held")  # of success, in results.json
 SEEDS = ("seed", "protocol.seed")  # keys in which runs of one setting may differ
+SEARCH_KEYS = ("planner", "planner.proposal.source")  # whose values are compared on a page of their own
 CURVES = {
     "prediction loss on val": "prediction",
     "spread of features": "feature_std",
@@ -102,6 +104,14 @@ def _compare_settings(
             [*(setting.get(key, "") for key in keys), model["episodes"], f"{limit} {result['unit']}", *rates, *others]
         )
     console.say(f"{len(rows)} settings, success at any time and held:\n{format_table(rows, head)}")
+    if set(keys) & set(SEARCH_KEYS) and len({result["task"] for result in pooled}) == 1:
+        labels = [" ".join(f"{key}={setting.get(key, '')}" for key in keys) for setting in settings]
+        groups = [list(group.values()) for group in alike.values()]
+        searches = [make_row(*row, MODEL_METHOD) for row in zip(labels, pooled, groups, strict=True)]
+        within = f"{pooled[0]['thresholds'][0]} {pooled[0]['unit']}"
+        target = next(iter(folders)).parent / f"searches-{_short_hash(sorted(alike))}.md"
+        write_atomic(target, format_search_page(searches, pooled[0]["task"], within))
+        console.say(f"{judge_searches(searches)}\nsuccess against operations: {target}".strip())
     numbers = [number for row in rows if (number := _read_number(str(row[0]))) is not None]
     tasks = {(result["task"], str(result["thresholds"])) for result in pooled}
     if len(keys) == 1 and len(numbers) == len(rows) and len(tasks) == 1:

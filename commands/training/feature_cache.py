@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from commands.shared.errors import UsageError
 from commands.training.monitors import read_episodes
 from data.features import FeatureCache
 from data.prepared import PreparedReader
+from planners.protocol import Dynamics
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.training.checkpoint import hash_tensors
@@ -125,3 +127,28 @@ def read_proprio(reader: Any) -> np.ndarray:
         first = int(reader.first_row(episode))
         proprio[first : first + reader.num_frames(int(episode))] = reader.column(name, int(episode))[:, columns]
     return proprio
+
+
+@torch.no_grad()
+def view_frames(dynamics: Dynamics, view: str, reader: Any, rows_F: np.ndarray, console: Console) -> Tensor:
+    """A view [F, ...] of recorded frames, as of goals: from the cached features of a model of `jepa posttrain`, else
+    by encoding them."""
+    device, chunks = dynamics.spec.device, np.array_split(rows_F, math.ceil(len(rows_F) / ENCODE_CHUNK))
+    if isinstance(dynamics, LatentDynamics):
+        if view == "pixels":
+            raise UsageError(
+                "planner.proposal.source=retrieval compares cached features, and planner.cost.view is pixels: choose "
+                "planner.cost.view=pooled"
+            )
+        features = cache_features(dynamics, reader, console)["features"]
+        raw = (torch.from_numpy(features[chunk]).float().to(device) for chunk in chunks)
+        parts = [dynamics.view_features(values).view(view) for values in raw]
+    else:
+        parts = []
+        with console.progress("encode", len(chunks), "chunks") as progress:
+            for chunk in chunks:
+                frames = torch.from_numpy(reader.gather("pixels", chunk)).to(device)
+                parts.append(dynamics.encode_goal(frames).view(view))
+                progress.advance()
+    # Tokens are many: kept as in the cache of features, to three digits.
+    return torch.cat([part.half() if view == "tokens" else part.float() for part in parts])

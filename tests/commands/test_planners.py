@@ -15,7 +15,7 @@ from commands.evaluation.methods import make_oracle_planner
 from commands.shared.errors import UsageError
 from planners.mpc import MPC
 
-NAMES = [name for name in list_choices("planner") if name not in ("nevergrad", "module")]
+NAMES = [name for name in list_choices("planner") if name not in ("nevergrad", "module", "direct")]
 
 
 @cache

@@ -144,8 +144,15 @@ class Output(nn.Module):
         """Views of goal frames in 0..255."""
         if self.head is not None:
             return self._make_pixel_views(encoder, frames_BHWC.float())
-        raw = features.read(encoder, frames_BHWC[:, None])["features"]
-        return features.make_views(encoder, features.normalise(raw)[:, 0])
+        return self.make_feature_views(
+            encoder, features, features.read(encoder, frames_BHWC[:, None])["features"][:, 0]
+        )
+
+    def make_feature_views(self, encoder: VideoEncoder, features: Features, raw_BNF: Tensor) -> dict[str, Lazy]:
+        """Views of frames whose raw features are known, as `make_goal_views` gives them, but for pixels."""
+        if self.head is not None:
+            return {"pooled": raw_BNF.squeeze(-2)}
+        return features.make_views(encoder, features.normalise(raw_BNF))
 
     def make_views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
         """Views of an imagined path of normalised features; pixels are clamped to 0..255."""

@@ -41,6 +41,7 @@ GIVEN = {
     "import": ["format=droid"],
     "pretrain": ["data=x.h5"],
     "posttrain": ["data=x.h5", "encoder=runs/e"],
+    "clone": ["data=x.h5", "model=runs/m"],
     "encode": ["data=x.h5", "encoder=runs/e"],
     "plan": ["data=x.h5", "model=runs/m"],
     "probe": ["data=x.h5", "model=runs/m"],
@@ -242,7 +243,11 @@ def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path, 
             line.append(f"start={tmp_path}")
         if name == "import":
             line.append(f"path={tmp_path}")
-        if line and line[0] in {"planner=module", *(f"{group}={choice}" for group, choice in usual.items())}:
+        if line and line[0] in {
+            "planner=module",
+            "planner=direct",
+            *(f"{group}={choice}" for group, choice in usual.items()),
+        }:
             continue
         config = load_config(name, [*GIVEN.get(name, []), *line])
         if hasattr(module, "check"):
@@ -251,11 +256,15 @@ def test_every_choice_of_every_group_is_accepted_by_its_command(name, tmp_path, 
 
 def test_every_choice_of_a_planner_has_its_class_and_every_class_a_choice():
     names = set()
-    for choice in set(compose_help("plan", [])[1]["planner"]) - {"module"}:
+    for choice in set(compose_help("plan", [])[1]["planner"]) - {"module", "direct"}:
         keys = load_config("plan", [*GIVEN["plan"], f"planner={choice}"]).planner
         names.add(keys.name)
         assert type(make_planner(keys)) is PLANNERS[type(keys)] and make_planner(keys).config == keys
     assert names == {keys().name for keys in PLANNERS}
+    with pytest.raises(UsageError, match="planner=direct executes proposals and planner.proposal.source is none"):
+        make_planner(load_config("plan", [*GIVEN["plan"], "planner=direct"]).planner)
+    keys = load_config("plan", [*GIVEN["plan"], "planner=direct", "planner.proposal.source=retrieval"]).planner
+    assert make_planner(keys).config == keys and make_planner(keys).horizon == keys.horizon
 
 
 def test_a_planners_keys_are_those_of_its_class():

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from commands.config.compose import compose
+from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.pooling import pool_results, pool_runs
+from commands.evaluation.searches import SearchRow, judge_searches
 from commands.evaluation.seed_intervals import estimate_rate
 from commands.shared.console import Console
 
@@ -111,3 +113,43 @@ def test_training_curves_of_a_sweep_are_drawn_over_each_other(tmp_path: Path):
     pool_runs(folders, (), Console(out))
     (drawn,) = tmp_path.glob("sweep-*.png")
     assert drawn.stat().st_size > 5000 and drawn.name in out.getvalue()
+
+
+def test_searches_of_a_sweep_have_a_page_that_says_first_what_no_search_reaches(tmp_path: Path):
+    folders = {}
+    for planner, source, successes, flops in (
+        ("icem", "none", 60, 8e10),
+        ("icem", "retrieval", 70, 9e9),
+        ("direct", "retrieval", 90, 2e9),
+    ):
+        path = tmp_path / f"{planner}-{source}"
+        path.mkdir()
+        content = result(successes, 100) | {
+            "planner": {"name": planner},
+            "plan": {"ms_p50": 200.0, "environments": 100, "episode_flops": flops},
+        }
+        (path / "results.json").write_text(json.dumps(content))
+        words = [f"planner={planner}", f"planner.proposal.source={source}"]
+        folders[path] = compose("plan", ["model=m", "data=d", *words])
+    out = io.StringIO()
+    pool_runs(folders, (), Console(out))
+    page = next(tmp_path.glob("searches-*.md")).read_text().splitlines()
+    said = (
+        "No search is needed here: 90% (83% to 94%) without search (planner=direct planner.proposal.source=retrieval)"
+    )
+    assert page[2].startswith(said) and page[2] in out.getvalue()
+    assert [line.split(" | ")[4:] for line in page[6:9]] == [["2", "2 |"], ["9", "2 |"], ["80", "2 |"]]
+    assert "| 70% (60% to 78%) | 0% (0% to 4%) |" in page[7]
+
+
+@pytest.mark.parametrize(
+    ("direct", "said"),
+    [(95, "No search is needed"), (85, "cannot be told from the best search"), (40, "Search helps here")],
+)
+def test_the_sentence_about_searches_follows_from_rates_and_intervals(direct, said):
+    rows = [
+        SearchRow(name, name != "direct", 100, rate / 100, wilson_interval(rate, 100), 0.0, (0.0, 0.0), None, 1.0)
+        for name, rate in (("direct", direct), ("icem", 90), ("cem", 60))
+    ]
+    assert said in judge_searches(rows) and "icem" in judge_searches(rows)
+    assert judge_searches(rows[1:]) == ""

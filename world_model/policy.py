@@ -1,0 +1,112 @@
+"""A goal-conditioned policy: features of the last frames and of a goal -> the next action blocks.
+
+Trained by `world_model.training.cloning`. With `steps_left` it is inverse dynamics between distant frames (GC-IDM,
+arXiv 2605.08732): it is told how many model steps are left. Without, it is goal-conditioned behaviour cloning, which
+must average over all times at which the recorded behaviour arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Tensor, nn
+
+from planners.protocol import Dynamics
+from world_model.dynamics import ActionSpec
+from world_model.encoder import VideoEncoder
+
+STEPS_NUMBERS = 2  # of the numbers that stand for the steps left
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Sizes and inputs of a GoalPolicy."""
+
+    width: Annotated[int, Ge(1)] = 256
+    """width of the hidden layers"""
+    depth: Annotated[int, Ge(1)] = 3
+    """hidden layers"""
+    history: Annotated[int, Ge(1)] = 3
+    """frames it looks at, one model step apart"""
+    blocks: Annotated[int, Ge(1)] = 6
+    """action blocks it predicts, in model steps (at least planner.horizon)"""
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    """share of hidden numbers dropped in training"""
+    steps_left: bool = True
+    """whether it is told the model steps left to the goal (inverse dynamics), else not (behaviour cloning)"""
+
+
+class GoalPolicy(nn.Module):
+    """Features [B, T, D] of frames and [B, D] of goals -> action blocks [B, K, A].
+
+    encoder: trained with it, from pixels; None: features are the pooled view of a world model.
+    """
+
+    action_mid: Tensor
+    action_half: Tensor
+
+    def __init__(
+        self, config: PolicyConfig, feature_dim: int, actions: ActionSpec, encoder: VideoEncoder | None = None
+    ) -> None:
+        super().__init__()
+        self.config, self.actions, self.encoder = config, actions, encoder
+        mid, half = actions.block_mid_half()
+        inputs = (config.history + 1) * feature_dim + config.history + STEPS_NUMBERS * config.steps_left
+        widths = [inputs, *[config.width] * config.depth]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(config.width, config.blocks * len(mid)))
+        self.register_buffer("action_mid", mid)
+        self.register_buffer("action_half", half)
+
+    def forward(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor, steps_B: Tensor) -> Tensor:
+        """Action blocks [B, K, A], 0 in the middle of their bounds and 1 at them, not clamped.
+
+        The goal is given relative to the newest frame, and older frames, too, so that a zero means no change.
+        """
+        now_BD = seen_BTD[:, -1]
+        parts = [now_BD, goal_BD - now_BD, (seen_BTD[:, :-1] - now_BD[:, None]).flatten(1), valid_BT.to(now_BD.dtype)]
+        if self.config.steps_left:
+            steps_B1 = steps_B[:, None].to(now_BD.dtype)
+            parts += [1 / steps_B1, steps_B1.log()]
+        return self.layers(torch.cat(parts, 1)).unflatten(1, (self.config.blocks, -1))
+
+    def normalise_actions(self, actions: Tensor) -> Tensor:
+        """Actions in environment units -> [-1, 1] at the bounds."""
+        return (actions - self.action_mid) / self.action_half
+
+
+class PolicyProposer:
+    """A policy as the proposer of one candidate (`planners.proposals.Proposer`), on features of `dynamics` or of its
+    own encoder."""
+
+    count = 1
+
+    def __init__(self, policy: GoalPolicy, dynamics: Dynamics) -> None:
+        self.policy, self.dynamics = policy, dynamics
+
+    @property
+    def history(self) -> int:
+        """Frames that the policy looks at."""
+        return self.policy.config.history
+
+    @property
+    def horizon(self) -> int:
+        """Action blocks that it predicts."""
+        return self.policy.config.blocks
+
+    def encode(self, frames_BHWC: Tensor) -> Tensor:
+        """Features [B, D]."""
+        if self.policy.encoder is None:
+            return self.dynamics.encode_goal(frames_BHWC).view("pooled")
+        return self.policy.encoder.embed_frames(frames_BHWC[:, None])[:, 0]
+
+    def propose(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor, steps_B: Tensor, horizon: int) -> Tensor:
+        """actions_BSKA within bounds, S = 1."""
+        policy = self.policy
+        blocks_BKA = policy(seen_BTD, valid_BT, goal_BD, steps_B).clamp(-1, 1)
+        return (blocks_BKA * policy.action_half + policy.action_mid)[:, None, :horizon]
