@@ -36,7 +36,7 @@ def compare_batches(
     proposals: Proposals | None = None,
 ) -> list[dict[str, Any]]:
     """Play the cases in other batches and chunks, and compare each with `reference`, in which all were planned together
-    in the chunks of `keys`. One row, as of `compare_rollouts`, for each. proposals: first candidates of the searches."""
+    in the chunks of `keys`. One row, as of `compare_rollouts`, for each. proposals: first candidates of searches."""
     planner: Any = keys.planner
     rows, quiet = [], make_silent_console()
     for batch, chunk in list_variants(setup, keys):
