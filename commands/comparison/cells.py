@@ -50,6 +50,11 @@ FREE = (
 )
 
 
+# Budgets whose steps follow from counted operations. Counts differ between versions by less than this share.
+COUNTED = ("flops", "total")
+STEPS, STEPS_TOLERANCE = "pretrain.steps", 0.01
+
+
 @dataclass(frozen=True)
 class Tuning:
     """How a row is tuned. trials: settings that are asked for; episodes: of `val`, that each is judged on; seed: the
@@ -152,7 +157,11 @@ class Cell:
                 return False
             cell = self.make_trial(number)
         complete = fill_defaults(PipelineKeys, record["config"])
-        return get_identity({key: complete[key] for key in cell.config}, FREE) == get_identity(cell.config, FREE)
+        recorded = get_identity({key: complete[key] for key in cell.config}, FREE)
+        wanted = get_identity(cell.config, FREE)
+        if cell.budget in COUNTED and abs(recorded[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]:
+            recorded[STEPS] = wanted[STEPS]
+        return recorded == wanted
 
 
 def is_current(recorded: Mapping[str, Any]) -> bool:

@@ -156,3 +156,12 @@ def test_a_cell_that_keeps_its_models_keeps_them(tmp_path, monkeypatch):
     execution.run_cell(cell, tmp_path, tmp_path, True, None)
     execution.remove_ended_folders(tmp_path, [cell])
     assert (tmp_path / cell.name).is_dir()
+
+
+@pytest.mark.parametrize(("budget", "more", "found"), [("flops", 2, True), ("flops", 6, False), ("steps", 2, False)])
+def test_a_cell_of_equal_arithmetic_is_found_though_a_version_counts_other_steps(budget, more, found, tmp_path):
+    keys = make_cell_keys(load_config("compare", ["pretrain.steps=400"]), "future", 0)
+    cell = Cell("future", budget, 0, keys, 0.0)
+    config = {**cell.config, "pretrain": {**cell.config["pretrain"], "steps": 400 + more}}
+    write_json(tmp_path / f"{cell.name}.json", {"config": config})
+    assert (cell.find_record(tmp_path) is not None) == found
