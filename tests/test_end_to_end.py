@@ -274,7 +274,7 @@ def test_weights_made_elsewhere_posttrain_and_plan(work):
         (("plan", "model=runs/pretrain/encoder", "data=runs/collect/data"), 1, "'dynamics' model is needed"),
         (("plan", *PLANNED, "planner.horizon=9"), 1, "horizon"),
         (("plan", *PLANNED, "planner.cost.view=tokens"), 1, "pooled"),
-        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 1, "goal_offset"),
+        (("plan", "model=runs/posttrain/model", "data=runs/collect/data", "protocol.goal_offset=40"), 2, "goal_offset"),
         (("pretrain", "data=runs/collect/data", "objective=futur"), 2, "future"),
         (("pretrain", "data=runs/collect/data", "encoder=tiny", "objective=vjepa21"), 2, "objective.targets.levels=4"),
         (("posttrain", "data=runs/collect/data", "encoder=pretrained"), 2, "path="),
