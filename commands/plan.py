@@ -13,11 +13,11 @@ from commands.evaluation.evaluate import evaluate_model, format_headline, warn_o
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import make_agent
 from commands.evaluation.models import check_model, is_lewm_model, is_module_model
-from commands.evaluation.offline import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.proposals import check_proposals, make_proposals
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.evaluation.setup import load_setup
+from commands.offline.evaluate import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
 from commands.shared.errors import UsageError

@@ -21,17 +21,17 @@ from torch import Tensor
 
 import envs
 from commands.config.keys import Files, OnDamaged, RunKeys
-from commands.evaluation import transitions
-from commands.evaluation.horizons import format_open_loop, measure_open_loop
-from commands.evaluation.rank_curves import format_rank_reach
-from commands.evaluation.rank_reach import (
+from commands.evaluation.scenes import check_episode_scenes, redraw_episodes
+from commands.offline import transitions
+from commands.offline.horizons import format_open_loop, measure_open_loop
+from commands.offline.rank_curves import format_rank_reach
+from commands.offline.rank_reach import (
     RankReachConfig,
     explain_missing_simulator,
     list_served_steps,
     measure_rank_reach,
 )
-from commands.evaluation.scenes import check_episode_scenes, redraw_episodes
-from commands.evaluation.transitions import LandscapeConfig
+from commands.offline.transitions import LandscapeConfig
 from commands.report.plots import draw_horizon_curves, draw_landscape
 from commands.report.rank_plots import draw_rank_reach
 from commands.shared.console import Console, format_table

@@ -17,8 +17,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.intervals import LEVELS, wilson_interval
-from commands.evaluation.seed_intervals import estimate_paired_difference, estimate_rate, t_quantile
+from commands.statistics.intervals import LEVELS, wilson_interval
+from commands.statistics.seed_intervals import estimate_paired_difference, estimate_rate, t_quantile
 
 RATES = (0.5, 0.8, 0.9, 0.95)
 DEVIATIONS = (0.0, 0.03, 0.05, 0.07, 0.1)

@@ -23,9 +23,9 @@ from commands.config.compose import (
     parse_overrides,
     quote_value,
 )
-from commands.evaluation.pooling import pool_runs
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, join_lines
+from commands.statistics.pooling import pool_runs
 
 # Hydra keeps its own record of a sweep beside the run folders; the program reads nothing from there.
 SWEEP_DIR = "hydra.sweep.dir={runs}/{command}/.multirun"

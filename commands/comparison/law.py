@@ -3,7 +3,7 @@
 RoboJEPA (arXiv 2610.10515) finds that success follows the error of latent rollouts. Here every finished cell is a
 point: normalised success, (success - random) / (oracle - random), over the open-loop error of its dynamics, over the
 near-pair rank correlation of its embedding, and, where the cell has recorded them, over how far its cost ranks random
-candidates (`commands.evaluation.rank_curves`) and how well on average.
+candidates (`commands.offline.rank_curves`) and how well on average.
 
 Cells of one method on one task are alike, so the bootstrap resamples methods, with all their seeds and budgets.
 """
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.comparison.tables import ORACLE, WIDTH, Record
-from commands.evaluation.intervals import LEVELS
 from commands.report.rank_plots import draw_law
+from commands.statistics.intervals import LEVELS
 
 FIGURE = "law.png"
 LEAST_CELLS = 5  # for a rank correlation

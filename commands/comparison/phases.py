@@ -19,7 +19,7 @@ from typing import Any
 from commands.comparison.cells import FREE, Cell
 from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.rank_reach import measure_planned_reach
+from commands.offline.rank_reach import measure_planned_reach
 from commands.pipeline import PipelineKeys
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
 from commands.shared.devices import resolve_device

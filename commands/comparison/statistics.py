@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.comparison.rows import Record, Row
-from commands.evaluation.seed_intervals import (
+from commands.shared.errors import UsageError
+from commands.statistics.seed_intervals import (
     Estimate,
     estimate_difference,
     estimate_mean,
     estimate_paired_difference,
     estimate_rate,
 )
-from commands.shared.errors import UsageError
 
 KINDS = ("any", "held", "final")  # success at any time, for consecutive steps, at the last step
 TIMED = KINDS[:2]  # kinds that have a first step of success

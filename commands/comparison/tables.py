@@ -17,8 +17,8 @@ from commands.comparison.statistics import (
     summarise_steps,
 )
 from commands.evaluation.scenes import name_scenes
-from commands.evaluation.seed_intervals import Estimate
 from commands.shared.errors import UsageError
+from commands.statistics.seed_intervals import Estimate
 
 WIDTH = 120  # columns of a paragraph
 MEASURES = ("probe", "near_pair_correlation")  # of an encoder, on val

@@ -1,1 +1,1 @@
-"""Judging a model in its environment: protocol, methods, oracle, photo goals, pooled seeds."""
+"""Judging a model in its environment: protocol, methods, oracle, photo goals."""

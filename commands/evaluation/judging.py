@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.cases import Cases
-from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.protocol import Judge
+from commands.statistics.intervals import wilson_interval
 from envs.task_spec import TaskSpec
 
 MOST_BINS = 5  # of goal distances, where the task states none

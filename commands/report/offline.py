@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.intervals import format_share
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD
-from commands.evaluation.moments import PlannedMoments
-from commands.evaluation.offline_measures import (
+from commands.offline.measures import (
     BEST_SHARE,
     ERRORS,
     MEAN_METHOD,
@@ -26,12 +24,14 @@ from commands.evaluation.offline_measures import (
     OfflineSetup,
     measure_ranks,
 )
+from commands.offline.moments import PlannedMoments
 from commands.report import page
 from commands.report.figure import MUTED, SERIES, new_figure, pick_colour, pick_marker, render_svg
 from commands.report.planning import format_interval, format_number, format_percent, render_name, render_settings
 from commands.report.plots import draw_horizon_curves
 from commands.report.sheet import draw_sheet, enlarge, write_sheet
 from commands.shared.runs import write_atomic
+from commands.statistics.intervals import format_share
 
 METHOD_NOTES = {
     MODEL_METHOD: "the method under test: plans with the learned dynamics from the frame now to the goal image.",

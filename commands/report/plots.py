@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commands.evaluation.episodes import Rollouts
-from commands.evaluation.intervals import wilson_interval
 from commands.report.figure import GOOD, MUTED, PAGE, SERIES, new_figure, pick_colour, pick_marker, render_svg, save_png
 from commands.shared.console import read_evaluations
+from commands.statistics.intervals import wilson_interval
 from envs.task_spec import TaskSpec
 
 

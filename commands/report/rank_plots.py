@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from commands.evaluation.rank_curves import MAIN_METRIC, MODEL, TITLES, USEFUL
+from commands.offline.rank_curves import MAIN_METRIC, MODEL, TITLES, USEFUL
 from commands.report.figure import MUTED, new_figure, pick_colour, save_png
 
 METHOD_MARKERS = "osvD^PX*<>hdp8"  # more than figure.MARKERS: one an objective

@@ -12,9 +12,9 @@ import envs
 from commands.evaluation.arithmetic import count_planning_flops
 from commands.evaluation.episodes import Rollouts
 from commands.evaluation.methods import make_true_distance
-from commands.evaluation.moments import draw_moments, find_nearest, plan_at_moments
 from commands.evaluation.oracle import OracleDynamics, OraclePolicy
 from commands.evaluation.photo_goals import measure_distances, measure_novelty
+from commands.offline.moments import draw_moments, find_nearest, plan_at_moments
 from commands.report.imagined import imagine_episodes
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost

@@ -8,8 +8,8 @@ import pytest
 
 from commands.comparison.rows import identify_row, make_rows
 from commands.comparison.statistics import compare_rows, estimate_success, summarise_steps
-from commands.evaluation.seed_intervals import estimate_paired_difference, estimate_rate
 from commands.shared.errors import UsageError
+from commands.statistics.seed_intervals import estimate_paired_difference, estimate_rate
 from tests.commands.comparison.made_records import add_outcomes, make_record
 
 FIRST = {0: [4, None, 9, 2], 1: [3, 3, None, None]}

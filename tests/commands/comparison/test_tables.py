@@ -6,8 +6,8 @@ import pytest
 
 from commands.comparison.overview import format_overview
 from commands.comparison.tables import format_task_page, judge_difference
-from commands.evaluation.seed_intervals import Estimate, estimate_rate
 from commands.shared.errors import UsageError
+from commands.statistics.seed_intervals import Estimate, estimate_rate
 from tests.commands.comparison.made_records import add_outcomes, make_record, make_results
 
 

@@ -17,10 +17,10 @@ from commands.evaluation.cases import REST_SPEED, Cases, draw_cases
 from commands.evaluation.episodes import ZeroPolicy, run_episodes
 from commands.evaluation.judging import summarise
 from commands.evaluation.methods import make_true_distance
-from commands.evaluation.pooling import pool_results
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, check_goals, resolve_protocol
 from commands.evaluation.setup import stop_starts
 from commands.shared.errors import UsageError
+from commands.statistics.pooling import pool_results
 from envs import OWN_TASKS
 from envs.push_t.spec import PUSH_T
 from envs.reacher.spec import REACHER

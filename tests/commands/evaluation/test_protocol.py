@@ -9,10 +9,10 @@ import pytest
 
 from commands.config.compose import load_config
 from commands.evaluation.cases import draw_cases, draw_starts
-from commands.evaluation.intervals import wilson_interval
 from commands.evaluation.judging import choose_bins, detect_success, summarise
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
 from commands.shared.errors import UsageError
+from commands.statistics.intervals import wilson_interval
 from envs.reacher.spec import REACHER
 
 

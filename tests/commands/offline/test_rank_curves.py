@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.evaluation.rank_curves import (
+from commands.offline.rank_curves import (
     DISTANCE,
     DYNAMICS,
     Curve,

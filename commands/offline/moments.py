@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from commands.evaluation.cases import take_in_turn
-from commands.evaluation.transitions import TransitionIndex, load_frames, load_transitions
+from commands.offline.transitions import TransitionIndex, load_frames, load_transitions
 from commands.shared.errors import RunError
 from data.schema import SPLITS
 from planners.costs import GoalCost, focus_goal

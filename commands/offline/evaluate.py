@@ -2,7 +2,7 @@
 
 For data without a simulator. At a moment, the goal image is the frame that was recorded `goal_offset` environment steps
 later, so the recorded actions are one way to reach it. The measures are those of
-`commands.evaluation.offline_measures`, and the error of the predicted features by horizon, beside copying.
+`commands.offline.measures`, and the error of the predicted features by horizon, beside copying.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import numpy as np
 
 import envs
 from commands.config.groups import make_planner
-from commands.evaluation.horizons import measure_open_loop
-from commands.evaluation.intervals import format_mean, format_share
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
 from commands.evaluation.models import is_lewm_model, is_module_model
-from commands.evaluation.moments import PlannedMoments
-from commands.evaluation.offline_measures import (
+from commands.offline.horizons import measure_open_loop
+from commands.offline.measures import (
     ERRORS,
     MEAN_METHOD,
     NEAREST_METHOD,
@@ -33,11 +31,13 @@ from commands.evaluation.offline_measures import (
     measure_plans,
     measure_ranks,
 )
+from commands.offline.moments import PlannedMoments
 from commands.report.offline import write_offline_report
 from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import to_json_value, write_atomic, write_json
+from commands.statistics.intervals import format_mean, format_share
 from commands.training.model_folders import (
     check_actions,
     check_trusted_module,

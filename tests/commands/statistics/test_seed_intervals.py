@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from commands.evaluation.intervals import wilson_interval
-from commands.evaluation.seed_intervals import (
+from commands.statistics.intervals import wilson_interval
+from commands.statistics.seed_intervals import (
     estimate_difference,
     estimate_mean,
     estimate_paired_difference,

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.evaluation.intervals import summarise_mean, summarise_share
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD, ZERO_METHOD
-from commands.evaluation.moments import (
+from commands.evaluation.protocol import ProtocolConfig
+from commands.offline.moments import (
     MOMENTS_AT_ONCE,
     Actions,
     Moments,
@@ -28,9 +28,9 @@ from commands.evaluation.moments import (
     find_nearest,
     plan_at_moments,
 )
-from commands.evaluation.protocol import ProtocolConfig
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
+from commands.statistics.intervals import summarise_mean, summarise_share
 from data.store import compute_statistics
 from planners.protocol import Cost, Dynamics, Planner
 from planners.scoring import check_fit

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from commands.evaluation.intervals import summarise_mean
 from commands.shared.console import format_table
+from commands.statistics.intervals import summarise_mean
 from planners.costs import Metric
 
 METRICS: tuple[Metric, ...] = ("l2", "l1", "cosine")  # sq_l2 ranks as l2 does

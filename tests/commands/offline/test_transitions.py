@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import envs
-from commands.evaluation.transitions import FAR_STEPS, LENGTH_TOLERANCE, TransitionIndex, find_continuations
+from commands.offline.transitions import FAR_STEPS, LENGTH_TOLERANCE, TransitionIndex, find_continuations
 
 
 class Recording:

@@ -12,8 +12,16 @@ import torch
 import envs
 from commands import plan as plan_command
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys
-from commands.evaluation import offline_measures as measures
-from commands.evaluation.intervals import (
+from commands.evaluation.methods import make_true_distance
+from commands.evaluation.oracle import OracleContext, OracleDynamics
+from commands.evaluation.protocol import ProtocolConfig
+from commands.offline import measures
+from commands.offline.evaluate import format_moments, format_offline_headline, plans_offline
+from commands.offline.moments import draw_moments, find_nearest
+from commands.report.offline import write_offline_report
+from commands.shared.console import Console
+from commands.shared.errors import RunError, UsageError
+from commands.statistics.intervals import (
     format_mean,
     format_share,
     resample_means,
@@ -21,14 +29,6 @@ from commands.evaluation.intervals import (
     summarise_share,
     wilson_interval,
 )
-from commands.evaluation.methods import make_true_distance
-from commands.evaluation.moments import draw_moments, find_nearest
-from commands.evaluation.offline import format_moments, format_offline_headline, plans_offline
-from commands.evaluation.oracle import OracleContext, OracleDynamics
-from commands.evaluation.protocol import ProtocolConfig
-from commands.report.offline import write_offline_report
-from commands.shared.console import Console
-from commands.shared.errors import RunError, UsageError
 from commands.training.model_folders import MODEL, save_dynamics
 from commands.transfer.collection import collect_into
 from data.mapped import create_file
@@ -249,7 +249,7 @@ def test_baselines_are_what_their_names_say(reader):
 
 def test_moments_planned_in_parts_give_the_same_plans_and_neighbours(reader, monkeypatch):
     _, whole, planned, methods = run(reader, point(), 20)
-    monkeypatch.setattr("commands.evaluation.moments.MOMENTS_AT_ONCE", 7)
+    monkeypatch.setattr("commands.offline.moments.MOMENTS_AT_ONCE", 7)
     _, parts, again, others = run(reader, point(), 20)
     np.testing.assert_allclose(again.actions, planned.actions, atol=1e-5)
     np.testing.assert_allclose(again.candidate_costs["uniform"], planned.candidate_costs["uniform"], atol=1e-5)

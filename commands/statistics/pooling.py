@@ -15,12 +15,12 @@ from typing import Any
 
 from commands.config.compose import Composed
 from commands.evaluation.protocol import SCHEMA
-from commands.evaluation.searches import format_search_page, judge_searches, make_row
-from commands.evaluation.seed_intervals import estimate_rate
 from commands.report.plots import draw_setting_curves, draw_sweep_curves
 from commands.shared.console import METRICS, Console, format_table
 from commands.shared.errors import RunError
 from commands.shared.runs import get_identity, read_json, write_atomic, write_json
+from commands.statistics.searches import format_search_page, judge_searches, make_row
+from commands.statistics.seed_intervals import estimate_rate
 
 RESULTS = "results.json"
 KINDS = ("any", "held")  # of success, in results.json

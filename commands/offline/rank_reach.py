@@ -28,9 +28,9 @@ from torch import Tensor
 
 import envs
 from commands.evaluation.methods import make_true_distance
-from commands.evaluation.moments import Moments, draw_moments
 from commands.evaluation.oracle import OracleDynamics
-from commands.evaluation.rank_curves import (
+from commands.offline.moments import Moments, draw_moments
+from commands.offline.rank_curves import (
     ELITE,
     MAIN_METRIC,
     METRICS,
@@ -44,7 +44,7 @@ from commands.evaluation.rank_curves import (
     find_curve,
     summarise_ranks,
 )
-from commands.evaluation.transitions import load_transitions
+from commands.offline.transitions import load_transitions
 from data.pictures import Preprocessing
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost

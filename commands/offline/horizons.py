@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commands.evaluation.intervals import LEVELS, resample_means
-from commands.evaluation.transitions import find_transitions
+from commands.offline.transitions import find_transitions
 from commands.shared.console import format_table
+from commands.statistics.intervals import LEVELS, resample_means
 from commands.training.feature_cache import read_proprio
 from world_model.dynamics import LatentDynamics
 from world_model.probing.surprise import TRANSITIONS_PER_CHUNK

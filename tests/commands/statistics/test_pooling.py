@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from commands.config.compose import compose
-from commands.evaluation.intervals import wilson_interval
-from commands.evaluation.pooling import pool_results, pool_runs
-from commands.evaluation.searches import SearchRow, judge_searches
-from commands.evaluation.seed_intervals import estimate_rate
 from commands.shared.console import Console
+from commands.statistics.intervals import wilson_interval
+from commands.statistics.pooling import pool_results, pool_runs
+from commands.statistics.searches import SearchRow, judge_searches
+from commands.statistics.seed_intervals import estimate_rate
 
 
 def result(successes: int, episodes: int, methods: tuple[str, ...] = ("model", "random")) -> dict[str, Any]:

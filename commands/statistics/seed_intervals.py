@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from commands.evaluation.intervals import LEVELS, QUANTILE, wilson_interval
+from commands.statistics.intervals import LEVELS, QUANTILE, wilson_interval
 
 # The least variance, chosen by simulation for three seeds: a share of that of the goals, and one of a seed's successes.
 LEAST_SHARE = 0.3

@@ -15,10 +15,10 @@ from commands import probe
 from commands.cli.main import main
 from commands.config.compose import load_config
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys
-from commands.evaluation import rank_reach
 from commands.evaluation.oracle import OracleContext, OracleDynamics
-from commands.evaluation.rank_curves import DISTANCE, DYNAMICS, Curve, find_curve, format_rank_reach
-from commands.evaluation.rank_reach import RankReachConfig, draw_candidates, measure_planned_reach, measure_rank_reach
+from commands.offline import rank_reach
+from commands.offline.rank_curves import DISTANCE, DYNAMICS, Curve, find_curve, format_rank_reach
+from commands.offline.rank_reach import RankReachConfig, draw_candidates, measure_planned_reach, measure_rank_reach
 from commands.report.rank_plots import draw_rank_reach
 from commands.shared.console import Console
 from commands.shared.errors import UsageError

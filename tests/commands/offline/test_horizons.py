@@ -12,9 +12,9 @@ import envs
 from commands import probe
 from commands.config.compose import load_config
 from commands.config.keys import CollectKeys, DataKeys, EnvKeys
-from commands.evaluation.horizons import format_open_loop, measure_open_loop, summarise_errors
 from commands.evaluation.scenes import SCENE_STREAM, check_episode_scenes, redraw_episodes
-from commands.evaluation.transitions import LandscapeConfig
+from commands.offline.horizons import format_open_loop, measure_open_loop, summarise_errors
+from commands.offline.transitions import LandscapeConfig
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.training.model_folders import MODEL, save_encoder

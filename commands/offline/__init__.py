@@ -1,0 +1,1 @@
+"""Measures at recorded moments, where nothing is executed: errors, ranks, and evaluation without a simulator."""

@@ -1,0 +1,1 @@
+"""Intervals of rates and means, over episodes and over seeds, and the summary of several runs."""
