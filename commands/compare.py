@@ -21,11 +21,10 @@ from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.execution import remove_ended_folders, run_cell
 from commands.comparison.overview import format_overview
 from commands.comparison.phases import remove_shared_trainings
-from commands.comparison.rows import make_rows
+from commands.comparison.rows import ORACLE, make_rows
 from commands.comparison.search import list_extremes, read_space
 from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
-    ORACLE,
     UNTRAINED,
     Row,
     TableKeys,

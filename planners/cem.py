@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from planners.noise import Draws
 from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
-from planners.scoring import finite_mean
+from planners.scoring import Problem, finite_mean
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,20 @@ class CEM(SamplingPlanner):
     def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
         """See `refit`."""
         return refit(self.config, proposal, actions_BSKA, cost_BS, half_A)
+
+
+class RecordingCEM(CEM):
+    """CEM that keeps what every iteration of its last plan scored: `actions` [B, S, K, A] and `costs` [B, S]."""
+
+    def __init__(self, config: CEMConfig | None = None) -> None:
+        super().__init__(config)
+        self.actions: list[Tensor] = []
+        self.costs: list[Tensor] = []
+
+    def refine(self, problem: Problem, actions_BSKA: Tensor, cost_BS: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The candidates as they are."""
+        if draws.iteration == 0:
+            self.actions, self.costs = [], []
+        self.actions.append(actions_BSKA)
+        self.costs.append(cost_BS)
+        return actions_BSKA, cost_BS

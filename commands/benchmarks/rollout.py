@@ -19,10 +19,9 @@ from torch import Tensor
 
 from commands.benchmarks.official import time_call
 from commands.shared.flops import count_flops
-from planners.cem import CEM, CEMConfig
+from planners.cem import CEMConfig, RecordingCEM
 from planners.costs import GoalCost
 from planners.protocol import Views
-from planners.sampling import Proposal
 from planners.scoring import measure_elite_overlap, score
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -108,21 +107,6 @@ class RecomputingDynamics:
         path = path if keep == "path" else path[:, :, -1:]
         name = self.model.config.space
         return Views({name: path.squeeze(-2) if name == "pooled" else path}, keep)
-
-
-class RecordingCEM(CEM):
-    """CEM that keeps all candidates and their costs, and so which were the elites of each iteration."""
-
-    def __init__(self, config: CEMConfig) -> None:
-        super().__init__(config)
-        self.actions: list[Tensor] = []
-        self.costs: list[Tensor] = []
-
-    def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
-        """As CEM's."""
-        self.actions.append(actions_BSKA)
-        self.costs.append(cost_BS)
-        return super().update(proposal, actions_BSKA, cost_BS, half_A)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from typing import Any, get_args
 
 from commands.comparison.axes import Variant
 from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
+from commands.comparison.rows import ORACLE
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
     NOTHING,
-    ORACLE,
-    UNTRAINED,
     Row,
     TableKeys,
     list_rows,
@@ -32,8 +31,6 @@ from commands.comparison.table_keys import (
 from commands.config.schema import fill_defaults, is_superseded
 from commands.pipeline import PipelineKeys
 from commands.shared.runs import get_identity, read_json, to_json_value
-
-__all__ = ["ORACLE", "UNTRAINED", "Cell", "TableKeys", "Tuning", "is_current", "make_cell_keys", "make_cells"]
 
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "on_damaged")  # keys that matter for it
 # Keys that change no number of a cell.

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from commands.comparison.cells import ORACLE, Cell
+from commands.comparison.cells import Cell
 from commands.comparison.phases import SHARED, Phases
+from commands.comparison.rows import ORACLE
 from commands.comparison.trials import run_trials
 from commands.evaluation.evaluate import evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD

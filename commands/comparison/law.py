@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.comparison.tables import ORACLE, WIDTH, Record
+from commands.comparison.rows import ORACLE, Record
+from commands.comparison.tables import WIDTH
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
 

@@ -11,7 +11,7 @@ from commands.comparison.axes import format_row
 Record = Mapping[str, Any]
 Part = Literal["plan", "plan_own", "random"]  # of a record: which method was played
 
-ORACLE = "oracle"  # the method that plans in the true simulator
+ORACLE = "oracle"  # method: the true simulator with the task's true distance
 RANDOM = "random"  # the baseline of random actions, of which every record has the episodes
 BASELINES = (ORACLE, RANDOM)  # rows that no other is compared with
 

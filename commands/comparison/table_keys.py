@@ -12,6 +12,7 @@ from annotated_types import Ge
 
 from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
+from commands.comparison.rows import ORACLE
 from commands.comparison.search import Distribution, leave_out_keys, read_space
 from commands.config.compose import list_choices, load_config, nest, nest_overrides
 from commands.config.schema import override
@@ -25,7 +26,6 @@ from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import Kind, MetricConfig
 
 UNTRAINED = "untrained"  # method: an encoder before its first step
-ORACLE = "oracle"  # method: the true simulator with the task's true distance
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -46,11 +46,11 @@ from commands.offline.rank_curves import (
 )
 from commands.offline.transitions import load_transitions
 from data.pictures import Preprocessing
-from planners.cem import CEM, CEMConfig
+from planners.cem import CEMConfig, RecordingCEM
 from planners.costs import GoalCost
 from planners.noise import Draws
 from planners.protocol import Context, Dynamics, Goal
-from planners.scoring import Problem, score, score_each
+from planners.scoring import score, score_each
 from world_model.probing.probes import rank_correlations
 
 MOMENTS_AT_ONCE = 8
@@ -81,17 +81,6 @@ class RankReachConfig:
         return sorted({math.ceil(step / frame_skip) for step in self.steps})
 
 
-class RecordingCEM(CEM):
-    """CEM that keeps the candidates of every iteration of its last plan: `recorded`, tensors [B, S, K, A]."""
-
-    recorded: list[Tensor]
-
-    def refine(self, problem: Problem, actions_BSKA: Tensor, cost_BS: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The candidates as they are."""
-        self.recorded = [*(self.recorded if draws.iteration else []), actions_BSKA]
-        return actions_BSKA, cost_BS
-
-
 @dataclass(frozen=True)
 class CandidateSet:
     """Candidates [B, S, K, A] and the views whose costs rank them."""
@@ -120,8 +109,8 @@ def draw_candidates(
         cost = GoalCost(view, MAIN_METRIC, "last")
         planner.plan(dynamics, context, goal, cost, seeds=noise.seeds, replan=noise.replan)
         if not sets:
-            sets.append(CandidateSet(RANDOM, tuple(views), planner.recorded[0]))
-        sets += [CandidateSet(name, (view,), planner.recorded[at]) for at, name in later.items() if at]
+            sets.append(CandidateSet(RANDOM, tuple(views), planner.actions[0]))
+        sets += [CandidateSet(name, (view,), planner.actions[at]) for at, name in later.items() if at]
     return sets
 
 

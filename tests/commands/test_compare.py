@@ -11,7 +11,8 @@ import pytest
 
 from commands.cli.main import main
 from commands.comparison import execution
-from commands.comparison.cells import Cell, is_current, make_cell_keys
+from commands.comparison.cells import Cell, is_current
+from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
 from commands.config.schema import build
 from commands.shared.runs import read_json, write_json

@@ -24,17 +24,16 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
-from world_model.distributed import SINGLE_PROCESS, WorldInfo, gather_rows
+from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import (
     ClipTerms,
     Loss,
     centre_clips,
+    compute_anti_collapse,
     covariance_of_pairs,
-    draw_directions,
     regression,
-    sigreg,
     variance_hinge,
 )
 from world_model.objectives.masking import Mask
@@ -151,16 +150,8 @@ class EndToEndConfig(FamilyConfig):
 def compute_step_terms(embedded_BTD: Tensor, weights: StepTerms, generator: torch.Generator) -> dict[str, Tensor]:
     """The weighted terms over the batch that are switched on, by name: of the first frames (PLDM), and SIGReg of every
     step (LeWorldModel)."""
-    terms, steps_TBD = {}, embedded_BTD.float().transpose(0, 1)
-    first_BD = gather_rows(steps_TBD[0]) if weights.variance or weights.covariance else steps_TBD[0]
-    if weights.variance:
-        terms["variance"] = weights.variance * variance_hinge(first_BD)
-    if weights.covariance:
-        terms["covariance"] = weights.covariance * covariance_of_pairs(first_BD)
-    if weights.sigreg:
-        directions = draw_directions(steps_TBD.shape[-1], weights.sigreg_directions, generator, steps_TBD)
-        terms["sigreg"] = weights.sigreg * sigreg(steps_TBD, directions)
-    return terms
+    steps_TBD = embedded_BTD.transpose(0, 1)
+    return compute_anti_collapse(steps_TBD, weights, generator, steps_TBD[0], covariance_of_pairs)
 
 
 def compute_path_terms(embedded_BTD: Tensor, weights: PathTerms) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ A term over a batch (InfoNCE's other samples, VICReg, SIGReg) covers the rows of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -190,19 +191,25 @@ def sigreg(features: Tensor, directions_DP: Tensor, num_knots: int = 17, max_kno
     return world_info().world * features.shape[-2] * (distance * (weights * normal)).sum(-1).mean()
 
 
-def compute_anti_collapse(features_ND: Tensor, config: TermsConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weighted anti-collapse terms by name, those with a weight."""
-    terms = {}
-    features_ND = features_ND.float()
+def compute_anti_collapse(
+    features: Tensor,
+    config: TermsConfig,
+    generator: torch.Generator,
+    spread_ND: Tensor | None = None,
+    measure: Callable[[Tensor], Tensor] = covariance,
+) -> dict[str, Tensor]:
+    """Weighted anti-collapse terms by name, those with a weight: SIGReg of features [..., N, D], variance and
+    covariance of `spread_ND` (None: of the features). measure: the covariance term."""
+    terms, features = {}, features.float()
     if config.variance or config.covariance:
-        all_ND = gather_rows(features_ND)
+        all_ND = gather_rows(features if spread_ND is None else spread_ND.float())
     if config.variance:
         terms["variance"] = config.variance * variance_hinge(all_ND)
     if config.covariance:
-        terms["covariance"] = config.covariance * covariance(all_ND)
+        terms["covariance"] = config.covariance * measure(all_ND)
     if config.sigreg:
-        directions = draw_directions(features_ND.shape[-1], config.sigreg_directions, generator, features_ND)
-        terms["sigreg"] = config.sigreg * sigreg(features_ND, directions)
+        directions = draw_directions(features.shape[-1], config.sigreg_directions, generator, features)
+        terms["sigreg"] = config.sigreg * sigreg(features, directions)
     return terms
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from commands.comparison.cells import Cell, make_cell_keys
+from commands.comparison.cells import Cell
+from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
 
 LIMITS = ("0.2", "0.1")

@@ -14,8 +14,8 @@ import yaml
 from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
-from commands.comparison.cells import Cell, is_current, make_cell_keys
-from commands.comparison.table_keys import list_rows
+from commands.comparison.cells import Cell, is_current
+from commands.comparison.table_keys import list_rows, make_cell_keys
 from commands.config.compose import (
     CONFIGS,
     Composed,

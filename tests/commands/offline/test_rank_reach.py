@@ -27,7 +27,7 @@ from data.pictures import Preprocessing
 from data.policies import PolicyConfig
 from data.store import Reader
 from envs.goal_env import GoalEnv
-from planners.cem import CEM
+from planners.cem import CEM, RecordingCEM
 from planners.costs import GoalCost
 from planners.noise import Draws
 from planners.point_mass import DoubleIntegrator
@@ -228,11 +228,11 @@ def test_candidates_are_those_of_a_search():
 def test_recording_candidates_changes_no_plan():
     model, frames = DoubleIntegrator(), torch.zeros(2, 1, 1, 1, 4)
     context, goal = model.observe(frames, None, None), model.encode_goal(frames[:, 0] + 2)
-    recording, cost = rank_reach.RecordingCEM(), GoalCost("pooled", "l2", "last")
+    recording, cost = RecordingCEM(), GoalCost("pooled", "l2", "last")
     for _ in range(2):  # a second plan forgets the first
         plan = recording.plan(model, context, goal, cost, seeds=[1, 2])
     assert torch.equal(plan.actions_BKA, CEM().plan(model, context, goal, cost, seeds=[1, 2]).actions_BKA)
-    assert len(recording.recorded) == recording.config.iterations
+    assert len(recording.actions) == recording.config.iterations
 
 
 def test_a_cell_records_the_curve_of_its_own_cost(reader, monkeypatch):
