@@ -18,7 +18,7 @@ from typing import Any
 from commands.comparison import law
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
-from commands.comparison.execution import remove_ended_folders, run_cell
+from commands.comparison.execution import remove_leftovers, run_cell
 from commands.comparison.overview import format_overview
 from commands.comparison.phases import remove_shared_trainings
 from commands.comparison.rows import ORACLE, make_rows
@@ -119,7 +119,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     if config.table_only and len(missing) == len(cells):
         raise UsageError(f"table_only=true: no cell of this table is finished in {searched}")
     own.mkdir(parents=True, exist_ok=True)
-    remove_ended_folders(folder.path, [cell for cell in cells if cell not in missing])
+    remove_leftovers(folder.path, own, [cell for cell in cells if cell not in missing])
     remove_shared_trainings(folder.path, missing)
     if len(missing) < len(cells):  # those that are there may have come from another machine
         table = _write_page(own, folders, cells, config, console)

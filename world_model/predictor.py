@@ -26,7 +26,6 @@ from world_model.nn.layers import (
     Feedforward,
     Rope,
     Rotary,
-    attend,
     make_grid_positions,
     make_rotary,
 )
@@ -57,7 +56,7 @@ class PredictorConfig:
     """input of actions and states: tokens of their frame (V-JEPA 2-AC), adaln (modulation of every block), or
     adaln_lewm (the same with LeWorldModel's action encoder, and its norms inside attention and MLP)"""
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    """dropout of a block's branches in training (LeWM: 0.1)"""
+    """dropout of a block's branches in training (LeWM: 0.1); with adaln_lewm also inside attention and MLP"""
     head_dim: Annotated[int, Ge(2)] | None = None
     """channels of an attention head, an even number (LeWM: 64); null: width / heads"""
 
@@ -305,7 +304,7 @@ class ActionPredictor(nn.Module):
             q, k, v = block.project(x, rotary, modulation)
             cache.keys.append(k)
             cache.values.append(v)
-            x = block.add(x, attend(q, k, v, mask), modulation)
+            x = block.add(x, block.attend(q, k, v, mask), modulation)
         return cache
 
     def rollout(self, past: PastCache, last_BNF: Tensor, inputs_BSKA: Tensor | None, steps: int = 0) -> Tensor:

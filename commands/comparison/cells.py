@@ -31,6 +31,7 @@ from commands.comparison.table_keys import (
 from commands.config.schema import fill_defaults, is_superseded
 from commands.pipeline import PipelineKeys
 from commands.shared.runs import get_identity, read_json, to_json_value
+from world_model.training.loop import TrainerConfig
 
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "on_damaged")  # keys that matter for it
 # Keys that change no number of a cell.
@@ -54,8 +55,9 @@ STEPS, STEPS_TOLERANCE = "pretrain.steps", 0.01
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a row is tuned. trials: settings that are asked for; episodes: of `val`, that each is judged on; seed: the
-    training seed that they are judged with; space: as the configuration has it, without what axes decide.
+    """How a row is tuned. trials: settings that are asked for; episodes: of `val`, that each is judged on; share: of
+    the training steps, that each takes; seed: the training seed that they are judged with; space: as the configuration
+    has it, without what axes decide.
 
     drawn: each setting with its pipeline, before the steps of a budget; fewer than `trials` in a smaller space. chosen:
     what the record of the first seed says of its tuning, for cells of further seeds.
@@ -63,6 +65,7 @@ class Tuning:
 
     trials: int
     episodes: int
+    share: float
     seed: int
     space: Mapping[str, Any]
     drawn: tuple[tuple[Setting, PipelineKeys], ...] = field(repr=False)
@@ -71,7 +74,7 @@ class Tuning:
     @property
     def spec(self) -> dict[str, Any]:
         """What a record is found by."""
-        return {name: to_json_value(getattr(self, name)) for name in ("trials", "episodes", "seed", "space")}
+        return {name: to_json_value(getattr(self, name)) for name in ("trials", "episodes", "share", "seed", "space")}
 
     def find_trial(self, setting: Mapping[str, Any]) -> int | None:
         """Number of the trial of a recorded setting; None where it is none of these."""
@@ -128,6 +131,15 @@ class Cell:
             assert self.flops is not None
             keys = fit_steps(keys, self.budget, self.flops)
         return replace(self, keys=keys if number else self.keys, tuning=None)
+
+    def shorten(self, share: float) -> Cell:
+        """The cell with a share of its training steps in both stages."""
+
+        def cut(trainer: TrainerConfig) -> TrainerConfig:
+            return replace(trainer, steps=max(1, round(share * trainer.steps)) if trainer.steps else 0)
+
+        pretrain, posttrain = cut(self.keys.pretrain), cut(self.keys.posttrain)
+        return replace(self, keys=replace(self.keys, pretrain=pretrain, posttrain=posttrain))
 
     def find_record(self, *folders: Path) -> Path | None:
         """The record of this cell in the first of the folders that has one; None where it is not finished."""
@@ -201,4 +213,4 @@ def make_tuning(config: TableKeys, row: Row, seed: int) -> Tuning | None:
         lambda setting: make_cell_keys(config, row.objective, seed, row.variant, setting or NOTHING),
     )
     stated = {key: {distribution.kind: list(distribution.values)} for key, distribution in space.items()}
-    return Tuning(config.trials, config.trial_episodes, config.seed, stated, tuple(drawn))
+    return Tuning(config.trials, config.trial_episodes, config.trial_share, config.seed, stated, tuple(drawn))

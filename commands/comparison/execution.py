@@ -18,6 +18,8 @@ from commands.shared.console import Console
 from commands.shared.runs import get_commit, list_versions, write_json
 from commands.transfer.collection import FILE, collect_into
 
+TRIALS = "trials"  # folder of the results of unfinished cells' trials, beside the records
+
 
 def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Console) -> None:
     """Collect its seed's data unless they exist, run the cell in `folder` and leave its record in `records`.
@@ -30,11 +32,20 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
     work, ended = folder / cell.name, find_ended_folder(folder, cell)
     if ended.exists():  # killed before the record was written
         ended.rename(work)
-    record = (run_oracle if cell.objective == ORACLE else run_pipeline)(cell, str(data), work, console)
+    if cell.objective == ORACLE:
+        record = run_oracle(cell, str(data), console)
+    else:
+        record = run_pipeline(cell, str(data), work, find_trials(records, cell), console)
     if not keep and work.exists():  # the oracle writes none
         work.rename(ended)
     write_json(records / f"{cell.name}.json", record, columns=True)
-    shutil.rmtree(ended, ignore_errors=True)
+    remove_leftovers(folder, records, [cell])
+
+
+def find_trials(records: Path, cell: Cell) -> Path:
+    """Where the results of a cell's trials are kept until its record has them: beside the records, so that another
+    machine goes on with the next trial."""
+    return records / TRIALS / f"{cell.name}.json"
 
 
 def find_ended_folder(folder: Path, cell: Cell) -> Path:
@@ -43,17 +54,24 @@ def find_ended_folder(folder: Path, cell: Cell) -> Path:
     return folder / f".{cell.name}.ended"
 
 
-def remove_ended_folders(folder: Path, finished: Iterable[Cell]) -> None:
-    """Remove what a command that was killed after the record left of these cells."""
+def remove_leftovers(folder: Path, records: Path, finished: Iterable[Cell]) -> None:
+    """Remove what these cells no longer need: files that are not kept, and the results of trials that their records
+    have."""
     for cell in finished:
         shutil.rmtree(find_ended_folder(folder, cell), ignore_errors=True)
+        find_trials(records, cell).unlink(missing_ok=True)
+    if (records / TRIALS).is_dir() and not any((records / TRIALS).iterdir()):
+        (records / TRIALS).rmdir()
 
 
-def run_pipeline(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
-    """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record."""
+def run_pipeline(cell: Cell, data: str, work: Path, trials: Path, console: Console) -> dict[str, Any]:
+    """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record.
+
+    trials: file of the results of finished trials.
+    """
     shared = work.parent / SHARED
     if cell.tuning is not None:
-        trial, plan, own, parts = run_trials(cell, data, work, shared, console)
+        trial, plan, own, parts = run_trials(cell, data, work, shared, trials, console)
         return add_own(make_record(trial, plan, MODEL_METHOD) | parts, own)
     phases = Phases(cell, cell.name, data, work, shared, console)
     parts = phases.train()
@@ -71,7 +89,7 @@ def add_own(record: dict[str, Any], own: Mapping[str, Any] | None) -> dict[str, 
     return record
 
 
-def run_oracle(cell: Cell, data: str, work: Path, console: Console) -> dict[str, Any]:
+def run_oracle(cell: Cell, data: str, console: Console) -> dict[str, Any]:
     """The record of the oracle's cell, with those keys of the others that it has."""
     began = time.perf_counter()
     results = evaluate_baselines(cell.keys.evaluation, cell.keys.dynamics.frame_skip, data, console)

@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
@@ -50,6 +50,8 @@ class TableKeys(PipelineKeys):
     """settings that each row is trained with; the best on val is evaluated (1: the published setting alone)"""
     trial_episodes: Annotated[int, Ge(1)] = 50
     """pairs of start and goal of val that each trial is evaluated on"""
+    trial_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """share of the training steps that a trial takes in both stages; below 1 the chosen setting is trained in full"""
     search: dict[str, dict[str, Any]] = field(default_factory=dict)
     """search space of each method's trials, {method: {key: distribution}}; distributions: {log: [low, high]},
     {uniform: [low, high]}, {choice: [values]}"""

@@ -111,7 +111,8 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
     ]
     note = (
         "Training TFLOP: both stages of the model that is evaluated; of a method's own dynamics stage 1 alone. Trials: "
-        "settings that were tried on val. Normalised: (success - random) / (oracle - random), at any time."
+        f"settings that were tried on val{_describe_shares(rows)}. Normalised: (success - random) / (oracle - random), "
+        "at any time."
     )
     return [*format_table(head, body), "", _wrap(note), ""]
 
@@ -303,6 +304,13 @@ def _sum_training(row: Row) -> float:
 def _count_trials(row: Row) -> str:
     """Settings that were tried; none of a baseline."""
     return "" if row.is_baseline else str(row.records[0].get("tuning", {"tried": 1})["tried"])
+
+
+def _describe_shares(rows: Sequence[Row]) -> str:
+    """The share of the training steps that trials took, where it was not all of them."""
+    tuned = [row.records[0]["tuning"] for row in rows if "tuning" in row.records[0]]
+    shares = sorted({tuning["share"] for tuning in tuned} - {1.0})
+    return f", each with {_join(f'{share:.3g}' for share in shares)} of the training steps" if shares else ""
 
 
 def _mean(row: Row, stage: str, key: str) -> str:

@@ -1,9 +1,10 @@
 """A tuned cell: its row is trained with several settings, each judged on `val`, and the best is evaluated.
 
-The trials run with the first seed of the table. A trial is a whole training: the model of the chosen one is what is
-evaluated. Further seeds train with the chosen setting. Dynamics that stage 1 learned itself are judged beside the
-shared ones, and are evaluated with the setting that is best for them. A finished trial leaves its result in the cell's
-folder, so that a killed command goes on with the next.
+The trials run with the first seed of the table. A trial is a whole training, whose model is evaluated if it is chosen;
+or with a share of the steps, and then the chosen setting is trained in full. Further seeds train with the chosen
+setting. Dynamics that stage 1 learned itself are judged beside the shared ones, and are evaluated with the setting that
+is best for them. The results of finished trials are kept in a file beside the records, so that a command goes on with
+the next trial after a kill, and on another machine.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from commands.shared.console import Console
 from commands.shared.runs import read_json, to_json_value, write_json
 
 SPLIT = "val"  # of the episodes that trials are judged on
+SHORT = "short"  # stem of the folders of trials with a share of the training steps
 TRAINED = "trained.json"  # in a trial's folder, after its training: what the record says of it
 JUDGED = ("episodes", "any", "held", "final_distance")  # results of a trial that a record has
 Result = dict[str, Any]
 
 
 def run_trials(
-    cell: Cell, data: str, work: Path, shared: Path, console: Console
+    cell: Cell, data: str, work: Path, shared: Path, finished: Path, console: Console
 ) -> tuple[Cell, dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
-    """Tune and evaluate a cell in the folder `work`, resuming where it stopped.
+    """Tune and evaluate a cell in the folder `work`, resuming where it stopped. finished: file of finished trials.
 
     Returns the cell with the chosen setting, results of its evaluation, those of its own dynamics if it has them, and
     further parts of its record.
@@ -40,18 +42,20 @@ def run_trials(
     results: list[Result] = []
     if (chosen := cell.tuning.chosen) is None:  # the first seed
         check_trial_episodes(cell, data)
-        results = [run_trial(cell, number, data, work, shared, console) for number in range(len(cell.tuning.drawn))]
+        results = [
+            run_trial(cell, number, data, work, shared, finished, console) for number in range(len(cell.tuning.drawn))
+        ]
         best, best_own = choose(results, "val"), choose(results, "val_own")
         assert best is not None
     else:
         best, best_own = chosen["chosen"], chosen["chosen_own"]
-    phases, parts = _train_trial(cell, best, data, work, shared, console)
+    phases, parts = _train(_make_phases(cell, best, data, work, shared, console))
     plan, own = phases.plan(phases.keys.evaluation), None
     if best_own is not None:
         of_own = phases
         if best_own != best:
             of_own = _make_phases(cell, best_own, data, work, shared, console)
-            if chosen is not None:
+            if not (of_own.work / TRAINED).exists():
                 of_own.train_encoder()
         own = of_own.plan_own(of_own.keys.evaluation)
     parts = {**parts, "rank_reach": phases.measure_rank_reach()}
@@ -77,14 +81,15 @@ def check_trial_episodes(cell: Cell, data: str) -> None:
     load_baseline_setup(keys, cell.keys.dynamics.frame_skip, data)
 
 
-def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console) -> Result:
-    """Train with the setting of a trial and judge it on `val`; of several, the models of the best alone are kept."""
+def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, finished: Path, console: Console) -> Result:
+    """Train with the setting of a trial and judge it on `val`; of several whole trainings, the models of the best alone
+    are kept."""
     assert cell.tuning is not None
-    path = work / "trials" / f"{number}.json"
-    if not path.exists():
+    results: list[Result] = read_json(finished) if finished.exists() else []
+    if number >= len(results):
         setting = cell.tuning.drawn[number][0]
         console.say(f"trial {number + 1} of {len(cell.tuning.drawn)}: {_format_setting(setting)}")
-        phases, parts = _train_trial(cell, number, data, work, shared, console)
+        phases, parts = _train(_make_phases(cell, number, data, work, shared, console, cell.tuning.share))
         judged = make_trial_evaluation(phases.keys.evaluation, cell.tuning.episodes)
         plan = phases.plan(judged, "plan_val")
         own = phases.plan_own(judged, "plan_own_val")
@@ -97,10 +102,10 @@ def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, cons
         if own is not None:
             result["val_own"] = _summarise(own["methods"][MODEL_METHOD], judge, plan["thresholds"])
         phases.remove_features()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, result)
-    results = [read_json(work / "trials" / f"{n}.json") for n in range(number + 1)]
-    _remove_models(work, results)
+        results.append(result)
+        finished.parent.mkdir(parents=True, exist_ok=True)
+        write_json(finished, results)
+    _remove_models(work, results[: number + 1])
     return results[number]
 
 
@@ -119,16 +124,19 @@ def make_trial_evaluation(keys: EvaluationKeys, episodes: int) -> EvaluationKeys
     return replace(keys, protocol=protocol)
 
 
-def _make_phases(cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console) -> Phases:
-    trial = cell.make_trial(number)
-    return Phases(trial, f"{cell.name}, trial {number}", data, work / f"trial{number}", shared, console)
+def _make_phases(
+    cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console, share: float = 1.0
+) -> Phases:
+    """The phases of a trial, with a share of the training steps."""
+    trial, folder, name = cell.make_trial(number), work / f"trial{number}", f"{cell.name}, trial {number}"
+    if share < 1.0:
+        trial, folder, name = trial.shorten(share), work / f"{SHORT}{number}", f"{name}, {share:.3g} of the steps"
+    return Phases(trial, name, data, folder, shared, console)
 
 
-def _train_trial(
-    cell: Cell, number: int, data: str, work: Path, shared: Path, console: Console
-) -> tuple[Phases, dict[str, Any]]:
+def _train(phases: Phases) -> tuple[Phases, dict[str, Any]]:
     """A trial's phases after its training, and what the record says of that."""
-    phases, path = _make_phases(cell, number, data, work, shared, console), work / f"trial{number}" / TRAINED
+    path = phases.work / TRAINED
     if not path.exists():
         write_json(path, phases.train())
     parts = read_json(path)
@@ -142,9 +150,11 @@ def _summarise(methods: Mapping[str, Any], judge: str, thresholds: Sequence[floa
 
 
 def _remove_models(work: Path, results: Sequence[Result]) -> None:
-    """Remove the folders of trials that are not the best so far, of shared or of own dynamics."""
+    """Remove the folders of finished trials that are not the best so far, of shared or of own dynamics, and of those
+    that were trained in part."""
     kept = {choose(results, key) for key in ("val", "val_own")}
     for number in range(len(results)):
+        shutil.rmtree(work / f"{SHORT}{number}", ignore_errors=True)
         if number not in kept:
             shutil.rmtree(work / f"trial{number}", ignore_errors=True)
 

@@ -45,6 +45,7 @@ from commands.report.planning import write_report
 from commands.report.recording import Viewer, write_recording
 from commands.report.videos import write_videos
 from commands.shared.console import Console
+from commands.shared.devices import warn_of_emulated_bf16
 from commands.shared.runs import to_json_value, write_atomic, write_json
 from envs.task_spec import TaskSpec
 
@@ -67,6 +68,7 @@ def evaluate_model(
     """
     setup = load_setup(keys, data, model, options=options)
     dynamics = setup.model
+    warn_of_emulated_bf16("plan", keys.planner.precision, dynamics.spec.device.type, console)
     proposals = make_proposals(keys.planner, setup, console)
     runs, seconds = play_methods(make_policies(keys, setup, proposals), keys, setup, console)
     results = collect_results(runs, seconds, setup, keys)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from commands.shared.console import METRICS, Console, Metrics, read_evaluations
+from commands.shared.devices import warn_of_emulated_bf16
 from commands.training.trackers import Logger, Tracker, open_tracker
 from data.loader import Batch, BatchSource, Loader
 from world_model.distributed import copy_full_weights, distribute_model, is_main_process, world_info
@@ -76,6 +77,7 @@ def train_stage(
     folder, console = output.folder, output.console
     device = next(model.parameters()).device
     precision = resolve_precision(device, trainer.precision, [p for p in model.parameters() if p.requires_grad])
+    warn_of_emulated_bf16(output.name, trainer.precision, device.type, console)
     trained = distribute_model(model, trainer.parallel, device, precision == "bf16")
     if trainer.compile:
         compile_blocks(trained)

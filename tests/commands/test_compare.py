@@ -123,8 +123,10 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
     records.mkdir()
     found: list[bool] = []
 
-    def pipeline(cell, data, work, console):
+    def pipeline(cell, data, work, trials, console):
         found.append((work / "weights").exists())
+        trials.parent.mkdir(exist_ok=True)
+        trials.touch()
         work.mkdir(exist_ok=True)
         (work / "weights").touch()
         return {"config": cell.config}
@@ -146,16 +148,18 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
         execution.run_cell(cell, folder, records, False, None)
         assert found == [False, True], "what was trained is found again"
     else:
-        execution.remove_ended_folders(folder, [cell])
+        assert execution.find_trials(records, cell).exists()
+        execution.remove_leftovers(folder, records, [cell])
     assert [path.name for path in folder.iterdir()] == ["data-seed0"]
+    assert [path.name for path in records.iterdir()] == [f"{cell.name}.json"]
 
 
 def test_a_cell_that_keeps_its_models_keeps_them(tmp_path, monkeypatch):
     cell = Cell("future", "steps", 0, make_cell_keys(load_config("compare", []), "future", 0), 0.0)
     monkeypatch.setattr(execution, "collect_into", lambda *args: None)
-    monkeypatch.setattr(execution, "run_pipeline", lambda cell, data, work, console: work.mkdir() or {})
+    monkeypatch.setattr(execution, "run_pipeline", lambda cell, data, work, trials, console: work.mkdir() or {})
     execution.run_cell(cell, tmp_path, tmp_path, True, None)
-    execution.remove_ended_folders(tmp_path, [cell])
+    execution.remove_leftovers(tmp_path, tmp_path, [cell])
     assert (tmp_path / cell.name).is_dir()
 
 

@@ -116,20 +116,20 @@ class Attention(nn.Module):
         return self.proj(rearrange(x_BHND, "b h n d -> b n (h d)"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of queries [B, heads, n, d] to keys and values [B, heads, N, d]; mask boolean,
-    broadcastable to [B, heads, n, N], True where attention is allowed.
+    broadcastable to [B, heads, n, N], True where attention is allowed. dropout: share of the weights set to 0.
 
     One fused call, except for bf16 training on a CPU with up to EXPLICIT_KEYS keys, where its backward pass takes up to
     ten times as long as explicit products (torch 2.15; experiment 15).
     """
     trains_in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if not trains_in_bf16 or k.shape[-2] > EXPLICIT_KEYS:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores.float().softmax(-1).to(v.dtype) @ v
+    return F.dropout(scores.float().softmax(-1), dropout).to(v.dtype) @ v
 
 
 def attend_shared_prefix(
@@ -173,10 +173,11 @@ def _attend_joined(
 
 
 class MLP(nn.Module):
-    """Two linear layers with exact GELU between."""
+    """Two linear layers with exact GELU between; dropout: of the hidden layer, in training."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
@@ -186,7 +187,8 @@ class MLP(nn.Module):
         return self.fc2
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = F.gelu(self.fc1(x))
+        return self.fc2(F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden)
 
 
 class SwiGLU(nn.Module):
@@ -231,7 +233,8 @@ class BlockConfig:
     checkpointing: activations kept for the backward pass: all (`none`), matrix products and attention (`selective`) or
     blocks' inputs (`full`). eps: of the norms. dropout: of both branches' outputs, in training. head_dim: as of
     `Attention`. inner_norms: norms with weights inside attention and MLP, after the modulation, in place of the weights
-    of the block's own; and no bias of queries, keys and values (LeWorldModel).
+    of the block's own; dropout of attention weights and of the MLP's hidden layer, too; and no bias of queries, keys
+    and values (LeWorldModel).
     """
 
     width: int
@@ -272,7 +275,8 @@ class Block(nn.Module):
         self.attn = Attention(width, config.heads, config.head_dim, qkv_bias=not inner)
         self.norm2 = nn.LayerNorm(width, eps=config.eps, elementwise_affine=not inner)
         self.mlp_norm = nn.LayerNorm(width, eps=INNER_NORM_EPS) if inner else nn.Identity()
-        self.mlp = MLP(width, hidden) if config.feedforward == "gelu" else SwiGLU(width, hidden)
+        self.inner_dropout = config.dropout if inner else 0.0
+        self.mlp = MLP(width, hidden, self.inner_dropout) if config.feedforward == "gelu" else SwiGLU(width, hidden)
         self.dropout = config.dropout
         self.modulation = nn.Linear(config.condition_dim, 6 * width) if config.condition_dim else None
 
@@ -291,6 +295,10 @@ class Block(nn.Module):
         if modulation is not None:
             x_BND = x_BND * (1 + modulation.scale1) + modulation.shift1
         return self.attn.project(self.attn_norm(x_BND), positions)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """`attend` with the block's dropout."""
+        return attend(q, k, v, mask, self.inner_dropout if self.training else 0.0)
 
     def add(self, x_BND: Tensor, attended_BHND: Tensor, modulation: Modulation | None = None) -> Tensor:
         """The residual stream after attention and MLP."""
@@ -320,5 +328,5 @@ class Block(nn.Module):
             "all tokens of a modulated or masked block are read"
         )
         q, k, v = self.project(x_BND, positions, modulation)
-        attended = attend(q[:, :, read_from:], k, v, mask)
+        attended = self.attend(q[:, :, read_from:], k, v, mask)
         return self.add(x_BND[:, read_from:], attended, modulation)

@@ -74,7 +74,7 @@ def test_a_row_is_named_by_what_differs():
     assert format_row("lewm", {"metric": "none", "encoder": "conv"}) == "lewm metric=none encoder=conv"
 
 
-def test_every_method_has_a_space_of_three_numbers():
+def test_every_method_has_a_space_of_three_keys_and_of_whether_its_terms_are_centred():
     config = load()
     for name in config.objectives:
         space = read_space(config.search.get(name, {}), f"search.{name}")
@@ -83,7 +83,9 @@ def test_every_method_has_a_space_of_three_numbers():
         elif name == "untrained":
             assert list(space) == ["encoder"] and len(space["encoder"].values) == 9
         else:
-            assert len(space) == 3 and "pretrain.lr" in space, name
+            has_terms = name in ("future", "lewm", "pldm")
+            assert len(space) == (4 if has_terms else 3) and "pretrain.lr" in space, name
+            assert ("objective.terms.centred" in space) == has_terms, name
     compare.check(config)
 
 

@@ -44,17 +44,19 @@ class FakePhases(Phases):
     """Stands for training and planning; success follows from the learning rate. log: what was done, in order."""
 
     log: list = []
+    steps: list = []  # of both stages, of every training
     success = {}  # trial -> success of the shared dynamics, of own dynamics
     kill_at = None
 
     def __init__(self, cell, name, data, work, shared, console):
         self.keys, self.name, self.work, self.seconds = cell.keys, name, work, {}
-        self.number = int(work.name.removeprefix("trial"))
+        self.number = int(work.name.removeprefix("trial").removeprefix("short"))
 
     def train(self):
         if self.kill_at == self.number:
             raise Killed
         self.log.append(("train", self.number))
+        self.steps.append((self.keys.pretrain.steps, self.keys.posttrain.steps))
         self.work.mkdir(parents=True, exist_ok=True)
         return {"steps": 1, "flops": {"total": 1.0}, "seconds": {"pretrain": 1.0}}
 
@@ -84,8 +86,13 @@ def fake(monkeypatch):
     monkeypatch.setattr(trials, "Phases", FakePhases)
     monkeypatch.setattr(trials, "check_trial_episodes", lambda cell, data: None)
     monkeypatch.setattr(FakePhases, "log", [])
+    monkeypatch.setattr(FakePhases, "steps", [])
     monkeypatch.setattr(FakePhases, "success", {0: (0.2, 0.9), 1: (0.8, 0.1), 2: (0.8, 0.1), 3: (0.5, 0.5)})
     return FakePhases
+
+
+def run_in(folder, cell):
+    return run_trials(cell, "data", folder, folder / "shared", folder / "finished.json", CONSOLE)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +103,7 @@ def cells():
 def test_the_best_trial_on_val_is_evaluated_once_and_own_dynamics_with_the_setting_that_is_best_for_them(
     tmp_path, fake, cells
 ):
-    cell, plan, own, parts = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+    cell, plan, own, parts = run_in(tmp_path, cells[0])
     assert [entry for entry in fake.log if entry[0] == "train"] == [("train", number) for number in range(4)]
     assert [entry for entry in fake.log if entry[0] == "plan_val"] == [("plan_val", n, "val", 7) for n in range(4)]
     on_eval = [entry for entry in fake.log if entry[-2:] == ("eval", 50)]
@@ -117,25 +124,55 @@ def test_the_best_trial_on_val_is_evaluated_once_and_own_dynamics_with_the_setti
 def test_a_killed_command_goes_on_with_the_finished_trials(number, tmp_path, fake, cells, monkeypatch):
     monkeypatch.setattr(fake, "kill_at", number)
     with pytest.raises(Killed):
-        run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+        run_in(tmp_path, cells[0])
     done = list(fake.log)
     monkeypatch.setattr(fake, "kill_at", None)
-    again = run_trials(cells[0], "data", tmp_path, tmp_path / "shared", CONSOLE)
+    again = run_in(tmp_path, cells[0])
     assert len([entry for entry in fake.log if entry[0] == "train"]) == 4
     assert fake.log[: len(done)] == done
-    assert again[1:] == run_trials(cells[0], "data", tmp_path / "other", tmp_path / "shared", CONSOLE)[1:]
+    assert again[1:] == run_in(tmp_path / "other", cells[0])[1:]
+
+
+def test_trials_with_a_share_of_the_steps_leave_no_models_and_the_chosen_setting_is_trained_in_full(
+    tmp_path, fake, cells
+):
+    whole = (cells[0].keys.pretrain.steps, cells[0].keys.posttrain.steps)
+    part = tuple(round(0.25 * steps) for steps in whole)
+    cell = replace(cells[0], tuning=replace(cells[0].tuning, share=0.25))
+    trial, _, _, parts = run_in(tmp_path, cell)
+    assert fake.steps == [part] * 4 + [whole]
+    assert (trial.keys.pretrain.steps, trial.keys.posttrain.steps) == whole
+    at_the_end = [("train", 1), ("plan", 1, "eval", 50), ("train_encoder", 0), ("plan_own", 0, "eval", 50)]
+    assert fake.log[-4:] == at_the_end, "own dynamics of another setting have their stage 1 trained, too"
+    assert parts["tuning"]["share"] == 0.25
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finished.json", "trial0", "trial1"]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_another_machine_goes_on_with_the_next_trial(share, tmp_path, fake, cells, monkeypatch):
+    cell = replace(cells[0], tuning=replace(cells[0].tuning, share=share))
+    monkeypatch.setattr(fake, "kill_at", 3)
+    with pytest.raises(Killed):
+        run_in(tmp_path / "first", cell)
+    monkeypatch.setattr(fake, "kill_at", None)
+    fake.log.clear()
+    (tmp_path / "second").mkdir()
+    (tmp_path / "first" / "finished.json").rename(tmp_path / "second" / "finished.json")
+    _, _, _, parts = run_in(tmp_path / "second", cell)
+    assert [entry[1] for entry in fake.log if entry[0] == "train"] == [3, 1], "the last trial, and the chosen one anew"
+    assert [result["val"]["success"] for result in parts["tuning"]["results"]] == [0.2, 0.8, 0.8, 0.5]
 
 
 def test_a_further_seed_trains_with_the_chosen_settings_and_its_record_is_found(tmp_path, fake, cells):
     first, second = cells
     assert second.find_record(tmp_path) is None
-    trial, plan, own, parts = run_trials(first, "data", tmp_path / "first", tmp_path / "shared", CONSOLE)
+    trial, plan, own, parts = run_in(tmp_path / "first", first)
     write_json(tmp_path / f"{first.name}.json", add_own(make_record(trial, plan, MODEL_METHOD) | parts, own))
     path = first.find_record(tmp_path)
     assert path is not None and first.read_record(path)["tuning"]["trials"] == 4
     fake.log.clear()
     chosen = replace(second, tuning=replace(second.tuning, chosen=read_json(path)["tuning"]))
-    trial, plan, own, parts = run_trials(chosen, "data", tmp_path / "second", tmp_path / "shared", CONSOLE)
+    trial, plan, own, parts = run_in(tmp_path / "second", chosen)
     assert fake.log == [
         ("train", 1),
         ("plan", 1, "eval", 50),
@@ -149,13 +186,14 @@ def test_a_further_seed_trains_with_the_chosen_settings_and_its_record_is_found(
 
 
 def test_a_record_belongs_to_cells_of_the_same_trials_alone(tmp_path, fake, cells):
-    trial, plan, own, parts = run_trials(cells[0], "data", tmp_path / "run", tmp_path / "shared", CONSOLE)
+    trial, plan, own, parts = run_in(tmp_path / "run", cells[0])
     write_json(tmp_path / f"{cells[0].name}.json", add_own(make_record(trial, plan, MODEL_METHOD) | parts, own))
     tuning = cells[0].tuning
     for other in (
         None,
         replace(tuning, trials=3),
         replace(tuning, episodes=8),
+        replace(tuning, share=0.5),
         replace(tuning, seed=1),
         replace(tuning, space={}),
     ):

@@ -14,7 +14,8 @@ import yaml
 from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
-from commands.comparison.cells import Cell, is_current
+from commands.comparison.cells import Cell, is_current, make_tuning
+from commands.comparison.rows import ORACLE
 from commands.comparison.table_keys import list_rows, make_cell_keys
 from commands.config.compose import (
     CONFIGS,
@@ -38,7 +39,8 @@ from world_model.training.posttrain import PosttrainModel
 
 FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
-OWN = (*TASKS, "varied", "varied_push_t")
+FAIR = tuple(sorted(name for name in list_choices("recipe") if name.startswith("fair_")))
+OWN = (*TASKS, "varied", "varied_push_t", *FAIR)
 PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", *OWN)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
 # Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
@@ -117,10 +119,24 @@ def test_pldms_own_dynamics_see_a_velocity(name):
     assert cell.objective.context_frames == 2 and cell.objective.horizon >= cell.planner.horizon
 
 
+@pytest.mark.parametrize("name", FAIR)
+def test_the_tables_on_fresh_seeds_tune_every_method_alike(name):
+    table = load_config("compare", [f"recipe={name}"])
+    compare.check(table)
+    assert [*range(table.seed, table.seed + table.seeds)] == [40, 41, 42] and len(table.vary["metric"]) == 2
+    for row in list_rows(table)[0]:
+        tuning = make_tuning(table, row, table.seed)
+        assert (tuning is None) == (row.objective == ORACLE)
+        assert tuning is None or len(tuning.drawn) == table.trials >= 4
+    for method in ("lewm", "pldm"):
+        terms = make_cell_keys(table, method, table.seed).objective.terms
+        assert not terms.centred, "the first setting is the published one"
+
+
 def test_every_key_of_a_tasks_recipe_is_one_of_demo_or_compare():
-    for file in ("_task", *OWN):
+    for file in ("_task", "_varied", "_fair", "_fair_varied", *OWN):
         said = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
-        said.pop("defaults")
+        said.pop("defaults", None)
         keys = {key for key in flatten(said) if not key.startswith(("env.kwargs", "small", "choices", "refuses"))}
         for key in keys:
             assert any(has_key(get_config_class(command), key, {}) for command in ("demo", "compare")), key
@@ -169,9 +185,10 @@ def test_what_contradicts_the_recipe_for_varied_scenes_is_one_sentence(
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        *((task, [f"recipe={task}"]) for task in TASKS),
+        *((task, [f"recipe={task}"]) for task in TASKS if task != "push_t"),
+        ("push_t", ["recipe=push_t", "pretrain.precision=bf16"]),
         *((task, ["recipe=varied", f"env={task}", "pretrain.precision=bf16"]) for task in ("reacher", "two_rooms")),
-        ("push_t", ["recipe=varied_push_t"]),
+        ("push_t", ["recipe=varied_push_t", "pretrain.precision=bf16"]),
     ],
 )
 def test_finished_cells_are_those_of_the_recipe(task, words):

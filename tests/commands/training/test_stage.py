@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import platform
+
+import pytest
+import torch
 
 from commands.shared.console import METRICS, Console, read_evaluations
 from commands.training.stage import CHECKPOINTS, StageOutput, train_stage
@@ -48,7 +52,7 @@ class Counting:
 
 
 def run(folder, monitor, **keys):
-    trainer = TrainerConfig(batch_size=4, warmup=1, precision="fp32", **keys)
+    trainer = TrainerConfig(batch_size=4, warmup=1, **{"precision": "fp32", **keys})
     model = PretrainModel(encoder(), FUTURE, trainer.steps)
     output = StageOutput("pretrain", folder, Console(io.StringIO()))
     train_stage(model, Batches(), trainer, output, NoTracker(), monitor)
@@ -60,6 +64,14 @@ def test_a_warning_is_told_once_a_kind(tmp_path, capsys):
     told = [line for line in capsys.readouterr().err.splitlines() if "is odd" in line]
     assert monitor.seen == 6
     assert [line.partition("step ")[2] for line in told] == ["0: this is odd: 1", "2: that is odd: 3"]
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_on_a_processor_that_emulates_it_is_warned_of(capability, warned, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    run(tmp_path, Counting(), steps=1, precision="bf16")
+    assert ("precision=bf16 takes about ten times as long" in capsys.readouterr().err) == warned
 
 
 def test_warnings_of_a_resumed_run_compare_with_its_first_evaluation(tmp_path):

@@ -110,3 +110,29 @@ def test_attention_that_trains_in_bf16_agrees_with_the_fused_call(masked: bool) 
         assert x.grad is not None and y.grad is not None
         assert (y.grad.float() - x.grad).norm() < 0.02 * x.grad.norm()
     assert torch.equal(attend(*exact, mask), fused)
+
+
+@pytest.mark.parametrize(("inner_norms", "places"), [(False, 2), (True, 3)])
+def test_lewms_blocks_drop_attention_weights_and_hidden_units_beside_both_branches(inner_norms, places, monkeypatch):
+    """At the rates that the fused attention and `F.dropout` are called with; none when not in training."""
+    block = Block(BlockConfig(16, 2, condition_dim=4, dropout=0.3, inner_norms=inner_norms))
+    attention, drop, rates = F.scaled_dot_product_attention, F.dropout, []
+
+    def note_attention(*inputs, dropout_p=0.0, **keys):
+        rates.append(("attention", dropout_p))
+        return attention(*inputs, dropout_p=dropout_p, **keys)
+
+    def note_dropout(x, p, training=True):
+        rates.append((tuple(x.shape), p if training else 0.0))
+        return drop(x, p, training)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", note_attention)
+    monkeypatch.setattr(F, "dropout", note_dropout)
+    x, condition = torch.randn(1, 3, 16), torch.randn(1, 3, 4)
+    block(x, condition=condition)
+    assert rates[0] == ("attention", 0.3 if inner_norms else 0.0)
+    assert len(rates) == 1 + places and {rate for _, rate in rates[1:]} == {0.3}
+    assert ((1, 3, 64), 0.3) in rates or not inner_norms
+    rates.clear()
+    block.eval()(x, condition=condition)
+    assert {rate for _, rate in rates} == {0.0}
