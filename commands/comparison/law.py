@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.comparison.rows import ORACLE, Record
+from commands.comparison.rows import ORACLE, Record, get_judge
 from commands.comparison.tables import WIDTH
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
@@ -75,7 +75,7 @@ def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
             continue
         threshold = str(record["thresholds"][0])
         success, random, best = (
-            float(row["any"][threshold]) for row in (record["plan"], record["random"], oracle["plan"])
+            float(row[get_judge(record)][threshold]) for row in (record["plan"], record["random"], oracle["plan"])
         )
         if best > random:
             points.append(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 from commands.comparison.rows import Record, Row, make_rows
 from commands.comparison.sharing import check_equal
-from commands.comparison.tables import WIDTH, find_oracles, format_table, normalise_success
+from commands.comparison.statistics import estimate_normalised
+from commands.comparison.tables import WIDTH, find_oracles, format_table
 
 
 def format_overview(records: Sequence[Record], mixed: bool = False) -> str:
@@ -26,8 +28,8 @@ def format_overview(records: Sequence[Record], mixed: bool = False) -> str:
     body = [[label, *(row.get(task, "") for task in tasks)] for label, row in sorted(success.items())]
     introduction = (
         "Made by `jepa compare` from the finished cells of this folder, equal steps of stage 1: (success - random) / "
-        "(oracle - random), at any time within the task's headline threshold; in brackets the number of seeds where it "
-        "is not one. Intervals are on the page of each task."
+        "(oracle - random), by the protocol's judge within the task's headline threshold; in brackets the number of "
+        "seeds where it is not one. Intervals are on the page of each task."
     )
     wrapped = textwrap.fill(introduction, WIDTH, break_on_hyphens=False)
     return "\n".join(["# Objectives over tasks", "", wrapped, "", *format_table(["method", *tasks], body)]) + "\n"
@@ -37,4 +39,7 @@ def _format_seeds(row: Row, oracles: Mapping[int, Record]) -> str:
     """Normalised success, and of how many seeds; cells of one seed twice, as of two planners, are not averaged."""
     if len(set(row.seeds)) < len(row.seeds):
         return "several settings"
-    return normalise_success(row, oracles) + (f" ({len(row.seeds)})" if len(row.seeds) > 1 else "")
+    found = estimate_normalised(row, oracles)
+    if found is None or isnan(found.mean):
+        return "" if found is None else "–"
+    return f"{found.mean:.2f}" + (f" ({len(row.seeds)})" if len(row.seeds) > 1 else "")

@@ -13,6 +13,7 @@ Part = Literal["plan", "plan_own", "random"]  # of a record: which method was pl
 
 ORACLE = "oracle"  # method: the true simulator with the task's true distance
 RANDOM = "random"  # the baseline of random actions, of which every record has the episodes
+KINDS = ("any", "held", "final")  # success at any time, for consecutive steps, at the last step
 BASELINES = (ORACLE, RANDOM)  # rows that no other is compared with
 
 
@@ -54,6 +55,12 @@ class Row:
     def select_seeds(self, seeds: Sequence[int]) -> Row:
         """The same row of these seeds alone."""
         return Row(self.key, tuple(record for record in self.records if record["seed"] in seeds), self.label)
+
+
+def get_judge(record: Record) -> str:
+    """The kind of success that the protocol of a record counts; at any time where it is not one of KINDS."""
+    judge = record["config"]["protocol"].get("judge", "any")
+    return judge if judge in KINDS else "any"
 
 
 def identify_row(record: Record, part: Part) -> RowKey:

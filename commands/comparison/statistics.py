@@ -7,14 +7,16 @@ and differences whose goals are not matched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import nan
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.comparison.rows import Record, Row
+from commands.comparison.rows import KINDS, Record, Row, get_judge
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import (
     Estimate,
@@ -24,14 +26,35 @@ from commands.statistics.seed_intervals import (
     estimate_rate,
 )
 
-KINDS = ("any", "held", "final")  # success at any time, for consecutive steps, at the last step
 TIMED = KINDS[:2]  # kinds that have a first step of success
 Goal = tuple[int, int]  # a held-out episode and the first frame of it
+Distances = tuple[float, float]  # of a start to its goal, from and to
 
 
 def estimate_success(row: Row, kind: str, threshold: str) -> Estimate:
     """Success rate of a row with its 95 % interval."""
     return estimate_rate(*_count_successes(row, kind, threshold))
+
+
+def estimate_normalised(row: Row, oracles: Mapping[int, Record]) -> Estimate | None:
+    """(success - random) / (oracle - random) by the protocol's judge, of means over the seeds; its interval is that of
+    success, with the two others taken as exact. oracles: the oracle's cell of every seed that has one.
+
+    None where the oracle of a seed is missing; nan where it is no better than random actions.
+    """
+    if any(seed not in oracles for seed in row.seeds):
+        return None
+    threshold, judge = str(row.records[0]["thresholds"][0]), get_judge(row.records[0])
+
+    def mean(records: Iterable[Record], part: str) -> float:
+        return fmean(record[part][judge][threshold] for record in records)
+
+    random, oracle = mean(row.records, "random"), mean((oracles[seed] for seed in row.seeds), "plan")
+    rate = estimate_success(row, judge, threshold)
+    if oracle <= random:
+        return replace(rate, mean=nan, low=nan, high=nan)
+    low, high = ((value - random) / (oracle - random) for value in (rate.low, rate.high))
+    return replace(rate, mean=(mean(row.records, row.key.part) - random) / (oracle - random), low=low, high=high)
 
 
 def compare_rows(row: Row, other: Row, kind: str, threshold: str) -> Estimate | None:
@@ -72,15 +95,17 @@ def summarise_steps(row: Row, kind: str, threshold: str) -> tuple[float | None, 
     return float(np.median(reached)) if len(reached) else None, mean
 
 
-def count_by_distance(row: Row) -> dict[tuple[float, float], tuple[int, int]]:
-    """Successes within the headline threshold, and episodes, by start distance (from, to), over all seeds."""
-    counts: dict[tuple[float, float], tuple[int, int]] = {}
+def estimate_by_distance(row: Row) -> dict[Distances, tuple[Estimate, int]]:
+    """Success within the headline threshold, and episodes, by start distance, of the seeds that have any there."""
+    counts: dict[Distances, list[tuple[int, int]]] = {}
     for result in row.results:
         for group in result.get("by_distance", ()):
-            label = group["from"], group["to"]
-            successes, episodes = counts.get(label, (0, 0))
-            counts[label] = successes + group["successes"], episodes + group["episodes"]
-    return dict(sorted(counts.items()))
+            if group["episodes"]:
+                counts.setdefault((group["from"], group["to"]), []).append((group["successes"], group["episodes"]))
+    return {
+        bounds: (estimate_rate(*zip(*seeds, strict=True)), sum(episodes for _, episodes in seeds))
+        for bounds, seeds in sorted(counts.items())
+    }
 
 
 def read_steps(record: Record, row: Row, kind: str, threshold: str) -> NDArray[np.float64]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from statistics import fmean
 
-from commands.comparison.rows import ORACLE, Record, Row, make_rows
+from commands.comparison.rows import KINDS, ORACLE, Record, Row, get_judge, make_rows
 from commands.comparison.sharing import check_equal, describe_sharing
 from commands.comparison.statistics import (
-    KINDS,
     TIMED,
     compare_rows,
-    count_by_distance,
+    estimate_by_distance,
+    estimate_normalised,
     estimate_success,
     summarise_steps,
 )
@@ -46,7 +47,8 @@ def format_task_page(
             continue
         if not mixed:
             check_equal(rows)
-        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(_order_rows(rows), main, mixed)]
+        ordered = _order_rows(rows, get_judge(records[0]))
+        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(ordered, main, mixed)]
     return "\n".join(lines)
 
 
@@ -67,7 +69,7 @@ def _describe_page(records: Sequence[Record]) -> str:
     )
 
 
-def _order_rows(rows: Sequence[Row], kind: str = "any") -> list[Row]:
+def _order_rows(rows: Sequence[Row], kind: str) -> list[Row]:
     """The most successful first."""
     threshold = str(rows[0].records[0]["thresholds"][0])
     return sorted(rows, key=lambda row: -estimate_success(row, kind, threshold).mean)
@@ -105,14 +107,14 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
             _format_tflop(_sum_training(row)),
             _count_trials(row),
             *(format_estimate(estimate_success(row, kind, limit)) for kind in TIMED),
-            "" if row.key.part == "random" else normalise_success(row, oracles),
+            "" if row.key.part == "random" else _format_normalised(row, oracles),
         ]
         for row in rows
     ]
     note = (
         "Training TFLOP: both stages of the model that is evaluated; of a method's own dynamics stage 1 alone. Trials: "
         f"settings that were tried on val{_describe_shares(rows)}. Normalised: (success - random) / (oracle - random), "
-        "at any time."
+        f"{KIND_TITLES[get_judge(first)]}; its interval is that of success alone."
     )
     return [*format_table(head, body), "", _wrap(note), ""]
 
@@ -193,15 +195,18 @@ def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
 def _tabulate_distances(rows: Sequence[Row]) -> list[str]:
     """Success by start distance."""
     first = rows[0].records[0]
-    counts = {row.label: count_by_distance(row) for row in rows}
-    bins = sorted({label for row in counts.values() for label, (_, episodes) in row.items() if episodes})
+    found = {row.label: estimate_by_distance(row) for row in rows}
+    bins = sorted({bounds for row in found.values() for bounds in row})
     if not bins:
         return []
     head = ["method", *(f"{low:g} to {high:g}" for low, high in bins)]
-    body = [[label, *(_format_count(*row.get(each, (0, 0))) for each in bins)] for label, row in counts.items()]
+    body = [[label, *(_format_bin(*row[each]) if each in row else "" for each in bins)] for label, row in found.items()]
     judge = KIND_TITLES.get(first["config"]["protocol"].get("judge", "any"), "where it plans anew")
-    note = f"Success within {first['thresholds'][0]} {first['unit']} {judge}, by start distance, {first['unit']}."
-    return ["### By start distance", "", note, "", *format_table(head, body), ""]
+    note = (
+        f"Success in percent within {first['thresholds'][0]} {first['unit']} {judge}, of so many episodes, by start "
+        f"distance, {first['unit']}."
+    )
+    return ["### By start distance", "", _wrap(note), "", *format_table(head, body), ""]
 
 
 def _tabulate_models(rows: Sequence[Row]) -> list[str]:
@@ -226,19 +231,6 @@ def _tabulate_models(rows: Sequence[Row]) -> list[str]:
 def find_oracles(records: Iterable[Record]) -> dict[int, Record]:
     """The oracle's cell of every seed that has one."""
     return {record["seed"]: record for record in records if record["objective"] == ORACLE}
-
-
-def normalise_success(row: Row, oracles: Mapping[int, Record]) -> str:
-    """(success - random) / (oracle - random), of means over the seeds; empty without the oracle of one."""
-    threshold = str(row.records[0]["thresholds"][0])
-    if any(seed not in oracles for seed in row.seeds):
-        return ""
-
-    def mean(records: Iterable[Record], part: str) -> float:
-        return fmean(record[part]["any"][threshold] for record in records)
-
-    random, oracle = mean(row.records, "random"), mean((oracles[seed] for seed in row.seeds), "plan")
-    return _format_number((mean(row.records, row.key.part) - random) / (oracle - random)) if oracle > random else "–"
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -281,8 +273,16 @@ def _format_mean(mean: Estimate) -> str:
     return f"{mean.mean:.1f}{interval}"
 
 
-def _format_count(successes: int, episodes: int) -> str:
-    return f"{successes / episodes:.0%} of {episodes}" if episodes else ""
+def _format_bin(rate: Estimate, episodes: int) -> str:
+    return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f}) of {episodes}"
+
+
+def _format_normalised(row: Row, oracles: Mapping[int, Record]) -> str:
+    """Empty without the oracle."""
+    found = estimate_normalised(row, oracles)
+    if found is None or isnan(found.mean):
+        return "" if found is None else "–"
+    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _format_number(value: float | None) -> str:

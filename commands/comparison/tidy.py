@@ -12,8 +12,8 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from commands.comparison.rows import Record, Row, make_rows
-from commands.comparison.statistics import KINDS, TIMED, read_steps
+from commands.comparison.rows import KINDS, Record, Row, make_rows
+from commands.comparison.statistics import TIMED, read_steps
 from commands.evaluation.judging import summarise_steps
 
 MEASURES = ("probe", "near_pair_correlation", "over_copy_1", "over_copy_last")  # of a model, on val

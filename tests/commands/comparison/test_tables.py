@@ -23,9 +23,33 @@ def test_success_is_normalised_by_the_oracle_of_the_same_seeds():
     text = format_task_page(records, ["steps"])
     row = find_row(text, "`future`")
     assert row[1:3] == ["0, 1", "20"] and row[5].startswith("70%")
-    assert row[7] == "0.71"  # (0.7 - 0.1) / (0.95 - 0.1)
-    assert find_row(text, "`oracle`")[3:5] == ["–", ""] and find_row(text, "`oracle`")[7] == "1.00"
+    rate = estimate_rate([5, 9], [10, 10])
+    low, high = ((value - 0.1) / (0.95 - 0.1) for value in (rate.low, rate.high))
+    assert row[7] == f"0.71 ({low:.2f} to {high:.2f})"  # (0.7 - 0.1) / (0.95 - 0.1)
+    assert find_row(text, "`oracle`")[3:5] == ["–", ""] and find_row(text, "`oracle`")[7].startswith("1.00 (")
     assert "0.71" not in format_task_page(records[:3], ["steps"])  # the oracle of seed 1 is missing
+
+
+def test_the_protocols_judge_orders_rows_and_is_what_is_normalised():
+    held = {"0.2": 0.4, "0.1": 0.4}
+    records = [
+        make_record("future", plan=make_results(0.9) | {"held": held}, words=("protocol.judge=held",)),
+        make_record("lewm", plan=make_results(0.6), words=("protocol.judge=held",)),
+        make_record("oracle", rate=1.0, words=("protocol.judge=held",)),
+    ]
+    text = format_task_page(records, ["steps"])
+    first = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")][:3]
+    assert first == ["| `oracle`", "| `lewm`", "| `future`"]
+    assert find_row(text, "`future`")[7].startswith("0.33 (")  # (0.4 - 0.1) / (1 - 0.1)
+    assert "random), for consecutive steps; its" in " ".join(text.split())
+
+
+def test_a_table_of_shortened_trials_says_so():
+    tuning = {"tried": 8, "share": 0.25}
+    text = " ".join(format_task_page([make_record("future", tuning=tuning)], ["steps"]).split())
+    assert "tried on val, each with 0.25 of the training steps." in text
+    text = format_task_page([make_record("future", tuning=tuning | {"share": 1.0})], ["steps"])
+    assert "of the training steps" not in " ".join(text.split())
 
 
 def test_every_row_has_the_flops_of_both_stages_and_its_own_dynamics_those_of_stage_1():
@@ -110,7 +134,10 @@ def test_success_by_start_distance_is_added_up_over_seeds():
         return make_record("future", seed, plan=make_results(0.5) | {"by_distance": groups})
 
     text = format_task_page([record(0, 1), record(1, 4)], ["steps"])
-    assert "| method | 1 to 2 |" in text and find_row(text, "`future`", "### By start distance")[1] == "50% of 10"
+    rate = estimate_rate([1, 4], [5, 5])
+    assert "| method | 1 to 2 |" in text
+    found = find_row(text, "`future`", "### By start distance")[1]
+    assert found == f"50 ({100 * rate.low:.0f}–{100 * rate.high:.0f}) of 10"
 
 
 def test_a_table_says_what_it_shares_and_not_that_of_lewm_which_has_no_metric():
