@@ -26,7 +26,7 @@ from commands.comparison.search import list_extremes, read_space
 from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
     UNTRAINED,
-    Row,
+    MethodVariant,
     TableKeys,
     list_rows,
     make_cell_keys,
@@ -74,14 +74,14 @@ def check(config: Config) -> None:
     check_search(config, list({row.objective: row for row in rows if row.objective != ORACLE}.values()))
 
 
-def _sketch_record(config: Config, row: Row) -> dict[str, Any]:
+def _sketch_record(config: Config, row: MethodVariant) -> dict[str, Any]:
     """What is known of a row's record before it is run."""
     keys = make_cell_keys(config, row.objective, config.seed, row.variant)
     cell = Cell(row.objective, "both", config.seed, keys, 0.0, row.variant)
     return {**vars(cell), "config": cell.config, "plan": {}}
 
 
-def check_search(config: Config, rows: Sequence[Row]) -> None:
+def check_search(config: Config, rows: Sequence[MethodVariant]) -> None:
     """Names, distributions and keys of all search spaces, and what trials need. rows: one of each method."""
     known = (UNTRAINED, *list_choices("objective"))
     for name, space in config.search.items():

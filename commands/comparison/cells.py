@@ -22,7 +22,7 @@ from commands.comparison.rows import ORACLE
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
     NOTHING,
-    Row,
+    MethodVariant,
     TableKeys,
     list_rows,
     make_cell_keys,
@@ -100,9 +100,9 @@ class Cell:
         return self.keys.env.name.replace("/", "_")
 
     @property
-    def row(self) -> Row:
+    def row(self) -> MethodVariant:
         """The row that it belongs to."""
-        return Row(self.objective, self.variant)
+        return MethodVariant(self.objective, self.variant)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def make_cells(config: TableKeys) -> list[Cell]:
     return cells
 
 
-def make_tuning(config: TableKeys, row: Row, seed: int) -> Tuning | None:
+def make_tuning(config: TableKeys, row: MethodVariant, seed: int) -> Tuning | None:
     """The trials of a row; None where it has the published setting alone."""
     if config.trials == 1 or row.objective == ORACLE:
         return None

@@ -78,7 +78,7 @@ class TableKeys(PipelineKeys):
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodVariant:
     """One method in one variant: a row of the table."""
 
     objective: str
@@ -95,15 +95,15 @@ class Row:
         return self.objective not in (UNTRAINED, ORACLE)
 
 
-def list_rows(config: TableKeys) -> tuple[list[Row], dict[str, list[str]]]:
+def list_rows(config: TableKeys) -> tuple[list[MethodVariant], dict[str, list[str]]]:
     """The rows of a table, and the names of those that are left out by the reason: a variant that changes nothing for
     a method, or an encoder that its objective refuses."""
-    rows: list[Row] = []
+    rows: list[MethodVariant] = []
     left_out: dict[str, list[str]] = {}
     for objective in config.objectives:
         seen: list[PipelineKeys] = []
         for variant in list_variants(config.axes, config.vary) if objective != ORACLE else [{}]:
-            row, keys = Row(objective, variant), make_cell_keys(config, objective, config.seed, variant)
+            row, keys = MethodVariant(objective, variant), make_cell_keys(config, objective, config.seed, variant)
             effective = replace(keys, encoder=keys.stage1.adapted_encoder)
             reason = find_refusal(effective) if variant else None
             if effective in seen:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Ge, Gt, Interval
 
 import envs
-from commands.shared.errors import UsageError
+from commands.shared.errors import UsageError, describe_choices
 from envs.presets import Preset, require_strength
 from envs.task_spec import TaskSpec
 
@@ -114,8 +114,12 @@ def adapt_task(task: TaskSpec, protocol: ProtocolConfig) -> TaskSpec:
     """The task as the protocol judges it: its measure, its threshold first, its steps of held success, and bins of
     distances from the protocol's least one on.
 
-    Raises UsageError for a measure, or a kind of goals, that the task lacks.
+    Raises UsageError for a measure, or a kind of goals, that the task lacks, and for a task that there is not.
     """
+    for key in ("measures", "thresholds", "held_steps", "goal_kinds"):
+        for name in getattr(protocol, key):
+            if name != task.name and envs.find_task(name) is None:
+                raise UsageError(f"protocol.{key}: there is no task {name}{describe_choices(name, envs.TASKS)}")
     if task.name in protocol.measures:
         try:
             task = task.select_measure(protocol.measures[task.name])

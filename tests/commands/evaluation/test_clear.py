@@ -177,6 +177,8 @@ def test_what_a_task_lacks_is_refused_with_what_it_has():
         adapt_task(PUSH_T, ProtocolConfig(measures={"push_t": "blok"}))
     with pytest.raises(UsageError, match="two_rooms has no measure 'fingertip'; it has none beside its distance"):
         adapt_task(TWO_ROOMS, ProtocolConfig(measures={"two_rooms": "fingertip"}))
+    with pytest.raises(UsageError, match=r"protocol.thresholds: there is no task reachr; did you mean reacher\?"):
+        adapt_task(PUSH_T, ProtocolConfig(thresholds={"push_t": 1.0, "reachr": 0.1}))
     with pytest.raises(UsageError, match="protocol.goal_kinds: reacher has no kinds of goals, so there is none 'far'"):
         adapt_task(REACHER, ProtocolConfig(goal_kinds={"reacher": "far"}))
     with pytest.raises(ValueError, match="protocol.budget=9 and protocol.budget_ratio=2.0 both set the steps"):
