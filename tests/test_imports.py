@@ -184,3 +184,17 @@ def test_the_setup_script_imports_names_that_exist():
     assert {module for module, _ in imports} == {"commands.doctor", "envs.rendering"}
     for module, name in imports:
         assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_the_design_names_every_package():
+    """The list of packages in docs/design.md, with their folders below two levels of indentation."""
+    block = (HOME / "docs/design.md").read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    named, root = set(), ""
+    for line in block.splitlines():
+        if found := re.match(r"( *)(\w+)/ ", line):
+            root = root if found[1] else found[2]
+            named.add(f"{root}/{found[2]}" if found[1] else root)
+    folders = {path.parent.relative_to(HOME) for name in PACKAGES for path in (HOME / name).rglob("__init__.py")}
+    tasks = {folder for folder in folders if folder.parts[0] == "envs"}  # one folder a task
+    wanted = {folder.as_posix() for folder in folders - tasks if len(folder.parts) <= 2}
+    assert wanted <= named, sorted(wanted - named)
