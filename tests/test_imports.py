@@ -20,8 +20,7 @@ from commands.shared.errors import PACKAGES
 
 HOME = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())
-# What importing a package may add to torch's own import, seconds.
-LIMIT_S = 1.0
+LIMIT = 0.6  # what importing a package may add to torch's own import, as a share of it: processors differ
 
 
 def modules():
@@ -93,27 +92,29 @@ def test_every_package_installs_its_data_and_its_type_marker():
     assert resources.files("configs").joinpath("demo.yaml").is_file()
 
 
-def test_importing_a_package_with_all_its_modules_adds_less_than_a_second_to_torch():
-    """The least processor time of up to six runs is compared, so that a busy machine does not fail it."""
+def test_importing_a_package_with_all_its_modules_takes_much_less_than_importing_torch():
+    """Processor times of one process; the least of up to six runs, so that a busy machine does not fail it."""
     script = """
 import importlib, json, sys, time
+began_s = time.process_time()
 import torch
+torch_s = time.process_time() - began_s
 spent_s = {}
 for name in json.loads(sys.argv[1]):
     began_s = time.process_time()
     importlib.import_module(name)
     package = name.partition(".")[0]
     spent_s[package] = spent_s.get(package, 0.0) + time.process_time() - began_s
-print(json.dumps(spent_s))
+print(json.dumps({package: seconds / torch_s for package, seconds in spent_s.items()}))
 """
-    slow: dict[str, float] = {"": LIMIT_S}
+    slow: dict[str, float] = {"": LIMIT}
     for _ in range(6):  # a busy machine takes twice the processor time, too
         if slow:
             words = [sys.executable, "-c", script, json.dumps(modules())]
             done = subprocess.run(words, capture_output=True, text=True, cwd=HOME)
             assert done.returncode == 0, done.stderr
-            slow = {name: spent for name, spent in json.loads(done.stdout).items() if spent >= LIMIT_S}
-    assert not slow, f"seconds beside torch's own import: {slow}"
+            slow = {name: share for name, share in json.loads(done.stdout).items() if share >= LIMIT}
+    assert not slow, f"share of torch's own import: {slow}"
 
 
 def test_importing_any_module_only_defines():

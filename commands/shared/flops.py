@@ -12,7 +12,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 # Fused attention of every backend; torch's math backend computes it by matrix products, which are counted as such.
 FUSED_ATTENTION = (
@@ -31,6 +30,8 @@ def count_flops(call: Callable[[], Any]) -> float:
     A product [m, k] x [k, n] has 2 m k n operations. Masked attention counts in full. A backward pass of attention
     has twice the operations of its forward pass. Where a kernel pads the head width, the padding counts.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, slowly
+
     with FlopCounterMode(display=False, custom_mapping=list_attention_formulas()) as counter:
         call()
     return float(counter.get_total_flops())
