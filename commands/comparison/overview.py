@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from math import isnan
 
 from commands.comparison.rows import Record, Row, make_rows
 from commands.comparison.sharing import check_equal
-from commands.comparison.statistics import estimate_normalised
-from commands.comparison.tables import WIDTH, find_oracles, format_table
+from commands.comparison.tables import WIDTH, find_oracles, format_normalised, format_table
 
 
 def format_overview(records: Sequence[Record], mixed: bool = False) -> str:
@@ -39,7 +37,4 @@ def _format_seeds(row: Row, oracles: Mapping[int, Record]) -> str:
     """Normalised success, and of how many seeds; cells of one seed twice, as of two planners, are not averaged."""
     if len(set(row.seeds)) < len(row.seeds):
         return "several settings"
-    found = estimate_normalised(row, oracles)
-    if found is None or isnan(found.mean):
-        return "" if found is None else "–"
-    return f"{found.mean:.2f}" + (f" ({len(row.seeds)})" if len(row.seeds) > 1 else "")
+    return format_normalised(row, oracles, f"({len(row.seeds)})" if len(row.seeds) > 1 else "")

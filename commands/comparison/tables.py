@@ -107,7 +107,7 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
             _format_tflop(_sum_training(row)),
             _count_trials(row),
             *(format_estimate(estimate_success(row, kind, limit)) for kind in TIMED),
-            "" if row.key.part == "random" else _format_normalised(row, oracles),
+            "" if row.key.part == "random" else format_normalised(row, oracles),
         ]
         for row in rows
     ]
@@ -277,12 +277,13 @@ def _format_bin(rate: Estimate, episodes: int) -> str:
     return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f}) of {episodes}"
 
 
-def _format_normalised(row: Row, oracles: Mapping[int, Record]) -> str:
-    """Empty without the oracle."""
+def format_normalised(row: Row, oracles: Mapping[int, Record], remark: str = "({low:.2f} to {high:.2f})") -> str:
+    """Normalised success and a remark, by default its interval; empty without the oracle, and a dash where that is no
+    better than random actions."""
     found = estimate_normalised(row, oracles)
     if found is None or isnan(found.mean):
         return "" if found is None else "–"
-    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.mean:.2f} {remark.format(low=found.low, high=found.high)}".rstrip()
 
 
 def _format_number(value: float | None) -> str:
