@@ -25,6 +25,7 @@ from commands.benchmarks.official import OfficialStep, time_call, time_in_turns
 from commands.benchmarks.render import measure_render_rate
 from commands.config.groups import ModelKeys, make_planner
 from commands.evaluation.evaluate import measure_peak_mib
+from commands.evaluation.models import prepare_compiling
 from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, describe_choices
@@ -41,9 +42,9 @@ from world_model.objectives.masking import BlockMask
 from world_model.objectives.objective import TeacherConfig
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import PredictorConfig
+from world_model.training.compilation import compile_blocks
 from world_model.training.loop import (
     TrainerConfig,
-    compile_blocks,
     keep_freed_memory,
     list_parameters,
     make_optimizer,
@@ -188,6 +189,7 @@ def measure_planning(config: Config) -> list[Row]:
     """One batched plan for many environments."""
     device = torch.device(resolve_device(config.device))
     dynamics, planner, cost = make_dynamics(config, device), make_planner(config.planner), config.planner.cost
+    prepare_compiling(config.planner, dynamics)
     shape = (NUM_ENVIRONMENTS, dynamics.spec.history)
     frames = torch.randint(0, 256, (*shape, *get_frame_shape(config)), dtype=torch.uint8, device=device)
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
@@ -211,7 +213,8 @@ def measure_rollout(config: Config) -> list[Row]:
     rows = []
     for setting in bench_rollout.SETTINGS:
         device = torch.device(resolve_device(config.device))
-        result = bench_rollout.compare_rollouts(setting, device)
+        whole = bool(getattr(config.planner, "compile_iteration", False))
+        result = bench_rollout.compare_rollouts(setting, device, whole=whole)
         limit = (
             f"loop {result.loop_seconds:.3g} s, {result.loop_seconds / result.seconds:.1f} times; "
             f"operations {result.loop_flops / result.flops:.1f} times; costs within {result.difference:.0e}, "
@@ -219,9 +222,12 @@ def measure_rollout(config: Config) -> list[Row]:
         )
         what = f"plan, {setting.name}, {setting.samples} candidates x {setting.iterations} iterations"
         rows.append(make_row(what, result.seconds, "s", limit, **asdict(result)))
-        rate = format_utilisation(result.flops / result.compiled_seconds, device, config.seconds)
-        limit = f"{result.loop_seconds / result.compiled_seconds:.1f} times; {rate}"
-        rows.append(make_row("the same, compiled", result.compiled_seconds, "s", limit))
+        compiled = {"blocks compiled": result.compiled_seconds, "whole iterations compiled": result.whole_seconds}
+        for what, seconds in compiled.items():
+            if seconds is not None:
+                rate = format_utilisation(result.flops / seconds, device, config.seconds)
+                limit = f"{result.loop_seconds / seconds:.1f} times; {rate}"
+                rows.append(make_row(f"the same, {what}", seconds, "s", limit))
     return rows
 
 

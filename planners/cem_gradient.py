@@ -38,6 +38,8 @@ class CEMGradientConfig(CEMConfig):
             raise ValueError(f"planner steps is {self.steps}; it must be at least 1")
         if self.learning_rate <= 0:
             raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
+        if self.compile_iteration:
+            raise ValueError("planner compile_iteration is true, and gradient steps are not compiled; set it to false")
 
 
 class CEMGradient(CEM):

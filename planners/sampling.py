@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from planners.compilation import compile_step
 from planners.noise import Draws, Source, make_colour_matrix, sample_noise, upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan
-from planners.scoring import Precision, Problem, bounds, check_fit, finite_mean
+from planners.scoring import Precision, Problem, bounds, check_fit, finite_mean, reduce_precision
 
 Tail = Literal["repeat", "zero"]
 
@@ -90,6 +92,14 @@ class SearchConfig(PlannerConfig):
         check_not_negative(self, "noise_beta")
 
 
+@dataclass(frozen=True)
+class SamplingConfig(SearchConfig):
+    """`SearchConfig` of the planners that `search` runs, and whether it compiles them."""
+
+    compile_iteration: bool = False
+    """whether an iteration is compiled as a whole (GPU: one CUDA graph): minutes at first, then plans are faster"""
+
+
 def check_not_negative(config: object, *keys: str) -> None:
     """Raise ValueError for the first of these fields that is below 0."""
     for key in keys:
@@ -132,7 +142,8 @@ def make_first_proposal(
         mean, kept = (rows, None) if rows.ndim == 3 else (rows[:, 0], rows[:, 1:])
         std = config.std_warm or std
     assert mean.shape == shape, (mean.shape, shape)
-    return Proposal(mean, (std * half_A).expand(shape), kept)
+    # As those of later iterations lie in memory, for which a compiled iteration is made.
+    return Proposal(mean.contiguous(), (std * half_A).expand(shape).contiguous(), kept)
 
 
 def sample_candidates(proposal: Proposal, noise_BSKA: Tensor, low: Tensor, high: Tensor, mean: bool) -> Tensor:
@@ -156,40 +167,79 @@ def make_noise_colour(config: SearchConfig, spec: DynamicsSpec) -> Tensor | None
     return upload(make_colour_matrix(config.horizon * spec.frame_skip, config.noise_beta), spec.device)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What an iteration hands to the next: the proposal, the best candidates so far, their costs, and which
+    environments have converged."""
+
+    proposal: Proposal
+    best_BKA: Tensor
+    best_cost_B: Tensor
+    frozen_B: Tensor
+
+
+@dataclass(frozen=True)
+class ActionBox:
+    """Bounds of actions, and half of their range. low, high: [K, A], several times faster to clamp with than [A]."""
+
+    low_KA: Tensor
+    high_KA: Tensor
+    half_A: Tensor
+
+
+def make_action_box(spec: DynamicsSpec, horizon: int) -> ActionBox:
+    """The box of a plan's actions on the dynamics' device."""
+    low_A, high_A = bounds(spec)
+    low_KA, high_KA = (bound.expand(horizon, -1).contiguous() for bound in (low_A, high_A))
+    return ActionBox(low_KA, high_KA, (high_A - low_A) / 2)
+
+
+def iterate(
+    problem: Problem, planner: SamplingPlanner, now: Progress, noise_BSKA: Tensor, draws: Draws, box: ActionBox
+) -> tuple[Progress, dict[str, Tensor]]:
+    """One iteration: candidates, their costs, the best so far, the next proposal; and its entry in Plan.history."""
+    actions = sample_candidates(now.proposal, noise_BSKA, box.low_KA, box.high_KA, planner.config.include_mean)
+    actions, cost_BS = planner.refine(problem, actions, problem.score(actions, draws), draws)
+    low_cost, index = cost_BS.min(dim=1)
+    better = (low_cost < now.best_cost_B) & ~now.frozen_B
+    chosen = actions.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
+    best = torch.where(better[:, None, None], chosen, now.best_BKA)
+    best_cost = torch.where(better, low_cost, now.best_cost_B)
+    proposal = _keep_frozen(now.frozen_B, now.proposal, planner.update(now.proposal, actions, cost_BS, box.half_A))
+    frozen = now.frozen_B
+    if planner.early_stop_std:
+        frozen = (proposal.std_BKA / box.half_A).amax((1, 2)) < planner.early_stop_std
+    record = _record_iteration(proposal, cost_BS, best_cost, box.half_A)
+    return Progress(replace(proposal, elite_cost_B=None), best, best_cost, frozen), record
+
+
 @torch.no_grad()
 def search(problem: Problem, planner: SamplingPlanner, draws: Draws, warm_start: Tensor | None = None) -> Plan:
     """The loop of every sampling planner: draw, score, remember the best, update. One plan a seed."""
     spec, config = problem.dynamics.spec, planner.config
-    low_A, high_A = bounds(spec)
-    half_A = (high_A - low_A) / 2
-    low_KA, high_KA = (bound.expand(config.horizon, -1).contiguous() for bound in (low_A, high_A))
+    box = make_action_box(spec, config.horizon)
     proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
-    best_actions = proposal.mean_BKA
-    best_cost = torch.full(best_actions.shape[:1], math.inf, device=spec.device)
-    frozen = torch.zeros_like(best_cost, dtype=torch.bool)
+    cost = torch.full(proposal.mean_BKA.shape[:1], math.inf, device=spec.device)
+    now = Progress(proposal, proposal.mean_BKA.clone(), cost, torch.zeros_like(cost, dtype=torch.bool))
     colour = make_noise_colour(config, spec)
+    step = iterate
+    if config.compile_iteration:
+        problem.goal.view(problem.cost.view)  # computed once here, and not in the compiled function
+        step = compile_step(iterate, spec.device.type)
     history: list[dict[str, Tensor]] = []
     for iteration in range(config.iterations):
-        now = draws.at(iteration)
-        noise = sample_noise(now, (planner.population(iteration), *best_actions.shape[1:]), colour)
-        actions = sample_candidates(proposal, noise, low_KA, high_KA, config.include_mean)
-        actions, cost_BS = planner.refine(problem, actions, problem.score(actions, now), now)
-        low_cost, index = cost_BS.min(dim=1)
-        better = (low_cost < best_cost) & ~frozen
-        chosen = actions.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
-        best_actions = torch.where(better[:, None, None], chosen, best_actions)
-        best_cost = torch.where(better, low_cost, best_cost)
-        proposal = _keep_frozen(frozen, proposal, planner.update(proposal, actions, cost_BS, half_A))
-        history.append(_record_iteration(proposal, cost_BS, best_cost, half_A))
-        if planner.early_stop_std:
-            frozen = (proposal.std_BKA / half_A).amax((1, 2)) < planner.early_stop_std
-            # Only a CPU can look without waiting for the device.
-            if spec.device.type == "cpu" and bool(frozen.all()):
-                break
-    elites = proposal.retained_BEKA if planner.carries_elites else None
+        draws_now = draws.at(iteration)
+        noise = sample_noise(draws_now, (planner.population(iteration), *now.best_BKA.shape[1:]), colour)
+        with reduce_precision(config.precision, spec.device) if config.compile_iteration else nullcontext():
+            now, record = step(problem, planner, now, noise, draws_now, box)
+        history.append(record)
+        # Only a CPU can look without waiting for the device.
+        if planner.early_stop_std and spec.device.type == "cpu" and bool(now.frozen_B.all()):
+            break
+    elites = now.proposal.retained_BEKA if planner.carries_elites else None
     if config.return_best:
-        return Plan(best_actions, best_cost, history, elites)
-    mean = proposal.mean_BKA.clamp(low_A, high_A)
+        return Plan(now.best_BKA, now.best_cost_B, history, elites)
+    mean = now.proposal.mean_BKA.clamp(box.low_KA, box.high_KA)
     return Plan(mean, problem.score(mean[:, None], draws.at(config.iterations))[:, 0], history, elites)
 
 
@@ -245,7 +295,7 @@ class SamplingPlanner(BasePlanner):
     """A planner of `search`: what it adds is an update rule, and where it wants them, the hooks below."""
 
     takes_candidates = True
-    config: SearchConfig
+    config: SamplingConfig
     # The best of the last iteration come with the plan, to take part in the next search.
     carries_elites: bool = False
 

@@ -84,18 +84,22 @@ def score_each(
 
 @contextmanager
 def reduce_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Matrix products in this number format: bf16 by autocast; tf32 on GPUs that have it, elsewhere as fp32."""
+    """Matrix products in this number format: bf16 by autocast; tf32 on GPUs that have it, elsewhere as fp32.
+
+    A compiled function takes tf32 from its caller.
+    """
     if precision == "bf16":
         with torch.autocast(device.type, dtype=torch.bfloat16):
             yield
-        return
-    before = torch.get_float32_matmul_precision()
-    if precision == "tf32":
+    elif precision == "tf32" and not torch.compiler.is_compiling():
+        before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
-    try:
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+    else:
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)

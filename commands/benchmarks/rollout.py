@@ -19,7 +19,7 @@ from torch import Tensor
 
 from commands.benchmarks.official import time_call
 from commands.shared.flops import count_flops
-from planners.cem import CEMConfig, RecordingCEM
+from planners.cem import CEM, CEMConfig, RecordingCEM
 from planners.costs import GoalCost
 from planners.protocol import Views
 from planners.scoring import measure_elite_overlap, score
@@ -27,10 +27,11 @@ from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import LearnedPoolConfig
 from world_model.predictor import PredictorConfig
-from world_model.training.loop import compile_blocks
+from world_model.training.compilation import compile_blocks
 
 STEPS = 5  # horizon, of both settings
 CONTEXT = 3  # observed frames, of both settings
+WHOLE = 3  # number of the side whose iterations are compiled as a whole
 BF16_ITERATIONS = 5  # iterations whose candidates are scored in bf16, too, evenly spaced: slow where it is emulated
 
 
@@ -111,7 +112,8 @@ class RecomputingDynamics:
 
 @dataclass(frozen=True)
 class RolloutComparison:
-    """Seconds and operations of one plan, with the cache, with compiled blocks too, and by the loop.
+    """Seconds and operations of one plan, with the cache, with compiled blocks too, by the loop, and where it was asked
+    for with the cache and whole iterations compiled.
 
     difference: the largest one of a candidate's cost, relative to the largest cost, of the cache and the loop;
     compiled_difference: of compiled blocks, in the first iteration. same_elites: share of the elites that the loop
@@ -121,6 +123,7 @@ class RolloutComparison:
     seconds: float
     compiled_seconds: float
     loop_seconds: float
+    whole_seconds: float | None
     flops: float
     loop_flops: float
     difference: float
@@ -129,15 +132,18 @@ class RolloutComparison:
     bf16_elites: float
 
 
-def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -> RolloutComparison:
-    """Plan for one environment with the cache, with compiled blocks and by the loop, in turns; medians of `repeats`."""
+def compare_rollouts(
+    setting: Setting, device: torch.device, repeats: int = 3, whole: bool = False
+) -> RolloutComparison:
+    """Plan for one environment with the cache, with compiled blocks, by the loop and, if `whole`, with whole iterations
+    compiled, in turns; medians of `repeats`."""
     torch.manual_seed(0)
     model = LatentDynamics(setting.dynamics, VideoEncoder(setting.encoder), ActionSpec((-1.0,) * 2, (1.0,) * 2, 5))
     model.to(device).eval()
     randomise_modulation(model)
     compiled = copy.deepcopy(model)
     compile_blocks(compiled)
-    sides: tuple[Any, ...] = (model, compiled, RecomputingDynamics(model))
+    sides: tuple[Any, ...] = (model, compiled, RecomputingDynamics(model), model)[: 4 if whole else 3]
     frames = torch.randint(0, 256, (1, CONTEXT + 1, *setting.encoder.image_px, 3), dtype=torch.uint8, device=device)
     past = torch.zeros(1, CONTEXT - 1, model.spec.block_dim, device=device)
     valid = torch.ones(1, CONTEXT, dtype=torch.bool, device=device)
@@ -147,24 +153,22 @@ def compare_rollouts(setting: Setting, device: torch.device, repeats: int = 3) -
         contexts = [side.observe(frames[:, :-1], past, valid) for side in sides]
 
     def plan_once(side: int, iterations: int = setting.iterations) -> RecordingCEM:
-        planner = RecordingCEM(
-            CEMConfig(samples=setting.samples, iterations=iterations, horizon=STEPS, elites=setting.samples // 10)
-        )
-        planner.plan(sides[side], contexts[side], goal, cost, seeds=[0])
+        sizes = CEMConfig(samples=setting.samples, iterations=iterations, horizon=STEPS, elites=setting.samples // 10)
+        planner = RecordingCEM(replace(sizes, compile_iteration=side == WHOLE))
+        (CEM(planner.config) if side == WHOLE else planner).plan(sides[side], contexts[side], goal, cost, seeds=[0])
         return planner
 
-    cached, fast, loop = (plan_once(side) for side in range(3))  # a warm-up, too
-    times = [[time_call(partial(plan_once, side))[0] for side in range(3)] for _ in range(repeats)]
+    cached, fast, loop, *_ = (plan_once(side) for side in range(len(sides)))  # a warm-up, too
+    times = [[time_call(partial(plan_once, side))[0] for side in range(len(sides))] for _ in range(repeats)]
     flops, loop_flops = (setting.iterations * count_flops(partial(plan_once, side, 1)) for side in (0, 2))
     stride = -(-setting.iterations // BF16_ITERATIONS)
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in cached.actions[::stride]]
     gap = max(float((a - b).abs().max()) for a, b in zip(cached.costs, loop.costs, strict=True))
-    seconds, compiled_seconds, loop_seconds = (sorted(column)[repeats // 2] for column in zip(*times, strict=True))
+    medians = [sorted(column)[repeats // 2] for column in zip(*times, strict=True)]
     return RolloutComparison(
-        seconds,
-        compiled_seconds,
-        loop_seconds,
+        *medians[:WHOLE],
+        medians[WHOLE] if whole else None,
         flops,
         loop_flops,
         gap / max(float(costs.max()) for costs in loop.costs),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from commands.config.groups import PlannerKeys
 from commands.config.modules import is_target, load_class, require_members
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
@@ -27,7 +28,7 @@ from planners.protocol import Dynamics, DynamicsSpec
 from world_model.dynamics import LatentDynamics
 from world_model.interop.lewm import LeWorldModel
 from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_released
-from world_model.training.loop import compile_blocks
+from world_model.training.compilation import check_compiler, compile_blocks
 
 MEMBERS = ("spec", "observe", "encode_goal", "imagine")  # of `planners.protocol.Dynamics`
 
@@ -73,8 +74,13 @@ def load_model(
     return dynamics, source, read_preprocessing(source, dynamics.encoder.config.image_px)
 
 
-def compile_model(model: str, dynamics: Dynamics) -> None:
-    """Compile the transformer of a model of `jepa posttrain`, or LeWorldModel's (planner.compile=true)."""
+def prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
+    """Compile the transformer of a model of `jepa posttrain`, or LeWorldModel's (planner.compile=true), and check what
+    planner.compile_iteration=true needs. ValueError where that is missing."""
+    if getattr(planner, "compile_iteration", False):
+        check_compiler(dynamics.spec.device)
+    if not planner.compile:
+        return
     if not isinstance(dynamics, (LatentDynamics, LeWorldModel)):
         raise UsageError(f"planner.compile=true is for models of jepa posttrain: model={model} compiles itself")
     compile_blocks(dynamics)

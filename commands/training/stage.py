@@ -16,11 +16,11 @@ from commands.shared.devices import warn_of_emulated_bf16
 from commands.training.trackers import Logger, Tracker, open_tracker
 from data.loader import Batch, BatchSource, Loader
 from world_model.distributed import copy_full_weights, distribute_model, is_main_process, world_info
+from world_model.training.compilation import compile_blocks
 from world_model.training.loop import (
     Checkpoints,
     Hooks,
     TrainerConfig,
-    compile_blocks,
     make_optimizer,
     resolve_precision,
     train,

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
@@ -32,11 +29,9 @@ from world_model.distributed import (
     is_main_process,
     shard_like,
 )
-from world_model.nn.stack import Blocks
 from world_model.training.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
 from world_model.training.loss_watch import LossWatch
 
-CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 BF16_PARAMETERS = 5_000_000  # least size of a model that `precision=auto` trains in bf16 on a CPU
 
 Batch = dict[str, Tensor]
@@ -149,35 +144,6 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
     except (OSError, AttributeError):
         return
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Compile the model's blocks (torch.compile) at their first call: a minute, then faster steps and rollouts, whose
-    results differ in the last digits. ValueError without a C++ compiler on a CPU.
-    """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    compiler = os.environ.get("CXX") or "g++"
-    if on_cpu and shutil.which(compiler) is None:
-        raise ValueError(f"compile=true needs a C++ compiler on a CPU and {compiler} is not installed")
-    _check_compile_cache()
-    for part in model.modules():
-        if isinstance(part, Blocks):
-            part.compiled = True
-
-
-def _check_compile_cache() -> None:
-    """ValueError if torch.compile could not write to the folder that CACHE_VARIABLE names."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    if folder is None:
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(
-            f"compile=true keeps compiled code in {CACHE_VARIABLE}={folder}, which cannot be written to "
-            f"({error.strerror}): name another folder, or set compile=false"
-        ) from error
 
 
 def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:

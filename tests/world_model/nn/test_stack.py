@@ -9,7 +9,7 @@ import torch
 
 from world_model.nn.layers import BlockConfig, make_grid_positions, make_rotary
 from world_model.nn.stack import Blocks
-from world_model.training.loop import compile_blocks
+from world_model.training.compilation import compile_blocks
 
 
 def blocks_and_tokens() -> tuple[Blocks, torch.Tensor]:
@@ -53,7 +53,7 @@ def test_a_compile_cache_that_cannot_be_written_to_is_named_with_its_variable(mo
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-        with pytest.raises(ValueError, match=f"compiled code in TORCHINDUCTOR_CACHE_DIR={folder}, which cannot be"):
+        with pytest.raises(ValueError, match=f"kept in TORCHINDUCTOR_CACHE_DIR={folder}, which cannot be"):
             compile_blocks(blocks_and_tokens()[0])
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "new"))
     compile_blocks(blocks_and_tokens()[0])
