@@ -18,7 +18,9 @@ from typing import Any
 
 HOME = Path(__file__).resolve().parent.parent
 JEPA = (sys.executable, "-m", "commands")
-GPU_TESTS = ("tests/devices/test_cuda.py", "tests/planners/test_cem.py")  # files with tests of the marker cuda
+GPU_TESTS = tuple(
+    f"tests/{name}.py" for name in ("devices/test_cuda", "planners/test_cem", "planners/test_compilation")
+)
 TAIL = 40  # last lines of a step's output that the page shows
 # Sizes of V-JEPA 2-AC (arXiv 2506.09985, appendix B): 256 patch tokens, predictor of 24 blocks x 1024, 800 x 10.
 VJEPA2_AC = (
@@ -84,7 +86,8 @@ def list_steps(out: Path, device: str, tiny: bool) -> list[Step]:
         return [*steps, bench("plan", "plan", *sizes, limit_s=120), bench_training("tiny", 2, 120)]
     return [
         *steps,
-        bench("plan_two_sizes", "rollout", limit_s=180),  # LeWM's, and 64 tokens of a ViT-S; fp32 beside bf16
+        # LeWM's, and 64 tokens of a ViT-S; fp32 beside bf16; as they are, with blocks compiled, and in CUDA graphs
+        bench("plan_two_sizes", "rollout", "planner.compile_iteration=true", limit_s=420),
         bench("plan_vjepa2_ac", "plan", *VJEPA2_AC, limit_s=240),
         bench_training("vit_small", 64, limit_s=150),
         bench_training("vit_large", 16, limit_s=240),

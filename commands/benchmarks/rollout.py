@@ -166,8 +166,11 @@ def compare_rollouts(
         in_bf16 = [score(model, contexts[0], goal, cost, actions) for actions in cached.actions[::stride]]
     gap = max(float((a - b).abs().max()) for a, b in zip(cached.costs, loop.costs, strict=True))
     medians = [sorted(column)[repeats // 2] for column in zip(*times, strict=True)]
+    seconds, compiled_seconds, loop_seconds = medians[:WHOLE]
     return RolloutComparison(
-        *medians[:WHOLE],
+        seconds,
+        compiled_seconds,
+        loop_seconds,
         medians[WHOLE] if whole else None,
         flops,
         loop_flops,

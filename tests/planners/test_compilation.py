@@ -1,5 +1,6 @@
 """Iterations compiled as a whole: the same plans, in one graph, from results that no replay writes over."""
 
+import copy
 import shutil
 from dataclasses import replace
 
@@ -75,6 +76,28 @@ def test_a_really_compiled_iteration_plans_the_same(problem):
     config = CEMConfig(**SIZES, elites=4)
     expected, found = (plan(problem, CEM, replace(config, compile_iteration=compiled)) for compiled in (False, True))
     torch.testing.assert_close(found.actions_BKA, expected.actions_BKA, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_iteration_in_a_cuda_graph_plans_as_the_same_steps_do(problem):
+    model, context, goal = problem
+    model = copy.deepcopy(model).cuda()
+    frames = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8, device="cuda")
+    with torch.no_grad():
+        valid = torch.ones(2, 2, dtype=torch.bool, device="cuda")
+        context = model.observe(frames[:, :2], torch.zeros(2, 1, 2, device="cuda"), valid)
+        goal = model.encode_goal(frames[:, 2])
+    config = CEMConfig(**SIZES, elites=4, draws="device")
+    for replan in range(2):
+        expected, found = (
+            CEM(replace(config, compile_iteration=compiled)).plan(
+                model, context, goal, GoalCost(view="pooled"), seeds=[0, 1], replan=replan
+            )
+            for compiled in (False, True)
+        )
+        torch.testing.assert_close(found.actions_BKA, expected.actions_BKA, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found.history, expected.history, atol=1e-3, rtol=1e-3)
 
 
 def test_results_outlive_the_memory_that_cuda_graphs_write_over(monkeypatch):
