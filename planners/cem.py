@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from planners.noise import Draws
-from planners.sampling import Proposal, SamplingConfig, SamplingPlanner, check_not_negative, check_share
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
 from planners.scoring import Problem, finite_mean
 
 
 @dataclass(frozen=True)
-class CEMConfig(SamplingConfig):
-    """`SamplingConfig`, and the update: next = (1 - momentum) x elites' statistic + momentum x the last."""
+class CEMConfig(SearchConfig):
+    """`SearchConfig`, and the update: next = (1 - momentum) x elites' statistic + momentum x the last."""
 
     elites: int = 12
     """best candidates that the next mean and standard deviation are fitted to (2 to samples)"""

@@ -19,7 +19,7 @@ from planners.noise import NUDGES, Draws, sample_noise
 from planners.protocol import Plan
 from planners.sampling import (
     BasePlanner,
-    SearchConfig,
+    NoiseConfig,
     check_not_negative,
     check_share,
     make_first_proposal,
@@ -38,8 +38,8 @@ EDGE = 1 - 1e-6  # where tanh is inverted instead of at 1
 
 
 @dataclass(frozen=True)
-class GradientConfig(SearchConfig):
-    """`SearchConfig` for descents by Adam: samples are the starts, iterations the steps.
+class GradientConfig(NoiseConfig):
+    """`NoiseConfig` for descents by Adam: samples are the starts, iterations the steps.
 
     The plan is the best point of any start (`return_best`), else the best of the points where the descents end.
     The step's size changes linearly. With bounds=tanh it is in units of u, where action = middle + half range x
@@ -154,7 +154,7 @@ class DescendingPlanner(BasePlanner):
 
     needs_gradient = True
     takes_candidates = True
-    config: SearchConfig
+    config: NoiseConfig
 
     def step(self, x: Tensor, gradient: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
         """The next points. x, gradient: actions and the cost's gradient in half ranges; action_dim: numbers in one

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingConfig, SamplingPlanner, check_not_negative, check_share
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
 from planners.scoring import finite_mean
 
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class MPPIConfig(SamplingConfig):
-    """`SamplingConfig`, and the update: next = (1 - momentum) x weighted statistic + momentum x the last."""
+class MPPIConfig(SearchConfig):
+    """`SearchConfig`, and the update: next = (1 - momentum) x weighted statistic + momentum x the last."""
 
     noise_beta: float = 2.0
     temperature: float = 0.1

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingConfig, SamplingPlanner
+from planners.sampling import Proposal, SamplingPlanner, SearchConfig
 
 
 @dataclass(frozen=True)
-class PredictiveSamplingConfig(SamplingConfig):
-    """`SamplingConfig`, and a standard deviation that shrinks every iteration."""
+class PredictiveSamplingConfig(SearchConfig):
+    """`SearchConfig`, and a standard deviation that shrinks every iteration."""
 
     samples: int = 24
     iterations: int = 16

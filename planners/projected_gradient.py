@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from planners.gradient import TINY, DescendingPlanner, Memory, anneal
-from planners.sampling import SearchConfig, check_not_negative, check_share
+from planners.sampling import NoiseConfig, check_not_negative, check_share
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -23,8 +23,8 @@ ROUNDS = 12  # of alternating projections a step
 
 
 @dataclass(frozen=True)
-class ProjectedGradientConfig(SearchConfig):
-    """`SearchConfig` for projected descents: samples are the starts, iterations the steps.
+class ProjectedGradientConfig(NoiseConfig):
+    """`NoiseConfig` for projected descents: samples are the starts, iterations the steps.
 
     The plan is the best point of any start (`return_best`), else the best of the points where the descents end.
     The step's size changes linearly.

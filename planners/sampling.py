@@ -81,7 +81,7 @@ class PlannerConfig:
 
 
 @dataclass(frozen=True)
-class SearchConfig(PlannerConfig):
+class NoiseConfig(PlannerConfig):
     """`PlannerConfig`, and the colour of the noise over time (1/f^noise_beta)."""
 
     noise_beta: float = 1.5
@@ -93,8 +93,8 @@ class SearchConfig(PlannerConfig):
 
 
 @dataclass(frozen=True)
-class SamplingConfig(SearchConfig):
-    """`SearchConfig` of the planners that `search` runs, and whether it compiles them."""
+class SearchConfig(NoiseConfig):
+    """`NoiseConfig` of the planners that `search` runs, and whether it compiles them."""
 
     compile_iteration: bool = False
     """whether an iteration is compiled as a whole (GPU: one CUDA graph): minutes at first, then plans are faster"""
@@ -160,7 +160,7 @@ def sample_candidates(proposal: Proposal, noise_BSKA: Tensor, low: Tensor, high:
     return actions.clamp_(low, high)
 
 
-def make_noise_colour(config: SearchConfig, spec: DynamicsSpec) -> Tensor | None:
+def make_noise_colour(config: NoiseConfig, spec: DynamicsSpec) -> Tensor | None:
     """The colour of a planner's noise over environment steps; None: white."""
     if not config.noise_beta:
         return None
@@ -295,7 +295,7 @@ class SamplingPlanner(BasePlanner):
     """A planner of `search`: what it adds is an update rule, and where it wants them, the hooks below."""
 
     takes_candidates = True
-    config: SamplingConfig
+    config: SearchConfig
     # The best of the last iteration come with the plan, to take part in the next search.
     carries_elites: bool = False
 
