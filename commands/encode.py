@@ -28,8 +28,8 @@ from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
+from commands.training.encoder_sources import EncoderSourceKeys, check_encoder, load_frozen_encoder
 from commands.training.model_folders import derive_preprocessing, open_reader, read_preprocessing
-from commands.training.posttraining import EncoderSourceKeys, check_encoder, load_frozen_encoder
 from data.disk import temporary_beside
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
@@ -81,7 +81,8 @@ def check(config: Config) -> None:
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Encode every frame into the run folder."""
     device = torch.device(resolve_device(config.device))
-    encoder, about = load_frozen_encoder(config, config.encoder, console)
+    frozen = load_frozen_encoder(config, config.encoder, console)
+    encoder, about = frozen.encoder, frozen.about
     encoder.to(device)
     kind = config.features or ("tokens" if encoder.pool is None else "pooled")
     if kind == "pooled" and encoder.pool is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.runs import RunFolder
-from commands.training.posttraining import PosttrainKeys, check_encoder, posttrain
+from commands.training.encoder_sources import check_encoder
+from commands.training.posttraining import PosttrainKeys, posttrain
 
 
 @dataclass(frozen=True, kw_only=True)

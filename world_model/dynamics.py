@@ -47,8 +47,18 @@ class DynamicsConfig:
     """attention of imagined frames to patches or keypoints of the path's first frame (walls, obstacles, contacts)"""
     pixels: PixelHeadConfig | None = None
     """head that predicts the next frames' pixels (the pixel baseline); null: features are predicted"""
+    outputs: Literal["change", "normed"] = "change"
+    """outputs of the predictor: change (of a frame's features), or normed (the next features themselves, layer-normed;
+    V-JEPA 2-AC)"""
+    inputs: Literal["scaled", "raw"] = "scaled"
+    """units of actions and states in the predictor: scaled (actions by their bounds, states by their deviation), or raw
+    (the robot's; V-JEPA 2-AC)"""
 
     def __post_init__(self) -> None:
+        if self.outputs == "normed" and (self.space != "tokens" or self.pixels is not None):
+            raise ValueError(
+                "dynamics.outputs=normed is for patch tokens: it needs dynamics.space=tokens without pixels"
+            )
         if self.scene and self.space != "pooled":
             raise ValueError("dynamics.scene=true adds the scene to one token a frame: it needs dynamics.space=pooled")
         if (self.proprio_model == "none") != (self.proprio_dim == 0):
@@ -108,12 +118,15 @@ class LatentDynamics(nn.Module):
         super().__init__()
         self.config, self.actions, self.encoder = config, actions, encoder
         mid, half = actions.block_mid_half()
-        self.features = Features(config.space, config.scene, encoder)
+        if config.inputs == "raw":
+            mid, half = torch.zeros_like(mid), torch.ones_like(half)
+        self.features = Features(config.space, config.scene, encoder, standardised=config.outputs == "change")
         self.predictor = ActionPredictor(
             self.features.dim,
             self.features.grid,
             len(mid),
             config.predictor,
+            config.outputs,
             state_dim=config.proprio_dim,
             scene=self.features.scene_shape,
         )
@@ -141,7 +154,7 @@ class LatentDynamics(nn.Module):
         return self.features.read(self.encoder, frames_BTHWC)
 
     def normalise_actions(self, actions: Tensor) -> Tensor:
-        """Actions in environment units -> [-1, 1] at the bounds."""
+        """Actions in environment units -> [-1, 1] at the bounds, or as they are where inputs are raw."""
         return (actions - self.action_mid) / self.action_half
 
     def join_inputs(self, actions_TA: Tensor, states_TQ: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from world_model.nn.layers import (
 )
 from world_model.nn.stack import Blocks, KeysValues, init_transformer
 
+Outputs = Literal["change", "features", "normed"]
+
 SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the start
 
 
@@ -159,7 +161,8 @@ class ActionPredictor(nn.Module):
     Inputs of a frame: the action that leaves it, then, if the model has them, the robot's state and the camera's
     extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each has a linear map of its own (or an `ActionMLP`), and
     enters as a token of its frame, in this order, or all together as the condition that modulates the frame's tokens.
-    residual: predict the change of the features, or the next features themselves (V-JEPA 2-AC).
+    outputs: the change of the features, the next features themselves, or these layer-normed, without parameters, before
+    they enter a loss or are fed back (V-JEPA 2-AC).
     scene: size and grid of the tokens of one frame that all frames attend to, first in the sequence; None: none. They
     hold walls and obstacles, which one embedding per frame does not.
     """
@@ -170,13 +173,14 @@ class ActionPredictor(nn.Module):
         grid: tuple[int, int],
         action_dim: int,
         config: PredictorConfig,
-        residual: bool = True,
+        outputs: Outputs = "change",
         state_dim: int = 0,
         extrinsics_dim: int = 0,
         scene: tuple[int, tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
-        self.grid, self.heads, self.width, self.residual = grid, config.heads, config.width, residual
+        self.config = config
+        self.grid, self.heads, self.width, self.outputs = grid, config.heads, config.width, outputs
         self.rope, self.action_dim, self.head_dim = config.rope, action_dim, config.channels_per_head
         sizes = {"action": action_dim, "state": state_dim, "extrinsics": extrinsics_dim}
         self.input_sizes = {name: size for name, size in sizes.items() if size}
@@ -250,8 +254,10 @@ class ActionPredictor(nn.Module):
     def decode(self, x: Tensor, features: Tensor) -> Tensor:
         """Sequence [..., T * block_tokens, width] -> next frames' features [..., T, N, F]."""
         x = x.unflatten(-2, (-1, self.block_tokens))[..., self.num_conditions :, :]
-        change = self.predictor_proj(self.predictor_norm(x))
-        return features + change if self.residual else change
+        output = self.predictor_proj(self.predictor_norm(x))
+        if self.outputs == "change":
+            return features + output
+        return F.layer_norm(output, output.shape[-1:]) if self.outputs == "normed" else output
 
     def make_causal_mask(self, frames: int, valid_BT: Tensor | None, device: torch.device) -> Tensor:
         """Boolean [B or 1, 1, L, L]: a token attends to the scene and to valid tokens of its and earlier frames; the

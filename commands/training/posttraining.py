@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Ge
 
 import envs
 from commands.config.groups import DynamicsKeys
-from commands.config.keys import LoggerKeys, OnDamaged, RunKeys
+from commands.config.keys import LoggerKeys, OnDamaged
 from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
-from commands.shared.errors import UsageError
-from commands.shared.hub import resolve_model
 from commands.shared.runs import write_json
+from commands.training.encoder_sources import EncoderSourceKeys, copy_predictor, load_frozen_encoder
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
 from commands.training.model_folders import (
     MODEL,
     derive_preprocessing,
     find_frame_skip,
-    load_encoder,
     open_reader,
     save_dynamics,
 )
@@ -36,8 +33,6 @@ from data.windows import Windows
 from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.interop.pretrained import load_pretrained
-from world_model.interop.timm_encoder import make_timm_encoder
 from world_model.nn.reachability import fit_reach, make_pair_source
 from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
@@ -45,42 +40,6 @@ from world_model.training.posttrain import PosttrainModel
 
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
-
-
-@dataclass(frozen=True)
-class PretrainedConfig:
-    """Facts that a file of official weights may lack."""
-
-    key: str | None = None
-    """encoder in the file: target_encoder, ema_encoder or encoder; null: the first of these it has"""
-    image_px: Annotated[int, Ge(1)] | None = None
-    """side of the pictures it was trained on, pixels; null: 256"""
-    heads: Annotated[int, Ge(1)] | None = None
-    """attention heads; null: those published for its width"""
-
-
-@dataclass(frozen=True)
-class TimmConfig:
-    """A vision transformer of timm."""
-
-    model: str = "vit_small_patch14_dinov2.lvd142m"
-    """name of the model"""
-    weights: str = "hub"
-    """hub, random, or a local file"""
-    image_px: Annotated[int, Ge(1)] = 224
-    """side of the pictures it sees, pixels; frames of another size are resized"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSourceKeys(RunKeys):
-    """Where a frozen encoder comes from that was trained elsewhere."""
-
-    path: str | None = None
-    """encoder=pretrained: .pt file of V-JEPA 2, 2-AC or 2.1, Hugging Face VJEPA2 directory, or owner/name on the hub"""
-    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
-    """facts that such a file may lack"""
-    timm: TimmConfig = field(default_factory=TimmConfig)
-    """encoder=timm: a vision transformer of timm"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,46 +58,6 @@ class PosttrainKeys(EncoderSourceKeys, LoggerKeys):
         world_info().split_rows(self.trainer.batch_size)
 
 
-def check_encoder(keys: EncoderSourceKeys, encoder: str) -> None:
-    """Raise UsageError for a model of the Hugging Face hub that is not there, or weights of another kind; download a
-    model that is there."""
-    if encoder == "pretrained":
-        find_weights(keys)
-    elif encoder != "timm":
-        resolve_model(encoder)
-
-
-def find_weights(keys: EncoderSourceKeys) -> Path:
-    """The file or directory of `path=`; UsageError where it is not given or holds a model of this project."""
-    if keys.path is None:
-        raise UsageError(
-            "encoder=pretrained needs path=: a .pt file, a Hugging Face VJEPA2 directory, or owner/name on the hub"
-        )
-    path = resolve_model(keys.path)
-    if (path / "model.json").exists():
-        raise UsageError(f"path={keys.path} is a model of this program: give encoder={keys.path}")
-    return path
-
-
-def load_frozen_encoder(
-    keys: EncoderSourceKeys, encoder: str | Path, console: Console
-) -> tuple[VideoEncoder, dict[str, Any]]:
-    """The encoder of stage 2 and the record of its training. encoder: a run folder, a model of the hub, `pretrained` or
-    `timm`."""
-    if encoder == "pretrained":
-        options = keys.pretrained
-        pretrained = load_pretrained(find_weights(keys), options.key, options.image_px, options.heads)
-        console.say(pretrained.summary)
-        model, about = pretrained.encoder, {"pretrained": keys.path}
-    elif encoder == "timm":
-        timm = keys.timm
-        model = make_timm_encoder(timm.model, timm.weights, (timm.image_px, timm.image_px))
-        about = {"timm": timm.model, "weights": timm.weights}
-    else:
-        model, about = load_encoder(encoder)
-    return model.eval(), about
-
-
 def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
     """Run stage 2 into `folder`; the first process returns its result in one line."""
     device = torch.device(resolve_device(keys.device))
@@ -147,7 +66,8 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     proprio = {} if keys.dynamics.proprio_model == "none" else {"proprio": read_proprio(reader)}
     shape = keys.dynamics.shape(sum(column.shape[1] for column in proprio.values()))
     losses, trainer = keys.dynamics.losses, replace(keys.trainer, seed=keys.seed)
-    encoder, about = load_frozen_encoder(keys, encoder_folder, console)
+    frozen = load_frozen_encoder(keys, encoder_folder, console)
+    encoder, about = frozen.encoder, frozen.about
     preprocessing = derive_preprocessing(reader.info, encoder.config.image_px)
     if preprocessing.stored_hw is not None:
         console.say(preprocessing.describe(preprocessing.stored_hw))
@@ -159,10 +79,12 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         keys.dynamics.frame_skip or find_frame_skip(reader.info),
     )
     dynamics = LatentDynamics(shape, encoder, actions).to(device)
+    if frozen.predictor is not None:
+        copy_predictor(frozen.predictor, dynamics, str(keys.path))
     with main_process_first():
         cached = cache_features(dynamics, reader, console)
     dynamics.features.set_statistics(lambda name: sample_train_features(cached[name], reader, device))
-    if proprio:
+    if proprio and shape.inputs == "scaled":
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][list_split_rows(reader, "train")]))
     model = PosttrainModel(dynamics, losses)
     columns = ("pixels", "action") if dynamics.output.reads_pixels else ("action",)

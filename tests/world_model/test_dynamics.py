@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tests.world_model.small import dynamics, frames
-from world_model.dynamics import LatentDynamics
+from tests.world_model.small import dynamics, frames, shake
+from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.pools import normalise_tokens
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
@@ -135,6 +140,35 @@ def test_the_rollout_loss_trains_every_length_of_history():
     )
     losses = [stage.loss(batch, step)[0].item() for step in range(4)]
     assert len({round(value, 6) for value in losses[:3]}) == 3 and losses[3] == losses[0]
+
+
+def test_the_layout_of_vjepa2_ac_feeds_back_layer_normed_tokens_and_raw_inputs():
+    """arXiv 2506.09985, section 3: outputs are the next tokens, layer-normed; both losses are of these."""
+    made = dynamics("tokens")
+    config = replace(made.config, outputs="normed", inputs="raw", reach=None)
+    model = LatentDynamics(config, made.encoder, ActionSpec((-2.0, 0.0), (2.0, 4.0))).eval()
+    shake(model.predictor)
+    stage, batch = PosttrainModel(model, PosttrainConfig("l1", rollout_steps=2, rollout_history=1)), batch_for(model)
+    model.features.set_statistics(lambda name: batch[name])
+    features, actions = batch["features"], batch["action"]
+    torch.testing.assert_close(features.mean(-1), torch.zeros(features.shape[:-1]), atol=1e-5, rtol=0)
+    plain = copy.deepcopy(model.predictor)
+    plain.outputs = "features"
+    forced = normalise_tokens(plain(features[:, :-1], actions))
+    second = normalise_tokens(plain(torch.stack((features[:, 0], forced[:, 0]), 1), actions[:, :2])[:, 1])
+    path = torch.stack((forced[:, 0], second), 1)
+    _, terms = stage.loss(batch, 0)
+    torch.testing.assert_close(terms["teacher_forcing"], (forced - features[:, 1:]).abs().mean())
+    torch.testing.assert_close(terms["rollout"], (path - features[:, 1:3]).abs().mean())
+    context = model.observe(batch["pixels"][:, :1], actions[:, :0], torch.ones(4, 1, dtype=torch.bool))
+    imagined = model.imagine(context, actions[:, None, :2]).view("tokens")[:, 0]
+    torch.testing.assert_close(imagined, path, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("other", [{"space": "pooled"}, {"pixels": PixelHeadConfig(16, 128)}])
+def test_normed_outputs_are_of_tokens(other):
+    with pytest.raises(ValueError, match="dynamics.outputs=normed is for patch tokens"):
+        DynamicsConfig(**{"space": "tokens", "outputs": "normed", **other})
 
 
 def test_errors_by_horizon_stand_beside_copying_the_last_frame():

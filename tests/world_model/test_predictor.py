@@ -122,7 +122,7 @@ def test_masked_predictions_depend_on_their_place_not_on_the_order_of_the_contex
 
 def test_states_and_extrinsics_are_further_tokens_of_their_frame():
     torch.manual_seed(0)
-    model = ActionPredictor(12, (2, 2), 2, PREDICTOR, False, state_dim=3, extrinsics_dim=6)
+    model = ActionPredictor(12, (2, 2), 2, PREDICTOR, "features", state_dim=3, extrinsics_dim=6)
     shake(model)
     assert model.block_tokens == 7 and model.num_conditions == 3
     features, rows = torch.randn(1, 3, 4, 12), torch.randn(1, 3, 11)

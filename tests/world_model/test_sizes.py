@@ -36,6 +36,8 @@ def test_an_encoder_of_a_published_size_has_its_parameters(name):
 def test_the_predictors_have_their_parameters():
     with torch.device("meta"):
         masked = MaskedPredictor(MaskedSizes(1024, (16, 16), num_mask_tokens=10), PredictorConfig(384, 12, 12))
-        acting = ActionPredictor(1408, (16, 16), 7, PredictorConfig(1024, 24, 16), False, state_dim=7, extrinsics_dim=6)
+        acting = ActionPredictor(
+            1408, (16, 16), 7, PredictorConfig(1024, 24, 16), "features", state_dim=7, extrinsics_dim=6
+        )
     assert millions(masked) == pytest.approx(22.1, rel=0.004)
     assert millions(acting) == pytest.approx(305.2, rel=0.001)

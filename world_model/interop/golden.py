@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -140,7 +139,7 @@ def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
     parts = [vectors[name] for name in ("actions_BTA", "states_BTS", "extrinsics_BTE") if name in vectors]
     inputs, extrinsics_dim = torch.cat(parts, -1), parts[2].shape[-1] if len(parts) == 3 else 0
     model = ActionPredictor(
-        config["embed_dim"], grid, config["action_dim"], sizes, False, config["state_dim"], extrinsics_dim
+        config["embed_dim"], grid, config["action_dim"], sizes, "features", config["state_dim"], extrinsics_dim
     )
     if not extrinsics_dim:  # the reference always has this map, and uses it only with extrinsics
         weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder")}
@@ -152,10 +151,12 @@ def _run_action_predictor(config: dict[str, Any], weights: Vectors, vectors: Vec
         "predicted_first_frame_only_BND": model(features[:, :1], inputs[:, :1])[:, 0],
     }
     if "rollout2_l1" in vectors:
-        # V-JEPA 2-AC's two losses: outputs are layer-normed before they enter a loss or are fed back.
-        forced = F.layer_norm(predicted[:, :-1], predicted.shape[-1:])
-        again = model(torch.cat((features[:, :1], forced[:, :1]), 1), inputs[:, :2])[:, 1:]
-        path = torch.cat((forced[:, :1], F.layer_norm(again, again.shape[-1:])), 1)
+        # V-JEPA 2-AC's two losses, by the rollout that plans: outputs are layer-normed before they enter a loss or are
+        # fed back.
+        model.outputs = "normed"
+        forced = model(features, inputs)[:, :-1]
+        past = model.prefill(features[:, :0], inputs[:, :0])
+        path = model.rollout(past, features[:, 0], inputs[:, None, :2])[:, 0]
         outputs["teacher_forcing_l1"] = regression(forced, features[:, 1:], "l1").unsqueeze(0)
         outputs["rollout2_tokens_B_2N_D"] = path.flatten(1, 2)
         outputs["rollout2_l1"] = regression(path, features[:, 1:3], "l1").unsqueeze(0)

@@ -258,7 +258,7 @@ def make_predictor(
         weights = {name: value for name, value in weights.items() if not name.startswith("extrinsics_encoder.")}
         action_dim = weights["action_encoder.weight"].shape[1]
         state_dim = weights["state_encoder.weight"].shape[1] if "state_encoder.weight" in weights else 0
-        predictor = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, False, state_dim)
+        predictor = ActionPredictor(encoder.width, encoder.grid, action_dim, sizes, "features", state_dim)
     else:
         shape = MaskedSizes(
             encoder.width,

@@ -27,7 +27,7 @@ class Features(nn.Module):
     space: pooled (one embedding, N = 1) or tokens (layer-normed patch tokens, V-JEPA 2-AC). spaces: kind of the values
     that `read` returns under each name. scene_shape: size of a token of the scene, and grid of these tokens; None: no
     scene. The scene is the layer-normed patch tokens, or for a pool of pictures the inputs of its last linear map (its
-    keypoints) as one token.
+    keypoints) as one token. standardised: whether the predictor's scale is that of the data, or that of `read`.
     """
 
     mean: Tensor
@@ -35,8 +35,9 @@ class Features(nn.Module):
     scene_mean: Tensor
     scene_scale: Tensor
 
-    def __init__(self, space: Space, scene: bool, encoder: VideoEncoder) -> None:
+    def __init__(self, space: Space, scene: bool, encoder: VideoEncoder, standardised: bool = True) -> None:
         super().__init__()
+        self.standardised = standardised
         pool, sizes = encoder.pool, encoder.config
         self.space = space
         self.spaces: dict[str, str] = {"features": space}
@@ -89,6 +90,8 @@ class Features(nn.Module):
     def set_statistics(self, read_values: Callable[[str], Tensor]) -> None:
         """Statistics of the train split: `read_values(name)` returns frames of episodes [E, T, N, F] by the names of
         `read`."""
+        if not self.standardised:
+            return
         values = read_values("features")
         self.mean.copy_(values.flatten(0, 2).mean(0))
         self.scale.copy_((values - values.mean(1, keepdim=True)).square().mean().sqrt().clamp_min(1e-6))

@@ -61,13 +61,13 @@ def test_an_official_file_gives_the_teacher_unless_told_otherwise(tmp_path, mode
 
 def test_an_official_action_conditioned_file_loads_with_its_unused_map(tmp_path, models):
     torch.manual_seed(1)
-    made = ActionPredictor(48, (4, 4), 7, PREDICTOR, residual=False, state_dim=7).eval()
+    made = ActionPredictor(48, (4, 4), 7, PREDICTOR, outputs="features", state_dim=7).eval()
     shake(made)
     unused = {"extrinsics_encoder.weight": torch.zeros(36, 6), "extrinsics_encoder.bias": torch.zeros(36)}
     official_file(tmp_path / "ac.pt", models[0], made, prefix="module.", also=unused)
     found = load_pretrained(tmp_path / "ac.pt", **HEADS)
     assert isinstance(found.predictor, ActionPredictor) and same(found.predictor, made)
-    assert not found.predictor.residual and found.predictor.input_sizes == {"action": 7, "state": 7}
+    assert found.predictor.outputs == "features" and found.predictor.input_sizes == {"action": 7, "state": 7}
 
 
 def test_a_stray_position_embedding_is_left_out_and_said(tmp_path, models):
