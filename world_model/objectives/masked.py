@@ -21,6 +21,7 @@ from operator import or_
 from typing import Annotated, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor
@@ -45,6 +46,7 @@ from world_model.objectives.objective import (
 from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
 
 PATCH_EPS = 1e-6
+MOVED = 8  # of 255: more than the noise of a compressed video
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,13 @@ class Masked(Objective):
         terms = {"prediction": self.mean_error(predicted, targets)}
         if config.targets.context_loss is not None:
             terms["context"] = config.targets.context_loss.weight_at(step) * torch.stack(at_visible).mean()
-        unused = torch.stack([torch.as_tensor(mask.unused) for mask in masks]).mean()
-        return Prediction(predicted, targets, config.terms.select(read[0]), terms, {"unused": unused})
+        logged = {"unused": torch.stack([torch.as_tensor(mask.unused) for mask in masks]).mean()}
+        if batch["pixels"].shape[1] > 1:
+            moving_BN = find_moving_tokens(batch["pixels"], self.sizes.tubelet, self.sizes.patch_px)
+            hidden = [part.to(clip.device) for mask in masks for part in mask.targets_BP]
+            logged["hidden_moving"] = torch.cat([moving_BN.gather(1, part) for part in hidden], 1).float().mean()
+            logged["moving"] = moving_BN.float().mean()
+        return Prediction(predicted, targets, config.terms.select(read[0]), terms, logged)
 
     def make_targets(self, encoder: VideoEncoder, clip_BCTHW: Tensor) -> Tensor:
         """Targets at all tokens [B, N, D]."""
@@ -271,6 +278,16 @@ class Masked(Objective):
         total = batch * shard.world
         samples = [mask.sample(total, grid, (self.seed, step, k)) for k, mask in enumerate(self.config.masks)]
         return [masks.select(shard.split_rows(total)) for masks in samples]
+
+
+@torch.no_grad()
+def find_moving_tokens(frames_BTHWC: Tensor, tubelet: int, patch_px: int) -> Tensor:
+    """Whether anything moves in a token's tubelet, boolean [B, N]: a value of one of its pixels differs by more than
+    MOVED from the frame before or after it. Frames in 0..255."""
+    change_BtHW = frames_BTHWC.to(torch.int16).diff(dim=1).abs().amax(-1) > MOVED
+    moved_BTHW = F.pad(change_BtHW, (0, 0, 0, 0, 1, 0)) | F.pad(change_BtHW, (0, 0, 0, 0, 0, 1))
+    cut = rearrange(moved_BTHW, "b (T t) (h p) (w q) -> b (T h w) (t p q)", t=tubelet, p=patch_px, q=patch_px)
+    return cut.any(-1)
 
 
 def weigh_context(visible_BM: Tensor, hidden_BP: Tensor, positions_N3: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.losses import FutureTerms, normalise_target
-from world_model.objectives.masked import ContextLoss, weigh_context
+from world_model.objectives.masked import ContextLoss, find_moving_tokens, weigh_context
 from world_model.objectives.masking import FutureMask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import TeacherConfig
@@ -79,6 +79,23 @@ def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
     loss, terms = model.loss({"pixels": frames(2, 8)}, step=4)
     torch.testing.assert_close(terms["prediction"], expected)
     assert not made.targets[0].requires_grad
+
+
+def test_tokens_move_where_a_pixel_changes_from_one_frame_to_the_next():
+    clip = torch.full((1, 4, 16, 16, 3), 100, dtype=torch.uint8)
+    clip[0, 2, 3, 12, 1] = 120  # a pixel that flashes in the third of four frames
+    clip[0, :, 9, 1, 0] += torch.tensor([0, 3, 0, 3], dtype=torch.uint8)  # noise
+    moving = find_moving_tokens(clip, tubelet=1, patch_px=8).view(4, 2, 2)
+    assert moving[:, 0, 1].tolist() == [False, True, True, True] and moving.sum() == 3
+    assert find_moving_tokens(clip, tubelet=2, patch_px=8).view(2, 2, 2).nonzero().tolist() == [[0, 0, 1], [1, 0, 1]]
+
+
+def test_the_share_of_hidden_tokens_that_move_is_logged():
+    config = replace(VJEPA2, masks=(FutureMask(3),))  # of four steps the last is hidden
+    model, batch = PretrainModel(encoder(), config, 2), {"pixels": moving_squares(2, 8)}
+    batch["pixels"][:, -2:] = batch["pixels"][:, -3:-2]  # at rest at the end
+    _, terms = model.loss(batch, 0)
+    assert terms["hidden_moving"] == 0 and terms["moving"] > 0.1
 
 
 def test_masks_that_are_drawn_ahead_change_no_number():
