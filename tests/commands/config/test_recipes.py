@@ -41,7 +41,8 @@ FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
 FAIR = tuple(sorted(name for name in list_choices("recipe") if name.startswith("fair_")))
 OWN = (*TASKS, "varied", "varied_push_t", *FAIR)
-PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", *OWN)]
+SMALL = "vjepa2ac_small"
+PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", SMALL, *OWN)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
 # Parameters in millions of encoder and predictor, of the reference's own modules (whose predictor has eight more mask
 # tokens); None: not published.
@@ -79,7 +80,7 @@ def test_every_line_of_a_recipe_names_its_source(name):
 
 def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
     assert set(compose_help("pretrain", [])[1]["recipe"]) == {"none", *PRETRAIN}
-    assert set(compose_help("posttrain", [])[1]["recipe"]) == {"none", "vjepa2ac_vitg"}
+    assert set(compose_help("posttrain", [])[1]["recipe"]) == {"none", SMALL, "vjepa2ac_vitg"}
     for command in ("demo", "compare"):
         assert set(compose_help(command, [])[1]["recipe"]) == {"none", *OWN}
     page = format_command_help(COMMANDS["pretrain"], ["recipe=vjepa2_vitg"])
@@ -88,7 +89,7 @@ def test_recipes_are_offered_to_the_command_they_are_for_alone(capsys):
     assert main(["pretrain", "data=x.h5", "recipe=vjepa2_vitk"]) == 2
     assert "did you mean vjepa2_vit" in capsys.readouterr().err
     assert main(["posttrain", "data=x.h5", "encoder=e", "recipe=vjepa2_vitg"]) == 2
-    assert "choices: none, vjepa2ac_vitg" in capsys.readouterr().err
+    assert "choices: none, vjepa2ac_small, vjepa2ac_vitg" in capsys.readouterr().err
 
 
 def test_a_run_is_named_by_its_recipe_and_by_what_differs_from_it():
@@ -255,6 +256,19 @@ def test_the_action_conditioned_recipe_builds_the_published_predictor():
         made = LatentDynamics(shape, VideoEncoder(giant), ActionSpec((-1.0,) * 7, (1.0,) * 7))
     # The reference's 305.2 M hold a map of the camera's extrinsics (6), which is created there and never used.
     assert millions(made.predictor) == pytest.approx(305.2 - 1.024e-3 - 6 * 1.024e-3, abs=0.05)
+
+
+def test_the_small_action_conditioned_recipe_has_the_layout_losses_and_schedule_of_the_published_one():
+    small, published = recipe(SMALL, "encoder=runs/pretrain/x").keys, recipe("vjepa2ac_vitg").keys
+    for key in ("space", "outputs", "inputs", "scene", "pixels"):
+        assert getattr(small.dynamics, key) == getattr(published.dynamics, key), key
+    assert small.dynamics.predictor.conditioning == published.dynamics.predictor.conditioning == "tokens"
+    for key in ("loss", "teacher_forcing", "rollout", "rollout_steps"):
+        assert getattr(small.dynamics.losses, key) == getattr(published.dynamics.losses, key), key
+    for key in ("schedule", "decay_share", "lr_end", "weight_decay", "betas"):
+        assert getattr(small.trainer, key) == getattr(published.trainer, key), key
+    for ratio in (lambda keys: keys.lr_start / keys.lr, lambda keys: keys.warmup / keys.steps):
+        assert ratio(small.trainer) == pytest.approx(ratio(published.trainer), rel=0.03)
 
 
 def test_the_recipe_of_leworldmodel_builds_the_published_predictor():
