@@ -40,7 +40,7 @@ from world_model.training.posttrain import PosttrainModel
 FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
 FAIR = tuple(sorted(name for name in list_choices("recipe") if name.startswith("fair_")))
-OWN = (*TASKS, "varied", "varied_push_t", *FAIR)
+OWN = (*TASKS, "common", "varied", "varied_push_t", *FAIR)
 SMALL = "vjepa2ac_small"
 PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", SMALL, *OWN)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
@@ -152,6 +152,14 @@ def test_the_recipe_for_varied_scenes_chooses_the_objective_of_demo_unless_anoth
     assert named.keys.encoder == varied.encoder  # the rest of the recipe stays
     tuned = load_config("demo", ["recipe=varied", "objective.views.mix=0.4"])
     assert tuned.objective == override(views.objective, {"views": {"mix": 0.4}})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_common_setting_is_that_of_varied_scenes_on_a_plain_scene_of_any_task(task):
+    plain, varied = (load_config("demo", [f"recipe={name}", f"env={task}"]) for name in ("common", "varied"))
+    assert plain.env.variation == "none" and varied.env.variation == "seen"
+    for key in ("data", "encoder", "objective", "pretrain", "dynamics", "posttrain", "planner"):
+        assert getattr(plain, key) == getattr(varied, key), key
 
 
 def test_the_row_views_of_the_table_on_varied_scenes_is_the_demo():
