@@ -20,8 +20,8 @@ what small latent models reach goals with. `window` with m steps is the evaluati
 itself; `power` runs from the mean (p = 1) to the closest approach (p to -inf), counting steps not yet near
 between them. Everything is vectorised over B, S and K, float32, and differentiable.
 
-Most tokens of a picture are the same now and at the goal, so their prediction errors are noise in the cost. With
-`token_keep` below 1 only the share of tokens is compared in which the goal differs most from the current frame;
+Most tokens or pixels of a picture are the same now and at the goal, so their prediction errors are noise in the cost.
+With `token_keep` below 1 only the share of them is compared in which the goal differs most from the current frame;
 `GoalCost.focus` selects them for every plan.
 """
 
@@ -41,7 +41,7 @@ Metric = Literal["l1", "l2", "sq_l2", "cosine"]
 Reduce = Literal["last", "sum", "closest", "smallest", "window", "running_min", "power"]
 Distance = Callable[[Tensor, Tensor], Tensor]
 
-FOCUS = "focus"  # the view in which a goal carries the tokens to compare, int64 [B, M]
+FOCUS = "focus"  # the view in which a goal carries the tokens or pixels to compare, int64 [B, M]
 TINY = 1e-6  # floor under a logarithm or a division
 
 
@@ -108,7 +108,7 @@ class GoalCost:
     change_penalty: float = 0.0
     """weight of the mean squared change between consecutive actions (>= 0)"""
     token_keep: float = 1.0
-    """share of tokens compared, those that differ most between goal and current frame (above 0 to 1; view=tokens)"""
+    """share of tokens or pixels compared, those that differ most between goal and current frame (above 0 to 1)"""
     action_dim: int = field(default=0, repr=False)
     distance: Distance | None = field(default=None, repr=False)
 
@@ -123,8 +123,10 @@ class GoalCost:
                 raise ValueError(f"cost {key} is {getattr(self, key)}; it must not be negative")
         if not 0 < self.token_keep <= 1:
             raise ValueError(f"cost token_keep is {self.token_keep}; choose above 0 to 1 (1: all tokens)")
-        if self.token_keep < 1 and self.view != "tokens":
-            raise ValueError(f"cost token_keep is {self.token_keep} and view is {self.view!r}; it needs view=tokens")
+        if self.token_keep < 1 and self.view not in ("tokens", "pixels"):
+            raise ValueError(
+                f"cost token_keep is {self.token_keep} and view is {self.view!r}; it needs view=tokens or view=pixels"
+            )
 
     @property
     def keep(self) -> Keep:
@@ -147,15 +149,19 @@ class GoalCost:
         return replace(self, action_dim=spec.action_dim)
 
     def focus(self, goal: Goal, seen: Goal) -> Goal:
-        """The goal with the tokens to compare: the share `token_keep` in which it differs most from the present
-        frame, `seen`, by the RMS over features. The goal itself where all are compared."""
+        """The goal with the tokens or pixels to compare: the share `token_keep` in which it differs most from the
+        present frame, `seen`, by the RMS over features or colours. The goal itself where all are compared."""
         if self.token_keep == 1:
             return goal
-        tokens, now = goal.view("tokens"), seen.view("tokens")
-        change_BN = (tokens - now).float().square().mean(-1)
+        wanted = goal.view(self.view)
+        change_BN = self._list_places(wanted.float() - seen.view(self.view).float()).square().mean(-1)
         change_BN = change_BN.mean(0) if change_BN.ndim == 3 else change_BN
         count = max(1, round(self.token_keep * change_BN.shape[-1]))
-        return Views({"tokens": tokens, FOCUS: change_BN.topk(count, dim=-1).indices})
+        return Views({self.view: wanted, FOCUS: change_BN.topk(count, dim=-1).indices})
+
+    def _list_places(self, values: Tensor) -> Tensor:
+        """Tokens [..., N, D], or pixels [..., H, W, C] as [..., H * W, C]."""
+        return values.flatten(-3, -2) if self.view == "pixels" else values
 
     def compare_frames(self, seen: Goal, goal: Goal) -> Tensor:
         """d_B of observed frames, encoded as goals are, from goals: the distance of one step that is there."""
@@ -177,9 +183,9 @@ class GoalCost:
             step_axis = x.ndim - num_features - 1
             x = x.narrow(step_axis, x.shape[step_axis] - 1, 1)
         if self.token_keep < 1:
-            chosen = goal.view(FOCUS)  # set by `focus_goal`
-            g = _take_tokens(g, chosen[:, :, None])
-            x = _take_tokens(x, chosen[:, None, None, :, None])
+            chosen, num_features = goal.view(FOCUS), 2  # set by `focus_goal`
+            g = _take_places(self._list_places(g), chosen[:, :, None])
+            x = _take_places(self._list_places(x), chosen[:, None, None, :, None])
         if self.distance is None:
             d = feature_distance(x, g, self.metric, num_features)
         else:
@@ -208,9 +214,9 @@ class GoalCost:
         return cost + self.last_weight * last if self.last_weight else cost
 
 
-def _take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Chosen tokens along the last axis but one; draws, an axis in front, share the choice."""
-    return tokens.take_along_dim(index[(None,) * (tokens.ndim - index.ndim)], dim=-2)
+def _take_places(values: Tensor, index: Tensor) -> Tensor:
+    """Chosen places along the last axis but one; draws, an axis in front, share the choice."""
+    return values.take_along_dim(index[(None,) * (values.ndim - index.ndim)], dim=-2)
 
 
 def focus_goal(dynamics: Dynamics, cost: Cost, goal: Goal, frames_BHWC: Tensor) -> Goal:

@@ -59,6 +59,10 @@ class DynamicsConfig:
             raise ValueError(
                 "dynamics.outputs=normed is for patch tokens: it needs dynamics.space=tokens without pixels"
             )
+        if self.pixels is not None and self.pixels.channels is None and self.space != "tokens":
+            raise ValueError(
+                "dynamics.pixels.channels=null paints each token by itself: it needs space=tokens"
+            )
         if self.scene and self.space != "pooled":
             raise ValueError("dynamics.scene=true adds the scene to one token a frame: it needs dynamics.space=pooled")
         if (self.proprio_model == "none") != (self.proprio_dim == 0):

@@ -76,7 +76,7 @@ def test_the_preset_of_vjepa2_says_what_the_paper_and_its_code_say():
         ("icem", "planner.shrink=0.5", "planner shrink is 0.5"),
         ("mppi", "planner.temperature=0", "planner temperature is 0.0"),
         ("gradient", "planner.bounds=wrap", "choices: clamp, tanh"),
-        ("cem", "planner.cost.token_keep=0.5", "it needs view=tokens"),
+        ("cem", "planner.cost.token_keep=0.5", "it needs view=tokens or view=pixels"),
         ("cem", "planner.mpc.reached_cost=-1", "reached_cost is -1.0"),
     ],
 )

@@ -212,6 +212,21 @@ def test_only_the_tokens_that_the_goal_changes_most_are_compared(metric):
     assert GoalCost(view="tokens").focus(goal, Views({"tokens": seen})) is goal
 
 
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_only_the_pixels_that_the_goal_changes_most_are_compared(metric):
+    generator = torch.Generator().manual_seed(0)
+    imagined = 255 * torch.rand(1, S, K, 3, 4, 3, generator=generator)
+    goal = torch.randint(0, 256, (1, 3, 4, 3), generator=generator, dtype=torch.uint8)
+    seen = goal.clone()
+    seen[0, 1, 2] = 255 - seen[0, 1, 2]
+    cost = GoalCost(view="pixels", metric=metric, token_keep=1 / 12, reduce="sum")
+    aim = cost.focus(Views({"pixels": goal}), Views({"pixels": seen}))
+    assert aim.view("focus").tolist() == [[4 * 1 + 2]]
+    one, whole = Views({"pixels": imagined[:, :, :, 1:2, 2:3]}), GoalCost(view="pixels", metric=metric, reduce="sum")
+    want = whole(one, Views({"pixels": goal[:, 1:2, 2:3]}), torch.zeros(1, S, K, 2))
+    assert torch.allclose(cost(Views({"pixels": imagined}), aim, torch.zeros(1, S, K, 2)), want)
+
+
 def test_the_penalty_of_change_runs_over_environment_actions_within_and_across_blocks():
     imagined, goal, _ = draw()
     one_action = torch.randn(B, S, K, 4)

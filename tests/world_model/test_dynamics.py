@@ -10,8 +10,10 @@ import torch
 
 from tests.world_model.small import dynamics, frames, shake
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.decoder import PixelHead, PixelHeadConfig
 from world_model.nn.pools import normalise_tokens
+from world_model.objectives.future import FutureConfig
+from world_model.objectives.losses import FutureTerms
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 from world_model.training.posttrain import PosttrainConfig, PosttrainModel
 
@@ -124,12 +126,27 @@ def test_predicted_pixels_reach_the_encoder_for_a_feature_cost():
     imagined = model.imagine(observed(model), torch.zeros(2, 1, 4, 2))
     pixels = imagined.view("pixels")
     assert pixels.min() >= 0 and pixels.max() <= 255
-    torch.testing.assert_close(
-        imagined.view("pooled")[1, 0, 3],
-        model.encode_goal(pixels[1, 0, 3][None]).view("pooled")[0],
-        atol=1e-4,
-        rtol=1e-4,
-    )
+    goal, ours = model.encode_goal(pixels[1, 0, 3][None]), pixels[1, 0, 3][None, None]
+    for view in ("pooled", "tokens"):
+        torch.testing.assert_close(imagined.view(view)[1, 0, 3], goal.view(view)[0], atol=1e-4, rtol=1e-4)
+    tokens = normalise_tokens(model.encoder.encode_frames(ours))[0, 0]
+    torch.testing.assert_close(imagined.view("tokens")[1, 0, 3], tokens, atol=1e-4, rtol=1e-4)
+
+
+def test_pixels_by_one_linear_map_of_each_token_have_no_bottleneck():
+    """Blocks of pixels of a patch depend on its token alone, and on all of its channels."""
+    model = dynamics("tokens")
+    head = PixelHead(24, model.encoder.config, False, PixelHeadConfig(None))
+    assert [tuple(p.shape) for p in head.parameters()] == [(3 * 16 * 16, 24), (3 * 16 * 16,)]
+    tokens = torch.randn(16, 24)
+    painted = head(tokens)
+    tokens[6] += 1  # second row, third column of patches
+    changed = (head(tokens) != painted).any(-1)
+    assert changed[16:32, 32:48].all() and changed.sum() == 16 * 16
+    with pytest.raises(ValueError, match="channels=null paints each token by itself: it needs space=tokens"):
+        DynamicsConfig(pixels=PixelHeadConfig(None))
+    with pytest.raises(ValueError, match="channels=null paints tokens, and this objective predicts one embedding"):
+        FutureConfig(pixels=PixelHeadConfig(None), terms=FutureTerms())
 
 
 def test_the_rollout_loss_trains_every_length_of_history():

@@ -1,7 +1,7 @@
 """The light pixel head of the pixel baseline: features of a frame -> its normalised pixels.
 
 Linear maps around one GELU mirror the encoder's pool head and patch embedding, so that a pixel target adds little
-compute and no depth.
+compute and no depth. Of patch tokens one linear map will do, as in VideoMAE's decoder.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from world_model.encoder import EncoderConfig
 class PixelHeadConfig:
     """Sizes of a pixel head."""
 
-    channels: Annotated[int, Ge(1)] = 32
-    """channels of a patch before its pixels"""
+    channels: Annotated[int, Ge(1)] | None = 32
+    """channels of a patch before its pixels; null: pixels by one linear map of each token (tokens alone)"""
     hidden: Annotated[int, Ge(1)] = 512
     """width of the hidden layer between one embedding and all patches"""
 
@@ -34,13 +34,17 @@ class PixelHead(nn.Module):
         super().__init__()
         self.encoder, self.pooled = encoder, pooled
         channels, hidden = config.channels, config.hidden
+        assert channels is not None or not pooled, "one embedding has no token for each patch"
         self.expand: nn.Module
-        if pooled:
+        if channels is None:
+            self.expand = nn.Identity()
+        elif pooled:
             unpool = nn.Linear(hidden, encoder.num_patches * channels)
             self.expand = nn.Sequential(nn.Linear(feature_dim, hidden), nn.GELU(), unpool)
         else:
             self.expand = nn.Linear(feature_dim, channels)
-        self.paint = nn.Linear(channels, 3 * encoder.patch_px**2)
+        self.linear = channels is None
+        self.paint = nn.Linear(channels or feature_dim, 3 * encoder.patch_px**2)
 
     def forward(self, features: Tensor) -> Tensor:
         """Pixels in the encoder's normalised units."""
@@ -49,4 +53,5 @@ class PixelHead(nn.Module):
             hidden = hidden.squeeze(-2).unflatten(-1, (self.encoder.num_patches, -1))
         (height, width), patch = self.encoder.grid, self.encoder.patch_px
         axes = {"h": height, "w": width, "p": patch, "q": patch}
-        return rearrange(self.paint(F.gelu(hidden)), "... (h w) (p q c) -> ... (h p) (w q) c", **axes)
+        hidden = hidden if self.linear else F.gelu(hidden)
+        return rearrange(self.paint(hidden), "... (h w) (p q c) -> ... (h p) (w q) c", **axes)

@@ -126,7 +126,9 @@ class Output(nn.Module):
     def __init__(self, pixels: PixelHeadConfig | None, features: Features, encoder: VideoEncoder) -> None:
         super().__init__()
         self.reads_pixels = pixels is not None  # whether training batches need `pixels`
-        self.view_names = features.view_names if pixels is None else ("pixels", "pooled")
+        reads_tokens = encoder.pool is None or encoder.pool.input_kind == "tokens"
+        seen = ("tokens", "pooled") if reads_tokens else ("pooled",)  # by the encoder, in predicted pixels
+        self.view_names = features.view_names if pixels is None else ("pixels", *seen)
         self.head = (
             None if pixels is None else PixelHead(features.dim, encoder.config, features.num_tokens == 1, pixels)
         )
@@ -165,9 +167,12 @@ class Output(nn.Module):
         return self._make_pixel_views(encoder, pixels.clamp(0, 255))
 
     def _make_pixel_views(self, encoder: VideoEncoder, frames: Tensor) -> dict[str, Lazy]:
-        """Views of frames [..., H, W, C] in 0..255: themselves, and their pooled embedding."""
+        """Views of frames [..., H, W, C] in 0..255: themselves, and their tokens and pooled embedding."""
 
-        def embed() -> Tensor:
-            return encoder.embed_frames(frames.flatten(0, -4).unsqueeze(0))[0].unflatten(0, frames.shape[:-3])
+        def see(read: Callable[[Tensor], Tensor]) -> Tensor:
+            return read(frames.flatten(0, -4).unsqueeze(0))[0].unflatten(0, frames.shape[:-3])
 
-        return {"pixels": frames, "pooled": embed}
+        views: dict[str, Lazy] = {"pixels": frames, "pooled": partial(see, encoder.embed_frames)}
+        if "tokens" in self.view_names:
+            views["tokens"] = partial(see, lambda pictures: normalise_tokens(encoder.encode_frames(pictures)))
+        return views

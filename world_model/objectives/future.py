@@ -83,6 +83,8 @@ class FutureConfig(FamilyConfig):
                 f"objective.shared_error={self.shared_error:g} compares the predictions of a clip, and "
                 f"objective.frames={self.frames} holds one: give at least {least + 1}, or objective.shared_error=1"
             )
+        if self.pixels is not None and self.pixels.channels is None:
+            raise ValueError("objective.pixels.channels=null paints tokens, and this objective predicts one embedding")
         if self.pixels is not None and self.terms.contrast:
             raise ValueError(
                 f"objective.terms.contrast={self.terms.contrast:g} compares embeddings, and objective.pixels predicts "

@@ -256,8 +256,8 @@ class Masked(Objective):
         logged = {"unused": torch.stack([torch.as_tensor(mask.unused) for mask in masks]).mean()}
         if batch["pixels"].shape[1] > 1:
             moving_BN = find_moving_tokens(batch["pixels"], self.sizes.tubelet, self.sizes.patch_px)
-            hidden = [part.to(clip.device) for mask in masks for part in mask.targets_BP]
-            logged["hidden_moving"] = torch.cat([moving_BN.gather(1, part) for part in hidden], 1).float().mean()
+            groups = [part.to(moving_BN.device) for mask in masks for part in mask.targets_BP]
+            logged["hidden_moving"] = torch.cat([moving_BN.gather(1, part) for part in groups], 1).float().mean()
             logged["moving"] = moving_BN.float().mean()
         return Prediction(predicted, targets, config.terms.select(read[0]), terms, logged)
 
