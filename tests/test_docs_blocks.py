@@ -128,7 +128,8 @@ def test_folders_of_demos_without_a_name_are_those_that_the_command_makes():
     folders = [find_run_folder(COMMANDS["demo"], compose("demo", words)) for words in ((), ("recipe=varied",))]
     made = {folder.path.name for folder in folders}
     named = {name for page in PAGES for name in re.findall(r"runs/demo/((?:default|varied)[\w-]*)", read(page))}
-    assert named and named <= made, f"pages name {sorted(named)}, jepa demo makes {sorted(made)}"
+    strange = {start for start in named if not any(name.startswith(start) for name in made)}  # a hash follows
+    assert named and not strange, f"pages name {sorted(named)}, jepa demo makes {sorted(made)}"
 
 
 def test_words_that_make_a_command_small_replace_the_pages_own():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from planners.protocol import DynamicsSpec, Lazy, Views
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
-from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.decoder import DecoderConfig, PixelHeadConfig
 from world_model.nn.features import Features, Output, Space
 from world_model.nn.reachability import ReachConfig, ReachHead
 from world_model.nn.states import ProprioModel, make_states
@@ -53,16 +53,19 @@ class DynamicsConfig:
     inputs: Literal["scaled", "raw"] = "scaled"
     """units of actions and states in the predictor: scaled (actions by their bounds, states by their deviation), or raw
     (the robot's; V-JEPA 2-AC)"""
+    decoder: DecoderConfig | None = None
+    """decoder of features into pixels, fitted after training, to look at imagined frames and for the view pixels; null:
+    none"""
 
     def __post_init__(self) -> None:
         if self.outputs == "normed" and (self.space != "tokens" or self.pixels is not None):
             raise ValueError(
                 "dynamics.outputs=normed is for patch tokens: it needs dynamics.space=tokens without pixels"
             )
+        if self.pixels is not None and self.decoder is not None:
+            raise ValueError("dynamics.decoder is for models without pixels, and dynamics.pixels has a head: drop one")
         if self.pixels is not None and self.pixels.channels is None and self.space != "tokens":
-            raise ValueError(
-                "dynamics.pixels.channels=null paints each token by itself: it needs space=tokens"
-            )
+            raise ValueError("dynamics.pixels.channels=null paints each token by itself: it needs space=tokens")
         if self.scene and self.space != "pooled":
             raise ValueError("dynamics.scene=true adds the scene to one token a frame: it needs dynamics.space=pooled")
         if (self.proprio_model == "none") != (self.proprio_dim == 0):
@@ -134,7 +137,9 @@ class LatentDynamics(nn.Module):
             state_dim=config.proprio_dim,
             scene=self.features.scene_shape,
         )
-        self.output = Output(config.pixels, self.features, encoder)
+        self.output = Output(config.pixels, config.decoder, self.features, encoder)
+        if self.output.decoder is not None:
+            freeze(self.output.decoder)  # trained separately
         self.reach: ReachHead | None = None
         if config.reach is not None:
             self.reach = ReachHead(encoder.pooled_dim, config.reach.dim, config.reach.hidden)

@@ -33,12 +33,14 @@ from data.windows import Windows
 from world_model.distributed import is_main_process, main_process_first, world_info
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.decoder import fit_decoder, measure_decoder
 from world_model.nn.reachability import fit_reach, make_pair_source
 from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 from world_model.training.posttrain import PosttrainModel
 
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
+DECODER_FRAMES = 256  # of val that the decoder is measured on
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
 
 
@@ -107,6 +109,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     if monitor is None:
         return ""
     fit_reach_head(dynamics, cached["features"], reader, keys.seed, console)
+    fit_pixel_decoder(dynamics, cached["features"], reader, keys.seed, console)
     info = reader.info
     about |= {"env": info.env_id, "env_kwargs": info.env_kwargs, "losses": make_config_dict(losses)}
     about |= {"preprocessing": make_config_dict(preprocessing)}
@@ -189,3 +192,28 @@ def fit_reach_head(dynamics: LatentDynamics, features: np.ndarray, reader: Any, 
     result = fit_reach(dynamics.reach, pairs, config, seed)
     dynamics.reach.requires_grad_(False)
     console.say(f"reachability from {len(pooled)} frames: expectile loss {result['reach_loss']:.3f}")
+
+
+def fit_pixel_decoder(dynamics: LatentDynamics, features: np.ndarray, reader: Any, seed: int, console: Console) -> None:
+    """Fit the decoder, if the dynamics have one, to frames of the train split and their cached features."""
+    head, config, device = dynamics.output.decoder, dynamics.config.decoder, dynamics.action_mid.device
+    if head is None or config is None:
+        return
+
+    def read(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = torch.from_numpy(reader.gather("pixels", rows[:, None])).to(device)
+        raw = torch.from_numpy(features[rows]).float().to(device)
+        return dynamics.features.normalise(raw), dynamics.encoder.normalise(frames).movedim(1, -1)[:, 0]
+
+    train, val = list_split_rows(reader, "train"), list_split_rows(reader, "val")
+    head.requires_grad_(True)
+    with console.progress("decoder", config.steps, "steps") as progress:
+
+        def sample(generator: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            progress.advance()
+            return read(np.sort(train[torch.randint(len(train), (count,), generator=generator).numpy()]))
+
+        fit_decoder(head, sample, config, seed)
+    head.requires_grad_(False)
+    spaced = val[np.linspace(0, len(val) - 1, min(DECODER_FRAMES, len(val))).astype(int)]
+    console.say(f"decoder: explains {measure_decoder(head, *read(spaced)):.0%} of the variance of val's pixels")

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.world_model.small import dynamics, frames, shake
+from planners.costs import GoalCost
+from tests.world_model.small import dynamics, frames, moving_squares, shake
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
-from world_model.nn.decoder import PixelHead, PixelHeadConfig
+from world_model.nn.decoder import DecoderConfig, PixelHead, PixelHeadConfig, fit_decoder, measure_decoder
 from world_model.nn.pools import normalise_tokens
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.losses import FutureTerms
@@ -147,6 +148,38 @@ def test_pixels_by_one_linear_map_of_each_token_have_no_bottleneck():
         DynamicsConfig(pixels=PixelHeadConfig(None))
     with pytest.raises(ValueError, match="channels=null paints tokens, and this objective predicts one embedding"):
         FutureConfig(pixels=PixelHeadConfig(None), terms=FutureTerms())
+
+
+@pytest.mark.parametrize("space", ["pooled", "tokens"])
+def test_a_decoder_shows_what_is_imagined_and_changes_nothing_else(space):
+    plain = dynamics(space)
+    model = LatentDynamics(
+        replace(plain.config, decoder=DecoderConfig(8, 32, steps=200, lr=0.01)), plain.encoder, plain.actions
+    )
+    model.load_state_dict(plain.state_dict(), strict=False)
+    model.eval()
+    head, clip = model.output.decoder, moving_squares(4, 6)
+    assert not any(parameter.requires_grad for parameter in head.parameters())
+    features = model.features.normalise(model.read(clip)["features"]).flatten(0, 1)
+    pixels = model.encoder.normalise(clip).movedim(1, -1).flatten(0, 1)
+    before = measure_decoder(head, features, pixels)
+    head.requires_grad_(True)
+    fit_decoder(head, lambda generator, count: (features, pixels), model.config.decoder, 0)
+    assert measure_decoder(head, features, pixels) > max(0.2, before + 0.5)
+    actions = torch.rand(2, 3, 4, 2)
+    imagined, without = (some.imagine(observed(some), actions) for some in (model, plain))
+    assert torch.equal(imagined.view("pooled"), without.view("pooled"))
+    shown = imagined.view("pixels")
+    assert shown.shape == (2, 3, 4, 64, 64, 3) and shown.min() >= 0 and shown.max() <= 255
+    goal = model.encode_goal(clip[:2, 0])
+    assert torch.equal(goal.view("pixels"), clip[:2, 0].float())
+    assert GoalCost(view="pixels")(imagined, goal, actions).shape == (2, 3)
+    assert set(model.spec.views) - set(plain.spec.views) == {"pixels"}
+
+
+def test_a_model_of_pixels_needs_no_decoder():
+    with pytest.raises(ValueError, match="dynamics.decoder is for models without pixels"):
+        DynamicsConfig(pixels=PixelHeadConfig(), decoder=DecoderConfig())
 
 
 def test_the_rollout_loss_trains_every_length_of_history():

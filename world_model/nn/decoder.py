@@ -1,4 +1,5 @@
-"""The light pixel head of the pixel baseline: features of a frame -> its normalised pixels.
+"""From features of a frame to its normalised pixels: the light head of the pixel baseline, and decoders that are fitted
+to a finished model, to look at what it imagines or to compare pixels.
 
 Linear maps around one GELU mirror the encoder's pool head and patch embedding, so that a pixel target adds little
 compute and no depth. Of patch tokens one linear map will do, as in VideoMAE's decoder.
@@ -6,11 +7,13 @@ compute and no depth. Of patch tokens one linear map will do, as in VideoMAE's d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -25,6 +28,22 @@ class PixelHeadConfig:
     """channels of a patch before its pixels; null: pixels by one linear map of each token (tokens alone)"""
     hidden: Annotated[int, Ge(1)] = 512
     """width of the hidden layer between one embedding and all patches"""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder that is fitted after training: no gradient reaches the model."""
+
+    channels: Annotated[int, Ge(1)] = 64
+    """channels of a patch before its pixels"""
+    hidden: Annotated[int, Ge(1)] = 512
+    """width of the hidden layer between one embedding and all patches"""
+    steps: Annotated[int, Ge(1)] = 2000
+    """optimiser steps"""
+    batch_size: Annotated[int, Ge(1)] = 64
+    """frames per step"""
+    lr: Annotated[float, Gt(0)] = 0.002
+    """initial learning rate"""
 
 
 class PixelHead(nn.Module):
@@ -55,3 +74,28 @@ class PixelHead(nn.Module):
         axes = {"h": height, "w": width, "p": patch, "q": patch}
         hidden = hidden if self.linear else F.gelu(hidden)
         return rearrange(self.paint(hidden), "... (h w) (p q c) -> ... (h p) (w q) c", **axes)
+
+
+# (generator, frames) -> normalised features [F, N, D] of frames, and their normalised pixels [F, H, W, C]
+FrameSource = Callable[[torch.Generator, int], tuple[Tensor, Tensor]]
+
+
+def fit_decoder(head: PixelHead, frames: FrameSource, config: DecoderConfig, seed: int) -> None:
+    """Train a decoder by AdamW with a linear decay, on squared error."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, config.steps)
+    for _ in range(config.steps):
+        features, pixels = frames(generator, config.batch_size)
+        loss = F.mse_loss(head(features), pixels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def measure_decoder(head: PixelHead, features_FND: Tensor, pixels_FHWC: Tensor) -> float:
+    """Share of the variance of these pixels, over frames, that the decoder explains."""
+    error = (head(features_FND) - pixels_FHWC).square().mean()
+    return float(1 - error / pixels_FHWC.var(0).mean().clamp_min(1e-12))

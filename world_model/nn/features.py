@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from planners.protocol import Lazy
 from world_model.encoder import VideoEncoder
-from world_model.nn.decoder import PixelHead, PixelHeadConfig
+from world_model.nn.decoder import DecoderConfig, PixelHead, PixelHeadConfig
 from world_model.nn.pools import normalise_tokens
 
 Space = Literal["pooled", "tokens"]
@@ -121,21 +121,31 @@ class Features(nn.Module):
 
 
 class Output(nn.Module):
-    """Output of dynamics: predicted features themselves, or pixels if there is a `head`."""
+    """Output of dynamics: predicted features themselves, or pixels if there is a `head`. A `decoder` shows features as
+    pixels and takes no part in training."""
 
-    def __init__(self, pixels: PixelHeadConfig | None, features: Features, encoder: VideoEncoder) -> None:
+    def __init__(
+        self, pixels: PixelHeadConfig | None, decoder: DecoderConfig | None, features: Features, encoder: VideoEncoder
+    ) -> None:
         super().__init__()
         self.reads_pixels = pixels is not None  # whether training batches need `pixels`
-        reads_tokens = encoder.pool is None or encoder.pool.input_kind == "tokens"
-        seen = ("tokens", "pooled") if reads_tokens else ("pooled",)  # by the encoder, in predicted pixels
-        self.view_names = features.view_names if pixels is None else ("pixels", *seen)
-        self.head = (
-            None if pixels is None else PixelHead(features.dim, encoder.config, features.num_tokens == 1, pixels)
-        )
+        pooled = features.num_tokens == 1
+        self.head = None if pixels is None else PixelHead(features.dim, encoder.config, pooled, pixels)
+        self.decoder: PixelHead | None = None
+        self.view_names = features.view_names
+        if decoder is not None:
+            sizes = PixelHeadConfig(decoder.channels, decoder.hidden)
+            self.decoder = PixelHead(features.dim, encoder.config, pooled, sizes)
+            self.view_names = (*features.view_names, "pixels")
+        if pixels is not None:
+            reads_tokens = encoder.pool is None or encoder.pool.input_kind == "tokens"
+            seen = ("tokens", "pooled") if reads_tokens else ("pooled",)  # by the encoder, in predicted pixels
+            self.view_names = ("pixels", *seen)
 
     def step_bytes(self, encoder: VideoEncoder) -> int:
         """Memory of one imagined step of one candidate beside the predictor's own, bytes."""
-        return 0 if self.head is None else 16 * 3 * math.prod(encoder.config.image_px)
+        shows_pixels = self.head is not None or self.decoder is not None
+        return 16 * 3 * math.prod(encoder.config.image_px) if shows_pixels else 0
 
     def decode(self, path: Tensor) -> Tensor:
         """Normalised features -> values that are compared with the target: themselves, or pixels [..., H, W, C]."""
@@ -149,9 +159,9 @@ class Output(nn.Module):
         """Views of goal frames in 0..255."""
         if self.head is not None:
             return self._make_pixel_views(encoder, frames_BHWC.float())
-        return self.make_feature_views(
-            encoder, features, features.read(encoder, frames_BHWC[:, None])["features"][:, 0]
-        )
+        raw_BNF = features.read(encoder, frames_BHWC[:, None])["features"][:, 0]
+        views = self.make_feature_views(encoder, features, raw_BNF)
+        return views if self.decoder is None else {**views, "pixels": frames_BHWC.float()}
 
     def make_feature_views(self, encoder: VideoEncoder, features: Features, raw_BNF: Tensor) -> dict[str, Lazy]:
         """Views of frames whose raw features are known, as `make_goal_views` gives them, but for pixels."""
@@ -161,10 +171,10 @@ class Output(nn.Module):
 
     def make_views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
         """Views of an imagined path of normalised features; pixels are clamped to 0..255."""
-        if self.head is None:
-            return features.make_views(encoder, path)
-        pixels = self.head(path) * encoder.pixel_std + encoder.pixel_mean
-        return self._make_pixel_views(encoder, pixels.clamp(0, 255))
+        if self.head is not None:
+            return self._make_pixel_views(encoder, _paint(self.head, encoder, path))
+        views = features.make_views(encoder, path)
+        return views if self.decoder is None else {**views, "pixels": partial(_paint, self.decoder, encoder, path)}
 
     def _make_pixel_views(self, encoder: VideoEncoder, frames: Tensor) -> dict[str, Lazy]:
         """Views of frames [..., H, W, C] in 0..255: themselves, and their tokens and pooled embedding."""
@@ -176,3 +186,8 @@ class Output(nn.Module):
         if "tokens" in self.view_names:
             views["tokens"] = partial(see, lambda pictures: normalise_tokens(encoder.encode_frames(pictures)))
         return views
+
+
+def _paint(head: PixelHead, encoder: VideoEncoder, features: Tensor) -> Tensor:
+    """Pixels [..., H, W, C] in 0..255 of normalised features [..., N, F]."""
+    return (head(features) * encoder.pixel_std + encoder.pixel_mean).clamp(0, 255)
