@@ -18,6 +18,7 @@ from typing import Any
 from commands.comparison import law
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
+from commands.comparison.control import check_control
 from commands.comparison.execution import remove_leftovers, run_cell
 from commands.comparison.overview import format_overview
 from commands.comparison.phases import remove_shared_trainings
@@ -28,6 +29,7 @@ from commands.comparison.table_keys import (
     UNTRAINED,
     MethodVariant,
     TableKeys,
+    find_search,
     list_rows,
     make_cell_keys,
     make_search_space,
@@ -69,6 +71,7 @@ def check(config: Config) -> None:
             keys.check_planner()
             keys.stage1.check()
             keys.stage2.check()
+    check_control(config, rows)
     if not config.mixed:
         check_equal(make_rows([_sketch_record(config, row) for row in rows]))
     check_search(config, list({row.objective: row for row in rows if row.objective != ORACLE}.values()))
@@ -83,7 +86,7 @@ def _sketch_record(config: Config, row: MethodVariant) -> dict[str, Any]:
 
 def check_search(config: Config, rows: Sequence[MethodVariant]) -> None:
     """Names, distributions and keys of all search spaces, and what trials need. rows: one of each method."""
-    known = (UNTRAINED, *list_choices("objective"))
+    known = (UNTRAINED, *config.arms, *list_choices("objective"))
     for name, space in config.search.items():
         if name not in known:
             raise UsageError(f"search.{name}: there is no such objective{describe_choices(name, known, most=30)}")
@@ -92,7 +95,7 @@ def check_search(config: Config, rows: Sequence[MethodVariant]) -> None:
         space = make_search_space(config, row.objective)
         for setting in list_extremes(space):
             make_cell_keys(config, row.objective, config.seed, row.variant, setting).stage1.check()
-        if config.trials > 1 and not config.search.get(row.objective):
+        if config.trials > 1 and not find_search(config, row.objective):
             raise UsageError(
                 f"trials={config.trials}: search.{row.objective} states no key to draw: give "
                 f"search.{row.objective}.pretrain.lr={{log: [1.0e-4,1.0e-2]}}, or trials=1"

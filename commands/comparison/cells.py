@@ -27,6 +27,7 @@ from commands.comparison.table_keys import (
     list_rows,
     make_cell_keys,
     make_search_space,
+    read_arm,
 )
 from commands.config.schema import fill_defaults, is_superseded
 from commands.pipeline import PipelineKeys
@@ -84,7 +85,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table with one budget and one seed. keys: its pipeline with the published setting."""
+    """One row of the table with one budget and one seed. keys: its pipeline with the published setting. trained_as: the
+    objective of its stage 1."""
 
     objective: str
     budget: str
@@ -93,11 +95,17 @@ class Cell:
     flops_per_step: float
     variant: Variant = field(default_factory=dict)
     tuning: Tuning | None = None
+    trained_as: str = ""
 
     @property
     def task(self) -> str:
         """The task, as the beginning of a file's name."""
         return self.keys.env.name.replace("/", "_")
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether its method is one of the table's own, so that others may plan with the same model."""
+        return self.trained_as not in ("", self.objective)
 
     @property
     def row(self) -> MethodVariant:
@@ -197,7 +205,9 @@ def make_cells(config: TableKeys) -> list[Cell]:
                 name = "both" if same else budget
                 tuning = make_tuning(config, row, seed)
                 per_step = 0.0 if own is None else own.step
-                cells.append(Cell(row.objective, name, seed, fitted.get(budget, keys), per_step, row.variant, tuning))
+                trained_as = read_arm(config.arms, row.objective)[0]
+                fit = fitted.get(budget, keys)
+                cells.append(Cell(row.objective, name, seed, fit, per_step, row.variant, tuning, trained_as))
     return cells
 
 

@@ -1,8 +1,9 @@
-"""The phases of a cell: both stages of training, each evaluation, and trainings of stage 1 that several cells share.
+"""The phases of a cell: both stages of training, each evaluation, and trainings that several cells share.
 
 Two cells whose objectives differ in the metric alone have the same training of stage 1, since the metric is fitted
-after it. The second one takes its last checkpoint and fits its own metric. Its record counts the seconds of the
-training as its own, and names the cell that trained.
+after it. The second one takes its last checkpoint and fits its own metric. Two arms that differ in what the planner
+compares alone have the same model. A record counts the seconds of a shared training as its own, and names the cell that
+trained.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from world_model.encoder import VideoEncoder
 from world_model.training.loop import Checkpoints
 
 SHARED = "stage1"  # folder of shared trainings, in the run folder
+SHARED_MODELS = "stage2"  # the same of models that arms share
 SHARED_RECORD = "trained.json"  # in the folder of each, written last
 
 
@@ -57,13 +59,13 @@ class Phases:
         self.keys, self.flops, self.name = cell.keys, cell.flops, name
         self.data, self.work, self.console = data, work, console
         self.shared = shared / name_shared_training(cell)
+        self.shared_model = shared.parent / SHARED_MODELS / name_shared_model(cell) if cell.is_arm else None
         self.seconds: dict[str, float] = {}
 
     def train(self) -> dict[str, Any]:
         """Both stages; what the record says of them."""
         trained_by = self.train_encoder()
-        keys, encoder, folder = self.keys, str(self._make_folder("pretrain")), self._make_folder("posttrain")
-        self._time("posttrain", lambda: posttrain(keys.stage2, self.data, encoder, folder, self.console))
+        keys, folder = self.keys, self.train_dynamics()
         assert self.flops is not None
         return {
             "steps": keys.pretrain.steps,
@@ -88,6 +90,23 @@ class Phases:
             self.seconds["pretrain"] = round(self.seconds["pretrain"] + found["seconds"], 1)
             self.console.say(f"pretrain: trained by {found['cell']} [{format_duration(found['seconds'])}]")
         return found["cell"]
+
+    def train_dynamics(self) -> Path:
+        """Stage 2, or a copy of what another arm trained; the folder of the model."""
+        folder, encoder = self._make_folder("posttrain"), str(self._make_folder("pretrain"))
+        shared = self.shared_model
+        if shared is not None and (shared / SHARED_RECORD).exists():
+            found = read_json(shared / SHARED_RECORD)
+            shutil.copytree(shared, folder, dirs_exist_ok=True)
+            self.seconds["posttrain"] = found["seconds"]
+            self.console.say(f"posttrain: trained by {found['cell']} [{format_duration(found['seconds'])}]")
+            return folder
+        self._time("posttrain", lambda: posttrain(self.keys.stage2, self.data, encoder, folder, self.console))
+        if shared is not None:
+            shutil.rmtree(shared, ignore_errors=True)
+            shutil.copytree(folder, shared, ignore=shutil.ignore_patterns(CHECKPOINTS))
+            write_json(shared / SHARED_RECORD, {"cell": self.name, "seconds": self.seconds["posttrain"]})
+        return folder
 
     def plan(self, keys: EvaluationKeys, name: str = "plan") -> dict[str, Any]:
         """The evaluation of the shared dynamics, in the folder `name`; the content of results.json."""
@@ -140,11 +159,21 @@ class Phases:
 def name_shared_training(cell: Cell) -> str:
     """Folder of a training of stage 1: the row's method and seed, and a hash of what the training depends on, which is
     all of stage 1 and the data, but not the metric."""
+    return _name_shared(cell, {"objective": replace(cell.keys.objective, metric=None)})
+
+
+def name_shared_model(cell: Cell) -> str:
+    """Folder of a model: the same, with the metric and all of stage 2."""
+    keys = cell.keys
+    return _name_shared(cell, {key: getattr(keys, key) for key in ("objective", "dynamics", "posttrain")})
+
+
+def _name_shared(cell: Cell, further: dict[str, Any]) -> str:
     keys: PipelineKeys = cell.keys
     parts: dict[str, Any] = {key: getattr(keys, key) for key in ("env", "data", "pretrain", "seed", "on_damaged")}
-    parts |= {"encoder": keys.stage1.adapted_encoder, "objective": replace(keys.objective, metric=None)}
+    parts |= {"encoder": keys.stage1.adapted_encoder, **further}
     text = json.dumps(get_identity(parts, FREE), sort_keys=True, separators=(",", ":"))
-    return f"{cell.objective}-seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{cell.trained_as or cell.objective}-seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def share_training(folder: Path, shared: Path, record: dict[str, Any]) -> None:
@@ -176,9 +205,10 @@ def take_shared_training(shared: Path, folder: Path) -> dict[str, Any] | None:
 
 def remove_shared_trainings(folder: Path, needed: Iterable[Cell]) -> None:
     """Remove the shared trainings of a run folder that no cell of these may need."""
-    stems = {f"{cell.objective}-seed{cell.seed}-" for cell in needed}
-    for shared in (folder / SHARED).glob("*"):
-        if not shared.name.startswith(tuple(stems)):
-            shutil.rmtree(shared, ignore_errors=True)
-    if (folder / SHARED).is_dir() and not any((folder / SHARED).iterdir()):
-        (folder / SHARED).rmdir()
+    stems = {f"{cell.trained_as or cell.objective}-seed{cell.seed}-" for cell in needed}
+    for kept in (folder / SHARED, folder / SHARED_MODELS):
+        for shared in kept.glob("*"):
+            if not shared.name.startswith(tuple(stems)):
+                shutil.rmtree(shared, ignore_errors=True)
+        if kept.is_dir() and not any(kept.iterdir()):
+            kept.rmdir()

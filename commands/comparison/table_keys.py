@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 
 from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
@@ -36,7 +36,9 @@ class TableKeys(PipelineKeys):
     objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each method has its own
     videos: int = field(default=0, repr=False)
     objectives: list[str] = field(default_factory=list)
-    """methods: names of objectives, untrained, oracle"""
+    """methods: names of objectives, of arms, untrained, oracle"""
+    arms: dict[str, list[Any]] = field(default_factory=dict)
+    """methods of this table's own, as overrides of the pipeline, {arm: [objective=NAME, key=value]}"""
     budgets: list[Budget] = field(default_factory=lambda: ["steps", "total"])
     """steps: equal steps of stage 1; total: equal FLOPs of both stages together; flops: equal FLOPs of stage 1; each
     those of the first trained method"""
@@ -68,6 +70,10 @@ class TableKeys(PipelineKeys):
     metric"""
     mixed: bool = False
     """whether one table may mix cells of different tasks' settings, data or protocols"""
+    may_differ: list[str] | None = None
+    """keys, or parts of the configuration, in which the methods of a controlled table may differ; null: in any"""
+    same_size: Annotated[float, Gt(0)] | None = None
+    """largest share by which the parameters that methods train and plan with may differ; null: any"""
     small: dict[str, list[Any]] = field(default_factory=dict)
     """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
 
@@ -131,8 +137,8 @@ def make_cell_keys(
     config: TableKeys, objective: str, seed: int, variant: Variant = NOTHING, setting: Mapping[str, Any] = NOTHING
 ) -> PipelineKeys:
     """The pipeline of a method with a seed, in a variant, with a trial's setting (dotted keys). Later overrides win:
-    `small`, then the variant, then the setting. Raises UsageError for an unknown objective or override."""
-    known = list_choices("objective")
+    `small`, then the arm's, the variant, and the setting. Raises UsageError for an unknown objective or override."""
+    known = (*config.arms, *list_choices("objective"))
     if objective not in (UNTRAINED, ORACLE, *known):
         raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {join_names(known, 30)})")
     keys = replace(config.shared, seed=seed, videos=0)
@@ -141,7 +147,7 @@ def make_cell_keys(
         return _apply_overrides(keys, config.small.get(ORACLE, []), f"small.{ORACLE}")
     of_variant, of_setting = merge_overrides(config.axes, variant), [nest(*item) for item in setting.items()]
     where_variant = f"vary ({format_row(objective, variant)})"
-    name = objective
+    name, of_arm = read_arm(config.arms, objective)
     if objective == UNTRAINED:
         chosen = nest_overrides([of_variant, *of_setting]).get("encoder", {})
         name = get_untrained_objective(_apply_overrides(keys, [{"encoder": chosen}], where_variant).encoder)
@@ -152,9 +158,25 @@ def make_cell_keys(
         published = replace(published, metric=metric)
     keys = replace(keys, objective=published, planner=replace(keys.planner, cost=cost))
     keys = _apply_overrides(keys, config.small.get(name, []), f"small.{name}")
+    keys = _apply_overrides(keys, [of_arm], f"arms.{objective}")
     keys = _apply_overrides(keys, [of_variant], where_variant)
     keys = _apply_overrides(keys, of_setting, f"search.{objective}")
     return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
+
+
+def read_arm(arms: Mapping[str, Sequence[Any]], method: str) -> tuple[str, dict[str, Any]]:
+    """The objective of a method's stage 1, and the overrides of its arm: of another method its own name and none.
+    Raises UsageError for an arm that names no objective."""
+    if method not in arms:
+        return method, {}
+    overrides = nest_overrides(arms[method])
+    name = overrides.pop("objective", None)
+    if not isinstance(name, str) or name not in list_choices("objective"):
+        raise UsageError(
+            f"arms.{method} names no objective: give objective=NAME among its overrides, and keys of the objective "
+            f"under small.NAME (choices: {join_names(list_choices('objective'), 30)})"
+        )
+    return name, overrides
 
 
 def get_untrained_objective(encoder: EncoderConfig) -> str:
@@ -165,8 +187,13 @@ def get_untrained_objective(encoder: EncoderConfig) -> str:
 
 def make_search_space(config: TableKeys, objective: str) -> dict[str, Distribution]:
     """The search space of a method's rows, without keys that an axis of the table decides."""
-    space = read_space(config.search.get(objective, {}), f"search.{objective}")
+    space = read_space(find_search(config, objective), f"search.{objective}")
     return leave_out_keys(space, list_decided_keys(config.axes, config.vary))
+
+
+def find_search(config: TableKeys, objective: str) -> dict[str, Any]:
+    """The search space that the configuration states for a method: an arm's own, or that of its objective."""
+    return config.search.get(objective) or config.search.get(read_arm(config.arms, objective)[0], {})
 
 
 def _apply_overrides(keys: PipelineKeys, overrides: Sequence[Any], where: str) -> PipelineKeys:

@@ -1,0 +1,71 @@
+"""A controlled table: its methods differ in the keys that it names alone, and in size by a small share at most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+import envs
+from commands.comparison.cells import FREE
+from commands.comparison.rows import ORACLE
+from commands.comparison.table_keys import MethodVariant, TableKeys, make_cell_keys
+from commands.pipeline import PipelineKeys
+from commands.shared.errors import UsageError, join_names
+from commands.shared.runs import get_identity
+from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.encoder import VideoEncoder
+
+
+def check_control(config: TableKeys, rows: Sequence[MethodVariant]) -> None:
+    """Raise UsageError, before anything is trained, for a method that differs from the first one in more keys than
+    `may_differ` names, or in the number of its parameters by more than `same_size`."""
+    keys = {
+        row.name: make_cell_keys(config, row.objective, config.seed, row.variant)
+        for row in rows
+        if row.objective != ORACLE
+    }
+    if config.may_differ is not None:
+        _check_keys(keys, config.may_differ)
+    if config.same_size is not None:
+        _check_sizes(keys, config.same_size)
+
+
+def _check_keys(methods: Mapping[str, PipelineKeys], may_differ: Sequence[str]) -> None:
+    (first, reference), *others = ((name, get_identity(vars(keys), FREE)) for name, keys in methods.items())
+    for name, settings in others:
+        found = [
+            key
+            for key in sorted(reference.keys() | settings.keys())
+            if reference.get(key) != settings.get(key)
+            and not any(key == allowed or key.startswith(f"{allowed}.") for allowed in may_differ)
+        ]
+        if found:
+            values = [f"{key}={settings.get(key)} for {reference.get(key)}" for key in found]
+            raise UsageError(
+                f"{name} differs from {first} in {join_names(values, 4)}: give both the same, or name the keys in "
+                "may_differ"
+            )
+
+
+def _check_sizes(methods: Mapping[str, PipelineKeys], most: float) -> None:
+    (first, reference), *others = ((name, count_parameters(keys)) for name, keys in methods.items())
+    for name, sizes in others:
+        for part, count in sizes.items():
+            if abs(count - reference[part]) > most * reference[part]:
+                raise UsageError(
+                    f"{name} has {count} parameters in its {part} and {first} {reference[part]}, more than "
+                    f"same_size={most:g} apart: change the sizes under arms.{name}, or give same_size=null"
+                )
+
+
+def count_parameters(keys: PipelineKeys) -> dict[str, int]:
+    """Parameters of the encoder, and of the dynamics that stage 2 trains; a decoder that only shows is not counted."""
+    task, dynamics = envs.get_task(keys.env.name), keys.dynamics
+    actions = ActionSpec(task.action_low, task.action_high, dynamics.frame_skip or task.frame_skip)
+    with torch.device("meta"):
+        made = LatentDynamics(
+            dynamics.shape(len(task.proprio_names)), VideoEncoder(keys.stage1.adapted_encoder), actions
+        )
+    trained = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
+    return {"encoder": sum(parameter.numel() for parameter in made.encoder.parameters()), "dynamics": trained}

@@ -1,0 +1,105 @@
+"""Arms, methods of a table's own, and what a controlled table refuses before it trains."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from commands import compare
+from commands.cli.main import main
+from commands.comparison.cells import make_cells
+from commands.comparison.control import count_parameters
+from commands.comparison.phases import name_shared_model, name_shared_training
+from commands.comparison.table_keys import make_cell_keys, make_search_space
+from commands.config.compose import load_config
+from commands.shared.errors import UsageError
+from world_model.objectives.masked import FeatureTargets, PixelTargets
+
+CONTROLLED = load_config("compare", ["suite=controlled"])
+ARMS = ("F-F", "P-P", "P-F", "F-P", "R")
+
+
+def test_arms_cross_the_target_of_training_with_the_cost_of_planning():
+    keys = {name: make_cell_keys(CONTROLLED, name, 0) for name in ARMS}
+    targets = {name: type(each.objective.targets) for name, each in keys.items()}
+    assert targets == dict(
+        zip(ARMS, [FeatureTargets, PixelTargets, PixelTargets, FeatureTargets, FeatureTargets], strict=True)
+    )
+    assert {name: each.dynamics.pixels is not None for name, each in keys.items()} == {
+        name: name.startswith("P") for name in ARMS
+    }
+    views = {name: each.planner.cost.view for name, each in keys.items()}
+    assert views == {"F-F": "tokens", "P-P": "pixels", "P-F": "tokens", "F-P": "pixels", "R": "tokens"}
+    assert [name for name, each in keys.items() if each.pretrain.steps == 0] == ["R"]
+    assert all(each.objective.metric is None for each in keys.values())
+
+
+def test_arms_that_plan_with_the_same_model_train_it_once():
+    cells = {cell.objective: cell for cell in make_cells(load_config("compare", ["suite=smoke"]))}
+    assert all(cells[name].is_arm for name in ARMS) and not cells["oracle"].is_arm
+    models = {name: name_shared_model(cells[name]) for name in ARMS}
+    assert models["F-F"] == models["F-P"] and models["P-P"] == models["P-F"]
+    assert len(set(models.values())) == 3
+    trainings = {name: name_shared_training(cells[name]) for name in ARMS}
+    assert trainings["F-F"] == trainings["F-P"] != trainings["R"]
+    assert len({cell.name for cell in cells.values()}) == 6, "each is a cell of its own"
+
+
+def test_an_arm_is_tuned_in_the_space_of_its_objective_unless_it_has_its_own():
+    assert make_search_space(CONTROLLED, "P-F") == make_search_space(CONTROLLED, "videomae") != {}
+    own = replace(CONTROLLED, search={**CONTROLLED.search, "P-F": {"pretrain.lr": {"log": [1e-4, 1e-3]}}})
+    assert list(make_search_space(own, "P-F")) == ["pretrain.lr"]
+
+
+def test_the_arms_of_the_suite_are_of_one_size():
+    sizes = {name: count_parameters(make_cell_keys(CONTROLLED, name, 0)) for name in ARMS}
+    assert len({each["encoder"] for each in sizes.values()}) == 1
+    smallest, largest = (pick(each["dynamics"] for each in sizes.values()) for pick in (min, max))
+    assert smallest < largest < 1.05 * smallest, "a head of pixels, and nothing else"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["arms.P-P=['dynamics.predictor.depth=3']"], "arms.P-P names no objective: give objective=NAME"),
+        (["objectives=[oracle,F-G]"], "objectives: F-G is none"),
+        (["arms.P-P=['objective=videomae','encoder.depth=3']"], "P-P differs from F-F in encoder.depth=3 for 4"),
+        (["arms.F-P=['objective=vjepa2','pretrain.lr=0.1']"], "F-P differs from F-F in pretrain.lr=0.1 for 0.0005"),
+        (
+            ["arms.F-P=['objective=vjepa2','dynamics.predictor.width=160']", "may_differ=null"],
+            "more than same_size=0.05 apart: change the sizes under arms.F-P",
+        ),
+        (["suite=control"], "did you mean controlled"),
+    ],
+)
+def test_what_is_not_equal_is_refused_by_key_or_by_count(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "suite=controlled", *words]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_without_limits_methods_may_differ_in_anything():
+    words = ["arms.F-P=['objective=vjepa2','dynamics.predictor.width=160']", "may_differ=null", "same_size=null"]
+    compare.check(load_config("compare", ["suite=controlled", *words]))
+    with pytest.raises(UsageError, match="F-P has"):
+        compare.check(load_config("compare", ["suite=controlled", *words[:2]]))
+
+
+@pytest.mark.slow
+def test_every_arm_runs_for_a_few_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "suite=smoke", "name=smoke", "cells=cells"]) == 0
+    out = capsys.readouterr().out
+    records = {
+        record["objective"]: record
+        for record in map(json.loads, (p.read_text() for p in tmp_path.glob("cells/*.json")))
+    }
+    assert records.keys() == {"oracle", *ARMS}
+    assert out.count("posttrain: trained by") == 2, "of two arms each with one model"
+    for one, other in (("F-F", "F-P"), ("P-P", "P-F")):
+        assert records[one]["posttrain"] == records[other]["posttrain"]
+    page = (tmp_path / "cells/reacher.md").read_text()
+    assert "`planner.cost.view`: pixels in `P-P`, `F-P`, tokens in all others" in page
+    assert not list(tmp_path.glob("runs/compare/smoke/stage*"))
