@@ -169,14 +169,14 @@ def read_arm(arms: Mapping[str, Sequence[Any]], method: str) -> tuple[str, dict[
     Raises UsageError for an arm that names no objective."""
     if method not in arms:
         return method, {}
-    overrides = nest_overrides(arms[method])
-    name = overrides.pop("objective", None)
-    if not isinstance(name, str) or name not in list_choices("objective"):
+    chosen = [word for word in arms[method] if isinstance(word, str) and word.partition("=")[0] == "objective"]
+    name = chosen[0].partition("=")[2] if len(chosen) == 1 else None
+    if name not in list_choices("objective"):
         raise UsageError(
-            f"arms.{method} names no objective: give objective=NAME among its overrides, and keys of the objective "
-            f"under small.NAME (choices: {join_names(list_choices('objective'), 30)})"
+            f"arms.{method} names no objective: give objective=NAME among its overrides, once (choices: "
+            f"{join_names(list_choices('objective'), 30)})"
         )
-    return name, overrides
+    return name, nest_overrides([word for word in arms[method] if word not in chosen])
 
 
 def get_untrained_objective(encoder: EncoderConfig) -> str:

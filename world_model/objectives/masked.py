@@ -11,6 +11,9 @@ and a layer norm LN without parameters,
     ijepa      single images; four blocks, each predicted by itself; squares    arXiv 2301.08243, section 3
     data2vec   the mean of the teacher's last blocks; random tokens; smooth L1  arXiv 2202.03555, section 3.3
     videomae   pixels, in units of their own patch; squares                     arXiv 2203.12602; 2111.06377, 4.1
+
+With `reconstruction` a linear map W reads the pixels p of hidden patches, in videomae's units, from the predictions:
+loss + weight * mean || W P(..) - p ||^2. Its gradient reaches the encoder.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
@@ -170,6 +173,8 @@ class MaskedConfig(FamilyConfig):
     """source of targets: an EMA teacher {ema, ema_end}, stop (no gradient) or shared (gradient on both sides)"""
     terms: TokenTerms = field(default_factory=TokenTerms)
     """anti-collapse terms"""
+    reconstruction: Annotated[float, Ge(0)] = 0.0
+    """weight of a loss on the pixels of hidden patches, read from the predicted features by a linear map (0: none)"""
     metric: MetricConfig | None = None
     """metric of the pooled embedding, fitted after training; null: none"""
     predictor: PredictorConfig = field(default_factory=lambda: PredictorConfig(width=128, depth=2))
@@ -180,6 +185,11 @@ class MaskedConfig(FamilyConfig):
     def __post_init__(self) -> None:
         if not self.masks:
             raise ValueError("objective.masks is empty: give at least one, for example those of objective=vjepa2")
+        if self.reconstruction and isinstance(self.targets, PixelTargets):
+            raise ValueError(
+                f"objective.reconstruction={self.reconstruction:g} adds pixels to features, and "
+                "objective.targets.kind=pixels predicts pixels already: give objective.reconstruction=0"
+            )
 
     def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
         """Levels at the ends of equal parts of the depth, where several are predicted and none given, and a pooled
@@ -227,6 +237,9 @@ class Masked(Objective):
         )
         # One rotary code for both, as the reference.
         self.predictor = MaskedPredictor(shape, replace(config.predictor, rope=sizes.rope))
+        self.painter: nn.Linear | None = None
+        if config.reconstruction:
+            self.painter = nn.Linear(levels * sizes.width, PixelTargets().out_dim(sizes))
 
     def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Predictions at hidden tokens, mask by mask, and at visible ones where they have a loss."""
@@ -236,7 +249,7 @@ class Masked(Objective):
         grid, image = encoder.clip_grid(clip), clip.shape[2] == 1
         targets_BND = self.make_targets(encoder, clip)
         masks = [Masks.from_batch(batch, number) for number in range(len(config.masks))]
-        predicted, targets, at_visible, read = [], [], [], []
+        predicted, targets, places, at_visible, read = [], [], [], [], []
         for number, mask in enumerate(masks):
             visible = mask.context_BM.to(clip.device)
             read.append(config.targets.read_visible(encoder, clip, visible))
@@ -245,19 +258,26 @@ class Masked(Objective):
                 at_hidden, at_context = self.predictor(read[-1], visible, hidden, grid[0], number, image)
                 predicted.append(at_hidden)
                 targets.append(gather_tokens(targets_BND, hidden))
+                places.append(hidden)
                 if at_context is not None:
                     near = weigh_context(visible, hidden, encoder.make_positions(grid, clip.device))
                     at_visible.append(
                         regression(at_context.float(), gather_tokens(targets_BND, visible), config.loss, near)
                     )
         terms = {"prediction": self.mean_error(predicted, targets)}
+        if self.painter is not None:
+            patches_BND = PixelTargets().make(encoder, clip)
+            errors = [
+                F.mse_loss(self.painter(tokens).float(), gather_tokens(patches_BND, hidden))
+                for tokens, hidden in zip(predicted, places, strict=True)
+            ]
+            terms["reconstruction"] = config.reconstruction * torch.stack(errors).mean()
         if config.targets.context_loss is not None:
             terms["context"] = config.targets.context_loss.weight_at(step) * torch.stack(at_visible).mean()
         logged = {"unused": torch.stack([torch.as_tensor(mask.unused) for mask in masks]).mean()}
         if batch["pixels"].shape[1] > 1:
             moving_BN = find_moving_tokens(batch["pixels"], self.sizes.tubelet, self.sizes.patch_px)
-            groups = [part.to(moving_BN.device) for mask in masks for part in mask.targets_BP]
-            logged["hidden_moving"] = torch.cat([moving_BN.gather(1, part) for part in groups], 1).float().mean()
+            logged["hidden_moving"] = torch.cat([moving_BN.gather(1, hidden) for hidden in places], 1).float().mean()
             logged["moving"] = moving_BN.float().mean()
         return Prediction(predicted, targets, config.terms.select(read[0]), terms, logged)
 

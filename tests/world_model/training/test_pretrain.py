@@ -27,7 +27,7 @@ from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.losses import FutureTerms, normalise_target
-from world_model.objectives.masked import ContextLoss, find_moving_tokens, weigh_context
+from world_model.objectives.masked import ContextLoss, PixelTargets, find_moving_tokens, weigh_context
 from world_model.objectives.masking import FutureMask
 from world_model.objectives.metric import MetricConfig
 from world_model.objectives.objective import TeacherConfig
@@ -79,6 +79,26 @@ def test_the_masked_loss_is_l1_to_the_layer_normed_teacher_at_hidden_places():
     loss, terms = model.loss({"pixels": frames(2, 8)}, step=4)
     torch.testing.assert_close(terms["prediction"], expected)
     assert not made.targets[0].requires_grad
+
+
+def test_a_reconstruction_beside_features_reaches_the_encoder_with_its_weight():
+    torch.manual_seed(0)
+    batch, losses, gradients = {"pixels": frames(2, 8)}, [], []
+    for weight in (1.0, 2.0):
+        torch.manual_seed(1)
+        model = PretrainModel(encoder(), replace(VJEPA2, reconstruction=weight), 2)
+        loss, terms = model.loss(batch, 0)
+        painter, pixels = model.objective.painter, PixelTargets()
+        assert painter.weight.shape == (pixels.out_dim(SIZES), SIZES.width)
+        model.zero_grad()
+        terms["reconstruction"].backward()
+        losses.append(terms["reconstruction"].item())
+        gradients.append(model.encoder.patch_embed.proj.weight.grad.norm().item())
+    assert losses[1] == pytest.approx(2 * losses[0]) and losses[0] > 0.1
+    assert gradients[1] == pytest.approx(2 * gradients[0], rel=1e-3) and gradients[0] > 0
+    assert "reconstruction" not in PretrainModel(encoder(), VJEPA2, 2).loss(batch, 0)[1]
+    with pytest.raises(ValueError, match="objective.targets.kind=pixels predicts pixels already"):
+        replace(VIDEOMAE, reconstruction=1.0)
 
 
 def test_tokens_move_where_a_pixel_changes_from_one_frame_to_the_next():
