@@ -18,7 +18,7 @@ from typing import Any
 from commands.comparison import law
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
-from commands.comparison.control import check_control
+from commands.comparison.control import check_arms, check_control
 from commands.comparison.execution import remove_leftovers, run_cell
 from commands.comparison.overview import format_overview
 from commands.comparison.phases import remove_shared_trainings
@@ -60,6 +60,7 @@ def check(config: Config) -> None:
             f"small.{strange[0]}: there is no such objective (choices: {join_names(list_choices('objective'), 30)})"
         )
     list_variants(config.axes, config.vary)
+    check_arms(config.arms)
     rows, left_out = list_rows(config)
     if not rows:
         raise UsageError(f"no row is left: {join_names(f'{names[0]}: {reason}' for reason, names in left_out.items())}")

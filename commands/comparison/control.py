@@ -1,20 +1,34 @@
-"""A controlled table: its methods differ in the keys that it names alone, and in size by a small share at most."""
+"""Arms, methods of a table's own, and controlled tables: their methods differ in the keys that are named alone, and in
+size by a small share at most."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 import envs
 from commands.comparison.cells import FREE
 from commands.comparison.rows import ORACLE
-from commands.comparison.table_keys import MethodVariant, TableKeys, make_cell_keys
+from commands.comparison.table_keys import UNTRAINED, MethodVariant, TableKeys, make_cell_keys
+from commands.config.compose import list_choices
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
 from commands.shared.runs import get_identity
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
+
+
+def check_arms(arms: Mapping[str, Sequence[Any]]) -> None:
+    """Raise UsageError for the name of an arm that another method has, or that cannot begin the name of a file."""
+    taken = (ORACLE, UNTRAINED, *list_choices("objective"))
+    for name in arms:
+        if name in taken:
+            raise UsageError(f"arms.{name}: a method of this name is there already; choose another name")
+        if not re.fullmatch(r"[\w+.-]+", name):
+            raise UsageError(f"arms.{name}: files are named by it; choose letters, digits and any of + - . _")
 
 
 def check_control(config: TableKeys, rows: Sequence[MethodVariant]) -> None:
@@ -25,9 +39,9 @@ def check_control(config: TableKeys, rows: Sequence[MethodVariant]) -> None:
         for row in rows
         if row.objective != ORACLE
     }
-    if config.may_differ is not None:
+    if config.may_differ is not None and keys:
         _check_keys(keys, config.may_differ)
-    if config.same_size is not None:
+    if config.same_size is not None and keys:
         _check_sizes(keys, config.same_size)
 
 

@@ -97,7 +97,7 @@ class Phases:
         shared = self.shared_model
         if shared is not None and (shared / SHARED_RECORD).exists():
             found = read_json(shared / SHARED_RECORD)
-            shutil.copytree(shared, folder, dirs_exist_ok=True)
+            shutil.copytree(shared, folder, ignore=shutil.ignore_patterns(SHARED_RECORD), dirs_exist_ok=True)
             self.seconds["posttrain"] = found["seconds"]
             self.console.say(f"posttrain: trained by {found['cell']} [{format_duration(found['seconds'])}]")
             return folder

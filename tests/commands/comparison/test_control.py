@@ -68,12 +68,18 @@ def test_the_arms_of_the_suite_are_of_one_size():
             "more than same_size=0.05 apart: change the sizes under arms.F-P",
         ),
         (["suite=control"], "did you mean controlled"),
+        (["arms.future=['objective=vjepa2']"], "arms.future: a method of this name is there already"),
+        (["+arms={a/b: ['objective=vjepa2']}"], "arms.a/b: files are named by it"),
     ],
 )
 def test_what_is_not_equal_is_refused_by_key_or_by_count(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "suite=controlled", *words]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_controlled_table_of_the_oracle_alone_has_nothing_to_compare():
+    compare.check(load_config("compare", ["suite=controlled", "objectives=[oracle]"]))
 
 
 def test_without_limits_methods_may_differ_in_anything():
