@@ -50,8 +50,8 @@ def test_times_may_differ_and_nothing_else(tool, tmp_path):
         (tmp_path / name / "run").mkdir(parents=True)
         (tmp_path / name / "run/metrics.jsonl").write_text(json.dumps(line | {"seconds": len(name)}) + "\n")
         (tmp_path / name / "run/model.safetensors").write_bytes(b"weights")
-    (tmp_path / "a/run/finished.json").write_text(json.dumps({"summary": "984 frames, 3.2 s"}))
-    (tmp_path / "b/run/finished.json").write_text(json.dumps({"summary": "984 frames, 14 s"}))
+    (tmp_path / "a/run/finished.json").write_text(json.dumps({"summary": "984 frames, 3.2 s, 1,024 MiB"}))
+    (tmp_path / "b/run/finished.json").write_text(json.dumps({"summary": "984 frames, 14 s, 987 MiB"}))
     assert tool.compare_folders(tmp_path / "a", tmp_path / "b") == []
     (tmp_path / "b/run/metrics.jsonl").write_text(json.dumps(line | {"loss": 0.25}) + "\n")
     (tmp_path / "b/run/model.safetensors").write_bytes(b"weightz")

@@ -77,7 +77,7 @@ INPUTS = {
 }
 # What may differ between two runs: keys of times and of memory, and these as they stand in texts.
 VARIABLE_KEYS = {"seconds", "ms_p50", "ms_p95", "peak_mib"}
-MEASURED = re.compile(r"\d[\d.e+-]*(</td><td>| )?(s|ms|min|h|MiB|GiB)\b")
+MEASURED = re.compile(r"\d[\d.,e+-]*(</td><td>| )?(s|ms|min|h|MiB|GiB)\b")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from world_model.nn.decoder import PixelHeadConfig
 from world_model.nn.layers import BlockConfig
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig, PrincipalPoolConfig
 from world_model.nn.reachability import ReachConfig
+from world_model.objectives.autoencoder import AutoencoderConfig
 from world_model.objectives.causal import CausalConfig
 from world_model.objectives.end_to_end import EndToEndConfig, PathTerms, StepTerms
 from world_model.objectives.future import FutureConfig
@@ -36,6 +37,7 @@ IJEPA = replace(VJEPA2, frames=1, loss="l2", masks=(BlockMask(4, (0.15, 0.2), se
 DATA2VEC = replace(VJEPA2, loss="smooth_l1", targets=AveragedTargets(blocks=2), masks=(RandomMask(0.6),))
 VIDEOMAE = replace(VJEPA2, targets=PixelTargets(), teacher="stop", loss="l2")
 NEPA = CausalConfig()
+VAE = AutoencoderConfig(predictor=PREDICTOR)
 LEWM = EndToEndConfig(
     frames=6,
     terms=StepTerms(sigreg=0.09),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from tests.world_model.small import (
     PIXELS,
     PLDM,
     SIZES,
+    VAE,
     VIDEOMAE,
     VJEPA2,
     VJEPA21,
@@ -23,6 +25,7 @@ from tests.world_model.small import (
     frames,
     moving_squares,
 )
+from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
@@ -46,6 +49,7 @@ OBJECTIVES = {
     "data2vec": DATA2VEC,
     "videomae": VIDEOMAE,
     "nepa": NEPA,
+    "vae": VAE,
     "future with infonce": replace(FUTURE, terms=FutureTerms(infonce=1.0)),
     "pixel baseline": PIXELS,
     "lewm": LEWM,
@@ -99,6 +103,30 @@ def test_a_reconstruction_beside_features_reaches_the_encoder_with_its_weight():
     assert "reconstruction" not in PretrainModel(encoder(), VJEPA2, 2).loss(batch, 0)[1]
     with pytest.raises(ValueError, match="objective.targets.kind=pixels predicts pixels already"):
         replace(VIDEOMAE, reconstruction=1.0)
+
+
+def test_the_autoencoder_draws_each_frame_from_its_own_noisy_tokens():
+    """arXiv 1312.6114, eq. 10, with means over numbers instead of sums; and it learns to draw."""
+    torch.manual_seed(0)
+    model, batch = PretrainModel(encoder(), VAE, 4), {"pixels": frames(2, 3)}
+    objective = model.objective
+    _, terms = model.loss(batch, 1)
+    mean = model.encoder.encode_frames(batch["pixels"])
+    variance = math.exp(-2.0)  # at the start, everywhere
+    noise = objective.draw_noise(mean, 1, SINGLE_PROCESS)
+    drawn = objective.decode(model.encoder, mean + variance**0.5 * noise)
+    target = model.encoder.normalise(batch["pixels"]).movedim(1, -1)
+    torch.testing.assert_close(terms["prediction"], (drawn - target).square().mean())
+    divergence = 0.5 * (mean.square() + variance - 1 + 2.0).mean()
+    torch.testing.assert_close(terms["kl"], 1e-3 * divergence)
+    two = WorldInfo(rank=1, world=2)  # the second process's rows of a batch of four
+    assert torch.equal(
+        objective.draw_noise(mean, 1, two), objective.draw_noise(mean.repeat(2, 1, 1, 1), 1, SINGLE_PROCESS)[2:]
+    )
+    alone = objective.decode(model.encoder, mean)
+    mean[0, 1] += 1.0
+    changed = (objective.decode(model.encoder, mean) != alone).flatten(2).any(2)
+    assert changed.tolist() == [[False, True, False], [False, False, False]]
 
 
 def test_tokens_move_where_a_pixel_changes_from_one_frame_to_the_next():
