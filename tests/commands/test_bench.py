@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from commands.benchmarks.official import import_official, time_in_turns
-from commands.benchmarks.rollout import LEWM, SETTINGS, compare_rollouts
+from commands.benchmarks.rollout import SETTINGS, compare_rollouts
 from commands.cli.main import main
 from commands.config.compose import load_config
 from commands.shared.errors import UsageError
@@ -63,11 +62,11 @@ def test_another_folder_is_no_clone_of_the_official_code(tmp_path, capsys, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_a_cached_plan_is_the_recomputed_one_with_fewer_operations(setting, monkeypatch):
-    if setting is not LEWM or shutil.which("g++") is None:  # compiling takes long: once is enough
-        monkeypatch.setattr("commands.benchmarks.rollout.compile_blocks", lambda model: None)
+    # Compiling takes minutes; that it changes nothing is asked in tests/world_model/test_predictor.py.
+    monkeypatch.setattr("commands.benchmarks.rollout.compile_blocks", lambda model: None)
     shape = replace(setting.dynamics.predictor, width=32, depth=2, heads=2)
     small = replace(setting, dynamics=replace(setting.dynamics, predictor=shape), samples=20, iterations=2)
     found = compare_rollouts(replace(small, encoder=replace(small.encoder, width=32, heads=2)), torch.device("cpu"), 1)
-    assert found.difference < 1e-5 and found.compiled_difference < 1e-5 and found.same_elites == 1.0
+    assert found.difference < 1e-5 and found.same_elites == 1.0
     assert found.loop_flops > 4 * found.flops > 0
     assert found.bf16_elites >= 0.5

@@ -183,7 +183,7 @@ def test_the_same_seed_gives_the_same_numbers_in_chunks_of_any_size(measure, mon
     [
         ({}, {"pooled", "reach"}),
         ({"space": "tokens"}, {"tokens", "pooled", "reach"}),
-        ({"target": "pixels"}, {"pixels", "pooled", "reach"}),
+        ({"target": "pixels"}, {"pixels", "tokens", "pooled", "reach"}),
     ],
 )
 def test_every_view_of_a_model_is_ranked_by_every_metric_under_both_dynamics(model, views, reader):
