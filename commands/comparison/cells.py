@@ -103,9 +103,14 @@ class Cell:
         return self.keys.env.name.replace("/", "_")
 
     @property
+    def method(self) -> str:
+        """The objective of its stage 1: its own, or that of its arm."""
+        return self.trained_as or self.objective
+
+    @property
     def is_arm(self) -> bool:
         """Whether its method is one of the table's own, so that others may plan with the same model."""
-        return self.trained_as not in ("", self.objective)
+        return self.method != self.objective
 
     @property
     def row(self) -> MethodVariant:

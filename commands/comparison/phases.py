@@ -173,7 +173,7 @@ def _name_shared(cell: Cell, further: dict[str, Any]) -> str:
     parts: dict[str, Any] = {key: getattr(keys, key) for key in ("env", "data", "pretrain", "seed", "on_damaged")}
     parts |= {"encoder": keys.stage1.adapted_encoder, **further}
     text = json.dumps(get_identity(parts, FREE), sort_keys=True, separators=(",", ":"))
-    return f"{cell.trained_as or cell.objective}-seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{cell.method}-seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def share_training(folder: Path, shared: Path, record: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ def take_shared_training(shared: Path, folder: Path) -> dict[str, Any] | None:
 
 def remove_shared_trainings(folder: Path, needed: Iterable[Cell]) -> None:
     """Remove the shared trainings of a run folder that no cell of these may need."""
-    stems = {f"{cell.trained_as or cell.objective}-seed{cell.seed}-" for cell in needed}
+    stems = {f"{cell.method}-seed{cell.seed}-" for cell in needed}
     for kept in (folder / SHARED, folder / SHARED_MODELS):
         for shared in kept.glob("*"):
             if not shared.name.startswith(tuple(stems)):
