@@ -94,7 +94,7 @@ class NoiseConfig(PlannerConfig):
 
 @dataclass(frozen=True)
 class SearchConfig(NoiseConfig):
-    """`NoiseConfig` of the planners that `search` runs, and whether it compiles them."""
+    """`NoiseConfig`, and whether `search` compiles its iterations."""
 
     compile_iteration: bool = False
     """whether an iteration is compiled as a whole (GPU: one CUDA graph): minutes at first, then plans are faster"""
@@ -142,7 +142,7 @@ def make_first_proposal(
         mean, kept = (rows, None) if rows.ndim == 3 else (rows[:, 0], rows[:, 1:])
         std = config.std_warm or std
     assert mean.shape == shape, (mean.shape, shape)
-    # As those of later iterations lie in memory, for which a compiled iteration is made.
+    # Contiguous, as in later iterations: a compiled iteration is made for one layout in memory.
     return Proposal(mean.contiguous(), (std * half_A).expand(shape).contiguous(), kept)
 
 
