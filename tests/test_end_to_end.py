@@ -85,6 +85,7 @@ def test_planning_leaves_results_episodes_videos_and_a_page(work):
     assert len(lines) == 9 and all(len(line["distances"]) == results["protocol"]["budget"] + 1 for line in lines)
     assert (folder / "report.html").stat().st_size > 10_000 and list((folder / "videos").iterdir())
     assert "within 0.2 rad" in done.stdout
+    assert done.stdout.index("videos: ") < done.stdout.index("random  "), "videos are seen before the baselines play"
 
 
 def test_an_appearance_that_the_data_cannot_give_is_refused_before_a_folder_is_made(work):

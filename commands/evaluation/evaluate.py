@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,6 @@ from commands.evaluation.episodes import Policy, Rollouts
 from commands.evaluation.judging import detect_success, summarise
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import (
-    MODEL_METHOD,
     ORACLE_COST_METHOD,
     ORACLE_METHOD,
     RANDOM_METHOD,
@@ -50,6 +49,21 @@ from commands.shared.runs import to_json_value, write_atomic, write_json
 from envs.task_spec import TaskSpec
 
 
+@dataclass(frozen=True)
+class Played:
+    """What `play_methods` returns: the episodes of every method, the seconds that each took, and videos of the first
+    method, which is under test."""
+
+    runs: dict[str, Rollouts]
+    seconds: dict[str, float]
+    videos: list[Path]
+
+    @property
+    def tested(self) -> Rollouts:
+        """The episodes of the method under test."""
+        return next(iter(self.runs.values()))
+
+
 def evaluate_model(
     keys: EvaluationKeys,
     data: Any,
@@ -70,8 +84,8 @@ def evaluate_model(
     dynamics = setup.model
     warn_of_emulated_bf16("plan", keys.planner.precision, dynamics.spec.device.type, console)
     proposals = make_proposals(keys.planner, setup, console)
-    runs, seconds = play_methods(make_policies(keys, setup, proposals), keys, setup, console)
-    results = collect_results(runs, seconds, setup, keys)
+    played = play_methods(make_policies(keys, setup, proposals), keys, setup, console, folder / "videos")
+    results = collect_results(played, setup, keys)
     assert setup.protocol.budget is not None
     agent = make_agent(dynamics, keys.planner, proposals)
     results["plan"] |= count_planning_flops(agent, setup.protocol.budget)
@@ -79,7 +93,7 @@ def evaluate_model(
         results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
-    tested, sections = runs[MODEL_METHOD], list(extra)
+    tested, sections = played.tested, list(extra)
     if keys.compare_batches:
         results["batches"] = compare_batches(setup, keys, tested, console, proposals)
     if tested.frames is not None and "pixels" in dynamics.spec.views:
@@ -88,26 +102,25 @@ def evaluate_model(
     if viewer == "rerun":
         write_recording(dynamics, tested, setup.cases, setup.task, folder / "episodes.rrd")
         console.say(f"recording: rerun {folder / 'episodes.rrd'}")
-    write_evaluation(results, runs, setup, folder, console, sections)
+    write_evaluation(results, played, setup, folder, console, sections)
     return results
 
 
 def write_evaluation(
     results: dict[str, Any],
-    runs: dict[str, Rollouts],
+    played: Played,
     setup: EvaluationSetup,
     folder: Path,
     console: Console,
     sections: Sequence[tuple[str, str | Path]] = (),
 ) -> None:
-    """Write results.json, episodes.jsonl, videos and report.html into `folder`. The first of `runs` is under test."""
+    """Write results.json, episodes.jsonl and report.html into `folder`."""
     task, cases = setup.task, setup.cases
     results["data"] = {"file": [str(path) for path in setup.reader.paths], "checksum": setup.reader.file_checksum}
     write_json(folder / "results.json", results, columns=True)
-    write_atomic(folder / "episodes.jsonl", format_episodes(runs, cases, task))
-    videos = write_videos(next(iter(runs.values())), cases, task, folder / "videos")
+    write_atomic(folder / "episodes.jsonl", format_episodes(played.runs, cases, task))
     scenes = render_scenes(setup, folder / "scenes.png")
-    write_report(results, runs, cases, task, videos, folder / "report.html", sections, scenes)
+    write_report(results, played.runs, cases, task, played.videos, folder / "report.html", sections, scenes)
     console.say(f"{format_starts(results)}\n{format_headline(results)}\nreport: {folder / 'report.html'}")
 
 
@@ -118,7 +131,7 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
     skip: environment steps per model step of the oracle's plans; None: the task's own.
     """
     setup = load_baseline_setup(keys, skip, data)
-    runs, _ = play_methods(make_policies(keys, setup), keys, setup, console)
+    runs = play_methods(make_policies(keys, setup), keys, setup, console).runs
     return {
         "unit": setup.task.distance_unit,
         "thresholds": list(setup.task.thresholds),
@@ -133,20 +146,28 @@ def tabulate_runs(runs: Mapping[str, Rollouts], setup: EvaluationSetup) -> dict[
 
 
 def play_methods(
-    policies: Mapping[str, Policy], keys: EvaluationKeys, setup: EvaluationSetup, console: Console
-) -> tuple[dict[str, Rollouts], dict[str, float]]:
-    """The episodes of every method, and the seconds that each took. The first method is under test."""
+    policies: Mapping[str, Policy],
+    keys: EvaluationKeys,
+    setup: EvaluationSetup,
+    console: Console,
+    folder: Path | None = None,
+) -> Played:
+    """Play the episodes of every method. The first is under test; its videos are written into `folder`, before the
+    next method is played."""
     warn_of_time_limit(setup, console)
-    runs, seconds = {}, {}
+    played = Played({}, {}, [])
     few_cases = setup.cases.take(setup.protocol.oracle_cost.episodes)
     for name, policy in policies.items():
         began = time.perf_counter()
-        videos = keys.videos if name == next(iter(policies)) else 0
+        is_tested = name == next(iter(policies))
         cases = few_cases if name == ORACLE_COST_METHOD else setup.cases
-        runs[name] = play_policy(policy, name, setup, console, videos, cases, keys.env_workers)
-        seconds[name] = round(time.perf_counter() - began, 2)
-        console.say(f"{name:22s} {_format_rates(runs[name], setup.task)}, {seconds[name]} s")
-    return runs, seconds
+        run = play_policy(policy, name, setup, console, keys.videos if is_tested else 0, cases, keys.env_workers)
+        played.runs[name], played.seconds[name] = run, round(time.perf_counter() - began, 2)
+        console.say(f"{name:22s} {_format_rates(run, setup.task)}, {played.seconds[name]} s")
+        if is_tested and folder is not None and run.frames is not None:
+            played.videos.extend(write_videos(run, cases, setup.task, folder))
+            console.say(f"videos: {folder}")
+    return played
 
 
 def warn_of_time_limit(setup: EvaluationSetup, console: Console) -> None:
@@ -164,11 +185,9 @@ def summarise_methods(
     return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
-def collect_results(
-    runs: dict[str, Rollouts], seconds: dict[str, float], setup: EvaluationSetup, keys: EvaluationKeys
-) -> dict[str, Any]:
-    """The content of results.json that follows from the episodes played, the first of which are of the method under
-    test. seconds: of every method."""
+def collect_results(played: Played, setup: EvaluationSetup, keys: EvaluationKeys) -> dict[str, Any]:
+    """The content of results.json that follows from the episodes played."""
+    runs = played.runs
     task, protocol, cases = setup.task, setup.protocol, setup.cases
     methods, tested = summarise_methods(runs, setup, keys), next(iter(runs))
     rates, limit = methods[tested], str(task.thresholds[0])
@@ -187,7 +206,7 @@ def collect_results(
             for key, name in (("random", RANDOM_METHOD), ("zero", ZERO_METHOD))
         },
         "oracle": methods[ORACLE_METHOD][protocol.judge][limit] if ORACLE_METHOD in methods else None,
-        "seconds": seconds,
+        "seconds": played.seconds,
         "methods": methods,
         "outcomes": tabulate_runs(runs, setup),
         "protocol": asdict(protocol),

@@ -48,9 +48,10 @@ def evaluate(
     preprocessing = None if size_hw is None else Preprocessing(size_hw)
     setup = load_baseline_setup(keys, None, files)
     setup = replace(setup, preprocessing=preprocessing, proprio="observed" if proprio else "none")
-    runs, seconds = play_methods({POLICY_METHOD: policy, **make_policies(keys, setup)}, keys, setup, console)
-    results = collect_results(runs, seconds, setup, keys)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    write_evaluation(results, runs, setup, path, console)
+    policies = {POLICY_METHOD: policy, **make_policies(keys, setup)}
+    played = play_methods(policies, keys, setup, console, path / "videos")
+    results = collect_results(played, setup, keys)
+    write_evaluation(results, played, setup, path, console)
     return results
