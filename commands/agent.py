@@ -18,7 +18,7 @@ from commands.evaluation.models import prepare_compiling
 from commands.evaluation.proposals import build_proposals
 from commands.shared.console import make_silent_console
 from commands.shared.devices import resolve_device
-from commands.training.model_folders import load_dynamics, read_preprocessing
+from commands.training.model_folders import load_planned, read_preprocessing
 from data.pictures import Preprocessing
 from planners.mpc import MPC
 
@@ -34,7 +34,7 @@ class Agent:
     def __init__(
         self, folder: str | Path, device: str = "auto", overrides: tuple[str, ...] = (), seed: int = 0
     ) -> None:
-        self.dynamics, self.about = load_dynamics(folder, resolve_device(device))
+        self.dynamics, self.about = load_planned(folder, resolve_device(device))
         self.preprocessing: Preprocessing = read_preprocessing(self.about, self.dynamics.spec.frame_hw)
         planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
         prepare_compiling(planner, self.dynamics)

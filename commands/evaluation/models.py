@@ -19,7 +19,7 @@ from commands.training.model_folders import (
     check_actions,
     derive_preprocessing,
     find_model_folder,
-    load_dynamics,
+    load_planned,
     read_preprocessing,
 )
 from data.pictures import Preprocessing
@@ -67,11 +67,11 @@ def load_model(
         return _make_module_model(model, options, info)
     if is_lewm_model(model):
         return _load_released_lewm(model, info, device)
-    dynamics, source = load_dynamics(model, resolve_device(device))
+    dynamics, source = load_planned(model, resolve_device(device))
     check_actions(dynamics.actions, info, "data")
     if info.env_id != source["env"]:
         raise UsageError(f"the data holds {info.env_id} and the model was trained on {source['env']}")
-    return dynamics, source, read_preprocessing(source, dynamics.encoder.config.image_px)
+    return dynamics, source, read_preprocessing(source, dynamics.spec.frame_hw)
 
 
 def prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:

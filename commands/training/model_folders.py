@@ -29,6 +29,7 @@ from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.interop.huggingface import holds_weights
 from world_model.interop.lewm_weights import holds_lewm
 from world_model.interop.pretrained import load_pretrained
@@ -51,6 +52,7 @@ from world_model.training.loop import Checkpoints
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 MODEL = "model"
+WORLD_MODEL = "world_model"  # kind of a model folder
 MODULES_VARIABLE = "JEPA_MODULES"  # modules, separated by commas, that a data file's environment may import
 TRUSTED_MODULES = ("gymnasium_robotics", "ogbench")
 
@@ -110,10 +112,19 @@ class DynamicsDescription(EncoderDescription):
     actions: dict[str, Any]
 
 
+class WorldModelDescription(pydantic.BaseModel):
+    """`config` in the model.json of a world model that is trained in one stage."""
+
+    objective: dict[str, Any]
+    image_px: tuple[pydantic.PositiveInt, pydantic.PositiveInt]
+    actions: dict[str, Any]
+    about: dict[str, Any]
+
+
 class ModelDescription(pydantic.BaseModel):
     """model.json."""
 
-    config: EncoderDescription
+    config: EncoderDescription | WorldModelDescription
 
 
 def build_described(hint: Any, mapping: dict[str, Any], source: Path, where: str) -> Any:
@@ -160,6 +171,7 @@ def load_encoder(folder: str | Path) -> tuple[VideoEncoder, dict[str, Any]]:
     if read_model_kind(path) == "dynamics":
         dynamics, about = load_dynamics(folder)
         return dynamics.encoder, about
+    check_has_encoder(path, folder)
     config, tensors = load_model_folder(path, "encoder")
     source = path / "model.json"
     described = parse_fields(EncoderDescription, config, f"{source} config")
@@ -187,6 +199,7 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
         raise CheckpointError(
             f"{folder} holds an encoder, a 'dynamics' model is needed here: jepa posttrain encoder={folder} makes one"
         )
+    check_has_encoder(path, folder)
     config, tensors = load_model_folder(path, "dynamics")
     source = path / "model.json"
     described = parse_fields(DynamicsDescription, config, f"{source} config")
@@ -206,6 +219,43 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
     encoder_sizes = build_encoder_config(described.encoder, tensors, source, "encoder.")
     dynamics = build_loaded(lambda: LatentDynamics(sizes, make_encoder(encoder_sizes), actions), tensors, str(folder))
     return dynamics.to(device).eval(), about
+
+
+def check_has_encoder(path: Path, folder: str | Path) -> None:
+    """Raise CheckpointError for a world model that was trained in one stage: it has no encoder of its own right."""
+    if read_model_kind(path) == WORLD_MODEL:
+        raise CheckpointError(f"{folder} holds a world model of one stage, which jepa plan model= alone reads")
+
+
+def save_world_model(folder: Path, model: WorldModel, about: dict[str, Any]) -> None:
+    """Write the folder of a world model that is trained in one stage; about: as for `save_encoder`."""
+    config = {
+        "objective": make_config_dict(model.config),
+        "image_px": list(model.image_px),
+        "actions": make_config_dict(model.actions),
+        "about": about,
+    }
+    save_model(folder, model, WORLD_MODEL, config)
+
+
+def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[WorldModel, dict[str, Any]]:
+    """The world model of a run folder of `jepa pretrain objective=dreamerv3`, and the record of its training."""
+    path = find_model_folder(folder)
+    config, tensors = load_model_folder(path, WORLD_MODEL)
+    source = path / "model.json"
+    described = parse_fields(WorldModelDescription, config, f"{source} config")
+    sizes: WorldModelConfig = build_described(ObjectiveConfig, described.objective, source, "objective")
+    actions = build_described(ActionSpec, described.actions, source, "actions")
+    model = build_loaded(lambda: sizes.make_world_model(described.image_px, actions), tensors, str(folder))
+    return model.to(device).eval(), described.about
+
+
+def load_planned(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[LatentDynamics | WorldModel, dict[str, Any]]:
+    """What a planner plans with, of either kind: latent dynamics, or a world model of one stage."""
+    load = load_world_model if read_model_kind(find_model_folder(folder)) == WORLD_MODEL else load_dynamics
+    return load(folder, device)
 
 
 def find_model_folder(folder: str | Path) -> Path:

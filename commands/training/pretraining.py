@@ -13,14 +13,17 @@ from commands.config.keys import LoggerKeys, OnDamaged
 from commands.report.plots import draw_training_curves
 from commands.shared.console import METRICS, Console
 from commands.shared.devices import resolve_device
-from commands.training.model_folders import MODEL, save_dynamics, save_encoder
-from commands.training.sources import VIDEO_FOLDER, VideoConfig, check_video_folder, open_source
+from commands.training.model_folders import MODEL, save_dynamics, save_encoder, save_world_model
+from commands.training.monitors import Monitor
+from commands.training.sources import VIDEO_FOLDER, Source, VideoConfig, check_video_folder, open_source
 from commands.training.stage import StageOutput, make_train_loader, train_stage
+from commands.training.world_models import WorldModelMonitor
 from data.checks import check_memory
 from data.loader import Loader
 from world_model.distributed import is_main_process, world_info
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.objectives.end_to_end import EndToEnd
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
@@ -75,23 +78,27 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
 
     begin: checkpoints of another run, from whose newest the training begins.
     """
-    objective, trainer = keys.objective, replace(keys.trainer, seed=keys.seed)
-    device = torch.device(resolve_device(keys.device))
+    objective, device = keys.objective, torch.device(resolve_device(keys.device))
     keep_freed_memory()
     source = open_source(data, keys.path, keys.video, keys.on_damaged, keys.adapted_encoder, objective, console)
     torch.manual_seed(keys.seed)
+    val = Loader(source.clips["val"], keys.trainer.batch_size, keys.seed)
+    output = StageOutput("pretrain", folder, console, keys.logger)
+    about = {"objective": make_config_dict(objective), **source.describe()}
+    if isinstance(objective, WorldModelConfig):
+        assert source.actions is not None, "world models read actions"
+        world = objective.make_world_model(keys.encoder.image_px, source.actions, keys.seed).to(device)
+        watcher = WorldModelMonitor(world, val, device) if is_main_process() else None
+        last = _train(world, keys, source, output, watcher, begin)
+        if watcher is None:
+            return ""
+        save_world_model(folder / MODEL, world, about)
+        return watcher.summarise(last)
     encoder = VideoEncoder(keys.adapted_encoder)
     encoder.set_pixel_statistics(*source.compute_pixel_statistics())
-    model = PretrainModel(encoder, objective, trainer.steps, keys.seed, source.actions, source.crop).to(device)
-    loader = make_train_loader(source.clips["train"], trainer, device, source.workers, model.prepare)
-    val = Loader(source.clips["val"], trainer.batch_size, keys.seed)
+    model = PretrainModel(encoder, objective, keys.trainer.steps, keys.seed, source.actions, source.crop).to(device)
     monitor = source.make_monitor(model, val, device) if is_main_process() else None
-    output = StageOutput("pretrain", folder, console, keys.logger)
-    with output.open_tracker() as tracker:
-        last = train_stage(model, loader, trainer, output, tracker, monitor, begin)
-        if monitor is not None:
-            draw_training_curves(folder / METRICS, folder / "curves.png", monitor.curves)
-            tracker.add_picture("curves", folder / "curves.png", trainer.steps)
+    last = _train(model, keys, source, output, monitor, begin)
     if monitor is None:
         return ""
     trained = model.trained_encoder.eval()
@@ -99,12 +106,30 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
     if objective.metric is not None and trained.pool is not None:
         episodes = (clip.to(device) for clip in source.read_segments(objective.metric.episodes))
         fit_metric(trained, objective.metric, episodes).fold_into(trained.pool)
-    about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(model.objective, EndToEnd) and objective.metric is None:  # a metric changes what they predict
         save_dynamics(folder / MODEL, model.objective.make_dynamics(trained), about)
     else:
         save_encoder(folder / MODEL, trained, about)
     return monitor.summarise(last)
+
+
+def _train(
+    model: PretrainModel | WorldModel,
+    keys: PretrainKeys,
+    source: Source,
+    output: StageOutput,
+    monitor: Monitor | WorldModelMonitor | None,
+    begin: Path | None,
+) -> dict[str, float]:
+    """Train on the clips of train, and draw the curves; the last evaluation."""
+    trainer, device = replace(keys.trainer, seed=keys.seed), next(model.parameters()).device
+    loader = make_train_loader(source.clips["train"], trainer, device, source.workers, model.prepare)
+    with output.open_tracker() as tracker:
+        last = train_stage(model, loader, trainer, output, tracker, monitor, begin)
+        if monitor is not None:
+            draw_training_curves(output.folder / METRICS, output.folder / "curves.png", monitor.curves)
+            tracker.add_picture("curves", output.folder / "curves.png", trainer.steps)
+    return last
 
 
 def make_random_stage1(

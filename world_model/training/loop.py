@@ -30,6 +30,7 @@ from world_model.distributed import (
     shard_like,
 )
 from world_model.training.checkpoint import CheckpointError, load_tensors, load_weights, save_tensors
+from world_model.training.laprop import LaProp, clip_adaptively
 from world_model.training.loss_watch import LossWatch
 
 BF16_PARAMETERS = 5_000_000  # least size of a model that `precision=auto` trains in bf16 on a CPU
@@ -61,10 +62,14 @@ class TrainerConfig:
     """weight decay of weight matrices"""
     weight_decay_end: Annotated[float, Ge(0)] | None = None
     """weight decay at the last step, by a cosine (null: constant)"""
+    optimizer: Literal["adamw", "laprop"] = "adamw"
+    """optimiser: adamw, or laprop (momentum of scaled gradients, of DreamerV3)"""
     betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Annotated[float, Interval(ge=0, lt=1)]] = (0.9, 0.999)
-    """AdamW's decay rates of the gradient's first and second moment"""
+    """decay rates of the gradient's first and second moment"""
     clip_norm: Annotated[float, Ge(0)] = 1.0
     """largest norm of the gradient (0: no limit)"""
+    adaptive_clip: Annotated[float, Ge(0)] = 0.0
+    """largest norm of each tensor's gradient, as a share of the tensor's norm (0: no limit)"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """number format: auto (bf16 on devices with fast bf16), fp32 or bf16"""
     parallel: Parallel = "ddp"
@@ -146,13 +151,15 @@ def keep_freed_memory() -> None:
         return
 
 
-def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
-    """AdamW on what requires a gradient; biases and other 1-D parameters are not decayed (V-JEPA 2)."""
+def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Optimizer:
+    """The optimiser of what requires a gradient; biases and other 1-D parameters are not decayed (V-JEPA 2)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if config.optimizer == "laprop":
+        return LaProp(groups, lr=config.lr, betas=config.betas)
     on_gpu = trained[0].device.type == "cuda" if trained else False
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=not on_gpu, fused=on_gpu)
 
@@ -299,6 +306,8 @@ def train_step(
     loss.backward()
     if averager is not None:
         averager.finish()
+    if config.adaptive_clip:
+        clip_adaptively(trained, config.adaptive_clip)
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
     optimizer.step()
     model.after_step(step)

@@ -1,0 +1,57 @@
+"""Training of world models that learn from pixels and actions at once, and its evaluation on `val`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from data.loader import Loader
+from world_model.generative.world_model import WorldModel
+
+CURVES = {
+    "prediction loss on val": ("prediction",),
+    "open-loop error over copying the last frame": ("open_loop_1", "open_loop_last"),
+}
+CLIPS = 32  # of val that are imagined
+
+
+class WorldModelMonitor:
+    """Call with a step: its losses on a batch of val, and the error of imagined pixels over that of copying the last
+    seen frame, at the first step and at the last."""
+
+    curves: Mapping[str, tuple[str, ...]] = CURVES
+
+    def __init__(self, model: WorldModel, batches: Loader, device: torch.device) -> None:
+        self.model, self.batches, self.device = model, batches, device
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> dict[str, float]:
+        """The numbers by name."""
+        self.model.eval()
+        batch = {name: value.to(self.device) for name, value in self.batches.read_batch(0).items()}
+        _, terms = self.model.loss(batch, step)
+        return {name: value.item() for name, value in terms.items()} | self._measure_open_loop(batch)
+
+    def _measure_open_loop(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        frames, actions = batch["pixels"][:CLIPS], batch["action"][:CLIPS]
+        seen = self.model.config.context_frames
+        valid = torch.ones(len(frames), seen, dtype=torch.bool, device=self.device)
+        context = self.model.observe(frames[:, :seen], actions[:, : seen - 1], valid)
+        imagined = self.model.imagine(context, actions[:, None, seen - 1 :]).view("pixels")
+        future, last = frames[:, seen:].float(), frames[:, seen - 1 : seen].float()
+        error, copying = ((guess - future).square().mean((0, 2, 3, 4)) for guess in (imagined[0, :, 0], last))
+        ratio = error / copying.clamp_min(1e-9)
+        return {"open_loop_1": ratio[0].item(), "open_loop_last": ratio[-1].item()}
+
+    def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
+        """Nothing is warned of."""
+        return None
+
+    def summarise(self, last: dict[str, float]) -> str:
+        """The last numbers in one line."""
+        steps = self.model.config.horizon
+        return (
+            f"prediction loss on val {last['prediction']:.3g}, open-loop error of pixels over copying the last frame: "
+            f"{last['open_loop_1']:.3f} one step, {last['open_loop_last']:.3f} {steps} steps ahead"
+        )

@@ -1,0 +1,395 @@
+"""The recurrent state-space model of DreamerV3 (Hafner et al., arXiv 2301.04104), its world model alone.
+
+A state has a deterministic part h, which a block-diagonal GRU updates, and a stochastic part z of categorical latents:
+
+    sequence model   h[t] = f(h[t-1], z[t-1], a[t-1])
+    encoder          z[t] ~ q(z[t] | h[t], x[t])
+    dynamics         z^[t] ~ p(z^[t] | h[t])
+    decoder          x^[t] = g(h[t], z[t])
+
+    loss = mean over t of  sum (x^[t] - x[t] / 255)^2
+           + 1.0 max(1, KL(sg(q) || p)) + 0.1 max(1, KL(q || sg(p)))        (equations 4 and 5)
+
+Reward and continuation heads, actor and critic are left out: goals are images here. Sizes, norms and gates are those of
+the authors' code at github.com/danijar/dreamerv3 (MIT licence). A plan may compare decoded pixels (view `pixels`), or
+the categorical probabilities of imagined states with those of the goal image, held still for `goal_steps` steps
+(view `pooled`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Interval
+from einops import rearrange
+from torch import Tensor, nn
+
+from planners.protocol import Noise, Rows, Views
+from world_model.dynamics import ActionSpec
+from world_model.generative.world_model import Batch, Keep, WorldModel, WorldModelConfig, make_generator
+
+NORM_EPS = 1e-4
+KERNEL = 5
+MULTIPLES = (2, 3, 4, 4)  # channels of the four convolutions, in units of `depth`
+HALVINGS = len(MULTIPLES)
+LEAST_SIDE, MOST_SIDE = 3, 16  # of the smallest maps
+IMAGE_STREAM = 1  # of a planner's draws
+
+
+@dataclass(frozen=True)
+class RssmConfig(WorldModelConfig):
+    """Sizes of the published preset `size1m`, for two cores; `objective=dreamerv3_12m` has those of `size12m`."""
+
+    family: Literal["rssm"] = "rssm"
+    """DreamerV3's recurrent state-space model: pixels and actions -> categorical latents -> pixels"""
+    frames: Annotated[int, Ge(2)] = 16
+    """frames of a clip (> context_frames); the longest plan is frames - context_frames model steps"""
+    frame_gap: Annotated[int, Ge(0)] = 0
+    """environment steps between the frames of a clip; 0: the task's model step"""
+    context_frames: Annotated[int, Ge(1)] = 3
+    """frames that a plan has seen"""
+    deter: Annotated[int, Ge(8)] = 512
+    """size of the deterministic state (a multiple of blocks)"""
+    hidden: Annotated[int, Ge(1)] = 64
+    """width of the layers around it"""
+    stoch: Annotated[int, Ge(1)] = 32
+    """categorical latents"""
+    classes: Annotated[int, Ge(2)] = 4
+    """classes of each latent"""
+    depth: Annotated[int, Ge(1)] = 4
+    """channels of the convolutions, which have 2, 3, 4 and 4 times as many"""
+    units: Annotated[int, Ge(1)] = 64
+    """half the width of the decoder's hidden layer"""
+    blocks: Annotated[int, Ge(1)] = 8
+    """blocks of the GRU's weight matrices"""
+    prior_layers: Annotated[int, Ge(1)] = 2
+    """hidden layers of the dynamics' prediction"""
+    uniform: Annotated[float, Interval(ge=0, lt=1)] = 0.01
+    """share of the uniform distribution in every categorical"""
+    free_nats: Annotated[float, Ge(0)] = 1.0
+    """divergence below which neither KL term has a gradient, nats"""
+    dynamics_kl: Annotated[float, Gt(0)] = 1.0
+    """weight of the KL term that trains the dynamics"""
+    representation_kl: Annotated[float, Ge(0)] = 0.1
+    """weight of the KL term that trains the encoder"""
+    goal_steps: Annotated[int, Ge(1)] = 4
+    """steps of no action that the goal image is held still for, to find its latents"""
+    draws: Annotated[int, Ge(0)] = 4
+    """imagined paths per candidate, over which the cost is averaged; 0: one, of the likeliest classes"""
+
+    def __post_init__(self) -> None:
+        if self.frames <= self.context_frames:
+            raise ValueError(
+                f"objective.frames={self.frames} leaves nothing to predict after "
+                f"objective.context_frames={self.context_frames}"
+            )
+        if self.deter % self.blocks:
+            raise ValueError(f"objective.deter={self.deter} is not a multiple of objective.blocks={self.blocks}")
+
+    def make_world_model(self, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> Rssm:
+        """The model for frames of this size."""
+        return Rssm(self, image_px, actions, seed)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm of the last axis, in fp32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + NORM_EPS)
+        return (x.float() * scale * self.weight).to(x.dtype)
+
+
+class ImageNorm(RMSNorm):
+    """The same over the channels of each pixel of [B, C, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class BlockLinear(nn.Module):
+    """A linear map whose matrix has diagonal blocks: [..., g * i] -> [..., g * o]."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        assert inputs % blocks == outputs % blocks == 0, (inputs, outputs, blocks)
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        _init(self.weight, inputs // blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = x.unflatten(-1, (self.weight.shape[0], -1))
+        return torch.einsum("...gi,gio->...go", grouped, self.weight).flatten(-2) + self.bias
+
+
+def _init(weight: Tensor, fan_in: int) -> None:
+    """Normal, cut at two deviations, of variance 1 / fan in."""
+    std = 1.1368 / math.sqrt(fan_in)
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    _init(layer.weight.data, inputs)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, KERNEL, padding=KERNEL // 2)
+    _init(layer.weight.data, inputs * KERNEL**2)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _layer(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(_linear(inputs, outputs), RMSNorm(outputs), nn.SiLU())
+
+
+class Core(nn.Module):
+    """The sequence model h[t] = f(h[t-1], z[t-1], a[t-1]): a GRU whose matrices are block-diagonal, and whose blocks
+    all see a projection of the whole state."""
+
+    def __init__(self, config: RssmConfig, action_dim: int) -> None:
+        super().__init__()
+        size, hidden, self.blocks = config.deter, config.hidden, config.blocks
+        self.inputs = nn.ModuleList(_layer(n, hidden) for n in (size, config.stoch * config.classes, action_dim))
+        self.hidden = BlockLinear(size + 3 * hidden * self.blocks, size, self.blocks)
+        self.norm = RMSNorm(size)
+        self.gates = BlockLinear(size, 3 * size, self.blocks)
+
+    def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        """[..., deter], [..., stoch * classes], [..., A] -> the next deterministic state."""
+        action = action / action.abs().clamp_min(1).detach()
+        parts = [layer(x) for layer, x in zip(self.inputs, (deter, stoch, action), strict=True)]
+        seen = torch.cat(parts, -1).unsqueeze(-2).expand(*deter.shape[:-1], self.blocks, -1)
+        x = torch.cat((deter.unflatten(-1, (self.blocks, -1)), seen), -1).flatten(-2)
+        gates = self.gates(F.silu(self.norm(self.hidden(x)))).unflatten(-1, (self.blocks, 3, -1))
+        reset, candidate, update = (gate.flatten(-2) for gate in gates.unbind(-2))
+        candidate = torch.tanh(reset.sigmoid() * candidate)
+        update = (update - 1).sigmoid()
+        return update * candidate + (1 - update) * deter
+
+
+class ImageEncoder(nn.Module):
+    """Frames [N, H, W, C] in 0..255 -> [N, features]: four convolutions, each halved by the largest of 2 x 2."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        channels = (3, *(depth * multiple for multiple in MULTIPLES))
+        self.convolutions = nn.ModuleList(_convolution(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        self.norms = nn.ModuleList(ImageNorm(b) for b in channels[1:])
+
+    def forward(self, frames_NHWC: Tensor) -> Tensor:
+        x = rearrange(frames_NHWC.float() / 255 - 0.5, "n h w c -> n c h w")
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = F.silu(norm(F.max_pool2d(convolution(x), 2)))
+        return x.flatten(1)
+
+
+class ImageDecoder(nn.Module):
+    """States -> frames [N, H, W, C] in 0..1."""
+
+    def __init__(self, config: RssmConfig, side_hw: tuple[int, int]) -> None:
+        super().__init__()
+        channels = [config.depth * multiple for multiple in MULTIPLES]
+        self.side_hw, self.blocks, last = side_hw, config.blocks, channels[-1]
+        size = side_hw[0] * side_hw[1] * last
+        self.from_deter = BlockLinear(config.deter, size, config.blocks)
+        self.hidden = _layer(config.stoch * config.classes, 2 * config.units)
+        self.from_stoch = _linear(2 * config.units, size)
+        self.norm = ImageNorm(last)
+        pairs = list(zip(channels[::-1], channels[-2::-1], strict=False))
+        self.convolutions = nn.ModuleList(_convolution(a, b) for a, b in pairs)
+        self.norms = nn.ModuleList(ImageNorm(b) for _, b in pairs)
+        self.paint = _convolution(channels[0], 3)
+
+    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        height, width = self.side_hw
+        x = rearrange(
+            self.from_deter(deter), "n (g h w c) -> n (g c) h w", g=self.blocks, h=height, w=width
+        ) + rearrange(self.from_stoch(self.hidden(stoch)), "n (h w c) -> n c h w", h=height, w=width)
+        x = F.silu(self.norm(x))
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = F.silu(norm(convolution(F.interpolate(x, scale_factor=2))))
+        return self.paint(F.interpolate(x, scale_factor=2)).sigmoid().movedim(1, -1)
+
+
+@dataclass
+class RssmContext:
+    """State of B environments after their past: deter [B, h], stoch [B, stoch * classes]."""
+
+    deter: Tensor
+    stoch: Tensor
+
+    def select(self, rows: Rows) -> RssmContext:
+        """The context of those environments only."""
+        return RssmContext(self.deter[rows], self.stoch[rows])
+
+
+class Rssm(WorldModel):
+    """DreamerV3's world model."""
+
+    config: RssmConfig
+    views = ("pixels", "pooled")
+
+    def __init__(self, config: RssmConfig, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> None:
+        super().__init__(config, image_px, actions)
+        sides = [side // 2**HALVINGS for side in image_px]
+        if any(side % 2**HALVINGS for side in image_px) or not all(LEAST_SIDE <= s <= MOST_SIDE for s in sides):
+            raise ValueError(
+                f"encoder.image_px={list(image_px)}: the RSSM halves frames {HALVINGS} times to {LEAST_SIDE} to "
+                f"{MOST_SIDE} pixels a side; give multiples of {2**HALVINGS} from {LEAST_SIDE * 2**HALVINGS} to "
+                f"{MOST_SIDE * 2**HALVINGS}"
+            )
+        self.seed, hidden, size = seed, config.hidden, config.stoch * config.classes
+        last = sides[0] * sides[1] * config.depth * MULTIPLES[-1]
+        if config.depth * MULTIPLES[-1] % config.blocks:
+            raise ValueError(
+                f"objective.depth={config.depth}: the decoder's {config.depth * MULTIPLES[-1]} channels do not divide "
+                f"into objective.blocks={config.blocks}"
+            )
+        self.encoder = ImageEncoder(config.depth)
+        self.decoder = ImageDecoder(config, (sides[0], sides[1]))
+        self.core = Core(config, len(actions.block_low))
+        widths = (config.deter, *[hidden] * config.prior_layers)
+        layers = [_layer(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        self.prior = nn.Sequential(*layers, _linear(hidden, size))
+        self.posterior = nn.Sequential(_layer(config.deter + last, hidden), _linear(hidden, size))
+
+    # -- states --------------------------------------------------------------------------------------------------
+
+    def start(self, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """The empty state."""
+        size, device = self.config.stoch * self.config.classes, self.action_mid.device
+        return torch.zeros(*rows, self.config.deter, device=device), torch.zeros(*rows, size, device=device)
+
+    def get_probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities [..., stoch, classes] of logits [..., stoch * classes], mixed with the uniform."""
+        share, classes = self.config.uniform, self.config.classes
+        softmax = logits.float().unflatten(-1, (-1, classes)).softmax(-1)
+        return (1 - share) * softmax + share / classes
+
+    def draw(self, probabilities: Tensor, noise: Tensor | None) -> Tensor:
+        """One-hot latents [..., stoch * classes] with straight-through gradient. noise: Gumbel noise of the same shape
+        as the probabilities; None: the likeliest classes."""
+        scores = probabilities.log() if noise is None else probabilities.log() + noise
+        chosen = F.one_hot(scores.argmax(-1), self.config.classes).to(probabilities)
+        return (chosen + probabilities - probabilities.detach()).flatten(-2)
+
+    def watch(
+        self, features_BTF: Tensor, actions_BTA: Tensor, valid_BT: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States [B, T, ...] of frames that are seen: h, z and the encoder's logits. actions_BTA: the one before each
+        frame. valid_BT: frames before which an episode begins leave the empty state; None: all are valid. noise: Gumbel
+        noise [B, T, stoch, classes]; None: the likeliest classes."""
+        deter, stoch = self.start((len(features_BTF),))
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        for t in range(features_BTF.shape[1]):
+            deter = self.core(deter, stoch, actions_BTA[:, t])
+            logits = self.posterior(torch.cat((deter, features_BTF[:, t]), -1))
+            stoch = self.draw(self.get_probabilities(logits), None if noise is None else noise[:, t])
+            if valid_BT is not None:
+                deter, stoch = deter * valid_BT[:, t, None], stoch * valid_BT[:, t, None]
+            steps.append((deter, stoch, logits))
+        deters, stochs, all_logits = (torch.stack(part, 1) for part in zip(*steps, strict=True))
+        return deters, stochs, all_logits
+
+    def encode(self, frames_BTHWC: Tensor) -> Tensor:
+        """Image features [B, T, F]."""
+        return self.encoder(frames_BTHWC.flatten(0, 1)).unflatten(0, frames_BTHWC.shape[:2])
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Equations 4 and 5; divergences are sums over latents, errors sums over a frame, both means over frames."""
+        frames, config = batch["pixels"], self.config
+        actions = F.pad(self.scale_actions(batch["action"]), (0, 0, 1, 0))  # none before the first frame
+        noise = torch.empty(*frames.shape[:2], config.stoch, config.classes, device=frames.device)
+        noise.exponential_(generator=make_generator(self.seed, step, frames.device))
+        deter, stoch, logits = self.watch(self.encode(frames), actions, None, -noise.clamp_min(1e-30).log())
+        painted = self.decoder(deter.flatten(0, 1), stoch.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        error = (painted.float() - frames.float() / 255).square().sum((-3, -2, -1)).mean()
+        posterior, prior = self.get_probabilities(logits), self.get_probabilities(self.prior(deter))
+        dynamics = measure_kl(posterior.detach(), prior).clamp_min(config.free_nats).mean()
+        representation = measure_kl(posterior, prior.detach()).clamp_min(config.free_nats).mean()
+        terms = {
+            "prediction": error,
+            "dynamics_kl": config.dynamics_kl * dynamics,
+            "representation_kl": config.representation_kl * representation,
+        }
+        return torch.stack(list(terms.values())).sum(), terms
+
+    # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
+
+    def measure_step_bytes(self) -> int:
+        """The decoder's largest maps, of each draw."""
+        height, width = self.image_px
+        floats = 2 * self.config.depth * MULTIPLES[0] * height * width + 8 * self.config.deter
+        return 4 * max(1, self.config.draws) * floats
+
+    def observe(
+        self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
+    ) -> RssmContext:
+        """The state after the past, of the likeliest classes."""
+        actions = F.pad(self.scale_actions(past_actions_BtA), (0, 0, 1, 0))
+        deter, stoch, _ = self.watch(self.encode(frames_BTHWC), actions, valid_BT, None)
+        return RssmContext(deter[:, -1], stoch[:, -1])
+
+    def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
+        """Goal images, and the probabilities of their latents."""
+        return Views({"pixels": frames_BHWC, "pooled": lambda: self.find_latents(frames_BHWC)})
+
+    def find_latents(self, frames_BHWC: Tensor) -> Tensor:
+        """Probabilities [B, stoch * classes] of the latents of frames that are held still."""
+        steps = self.config.goal_steps
+        features = self.encode(frames_BHWC[:, None]).expand(-1, steps, -1)
+        still = self.scale_actions(torch.zeros_like(self.action_mid)).expand(len(frames_BHWC), steps, -1)
+        _, _, logits = self.watch(features, still, None, None)
+        return self.get_probabilities(logits[:, -1]).flatten(-2)
+
+    def imagine(
+        self, context: RssmContext, actions_BSKA: Tensor, generator: Noise | None = None, keep: Keep = "path"
+    ) -> Views:
+        """Futures [E, B, S, K, ...] of all candidates, E draws, which all candidates of an environment share; without a
+        generator, or with draws=0, one of the likeliest classes."""
+        batch, candidates, steps, _ = actions_BSKA.shape
+        assert steps <= self.config.horizon, (steps, self.config.horizon)
+        draws = self.config.draws if generator is not None else 0
+        noise = self._draw_noise(generator, draws, steps) if generator is not None and draws else None
+        rows = (max(1, draws), batch, candidates)
+        deter, stoch = (x[None, :, None].expand(*rows, -1) for x in (context.deter, context.stoch))
+        actions = self.scale_actions(actions_BSKA)
+        path: list[tuple[Tensor, Tensor, Tensor]] = []
+        for k in range(steps):
+            deter = self.core(deter, stoch, actions[:, :, k].expand(*rows, -1))
+            probabilities = self.get_probabilities(self.prior(deter))
+            stoch = self.draw(probabilities, None if noise is None else noise[:, :, None, k])
+            path.append((deter, stoch, probabilities.flatten(-2)))
+        path = path[-1:] if keep == "last" else path
+        deters, stochs, latents = (torch.stack(part, 3) for part in zip(*path, strict=True))
+
+        def paint() -> Tensor:
+            frames = self.decoder(deters.flatten(0, 3), stochs.flatten(0, 3))
+            return 255 * frames.unflatten(0, deters.shape[:4])
+
+        return Views({"pixels": paint, "pooled": latents}, keep)
+
+    def _draw_noise(self, generator: Noise, draws: int, steps: int) -> Tensor:
+        """Gumbel noise [E, B, K, stoch, classes] from a planner's normal draws."""
+        normal = generator.normal((draws, steps, self.config.stoch, self.config.classes), IMAGE_STREAM)
+        uniform = torch.special.ndtr(normal.double()).clamp(1e-12, 1 - 1e-12)
+        return -(-uniform.log()).log().float().transpose(0, 1)
+
+
+def measure_kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) of class probabilities [..., stoch, classes], nats, summed over the latents: [...]."""
+    return (first * (first.log() - second.log())).sum((-2, -1))

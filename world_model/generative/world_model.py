@@ -1,0 +1,104 @@
+"""What generative world models share: they learn from pixels and recorded actions at once, and are planned with as they
+are.
+
+A model is `planners.protocol.Dynamics` and what the training loop trains (`loss`, `after_step`), with no encoder of
+another objective inside.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from planners.protocol import DynamicsSpec
+from world_model.dynamics import ActionSpec
+from world_model.objectives.masking import Mask
+from world_model.objectives.objective import FamilyConfig
+
+Batch = dict[str, Tensor]
+
+
+class WorldModelConfig(FamilyConfig):
+    """What the configs of all world models have beside their fields. They are objectives of `jepa pretrain` that train
+    no encoder of ours."""
+
+    space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
+    reads_actions: ClassVar[bool] = True
+    masks: ClassVar[tuple[Mask, ...]] = ()
+    metric: ClassVar[None] = None
+    frames: int
+    frame_gap: int
+    context_frames: int
+
+    @property
+    def horizon(self) -> int:
+        """Model steps after the context that a training clip shows: the longest plan."""
+        return self.frames - self.context_frames
+
+    def make_world_model(self, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> WorldModel:
+        """The model for frames of this size. Raises ValueError for a size that it cannot have."""
+        raise NotImplementedError
+
+
+class WorldModel(nn.Module):
+    """A world model with normalised actions.
+
+    config: its own. image_px: height and width of frames. actions: bounds of the environment's, and how many make a
+    model step.
+    """
+
+    action_mid: Tensor
+    action_half: Tensor
+    views: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: WorldModelConfig, image_px: tuple[int, int], actions: ActionSpec) -> None:
+        super().__init__()
+        self.config, self.image_px, self.actions = config, image_px, actions
+        mid, half = actions.block_mid_half()
+        self.register_buffer("action_mid", mid)
+        self.register_buffer("action_half", half)
+
+    def scale_actions(self, actions: Tensor) -> Tensor:
+        """Action blocks [..., A] in environment units -> -1 to 1."""
+        return (actions - self.action_mid) / self.action_half
+
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        """Nothing is drawn ahead."""
+        return batch
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch and its terms by name: `pixels` uint8 [B, T, H, W, C], `action` [B, T-1, A]. Draws are a
+        function of the step."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step of the optimiser."""
+
+    def measure_step_bytes(self) -> int:
+        """About how much memory an imagined step of a candidate takes (`DynamicsSpec.step_bytes`)."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> DynamicsSpec:
+        """The facts a planner needs."""
+        return DynamicsSpec(
+            action_low=self.actions.block_low,
+            action_high=self.actions.block_high,
+            frame_hw=self.image_px,
+            frame_skip=self.actions.frame_skip,
+            history=self.config.context_frames,
+            max_horizon=self.config.horizon,
+            views=self.views,
+            device=self.action_mid.device,
+            step_bytes=self.measure_step_bytes(),
+        )
+
+
+def make_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Draws of a training step, a function of both."""
+    return torch.Generator(device).manual_seed((seed << 32) + step)
+
+
+Keep = Literal["path", "last"]
