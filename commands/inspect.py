@@ -11,7 +11,7 @@ from commands.shared.console import Console, format_table
 from commands.shared.errors import RunError, UsageError, join_names
 from commands.shared.hub import resolve_model
 from commands.shared.runs import FINISHED, flatten, read_json
-from commands.training.model_folders import MODEL, load_encoder, open_reader
+from commands.training.model_folders import MODEL, WORLD_MODEL, load_encoder, load_world_model, open_reader
 from commands.transfer.collection import FILE
 from data.schema import SPLITS
 from data.store import Reader
@@ -80,6 +80,8 @@ def describe_run(folder: Path) -> Rows:
 
 def describe_model(folder: Path) -> Rows:
     """Sizes of a model, and what it was trained on."""
+    if read_model_kind(folder) == WORLD_MODEL:
+        return describe_world_model(folder)
     encoder, about = load_encoder(folder)
     description = read_json(folder / "model.json")
     config, sizes = description["config"], encoder.config
@@ -106,6 +108,19 @@ def describe_model(folder: Path) -> Rows:
     return rows + [
         (key, _format(about[key])) for key in ("objective", "env", "env_kwargs", "pretrained", "timm") if key in about
     ]
+
+
+def describe_world_model(folder: Path) -> Rows:
+    """The same of a world model of one stage."""
+    model, about = load_world_model(folder)
+    spec, weights = model.spec, sum(parameter.numel() for parameter in model.parameters())
+    return [
+        ("kind", WORLD_MODEL),
+        ("frames", f"{spec.frame_hw[0]} x {spec.frame_hw[1]} pixels"),
+        ("weights", f"{weights / 1e6:.2f} M"),
+        ("dynamics", f"{spec.history} frames, {spec.max_horizon} steps ahead, views {join_names(spec.views, 9)}"),
+        ("actions", f"{spec.action_dim} numbers, held for {spec.frame_skip} environment steps"),
+    ] + [(key, _format(about[key])) for key in ("objective", "env", "env_kwargs") if key in about]
 
 
 def describe_data(path: Path, verify: bool) -> Rows:

@@ -17,7 +17,7 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, overload
 
@@ -226,6 +226,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     """Build the dataclasses inside a value, and refuse what pydantic would convert too kindly: true to 1, "3" to 3."""
     options, inner = set(_options(hint)) - {type(None)}, choose_class(hint, value)
     if inner is not None and isinstance(value, Mapping):
+        _require_tags(_classes(hint), value, where)
         return build(inner, value, where)
     words = [word for item in options if typing.get_origin(item) is typing.Literal for word in typing.get_args(item)]
     if inner is not None and value is not None and value not in words:
@@ -252,11 +253,29 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _tags_agree(cls: type, value: Mapping[str, Any]) -> bool:
-    """Whether every field of a single literal, such as `name: Literal["cem"]`, has that value in the mapping."""
+def _get_tags(cls: type) -> dict[str, Any]:
+    """Fields of a single literal, such as `name: Literal["cem"]`, with its value."""
     literals = {key: hint for key, hint in get_field_types(cls).items() if typing.get_origin(hint) is typing.Literal}
-    tags = {key: typing.get_args(hint) for key, hint in literals.items()}
-    return all(value.get(key, only[0]) == only[0] for key, only in tags.items() if len(only) == 1)
+    values = {key: typing.get_args(hint) for key, hint in literals.items()}
+    return {key: only[0] for key, only in values.items() if len(only) == 1}
+
+
+def _tags_agree(cls: type, value: Mapping[str, Any]) -> bool:
+    """Whether every field of a single literal has that value in the mapping."""
+    return all(value.get(key, tag) == tag for key, tag in _get_tags(cls).items())
+
+
+def _require_tags(classes: Sequence[type], value: Mapping[str, Any], where: str) -> None:
+    """UsageError for a tag that none of several classes has."""
+    if len(classes) < 2 or any(_tags_agree(option, value) for option in classes):
+        return
+    for key, given in value.items():
+        choices = list(dict.fromkeys(_get_tags(option)[key] for option in classes if key in _get_tags(option)))
+        if choices and given not in choices:
+            place = _join(where, key)
+            raise UsageError(
+                f"{place}={given} is no choice here{describe_choices(str(given), list(map(str, choices)))}"
+            )
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ from world_model.interop.huggingface import holds_weights
 from world_model.interop.lewm_weights import holds_lewm
 from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import TimmSizes, make_encoder
-from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.families import ObjectiveConfig, Stage1Config
 from world_model.objectives.masked import Masked, PixelTargets
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import ActionPredictor, MaskedPredictor
@@ -244,7 +244,7 @@ def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> 
     config, tensors = load_model_folder(path, WORLD_MODEL)
     source = path / "model.json"
     described = parse_fields(WorldModelDescription, config, f"{source} config")
-    sizes: WorldModelConfig = build_described(ObjectiveConfig, described.objective, source, "objective")
+    sizes: WorldModelConfig = build_described(Stage1Config, described.objective, source, "objective")
     actions = build_described(ActionSpec, described.actions, source, "actions")
     model = build_loaded(lambda: sizes.make_world_model(described.image_px, actions), tensors, str(folder))
     return model.to(device).eval(), described.about

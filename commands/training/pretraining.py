@@ -25,7 +25,7 @@ from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.objectives.end_to_end import EndToEnd
-from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.families import ObjectiveConfig, Stage1Config
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import fit_metric, fit_principal_pool
 from world_model.objectives.pretrain_model import PretrainModel
@@ -41,7 +41,7 @@ class PretrainKeys(LoggerKeys):
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """sizes of the encoder"""
-    objective: ObjectiveConfig = field(default_factory=FutureConfig)
+    objective: Stage1Config = field(default_factory=FutureConfig)
     """what is predicted from what"""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """optimisation"""

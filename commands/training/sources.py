@@ -35,7 +35,7 @@ from data.video import find_videos
 from data.windows import Windows
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig
-from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.families import Stage1Config
 from world_model.objectives.pretrain_model import PretrainModel
 from world_model.training.augment import CropConfig
 from world_model.training.checkpoint import make_config_dict
@@ -74,7 +74,7 @@ class TrajectorySource:
 
     crop: CropConfig | None = None
 
-    def __init__(self, reader: Any, objective: ObjectiveConfig, preprocessing: Preprocessing) -> None:
+    def __init__(self, reader: Any, objective: Stage1Config, preprocessing: Preprocessing) -> None:
         self.reader, self.preprocessing = prepare_reader(reader, preprocessing), preprocessing
         # Copying from a memory map is quicker than handing it over; resizing is not.
         self.workers = 0 if self.reader is reader else RESIZE_WORKERS
@@ -190,7 +190,7 @@ def open_source(
     video: VideoConfig,
     on_damaged: OnDamaged,
     encoder: EncoderConfig,
-    objective: ObjectiveConfig,
+    objective: Stage1Config,
     console: Console,
 ) -> Source:
     """The data of stage 1 in the encoder's size; prints what was left out or resized.
@@ -206,7 +206,7 @@ def open_source(
     return TrajectorySource(reader, objective, preprocessing)
 
 
-def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:
+def check_video_folder(path: str | None, objective: Stage1Config) -> Path:
     """The folder of plain video; UsageError where there is none, or where the objective needs actions."""
     if path is None:
         raise UsageError(f"data={VIDEO_FOLDER} needs path=FOLDER: the folder that holds the videos")
@@ -217,7 +217,7 @@ def check_video_folder(path: str | None, objective: ObjectiveConfig) -> Path:
 
 
 def open_videos(
-    root: Path, video: VideoConfig, encoder: EncoderConfig, objective: ObjectiveConfig, console: Console
+    root: Path, video: VideoConfig, encoder: EncoderConfig, objective: Stage1Config, console: Console
 ) -> VideoSource:
     clip = ClipConfig(objective.frames, video.fps)
     with console.progress("check", 1, "videos") as progress:

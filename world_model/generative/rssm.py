@@ -28,9 +28,9 @@ from annotated_types import Ge, Gt, Interval
 from einops import rearrange
 from torch import Tensor, nn
 
-from planners.protocol import Noise, Rows, Views
+from planners.protocol import Keep, Noise, Rows, Views
 from world_model.dynamics import ActionSpec
-from world_model.generative.world_model import Batch, Keep, WorldModel, WorldModelConfig, make_generator
+from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig, make_generator
 
 NORM_EPS = 1e-4
 KERNEL = 5

@@ -7,12 +7,12 @@ another objective inside.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from planners.protocol import DynamicsSpec
+from planners.protocol import DynamicsSpec, Keep, Noise, Views
 from world_model.dynamics import ActionSpec
 from world_model.objectives.masking import Mask
 from world_model.objectives.objective import FamilyConfig
@@ -27,7 +27,6 @@ class WorldModelConfig(FamilyConfig):
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     reads_actions: ClassVar[bool] = True
     masks: ClassVar[tuple[Mask, ...]] = ()
-    metric: ClassVar[None] = None
     frames: int
     frame_gap: int
     context_frames: int
@@ -76,6 +75,20 @@ class WorldModel(nn.Module):
     def after_step(self, step: int) -> None:
         """Nothing follows a step of the optimiser."""
 
+    def observe(
+        self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
+    ) -> Any:
+        """See `Dynamics.observe`."""
+        raise NotImplementedError
+
+    def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
+        """See `Dynamics.encode_goal`."""
+        raise NotImplementedError
+
+    def imagine(self, context: Any, actions_BSKA: Tensor, generator: Noise | None = None, keep: Keep = "path") -> Views:
+        """See `Dynamics.imagine`."""
+        raise NotImplementedError
+
     def measure_step_bytes(self) -> int:
         """About how much memory an imagined step of a candidate takes (`DynamicsSpec.step_bytes`)."""
         raise NotImplementedError
@@ -99,6 +112,3 @@ class WorldModel(nn.Module):
 def make_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """Draws of a training step, a function of both."""
     return torch.Generator(device).manual_seed((seed << 32) + step)
-
-
-Keep = Literal["path", "last"]

@@ -1,5 +1,8 @@
-"""The families of objectives. A config names its family by the key `family`, and makes its objective by `make`, or a
-world model of its own by `make_world_model`."""
+"""The families of objectives. A config names its family by the key `family`, and makes its objective by `make`.
+
+`ObjectiveConfig`: objectives that train an encoder. `Stage1Config`: these, and world models of one stage, which their
+configs make by `make_world_model`.
+"""
 
 from world_model.generative.rssm import RssmConfig
 from world_model.objectives.autoencoder import AutoencoderConfig
@@ -8,4 +11,5 @@ from world_model.objectives.end_to_end import EndToEndConfig
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.masked import MaskedConfig
 
-ObjectiveConfig = MaskedConfig | FutureConfig | CausalConfig | EndToEndConfig | AutoencoderConfig | RssmConfig
+ObjectiveConfig = MaskedConfig | FutureConfig | CausalConfig | EndToEndConfig | AutoencoderConfig
+Stage1Config = ObjectiveConfig | RssmConfig

@@ -126,7 +126,9 @@ def test_the_past_before_an_episode_began_leaves_no_trace():
     other = data["pixels"][:, :2].clone()
     other[0, 0] = 0
     assert torch.equal(made.observe(other, data["action"][:, :1], valid).deter[0], padded.deter[0])
-    assert not torch.equal(made.observe(other, data["action"][:, :1], torch.ones(2, 2).bool()).deter[0], padded.deter[0])
+    assert not torch.equal(
+        made.observe(other, data["action"][:, :1], torch.ones(2, 2).bool()).deter[0], padded.deter[0]
+    )
 
 
 @torch.no_grad()
