@@ -14,7 +14,7 @@ if sentence := find_shadow():  # a script beside an envs/ of its own
 
 from commands.config.compose import load_config
 from commands.config.groups import make_planner
-from commands.evaluation.models import prepare_compiling
+from commands.evaluation.models import prepare_model
 from commands.evaluation.proposals import build_proposals
 from commands.shared.console import make_silent_console
 from commands.shared.devices import resolve_device
@@ -37,7 +37,7 @@ class Agent:
         self.dynamics, self.about = load_planned(folder, resolve_device(device))
         self.preprocessing: Preprocessing = read_preprocessing(self.about, self.dynamics.spec.frame_hw)
         planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
-        prepare_compiling(planner, self.dynamics)
+        prepare_model(planner, self.dynamics, str(folder))
         proposals = build_proposals(planner, self.dynamics, self.preprocessing, make_silent_console())
         self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc, proposals)
         self.seed = seed

@@ -25,7 +25,7 @@ from commands.benchmarks.official import OfficialStep, time_call, time_in_turns
 from commands.benchmarks.render import measure_render_rate
 from commands.config.groups import ModelKeys, make_planner
 from commands.evaluation.evaluate import measure_peak_mib
-from commands.evaluation.models import prepare_compiling
+from commands.evaluation.models import prepare_model
 from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, describe_choices
@@ -189,7 +189,7 @@ def measure_planning(config: Config) -> list[Row]:
     """One batched plan for many environments."""
     device = torch.device(resolve_device(config.device))
     dynamics, planner, cost = make_dynamics(config, device), make_planner(config.planner), config.planner.cost
-    prepare_compiling(config.planner, dynamics)
+    prepare_model(config.planner, dynamics)
     shape = (NUM_ENVIRONMENTS, dynamics.spec.history)
     frames = torch.randint(0, 256, (*shape, *get_frame_shape(config)), dtype=torch.uint8, device=device)
     past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)

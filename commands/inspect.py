@@ -103,6 +103,7 @@ def describe_model(folder: Path) -> Rows:
                 "dynamics",
                 f"of {dynamics['space']} features, {dynamics['history']} frames, {dynamics['horizon']} steps ahead",
             ),
+            *([("samples", describe_flow(dynamics))] if dynamics.get("flow") else []),
             ("actions", f"{len(actions['low'])} numbers, held for {actions['frame_skip']} environment steps"),
         ]
     return rows + [
@@ -121,6 +122,13 @@ def describe_world_model(folder: Path) -> Rows:
         ("dynamics", f"{spec.history} frames, {spec.max_horizon} steps ahead, views {join_names(spec.views, 9)}"),
         ("actions", f"{spec.action_dim} numbers, held for {spec.frame_skip} environment steps"),
     ] + [(key, _format(about[key])) for key in ("objective", "env", "env_kwargs") if key in about]
+
+
+def describe_flow(dynamics: Mapping[str, Any]) -> str:
+    """What a flow-matching head draws, and its sizes, from the dynamics of model.json."""
+    flow, drawn = dynamics["flow"], "features" if dynamics["pixels"] is None else "pixels"
+    sizes = f"{flow['depth']} layers x {flow['width']}"
+    return f"{drawn} of each token by flow matching, {flow['steps']} Euler steps, {sizes}"
 
 
 def describe_data(path: Path, verify: bool) -> Rows:

@@ -49,9 +49,13 @@ class PipelineKeys(ModelKeys, LoggerKeys):
         self.stage2.check()
 
     def check_planner(self) -> None:
-        """Raise ValueError for planner settings that do not fit together, and UsageError for proposals of a policy: it
-        belongs to a model that was trained before."""
+        """Raise ValueError for planner settings that do not fit together. UsageError for Euler steps without a flow, or
+        for proposals of a policy: it belongs to a model that was trained before."""
         make_planner(self.planner)
+        if (steps := self.planner.flow_steps) is not None and self.dynamics.flow is None:
+            raise UsageError(
+                f"planner.flow_steps={steps} is for a model with dynamics.flow, and dynamics.flow is null: leave it out"
+            )
         if (source := self.planner.proposal.source) not in (NONE, RETRIEVAL):
             raise UsageError(
                 f"planner.proposal.source={source} holds a policy for another model than those that are trained here: "

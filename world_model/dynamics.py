@@ -8,20 +8,22 @@ decide what it predicts; a planner gets named views.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from planners.protocol import DynamicsSpec, Lazy, Views
+from planners.protocol import DynamicsSpec, Lazy, Noise, Views
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
 from world_model.nn.decoder import DecoderConfig, PixelHeadConfig
 from world_model.nn.features import Features, Output, Space
+from world_model.nn.flow import FlowConfig, FlowHead
 from world_model.nn.reachability import ReachConfig, ReachHead
 from world_model.nn.states import ProprioModel, make_states
-from world_model.predictor import ActionPredictor, PredictorConfig
+from world_model.predictor import ActionPredictor, Emit, PredictorConfig
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class DynamicsConfig:
     decoder: DecoderConfig | None = None
     """decoder of features into pixels, fitted after training, to look at imagined frames and for the view pixels; null:
     none"""
+    flow: FlowConfig | None = None
+    """flow-matching head that draws each token of the next frame, or the pixels of its patch with
+    dynamics.pixels={channels: null}; null: one prediction by regression"""
 
     def __post_init__(self) -> None:
         if self.outputs == "normed" and (self.space != "tokens" or self.pixels is not None):
@@ -66,12 +71,25 @@ class DynamicsConfig:
             raise ValueError("dynamics.decoder is for models without pixels, and dynamics.pixels has a head: drop one")
         if self.pixels is not None and self.pixels.channels is None and self.space != "tokens":
             raise ValueError("dynamics.pixels.channels=null paints each token by itself: it needs space=tokens")
+        if self.flow is not None:
+            self._check_flow()
         if self.scene and self.space != "pooled":
             raise ValueError("dynamics.scene=true adds the scene to one token a frame: it needs dynamics.space=pooled")
         if (self.proprio_model == "none") != (self.proprio_dim == 0):
             raise ValueError(
                 f"dynamics.proprio_model={self.proprio_model} and dynamics.proprio_dim={self.proprio_dim}: a state "
                 "needs both, and none neither"
+            )
+
+    def _check_flow(self) -> None:
+        if self.space != "tokens":
+            raise ValueError(f"dynamics.flow draws patch tokens, and dynamics.space={self.space} has none: give tokens")
+        if self.outputs != "change":
+            raise ValueError(f"dynamics.flow has an output of its own: leave out dynamics.outputs={self.outputs}")
+        if self.pixels is not None and self.pixels.channels is not None:
+            raise ValueError(
+                f"dynamics.flow draws the pixels of a patch themselves, and dynamics.pixels.channels="
+                f"{self.pixels.channels} would stand between: give null"
             )
 
 
@@ -114,8 +132,8 @@ class LatentContext:
 class LatentDynamics(nn.Module):
     """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`).
 
-    Parts: `features` (predicted), `output` (their target and views), `states` (path of the proprioception) and `reach`
-    (embedding whose distances count model steps, or None).
+    Parts: `features` (predicted), `output` (their target and views), `flow` (head that draws them, or None), `states`
+    (path of the proprioception) and `reach` (embedding whose distances count model steps, or None).
     """
 
     action_mid: Tensor
@@ -133,11 +151,15 @@ class LatentDynamics(nn.Module):
             self.features.grid,
             len(mid),
             config.predictor,
-            config.outputs,
+            config.outputs if config.flow is None else "hidden",
             state_dim=config.proprio_dim,
             scene=self.features.scene_shape,
         )
-        self.output = Output(config.pixels, config.decoder, self.features, encoder)
+        self.output = Output(config.pixels, config.decoder, self.features, encoder, config.flow is not None)
+        self.flow: FlowHead | None = None
+        if config.flow is not None:  # a change of pixels would need the frame before, which a context does not keep
+            width, change = config.predictor.width, config.pixels is None
+            self.flow = FlowHead(width, self.output.token_dim, config.flow, change)
         if self.output.decoder is not None:
             freeze(self.output.decoder)  # trained separately
         self.reach: ReachHead | None = None
@@ -171,11 +193,40 @@ class LatentDynamics(nn.Module):
         [..., T, Q]."""
         return torch.cat((self.normalise_actions(actions_TA), states_TQ), -1)
 
-    def rollout(self, past: PastCache, last_BNF: Tensor, state_BQ: Tensor, actions_BSKA: Tensor) -> Tensor:
-        """Normalised features [B, S, K, N, F] after candidates' action blocks in environment units."""
-        return self.predictor.rollout(
-            past, last_BNF, self.join_inputs(actions_BSKA, self.states(state_BQ, actions_BSKA))
-        )
+    def rollout(
+        self,
+        past: PastCache,
+        last_BNF: Tensor,
+        state_BQ: Tensor,
+        actions_BSKA: Tensor,
+        noise: Noise | None = None,
+        emit: Emit | None = None,
+    ) -> Tensor:
+        """Normalised features [B, S, K, N, F] after candidates' action blocks in environment units; normalised patches
+        of a flow that draws pixels. noise: of a flow; None: the same for all environments. emit: in place of `draw`."""
+        inputs = self.join_inputs(actions_BSKA, self.states(state_BQ, actions_BSKA))
+        if self.flow is None:
+            return self.predictor.rollout(past, last_BNF, inputs)
+        emit = emit or partial(self.draw, noise, actions_BSKA.shape[2])
+        return self.predictor.rollout(past, last_BNF, inputs, emit=emit)
+
+    def draw(
+        self, noise: Noise | None, steps: int, hidden_BSND: Tensor, before_BSNF: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """A sample [B, S, N, X] of step `step` of `steps` of a path, and its features, from which the path goes on.
+
+        Candidates of an environment share the noise, which differs from step to step. The last sample is not encoded.
+        """
+        assert self.flow is not None
+        shape = (self.features.num_tokens, self.flow.token_dim)
+        if noise is None:
+            start = torch.randn(shape, generator=torch.Generator().manual_seed(step))[None].to(before_BSNF.device)
+        else:
+            start = noise.normal(shape, stream=1 + step)
+        drawn = self.flow.sample(hidden_BSND, before_BSNF, start[:, None])
+        if step == steps - 1:
+            return drawn, before_BSNF
+        return drawn, self.output.read_features(self.encoder, self.features, drawn)
 
     def pool_features(self, features: Tensor) -> Tensor:
         """One embedding [..., D] of normalised features [..., N, F]."""
@@ -197,10 +248,17 @@ class LatentDynamics(nn.Module):
             max_horizon=self.config.horizon,
             views=(*self.output.view_names, *(["reach"] if self.reach is not None else [])),
             device=self.action_mid.device,
-            step_bytes=self.predictor.block_tokens * per_token + self.output.step_bytes(self.encoder),
+            step_bytes=self.predictor.block_tokens * per_token + self._output_bytes(),
             proprio=self.config.proprio_model,
             proprio_dim=self.config.proprio_dim,
         )
+
+    def _output_bytes(self) -> int:
+        """Memory of one imagined step of one candidate behind the predictor, bytes."""
+        of_flow = 0 if self.flow is None else self.flow.step_bytes(self.features.num_tokens)
+        if self.flow is not None and self.output.head is not None:  # drawn pixels are encoded
+            of_flow += 64 * self.features.num_tokens * self.features.dim
+        return of_flow + self.output.step_bytes(self.encoder)
 
     def observe(
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
@@ -227,12 +285,13 @@ class LatentDynamics(nn.Module):
         self,
         context: LatentContext,
         actions_BSKA: Tensor,
-        generator: Any = None,
+        generator: Noise | None = None,
         keep: Literal["path", "last"] = "path",
     ) -> Views:
-        """Futures of all candidates. Deterministic: the generator is not used."""
+        """Futures of all candidates: with a flow one sample each, from noise that they share; else the generator is not
+        used."""
         assert actions_BSKA.shape[2] <= self.config.horizon, (actions_BSKA.shape, self.config.horizon)
-        path = self.rollout(context.past, context.last_BNF, context.state_BQ, actions_BSKA)
+        path = self.rollout(context.past, context.last_BNF, context.state_BQ, actions_BSKA, generator)
         path = path[:, :, -1:] if keep == "last" else path
         return self._add_reach(self.output.make_views(self.encoder, self.features, path), keep)
 

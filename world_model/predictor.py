@@ -8,6 +8,7 @@ over frames (arXiv 2506.09985, section 3). A frame has one token (a pooled embed
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -31,7 +32,9 @@ from world_model.nn.layers import (
 )
 from world_model.nn.stack import Blocks, KeysValues, init_transformer
 
-Outputs = Literal["change", "features", "normed"]
+Outputs = Literal["change", "features", "normed", "hidden"]
+# (outputs [B, S, N, ...] of a step, features before it, number of the step) -> values of the path, features fed back
+Emit = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the start
 
@@ -162,7 +165,7 @@ class ActionPredictor(nn.Module):
     extrinsics [..., action_dim + state_dim + extrinsics_dim]. Each has a linear map of its own (or an `ActionMLP`), and
     enters as a token of its frame, in this order, or all together as the condition that modulates the frame's tokens.
     outputs: the change of the features, the next features themselves, or these layer-normed, without parameters, before
-    they enter a loss or are fed back (V-JEPA 2-AC).
+    they enter a loss or are fed back (V-JEPA 2-AC); or hidden, the normed residual stream, for a head outside.
     scene: size and grid of the tokens of one frame that all frames attend to, first in the sequence; None: none. They
     hold walls and obstacles, which one embedding per frame does not.
     """
@@ -192,7 +195,8 @@ class ActionPredictor(nn.Module):
             self.add_module(f"{name}_encoder", encoder(size, config.width))
         self.predictor_blocks = config.make_blocks(config.width if adaln else 0)
         self.predictor_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.predictor_proj = nn.Linear(config.width, feature_dim)
+        if outputs != "hidden":
+            self.predictor_proj = nn.Linear(config.width, feature_dim)
         self.scene_grid = (0, 0) if scene is None else scene[1]
         if scene is not None:
             self.scene_encoder = nn.Linear(scene[0], config.width)
@@ -253,8 +257,10 @@ class ActionPredictor(nn.Module):
 
     def decode(self, x: Tensor, features: Tensor) -> Tensor:
         """Sequence [..., T * block_tokens, width] -> next frames' features [..., T, N, F]."""
-        x = x.unflatten(-2, (-1, self.block_tokens))[..., self.num_conditions :, :]
-        output = self.predictor_proj(self.predictor_norm(x))
+        hidden = self.predictor_norm(x.unflatten(-2, (-1, self.block_tokens))[..., self.num_conditions :, :])
+        if self.outputs == "hidden":
+            return hidden
+        output = self.predictor_proj(hidden)
         if self.outputs == "change":
             return features + output
         return F.layer_norm(output, output.shape[-1:]) if self.outputs == "normed" else output
@@ -313,8 +319,16 @@ class ActionPredictor(nn.Module):
             x = block.add(x, block.attend(q, k, v, mask), modulation)
         return cache
 
-    def rollout(self, past: PastCache, last_BNF: Tensor, inputs_BSKA: Tensor | None, steps: int = 0) -> Tensor:
-        """Imagine K steps for S candidates: features [B, S, K, N, F], each step fed back as the next input.
+    def rollout(
+        self,
+        past: PastCache,
+        last_BNF: Tensor,
+        inputs_BSKA: Tensor | None,
+        steps: int = 0,
+        emit: Emit = lambda output, before, step: (output, output),
+    ) -> Tensor:
+        """Imagine K steps for S candidates: features [B, S, K, N, F], each step fed back as the next input; with `emit`
+        its values and features.
 
         Candidates share the keys and values of the past, and cache their own. A new frame attends to every cached
         token, so no mask is needed. The first block holds the last observed frame and the candidate's first action,
@@ -332,8 +346,9 @@ class ActionPredictor(nn.Module):
             inputs = inputs_BSKA[:, :, k : k + 1] if inputs_BSKA is not None else None
             x, condition = self.embed(features.unsqueeze(2), inputs)
             x = self._step(x, condition, table.select(start, start + self.block_tokens), past, own)
-            features = self.decode(x, features.unsqueeze(2)).squeeze(2)
-            path.append(features)
+            output = self.decode(x, features.unsqueeze(2)).squeeze(2)
+            values, features = emit(output, features, k)
+            path.append(values)
         return torch.stack(path, 2)
 
     def _step(

@@ -20,6 +20,7 @@ from typing import Any
 from commands.comparison.cells import FREE, Cell
 from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
+from commands.evaluation.models import set_flow_steps
 from commands.offline.rank_reach import measure_planned_reach
 from commands.pipeline import PipelineKeys
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
@@ -121,6 +122,7 @@ class Phases:
     def measure_rank_reach(self) -> dict[str, Any]:
         """How far ahead the planner's cost ranks, on `val` (`measure_planned_reach`)."""
         dynamics, _ = load_dynamics(str(self.work / "posttrain"), resolve_device(self.keys.device))
+        set_flow_steps(self.keys.planner, dynamics)
         reader, preprocessing = self._open_data(dynamics.encoder)
         cost, seed = self.keys.planner.cost, self.keys.seed
         return self._time(

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from commands.config.keys import EnvKeys, GymKeys, RunKeys
 from commands.config.planner_modules import ModulePlannerConfig, make_module_planner
@@ -26,6 +26,7 @@ from planners.proposals import Direct, DirectConfig, ProposalConfig, check_candi
 from planners.sampling import BasePlanner, PlannerConfig
 from world_model.dynamics import DynamicsConfig
 from world_model.encoder import EncoderConfig
+from world_model.nn.flow import MOST_STEPS
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig
 from world_model.training.loop import TrainerConfig
@@ -42,6 +43,8 @@ class GoalKeys:
     """receding horizon"""
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
     """first candidates from data"""
+    flow_steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] | None = None
+    """Euler steps per sample of a model with dynamics.flow; null: the model's own"""
     compile: bool = False
     """whether the model's transformer is compiled: plans are faster after a minute, and differ in the last digits"""
     name: str = ""
@@ -113,6 +116,11 @@ class DynamicsKeys(DynamicsConfig):
             raise ValueError(f"losses.rollout_steps={losses.rollout_steps} exceeds dynamics.horizon={self.horizon}")
         if losses.rollout_history > self.history:
             raise ValueError(f"losses.rollout_history={losses.rollout_history} exceeds dynamics.history={self.history}")
+        if self.flow is not None and losses.loss != "l2":
+            raise ValueError(
+                f"dynamics.losses.loss={losses.loss}: dynamics.flow is trained by a squared error, give "
+                "dynamics.losses.loss=l2"
+            )
 
     def shape(self, proprio_dim: int) -> DynamicsConfig:
         """The shape of the dynamics; proprio_dim: size of the robot's state, if these dynamics take it."""

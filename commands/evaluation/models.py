@@ -74,10 +74,34 @@ def load_model(
     return dynamics, source, read_preprocessing(source, dynamics.spec.frame_hw)
 
 
-def prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
+def prepare_model(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
+    """Give a model what the planner's keys say of it: Euler steps per sample, compiled blocks."""
+    set_flow_steps(planner, dynamics, model)
+    _prepare_compiling(planner, dynamics, model)
+
+
+def set_flow_steps(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
+    """Give a model with dynamics.flow the Euler steps of planner.flow_steps. UsageError for another model."""
+    if planner.flow_steps is None:
+        return
+    flow = dynamics.flow if isinstance(dynamics, LatentDynamics) else None
+    if flow is None:
+        raise UsageError(
+            f"planner.flow_steps={planner.flow_steps} is for a model with dynamics.flow, and {model or 'this one'} "
+            "draws no samples: leave it out"
+        )
+    flow.steps = planner.flow_steps
+
+
+def _prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str) -> None:
     """Compile the transformer of a model of `jepa posttrain`, or LeWorldModel's (planner.compile=true), and check what
     planner.compile_iteration=true needs. ValueError where that is missing."""
     if getattr(planner, "compile_iteration", False):
+        if isinstance(dynamics, LatentDynamics) and dynamics.flow is not None:
+            raise UsageError(
+                "planner.compile_iteration=true cannot compile the drawing of a flow's noise: leave it out for a model "
+                "with dynamics.flow"
+            )
         check_compiler(dynamics.spec.device)
     if not planner.compile:
         return

@@ -13,7 +13,7 @@ import numpy as np
 import envs
 from commands.evaluation.cases import RESTING, Cases, draw_cases
 from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.models import fit_actions, load_model, prepare_compiling
+from commands.evaluation.models import fit_actions, load_model, prepare_model
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
 from commands.evaluation.scenes import redraw_scenes
 from commands.shared.errors import UsageError
@@ -63,7 +63,7 @@ def load_setup(
     dynamics, source, preprocessing = load_model(model, options, reader.info, keys.device)
     if isinstance(dynamics, LeWorldModel):
         fit_actions(dynamics, reader)
-    prepare_compiling(keys.planner, dynamics, model)
+    prepare_model(keys.planner, dynamics, model)
     reader = prepare_reader(reader, preprocessing)
     setup = make_setup(keys, reader, source, dynamics.spec.frame_skip, dynamics, draw)
     return replace(setup, preprocessing=preprocessing)

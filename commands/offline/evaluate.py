@@ -17,7 +17,7 @@ import envs
 from commands.config.groups import make_planner
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
-from commands.evaluation.models import is_lewm_model, is_module_model
+from commands.evaluation.models import is_lewm_model, is_module_model, set_flow_steps
 from commands.offline.horizons import measure_open_loop
 from commands.offline.measures import (
     ERRORS,
@@ -93,6 +93,7 @@ def evaluate_offline(
     """Evaluate a model at recorded moments; writes results.json, moments.jsonl, pictures and report.html."""
     keep_freed_memory()
     model, source = load_dynamics(model_folder, resolve_device(keys.device))
+    set_flow_steps(keys.planner, model, str(model_folder))
     reader = prepare_reader(
         open_reader(data, keys.on_damaged), read_preprocessing(source, model.encoder.config.image_px)
     )

@@ -88,7 +88,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     dynamics.features.set_statistics(lambda name: sample_train_features(cached[name], reader, device))
     if proprio and shape.inputs == "scaled":
         dynamics.states.set_statistics(torch.from_numpy(proprio["proprio"][list_split_rows(reader, "train")]))
-    model = PosttrainModel(dynamics, losses)
+    model = PosttrainModel(dynamics, losses, keys.seed)
     columns = ("pixels", "action") if dynamics.output.reads_pixels else ("action",)
     extra, scene = {**cached, **proprio}, {"scene": shape.history}  # no path starts at a later frame
     train, val = (

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from commands.cli.main import main
-from commands.training.model_folders import save_encoder
-from tests.world_model.small import encoder
+from commands.training.model_folders import save_dynamics, save_encoder
+from tests.world_model.small import dynamics, encoder
+from world_model.nn.flow import FlowConfig
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,16 @@ def test_a_model_folder_shows_its_sizes_and_training(tmp_path, capsys):
         code, out, _ = inspect(capsys, path)
         assert code == 0 and "2 blocks x 24, patches of 16" in out and "learned, 12 numbers" in out
         assert "family=future" in out and "reacher" in out
+
+
+def test_a_model_folder_shows_what_a_flow_draws(tmp_path, capsys):
+    for target in ("features", "pixels"):
+        made = dynamics("tokens", target, flow=FlowConfig(steps=3, width=16))
+        save_dynamics(tmp_path / target, made, {"env": "reacher", "objective": {"family": "future"}})
+        code, out, _ = inspect(capsys, tmp_path / target)
+        assert code == 0 and f"{target} of each token by flow matching, 3 Euler steps, 2 layers x 16" in out
+    save_dynamics(tmp_path / "plain", dynamics("tokens"), {"env": "reacher", "objective": {"family": "future"}})
+    assert "flow" not in inspect(capsys, tmp_path / "plain")[1]
 
 
 def test_a_finished_cell_shows_its_success(capsys):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.world_model.small import dynamics, frames
+from world_model.nn.flow import FlowConfig
 from world_model.probing.surprise import Transitions, measure_energies, measure_landscape
 
 MODELS = {
@@ -19,6 +20,8 @@ MODELS = {
     "state predicted": {"proprio": "predicted", "proprio_dim": 4},
     "state integrated": {"proprio": "integrate", "proprio_dim": 7},
     "two actions a step": {"frame_skip": 2},
+    "flow of features": {"space": "tokens", "flow": FlowConfig(2, 16)},
+    "flow of pixels": {"space": "tokens", "target": "pixels", "flow": FlowConfig(2, 16)},
 }
 
 

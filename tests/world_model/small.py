@@ -12,6 +12,7 @@ from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.lewm import LeWMSizes, LeWorldModel
 from world_model.interop.lewm_weights import to_released
 from world_model.nn.decoder import PixelHeadConfig
+from world_model.nn.flow import FlowConfig
 from world_model.nn.layers import BlockConfig
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig, PrincipalPoolConfig
 from world_model.nn.reachability import ReachConfig
@@ -108,13 +109,18 @@ def dynamics(
     proprio_dim: int = 0,
     scene: bool = False,
     pool: Literal["learned", "keypoints"] = "learned",
+    flow: FlowConfig | None = None,
 ) -> LatentDynamics:
     """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
-    reach, head = ReachConfig(dim=5, hidden=8), PixelHeadConfig(16, 128) if target == "pixels" else None
-    config = DynamicsConfig(space, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene, head)  # type: ignore[arg-type]
+    channels = None if flow is not None else 16
+    reach, head = ReachConfig(dim=5, hidden=8), PixelHeadConfig(channels, 128) if target == "pixels" else None
+    shape = (space, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene, head)
+    config = DynamicsConfig(*shape, flow=flow)  # type: ignore[arg-type]
     low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
     made = LatentDynamics(config, encoder(config=replace(SIZES, pool=POOLS[pool])), ActionSpec(low, high, frame_skip))
     shake(made.predictor)
+    if made.flow is not None:
+        shake(made.flow)
     return made.eval()
 
 

@@ -29,8 +29,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from planners.protocol import Keep, Noise, Rows, Views
+from world_model.draws import make_generator
 from world_model.dynamics import ActionSpec
-from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig, make_generator
+from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
 
 NORM_EPS = 1e-4
 KERNEL = 5
@@ -314,7 +315,7 @@ class Rssm(WorldModel):
         frames, config = batch["pixels"], self.config
         actions = F.pad(self.scale_actions(batch["action"]), (0, 0, 1, 0))  # none before the first frame
         noise = torch.empty(*frames.shape[:2], config.stoch, config.classes, device=frames.device)
-        noise.exponential_(generator=make_generator(self.seed, step, frames.device))
+        noise.exponential_(generator=make_generator(self.seed, step, device=frames.device))
         deter, stoch, logits = self.watch(self.encode(frames), actions, None, -noise.clamp_min(1e-30).log())
         painted = self.decoder(deter.flatten(0, 1), stoch.flatten(0, 1)).unflatten(0, frames.shape[:2])
         error = (painted.float() - frames.float() / 255).square().sum((-3, -2, -1)).mean()

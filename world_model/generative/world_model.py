@@ -107,8 +107,3 @@ class WorldModel(nn.Module):
             device=self.action_mid.device,
             step_bytes=self.measure_step_bytes(),
         )
-
-
-def make_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Draws of a training step, a function of both."""
-    return torch.Generator(device).manual_seed((seed << 32) + step)

@@ -46,6 +46,31 @@ class DecoderConfig:
     """initial learning rate"""
 
 
+def join_patches(patches: Tensor, sizes: EncoderConfig) -> Tensor:
+    """Pixels [..., H, W, C] of patches [..., N, 3 p p], one a token."""
+    (height, width), patch = sizes.grid, sizes.patch_px
+    axes = {"h": height, "w": width, "p": patch, "q": patch}
+    return rearrange(patches, "... (h w) (p q c) -> ... (h p) (w q) c", **axes)
+
+
+def split_patches(pixels: Tensor, sizes: EncoderConfig) -> Tensor:
+    """Patches [..., N, 3 p p] of pixels [..., H, W, C]."""
+    axes = {"p": sizes.patch_px, "q": sizes.patch_px}
+    return rearrange(pixels, "... (h p) (w q) c -> ... (h w) (p q c)", **axes)
+
+
+class PatchJoin(nn.Module):
+    """`join_patches` as a head without weights: of a flow that draws the patches themselves."""
+
+    def __init__(self, sizes: EncoderConfig) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Pixels in the units of the patches."""
+        return join_patches(patches, self.sizes)
+
+
 class PixelHead(nn.Module):
     """Features [..., N, F] of frames -> normalised pixels [..., H, W, C]; N is 1 (pooled) or one token a patch."""
 
@@ -70,10 +95,8 @@ class PixelHead(nn.Module):
         hidden = self.expand(features)
         if self.pooled:
             hidden = hidden.squeeze(-2).unflatten(-1, (self.encoder.num_patches, -1))
-        (height, width), patch = self.encoder.grid, self.encoder.patch_px
-        axes = {"h": height, "w": width, "p": patch, "q": patch}
         hidden = hidden if self.linear else F.gelu(hidden)
-        return rearrange(self.paint(hidden), "... (h w) (p q c) -> ... (h p) (w q) c", **axes)
+        return join_patches(self.paint(hidden), self.encoder)
 
 
 # (generator, frames) -> normalised features [F, N, D] of frames, and their normalised pixels [F, H, W, C]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from planners.protocol import Lazy
 from world_model.encoder import VideoEncoder
-from world_model.nn.decoder import DecoderConfig, PixelHead, PixelHeadConfig
+from world_model.nn.decoder import DecoderConfig, PatchJoin, PixelHead, PixelHeadConfig, split_patches
 from world_model.nn.pools import normalise_tokens
 
 Space = Literal["pooled", "tokens"]
@@ -122,15 +122,26 @@ class Features(nn.Module):
 
 class Output(nn.Module):
     """Output of dynamics: predicted features themselves, or pixels if there is a `head`. A `decoder` shows features as
-    pixels and takes no part in training."""
+    pixels and takes no part in training. drawn: whether a flow draws the values of each token, features or the pixels
+    of a patch; `token_dim` is their number."""
 
     def __init__(
-        self, pixels: PixelHeadConfig | None, decoder: DecoderConfig | None, features: Features, encoder: VideoEncoder
+        self,
+        pixels: PixelHeadConfig | None,
+        decoder: DecoderConfig | None,
+        features: Features,
+        encoder: VideoEncoder,
+        drawn: bool = False,
     ) -> None:
         super().__init__()
         self.reads_pixels = pixels is not None  # whether training batches need `pixels`
+        self.token_dim = features.dim if pixels is None else 3 * encoder.config.patch_px**2
         pooled = features.num_tokens == 1
-        self.head = None if pixels is None else PixelHead(features.dim, encoder.config, pooled, pixels)
+        self.head: PixelHead | PatchJoin | None = None
+        if pixels is not None and drawn:
+            self.head = PatchJoin(encoder.config)
+        elif pixels is not None:
+            self.head = PixelHead(features.dim, encoder.config, pooled, pixels)
         self.decoder: PixelHead | None = None
         self.view_names = features.view_names
         if decoder is not None:
@@ -146,6 +157,16 @@ class Output(nn.Module):
         """Memory of one imagined step of one candidate beside the predictor's own, bytes."""
         shows_pixels = self.head is not None or self.decoder is not None
         return 16 * 3 * math.prod(encoder.config.image_px) if shows_pixels else 0
+
+    def split_target(self, encoder: VideoEncoder, target: Tensor) -> Tensor:
+        """Targets of `make_target` as tokens [..., N, X] that a flow draws."""
+        return target if self.head is None else split_patches(target, encoder.config)
+
+    def read_features(self, encoder: VideoEncoder, features: Features, drawn: Tensor) -> Tensor:
+        """Normalised features [B, S, N, F] of drawn tokens: themselves, or what the encoder sees in drawn pixels."""
+        if self.head is None:
+            return drawn
+        return features.normalise(features.read(encoder, _paint(self.head, encoder, drawn))["features"])
 
     def decode(self, path: Tensor) -> Tensor:
         """Normalised features -> values that are compared with the target: themselves, or pixels [..., H, W, C]."""
@@ -170,7 +191,7 @@ class Output(nn.Module):
         return features.make_views(encoder, features.normalise(raw_BNF))
 
     def make_views(self, encoder: VideoEncoder, features: Features, path: Tensor) -> dict[str, Lazy]:
-        """Views of an imagined path of normalised features; pixels are clamped to 0..255."""
+        """Views of an imagined path of normalised features, or of drawn patches; pixels are clamped to 0..255."""
         if self.head is not None:
             return self._make_pixel_views(encoder, _paint(self.head, encoder, path))
         views = features.make_views(encoder, path)
@@ -188,6 +209,6 @@ class Output(nn.Module):
         return views
 
 
-def _paint(head: PixelHead, encoder: VideoEncoder, features: Tensor) -> Tensor:
-    """Pixels [..., H, W, C] in 0..255 of normalised features [..., N, F]."""
+def _paint(head: PixelHead | PatchJoin, encoder: VideoEncoder, features: Tensor) -> Tensor:
+    """Pixels [..., H, W, C] in 0..255 of normalised features [..., N, F], or of normalised patches."""
     return (head(features) * encoder.pixel_std + encoder.pixel_mean).clamp(0, 255)

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
+from world_model.draws import make_generator
 from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.layers import NORM_EPS, make_rotary
@@ -97,7 +98,7 @@ class Autoencoder(Objective):
     def draw_noise(self, latents_BTND: Tensor, step: int, shard: WorldInfo) -> Tensor:
         """Standard normal numbers of this process's rows, drawn for the batch of all processes."""
         total = len(latents_BTND) * shard.world
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        generator = make_generator(self.seed, step)
         noise = torch.randn(total, *latents_BTND.shape[1:], generator=generator)[shard.split_rows(total)]
         return noise.to(latents_BTND)
 

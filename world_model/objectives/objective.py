@@ -14,6 +14,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
+from world_model.draws import make_generator
 from world_model.dynamics import ActionSpec, freeze
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.losses import compute_anti_collapse, constant_predictor_loss, infonce, regression
@@ -116,7 +117,7 @@ class Objective(nn.Module):
     def loss(self, encoder: VideoEncoder, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of all weighted terms, and these terms with what is logged beside them."""
         prediction, weights = self.predict(encoder, batch, step, world_info()), self.config.terms
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        generator = make_generator(self.seed, step)
         terms = prediction.terms | self.regularise(prediction.regularised, generator)
         if weights.infonce:
             sides = prediction.predicted, prediction.targets

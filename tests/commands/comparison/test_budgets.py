@@ -11,6 +11,7 @@ from commands.comparison.budgets import count_training_flops, fit_steps
 from commands.comparison.cells import make_cells
 from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
+from world_model.nn.flow import TIMES
 
 SMALL = ("encoder=tiny", "pretrain.batch_size=2", "posttrain.batch_size=2", "data.episodes=10", "data.frames=11")
 
@@ -35,6 +36,20 @@ def test_stage_2_is_its_steps_and_every_frame_encoded_once():
     pool = sizes.pool
     head = 2 * tokens * width * pool.channels + 2 * tokens * pool.channels * pool.hidden + 2 * pool.hidden * pool.dim
     assert frames / (10 * 11) == pytest.approx(embed + sizes.depth * block + head)
+
+
+@pytest.mark.parametrize("target", ["features", "pixels"])
+def test_a_flow_costs_its_euler_steps_in_training_too(target):
+    """A rollout of two steps draws one sample a window: its further Euler steps, and no other operation, differ."""
+    words = ["dynamics=tokens", "dynamics.losses.loss=l2", "metric=null"]
+    words += ["dynamics.pixels={channels: null}"] if target == "pixels" else []
+    made = [make_keys("vjepa2", *words, f"dynamics.flow={{steps: {steps}, width: 8, depth: 1}}") for steps in (2, 6)]
+    few, many = (count_training_flops(keys).posttrain for keys in made)
+    keys = made[0]
+    size = keys.encoder.width if target == "features" else 3 * keys.encoder.patch_px**2
+    rows = keys.posttrain.batch_size * keys.encoder.num_patches
+    one = 2 * rows * 2 * size * 8 + 2 * TIMES * 8
+    assert many - few == pytest.approx(4 * one * keys.posttrain.steps)
 
 
 def test_a_metric_costs_the_frames_that_it_is_fitted_on_and_no_step():

@@ -18,13 +18,14 @@ from commands.shared.errors import UsageError
 from world_model.objectives.masked import FeatureTargets, PixelTargets
 
 CONTROLLED = load_config("compare", ["suite=controlled"])
-ARMS = ("F-F", "P-P", "P-F", "F-P", "F+R", "V-V", "R")
+ARMS = ("F-F", "P-P", "P-F", "F-P", "F+R", "V-V", "R", "G-F", "G-P")
 
 
 def test_arms_cross_the_target_of_training_with_the_cost_of_planning():
     keys = {name: make_cell_keys(CONTROLLED, name, 0) for name in ARMS}
     for name, each in keys.items():
-        predicts_pixels = name.startswith("P")
+        predicts_pixels = name.startswith("P") or name == "G-P"
+        assert (each.dynamics.flow is not None) == name.startswith("G"), name
         if name != "V-V":
             assert type(each.objective.targets) is (PixelTargets if predicts_pixels else FeatureTargets), name
         assert (each.dynamics.pixels is not None) == predicts_pixels, name
@@ -38,10 +39,11 @@ def test_arms_that_plan_with_the_same_model_train_it_once():
     assert all(cells[name].is_arm for name in ARMS) and not cells["oracle"].is_arm
     models = {name: name_shared_model(cells[name]) for name in ARMS}
     assert models["F-F"] == models["F-P"] and models["P-P"] == models["P-F"]
-    assert len(set(models.values())) == 5
+    assert len(set(models.values())) == 7
     trainings = {name: name_shared_training(cells[name]) for name in ARMS}
     assert trainings["F-F"] == trainings["F-P"] != trainings["R"]
-    assert len({cell.name for cell in cells.values()}) == 8, "each is a cell of its own"
+    assert len({cell.name for cell in cells.values()}) == 10, "each is a cell of its own"
+    assert trainings["G-F"] == trainings["F-F"] and trainings["G-P"] == trainings["P-P"]
 
 
 def test_an_arm_is_tuned_in_the_space_of_its_objective_unless_it_has_its_own():
@@ -54,7 +56,8 @@ def test_the_arms_of_the_suite_are_of_one_size():
     sizes = {name: count_parameters(make_cell_keys(CONTROLLED, name, 0)) for name in ARMS}
     assert len({each["encoder"] for each in sizes.values()}) == 1
     smallest, largest = (pick(each["dynamics"] for each in sizes.values()) for pick in (min, max))
-    assert smallest < largest < 1.05 * smallest, "a head of pixels, and nothing else"
+    assert smallest < largest < 1.05 * smallest, "a head of pixels or of samples, and nothing else"
+    assert all(sizes[name]["dynamics"] > smallest for name in ("P-P", "G-F", "G-P")), "heads are counted"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,7 @@ def test_the_arms_of_the_suite_are_of_one_size():
             "more than same_size=0.05 apart: change the sizes under arms.F-P",
         ),
         (["suite=control"], "did you mean controlled"),
+        (["planner.flow_steps=2"], "planner.flow_steps=2 is for a model with dynamics.flow, and dynamics.flow is null"),
         (["arms.future=['objective=vjepa2']"], "arms.future: a method of this name is there already"),
         (["+arms={a/b: ['objective=vjepa2']}"], "arms.a/b: files are named by it"),
     ],
@@ -90,6 +94,17 @@ def test_without_limits_methods_may_differ_in_anything():
         compare.check(load_config("compare", ["suite=controlled", *words[:2]]))
 
 
+def test_arms_of_other_euler_steps_share_one_model():
+    words = ["suite=controlled", "arms.G-F1=['objective=vjepa2',*]", "objectives=[F-F,G-F,G-F1]"]
+    flow = "'dynamics.flow={width: 80, depth: 2, steps: 4}','dynamics.losses.loss=l2','planner.flow_steps=1'"
+    words[1] = words[1].replace("*", flow)
+    table = load_config("compare", words)
+    compare.check(table)
+    cells = {cell.objective: cell for cell in make_cells(table)}
+    assert name_shared_model(cells["G-F"]) == name_shared_model(cells["G-F1"]) != name_shared_model(cells["F-F"])
+    assert cells["G-F1"].keys.planner.flow_steps == 1 and cells["G-F"].keys.planner.flow_steps is None
+
+
 @pytest.mark.slow
 def test_every_arm_runs_for_a_few_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -101,8 +116,9 @@ def test_every_arm_runs_for_a_few_steps(tmp_path, monkeypatch, capsys):
     }
     assert records.keys() == {"oracle", *ARMS}
     assert out.count("posttrain: trained by") == 2, "of two arms each with one model"
+    assert all(records[name]["flops"]["posttrain"] > records["F-F"]["flops"]["posttrain"] for name in ("G-F", "G-P"))
     for one, other in (("F-F", "F-P"), ("P-P", "P-F")):
         assert records[one]["posttrain"] == records[other]["posttrain"]
     page = (tmp_path / "cells/reacher.md").read_text()
-    assert "`planner.cost.view`: pixels in `P-P`, `F-P`, tokens in all others" in page
+    assert "`planner.cost.view`: pixels in `P-P`, `F-P`, `G-P`, tokens in all others" in page
     assert not list(tmp_path.glob("runs/compare/smoke/stage*"))

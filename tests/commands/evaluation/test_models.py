@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 
 import jepa
 from commands.cli.main import main
-from commands.evaluation.models import check_model, fit_actions, load_model
+from commands.config.compose import load_config
+from commands.evaluation.models import check_model, fit_actions, load_model, prepare_model
 from commands.shared.errors import UsageError
 from commands.shared.runs import to_json_value
 from data.schema import StoreInfo
-from tests.world_model.small import make_released_lewm
+from tests.world_model.small import dynamics, make_released_lewm
+from world_model.nn.flow import FlowConfig
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs/guides/own_model.md"
 PROTOCOL = ("protocol.episodes=2", "protocol.budget=4", "protocol.oracle=false", "protocol.oracle_cost.episodes=0")
@@ -219,3 +221,42 @@ def test_a_policy_without_a_method_and_an_unknown_key_are_refused(data, tmp_path
         jepa.evaluate(object(), data, tmp_path)
     with pytest.raises(UsageError, match="protocol.episods"):
         jepa.evaluate(Recorder(), data, tmp_path, ("protocol.episods=2",))
+
+
+def test_planning_may_take_other_euler_steps_than_training():
+    model = dynamics("tokens", flow=FlowConfig(steps=4, width=8))
+    planner = load_config("bench", ["planner.flow_steps=2"]).planner
+    prepare_model(load_config("bench").planner, model)
+    assert model.flow.steps == 4
+    prepare_model(planner, model)
+    assert model.flow.steps == 2 and model.config.flow.steps == 4
+    with pytest.raises(UsageError, match="planner.flow_steps=2 is for a model with dynamics.flow, and mine draws no"):
+        prepare_model(planner, dynamics("tokens"), "mine")
+    with pytest.raises(UsageError, match="compile_iteration=true cannot compile the drawing of a flow's noise"):
+        prepare_model(load_config("bench", ["planner=icem", "planner.compile_iteration=true"]).planner, model)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["dynamics=tokens", "dynamics.flow={steps: 0}"],
+            "dynamics.flow.steps=0 is out of range: it must be at least 1",
+        ),
+        (
+            ["dynamics=tokens", "dynamics.flow={width: 0}"],
+            "dynamics.flow.width=0 is out of range: it must be at least 1",
+        ),
+        (
+            ["dynamics=tokens", "dynamics.flow={}"],
+            "dynamics.losses.loss=l1: dynamics.flow is trained by a squared error",
+        ),
+        (["dynamics.flow={}"], "dynamics.flow draws patch tokens, and dynamics.space=pooled has none: give tokens"),
+        (["planner.flow_steps=0"], "planner.flow_steps=0 is out of range: it must be at least 1"),
+    ],
+)
+def test_flows_that_cannot_be_are_refused_in_one_sentence(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from commands.shared.flops import count_flops, list_attention_formulas
+from tests.world_model.small import dynamics, frames
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.nn.flow import TIMES, FlowConfig
 
 
 def forward_and_backward(module: nn.Module, x: torch.Tensor) -> tuple[float, float]:
@@ -90,3 +92,19 @@ def test_an_encoder_has_the_operations_of_its_sizes(backend):
         assert count_flops(lambda: encoder(clip)) == clips * (stem + depth * block)
         # The stem has no gradient of its input, every other product has two.
         assert count_flops(lambda: encoder(clip).sum().backward()) == clips * (2 * stem + 3 * depth * block)
+
+
+def test_every_euler_step_of_a_flow_counts():
+    """B environments, S candidates, K steps: a token has two products of X x W numbers and one of W x W, and a time one
+    of TIMES x W."""
+    width, tokens, (envs, samples, steps) = 16, 16, (2, 3, 4)
+    model = dynamics("tokens", flow=FlowConfig(1, width))
+    past, valid = torch.zeros(envs, 2, 2), torch.ones(envs, 3, dtype=torch.bool)
+    context, plans = model.observe(frames(envs, 3), past, valid), torch.zeros(envs, samples, steps, 2)
+
+    def count(euler_steps: int) -> float:
+        model.flow.steps = euler_steps
+        return count_flops(lambda: model.imagine(context, plans).view("tokens"))
+
+    network = 2 * envs * samples * tokens * (2 * model.flow.token_dim * width + width**2)
+    assert count(5) - count(2) == 3 * steps * (network + 2 * TIMES * width)

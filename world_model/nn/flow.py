@@ -1,0 +1,112 @@
+"""A flow-matching head: every token of the next frame is drawn from noise, given the predictor's output for it.
+
+Flow matching along straight lines (Lipman et al. 2023, arXiv 2210.02747, eq. 23 with sigma_min = 0) is rectified flow
+(Liu et al. 2023, arXiv 2209.03003, eq. 1). With noise x_0, a recorded token x_1 and the predictor's output h,
+
+    x_t = (1 - t) x_0 + t x_1,   loss = mean w(t) || v(x_t, t, h) - (x_1 - x_0) ||^2,   x_0 ~ N(0, I),  t ~ U(0, 1)
+
+A sample integrates dx/dt = v(x, t, h) from noise at t = 0 to t = 1, in equal Euler steps. As in MAR's diffusion loss
+(arXiv 2406.11838, section 3.2), the head is a small network of one token: given h, tokens are independent.
+
+The network predicts the end of the line, e(x_t, t, h), and thereby the velocity v = (e - x_t) / (1 - t): one that is
+narrower than a token could not cancel noise in all of its channels (JiT, arXiv 2511.13720). The weight is w(t) =
+(1 - t)^2, so that the loss is || e - x_1 ||^2. A weight leaves the best v as it is. With w = 1 most of the loss would
+be of times near 1, where a few Euler steps never look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Interval
+from torch import Tensor, nn
+
+TIMES = 16  # numbers that describe a time to the network
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Sizes of a flow-matching head, and Euler steps of its samples."""
+
+    steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] = 4
+    """Euler steps per sample, in training and planning (planner.flow_steps: other ones in planning)"""
+    width: Annotated[int, Ge(1)] = 128
+    """width of the hidden layers"""
+    depth: Annotated[int, Ge(1)] = 2
+    """hidden layers"""
+
+
+def integrate(velocity: Callable[[Tensor, float], Tensor], start: Tensor, steps: int) -> Tensor:
+    """The end x_1 of dx/dt = velocity(x, t) from x_0 = start, by equal Euler steps."""
+    x = start
+    for step in range(steps):
+        x = x + velocity(x, step / steps) / steps
+    return x
+
+
+class FlowHead(nn.Module):
+    """Outputs h [..., N, D] of the predictor -> samples [..., N, X] of the next frame's tokens.
+
+    The end of a line is a linear map of h, as a regression head has it, and what the network adds to it, at first
+    nothing. So a new head draws what a new regression head predicts, and one Euler step stays close to that.
+    of_change: whether the flow is that of the change from the frame before, whose tokens [..., N, X] are then added.
+    steps: Euler steps of a sample.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, hidden_dim: int, token_dim: int, config: FlowConfig, of_change: bool) -> None:
+        super().__init__()
+        self.token_dim, self.of_change, self.steps = token_dim, of_change, config.steps
+        self.proj = nn.Linear(hidden_dim, token_dim)
+        nn.init.normal_(self.proj.weight, std=0.02)  # as the projection of a predictor without a flow
+        nn.init.zeros_(self.proj.bias)
+        # Three maps, added up, are one map of all three side by side; that of h does not depend on the Euler step.
+        self.read_noisy = nn.Linear(token_dim, config.width)
+        self.read_hidden = nn.Linear(hidden_dim, config.width, bias=False)
+        self.read_time = nn.Linear(TIMES, config.width, bias=False)
+        self.layers = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.depth - 1))
+        self.out = nn.Linear(config.width, token_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer("frequencies", math.pi * torch.arange(1, TIMES + 1), persistent=False)
+
+    def predict_end(self, x_t: Tensor, time: Tensor, base: Tensor, condition: Tensor) -> Tensor:
+        """The expected end e(x_t, t, h) of the line at x_t [..., X] and time [..., 1]; base, condition: the maps `proj`
+        and `read_hidden` of h."""
+        described = self.read_time((self.frequencies * time).cos())
+        y = F.gelu(self.read_noisy(x_t) + condition + described)
+        for layer in self.layers:
+            y = F.gelu(layer(y))
+        return base + self.out(y)
+
+    def compute_loss(self, hidden: Tensor, before: Tensor, target: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Flow-matching loss of targets [..., N, X] on the lines that begin at `noise`, at times [..., N, 1] in 0..1.
+
+        before: tokens of the frame before the target's.
+        """
+        x_1 = target - before if self.of_change else target
+        x_t = (1 - time) * noise + time * x_1
+        end = self.predict_end(x_t, time, self.proj(hidden), self.read_hidden(hidden))
+        return F.mse_loss(end.float(), x_1)
+
+    def sample(self, hidden: Tensor, before: Tensor, noise: Tensor) -> Tensor:
+        """Tokens [..., N, X] of the next frame, from noise that broadcasts to them. before: as of `compute_loss`."""
+        base, condition = self.proj(hidden), self.read_hidden(hidden)
+
+        def velocity(x_t: Tensor, time: float) -> Tensor:
+            end = self.predict_end(x_t, x_t.new_full((1,), time), base, condition)
+            return (end - x_t) / (1 - time)
+
+        x_1 = integrate(velocity, noise, self.steps)
+        return before + x_1 if self.of_change else x_1
+
+    def step_bytes(self, tokens: int) -> int:
+        """Memory of one sample of so many tokens, bytes."""
+        return 16 * tokens * (self.token_dim + self.out.in_features)
