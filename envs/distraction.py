@@ -157,10 +157,14 @@ def _require_values(keys: Distraction, prefix: str) -> None:
         raise ValueError(
             f"{prefix}distraction.background={keys.background} is not seen: add background to {prefix}distraction.kinds"
         )
-    if (keys.background == "video") != (keys.video_folder is not None):
+    if keys.background == "video" and keys.video_folder is None:
         raise ValueError(
-            f"{prefix}distraction.background={keys.background} and {prefix}distraction.video_folder="
-            f"{_format(keys.video_folder)} contradict each other: background=video needs a folder, others have none"
+            f"{prefix}distraction.background=video plays videos: give {prefix}distraction.video_folder=FOLDER"
+        )
+    if keys.background != "video" and keys.video_folder is not None:
+        raise ValueError(
+            f"{prefix}distraction.video_folder={keys.video_folder} is not read with {prefix}distraction.background="
+            f"{keys.background}: give background=video, or leave the folder out"
         )
 
 
