@@ -54,9 +54,9 @@ class Distraction:
 
 
 def list_changes(keys: Distraction) -> dict[str, Any]:
-    """The keys that differ from their defaults, and always the intensity, as JSON holds them."""
+    """The keys that differ from their defaults, as JSON holds them."""
     usual = asdict(Distraction())
-    changed = {key: value for key, value in asdict(keys).items() if value != usual[key] or key == "intensity"}
+    changed = {key: value for key, value in asdict(keys).items() if value != usual[key]}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
 
 

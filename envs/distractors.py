@@ -228,11 +228,6 @@ class Distractors:
                 held_out[: setting.count_videos(len(held_out))],
             )
 
-    @property
-    def replaces_floor(self) -> bool:
-        """Whether the background stands in place of the floor, too."""
-        return bool(self._facts.floor)
-
     def list_rows(self) -> list[dict[str, Any]]:
         """Arguments of the factors of the group, see `envs.factors.Factor`."""
         size, (training, held_out) = self.setting.intensity, self._played

@@ -9,7 +9,7 @@ from annotated_types import Ge, Interval
 
 from data.policies import PolicyConfig
 from envs.distraction import Distraction, choose_setting, list_changes
-from envs.presets import DISTRACTING, Preset
+from envs.presets import Preset
 
 OnDamaged = Literal["error", "skip"]
 Files = str | list[str]  # a trajectory file, a list of them, a glob, or a run folder of jepa collect
@@ -65,8 +65,8 @@ class EnvKeys:
         """All arguments of the environment; a file without factors or preset records none."""
         factors = self.factors if isinstance(self.factors, str) else list(self.factors)
         preset: dict[str, Any] = {} if self.variation == "none" else {"variation": self.variation}
-        if self.variation in DISTRACTING:
-            preset["distraction"] = list_changes(self.distraction)
+        if changes := list_changes(self.distraction):
+            preset["distraction"] = changes
         return self.kwargs | ({"factors": factors} if factors else {}) | preset
 
 

@@ -332,7 +332,7 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
     assert make_collect_config(load_config("collect", ["env.variation=none"])).env_kwargs == {}
     words = ["env.variation=distracting", "env.distraction.dynamic=true", "env.distraction.kinds=[camera]"]
     made = make_collect_config(load_config("collect", words)).env_kwargs
-    keys = {"intensity": 0.1, "dynamic": True, "kinds": ["camera"]}
+    keys = {"dynamic": True, "kinds": ["camera"]}
     assert made == {"variation": "distracting", "distraction": keys}
 
 

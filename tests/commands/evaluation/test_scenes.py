@@ -279,7 +279,10 @@ def test_an_appearance_that_cannot_be_drawn_is_refused(keys, env_id, kwargs, sai
         (["protocol.variation=seen", "protocol.strength=0"], "leave the strength at 1"),
         (["protocol.variation=unseen", "protocol.strength=3"], "protocol.strength=3 is out of range"),
         (["protocol.variation=distracting", "protocol.strength=2"], "protocol.distraction.intensity scales it"),
-        (["protocol.variation=distracting", "protocol.distraction.intensity=2"], "distraction.intensity=2 is out of range"),
+        (
+            ["protocol.variation=distracting", "protocol.distraction.intensity=2"],
+            "distraction.intensity=2 is out of range",
+        ),
         (["protocol.distraction.intensity=0.2"], "changes nothing in protocol.variation=null: it is for distracting"),
         (["protocol.variation=video_hard"], "plays videos: give protocol.distraction.video_folder=FOLDER"),
     ],
