@@ -50,7 +50,7 @@ from commands.training.model_folders import (
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from data.windows import Windows
-from envs.distraction import Distraction, choose_setting
+from envs.distraction import Distraction, choose_setting, list_changes
 from envs.presets import Preset, require_strength
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
@@ -243,7 +243,9 @@ def probe_dynamics(
             return preprocessing.prepare(frames.gather(rows))
 
         redrawn = measure_open_loop(dynamics, reader, episodes, config.seed, gather)
-        errors["open_loop_redrawn"] = {"variation": config.variation, "strength": config.strength, **redrawn}
+        about: dict[str, Any] = {"variation": config.variation, "strength": config.strength}
+        about |= {"distraction": changes} if (changes := list_changes(config.distraction)) else {}
+        errors["open_loop_redrawn"] = {**about, **redrawn}
     summary, mean_energy, offsets = transitions.measure_landscape(dynamics, reader, episodes, options)
     draw_landscape(
         mean_energy,
