@@ -9,7 +9,7 @@ also where the same motion is rendered in other scenes. The model is not trained
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,7 @@ from commands.training.model_folders import (
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from data.windows import Windows
+from envs.distraction import Distraction, choose_setting, list_changes
 from envs.presets import Preset, require_strength
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
@@ -87,13 +88,16 @@ class Config(RunKeys):
     rank_reach: RankReachConfig = field(default_factory=RankReachConfig)
     """rank correlation of imagined cost and true distance, by steps to the goal"""
     variation: Preset | None = None
-    """preset of scenes that the episodes are rendered in again, for the dynamics: none, seen, unseen or moving; null:
-    recorded scenes alone"""
+    """preset of scenes that the episodes are rendered in again, for the dynamics: none, seen, unseen, moving,
+    distracting, color_easy, color_hard, video_easy or video_hard; null: recorded scenes alone"""
+    distraction: Distraction = field(default_factory=Distraction)
+    """distractors of variation=distracting; folder of videos of video_easy and video_hard"""
     strength: Annotated[float, Interval(ge=0, le=2)] = 1.0
     """distance of unseen values from the training ranges, and strength of motion, times the preset's"""
 
     def __post_init__(self) -> None:
         require_strength(self.variation, self.strength)
+        choose_setting(self.variation or "null", asdict(self.distraction))
 
 
 def check(config: Config) -> None:
@@ -106,7 +110,7 @@ def check(config: Config) -> None:
                 "give a run folder of jepa posttrain, or leave out variation"
             )
         info = open_reader(config.data, config.on_damaged).info
-        check_episode_scenes(config.variation, info.env_id, info.env_kwargs)
+        check_episode_scenes(config, info.env_id, info.env_kwargs)
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
@@ -239,7 +243,9 @@ def probe_dynamics(
             return preprocessing.prepare(frames.gather(rows))
 
         redrawn = measure_open_loop(dynamics, reader, episodes, config.seed, gather)
-        errors["open_loop_redrawn"] = {"variation": config.variation, "strength": config.strength, **redrawn}
+        about: dict[str, Any] = {"variation": config.variation, "strength": config.strength}
+        about |= {"distraction": changes} if (changes := list_changes(config.distraction)) else {}
+        errors["open_loop_redrawn"] = {**about, **redrawn}
     summary, mean_energy, offsets = transitions.measure_landscape(dynamics, reader, episodes, options)
     draw_landscape(
         mean_energy,

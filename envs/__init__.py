@@ -57,8 +57,8 @@ def _find_entry_point(name: str) -> tuple[str, dict[str, str]]:
 def make(name: str, **kwargs: Any) -> GoalEnv:
     """The environment of a task, without Gymnasium's wrappers.
 
-    `kwargs` go to the environment: `size`, `proprio`, `render_mode`, `factors`, `variation`. Raises
-    `ValueError` for an unknown task.
+    `kwargs` go to the environment: `size`, `proprio`, `render_mode`, `factors`, `variation`, `distraction`.
+    Raises `ValueError` for an unknown task.
     """
     entry_point, selection = _find_entry_point(name)
     module, _, cls = entry_point.partition(":")

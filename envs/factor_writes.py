@@ -170,11 +170,16 @@ def measure_view_height(model: mujoco.MjModel, camera: int) -> float:
     """Height in metres of what a camera sees in the plane through the scene's centre."""
     if model.cam_projection[camera] == mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC:
         return float(model.cam_fovy[camera])
+    distance_m, _ = measure_view(model, camera)
+    return float(2 * distance_m * np.tan(np.deg2rad(model.cam_fovy[camera]) / 2))
+
+
+def measure_view(model: mujoco.MjModel, camera: int) -> tuple[float, NDArray[np.float64]]:
+    """Metres from a camera to the plane through the scene's centre, and the direction `[3]` in which it looks."""
     physics = Physics(model)
     physics.update_kinematics()
     towards = -physics.data.cam_xmat[camera].reshape(3, 3)[:, 2]
-    distance_m = abs(float((model.stat.center - physics.data.cam_xpos[camera]) @ towards))
-    return float(2 * distance_m * np.tan(np.deg2rad(model.cam_fovy[camera]) / 2))
+    return abs(float((model.stat.center - physics.data.cam_xpos[camera]) @ towards)), towards
 
 
 def shift_camera(model: mujoco.MjModel, value: float, camera: int, axis: int, unit_m: float) -> None:

@@ -1,10 +1,10 @@
 """Factors of variation: what may differ between two episodes of one task beside start and goal.
 
 Colours, the floor's texture, light, camera, size, mass and friction, and how nuisance moves. A factor is one number an
-episode, written into MuJoCo's model relative to the model as compiled. Those of the group `motion` are written into
-what is drawn instead (`envs.motion`). At its default a factor writes nothing, so a task with all factors at their
-defaults equals the task without factors, bit for bit. The model decides which factors a task has: without a moving
-object there are no `object` factors, without a lamp no `light x`.
+episode, written into MuJoCo's model relative to the model as compiled. Those of the groups `motion` and `distraction`
+are written into what is drawn instead (`envs.motion`, `envs.distractors`). At its default a factor writes nothing, so a
+task with all factors at their defaults equals the task without factors, bit for bit. The model decides which factors a
+task has: without a moving object there are no `object` factors, without a lamp no `light x`.
 
 Geoms have one of four roles: `agent` (a body that actuators move, with all that is attached), `object` (another
 moving body), `floor` (fixed planes that face upwards) and `walls` (all other fixed geoms).
@@ -23,14 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import factor_writes as write
+from envs.distractors import Distractors, EpisodeDistractors
 from envs.motion import FLOOR_MOTION, LAMP_MOTION, SHADOW_MOTION, STRENGTHS, Motion
 from envs.physics import HELD_OUT_PATTERNS
-from envs.presets import MOTION, require_preset, require_strength
+from envs.presets import DISTRACTING, DISTRACTION, MOTION, require_preset, require_strength
 from envs.task_spec import suggest_names
 
 # The texture comes first: colours tint what is there.
-GROUPS = ("texture", "colour", "light", "camera", "size", "mass", "friction", MOTION)
-ALL = "all"  # but MOTION
+GROUPS = ("texture", "colour", "light", "camera", "size", "mass", "friction", MOTION, DISTRACTION)
+ALL = "all"  # but MOTION and DISTRACTION
 _DERIVING = {"light", "camera", "size", "mass"}  # groups whose values MuJoCo derives constants from
 
 _SHIFT, _UNSEEN_SHIFT = 0.3, 0.45  # of a colour's red, green and blue, where 1 is full: largest seen and unseen
@@ -96,8 +97,16 @@ def _number_choices(choices: tuple[str, ...], first: int = 0) -> str:
 class Variation:
     """The factors of a model that are switched on, in a fixed order."""
 
-    def __init__(self, model: mujoco.MjModel, camera: str, wanted: Sequence[str], moving: bool = False) -> None:
-        """`wanted` lists groups, single factors, or "all"; `moving` switches on the group `motion`.
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        camera: str,
+        wanted: Sequence[str],
+        moving: bool = False,
+        distractors: Distractors | None = None,
+    ) -> None:
+        """`wanted` lists groups, single factors, or "all"; `moving` switches on the group `motion`, and `distractors`
+        the group `distraction`.
 
         Raises `ValueError` for a name that the model does not have, and for motion where nothing moves.
         """
@@ -106,17 +115,20 @@ class Variation:
         _require_names(wanted, offered, moving)
         named = {factor.name for factor in offered if factor.group == MOTION} & set(wanted)
         chosen = {*wanted, MOTION} if moving and not named else set(wanted)
-        self.factors = tuple(f for f in offered if chosen & {f.name, f.group} or (ALL in chosen and f.group != MOTION))
+        self._distractors = distractors
+        own = tuple(f for f in offered if chosen & {f.name, f.group} or (ALL in chosen and f.group != MOTION))
+        self.factors = own + _list_distraction(distractors)
         self.names = tuple(factor.name for factor in self.factors)
         self.defaults = np.array([factor.default for factor in self.factors], np.float64)  # those of the compiled model
-        if self.factors:
+        if own:
             self._scratch, self._trial = mujoco.MjData(model), copy.copy(model)
             self._roles = write.find_roles(model)
             self._view_height_m = write.measure_view_height(model, model.camera(camera).id)
 
-    def sample(self, rng: np.random.Generator, unseen: bool = False) -> NDArray[np.float64]:
-        """Values `[F]` of one episode, of the training ranges or of the unseen ones."""
-        return self._draw(self.defaults, rng, GROUPS, unseen)
+    def sample(self, rng: np.random.Generator, unseen: bool = False, held_out: bool = False) -> NDArray[np.float64]:
+        """Values `[F]` of one episode, of the training ranges or of the unseen ones; `held_out`: and of videos that
+        training never has."""
+        return self._draw_distraction(self._draw(self.defaults, rng, GROUPS, unseen), rng, held_out)
 
     def _draw(
         self,
@@ -132,11 +144,18 @@ class Variation:
         for _ in range(_MOST_DRAWS if unseen else 1):
             drawn = values.copy()
             for index, factor in enumerate(self.factors):
-                if factor.group in groups:
+                if factor.group in groups and factor.group != DISTRACTION:
                     drawn[index] = factor.draw_value(rng, is_held_out if factor.choices else unseen, strength)
             if not unseen or self._measure_contrast(drawn) >= _LEAST_CONTRAST:
                 break
         return drawn
+
+    def _draw_distraction(
+        self, values: NDArray[np.float64], rng: np.random.Generator, held_out: bool
+    ) -> NDArray[np.float64]:
+        """Values `[F]` in which distractors are drawn."""
+        pairs = self._pair(values)
+        return np.array([f.draw_value(rng, held_out) if f.group == DISTRACTION else v for f, v in pairs], np.float64)
 
     def _measure_contrast(self, values: NDArray[np.float64]) -> float:
         """How far agent, object and walls differ from the floor, see `factor_writes.measure_contrast`."""
@@ -153,12 +172,14 @@ class Variation:
         variation: str,
         groups: Sequence[str],
         strength: float = 1.0,
+        held_out: bool = True,
     ) -> NDArray[np.float64]:
         """Values `[F]` in which the factors of `groups` are drawn anew as in a preset, or are at their defaults.
 
-        Motion is drawn for `moving`, and rests otherwise. `strength` (0 to 2) scales `unseen` and `moving`. Raises
-        `ValueError` for an unknown preset or group, a strength of another preset, and where no factor of the groups,
-        or no motion, is switched on.
+        Motion is drawn for `moving`, and rests otherwise. Distractors are drawn for the preset that they were made for,
+        from videos that training never has (`held_out`) or from its own, and are off otherwise. `strength` (0 to 2)
+        scales `unseen` and `moving`. Raises `ValueError` for an unknown preset or group, a strength of another preset,
+        and where no factor of the groups, no motion, or no distractor is switched on.
         """
         require_preset(variation)
         require_strength(variation, strength)
@@ -166,15 +187,20 @@ class Variation:
         groups_on = {factor.group for factor in self.factors}
         if variation == "moving" and MOTION not in groups_on:
             raise ValueError("variation=moving: this environment has no moving nuisance; make it with variation=moving")
+        distracting = variation in DISTRACTING
+        if distracting and self._distractors is None:
+            raise ValueError(f"variation={variation}: this environment has no distractors; make it with that variation")
         if variation in ("seen", "unseen") and not groups_on & set(groups):
             raise ValueError(
                 f"no factor of {', '.join(groups)} is switched on, so none can be drawn anew: "
                 f"collect with env.variation=seen, or with env.factors=[{','.join(groups)}]"
             )
-        reset = {*groups, MOTION} if variation == "none" else {MOTION}
+        reset = {MOTION, DISTRACTION, *(groups if variation == "none" or distracting else ())}
         values = np.array([f.default if f.group in reset else v for f, v in self._pair(values)], np.float64)
         if variation == "none":
             return values
+        if distracting:
+            return self._draw_distraction(values, rng, held_out)
         drawn = {*groups, MOTION} if variation == "moving" else set(groups) - {MOTION}
         return self._draw(values, rng, drawn, variation == "unseen", strength)
 
@@ -183,16 +209,21 @@ class Variation:
         moving = {factor.name: value for factor, value in self._pair(values) if factor.group == MOTION}
         return Motion(moving, self._roles["floor"], self._view_height_m) if moving else None
 
+    def build_distractors(self, values: NDArray[np.float64]) -> EpisodeDistractors | None:
+        """The distractors of an episode with values `[F]`, or None for a scene without any."""
+        own = {factor.name: value for factor, value in self._pair(values) if factor.group == DISTRACTION}
+        return self._distractors.build_episode(own) if self._distractors else None
+
     def list_offered(self, camera: str) -> tuple[Factor, ...]:
-        """All factors of the model as compiled, switched on or not."""
-        return list_factors(self._compiled, camera)
+        """All factors of the model as compiled, switched on or not, and those of distractors."""
+        return list_factors(self._compiled, camera) + _list_distraction(self._distractors)
 
     def _pair(self, values: NDArray[np.float64]) -> list[tuple[Factor, float]]:
         return list(zip(self.factors, values.tolist(), strict=True))
 
     def write(self, model: mujoco.MjModel, values: NDArray[np.float64]) -> None:
         """Write values `[F]` into a model, whatever was written into it before."""
-        if not self.factors:
+        if not any(factor.write for factor in self.factors):
             return
         write.restore_model(model, self._compiled)
         changed = [pair for pair in self._pair(values) if pair[1] != pair[0].default]
@@ -301,6 +332,11 @@ def _list_bodies(model: mujoco.MjModel, roles: write.Roles) -> list[Factor]:
 def _list_motion(roles: write.Roles) -> list[Factor]:
     rows = (*(FLOOR_MOTION if len(roles["floor"]) else ()), *LAMP_MOTION, *SHADOW_MOTION)
     return [Factor(name, MOTION, unit, *values) for name, unit, *values in rows]
+
+
+def _list_distraction(distractors: Distractors | None) -> tuple[Factor, ...]:
+    rows = distractors.list_rows() if distractors else ()
+    return tuple(Factor(group=DISTRACTION, default=0.0, **row) for row in rows)
 
 
 def _get_sides(inner: float, outer: float) -> tuple[Interval, Interval]:

@@ -9,7 +9,7 @@ Gymnasium's may end an episode of its own (`envs.adapters.gymnasium_simulator`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
@@ -18,11 +18,13 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.actions import read_actions
+from envs.distraction import choose_setting
 from envs.goals import sample_distant_goal
-from envs.presets import APPEARANCE, MOTION, choose_factors
+from envs.presets import APPEARANCE, choose_factors
 from envs.rendering import Renderer, choose_backend
 from envs.rewards import Rewards
 from envs.session import Session
+from envs.state_checks import read_state, require_same_factors, require_same_pose
 from envs.task_spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -60,11 +62,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         render_mode: str | None = "rgb_array",
         factors: Sequence[str] = (),
         variation: str = "none",
+        distraction: Mapping[str, Any] | None = None,
     ) -> None:
         """`size`: frames are `size` x `size` pixels (default: the task's). `proprio` adds proprioception to
         observations. `factors`: factors of variation that differ between episodes, as groups, names, or "all"
         (`envs.factors`). `variation`: preset that they are drawn from (`envs.presets`); without factors it varies the
-        groups of APPEARANCE. Factors without a preset are drawn as in `seen`.
+        groups of APPEARANCE. Factors without a preset are drawn as in `seen`. `distraction`: keys of
+        `envs.distraction.Distraction`, for the presets that distract.
 
         Raises `ValueError` for a bad argument and `RuntimeError` where OpenGL does not work.
         """
@@ -75,7 +79,9 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             raise ValueError(f"render_mode={render_mode!r} is unknown; choices: 'rgb_array', None")
         self.render_mode, self.size, self.proprio, self.split = render_mode, size, proprio, SPLITS[0]
         self.variation = variation
-        self._build_simulator(choose_factors(variation, factors))
+        chosen = choose_factors(variation, factors)
+        self._setting = choose_setting(variation, distraction)
+        self._build_simulator(chosen)
         self.qpos, self.qvel = self.physics.qpos, self.physics.qvel
         self.state_size = self.physics.state_size + len(self._factors)
         self._low, self._high = np.array(self.task.action_low), np.array(self.task.action_high)
@@ -86,17 +92,24 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self.observation_space: spaces.Space[Any] = spaces.Dict(by_name)
         self._frame: NDArray[np.uint8] | None = None
         self.set_goal(self.get_state())
+        if self._setting and self._setting.is_sky_alone and self._goal_frame.any(axis=-1).all():
+            raise ValueError(
+                f"variation={variation} replaces the sky alone, and the camera of {self.task.name} sees none: choose "
+                "variation=video_hard, which replaces the floor, too"
+            )
 
     def _build_simulator(self, factors: tuple[str, ...]) -> None:
         """Set `physics`, `_renderer`, and the factors that are switched on."""
         choose_backend()
-        from envs.factors import Variation  # imports MuJoCo, so only now
+        from envs.distractors import Distractors  # these import MuJoCo, so only now
+        from envs.factors import Variation
         from envs.physics import Physics
 
         model = self._build_model()
         substeps = round(self.task.control_step_s / model.opt.timestep)
         assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
-        self._variation = Variation(model, self.camera, factors, self.variation == "moving")
+        distractors = Distractors(self._setting, model, self.camera, self.size) if self._setting else None
+        self._variation = Variation(model, self.camera, factors, self.variation == "moving", distractors)
         self.physics: Any = Physics(model, substeps)
         self._renderer: Any = Renderer(model, self.size, self.size, self.camera)
         self._factors = np.full(len(self.task_factors) + len(self._variation.names), np.nan)  # none written yet
@@ -154,11 +167,14 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         given = {name: options[name] for name in ("state", "goal_state") if options.get(name) is not None}
         states = {name: self._validate_state(name, state) for name, state in given.items()}
         if states:
-            factors = self._check_same_factors(*states.values())
+            given_factors = [state[self.physics.state_size :] for state in states.values()]
+            require_same_factors(given_factors[0], given_factors[-1], list(self.get_factors()))
+            factors = given_factors[0]
         else:
             own = self._sample_task_factors(self.np_random)
-            unseen = self.variation == "unseen" and self.split == "eval"
-            factors = np.concatenate([own, self._variation.sample(self.np_random, unseen)])
+            held_out = self.split == "eval"
+            drawn = self._variation.sample(self.np_random, self.variation == "unseen" and held_out, held_out)
+            factors = np.concatenate([own, drawn])
         self._set_factors(factors)
         start = states["state"] if "state" in states else self.sample_state(factors)
         goal = states["goal_state"] if "goal_state" in states else self._sample_goal(start, factors)
@@ -211,7 +227,8 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         """
         values = self._validate_state("goal_state", goal_state)
         shown = values if image_state is None else self._validate_state("goal_image_state", image_state)
-        self._check_same_pose(values, shown)
+        own = self.physics.state_size + len(self.task_factors)
+        require_same_pose(values, shown, own, [factor.group for factor in self._variation.factors])
         self._goal_state = values.copy()
         self._goal_frame = self.render_state(shown)
 
@@ -255,16 +272,18 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         variation: str = "seen",
         groups: Sequence[str] = APPEARANCE,
         strength: float = 1.0,
+        split: str = "eval",
     ) -> NDArray[np.float64]:
         """The state `[S]` with the factors of these groups that are switched on drawn anew.
 
         `variation` is a preset, whatever the split; `none` sets the defaults, which is a clean scene. Motion rests but
-        for `moving`. `strength` (0 to 2) multiplies how far values of `unseen` lie outside the training ranges, and how
-        strong the motion of `moving` is. Raises `ValueError` where no factor can be drawn.
+        for `moving`. A preset that distracts sets the defaults, too, and draws distractors, with the videos of `split`.
+        `strength` (0 to 2) multiplies how far values of `unseen` lie outside the training ranges, and how strong the
+        motion of `moving` is. Raises `ValueError` where no factor can be drawn.
         """
         values = self._validate_state("state", state).copy()
         own = self.physics.state_size + len(self.task_factors)
-        values[own:] = self._variation.redraw(values[own:], rng, variation, groups, strength)
+        values[own:] = self._variation.redraw(values[own:], rng, variation, groups, strength, split == "eval")
         return values
 
     def save_session(self) -> Session:
@@ -308,34 +327,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         return self._frame
 
     def _validate_state(self, name: str, state: ArrayLike) -> NDArray[np.float64]:
-        values = np.asarray(state, np.float64)
-        if values.shape != (self.state_size,) or not np.isfinite(values).all():
-            raise ValueError(
-                f"{name} of shape {values.shape} is no state of {self.task.name}: "
-                f"that is {self.state_size} finite numbers, as get_state() returns"
-            )
-        return values
-
-    def _check_same_factors(self, *states: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The factors `[F]` of one or two states; ValueError where they differ."""
-        first, last = (state[self.physics.state_size :] for state in (states[0], states[-1]))
-        if not np.array_equal(first, last):
-            raise ValueError(
-                f"state and goal_state come from different episodes: {', '.join(self.get_factors())} "
-                f"is {first.tolist()} in one and {last.tolist()} in the other"
-            )
-        return first
-
-    def _check_same_pose(self, goal: NDArray[np.float64], image: NDArray[np.float64]) -> None:
-        """ValueError where a goal and the state in its image differ in more than factors of appearance."""
-        differs, own = goal != image, self.physics.state_size + len(self.task_factors)
-        groups = [factor.group for factor in self._variation.factors]
-        differs[own:] &= ~np.isin(groups, (*APPEARANCE, MOTION))
-        if differs.any():
-            raise ValueError(
-                f"goal_image_state differs from goal_state in more than {', '.join(APPEARANCE)}: "
-                "give redraw_factors(goal_state, rng), which keeps the pose"
-            )
+        return read_state(name, state, self.state_size, self.task.name)
 
     def _set_factors(self, factors: NDArray[np.float64]) -> None:
         if not np.array_equal(factors, self._factors):
@@ -344,4 +336,6 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
             self._variation.write(self.physics.model, factors[own:])
             self._write_task_factors(self.physics.model, factors[:own])
             motion = self._variation.build_motion(factors[own:])
-            self._renderer.animate = motion.animate if motion else None
+            distractors = self._variation.build_distractors(factors[own:])
+            self._renderer.animate = distractors.animate if distractors else motion.animate if motion else None
+            self._renderer.finish = distractors.finish if distractors else None

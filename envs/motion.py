@@ -58,7 +58,7 @@ class Motion:
 
     def animate(self, scene: mujoco.MjvScene, time_s: float) -> None:
         """Change what a scene draws to how it looks at a time."""
-        view = _View(scene)
+        view = View(scene)
         if self._values["floor speed"]:
             self._drift_floor(scene, time_s)
         if self._values["lamp tilt"] or self._values["lamp pulse"]:
@@ -78,7 +78,7 @@ class Motion:
                 geom.pos[:2] += shift
                 geom.size[:2] += 2 * self._drift_radius_m
 
-    def _swing_lamps(self, scene: mujoco.MjvScene, view: _View, time_s: float) -> None:
+    def _swing_lamps(self, scene: mujoco.MjvScene, view: View, time_s: float) -> None:
         """Tilt all lamps in a circle, and change their strength with it."""
         angle = self._values["lamp phase"] + self._values["lamp rate"] * time_s
         strength = max(1.0 + self._values["lamp pulse"] * np.sin(angle), _DARKEST_LAMP)
@@ -88,7 +88,7 @@ class Motion:
             light.dir[:] = direction / np.linalg.norm(direction)
             light.diffuse[:] *= strength
 
-    def _add_shadow(self, scene: mujoco.MjvScene, view: _View, time_s: float) -> None:
+    def _add_shadow(self, scene: mujoco.MjvScene, view: View, time_s: float) -> None:
         """Hold a dark disc with a soft edge before the camera, which leaves the image and returns on the other side."""
         values = self._values
         radius = values["shadow radius"]
@@ -112,7 +112,7 @@ class Motion:
             scene.ngeom += 1
 
 
-class _View:
+class View:
     """Place and axes of a scene's camera."""
 
     def __init__(self, scene: mujoco.MjvScene) -> None:
@@ -122,11 +122,11 @@ class _View:
         self.up: Vector = left.up.astype(np.float64)
         self.right: Vector = np.cross(self.forward, self.up)
         self.near_m = float(left.frustum_near)
-        self._top_m, self._orthographic = float(left.frustum_top - left.frustum_bottom), bool(left.orthographic)
+        self._top_m, self.orthographic = float(left.frustum_top - left.frustum_bottom), bool(left.orthographic)
 
     def measure_height(self, distance_m: float) -> float:
         """Height in metres of what is seen at a distance."""
-        return self._top_m if self._orthographic else self._top_m * distance_m / self.near_m
+        return self._top_m if self.orthographic else self._top_m * distance_m / self.near_m
 
 
 def _point(angle_rad: float) -> Vector:

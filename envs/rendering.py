@@ -154,8 +154,10 @@ class Renderer:
     """
 
     def __init__(self, model: mujoco.MjModel, height: int, width: int, camera: str) -> None:
-        # Changes the scene at a time in seconds, just before an image is drawn (`envs.motion`).
+        # Change the scene just before an image is drawn, and the image after it, at a time in seconds (`envs.motion`,
+        # `envs.distractors`).
         self.animate: Callable[[mujoco.MjvScene, float], None] | None = None
+        self.finish: Callable[[NDArray[np.uint8], float], None] | None = None
         self._gl: Any = _create_context(width, height)
         # MuJoCo terminates EGL at exit, and a context deleted later fails noisily: functions registered last run first.
         atexit.unregister(_close_renderers)
@@ -192,7 +194,10 @@ class Renderer:
             self.animate(self._scene, data.time)
         mj.mjr_render(self._rect, self._scene, self._context)
         mj.mjr_readPixels(self._pixels, None, self._rect, self._context)
-        return self._pixels[::-1].copy()  # OpenGL counts rows from below
+        frame = self._pixels[::-1].copy()  # OpenGL counts rows from below
+        if self.finish is not None:
+            self.finish(frame, data.time)
+        return frame
 
     def get_gl_renderer(self) -> str:
         """OpenGL's name of itself (GL_RENDERER), such as "llvmpipe (LLVM 15.0.6, 256 bits)"."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
 from data.policies import PolicyConfig
+from envs.distraction import Distraction, choose_setting, list_changes
+from envs.presets import Preset
 
 OnDamaged = Literal["error", "skip"]
 Files = str | list[str]  # a trajectory file, a list of them, a glob, or a run folder of jepa collect
@@ -47,16 +49,24 @@ class EnvKeys:
     """environment steps an action is held"""
     factors: str | list[str] = field(default_factory=list)
     """further differences between episodes: all, groups as [colour,light], or names (jepa doctor env=TASK)"""
-    variation: Literal["none", "seen", "unseen", "moving"] = "none"
-    """preset that factors are drawn from; without env.factors it varies texture, colour, light and camera"""
+    variation: Preset = "none"
+    """preset that factors are drawn from, or whose distractors are shown; without env.factors, seen, unseen and moving
+    vary texture, colour, light and camera"""
+    distraction: Distraction = field(default_factory=Distraction)
+    """distractors of variation=distracting; folder of videos of video_easy and video_hard"""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """further arguments of the environment, as {size: 96}"""
+
+    def __post_init__(self) -> None:
+        choose_setting(self.variation, asdict(self.distraction), "env.")
 
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments of the environment; a file without factors or preset records none."""
         factors = self.factors if isinstance(self.factors, str) else list(self.factors)
-        preset = {} if self.variation == "none" else {"variation": self.variation}
+        preset: dict[str, Any] = {} if self.variation == "none" else {"variation": self.variation}
+        if changes := list_changes(self.distraction):
+            preset["distraction"] = changes
         return self.kwargs | ({"factors": factors} if factors else {}) | preset
 
 

@@ -7,13 +7,14 @@ starts, goals and seeds. Success is judged on the true state by the task's dista
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
 
 import envs
 from commands.shared.errors import UsageError, describe_choices
+from envs.distraction import Distraction, choose_setting
 from envs.presets import Preset, require_strength
 from envs.task_spec import TaskSpec
 
@@ -73,7 +74,10 @@ class ProtocolConfig:
     start_velocity: StartVelocity = "recorded"
     """velocities at the start: recorded, or zero (the recorded positions at rest)"""
     variation: Preset | None = None
-    """preset that the appearance of scenes is drawn from: none, seen, unseen or moving; null: as in the data file"""
+    """preset that the appearance of scenes is drawn from (none, seen, unseen, moving), or whose distractors are shown
+    (distracting, color_easy, color_hard, video_easy, video_hard); null: as in the data file"""
+    distraction: Distraction = field(default_factory=Distraction)
+    """distractors of protocol.variation=distracting; folder of videos of video_easy and video_hard"""
     strength: Annotated[float, Interval(ge=0, le=2)] = 1.0
     """distance of unseen values from the training ranges, and strength of motion, times the preset's"""
     goal_nuisance: GoalNuisance = "same"
@@ -94,6 +98,7 @@ class ProtocolConfig:
                 "episode: set one of them to null"
             )
         require_strength(self.variation, self.strength, "protocol.")
+        choose_setting(self.variation or "null", asdict(self.distraction), "protocol.")
         if self.variation == "none" and self.goal_nuisance == "other":
             raise ValueError(
                 "protocol.goal_nuisance=other draws another appearance and protocol.variation=none shows none: "

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 import envs
 from commands.shared.errors import UsageError
-from envs.presets import APPEARANCE, Preset, choose_env_kwargs
+from envs.distraction import Distraction, list_changes
+from envs.presets import APPEARANCE, DISTRACTING, Preset, choose_env_kwargs
 
 if TYPE_CHECKING:
     from commands.evaluation.cases import Cases
@@ -33,6 +34,11 @@ SCENE_TEXTS = {
     "seen": "appearance drawn again from the training ranges",
     "unseen": "appearance drawn again from values outside the training ranges",
     "moving": "appearance drawn again from the training ranges, with nuisance that moves within an episode",
+    "distracting": "the plain scene with distractors of the Distracting Control Suite",
+    "color_easy": "the plain scene in other colours (DMC-GB color_easy)",
+    "color_hard": "the plain scene in other colours (DMC-GB color_hard)",
+    "video_easy": "the plain scene with a video in place of the sky (DMC-GB video_easy)",
+    "video_hard": "the plain scene with a video in place of sky and floor (DMC-GB video_hard)",
 }
 GOAL_TEXTS = {
     "same": "the same appearance as the start",
@@ -49,6 +55,9 @@ class SceneKeys(Protocol):
 
     @property
     def strength(self) -> float: ...
+
+    @property
+    def distraction(self) -> Distraction: ...
 
     @property
     def seed(self) -> int: ...
@@ -76,26 +85,32 @@ def changes_scenes(protocol: ProtocolConfig) -> bool:
 def check_scenes(protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> None:
     """UsageError for a change of appearance that the environment of a file cannot draw. recorded: its arguments."""
     if changes_scenes(protocol):
-        with _open_env(_name_keys(protocol), protocol.variation, env_id, recorded):
+        with _open_env(_name_keys(protocol), protocol, env_id, recorded):
             pass
 
 
-def check_episode_scenes(variation: Preset, env_id: str, recorded: Mapping[str, Any]) -> None:
+def check_episode_scenes(keys: SceneKeys, env_id: str, recorded: Mapping[str, Any]) -> None:
     """UsageError for episodes that cannot be rendered in other scenes. recorded: arguments of their environment."""
-    with _open_env(f"variation={variation}", variation, env_id, recorded):
+    with _open_env(f"variation={keys.variation}", keys, env_id, recorded):
         pass
+
+
+def adapt_env_kwargs(keys: SceneKeys, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the environment that shows the scenes asked for. recorded: those of the data file."""
+    return choose_env_kwargs(keys.variation, recorded, list_changes(keys.distraction))
 
 
 def redraw_scenes(cases: Cases, protocol: ProtocolConfig, env_id: str, recorded: Mapping[str, Any]) -> Cases:
     """The cases with states of the scenes that the protocol asks for, and the states that goal images show."""
     if not changes_scenes(protocol):
         return cases
-    with _open_env(_name_keys(protocol), protocol.variation, env_id, recorded) as env:
+    with _open_env(_name_keys(protocol), protocol, env_id, recorded) as env:
         starts, goals = cases.start_states, cases.goal_states
         if protocol.variation is not None:
             numbers = np.arange(len(starts))
             starts, goals = (
-                _redraw_states(states, numbers, protocol, env, env_id, recorded) for states in (starts, goals)
+                _redraw_states(states, numbers, protocol, env, env_id, recorded, protocol.split)
+                for states in (starts, goals)
             )
         images = _draw_goal_images(dict(enumerate(goals)), protocol, env, recorded)
     return replace(cases, start_states=starts, goal_states=goals, goal_image_states=images)
@@ -108,7 +123,11 @@ def redraw_case(
     preset = choose_preset(protocol, recorded)
     drawn = {
         key: env.redraw_factors(
-            states[key], _make_rng(protocol, SCENE_STREAM, number), preset, strength=protocol.strength
+            states[key],
+            _make_rng(protocol, SCENE_STREAM, number),
+            preset,
+            strength=protocol.strength,
+            split=protocol.split,
         )
         for key in ("state", "goal_state")
     }
@@ -135,9 +154,9 @@ def redraw_episodes(reader: Any, episodes: Sequence[int], keys: SceneKeys) -> Re
     rows = [
         reader.first_row(int(episode)) + np.arange(len(part)) for episode, part in zip(episodes, states, strict=True)
     ]
-    with _open_env(f"variation={keys.variation}", keys.variation, info.env_id, info.env_kwargs) as env:
-        frames = []
-        for state in _redraw_states(np.concatenate(states), numbers, keys, env, info.env_id, info.env_kwargs):
+    with _open_env(f"variation={keys.variation}", keys, info.env_id, info.env_kwargs) as env:
+        frames, about = [], (info.env_id, info.env_kwargs)
+        for state in _redraw_states(np.concatenate(states), numbers, keys, env, *about, split="eval"):
             env.set_state(state)
             frames.append(env.render())
     return RedrawnFrames(np.concatenate(rows), np.stack(frames))
@@ -147,6 +166,11 @@ def describe_scenes(protocol: Mapping[str, Any]) -> str:
     """One sentence of a report on the protocol's scenes and goal images; protocol: as in results.json."""
     strength = protocol.get("strength", 1.0)
     scaled = "" if strength == 1.0 else f", nuisance {strength:g} times as strong"
+    if protocol["variation"] == "distracting":
+        keys = protocol["distraction"]
+        shown = [f"background {keys['background']}" if kind == "background" else kind for kind in keys["kinds"]]
+        motion = "changing within an episode" if keys["dynamic"] else "constant within an episode"
+        scaled = f", intensity {keys['intensity']:g}, {motion}: {', '.join(shown)}"
     return f"{SCENE_TEXTS[protocol['variation']]}{scaled}; goal images show {GOAL_TEXTS[protocol['goal_nuisance']]}"
 
 
@@ -157,6 +181,9 @@ def name_scenes(protocol: Mapping[str, Any]) -> str:
     strength = protocol.get("strength", 1.0)
     parts = [] if variation is None else [f"scenes {variation}"]
     parts += [] if strength == 1.0 else [f"strength {strength:g}"]
+    if variation == "distracting":
+        keys = protocol["distraction"]
+        parts += [f"intensity {keys['intensity']:g}", *(["dynamic"] if keys["dynamic"] else [])]
     parts += [] if nuisance == "same" else [f"goal images {nuisance}"]
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -171,18 +198,19 @@ def _name_keys(protocol: ProtocolConfig) -> str:
 
 
 @contextmanager
-def _open_env(wanted: str, variation: Preset | None, env_id: str, recorded: Mapping[str, Any]) -> Iterator[GoalEnv]:
+def _open_env(wanted: str, keys: SceneKeys, env_id: str, recorded: Mapping[str, Any]) -> Iterator[GoalEnv]:
     """The environment in which appearance is drawn; UsageError, naming the keys `wanted`, where it has none to draw."""
     if env_id not in envs.TASKS:
         raise UsageError(f"{wanted}: no factors of variation are known for {env_id} (tasks: {', '.join(envs.TASKS)})")
-    with closing(envs.make(env_id, **recorded)) as env:
-        names = env.get_factors()
-        if not any(factor.group in APPEARANCE and factor.name in names for factor in env.list_factors()):
-            raise UsageError(
-                f"{wanted}: the data of {env_id} were collected without factors of appearance, so none can be drawn "
-                f"anew: collect with env.variation=seen, or with env.factors=[{','.join(APPEARANCE)}]"
-            )
-    with closing(envs.make(env_id, **choose_env_kwargs(variation, recorded))) as env:
+    if not {keys.variation, recorded.get("variation")} & set(DISTRACTING):  # these need no factors of appearance
+        with closing(envs.make(env_id, **recorded)) as env:
+            names = env.get_factors()
+            if not any(factor.group in APPEARANCE and factor.name in names for factor in env.list_factors()):
+                raise UsageError(
+                    f"{wanted}: the data of {env_id} were collected without factors of appearance, so none can be "
+                    f"drawn anew: collect with env.variation=seen, or with env.factors=[{','.join(APPEARANCE)}]"
+                )
+    with closing(envs.make(env_id, **adapt_env_kwargs(keys, recorded))) as env:
         yield env
 
 
@@ -193,9 +221,10 @@ def _redraw_states(
     env: GoalEnv,
     env_id: str,
     recorded: Mapping[str, Any],
+    split: str,
 ) -> NDArray[np.float64]:
     """Recorded states [n, S] as states of `env`; the appearance is drawn from a preset, by the numbers [n] of their
-    cases or episodes."""
+    cases or episodes, and videos are those of `split`."""
     assert keys.variation is not None
     with closing(envs.make(env_id, **recorded)) as source:
         physics = source.physics.state_size
@@ -206,7 +235,7 @@ def _redraw_states(
     redrawn = converted.copy()
     for number, first in zip(*np.unique(numbers, return_index=True), strict=True):
         rng = _make_rng(keys, SCENE_STREAM, int(number))
-        scene = env.redraw_factors(converted[first], rng, keys.variation, strength=keys.strength)
+        scene = env.redraw_factors(converted[first], rng, keys.variation, strength=keys.strength, split=split)
         redrawn[numbers == number, physics:] = scene[physics:]
     return redrawn
 
@@ -221,7 +250,9 @@ def _draw_goal_images(
     clean = protocol.goal_nuisance == "clean"
     ranges, strength = ("none", 1.0) if clean else (choose_preset(protocol, recorded), protocol.strength)
     images = [
-        env.redraw_factors(goal, _make_rng(protocol, GOAL_STREAM, number), ranges, strength=strength)
+        env.redraw_factors(
+            goal, _make_rng(protocol, GOAL_STREAM, number), ranges, strength=strength, split=protocol.split
+        )
         for number, goal in goals.items()
     ]
     return np.stack(images)

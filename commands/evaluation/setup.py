@@ -15,12 +15,11 @@ from commands.evaluation.cases import RESTING, Cases, draw_cases
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import fit_actions, load_model, prepare_model
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
-from commands.evaluation.scenes import redraw_scenes
+from commands.evaluation.scenes import adapt_env_kwargs, redraw_scenes
 from commands.shared.errors import UsageError
 from commands.training.model_folders import find_frame_skip, open_reader
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
-from envs.presets import choose_env_kwargs
 from envs.task_spec import TaskSpec
 from planners.protocol import Dynamics
 from world_model.interop.lewm import LeWorldModel
@@ -46,7 +45,7 @@ class EvaluationSetup:
     @property
     def env_kwargs(self) -> dict[str, Any]:
         """Arguments of the environment: the data's, the protocol's variation, proprioception where it is read."""
-        kwargs = choose_env_kwargs(self.protocol.variation, self.reader.info.env_kwargs)
+        kwargs = adapt_env_kwargs(self.protocol, self.reader.info.env_kwargs)
         return {**kwargs, **({"proprio": True} if self.proprio != "none" else {})}
 
 

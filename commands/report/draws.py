@@ -14,7 +14,7 @@ import envs
 from commands.evaluation.scenes import choose_preset, redraw_case
 from commands.report import page
 from commands.report.sheet import draw_sheet, enlarge, write_sheet
-from envs.presets import APPEARANCE
+from envs.presets import APPEARANCE, DISTRACTION
 
 if TYPE_CHECKING:
     from commands.evaluation.setup import EvaluationSetup
@@ -28,6 +28,11 @@ RANGE_TEXTS = {
     "seen": "values from the training ranges",
     "unseen": "values outside the training ranges",
     "moving": "values from the training ranges, and nuisance that moves within an episode",
+    "distracting": "the plain scene with distractors",
+    "color_easy": "the plain scene in other colours",
+    "color_hard": "the plain scene in other colours",
+    "video_easy": "the plain scene with a video in place of the sky",
+    "video_hard": "the plain scene with a video in place of sky and floor",
 }
 GOAL_TEXTS = {
     "same": "goal images show the same scene",
@@ -69,7 +74,7 @@ def _list_options(setup: EvaluationSetup, env: GoalEnv, groups: list[str]) -> li
     than COUNT and their appearance can be drawn."""
     protocol, recorded = setup.protocol, setup.reader.info.env_kwargs
     options = setup.cases.list_reset_options()[:COUNT]
-    if set(groups).isdisjoint(APPEARANCE):
+    if set(groups).isdisjoint((*APPEARANCE, DISTRACTION)):
         return options
     more = range(len(options), COUNT)
     return options + [redraw_case(options[i % len(options)], i, protocol, env, recorded) for i in more]

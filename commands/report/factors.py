@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import envs
 from commands.shared.console import Console, format_table
+from envs.distraction import Distraction
 from envs.presets import APPEARANCE, MOTION
 
 
@@ -30,10 +33,16 @@ def print_factors(task: str, console: Console) -> None:
         ("seen", "column seen", "column seen"),
         ("unseen", "column seen", "column unseen"),
         ("moving", "columns seen and moving", "columns seen and moving"),
+        ("distracting", "defaults, distractors", "defaults, distractors, held-out videos"),
+        ("color_easy", "defaults, other colours", "defaults, other colours"),
+        ("color_hard", "defaults, other colours", "defaults, other colours"),
+        ("video_easy", "defaults, video as sky", "defaults, held-out video as sky"),
+        ("video_hard", "defaults, video as sky and floor", "defaults, held-out video as sky and floor"),
     ]
     console.say("\n" + format_table(presets, ["env.variation", "splits train and val", "split eval"]))
     console.say(
-        f"\nA preset varies {', '.join(APPEARANCE)}, or what env.factors names: groups, factors, or all.\n"
-        "env.factors without a preset means seen.\n"
+        f"\nseen, unseen and moving vary {', '.join(APPEARANCE)}, or what env.factors names: groups, factors, or all.\n"
+        f"env.factors without a preset means seen. Keys of env.distraction: {', '.join(asdict(Distraction()))}.\n"
+        f"jepa collect env={task} env.variation=distracting env.distraction.intensity=0.1\n"
         f"jepa collect env={task} env.variation=seen env.factors=[colour,light]"
     )

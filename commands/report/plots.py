@@ -78,30 +78,26 @@ def draw_sweep_curves(runs: Mapping[str, Path | str], png_path: Path | str, curv
 
 
 def draw_setting_curves(
-    key: str, values: Sequence[float], results: Sequence[Mapping[str, Any]], png_path: Path | str
+    key: str, values: Sequence[float], curves: Mapping[str, Mapping[str, Any]], title: str, png_path: Path | str
 ) -> None:
-    """Draw success within the first threshold, at any time, over the values of a key, one line a method.
+    """Draw success at any time over the values of a key, ascending, one line a method; the legend has the areas.
 
-    results: one a value, as `pooling.pool_results` gives them; bars are 95 % intervals.
+    curves: as `curves.collect_curves` gives them; bars are 95 % intervals.
     """
-    order, (threshold, unit) = np.argsort(values), (results[0]["thresholds"][0], results[0]["unit"])
-    shared = [name for name in results[0]["methods"] if all(name in result["methods"] for result in results)]
     with new_figure(1, 1, (4.6, 2.9)) as (figure, (axis,)):
-        for number, name in enumerate(shared):
-            rows = [results[index]["methods"][name] for index in order]
-            rates = np.array([row["any"][str(threshold)] for row in rows])
-            low, high = np.array([row["any_ci95"][str(threshold)] for row in rows]).T
+        for number, (name, row) in enumerate(curves.items()):
+            rates, (low, high) = np.array(row["any"]["rates"]), np.array(row["any"]["ci95"]).T
             axis.errorbar(
-                np.array(values)[order],
+                values,
                 100 * rates,
                 100 * np.maximum([rates - low, high - rates], 0),
                 fmt=f"-{pick_marker(number)}",
                 color=pick_colour(number),
                 ms=5,
                 elinewidth=1.2,
-                label=name,
+                label=f"{name}, area {row['any']['area']:.0%}",
             )
-        axis.set(title=f"{results[0]['task']}: within {threshold} {unit} at any time", xlabel=key, ylim=(-4, 104))
+        axis.set(title=title, xlabel=key, ylim=(-4, 104))
         axis.set_ylabel("success, % of episodes")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         save_png(figure, png_path)

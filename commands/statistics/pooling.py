@@ -19,11 +19,11 @@ from commands.report.plots import draw_setting_curves, draw_sweep_curves
 from commands.shared.console import METRICS, Console, format_table
 from commands.shared.errors import RunError
 from commands.shared.runs import get_identity, read_json, write_atomic, write_json
+from commands.statistics.curves import KINDS, collect_curves, format_areas
 from commands.statistics.searches import format_search_page, judge_searches, make_row
 from commands.statistics.seed_intervals import estimate_rate
 
 RESULTS = "results.json"
-KINDS = ("any", "held")  # of success, in results.json
 SEEDS = ("seed", "protocol.seed")  # keys in which runs of one setting may differ
 SEARCH_KEYS = ("planner", "planner.proposal.source")  # whose values are compared on a page of their own
 CURVES = {
@@ -36,8 +36,8 @@ CURVES = {
 
 def pool_runs(folders: Mapping[Path, Composed], free: Sequence[str], console: Console) -> None:
     """Pool evaluations (tables, and `pool-HASH.json` next to the folders), compare those of several settings (a table,
-    and `settings-HASH.png` for numbers of one key), and draw the training curves of several runs into one
-    `sweep-HASH.png`. HASH identifies the runs."""
+    and the curve over numbers of one key, `settings-HASH.png` and `.json`), and draw the training curves of several
+    runs into one `sweep-HASH.png`. HASH identifies the runs."""
     alike = _group_evaluations(folders, free)
     _pool_seeds(alike, console)
     _compare_settings(alike, folders, console)
@@ -116,8 +116,19 @@ def _compare_settings(
     tasks = {(result["task"], str(result["thresholds"])) for result in pooled}
     if len(keys) == 1 and len(numbers) == len(rows) and len(tasks) == 1:
         target = next(iter(folders)).parent / f"settings-{_short_hash(sorted(alike))}.png"
-        draw_setting_curves(keys[0], numbers, pooled, target)
-        console.say(f"success over {keys[0]}: {target}")
+        _report_curve(keys[0], numbers, pooled, target, console)
+
+
+def _report_curve(
+    key: str, numbers: Sequence[float], pooled: Sequence[Mapping[str, Any]], target: Path, console: Console
+) -> None:
+    """Draw success over the numbers of a key, and write it with the area under the curve."""
+    curves, first = collect_curves(numbers, pooled), pooled[0]
+    title = f"{first['task']}: within {first['thresholds'][0]} {first['unit']} at any time"
+    draw_setting_curves(key, sorted(numbers), curves, title, target)
+    about = {"task": first["task"], "within": first["thresholds"][0], "unit": first["unit"], "key": key}
+    write_json(target.with_suffix(".json"), {**about, "values": sorted(numbers), "methods": curves})
+    console.say(f"{format_areas(numbers, curves)}\nsuccess over {key}: {target}")
 
 
 def _read_number(text: str) -> float | None:

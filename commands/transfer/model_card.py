@@ -140,7 +140,11 @@ def describe_data(record: ModelRecord) -> str:
     rows = [
         ("environment", about.get("env") or "none: plain video"),
         ("episodes", record.episodes),
-        *((f"environment.{key}", value) for key, value in flatten(about.get("env_kwargs") or {}).items()),
+        *(
+            (f"environment.{key}", value)
+            for key, value in flatten(about.get("env_kwargs") or {}).items()
+            if not key.endswith("_folder")  # a path of this machine
+        ),
         *((f"video.{key}", value) for key, value in flatten(about.get("video") or {}).items()),
         ("checksum of the data", about.get("data")),
         ("encoder from", about.get("pretrained") or about.get("timm")),

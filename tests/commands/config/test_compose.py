@@ -334,6 +334,10 @@ def test_factors_reach_the_data_file_and_are_not_there_when_off():
     preset = make_collect_config(load_config("collect", ["env.variation=unseen"]))
     assert preset.env_kwargs == {"variation": "unseen"}
     assert make_collect_config(load_config("collect", ["env.variation=none"])).env_kwargs == {}
+    words = ["env.variation=distracting", "env.distraction.dynamic=true", "env.distraction.kinds=[camera]"]
+    made = make_collect_config(load_config("collect", words)).env_kwargs
+    keys = {"dynamic": True, "kinds": ["camera"]}
+    assert made == {"variation": "distracting", "distraction": keys}
 
 
 def test_the_presets_of_variation_are_those_of_the_environments():

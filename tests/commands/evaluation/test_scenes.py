@@ -19,11 +19,12 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import ORACLE_COST_METHOD, make_policies, play_policy
 from commands.evaluation.oracle import OracleDynamics
 from commands.evaluation.protocol import OracleCostConfig, ProtocolConfig, resolve_protocol
-from commands.evaluation.scenes import check_scenes, describe_scenes, redraw_scenes
+from commands.evaluation.scenes import adapt_env_kwargs, check_scenes, describe_scenes, redraw_scenes
 from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from envs.presets import APPEARANCE, PRESETS, choose_env_kwargs
+from envs.distraction import Distraction
+from envs.presets import APPEARANCE, DISTRACTING, PRESETS, choose_env_kwargs
 from envs.reacher.spec import REACHER
 from tests.world_model.small import dynamics
 
@@ -128,7 +129,7 @@ def test_the_appearance_depends_on_seed_and_case_alone(cases):
     np.testing.assert_array_equal(first.take(1).goal_image_states, first.goal_image_states[:1])
 
 
-@pytest.mark.parametrize("variation", PRESETS)
+@pytest.mark.parametrize("variation", sorted({*PRESETS} - {*DISTRACTING}))
 def test_scenes_of_a_preset_keep_poses_and_give_start_and_goal_one_appearance(cases, variation):
     setup = make_setup(cases, variation=variation)
     made = envs.make("reacher", **setup.env_kwargs)
@@ -154,6 +155,56 @@ def test_scenes_of_a_preset_keep_poses_and_give_start_and_goal_one_appearance(ca
         np.testing.assert_array_equal(run.frames[number, 0], made.render_state(setup.cases.start_states[number]))
     made.close()
     recorded.close()
+
+
+def make_cases(task, kwargs, count=2):
+    """Starts and goals of a task with these arguments of its environment."""
+    env = envs.make(task, **kwargs)
+    pairs = []
+    for seed in range(count):
+        env.reset(seed=seed)
+        pairs.append((env.get_state(), env.get_goal_state()))
+    env.close()
+    starts, goals = (np.stack(states) for states in zip(*pairs, strict=True))
+    return Cases(starts, goals, np.arange(count), np.arange(count), np.ones(count), None, tuple(range(count)), 0, 0)
+
+
+@pytest.mark.parametrize("nuisance", ["same", "other", "clean"])
+def test_distractors_at_test_time_need_no_factors_in_the_data(nuisance):
+    keys = Distraction(intensity=0.3, dynamic=True, background="leaves")
+    protocol = ProtocolConfig(variation="distracting", distraction=keys, goal_nuisance=nuisance)
+    check_scenes(protocol, "two_rooms", {})
+    plain, shown = envs.make("two_rooms"), envs.make("two_rooms", **adapt_env_kwargs(protocol, {}))
+    drawn = redraw_scenes(cases := make_cases("two_rooms", {}), protocol, "two_rooms", {})
+    assert len({read_factors(shown, start)["distraction seed"] for start in drawn.start_states}) == 2
+    for number, (start, goal) in enumerate(zip(drawn.start_states, drawn.goal_states, strict=True)):
+        assert read_factors(shown, start) == read_factors(shown, goal)
+        np.testing.assert_array_equal(start[: plain.state_size], cases.start_states[number])
+        image = goal if nuisance == "same" else drawn.goal_image_states[number]
+        seen, seed = shown.render_state(image), read_factors(shown, image)["distraction seed"]
+        assert (seed == read_factors(shown, start)["distraction seed"]) == (nuisance == "same")
+        same = np.array_equal(seen, plain.render_state(cases.goal_states[number]))
+        assert same == (nuisance == "clean")
+    plain.close()
+    shown.close()
+
+
+def test_data_with_distractors_are_evaluated_on_other_draws_or_on_the_plain_scene():
+    recorded = {"variation": "distracting", "distraction": {"intensity": 0.3}}
+    cases, plain = make_cases("two_rooms", recorded), envs.make("two_rooms")
+    other = redraw_scenes(cases, ProtocolConfig(goal_nuisance="other"), "two_rooms", recorded)
+    np.testing.assert_array_equal(other.start_states, cases.start_states)
+    env = envs.make("two_rooms", **recorded)
+    here, there = (read_factors(env, states[0]) for states in (cases.goal_states, other.goal_image_states))
+    assert here["distraction seed"] != there["distraction seed"] and there["distraction intensity"] == 0.3
+    protocol = ProtocolConfig(variation="none")
+    check_scenes(protocol, "two_rooms", recorded)
+    still = redraw_scenes(cases, protocol, "two_rooms", recorded)
+    shown = envs.make("two_rooms", **adapt_env_kwargs(protocol, recorded))
+    start = cases.start_states[0][: plain.state_size]
+    np.testing.assert_array_equal(shown.render_state(still.start_states[0]), plain.render_state(start))
+    for made in (plain, env, shown):
+        made.close()
 
 
 def test_other_goals_of_unseen_scenes_are_unseen_too(cases, env):
@@ -227,6 +278,13 @@ def test_an_appearance_that_cannot_be_drawn_is_refused(keys, env_id, kwargs, sai
         (["protocol.strength=0.5"], "scales nothing in protocol.variation=null: choose protocol.variation=unseen or"),
         (["protocol.variation=seen", "protocol.strength=0"], "leave the strength at 1"),
         (["protocol.variation=unseen", "protocol.strength=3"], "protocol.strength=3 is out of range"),
+        (["protocol.variation=distracting", "protocol.strength=2"], "protocol.distraction.intensity scales it"),
+        (
+            ["protocol.variation=distracting", "protocol.distraction.intensity=2"],
+            "distraction.intensity=2 is out of range",
+        ),
+        (["protocol.distraction.intensity=0.2"], "changes nothing in protocol.variation=null: it is for distracting"),
+        (["protocol.variation=video_hard"], "plays videos: give protocol.distraction.video_folder=FOLDER"),
     ],
 )
 def test_mistyped_and_contradicting_settings_are_refused(words, said):
@@ -247,6 +305,11 @@ def test_report_and_headline_say_what_the_scenes_were():
     scaled = {"variation": "moving", "goal_nuisance": "same", "strength": 0.5}
     assert format_headline({**results, "protocol": scaled}).startswith("reacher (scenes moving, strength 0.5): 50%")
     assert "within an episode, nuisance 0.5 times as strong; goal" in describe_scenes(scaled)
+    keys = {"intensity": 0.2, "dynamic": True, "kinds": ["camera", "background"], "background": "leaves"}
+    distracting = {"variation": "distracting", "goal_nuisance": "other", "strength": 1.0, "distraction": keys}
+    said = "reacher (scenes distracting, intensity 0.2, dynamic, goal images other): 50%"
+    assert format_headline({**results, "protocol": distracting}).startswith(said)
+    assert "intensity 0.2, changing within an episode: camera, background leaves; goal" in describe_scenes(distracting)
     plain = {**results, "protocol": {"variation": None, "goal_nuisance": "same", "strength": 1.0}}
     assert format_headline(plain).startswith("reacher: 50%")
 

@@ -11,6 +11,7 @@ import pytest
 
 from commands.config.compose import compose
 from commands.shared.console import Console
+from commands.statistics.curves import measure_area
 from commands.statistics.intervals import wilson_interval
 from commands.statistics.pooling import pool_results, pool_runs
 from commands.statistics.searches import SearchRow, judge_searches
@@ -87,6 +88,19 @@ def test_settings_of_a_sweep_stand_in_one_table_and_numbers_of_one_key_in_a_figu
     assert f"80.0% ({rate.low:.1%} to {rate.high:.1%})" in line
     (drawn,) = tmp_path.glob("settings-*.png")
     assert drawn.stat().st_size > 5000 and f"success over protocol.strength: {drawn}" in out.getvalue()
+    curve = json.loads(drawn.with_suffix(".json").read_text())
+    assert (curve["key"], curve["values"], curve["within"]) == ("protocol.strength", [0.0, 0.5, 1.5], 0.2)
+    rows = curve["methods"]["model"]
+    assert rows["any"]["rates"] == pytest.approx([0.9, 0.8, 0.2]) and rows["any"]["ci95"][1] == [rate.low, rate.high]
+    area = (0.5 * (0.9 + 0.8) / 2 + 1.0 * (0.8 + 0.2) / 2) / 1.5
+    assert (rows["any"]["area"], rows["held"]["area"]) == (pytest.approx(area), 0.0)
+    assert f"area under the curve from 0 to 1.5: model {area:.1%} (held 0.0%), random" in out.getvalue()
+
+
+def test_the_area_under_a_curve_is_normalised_by_its_range_and_does_not_depend_on_the_order():
+    assert measure_area([0, 0.05, 0.3], [1, 1, 1]) == pytest.approx(1.0)
+    assert measure_area([0.0, 0.2], [1.0, 0.0]) == pytest.approx(0.5)
+    assert measure_area([0.3, 0.0, 0.1], [0.0, 0.9, 0.6]) == pytest.approx((0.1 * 0.75 + 0.2 * 0.3) / 0.3)
 
 
 def test_a_setting_that_is_no_number_is_not_drawn(tmp_path: Path):
