@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from commands.comparison.markdown import WIDTH
 from commands.comparison.rows import ORACLE, Record, get_judge
-from commands.comparison.tables import WIDTH
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
 

@@ -2,7 +2,7 @@
 
 `TASK.csv` has one line a method, seed and threshold; `TASK_episodes.csv` one line a method, seed and episode, of those
 cells that keep the outcome of every episode. Both call a method by `row`, `objective`, `metric` and `part` (plan: with
-the shared dynamics, plan_own: with its own).
+the shared dynamics, plan_own: with its own, oracle_cost: the true simulator with its cost).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
         steps = read_steps(record, row, kind, threshold) if known else None
         found = {} if steps is None else summarise_steps(steps, record["outcomes"]["budget"])
         line |= {f"{kind}_{name}_steps": found.get(name) for name in ("median", "restricted_mean")}
-    trained = row.key.part != "random"
+    trained = row.key.part in ("plan", "plan_own")
     line |= {
         "steps": record.get("steps") if trained else None,
         "stage1_flops": costs["pretrain"] if trained else 0.0,
@@ -85,10 +85,11 @@ def _count_successes(result: Mapping[str, Any], kind: str, threshold: str) -> in
 
 def _make_episode_lines(row: Row, record: Record) -> Iterator[Line]:
     outcomes, method = record["outcomes"], record["outcomes"][row.key.part]
+    played = len(method["final_distance"])  # fewer than goals where the true simulator plays the first ones
     columns: dict[str, Sequence[Any]] = {
-        "episode": outcomes["goals"]["episode"],
-        "start": outcomes["goals"]["start"],
-        "start_distance": outcomes["goals"]["distance"],
+        "episode": outcomes["goals"]["episode"][:played],
+        "start": outcomes["goals"]["start"][:played],
+        "start_distance": outcomes["goals"]["distance"][:played],
         "final_distance": method["final_distance"],
         "least_distance": method["least_distance"],
         **{f"{kind}_{threshold}": column for kind in KINDS for threshold, column in method[kind].items()},
