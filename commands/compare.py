@@ -18,10 +18,11 @@ from typing import Any
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.control import check_arms, check_control, check_oracle_costs
+from commands.comparison.efforts import check_efforts, equalise_time
 from commands.comparison.execution import remove_leftovers, run_cell
 from commands.comparison.pages import find_cell_folders, write_page, write_report, write_tasks_page
 from commands.comparison.phases import remove_shared_trainings
-from commands.comparison.rows import ORACLE, make_rows
+from commands.comparison.rows import ALL, CANDIDATES, ORACLE, TIME, make_rows
 from commands.comparison.search import list_extremes, read_space
 from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
@@ -35,6 +36,7 @@ from commands.comparison.table_keys import (
 )
 from commands.comparison.trials import SPLIT
 from commands.config.compose import list_choices
+from commands.evaluation.protocol import check_goals
 from commands.evaluation.scenes import check_scenes
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, describe_choices, explain, join_names
@@ -66,10 +68,13 @@ def check(config: Config) -> None:
         keys = make_cell_keys(config, row.objective, config.seed, row.variant)
         check_collection(keys.collection)
         check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
+        check_goals(keys.protocol, keys.env.name, keys.data.frames)
         if row.objective != ORACLE:
             keys.check_planner()
             keys.stage1.check()
             keys.stage2.check()
+        if row.is_trained:
+            check_efforts(config.efforts, keys)
     check_control(config, rows)
     if not config.mixed:
         check_equal(make_rows([_sketch_record(config, row) for row in rows]))
@@ -155,7 +160,8 @@ def _run_cells(
         if cell.find_record(*folders) is None:  # another budget may have had the same steps
             console.say(f"cell {number + 1} of {len(missing)}: {cell.row.name}, {cell.name}")
             try:
-                run_cell(add_choice(cell, cells, folders), folder.path, folders[0], config.keep_models, console)
+                chosen = add_time(add_choice(cell, cells, folders), cells, folders)
+                run_cell(chosen, folder.path, folders[0], config.keep_models, console)
             except Exception as error:
                 failed[cell.name] = error
                 console.warn(f"jepa compare: {cell.name} failed: {explain(error)[1]}")
@@ -174,16 +180,39 @@ def join(configs: Sequence[Config], runs: Sequence[Path], folder: RunFolder, con
 
 
 def add_choice(cell: Cell, cells: Sequence[Cell], folders: Sequence[Path]) -> Cell:
-    """A cell of a further seed with the setting that the tuning of its row chose with the first seed. RunError where
-    that one has failed."""
-    if cell.tuning is None or cell.seed == cell.tuning.seed:
+    """A cell of a further seed or effort, with the setting that the tuning of its row chose with the first seed and
+    equal candidates. RunError where that one has failed."""
+    if cell.tuning is None or cell.seed == cell.tuning.seed and cell.effort in (CANDIDATES, ALL):
         return cell
     same = (other for other in cells if other.row == cell.row and other.budget == cell.budget)
-    first = next(other for other in same if other.seed == cell.tuning.seed)
+    first = next(each for each in same if each.seed == cell.tuning.seed and each.effort in (CANDIDATES, ALL))
     path = first.find_record(*folders)
     if path is None:
         raise RunError(f"it takes the setting that {first.name} chooses, which is not finished")
     return replace(cell, tuning=replace(cell.tuning, chosen=read_json(path)["tuning"]))
+
+
+def add_time(cell: Cell, cells: Sequence[Cell], folders: Sequence[Path]) -> Cell:
+    """A cell of equal wall time with the candidates that follow from the measured plans of its own row and of the first
+    trained one. RunError where one of them has not planned."""
+    if cell.effort != TIME:
+        return cell
+    times = []
+    for effort in (CANDIDATES, ALL):  # its own row, then the first trained one
+        base = next(
+            other
+            for other in cells
+            if other.seed == cell.seed
+            and other.effort == effort
+            and other.objective != ORACLE
+            and (effort == ALL or (other.row, other.budget) == (cell.row, cell.budget))
+        )
+        path = base.find_record(*folders)
+        planning = None if path is None else read_json(path).get("planning")
+        if planning is None:
+            raise RunError(f"its candidates follow from the plan times of {base.name}, which has none: run that again")
+        times.append(planning["ms_p50"] / planning["environments"])
+    return replace(cell, keys=equalise_time(cell.keys, *times))
 
 
 def _warn_of_old_records(folder: Path, console: Console) -> None:

@@ -72,7 +72,7 @@ COMMANDS = {
             "compare",
             grows=(
                 *("objectives", "budgets", "seeds", "small", "axes", "vary", "trials", "trial_episodes", "search"),
-                "oracle_costs",
+                *("efforts", "oracle_costs"),
             ),
             free=("workers", "logger", "cells", "published", "table_only", "keep_models"),
             each="env",

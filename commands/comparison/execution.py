@@ -119,6 +119,7 @@ def make_record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str
     return {
         "objective": cell.objective,
         "budget": cell.budget,
+        "effort": cell.effort,
         "seed": cell.seed,
         "variant": dict(cell.variant),
         "task": cell.keys.env.name,

@@ -14,7 +14,7 @@ from commands.comparison.markdown import (
     join_values,
     wrap,
 )
-from commands.comparison.rows import Record, Row, find_oracles, get_judge, make_rows
+from commands.comparison.rows import Record, Row, find_oracles, get_judge, make_rows, select_records
 from commands.comparison.sharing import check_equal
 from commands.comparison.statistics import compare_rows, estimate_normalised
 from commands.report.comparison_plots import Interval, draw_tasks
@@ -42,7 +42,7 @@ def format_overview(
     )
     lines = ["# Objectives over tasks", "", wrap(introduction), ""]
     for budget in budgets:
-        tables = _make_tables([record for record in records if record["budget"] in (budget, "both")], mixed)
+        tables = _make_tables(select_records(records, budget), mixed)
         if len(budgets) > 1:
             lines += [f"## {BUDGET_TITLES[budget]}", ""]
         lines += [*_tabulate_normalised(tables), ""]

@@ -13,7 +13,7 @@ from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.figures import write_figures
 from commands.comparison.imagined_frames import render_imagined
 from commands.comparison.overview import FIGURE, format_overview
-from commands.comparison.rows import ORACLE, make_rows
+from commands.comparison.rows import ORACLE, make_rows, select_records
 from commands.comparison.table_keys import UNTRAINED, TableKeys
 from commands.comparison.tables import format_task_page
 from commands.comparison.tidy import format_episodes_csv, format_seeds_csv
@@ -51,15 +51,16 @@ def write_page(
     elsewhere = [record for path, record in found if path.parent != own]
     page = format_task_page(records, config.budgets, find_main_objective(config), config.mixed)
     if figures:
-        first = [record for record in records if record["budget"] in (config.budgets[0], "both")]
-        page += "\n".join(["", *write_figures(make_rows(first), table.with_suffix(""))])
+        rows = make_rows(select_records(records, config.budgets[0]))
+        page += "\n".join(["", *write_figures(rows, table.with_suffix(""))])
     write_atomic(table, f"{page}{law.write_law(everything + elsewhere, own / law.FIGURE)}")
     write_atomic(table.with_suffix(".csv"), format_seeds_csv(records))
     if episodes := format_episodes_csv(records):
         write_atomic(own / f"{cells[0].task}_episodes.csv", episodes)
     if len({record["task"] for record in everything}) > 1:
         try:
-            page = format_overview(everything, config.budgets, find_main_objective(config), config.mixed)
+            png_path = own / FIGURE if figures else None
+            page = format_overview(everything, config.budgets, find_main_objective(config), config.mixed, png_path)
             write_atomic(own / OVERVIEW, page)
         except UsageError as error:  # the table that was asked for may be one of equals
             console.warn(f"jepa compare: {own / OVERVIEW} is not written: {error}")

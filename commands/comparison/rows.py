@@ -14,6 +14,9 @@ Part = Literal["plan", "plan_own", "oracle_cost", "random"]  # of a record: whic
 
 ORACLE = "oracle"  # method: the true simulator with the task's true distance
 RANDOM = "random"  # the baseline of random actions, of which every record has the episodes
+Effort = Literal["candidates", "flops", "time"]  # of a plan, that all rows have in common
+CANDIDATES, FLOPS, TIME = get_args(Effort)
+ALL = "all"  # effort of a cell that is the same under every one
 KINDS = ("any", "held", "final")  # success at any time, for consecutive steps, at the last step
 BASELINES = (ORACLE, RANDOM)  # rows that no other is compared with
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -58,6 +61,17 @@ class Row:
     def select_seeds(self, seeds: Sequence[int]) -> Row:
         """The same row of these seeds alone."""
         return Row(self.key, tuple(record for record in self.records if record["seed"] in seeds), self.label)
+
+
+def get_effort(record: Record) -> str:
+    """The effort that a record's plans have in common with those of other rows; cells of earlier versions had equal
+    candidates."""
+    return record.get("effort", CANDIDATES)
+
+
+def select_records(records: Iterable[Record], budget: str, effort: str = CANDIDATES) -> list[Record]:
+    """The records of a budget of training and an effort of planning."""
+    return [each for each in records if each["budget"] in (budget, "both") and get_effort(each) in (effort, ALL)]
 
 
 def get_judge(record: Record) -> str:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval
 
 from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
-from commands.comparison.rows import ORACLE
+from commands.comparison.rows import ORACLE, Effort
 from commands.comparison.search import Distribution, leave_out_keys, read_space
 from commands.config.compose import list_choices, load_config, nest, nest_overrides
 from commands.config.schema import override
@@ -42,6 +42,9 @@ class TableKeys(PipelineKeys):
     """methods of this table's own, as overrides of the pipeline, {arm: [objective=NAME, key=value]}"""
     budgets: list[Budget] = field(default_factory=lambda: ["steps", "total"])
     """steps: equal steps of stage 1; total: equal FLOPs of both stages together; flops: equal FLOPs of stage 1; each
+    those of the first trained method"""
+    efforts: list[Effort] = field(default_factory=lambda: ["candidates"])
+    """candidates: equal candidates of a search; flops: equal FLOPs of a plan; time: equal wall time of a plan; each
     those of the first trained method"""
     seeds: Annotated[int, Ge(1)] = 1
     """training seeds, from `seed` on, each with data of its own that all methods share"""

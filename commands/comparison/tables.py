@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from statistics import fmean
 
 from commands.comparison.effort_tables import tabulate_planning
@@ -22,7 +23,20 @@ from commands.comparison.markdown import (
     join_values,
     wrap,
 )
-from commands.comparison.rows import KINDS, Record, Row, find_oracles, get_judge, make_rows
+from commands.comparison.rows import (
+    ALL,
+    CANDIDATES,
+    FLOPS,
+    KINDS,
+    TIME,
+    Record,
+    Row,
+    find_oracles,
+    get_effort,
+    get_judge,
+    make_rows,
+    select_records,
+)
 from commands.comparison.sharing import check_equal, describe_sharing
 from commands.comparison.statistics import (
     TIMED,
@@ -36,6 +50,11 @@ from commands.evaluation.scenes import name_scenes
 from commands.shared.errors import UsageError
 
 MEASURES = ("probe", "near_pair_correlation")  # of an encoder, on val
+EFFORT_TITLES = {
+    CANDIDATES: "",
+    FLOPS: ", equal operations of a plan",
+    TIME: ", equal wall time of a plan",
+}
 KIND_TITLES = {"any": "at any time", "held": "for consecutive steps", "final": "at the last step"}
 
 
@@ -48,14 +67,15 @@ def format_task_page(
     task, data or protocol; otherwise UsageError names the keys.
     """
     lines = [f"# Objectives on {records[0]['task']}", "", wrap(_describe_page(records)), ""]
-    for budget in budgets:
-        rows = make_rows([record for record in records if record["budget"] in (budget, "both")])
-        if not rows:
+    efforts = [effort for effort in EFFORT_TITLES if any(get_effort(each) in (effort, ALL) for each in records)]
+    for budget, effort in product(budgets, efforts):
+        rows = make_rows(select_records(records, budget, effort))
+        if not rows or effort != CANDIDATES and all(get_effort(each) == ALL for row in rows for each in row.records):
             continue
         if not mixed:
             check_equal(rows)
         ordered = order_rows(rows, get_judge(records[0]))
-        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(ordered, main, mixed)]
+        lines += [f"## {BUDGET_TITLES[budget]}{EFFORT_TITLES[effort]}", "", *_format_budget(ordered, main, mixed)]
     return "\n".join(lines)
 
 

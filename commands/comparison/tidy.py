@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from commands.comparison.rows import KINDS, Record, Row, make_rows
+from commands.comparison.rows import KINDS, Record, Row, get_effort, make_rows
 from commands.comparison.statistics import TIMED, read_steps
 from commands.evaluation.judging import summarise_steps
 
@@ -37,10 +37,10 @@ def format_episodes_csv(records: Sequence[Record]) -> str:
 
 
 def _list_cells(records: Sequence[Record]) -> Iterator[tuple[Row, Record]]:
-    """Every row of every budget with each of its cells; a cell of both budgets comes once."""
-    budgets = dict.fromkeys(record["budget"] for record in records)
-    for budget in budgets:
-        for row in make_rows([record for record in records if record["budget"] == budget]):
+    """Every row of every budget and effort with each of its cells; a cell of several comes once."""
+    kinds = dict.fromkeys((record["budget"], get_effort(record)) for record in records)
+    for kind in kinds:
+        for row in make_rows([record for record in records if (record["budget"], get_effort(record)) == kind]):
             for record in row.records:
                 yield row, record
 
@@ -49,6 +49,7 @@ def _name_cell(row: Row, record: Record) -> Line:
     return {
         "task": record["task"],
         "budget": record["budget"],
+        "effort": get_effort(record),
         "row": row.label.replace("`", ""),
         "objective": row.key.objective,
         **dict(row.key.variant),

@@ -83,7 +83,7 @@ def test_several_tasks_have_the_cells_and_pages_of_each_and_one_page_of_all(cell
     together = sorted(ran)
     for task in ("reacher", "push_t"):
         ran.clear()
-        assert main([*WORDS, f"env={task}", f"cells={task}"]) == 0
+        assert main([*WORDS, f"env={task}", f"cells={task}", "runs=alone"]) == 0
         assert set(ran) < set(together), "the same cells as of each task alone"
         assert (tmp_path / f"cells/{task}.csv").read_text() == (tmp_path / f"{task}/{task}.csv").read_text()
     page = (tmp_path / "cells/README.md").read_text()
@@ -114,7 +114,7 @@ def test_a_task_that_fails_is_named_and_the_others_go_on(cells, tmp_path, capsys
     words = [*WORDS, "env=reacher,push_t", "name=all", "cells=cells"]
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert "reacher-lewm-both-seed0-" in error and "env=reacher failed, as said above, and 1 of 2 did not" in error
+    assert "reacher-lewm-steps-seed0-" in error and "env=reacher failed, as said above, and 1 of 2 did not" in error
     assert len(ran) == 5 and "push_t" in (tmp_path / "cells/README.md").read_text()
     failing.clear()
     assert main(words) == 0 and len(ran) == 6
@@ -129,7 +129,7 @@ def test_a_task_that_fails_is_named_and_the_others_go_on(cells, tmp_path, capsys
             ["env=reacher,push_t", "suite=controled"],
             "suite=controled: there is no such suite; did you mean controlled?",
         ),
-        (["env=reacher,push_t", "protocol.goal_kinds={push_t: far}"], "env=reacher: protocol"),
+        (["env=reacher,push_t", "protocol.goal_kinds={reacher: far}"], "env=reacher: protocol.goal_kinds: reacher has"),
         (["env=reacher,push_t", "seeds=1,2"], "seeds=1,2 gives several values"),
         (["env=reacher,push_t", "data.frames=9"], "env=reacher: data.frames=9"),
     ],
