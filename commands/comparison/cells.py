@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from commands.comparison.axes import Variant
 from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
-from commands.comparison.efforts import list_efforts
+from commands.comparison.efforts import SCALED, list_efforts
 from commands.comparison.rows import CANDIDATES, ORACLE, TIME
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
@@ -191,7 +191,7 @@ class Cell:
         if self.effort == TIME:
             if record.get("effort") != TIME:
                 return False
-            apart = (*apart, "planner.samples")
+            apart = (*apart, *SCALED)
         recorded = get_identity({key: complete[key] for key in cell.config}, apart)
         wanted = get_identity(cell.config, apart)
         if cell.budget in COUNTED and abs(recorded[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]:

@@ -1,7 +1,8 @@
 """Efforts of planning that a table may hold equal: candidates, operations of a plan, or its wall time.
 
 With equal candidates a model with larger steps computes more in a plan. With equal operations, or equal time, it gets
-fewer candidates: `planner.samples` is scaled until a plan costs what one of the first trained row does.
+fewer candidates: `planner.samples` is scaled until a plan costs what one of the first trained row does. The share of
+elites stays.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from commands.training.posttraining import make_random_stage2
 from planners.proposals import ProposalConfig
 from world_model.encoder import EncoderConfig
 
+LEAST = 4  # candidates
+SCALED = ("planner.samples", "planner.elites", "planner.keep_elites")  # keys that an effort sets
 TOLERANCE = 0.01  # share by which two plans of equal operations may differ
 
 
@@ -60,8 +63,7 @@ def count_plan(keys: PipelineKeys) -> float:
 
 
 def equalise_flops(keys: PipelineKeys, limit: float) -> PipelineKeys:
-    """The pipeline with so many candidates that a plan has this number of operations, or the fewest that the search
-    allows."""
+    """The pipeline with so many candidates that a plan has this number of operations, or LEAST."""
     samples, flops = read_samples(keys, FLOPS), count_plan(keys)
     if abs(flops - limit) <= TOLERANCE * limit:
         return keys
@@ -75,10 +77,14 @@ def equalise_time(keys: PipelineKeys, own_ms: float, limit_ms: float) -> Pipelin
 
 
 def set_samples(keys: PipelineKeys, samples: int) -> PipelineKeys:
-    """The pipeline with so many candidates, or the fewest that its planner takes."""
+    """The pipeline with so many candidates, at least LEAST, and elites in proportion."""
     planner: Any = keys.planner
-    least = max(2 * getattr(planner, "elites", 1), getattr(planner, "keep_elites", 0) + 2, 2)
-    return replace(keys, planner=replace(planner, samples=max(samples, min(least, planner.samples))))
+    samples = max(samples, min(LEAST, planner.samples))
+    scaled = {"samples": samples}
+    for key, least in (("elites", 2), ("keep_elites", 1)):
+        if number := getattr(planner, key, 0):
+            scaled[key] = max(min(least, number), round(number * samples / planner.samples))
+    return replace(keys, planner=replace(planner, **scaled))
 
 
 def read_samples(keys: PipelineKeys, effort: str) -> int:

@@ -37,7 +37,7 @@ def read_episode_flops(record: Record) -> float | None:
 EFFORTS: dict[str, tuple[Read, float]] = {
     "training, TFLOP": (lambda record: record.get("flops", {}).get("total"), 1e12),
     "plan, ms an episode": (read_plan_ms, 1.0),
-    "planning, TFLOP an episode": (read_episode_flops, 1e12),
+    "planning, GFLOP an episode": (read_episode_flops, 1e9),
 }
 
 

@@ -122,7 +122,7 @@ def _label_log_axis(axis: Any, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     widen = max(1.15, (2 * low / high) ** 0.5)
     axis.set_xlim(low / widen, high * widen)
-    subs = (1, 2, 5) if high * widen**2 / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    subs = (1, 2, 5) if high * widen**2 / low > 4 else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
     axis.xaxis.set_major_locator(LogLocator(subs=subs))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())

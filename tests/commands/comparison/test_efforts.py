@@ -25,13 +25,16 @@ SMOKE = load_config("compare", ["suite=smoke", "planner.samples=32", "objectives
 
 
 def test_a_plan_of_equal_operations_costs_what_one_of_the_first_row_does():
-    first, other = (make_cell_keys(SMOKE, name, 0) for name in ("F-F", "P-F"))
+    table = replace(SMOKE, planner=replace(SMOKE.planner, samples=96, elites=12))
+    first, other = (make_cell_keys(table, name, 0) for name in ("F-F", "P-F"))
     limit, more = count_plan(first), count_plan(other)
     assert more > 1.2 * limit, "it also encodes the pixels that it imagines"
     equal = equalise_flops(other, limit)
-    assert 4 < equal.planner.samples < 32 and abs(count_plan(equal) - limit) < 0.1 * limit
+    assert 4 < equal.planner.samples < 96 and abs(count_plan(equal) - limit) < 0.1 * limit
+    assert equal.planner.elites == max(2, round(equal.planner.samples / 8))
     assert equalise_flops(first, limit) == first
-    assert equalise_flops(other, 0.0).planner.samples == 8, "twice the elites at least"
+    least = equalise_flops(other, 0.0).planner
+    assert (least.samples, least.elites, least.keep_elites) == (4, 2, 1)
 
 
 def test_equal_time_is_in_proportion_to_the_measured_plans():
