@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from commands.comparison import law
 from commands.comparison.axes import list_variants
 from commands.comparison.cells import Cell, is_current, make_cells
-from commands.comparison.control import check_arms, check_control
+from commands.comparison.control import check_arms, check_control, check_oracle_costs
+from commands.comparison.efforts import check_efforts, equalise_time
 from commands.comparison.execution import remove_leftovers, run_cell
-from commands.comparison.overview import format_overview
+from commands.comparison.pages import find_cell_folders, write_page, write_report, write_tasks_page
 from commands.comparison.phases import remove_shared_trainings
-from commands.comparison.rows import ORACLE, make_rows
+from commands.comparison.rows import ALL, CANDIDATES, ORACLE, TIME, make_rows
 from commands.comparison.search import list_extremes, read_space
 from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
@@ -34,13 +34,12 @@ from commands.comparison.table_keys import (
     make_cell_keys,
     make_search_space,
 )
-from commands.comparison.tables import format_task_page
-from commands.comparison.tidy import format_episodes_csv, format_seeds_csv
 from commands.comparison.trials import SPLIT
 from commands.config.compose import list_choices
+from commands.evaluation.protocol import check_goals
 from commands.evaluation.scenes import check_scenes
 from commands.shared.console import Console
-from commands.shared.errors import UsageError, describe_choices, join_names
+from commands.shared.errors import RunError, UsageError, describe_choices, explain, join_names
 from commands.shared.runs import RunFolder, read_json
 from commands.transfer.collection import check_collection
 
@@ -61,6 +60,7 @@ def check(config: Config) -> None:
         )
     list_variants(config.axes, config.vary)
     check_arms(config.arms)
+    check_oracle_costs(config)
     rows, left_out = list_rows(config)
     if not rows:
         raise UsageError(f"no row is left: {join_names(f'{names[0]}: {reason}' for reason, names in left_out.items())}")
@@ -68,10 +68,13 @@ def check(config: Config) -> None:
         keys = make_cell_keys(config, row.objective, config.seed, row.variant)
         check_collection(keys.collection)
         check_scenes(keys.protocol, keys.env.name, keys.env.arguments)
+        check_goals(keys.protocol, keys.env.name, keys.data.frames)
         if row.objective != ORACLE:
             keys.check_planner()
             keys.stage1.check()
             keys.stage2.check()
+        if row.is_trained:
+            check_efforts(config.efforts, keys)
     check_control(config, rows)
     if not config.mixed:
         check_equal(make_rows([_sketch_record(config, row) for row in rows]))
@@ -109,10 +112,10 @@ def check_search(config: Config, rows: Sequence[MethodVariant]) -> None:
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
-    """Every cell that has no record yet, then the table; with table_only=true the table of those that have one."""
-    own = folder.path / "cells" if config.cells is None else Path(config.cells)
-    folders = [own] if config.published is None else [own, Path(config.published)]
-    cells = make_cells(config)
+    """Every cell that has no record yet, then the table; with table_only=true the table of those that have one. A cell
+    that fails is named, and the rest goes on."""
+    folders = find_cell_folders(config, folder.path)
+    own, cells = folders[0], make_cells(config)
     missing = [cell for cell in cells if cell.find_record(*folders) is None]
     searched = join_names([str(path) for path in folders])
     console.say(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before, in {searched}")
@@ -126,26 +129,90 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     remove_leftovers(folder.path, own, [cell for cell in cells if cell not in missing])
     remove_shared_trainings(folder.path, missing)
     if len(missing) < len(cells):  # those that are there may have come from another machine
-        table = _write_page(own, folders, cells, config, console)
+        write_page(folders, cells, config, console, figures=False)
+    failed: dict[str, Exception] = {}
     if not config.table_only:
-        for number, cell in enumerate(missing):
-            if cell.find_record(*folders) is None:  # another budget may have had the same steps
-                console.say(f"cell {number + 1} of {len(missing)}: {cell.row.name}, {cell.name}")
-                run_cell(add_choice(cell, cells, folders), folder.path, own, config.keep_models, console)
-            remove_shared_trainings(folder.path, missing[number + 1 :])
-            table = _write_page(own, folders, cells, config, console)
+        failed = _run_cells(missing, cells, folder, folders, config, console)
+    if len(failed) < len(cells):
+        table = write_page(folders, cells, config, console, figures=True)
+        report = write_report(table, cells, folder.path)
+        console.say(f"{table.read_text(encoding='utf-8')}\nreport: {report}")
+    if failed:
+        sentences = [f"{name}: {explain(error)[1]}" for name, error in failed.items()]
+        raise RunError(
+            f"{len(failed)} of {len(cells)} cells failed, and the same command runs them again: {'; '.join(sentences)}"
+        ) from next(iter(failed.values()))
+    if not config.table_only:
         folder.finish(f"{len(cells)} cells, table in {table}")
-    console.say(table.read_text(encoding="utf-8"))
+
+
+def _run_cells(
+    missing: Sequence[Cell],
+    cells: Sequence[Cell],
+    folder: RunFolder,
+    folders: Sequence[Path],
+    config: Config,
+    console: Console,
+) -> dict[str, Exception]:
+    """Run the cells that are missing, and write the page after each; the errors of those that failed, by name."""
+    failed: dict[str, Exception] = {}
+    for number, cell in enumerate(missing):
+        if cell.find_record(*folders) is None:  # another budget may have had the same steps
+            console.say(f"cell {number + 1} of {len(missing)}: {cell.row.name}, {cell.name}")
+            try:
+                chosen = add_time(add_choice(cell, cells, folders), cells, folders)
+                run_cell(chosen, folder.path, folders[0], config.keep_models, console)
+            except Exception as error:
+                failed[cell.name] = error
+                console.warn(f"jepa compare: {cell.name} failed: {explain(error)[1]}")
+                continue
+        needed = [other for other in missing if other.name in failed]
+        remove_shared_trainings(folder.path, [*missing[number + 1 :], *needed])
+        write_page(folders, cells, config, console, figures=False)
+    return failed
+
+
+def join(configs: Sequence[Config], runs: Sequence[Path], folder: RunFolder, console: Console) -> str | None:
+    """Write the page of several tasks, and its report into their common run folder; return the page's path, None where
+    no cell is finished. runs: the run folders of the tables, in the order of their configurations."""
+    page = write_tasks_page(configs, runs, folder.path, console)
+    return None if page is None else str(page)
 
 
 def add_choice(cell: Cell, cells: Sequence[Cell], folders: Sequence[Path]) -> Cell:
-    """A cell of a further seed with the setting that the tuning of its row chose with the first seed."""
-    if cell.tuning is None or cell.seed == cell.tuning.seed:
+    """A cell of a further seed or effort, with the setting that the tuning of its row chose with the first seed and
+    equal candidates. RunError where that one has failed."""
+    if cell.tuning is None or cell.seed == cell.tuning.seed and cell.effort in (CANDIDATES, ALL):
         return cell
     same = (other for other in cells if other.row == cell.row and other.budget == cell.budget)
-    path = next(other for other in same if other.seed == cell.tuning.seed).find_record(*folders)
-    assert path is not None, "cells of the first seed run first"
+    first = next(each for each in same if each.seed == cell.tuning.seed and each.effort in (CANDIDATES, ALL))
+    path = first.find_record(*folders)
+    if path is None:
+        raise RunError(f"it takes the setting that {first.name} chooses, which is not finished")
     return replace(cell, tuning=replace(cell.tuning, chosen=read_json(path)["tuning"]))
+
+
+def add_time(cell: Cell, cells: Sequence[Cell], folders: Sequence[Path]) -> Cell:
+    """A cell of equal wall time with the candidates that follow from the measured plans of its own row and of the first
+    trained one. RunError where one of them has not planned."""
+    if cell.effort != TIME:
+        return cell
+    times = []
+    for effort in (CANDIDATES, ALL):  # its own row, then the first trained one
+        base = next(
+            other
+            for other in cells
+            if other.seed == cell.seed
+            and other.effort == effort
+            and other.objective != ORACLE
+            and (effort == ALL or (other.row, other.budget) == (cell.row, cell.budget))
+        )
+        path = base.find_record(*folders)
+        planning = None if path is None else read_json(path).get("planning")
+        if planning is None:
+            raise RunError(f"its candidates follow from the plan times of {base.name}, which has none: run that again")
+        times.append(planning["ms_p50"] / planning["environments"])
+    return replace(cell, keys=equalise_time(cell.keys, *times))
 
 
 def _warn_of_old_records(folder: Path, console: Console) -> None:
@@ -155,29 +222,3 @@ def _warn_of_old_records(folder: Path, console: Console) -> None:
             f"jepa compare: {len(old)} records in {folder} are of an earlier version, whose keys or loss differ, and "
             f"are left out ({join_names(old, 2)}): move them away; their cells run again"
         )
-
-
-def _write_page(own: Path, folders: Sequence[Path], cells: Sequence[Cell], config: Config, console: Console) -> Path:
-    """Write the table of those cells that are finished into the folder `own`, as Markdown with what predicts success
-    and as CSV, and one of all tasks where it holds several; return the first."""
-    found = [(cell, path) for cell in cells if (path := cell.find_record(*folders)) is not None]
-    records = [cell.read_record(path) for cell, path in found]
-    table, main = own / f"{cells[0].task}.md", _find_main_objective(config)
-    everything = [record for record in map(read_json, sorted(own.glob("*.json"))) if is_current(record["config"])]
-    elsewhere = [record for (_, path), record in zip(found, records, strict=True) if path.parent != own]
-    page = format_task_page(records, config.budgets, main, config.mixed)
-    table.write_text(f"{page}{law.write_law(everything + elsewhere, own / law.FIGURE)}", encoding="utf-8")
-    table.with_suffix(".csv").write_text(format_seeds_csv(records), encoding="utf-8")
-    if episodes := format_episodes_csv(records):
-        (own / f"{cells[0].task}_episodes.csv").write_text(episodes, encoding="utf-8")
-    if len({record["task"] for record in everything}) > 1:
-        try:
-            (own / "README.md").write_text(format_overview(everything, config.mixed), encoding="utf-8")
-        except UsageError as error:  # the table that was asked for may be one of equals
-            console.warn(f"jepa compare: {own / 'README.md'} is not written: {error}")
-    return table
-
-
-def _find_main_objective(config: Config) -> str | None:
-    """The first trained objective, which the others are compared with, as it sets the budget of equal arithmetic."""
-    return next((name for name in config.objectives if name not in (ORACLE, UNTRAINED)), None)

@@ -134,7 +134,7 @@ class Config:
 
 def main(argv: Sequence[str]) -> int:
     """Print coverage and mean width in percent for every construction, rate and deviation, as Markdown."""
-    from commands.comparison.tables import format_table
+    from commands.comparison.markdown import format_table
     from commands.config.compose import nest_overrides
     from commands.config.schema import build
 

@@ -407,8 +407,8 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     }
     assert cells[0].read_bytes() == before
     page = (work / "cells/reacher.md").read_text()
-    tables = [part.partition("\n### ")[0] for part in page.split("\n## ")[1:]]
-    assert len(tables) == 2
+    tables = [part.partition("\n### ")[0] for part in page.split("\n## ")[1:] if part.startswith("Equal")]
+    assert len(tables) == 2 and "](reacher_success.png)" in page and (table / "report.html").exists()
     assert all(f"| `{name}` |" in table for name in ("future", "lewm", "untrained", "oracle") for table in tables)
     lewm = {b: json.loads(next((work / "cells").glob(f"*lewm-{b}*")).read_text()) for b in ("steps", "flops")}
     future = json.loads(cells[0].read_text())

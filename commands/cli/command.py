@@ -18,6 +18,7 @@ class Command:
     folder: whether it keeps a run folder. grows: keys that set how far a run goes; a larger value resumes the same
     folder. free: keys that change no result. bare_key: the key of a bare word (`jepa bench render` is
     `jepa bench what=render`). together: whether the processes of torchrun work together; else the first runs alone.
+    each: a group of which several choices (env=a,b) are one command: it runs once for each, and joins their results.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Command:
     free: tuple[str, ...] = ()
     bare_key: str | None = None
     together: bool = False
+    each: str | None = None
 
 
 def find_run_folder(command: Command, composed: Composed) -> RunFolder:

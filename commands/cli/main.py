@@ -13,7 +13,12 @@ None or 0 is success. It may also define
 
 which runs before the folder is made, for what can be known at once (a data file that is missing, sizes that do not
 fit): a ValueError or UsageError there is exit code 2 and leaves nothing behind. Any exception out of `run` becomes one
-sentence and exit code 1 (`errors.explain`); with --traceback it is shown whole.
+sentence and exit code 1 (`errors.explain`); with --traceback it is shown whole. A command that runs once for each of
+several choices (`Command.each`) also defines
+
+    def join(configs, runs, folder, console) -> str | None
+
+which gets the configurations and run folders of all, and returns the path of what it wrote into `folder`.
 """
 
 from __future__ import annotations
@@ -65,8 +70,12 @@ COMMANDS = {
         Command("probe"),
         Command(
             "compare",
-            grows=("objectives", "budgets", "seeds", "small", "axes", "vary", "trials", "trial_episodes", "search"),
+            grows=(
+                *("objectives", "budgets", "seeds", "small", "axes", "vary", "trials", "trial_episodes", "search"),
+                *("efforts", "oracle_costs"),
+            ),
             free=("workers", "logger", "cells", "published", "table_only", "keep_models"),
+            each="env",
         ),
         Command("export", folder=False),
         Command("bench", bare_key="what"),
@@ -196,9 +205,11 @@ def _dispatch(line: Line) -> int:
         raise RunError(sentence)
     command = COMMANDS[line.command]
     if line.help:
+        from commands.cli.choices import list_parts
         from commands.cli.help import format_command_help
 
-        print(format_command_help(command, line.overrides))
+        words = next(iter(list_parts(command, line.overrides).values()), line.overrides)
+        print(format_command_help(command, words))
         return 0
     if line.multirun:
         if processes.is_distributed() and command.together:
@@ -206,11 +217,12 @@ def _dispatch(line: Line) -> int:
         from commands.cli.sweep import run_sweep
 
         return run_sweep(command, line.overrides, partial(_run_or_print_error, command, line.traceback))
-    return run_line(command, line.overrides)
+    return run_line(command, line.overrides, line.traceback)
 
 
-def run_line(command: Command, overrides: list[str]) -> int:
-    """Run the configuration of one command line and return the exit code."""
+def run_line(command: Command, overrides: list[str], show: bool = False) -> int:
+    """Run the configuration of one command line and return the exit code. show: whether tracebacks are shown of parts
+    that fail and stop no other."""
     from commands.shared.console import Console, make_silent_console
     from commands.shared.runs import find_finished
 
@@ -220,6 +232,11 @@ def run_line(command: Command, overrides: list[str]) -> int:
         return 0
     from commands.config.compose import compose
 
+    if command.each:
+        from commands.cli.choices import list_parts, run_parts
+
+        if len(parts := list_parts(command, overrides)) > 1:
+            return run_parts(command, overrides, parts, partial(_run_or_print_error, command, show), Console())
     composed = compose(command.name, overrides)
     with processes.join_processes(command, str(composed.config.get("device"))) as is_first:
         return run_once(command, composed, Console() if is_first else make_silent_console())

@@ -18,7 +18,8 @@ from typing import Any, get_args
 
 from commands.comparison.axes import Variant
 from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
-from commands.comparison.rows import ORACLE
+from commands.comparison.efforts import SCALED, list_efforts
+from commands.comparison.rows import CANDIDATES, ORACLE, TIME
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
     NOTHING,
@@ -49,6 +50,8 @@ FREE = (
 )
 
 
+# A further measurement, which changes no other number: a record that has it also serves where it is not asked for.
+ORACLE_COST = "protocol.oracle_cost"
 # Budgets whose steps follow from counted operations. Counts differ between versions by less than this share.
 COUNTED = ("flops", "total")
 STEPS, STEPS_TOLERANCE = "pretrain.steps", 0.01
@@ -85,8 +88,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table with one budget and one seed. keys: its pipeline with the published setting. trained_as: the
-    objective of its stage 1."""
+    """One row of the table with one budget, one effort and one seed. keys: its pipeline with the published setting.
+    trained_as: the objective of its stage 1."""
 
     objective: str
     budget: str
@@ -96,6 +99,7 @@ class Cell:
     variant: Variant = field(default_factory=dict)
     tuning: Tuning | None = None
     trained_as: str = ""
+    effort: str = CANDIDATES
 
     @property
     def task(self) -> str:
@@ -127,6 +131,8 @@ class Cell:
     def name(self) -> str:
         """Name of its record."""
         identity = self.config if self.tuning is None else {**self.config, "tuning": self.tuning.spec}
+        if self.effort == TIME:  # its candidates follow from measured times
+            identity = {**identity, "effort": TIME}
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.task}-{self.objective}-{self.budget}-seed{self.seed}-{key}"
@@ -143,6 +149,7 @@ class Cell:
         if number and self.budget in get_args(Budget) and self.budget != "steps":
             assert self.flops is not None
             keys = fit_steps(keys, self.budget, self.flops)
+        keys = replace(keys, planner=self.keys.planner, protocol=self.keys.protocol)  # those of its effort
         return replace(self, keys=keys if number else self.keys, tuning=None)
 
     def shorten(self, share: float) -> Cell:
@@ -162,7 +169,7 @@ class Cell:
 
     def read_record(self, path: Path) -> dict[str, Any]:
         """A record as one of this cell's row and budget; older records state neither variant nor all FLOPs."""
-        record = {**read_json(path), "budget": self.budget, "variant": dict(self.variant)}
+        record = {**read_json(path), "budget": self.budget, "effort": self.effort, "variant": dict(self.variant)}
         if "flops" not in record and self.flops is not None:
             record["flops"] = self.flops.to_record()
         return record
@@ -179,8 +186,14 @@ class Cell:
                 return False
             cell = self.make_trial(number)
         complete = fill_defaults(PipelineKeys, record["config"])
-        recorded = get_identity({key: complete[key] for key in cell.config}, FREE)
-        wanted = get_identity(cell.config, FREE)
+        asks = self.objective != ORACLE and cell.keys.protocol.oracle_cost.episodes > 0
+        apart = FREE if asks else (*FREE, ORACLE_COST)
+        if self.effort == TIME:
+            if record.get("effort") != TIME:
+                return False
+            apart = (*apart, *SCALED)
+        recorded = get_identity({key: complete[key] for key in cell.config}, apart)
+        wanted = get_identity(cell.config, apart)
         if cell.budget in COUNTED and abs(recorded[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]:
             recorded[STEPS] = wanted[STEPS]
         return recorded == wanted
@@ -199,10 +212,13 @@ def make_cells(config: TableKeys) -> list[Cell]:
         for row in rows
         if row.is_trained
     }
+    first = next((row for row in rows if row.is_trained), None)
+    plans_as = None if first is None else make_cell_keys(config, first.objective, config.seed, first.variant)
     for seed in range(config.seed, config.seed + config.seeds):
         for row in rows:
             own = flops.get(row.name)
             keys = make_cell_keys(config, row.objective, seed, row.variant)
+            reference = None if row == first or row.objective == ORACLE else plans_as
             limits = [] if own is None else list(get_args(Budget))
             fitted = {budget: fit_steps(keys, budget, next(iter(flops.values()))) for budget in limits}
             same = len({each.pretrain.steps for each in fitted.values()}) < 2  # the same cell under all budgets
@@ -212,7 +228,9 @@ def make_cells(config: TableKeys) -> list[Cell]:
                 per_step = 0.0 if own is None else own.step
                 trained_as = read_arm(config.arms, row.objective)[0]
                 fit = fitted.get(budget, keys)
-                cells.append(Cell(row.objective, name, seed, fit, per_step, row.variant, tuning, trained_as))
+                cell = Cell(row.objective, name, seed, fit, per_step, row.variant, tuning, trained_as)
+                for effort, each in list_efforts(config.efforts, fit, reference).items():
+                    cells.append(replace(cell, keys=each, effort=effort))
     return cells
 
 

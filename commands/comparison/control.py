@@ -10,15 +10,24 @@ from typing import Any
 import torch
 
 import envs
-from commands.comparison.cells import FREE
+from commands.comparison.cells import FREE, ORACLE_COST
 from commands.comparison.rows import ORACLE
 from commands.comparison.table_keys import UNTRAINED, MethodVariant, TableKeys, make_cell_keys
 from commands.config.compose import list_choices
 from commands.pipeline import PipelineKeys
-from commands.shared.errors import UsageError, join_names
+from commands.shared.errors import UsageError, describe_choices, join_names
 from commands.shared.runs import get_identity
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import VideoEncoder
+
+
+def check_oracle_costs(config: TableKeys) -> None:
+    """Raise UsageError for a method of `oracle_costs` that the table does not have."""
+    for name in config.oracle_costs or ():
+        if name not in config.objectives and name not in config.arms:
+            raise UsageError(
+                f"oracle_costs: {name} is no method of this table{describe_choices(name, config.objectives)}"
+            )
 
 
 def check_arms(arms: Mapping[str, Sequence[Any]]) -> None:
@@ -46,7 +55,8 @@ def check_control(config: TableKeys, rows: Sequence[MethodVariant]) -> None:
 
 
 def _check_keys(methods: Mapping[str, PipelineKeys], may_differ: Sequence[str]) -> None:
-    (first, reference), *others = ((name, get_identity(vars(keys), FREE)) for name, keys in methods.items())
+    apart = (*FREE, ORACLE_COST)
+    (first, reference), *others = ((name, get_identity(vars(keys), apart)) for name, keys in methods.items())
     for name, settings in others:
         found = [
             key

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import Cell
-from commands.comparison.phases import SHARED, Phases
+from commands.comparison.phases import IMAGINED, SHARED, Phases
 from commands.comparison.rows import ORACLE
 from commands.comparison.trials import run_trials
 from commands.evaluation.evaluate import evaluate_baselines
-from commands.evaluation.methods import MODEL_METHOD, ORACLE_METHOD, RANDOM_METHOD
+from commands.evaluation.methods import MODEL_METHOD, ORACLE_COST_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import Console
 from commands.shared.runs import get_commit, list_versions, write_json
 from commands.transfer.collection import FILE, collect_into
 
+FRAMES = "imagined"  # folder of the frames that the models of finished cells imagined, in the run folder
 TRIALS = "trials"  # folder of the results of unfinished cells' trials, beside the records
 
 
@@ -36,10 +37,23 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
         record = run_oracle(cell, str(data), console)
     else:
         record = run_pipeline(cell, str(data), work, find_trials(records, cell), console)
+        keep_frames(work, find_frames(folder, cell))
     if not keep and work.exists():  # the oracle writes none
         work.rename(ended)
     write_json(records / f"{cell.name}.json", record, columns=True)
     remove_leftovers(folder, records, [cell])
+
+
+def find_frames(folder: Path, cell: Cell) -> Path:
+    """Where the frames that a cell's model imagined are kept (`commands.offline.imagined_paths`)."""
+    return folder / FRAMES / f"{cell.name}.npz"
+
+
+def keep_frames(work: Path, path: Path) -> None:
+    """Move imagined frames out of a cell's folder, which its record may be the end of."""
+    for found in work.rglob(IMAGINED):
+        path.parent.mkdir(exist_ok=True)
+        found.replace(path)
 
 
 def find_trials(records: Path, cell: Cell) -> Path:
@@ -76,7 +90,7 @@ def run_pipeline(cell: Cell, data: str, work: Path, trials: Path, console: Conso
     phases = Phases(cell, cell.name, data, work, shared, console)
     parts = phases.train()
     plan, own = phases.plan(cell.keys.evaluation), phases.plan_own(cell.keys.evaluation)
-    parts["rank_reach"] = phases.measure_rank_reach()
+    parts |= phases.measure_model()
     phases.remove_features()
     return add_own(make_record(cell, plan, MODEL_METHOD) | parts, own)
 
@@ -97,23 +111,25 @@ def run_oracle(cell: Cell, data: str, console: Console) -> dict[str, Any]:
 
 
 def make_record(cell: Cell, results: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The record of a cell: its configuration, the results of a method and of random actions, the outcomes of all their
-    episodes, and versions."""
-    outcomes = results["outcomes"]
+    """The record of a cell: its configuration, the results of a method, of random actions and, where it was played, of
+    the true simulator with the method's cost; the outcomes of all their episodes, what planning costs, and versions."""
+    outcomes, tested = results["outcomes"], results["methods"]
+    played = {"plan": method, "oracle_cost": ORACLE_COST_METHOD, "random": RANDOM_METHOD}
+    played = {part: name for part, name in played.items() if name in tested}
     return {
         "objective": cell.objective,
         "budget": cell.budget,
+        "effort": cell.effort,
         "seed": cell.seed,
         "variant": dict(cell.variant),
         "task": cell.keys.env.name,
-        "plan": results["methods"][method],
-        "random": results["methods"][RANDOM_METHOD],
+        **{part: tested[name] for part, name in played.items()},
         "outcomes": {
             "budget": outcomes["budget"],
             "goals": outcomes["goals"],
-            "plan": outcomes["methods"][method],
-            "random": outcomes["methods"][RANDOM_METHOD],
+            **{part: outcomes["methods"][name] for part, name in played.items()},
         },
+        **({"planning": results["plan"]} if "plan" in results else {}),
         "thresholds": results["thresholds"],
         "unit": results["unit"],
         "commit": get_commit(),

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.comparison.rows import ORACLE, Record, get_judge
-from commands.comparison.tables import WIDTH
+from commands.comparison.markdown import WIDTH
+from commands.comparison.rows import ALL, CANDIDATES, ORACLE, Record, get_effort, get_judge
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
 
@@ -70,7 +70,8 @@ def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
     the records and better than random actions."""
     points = []
     for record in records:
-        oracle = None if record["objective"] == ORACLE else _find_oracle(record, records)
+        counted = record["objective"] != ORACLE and get_effort(record) in (CANDIDATES, ALL)  # a model counts once
+        oracle = _find_oracle(record, records) if counted else None
         if oracle is None:
             continue
         threshold = str(record["thresholds"][0])

@@ -1,40 +1,125 @@
-"""The page of several tasks by `jepa compare`: normalised success of every method on every task."""
+"""The page of several tasks by `jepa compare`: normalised success of every method on every task, and what differs."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
 
-from commands.comparison.rows import Record, Row, make_rows
+from commands.comparison.markdown import (
+    BUDGET_TITLES,
+    format_difference,
+    format_normalised,
+    format_table,
+    join_values,
+    wrap,
+)
+from commands.comparison.rows import Record, Row, find_oracles, get_judge, make_rows, select_records
 from commands.comparison.sharing import check_equal
-from commands.comparison.tables import WIDTH, find_oracles, format_normalised, format_table
+from commands.comparison.statistics import compare_rows, estimate_normalised
+from commands.report.comparison_plots import Interval, draw_tasks
+from commands.shared.errors import UsageError
+
+Tables = dict[str, list[Row]]  # the rows of each task
+FIGURE = "tasks.png"
 
 
-def format_overview(records: Sequence[Record], mixed: bool = False) -> str:
-    """Markdown: normalised success of every method at equal steps on every task, and of its own dynamics. mixed: as of
-    `tables.format_task_page`."""
-    tasks = sorted({record["task"] for record in records})
-    success: dict[str, dict[str, str]] = {}
-    for task in tasks:
-        here = [record for record in records if record["task"] == task and record["budget"] != "flops"]
-        rows, oracles = make_rows(here), find_oracles(here)
+def format_overview(
+    records: Sequence[Record],
+    budgets: Sequence[str] = ("steps",),
+    main: str | None = None,
+    mixed: bool = False,
+    png_path: Path | None = None,
+) -> str:
+    """Markdown: normalised success of every method on every task, a table a budget, and the differences to `main`.
+
+    main, mixed: as of `tables.format_task_page`. png_path: where the figure of the first budget is written; None: none.
+    """
+    introduction = (
+        "Made by `jepa compare` from finished cells: (success - random) / (oracle - random), by the protocol's judge "
+        "within the headline threshold of each task, with 95 % intervals. Where a row has several training seeds, they "
+        "are over seeds; else over the goals of one trained model."
+    )
+    lines = ["# Objectives over tasks", "", wrap(introduction), ""]
+    for budget in budgets:
+        tables = _make_tables(select_records(records, budget), mixed)
+        if len(budgets) > 1:
+            lines += [f"## {BUDGET_TITLES[budget]}", ""]
+        lines += [*_tabulate_normalised(tables), ""]
+        if png_path is not None and budget == budgets[0] and _draw_tasks(tables, png_path):
+            lines += [f"![normalised success by task]({png_path.name})", ""]
+        if main is not None:
+            lines += _tabulate_differences(tables, main)
+    return "\n".join(lines)
+
+
+def _make_tables(records: Sequence[Record], mixed: bool) -> Tables:
+    tables: Tables = {}
+    for task in sorted({record["task"] for record in records}):
+        tables[task] = make_rows([record for record in records if record["task"] == task])
         if not mixed:
-            check_equal(rows)
+            check_equal(tables[task])
+    return tables
+
+
+def _tabulate_normalised(tables: Tables) -> list[str]:
+    """A row a method, in the order of their names; its seeds are those of all tasks."""
+    success: dict[str, dict[str, str]] = {}
+    seeds: dict[str, set[int]] = {}
+    for task, rows in tables.items():
+        oracles = find_oracles(record for row in rows for record in row.records)
         for row in rows:
             if row.key.part != "random":
-                success.setdefault(row.label, {})[task] = _format_seeds(row, oracles)
-    body = [[label, *(row.get(task, "") for task in tasks)] for label, row in sorted(success.items())]
-    introduction = (
-        "Made by `jepa compare` from the finished cells of this folder, equal steps of stage 1: (success - random) / "
-        "(oracle - random), by the protocol's judge within the task's headline threshold; in brackets the number of "
-        "seeds where it is not one. Intervals are on the page of each task."
+                text = "several settings" if _has_several_settings(row) else format_normalised(row, oracles)
+                success.setdefault(row.label, {})[task] = text
+                seeds.setdefault(row.label, set()).update(row.seeds)
+    body = [
+        [label, join_values(sorted(seeds[label])), *(found.get(task, "") for task in tables)]
+        for label, found in sorted(success.items())
+    ]
+    return format_table(["method", "seeds", *tables], body)
+
+
+def _tabulate_differences(tables: Tables, main: str) -> list[str]:
+    """Success of every method less that of the main one on the same goals, by task."""
+    found: dict[str, dict[str, str]] = {}
+    for task, rows in tables.items():
+        methods = [row for row in rows if not row.is_baseline and not _has_several_settings(row)]
+        ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
+        for row in methods if ours is not None else ():
+            if row is not ours and ours is not None:
+                judge, limit = get_judge(row.records[0]), str(row.records[0]["thresholds"][0])
+                try:
+                    parts = format_difference(compare_rows(row, ours, judge, limit))
+                except UsageError:
+                    parts = ("", "other goals")
+                found.setdefault(row.label, {})[task] = ", ".join(filter(None, parts))
+    if not found:
+        return []
+    note = (
+        f"Success less that of `{main}`, percentage points, on the seeds and goals that both have. A method is called "
+        "better or worse only where the interval of the paired difference excludes zero. No interval is corrected for "
+        "the number of methods and tasks."
     )
-    wrapped = textwrap.fill(introduction, WIDTH, break_on_hyphens=False)
-    return "\n".join(["# Objectives over tasks", "", wrapped, "", *format_table(["method", *tasks], body)]) + "\n"
+    body = [[label, *(row.get(task, "") for task in tables)] for label, row in sorted(found.items())]
+    return [f"### Less {main}", "", wrap(note), "", *format_table(["method", *tables], body), ""]
 
 
-def _format_seeds(row: Row, oracles: Mapping[int, Record]) -> str:
-    """Normalised success, and of how many seeds; cells of one seed twice, as of two planners, are not averaged."""
-    if len(set(row.seeds)) < len(row.seeds):
-        return "several settings"
-    return format_normalised(row, oracles, f"({len(row.seeds)})" if len(row.seeds) > 1 else "")
+def _draw_tasks(tables: Tables, png_path: Path) -> bool:
+    """Draw normalised success by task; whether there was any."""
+    success: dict[str, dict[str, Interval]] = {}
+    for task, rows in tables.items():
+        oracles = find_oracles(record for row in rows for record in row.records)
+        for row in rows:
+            found = None if row.is_baseline or _has_several_settings(row) else estimate_normalised(row, oracles)
+            if found is not None and not isnan(found.mean):
+                name = row.label.replace("`", "")
+                success.setdefault(name, {})[task] = (found.mean, found.low, found.high)
+    if success:
+        draw_tasks(success, list(tables), png_path)
+    return bool(success)
+
+
+def _has_several_settings(row: Row) -> bool:
+    """Whether it has a seed twice, as of two planners, which are not averaged."""
+    return len(set(row.seeds)) < len(row.seeds)

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import FREE, Cell
+from commands.comparison.table_keys import drop_oracle_cost
 from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import set_flow_steps
+from commands.offline.imagined_paths import write_imagined
 from commands.offline.rank_reach import measure_planned_reach
 from commands.pipeline import PipelineKeys
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
@@ -35,7 +37,7 @@ from commands.training.model_folders import (
     open_reader,
     read_model_kind,
 )
-from commands.training.posttraining import posttrain
+from commands.training.posttraining import OPEN_LOOP, posttrain
 from commands.training.pretraining import pretrain
 from commands.training.stage import CHECKPOINTS
 from data.features import FeatureCache
@@ -46,6 +48,7 @@ from world_model.training.loop import Checkpoints
 
 SHARED = "stage1"  # folder of shared trainings, in the run folder
 SHARED_MODELS = "stage2"  # the same of models that arms share
+IMAGINED = "imagined.npz"  # frames that a model imagines, in the folder of its cell or trial
 SHARED_RECORD = "trained.json"  # in the folder of each, written last
 
 
@@ -117,17 +120,21 @@ class Phases:
         """The evaluation of the dynamics that stage 1 learned, as of `plan`; None where it learned none."""
         if read_model_kind(self.work / "pretrain" / MODEL) != "dynamics":
             return None
+        keys = replace(keys, protocol=drop_oracle_cost(keys.protocol))  # measured with the shared dynamics
         return self._evaluate(keys, "pretrain", name)
 
-    def measure_rank_reach(self) -> dict[str, Any]:
-        """How far ahead the planner's cost ranks, on `val` (`measure_planned_reach`)."""
+    def measure_model(self) -> dict[str, Any]:
+        """What the record says of the model itself: open-loop errors by model step, and how far ahead the planner's
+        cost ranks, both on `val`. A model that shows pixels also leaves frames that it imagines (IMAGINED)."""
         dynamics, _ = load_dynamics(str(self.work / "posttrain"), resolve_device(self.keys.device))
         set_flow_steps(self.keys.planner, dynamics)
         reader, preprocessing = self._open_data(dynamics.encoder)
-        cost, seed = self.keys.planner.cost, self.keys.seed
-        return self._time(
-            "rank_reach", lambda: measure_planned_reach(dynamics, reader, "val", cost, preprocessing, seed)
+        cost, keys = self.keys.planner.cost, self.keys
+        reach = self._time(
+            "rank_reach", lambda: measure_planned_reach(dynamics, reader, "val", cost, preprocessing, keys.seed)
         )
+        write_imagined(dynamics, reader, keys.protocol.split, keys.seed, self.work / IMAGINED)
+        return {"open_loop": read_json(self.work / "posttrain" / OPEN_LOOP), "rank_reach": reach}
 
     def remove_features(self) -> None:
         """Remove the cached features of the encoder, which lie beside the data."""

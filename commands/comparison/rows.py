@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from commands.comparison.axes import format_row
 
 Record = Mapping[str, Any]
-Part = Literal["plan", "plan_own", "random"]  # of a record: which method was played
+Part = Literal["plan", "plan_own", "oracle_cost", "random"]  # of a record: which method was played
 
 ORACLE = "oracle"  # method: the true simulator with the task's true distance
 RANDOM = "random"  # the baseline of random actions, of which every record has the episodes
+Effort = Literal["candidates", "flops", "time"]  # of a plan, that all rows have in common
+CANDIDATES, FLOPS, TIME = get_args(Effort)
+ALL = "all"  # effort of a cell that is the same under every one
 KINDS = ("any", "held", "final")  # success at any time, for consecutive steps, at the last step
 BASELINES = (ORACLE, RANDOM)  # rows that no other is compared with
+PARTS: tuple[Part, ...] = get_args(Part)
+CROSSED = re.compile(r"[A-Z]-([A-Z])")  # an arm of a controlled suite: what is predicted, what the planner compares
 
 
 @dataclass(frozen=True, order=True)
@@ -49,12 +55,23 @@ class Row:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is the oracle, or random actions."""
-        return self.key.objective in BASELINES
+        """Whether it is the oracle, the true simulator with the cost of a method, or random actions."""
+        return self.key.objective in BASELINES or self.key.part == "oracle_cost"
 
     def select_seeds(self, seeds: Sequence[int]) -> Row:
         """The same row of these seeds alone."""
         return Row(self.key, tuple(record for record in self.records if record["seed"] in seeds), self.label)
+
+
+def get_effort(record: Record) -> str:
+    """The effort that a record's plans have in common with those of other rows; cells of earlier versions had equal
+    candidates."""
+    return record.get("effort", CANDIDATES)
+
+
+def select_records(records: Iterable[Record], budget: str, effort: str = CANDIDATES) -> list[Record]:
+    """The records of a budget of training and an effort of planning."""
+    return [each for each in records if each["budget"] in (budget, "both") and get_effort(each) in (effort, ALL)]
 
 
 def get_judge(record: Record) -> str:
@@ -74,9 +91,10 @@ def identify_row(record: Record, part: Part) -> RowKey:
 
 def make_rows(records: Sequence[Record]) -> list[Row]:
     """The rows of these records, in the order of their first cells: every method with the shared dynamics, with its own
-    where it has them, and random actions. A baseline's episodes are the same in all cells of a seed, so one counts."""
+    where it has them, the true simulator with its cost where that was measured, and random actions. The episodes of
+    random actions are the same in all cells of a seed, so one counts."""
     groups: dict[RowKey, list[Record]] = {}
-    for part in ("plan", "plan_own", "random"):
+    for part in PARTS:
         for record in records:
             if part not in record:
                 continue
@@ -90,9 +108,17 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
     ]
 
 
+def find_oracles(records: Iterable[Record]) -> dict[int, Record]:
+    """The oracle's cell of every seed that has one."""
+    return {record["seed"]: record for record in records if record["objective"] == ORACLE}
+
+
 def _label(key: RowKey, keys: Sequence[RowKey]) -> str:
     """The name of a row; its metric where one variant of the objective has rows of several."""
     name = format_row(key.objective, dict(key.variant))
     metrics = {other.metric for other in keys if format_row(other.objective, dict(other.variant)) == name}
-    metric = f", metric {key.metric}" if len(metrics) > 1 else ""
-    return f"`{name}`{metric}" + (", its own dynamics" if key.part == "plan_own" else "")
+    label = f"`{name}`" + (f", metric {key.metric}" if len(metrics) > 1 else "")
+    if key.part == "oracle_cost":
+        crossed = CROSSED.fullmatch(key.objective)
+        return f"{f'`O-{crossed[1]}`: ' if crossed else ''}true simulator, cost of {label}"
+    return label + (", its own dynamics" if key.part == "plan_own" else "")

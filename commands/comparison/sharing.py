@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from commands.comparison.cells import FREE
-from commands.comparison.rows import ORACLE, Record, Row
+from commands.comparison.efforts import SCALED
+from commands.comparison.rows import ORACLE, TIME, Record, Row, get_effort
 from commands.config.schema import fill_defaults
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
@@ -97,7 +98,8 @@ def _find_uneven_keys(row: Row) -> Iterator[str]:
         return
     settings = [list_settings(record) for record in row.records]
     for key in sorted({key for each in settings for key in each}):
-        if any(each.get(key) != settings[0].get(key) for each in settings):
+        measured = key in SCALED and get_effort(row.records[0]) == TIME
+        if not measured and any(each.get(key) != settings[0].get(key) for each in settings):
             yield key
 
 

@@ -57,10 +57,21 @@ def estimate_normalised(row: Row, oracles: Mapping[int, Record]) -> Estimate | N
     return replace(rate, mean=(mean(row.records, row.key.part) - random) / (oracle - random), low=low, high=high)
 
 
-def compare_rows(row: Row, other: Row, kind: str, threshold: str) -> Estimate | None:
-    """Success of a row less that of another, on the seeds of both; None where they have none in common.
+def estimate_on_shared_goals(row: Row, other: Row, kind: str, threshold: str) -> Estimate:
+    """Success rate of a row on the goals that another one was played on, too, with its 95 % interval."""
+    hits = [
+        [_map_outcomes(each.records[number]["outcomes"], each.key.part, kind, threshold) for each in (row, other)]
+        for number in range(len(row.seeds))
+    ]
+    found = [[mine[goal] for goal in theirs if goal in mine] for mine, theirs in hits]
+    return estimate_rate([sum(each) for each in found], [len(each) for each in found])
 
-    Raises UsageError where their goals of a seed differ.
+
+def compare_rows(row: Row, other: Row, kind: str, threshold: str, shared: bool = False) -> Estimate | None:
+    """Success of a row less that of another, on the seeds of both; None where they have none in common. shared: whether
+    goals that one of them alone was played on are left out.
+
+    Otherwise raises UsageError where their goals of a seed differ.
     """
     seeds = sorted(set(row.seeds) & set(other.seeds))
     if not seeds:
@@ -68,7 +79,7 @@ def compare_rows(row: Row, other: Row, kind: str, threshold: str) -> Estimate | 
     row, other = row.select_seeds(seeds), other.select_seeds(seeds)
     if all("outcomes" in record for record in (*row.records, *other.records)):
         return estimate_paired_difference(
-            [_subtract_outcomes(row, other, number, kind, threshold) for number in range(len(seeds))]
+            [_subtract_outcomes(row, other, number, kind, threshold, shared) for number in range(len(seeds))]
         )
     (first, counts), (second, other_counts) = (_count_successes(each, kind, threshold) for each in (row, other))
     for seed, count, other_count in zip(seeds, counts, other_counts, strict=True):
@@ -119,11 +130,13 @@ def _count_successes(row: Row, kind: str, threshold: str) -> tuple[list[int], li
     return [round(result[kind][threshold] * result["episodes"]) for result in row.results], episodes
 
 
-def _subtract_outcomes(row: Row, other: Row, number: int, kind: str, threshold: str) -> NDArray[np.int64]:
+def _subtract_outcomes(row: Row, other: Row, number: int, kind: str, threshold: str, shared: bool) -> NDArray[np.int64]:
     """Outcomes of a row less those of another, goal by goal, of the seed with this number."""
     first, second = (
         _map_outcomes(each.records[number]["outcomes"], each.key.part, kind, threshold) for each in (row, other)
     )
+    if shared:
+        return np.array([hit - second[goal] for goal, hit in first.items() if goal in second])
     for mine, theirs, label in ((first, second, row.label), (second, first, other.label)):
         if alone := sorted(mine.keys() - theirs.keys()):
             episode, start = alone[0]
@@ -135,8 +148,8 @@ def _subtract_outcomes(row: Row, other: Row, number: int, kind: str, threshold: 
 
 
 def _map_outcomes(outcomes: Mapping[str, Any], part: str, kind: str, threshold: str) -> dict[Goal, int]:
-    """Success (0 or 1) of every goal."""
+    """Success (0 or 1) of every goal that was played: all, or the first ones."""
     column = outcomes[part][kind][threshold]
     hits = column if kind == "final" else [int(steps is not None) for steps in column]
     goals = zip(outcomes["goals"]["episode"], outcomes["goals"]["start"], strict=True)
-    return dict(zip(goals, hits, strict=True))
+    return dict(zip(goals, hits, strict=False))

@@ -12,10 +12,11 @@ from annotated_types import Ge, Gt, Interval
 
 from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
-from commands.comparison.rows import ORACLE
+from commands.comparison.rows import ORACLE, Effort
 from commands.comparison.search import Distribution, leave_out_keys, read_space
 from commands.config.compose import list_choices, load_config, nest, nest_overrides
 from commands.config.schema import override
+from commands.evaluation.protocol import ProtocolConfig
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
 from world_model.encoder import EncoderConfig
@@ -41,6 +42,9 @@ class TableKeys(PipelineKeys):
     """methods of this table's own, as overrides of the pipeline, {arm: [objective=NAME, key=value]}"""
     budgets: list[Budget] = field(default_factory=lambda: ["steps", "total"])
     """steps: equal steps of stage 1; total: equal FLOPs of both stages together; flops: equal FLOPs of stage 1; each
+    those of the first trained method"""
+    efforts: list[Effort] = field(default_factory=lambda: ["candidates"])
+    """candidates: equal candidates of a search; flops: equal FLOPs of a plan; time: equal wall time of a plan; each
     those of the first trained method"""
     seeds: Annotated[int, Ge(1)] = 1
     """training seeds, from `seed` on, each with data of its own that all methods share"""
@@ -74,6 +78,8 @@ class TableKeys(PipelineKeys):
     """keys, or parts of the configuration, in which the methods of a controlled table may differ; null: in any"""
     same_size: Annotated[float, Gt(0)] | None = None
     """largest share by which the parameters that methods train and plan with may differ; null: any"""
+    oracle_costs: list[str] | None = None
+    """methods with whose cost the true simulator is planned, if protocol.oracle_cost.episodes is above 0; null: all"""
     small: dict[str, list[Any]] = field(default_factory=dict)
     """overrides of an objective's published values at this scale, as words or {objective: {...}}"""
 
@@ -142,6 +148,8 @@ def make_cell_keys(
     if objective not in (UNTRAINED, ORACLE, *known):
         raise UsageError(f"objectives: {objective} is none (choices: {UNTRAINED}, {ORACLE}, {join_names(known, 30)})")
     keys = replace(config.shared, seed=seed, videos=0)
+    if objective == ORACLE or config.oracle_costs is not None and objective not in config.oracle_costs:
+        keys = replace(keys, protocol=drop_oracle_cost(keys.protocol))
     if objective == ORACLE:
         keys = replace(keys, protocol=replace(keys.protocol, oracle=True))
         return _apply_overrides(keys, config.small.get(ORACLE, []), f"small.{ORACLE}")
@@ -162,6 +170,11 @@ def make_cell_keys(
     keys = _apply_overrides(keys, [of_variant], where_variant)
     keys = _apply_overrides(keys, of_setting, f"search.{objective}")
     return replace(keys, pretrain=replace(keys.pretrain, steps=0)) if objective == UNTRAINED else keys
+
+
+def drop_oracle_cost(protocol: ProtocolConfig) -> ProtocolConfig:
+    """The protocol without the true simulator planned with a model's cost."""
+    return replace(protocol, oracle_cost=replace(protocol.oracle_cost, episodes=0))
 
 
 def read_arm(arms: Mapping[str, Sequence[Any]], method: str) -> tuple[str, dict[str, Any]]:

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from statistics import fmean
 
-from commands.comparison.rows import KINDS, ORACLE, Record, Row, get_judge, make_rows
+from commands.comparison.effort_tables import tabulate_planning
+from commands.comparison.markdown import (
+    BUDGET_TITLES,
+    UNMATCHED,
+    format_bin,
+    format_difference,
+    format_estimate,
+    format_mean,
+    format_normalised,
+    format_number,
+    format_short,
+    format_table,
+    format_tflop,
+    join_values,
+    wrap,
+)
+from commands.comparison.rows import (
+    ALL,
+    CANDIDATES,
+    FLOPS,
+    KINDS,
+    TIME,
+    Record,
+    Row,
+    find_oracles,
+    get_effort,
+    get_judge,
+    make_rows,
+    select_records,
+)
 from commands.comparison.sharing import check_equal, describe_sharing
 from commands.comparison.statistics import (
     TIMED,
     compare_rows,
     estimate_by_distance,
-    estimate_normalised,
+    estimate_on_shared_goals,
     estimate_success,
     summarise_steps,
 )
 from commands.evaluation.scenes import name_scenes
 from commands.shared.errors import UsageError
-from commands.statistics.seed_intervals import Estimate
 
-WIDTH = 120  # columns of a paragraph
 MEASURES = ("probe", "near_pair_correlation")  # of an encoder, on val
-UNMATCHED = "*"  # marks a difference whose goals are not matched
-KIND_TITLES = {"any": "at any time", "held": "for consecutive steps", "final": "at the last step"}
-BUDGET_TITLES = {
-    "steps": "Equal steps of stage 1",
-    "flops": "Equal arithmetic in stage 1",
-    "total": "Equal arithmetic in both stages together",
+EFFORT_TITLES = {
+    CANDIDATES: "",
+    FLOPS: ", equal operations of a plan",
+    TIME: ", equal wall time of a plan",
 }
+KIND_TITLES = {"any": "at any time", "held": "for consecutive steps", "final": "at the last step"}
 
 
 def format_task_page(
@@ -40,15 +66,16 @@ def format_task_page(
     main: objective that every row is compared with, beside the best of the others. mixed: whether cells may differ in
     task, data or protocol; otherwise UsageError names the keys.
     """
-    lines = [f"# Objectives on {records[0]['task']}", "", _wrap(_describe_page(records)), ""]
-    for budget in budgets:
-        rows = make_rows([record for record in records if record["budget"] in (budget, "both")])
-        if not rows:
+    lines = [f"# Objectives on {records[0]['task']}", "", wrap(_describe_page(records)), ""]
+    efforts = [effort for effort in EFFORT_TITLES if any(get_effort(each) in (effort, ALL) for each in records)]
+    for budget, effort in product(budgets, efforts):
+        rows = make_rows(select_records(records, budget, effort))
+        if not rows or effort != CANDIDATES and all(get_effort(each) == ALL for row in rows for each in row.records):
             continue
         if not mixed:
             check_equal(rows)
-        ordered = _order_rows(rows, get_judge(records[0]))
-        lines += [f"## {BUDGET_TITLES[budget]}", "", *_format_budget(ordered, main, mixed)]
+        ordered = order_rows(rows, get_judge(records[0]))
+        lines += [f"## {BUDGET_TITLES[budget]}{EFFORT_TITLES[effort]}", "", *_format_budget(ordered, main, mixed)]
     return "\n".join(lines)
 
 
@@ -58,7 +85,7 @@ def _describe_page(records: Sequence[Record]) -> str:
     spaces = sorted({record["space"] for record in records if "space" in record})
     episodes = sorted({record["random"]["episodes"] for record in records})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
-    pixels = ["–" if stage1 is None else _format_number(stage1[f"{key}_pixels"]) for key in MEASURES]
+    pixels = ["–" if stage1 is None else format_number(stage1[f"{key}_pixels"]) for key in MEASURES]
     return (
         f"Made by `jepa compare`; {' or '.join(map(str, episodes))} episodes a seed"
         f"{name_scenes(first['config']['protocol'])}{planned}. `untrained` is an encoder before it learns, "
@@ -69,7 +96,7 @@ def _describe_page(records: Sequence[Record]) -> str:
     )
 
 
-def _order_rows(rows: Sequence[Row], kind: str) -> list[Row]:
+def order_rows(rows: Sequence[Row], kind: str) -> list[Row]:
     """The most successful first."""
     threshold = str(rows[0].records[0]["thresholds"][0])
     return sorted(rows, key=lambda row: -estimate_success(row, kind, threshold).mean)
@@ -78,10 +105,11 @@ def _order_rows(rows: Sequence[Row], kind: str) -> list[Row]:
 def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
     """The tables of one budget."""
     sentence, lines = describe_sharing(rows)
-    shared = [_wrap(f"{sentence}{':' if lines else '.'}"), ""]
-    shared += [*(_wrap(f"- {line}", "  ") for line in lines), ""] if lines else []
+    shared = [wrap(f"{sentence}{':' if lines else '.'}"), ""]
+    shared += [*(wrap(f"- {line}", "  ") for line in lines), ""] if lines else []
     parts = [shared, _tabulate_success(rows), _tabulate_thresholds(rows), _tabulate_differences(rows, main, mixed)]
-    parts += [_tabulate_steps(rows), _tabulate_distances(rows), _tabulate_models(rows)]
+    parts += [_tabulate_oracle_costs(rows), _tabulate_steps(rows), _tabulate_distances(rows), _tabulate_models(rows)]
+    parts.append(tabulate_planning(rows))
     return [line for part in parts for line in part]
 
 
@@ -102,9 +130,9 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
     body = [
         [
             row.label,
-            _join(row.seeds),
+            join_values(row.seeds),
             str(sum(result["episodes"] for result in row.results)),
-            _format_tflop(_sum_training(row)),
+            format_tflop(_sum_training(row)),
             _count_trials(row),
             *(format_estimate(estimate_success(row, kind, limit)) for kind in TIMED),
             "" if row.key.part == "random" else format_normalised(row, oracles),
@@ -116,7 +144,7 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
         f"settings that were tried on val{_describe_shares(rows)}. Normalised: (success - random) / (oracle - random), "
         f"{KIND_TITLES[get_judge(first)]}; its interval is that of success alone."
     )
-    return [*format_table(head, body), "", _wrap(note), ""]
+    return [*format_table(head, body), "", wrap(note), ""]
 
 
 def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
@@ -124,9 +152,9 @@ def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
     first = rows[0].records[0]
     limits = [str(limit) for limit in first["thresholds"]]
     head = ["method", *(f"{limit} {first['unit']}, {kind}" for limit in limits for kind in KINDS)]
-    body = [[row.label, *(_format_short(row, kind, t) for t in limits for kind in KINDS)] for row in rows]
+    body = [[row.label, *(format_short(row, kind, t) for t in limits for kind in KINDS)] for row in rows]
     kinds = ", ".join(f"*{kind}*: {title}" for kind, title in KIND_TITLES.items())
-    return ["### All thresholds", "", _wrap(f"Success in percent, {kinds}."), "", *format_table(head, body), ""]
+    return ["### All thresholds", "", wrap(f"Success in percent, {kinds}."), "", *format_table(head, body), ""]
 
 
 def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
@@ -139,7 +167,7 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
 
     def subtract(row: Row, other: Row, kind: str) -> tuple[str, str]:
         try:
-            return _format_difference(compare_rows(row, other, kind, limit))
+            return format_difference(compare_rows(row, other, kind, limit))
         except UsageError:
             if not mixed:
                 raise
@@ -148,7 +176,7 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
     body = []
     for row in methods:
         for kind in TIMED:
-            best = next(other for other in _order_rows(methods, kind) if other is not row)
+            best = next(other for other in order_rows(methods, kind) if other is not row)
             cells = [f"less {best.label}", *subtract(row, best, kind)]
             if ours is not None:
                 own = ("", "") if ours is row else subtract(row, ours, kind)
@@ -164,7 +192,31 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
     if any(UNMATCHED in cell for line in body for cell in line):
         note += f" {UNMATCHED}: cells of an earlier version, whose goals are not matched one by one."
     table = format_table(["method", "success", "best of the others", "difference", "verdict", *against], body)
-    return ["### Differences", "", _wrap(note), "", *table, ""]
+    return ["### Differences", "", wrap(note), "", *table, ""]
+
+
+def _tabulate_oracle_costs(rows: Sequence[Row]) -> list[str]:
+    """The true simulator with the cost of a method, beside that method on the same goals."""
+    judge, limit = get_judge(rows[0].records[0]), str(rows[0].records[0]["thresholds"][0])
+    plans = {row.key: row for row in rows if row.key.part == "plan"}
+    body, searches = [], []
+    for row in (row for row in rows if row.key.part == "oracle_cost"):
+        method = plans[replace(row.key, part="plan")].select_seeds(row.seeds)
+        pair = (estimate_success(row, judge, limit), estimate_on_shared_goals(method, row, judge, limit))
+        difference = format_difference(compare_rows(row, method, judge, limit, shared=True))
+        body.append([row.label, str(sum(each["episodes"] for each in row.results)), *map(format_estimate, pair)])
+        body[-1] += difference
+        searches.append(row.records[0]["config"]["protocol"]["oracle_cost"])
+    if not body:
+        return []
+    sizes = sorted({f"{each['samples']} candidates, {each['iterations']} iterations" for each in searches})
+    note = (
+        f"Planned in the true simulator with a method's own cost, by a smaller search ({' or '.join(sizes)}), on the "
+        f"first goals alone. Success {KIND_TITLES[judge]} within {limit} {rows[0].records[0]['unit']}. Where the true "
+        "simulator is no better, the cost fails; where it is better, the dynamics of the method fail."
+    )
+    head = ["row", "episodes", "success", "the method, same goals", "true simulator less method", "verdict"]
+    return ["### Cost and dynamics apart", "", wrap(note), "", *format_table(head, body), ""]
 
 
 def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
@@ -175,7 +227,7 @@ def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
         found = [summarise_steps(row, kind, limit) for kind in TIMED]
         known = [each for each in found if each is not None]
         if known:
-            pairs = [("–" if median is None else f"{median:g}", _format_mean(mean)) for median, mean in known]
+            pairs = [("–" if median is None else f"{median:g}", format_mean(mean)) for median, mean in known]
             body.append([row.label, *(text for pair in pairs for text in pair)])
     if not body:
         return []
@@ -184,12 +236,12 @@ def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
     note = (
         f"Environment steps until success within {limit} {rows[0].records[0]['unit']}: the median of the successes, "
         "and the mean over all episodes, in which a failure counts as the whole budget "
-        f"({_join(sorted(budgets))} steps)."
+        f"({join_values(sorted(budgets))} steps)."
     )
     if missing:
         note += f" Cells of an earlier version have none: {', '.join(missing)}."
     head = ["method", "any: median", "any: mean", "held: median", "held: mean"]
-    return ["### Steps to success", "", _wrap(note), "", *format_table(head, body), ""]
+    return ["### Steps to success", "", wrap(note), "", *format_table(head, body), ""]
 
 
 def _tabulate_distances(rows: Sequence[Row]) -> list[str]:
@@ -200,13 +252,13 @@ def _tabulate_distances(rows: Sequence[Row]) -> list[str]:
     if not bins:
         return []
     head = ["method", *(f"{low:g} to {high:g}" for low, high in bins)]
-    body = [[label, *(_format_bin(*row[each]) if each in row else "" for each in bins)] for label, row in found.items()]
+    body = [[label, *(format_bin(*row[each]) if each in row else "" for each in bins)] for label, row in found.items()]
     judge = KIND_TITLES.get(first["config"]["protocol"].get("judge", "any"), "where it plans anew")
     note = (
         f"Success in percent within {first['thresholds'][0]} {first['unit']} {judge}, of so many episodes, by start "
         f"distance, {first['unit']}."
     )
-    return ["### By start distance", "", _wrap(note), "", *format_table(head, body), ""]
+    return ["### By start distance", "", wrap(note), "", *format_table(head, body), ""]
 
 
 def _tabulate_models(rows: Sequence[Row]) -> list[str]:
@@ -217,7 +269,7 @@ def _tabulate_models(rows: Sequence[Row]) -> list[str]:
             continue
         costs = row.records[0]["flops"]
         errors = ", ".join(_mean(row, "posttrain", key) for key in ("over_copy_1", "over_copy_last"))
-        flops = [_format_tflop(costs[part]) for part in ("pretrain", "metric", "posttrain")]
+        flops = [format_tflop(costs[part]) for part in ("pretrain", "metric", "posttrain")]
         measures = [_mean(row, "pretrain", key) for key in MEASURES]
         body.append([row.label, str(row.records[0]["steps"]), *flops, *measures, errors])
     if not body:
@@ -225,73 +277,7 @@ def _tabulate_models(rows: Sequence[Row]) -> list[str]:
     head = ["method", "steps of stage 1", "TFLOP of stage 1", "of the metric's fit", "of stage 2"]
     head += ["probe R2", "near-pair rank correlation", "error over copying: 1 step, last"]
     note = "Stage 2 includes one pass of the encoder over all frames. Probe, correlation and errors are of val."
-    return ["### Models", "", _wrap(note), "", *format_table(head, body), ""]
-
-
-def find_oracles(records: Iterable[Record]) -> dict[int, Record]:
-    """The oracle's cell of every seed that has one."""
-    return {record["seed"]: record for record in records if record["objective"] == ORACLE}
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def format_estimate(rate: Estimate) -> str:
-    """A rate and its interval, as "81% (74% to 86%)"."""
-    return f"{rate.mean:.0%} ({rate.low:.0%} to {rate.high:.0%})"
-
-
-def judge_difference(difference: Estimate) -> str:
-    """What a difference shows: better or worse only where its interval excludes zero."""
-    if not difference.excludes_zero:
-        return "no difference shown"
-    word = "better" if difference.low > 0 else "worse"
-    return word if difference.seeds > 1 else f"{word} (one seed)"
-
-
-def _format_difference(difference: Estimate | None) -> tuple[str, str]:
-    """The difference in percentage points with its interval, and what it shows."""
-    if difference is None:
-        return "", "no seed in common"
-    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
-    mark = "" if difference.matched else UNMATCHED
-    return f"{mean:+.0f}{mark} ({low:+.0f} to {high:+.0f})", judge_difference(difference)
-
-
-def _format_short(row: Row, kind: str, threshold: str) -> str:
-    """Success in percent with its interval; empty where records of an earlier version lack this kind."""
-    if any(kind not in result for result in row.results):
-        return ""
-    rate = estimate_success(row, kind, threshold)
-    return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f})"
-
-
-def _format_mean(mean: Estimate) -> str:
-    interval = f" ({mean.low:.1f} to {mean.high:.1f})" if mean.low < mean.high else ""  # equal numbers show no spread
-    return f"{mean.mean:.1f}{interval}"
-
-
-def _format_bin(rate: Estimate, episodes: int) -> str:
-    return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f}) of {episodes}"
-
-
-def format_normalised(row: Row, oracles: Mapping[int, Record], remark: str = "({low:.2f} to {high:.2f})") -> str:
-    """Normalised success and a remark, by default its interval; empty without the oracle, and a dash where that is no
-    better than random actions."""
-    found = estimate_normalised(row, oracles)
-    if found is None or isnan(found.mean):
-        return "" if found is None else "–"
-    return f"{found.mean:.2f} {remark.format(low=found.low, high=found.high)}".rstrip()
-
-
-def _format_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"  # null: too few episodes to measure it
-
-
-def _format_tflop(flops: float) -> str:
-    return f"{flops / 1e12:.1f}" if flops else "–"
+    return ["### Models", "", wrap(note), "", *format_table(head, body), ""]
 
 
 def _sum_training(row: Row) -> float:
@@ -311,17 +297,9 @@ def _describe_shares(rows: Sequence[Row]) -> str:
     """The share of the training steps that trials took, where it was not all of them."""
     tuned = [row.records[0]["tuning"] for row in rows if "tuning" in row.records[0]]
     shares = sorted({tuning["share"] for tuning in tuned} - {1.0})
-    return f", each with {_join(f'{share:.3g}' for share in shares)} of the training steps" if shares else ""
+    return f", each with {join_values(f'{share:.3g}' for share in shares)} of the training steps" if shares else ""
 
 
 def _mean(row: Row, stage: str, key: str) -> str:
     values = [record.get(stage, {}).get(key) for record in row.records]
-    return "–" if None in values else _format_number(fmean(values))
-
-
-def _join(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _wrap(paragraph: str, indent: str = "") -> str:
-    return textwrap.fill(paragraph, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "–" if None in values else format_number(fmean(values))

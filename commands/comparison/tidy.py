@@ -2,7 +2,7 @@
 
 `TASK.csv` has one line a method, seed and threshold; `TASK_episodes.csv` one line a method, seed and episode, of those
 cells that keep the outcome of every episode. Both call a method by `row`, `objective`, `metric` and `part` (plan: with
-the shared dynamics, plan_own: with its own).
+the shared dynamics, plan_own: with its own, oracle_cost: the true simulator with its cost).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from commands.comparison.rows import KINDS, Record, Row, make_rows
+from commands.comparison.rows import KINDS, Record, Row, get_effort, make_rows
 from commands.comparison.statistics import TIMED, read_steps
 from commands.evaluation.judging import summarise_steps
 
@@ -37,10 +37,10 @@ def format_episodes_csv(records: Sequence[Record]) -> str:
 
 
 def _list_cells(records: Sequence[Record]) -> Iterator[tuple[Row, Record]]:
-    """Every row of every budget with each of its cells; a cell of both budgets comes once."""
-    budgets = dict.fromkeys(record["budget"] for record in records)
-    for budget in budgets:
-        for row in make_rows([record for record in records if record["budget"] == budget]):
+    """Every row of every budget and effort with each of its cells; a cell of several comes once."""
+    kinds = dict.fromkeys((record["budget"], get_effort(record)) for record in records)
+    for kind in kinds:
+        for row in make_rows([record for record in records if (record["budget"], get_effort(record)) == kind]):
             for record in row.records:
                 yield row, record
 
@@ -49,6 +49,7 @@ def _name_cell(row: Row, record: Record) -> Line:
     return {
         "task": record["task"],
         "budget": record["budget"],
+        "effort": get_effort(record),
         "row": row.label.replace("`", ""),
         "objective": row.key.objective,
         **dict(row.key.variant),
@@ -67,7 +68,7 @@ def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
         steps = read_steps(record, row, kind, threshold) if known else None
         found = {} if steps is None else summarise_steps(steps, record["outcomes"]["budget"])
         line |= {f"{kind}_{name}_steps": found.get(name) for name in ("median", "restricted_mean")}
-    trained = row.key.part != "random"
+    trained = row.key.part in ("plan", "plan_own")
     line |= {
         "steps": record.get("steps") if trained else None,
         "stage1_flops": costs["pretrain"] if trained else 0.0,
@@ -85,10 +86,11 @@ def _count_successes(result: Mapping[str, Any], kind: str, threshold: str) -> in
 
 def _make_episode_lines(row: Row, record: Record) -> Iterator[Line]:
     outcomes, method = record["outcomes"], record["outcomes"][row.key.part]
+    played = len(method["final_distance"])  # fewer than goals where the true simulator plays the first ones
     columns: dict[str, Sequence[Any]] = {
-        "episode": outcomes["goals"]["episode"],
-        "start": outcomes["goals"]["start"],
-        "start_distance": outcomes["goals"]["distance"],
+        "episode": outcomes["goals"]["episode"][:played],
+        "start": outcomes["goals"]["start"][:played],
+        "start_distance": outcomes["goals"]["distance"][:played],
         "final_distance": method["final_distance"],
         "least_distance": method["least_distance"],
         **{f"{kind}_{threshold}": column for kind in KINDS for threshold, column in method[kind].items()},

@@ -17,6 +17,7 @@ from typing import Any
 
 from commands.comparison.cells import Cell
 from commands.comparison.phases import Phases
+from commands.comparison.table_keys import drop_oracle_cost
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD
 from commands.evaluation.setup import load_baseline_setup
@@ -58,7 +59,7 @@ def run_trials(
             if not (of_own.work / TRAINED).exists():
                 of_own.train_encoder()
         own = of_own.plan_own(of_own.keys.evaluation)
-    parts = {**parts, "rank_reach": phases.measure_rank_reach()}
+    parts = {**parts, **phases.measure_model()}
     phases.remove_features()
     drawn = [to_json_value(setting) for setting, _ in cell.tuning.drawn]
     tuning = {
@@ -119,8 +120,7 @@ def choose(results: Sequence[Result], key: str) -> int | None:
 
 def make_trial_evaluation(keys: EvaluationKeys, episodes: int) -> EvaluationKeys:
     """The evaluation of a trial: other episodes, and no oracle."""
-    oracle_cost = replace(keys.protocol.oracle_cost, episodes=0)
-    protocol = replace(keys.protocol, split=SPLIT, episodes=episodes, oracle=False, oracle_cost=oracle_cost)
+    protocol = replace(drop_oracle_cost(keys.protocol), split=SPLIT, episodes=episodes, oracle=False)
     return replace(keys, protocol=protocol)
 
 

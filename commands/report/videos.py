@@ -45,7 +45,7 @@ def write_videos(rollouts: Rollouts, cases: Cases, task: TaskSpec, folder: Path 
     for number, (frames, goal) in enumerate(zip(rollouts.frames, rollouts.goal_frames, strict=True)):
         pictures = compose_pictures(frames, goal, rollouts.distances[number], task)
         name = f"{number:02d}-episode{cases.episodes[number]}-start{cases.starts[number]}"
-        paths.append(_write_video(pictures, 1 / task.control_step_s, folder / name))
+        paths.append(write_video(pictures, 1 / task.control_step_s, folder / name))
     return paths
 
 
@@ -96,7 +96,7 @@ def _label(picture: Frame, labels: Sequence[tuple[int, str, tuple[int, int, int]
     return np.asarray(image)
 
 
-def _write_video(pictures: Sequence[Frame], frames_per_s: float, stem: Path) -> Path:
+def write_video(pictures: Sequence[Frame], frames_per_s: float, stem: Path) -> Path:
     """Write stem.mp4, or stem.gif where no ffmpeg works; whole or not at all."""
     pictures = [*pictures, *[pictures[-1]] * round(LAST_FRAME_S * frames_per_s)]
     try:

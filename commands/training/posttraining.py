@@ -39,6 +39,7 @@ from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 from world_model.training.posttrain import PosttrainModel
 
+OPEN_LOOP = "open_loop.json"  # errors by model step, in the run folder
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
 DECODER_FRAMES = 256  # of val that the decoder is measured on
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
@@ -103,7 +104,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         last = train_stage(model, loader, trainer, output, tracker, monitor)
         if monitor is not None:
             errors = monitor.compute_errors()
-            write_json(folder / "open_loop.json", errors)
+            write_json(folder / OPEN_LOOP, errors)
             draw_horizon_curves(errors, folder / "open_loop.png")
             tracker.add_picture("open_loop", folder / "open_loop.png", trainer.steps)
     if monitor is None:

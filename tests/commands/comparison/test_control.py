@@ -121,4 +121,14 @@ def test_every_arm_runs_for_a_few_steps(tmp_path, monkeypatch, capsys):
         assert records[one]["posttrain"] == records[other]["posttrain"]
     page = (tmp_path / "cells/reacher.md").read_text()
     assert "`planner.cost.view`: pixels in `P-P`, `F-P`, `G-P`, tokens in all others" in page
-    assert not list(tmp_path.glob("runs/compare/smoke/stage*"))
+    assert {name for name, record in records.items() if "oracle_cost" in record} == {"F-F", "P-P"}
+    assert all(f"| `O-{arm[-1]}`: true simulator, cost of `{arm}` |" in page for arm in ("F-F", "P-P"))
+    assert all(len(records[arm]["open_loop"]["predicted"]) > 1 and records[arm]["planning"]["flops"] for arm in ARMS)
+    figures = ("reacher_success", "reacher_open_loop", "reacher_rank_reach")
+    assert all(f"]({name}.png)" in page and (tmp_path / f"cells/{name}.png").exists() for name in figures)
+    run = tmp_path / "runs/compare/smoke"
+    assert len(list(run.glob("imagined/*.npz"))) == len(ARMS) and (run / "imagined/reacher.png").exists()
+    assert [path.suffix for path in run.glob("imagined/reacher.*") if path.suffix in (".mp4", ".gif")]
+    report = (run / "report.html").read_text()
+    assert "What the models imagine" in report and report.count("data:image/png") >= 4
+    assert not list(run.glob("stage*"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from commands.comparison.markdown import judge_difference
 from commands.comparison.overview import format_overview
-from commands.comparison.tables import format_task_page, judge_difference
+from commands.comparison.tables import format_task_page
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import Estimate, estimate_rate
 from tests.commands.comparison.made_records import add_outcomes, make_record, make_results
@@ -178,12 +179,15 @@ def test_the_overview_has_a_column_a_task_and_a_row_for_dynamics_of_its_own():
     records = [make_record("lewm", **own), make_record("lewm", task="push_t"), make_record("future")]
     records += [make_record("oracle", rate=0.9), make_record("oracle", task="push_t", rate=0.1)]
     text = format_overview(records)
-    assert "| method | push_t | reacher |" in text
-    assert find_row("\n## " + text, "`lewm`")[1:] == ["–", "0.50"]  # on push_t the oracle is no better than random
-    assert find_row("\n## " + text, "`lewm`, its own dynamics")[-1] == "0.25"
-    assert find_row("\n## " + text, "`future`")[-1] == "0.50"
+    assert "| method | seeds | push_t | reacher |" in text
+    assert find_row("\n## " + text, "`lewm`")[1:3] == ["0", "–"]  # on push_t the oracle is no better than random
+    rate = estimate_rate([5], [10])
+    low, high = ((value - 0.1) / (0.9 - 0.1) for value in (rate.low, rate.high))
+    assert find_row("\n## " + text, "`lewm`")[-1] == f"0.50 ({low:.2f} to {high:.2f})"
+    assert find_row("\n## " + text, "`lewm`, its own dynamics")[-1].startswith("0.25 (")
+    assert find_row("\n## " + text, "`future`")[-1].startswith("0.50 (")
     more = format_overview([*records, make_record("future", 1), make_record("oracle", 1, 0.9)])
-    assert find_row("\n## " + more, "`future`")[-1] == "0.50 (2)"
+    assert find_row("\n## " + more, "`future`")[1] == "0, 1"
     twice = format_overview([*records, make_record("future", words=("planner.samples=50",))])
     assert find_row("\n## " + twice, "`future`")[-1] == "several settings"
     with pytest.raises(UsageError, match=r"protocol\.budget"):

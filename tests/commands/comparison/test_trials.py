@@ -74,8 +74,8 @@ class FakePhases(Phases):
         self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
         return make_evaluation(self.success[self.number][1])
 
-    def measure_rank_reach(self):
-        return {"of": self.number}
+    def measure_model(self):
+        return {"rank_reach": {"of": self.number}}
 
     def remove_features(self):
         pass
