@@ -314,9 +314,10 @@ class Rssm(WorldModel):
         """Equations 4 and 5; divergences are sums over latents, errors sums over a frame, both means over frames."""
         frames, config = batch["pixels"], self.config
         actions = F.pad(self.scale_actions(batch["action"]), (0, 0, 1, 0))  # none before the first frame
-        noise = torch.empty(*frames.shape[:2], config.stoch, config.classes, device=frames.device)
-        noise.exponential_(generator=make_generator(self.seed, step, device=frames.device))
-        deter, stoch, logits = self.watch(self.encode(frames), actions, None, -noise.clamp_min(1e-30).log())
+        waits = torch.empty(*frames.shape[:2], config.stoch, config.classes)
+        waits.exponential_(generator=make_generator(self.seed, step))  # on the CPU: the same for every device
+        gumbel = -waits.clamp_min(1e-30).log().to(frames.device)
+        deter, stoch, logits = self.watch(self.encode(frames), actions, None, gumbel)
         painted = self.decoder(deter.flatten(0, 1), stoch.flatten(0, 1)).unflatten(0, frames.shape[:2])
         error = (painted.float() - frames.float() / 255).square().sum((-3, -2, -1)).mean()
         posterior, prior = self.get_probabilities(logits), self.get_probabilities(self.prior(deter))

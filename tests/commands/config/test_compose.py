@@ -33,6 +33,7 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import RunError, UsageError, join_names, suggest_names
 from commands.shared.runs import flatten, write_json
 from envs.presets import PRESETS
+from tests.world_model.small import ONE_STAGE
 from world_model.nn.pools import KeypointPoolConfig, LearnedPoolConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -217,9 +218,6 @@ def test_what_must_be_given_is_asked_for():
     with pytest.raises(UsageError, match=r"data, encoder must be given: jepa posttrain data=\.\.\. encoder="):
         compose("posttrain", [])
     assert compose("posttrain", ["data=[a.h5,b.h5]", "encoder=runs/e"]).config["data"] == ["a.h5", "b.h5"]
-
-
-ONE_STAGE = ("dreamerv3", "dreamerv3_12m")  # world models that jepa pretrain alone trains
 
 
 @pytest.mark.slow

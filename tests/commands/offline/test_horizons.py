@@ -124,7 +124,7 @@ def test_the_preset_none_changes_nothing_where_nothing_varies(plain, reader):
 def test_dynamics_that_copy_have_the_error_of_copying(reader, monkeypatch):
     model = dynamics()
 
-    def copy(past, last_BNF, state_BQ, actions_BSKA):
+    def copy(past, last_BNF, state_BQ, actions_BSKA, noise, emit):
         return last_BNF[:, None, None].expand(-1, *actions_BSKA.shape[1:3], -1, -1)
 
     trained = measure_open_loop(model, reader, EPISODES, 0)

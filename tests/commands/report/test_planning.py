@@ -19,7 +19,7 @@ from PIL import Image
 from commands.evaluation import methods
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import Rollouts
-from commands.evaluation.evaluate import collect_results
+from commands.evaluation.evaluate import Played, collect_results
 from commands.evaluation.protocol import ProtocolConfig, resolve_protocol
 from commands.evaluation.setup import EvaluationSetup
 from commands.report import planning as report
@@ -75,7 +75,7 @@ def runs():
 def results_of(runs, cases, task=REACHER):
     model, protocol = SimpleNamespace(spec=SPEC), resolve_protocol(ProtocolConfig(), task)
     setup = EvaluationSetup(model, {}, None, task, protocol, cases, SPEC.frame_skip)
-    made = collect_results(runs, dict.fromkeys(runs, 2.5), setup, methods.EvaluationKeys())
+    made = collect_results(Played(runs, dict.fromkeys(runs, 2.5), []), setup, methods.EvaluationKeys())
     made["model"] = {"folder": "runs/posttrain/small", "env": task.name}
     made["data"] = {"file": ["runs/collect/small/data.h5"], "checksum": "9a8b"}
     return made
