@@ -59,7 +59,7 @@ class Played:
     videos: list[Path]
 
     @property
-    def tested(self) -> Rollouts:
+    def rollouts_under_test(self) -> Rollouts:
         """The episodes of the method under test."""
         return next(iter(self.runs.values()))
 
@@ -93,7 +93,7 @@ def evaluate_model(
         results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
-    tested, sections = played.tested, list(extra)
+    tested, sections = played.rollouts_under_test, list(extra)
     if keys.compare_batches:
         results["batches"] = compare_batches(setup, keys, tested, console, proposals)
     if tested.frames is not None and "pixels" in dynamics.spec.views:

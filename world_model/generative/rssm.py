@@ -18,7 +18,6 @@ the categorical probabilities of imagined states with those of the goal image, h
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -31,10 +30,9 @@ from torch import Tensor, nn
 from planners.protocol import Keep, Noise, Rows, Views
 from world_model.draws import make_generator
 from world_model.dynamics import ActionSpec
+from world_model.generative.layers import BlockLinear, ImageNorm, RMSNorm, make_convolution, make_layer, make_linear
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
 
-NORM_EPS = 1e-4
-KERNEL = 5
 MULTIPLES = (2, 3, 4, 4)  # channels of the four convolutions, in units of `depth`
 HALVINGS = len(MULTIPLES)
 LEAST_SIDE, MOST_SIDE = 3, 16  # of the smallest maps
@@ -96,65 +94,6 @@ class RssmConfig(WorldModelConfig):
         return Rssm(self, image_px, actions, seed)
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm of the last axis, in fp32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + NORM_EPS)
-        return (x.float() * scale * self.weight).to(x.dtype)
-
-
-class ImageNorm(RMSNorm):
-    """The same over the channels of each pixel of [B, C, H, W]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
-class BlockLinear(nn.Module):
-    """A linear map whose matrix has diagonal blocks: [..., g * i] -> [..., g * o]."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
-        super().__init__()
-        assert inputs % blocks == outputs % blocks == 0, (inputs, outputs, blocks)
-        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        _init(self.weight, inputs // blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(-1, (self.weight.shape[0], -1))
-        return torch.einsum("...gi,gio->...go", grouped, self.weight).flatten(-2) + self.bias
-
-
-def _init(weight: Tensor, fan_in: int) -> None:
-    """Normal, cut at two deviations, of variance 1 / fan in."""
-    std = 1.1368 / math.sqrt(fan_in)
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    _init(layer.weight.data, inputs)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, KERNEL, padding=KERNEL // 2)
-    _init(layer.weight.data, inputs * KERNEL**2)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _layer(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(_linear(inputs, outputs), RMSNorm(outputs), nn.SiLU())
-
-
 class Core(nn.Module):
     """The sequence model h[t] = f(h[t-1], z[t-1], a[t-1]): a GRU whose matrices are block-diagonal, and whose blocks
     all see a projection of the whole state."""
@@ -162,7 +101,7 @@ class Core(nn.Module):
     def __init__(self, config: RssmConfig, action_dim: int) -> None:
         super().__init__()
         size, hidden, self.blocks = config.deter, config.hidden, config.blocks
-        self.inputs = nn.ModuleList(_layer(n, hidden) for n in (size, config.stoch * config.classes, action_dim))
+        self.inputs = nn.ModuleList(make_layer(n, hidden) for n in (size, config.stoch * config.classes, action_dim))
         self.hidden = BlockLinear(size + 3 * hidden * self.blocks, size, self.blocks)
         self.norm = RMSNorm(size)
         self.gates = BlockLinear(size, 3 * size, self.blocks)
@@ -186,7 +125,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         channels = (3, *(depth * multiple for multiple in MULTIPLES))
-        self.convolutions = nn.ModuleList(_convolution(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        self.convolutions = nn.ModuleList(make_convolution(a, b) for a, b in zip(channels, channels[1:], strict=False))
         self.norms = nn.ModuleList(ImageNorm(b) for b in channels[1:])
 
     def forward(self, frames_NHWC: Tensor) -> Tensor:
@@ -205,13 +144,13 @@ class ImageDecoder(nn.Module):
         self.side_hw, self.blocks, last = side_hw, config.blocks, channels[-1]
         size = side_hw[0] * side_hw[1] * last
         self.from_deter = BlockLinear(config.deter, size, config.blocks)
-        self.hidden = _layer(config.stoch * config.classes, 2 * config.units)
-        self.from_stoch = _linear(2 * config.units, size)
+        self.hidden = make_layer(config.stoch * config.classes, 2 * config.units)
+        self.from_stoch = make_linear(2 * config.units, size)
         self.norm = ImageNorm(last)
         pairs = list(zip(channels[::-1], channels[-2::-1], strict=False))
-        self.convolutions = nn.ModuleList(_convolution(a, b) for a, b in pairs)
+        self.convolutions = nn.ModuleList(make_convolution(a, b) for a, b in pairs)
         self.norms = nn.ModuleList(ImageNorm(b) for _, b in pairs)
-        self.paint = _convolution(channels[0], 3)
+        self.paint = make_convolution(channels[0], 3)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         height, width = self.side_hw
@@ -262,9 +201,9 @@ class Rssm(WorldModel):
         self.decoder = ImageDecoder(config, (sides[0], sides[1]))
         self.core = Core(config, len(actions.block_low))
         widths = (config.deter, *[hidden] * config.prior_layers)
-        layers = [_layer(a, b) for a, b in zip(widths, widths[1:], strict=False)]
-        self.prior = nn.Sequential(*layers, _linear(hidden, size))
-        self.posterior = nn.Sequential(_layer(config.deter + last, hidden), _linear(hidden, size))
+        layers = [make_layer(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        self.prior = nn.Sequential(*layers, make_linear(hidden, size))
+        self.posterior = nn.Sequential(make_layer(config.deter + last, hidden), make_linear(hidden, size))
 
     # -- states --------------------------------------------------------------------------------------------------
 

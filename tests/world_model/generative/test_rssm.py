@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from planners.noise import Draws
 from world_model.dynamics import ActionSpec
-from world_model.generative.rssm import BlockLinear, Core, RMSNorm, Rssm, RssmConfig, measure_kl
+from world_model.generative.layers import BlockLinear, RMSNorm
+from world_model.generative.rssm import Core, Rssm, RssmConfig, measure_kl
 
 SMALL = RssmConfig(frames=6, context_frames=2, deter=16, hidden=8, stoch=3, classes=4, depth=2, units=4, draws=3)
 ACTIONS = ActionSpec((-2.0, 0.0), (2.0, 1.0), 2)
