@@ -140,3 +140,11 @@ def moving_squares(batch: int, steps: int) -> torch.Tensor:
             left, top = (7 * row + 4 * step) % 52, (13 * row + 2 * step) % 52
             clip[row, step, top : top + 12, left : left + 12] = 220
     return clip
+
+
+def lively_pixel_dynamics():
+    """Pixel dynamics whose frames differ from step to step; fresh weights change almost nothing."""
+    made = dynamics("pooled", "pixels")
+    with torch.no_grad():
+        made.predictor.predictor_proj.weight.normal_(std=0.5)
+    return made

@@ -8,7 +8,7 @@ import torch
 
 from commands.offline.imagined_paths import imagine_paths, read_imagined, write_imagined
 from planners.mpc import observe_first_frames
-from tests.world_model.small import dynamics
+from tests.world_model.small import dynamics, lively_pixel_dynamics
 
 FRAMES = 40
 
@@ -42,10 +42,7 @@ class Recordings:
 
 @pytest.fixture(scope="module")
 def model():
-    made = dynamics("pooled", "pixels")
-    with torch.no_grad():  # fresh weights change almost nothing
-        made.predictor.predictor_proj.weight.normal_(std=0.5)
-    return made
+    return lively_pixel_dynamics()
 
 
 def test_frames_are_those_after_each_model_step_and_the_history_is_what_was_recorded(model):

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from commands.evaluation.cases import Cases
@@ -16,7 +15,7 @@ from commands.report.imagined import imagine_episodes, write_strip
 from commands.report.recording import check_viewer, write_recording
 from commands.shared.errors import UsageError
 from envs.reacher.spec import REACHER
-from tests.world_model.small import dynamics, frames
+from tests.world_model.small import dynamics, frames, lively_pixel_dynamics
 
 STEPS = 9
 
@@ -37,10 +36,7 @@ def cases() -> Cases:
 
 @pytest.fixture(scope="module")
 def model():
-    made = dynamics("pooled", "pixels")
-    with torch.no_grad():  # fresh weights change almost nothing
-        made.predictor.predictor_proj.weight.normal_(std=0.5)
-    return made
+    return lively_pixel_dynamics()
 
 
 def test_pictures_are_of_the_same_moments_and_follow_the_actions(model):
