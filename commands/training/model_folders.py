@@ -222,7 +222,7 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
 
 
 def check_has_encoder(path: Path, folder: str | Path) -> None:
-    """Raise CheckpointError for a world model that was trained in one stage: it has no encoder of its own right."""
+    """Raise CheckpointError for a world model of one stage, whose encoder no other model can use."""
     if read_model_kind(path) == WORLD_MODEL:
         raise CheckpointError(f"{folder} holds a world model of one stage, which jepa plan model= alone reads")
 

@@ -45,7 +45,7 @@ class WorldModelMonitor:
         return {"open_loop_1": ratio[0].item(), "open_loop_last": ratio[-1].item()}
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
-        """Nothing is warned of."""
+        """None: these numbers have no limits to warn of yet."""
         return None
 
     def summarise(self, last: dict[str, float]) -> str:
