@@ -175,8 +175,6 @@ class Cell:
         return record
 
     def _agrees(self, record: Mapping[str, Any]) -> bool:
-        if not is_current(record["config"]):
-            return False
         tuned, cell = record.get("tuning"), self
         if (tuned is None) != (self.tuning is None):
             return False
@@ -185,18 +183,24 @@ class Cell:
             if number is None or any(tuned.get(key) != value for key, value in self.tuning.spec.items()):
                 return False
             cell = self.make_trial(number)
-        complete = fill_defaults(PipelineKeys, record["config"])
-        asks = self.objective != ORACLE and cell.keys.protocol.oracle_cost.episodes > 0
+        if self.effort == TIME and record.get("effort") != TIME:
+            return False
+        return cell.has_config(record["config"])
+
+    def has_config(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether a recorded configuration is that of this cell, but for keys that change none of its numbers."""
+        if not is_current(recorded):
+            return False
+        complete = fill_defaults(PipelineKeys, recorded)
+        asks = self.objective != ORACLE and self.keys.protocol.oracle_cost.episodes > 0
         apart = FREE if asks else (*FREE, ORACLE_COST)
         if self.effort == TIME:
-            if record.get("effort") != TIME:
-                return False
             apart = (*apart, *SCALED)
-        recorded = get_identity({key: complete[key] for key in cell.config}, apart)
-        wanted = get_identity(cell.config, apart)
-        if cell.budget in COUNTED and abs(recorded[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]:
-            recorded[STEPS] = wanted[STEPS]
-        return recorded == wanted
+        found = get_identity({key: complete[key] for key in self.config}, apart)
+        wanted = get_identity(self.config, apart)
+        if self.budget in COUNTED and abs(found[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]:
+            found[STEPS] = wanted[STEPS]
+        return found == wanted
 
 
 def is_current(recorded: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from commands.comparison.cells import Cell
 from commands.comparison.phases import IMAGINED, SHARED, Phases
 from commands.comparison.rows import ORACLE
-from commands.comparison.trials import run_trials
+from commands.comparison.trials import TRIALS, find_trials, run_trials
 from commands.evaluation.evaluate import evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_COST_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import Console
@@ -19,7 +19,6 @@ from commands.shared.runs import get_commit, list_versions, write_json
 from commands.transfer.collection import FILE, collect_into
 
 FRAMES = "imagined"  # folder of the frames that the models of finished cells imagined, in the run folder
-TRIALS = "trials"  # folder of the results of unfinished cells' trials, beside the records
 
 
 def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Console) -> None:
@@ -36,7 +35,7 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
     if cell.objective == ORACLE:
         record = run_oracle(cell, str(data), console)
     else:
-        record = run_pipeline(cell, str(data), work, find_trials(records, cell), console)
+        record = run_pipeline(cell, str(data), work, records, console)
         keep_frames(work, find_frames(folder, cell))
     if not keep and work.exists():  # the oracle writes none
         work.rename(ended)
@@ -56,12 +55,6 @@ def keep_frames(work: Path, path: Path) -> None:
         found.replace(path)
 
 
-def find_trials(records: Path, cell: Cell) -> Path:
-    """Where the results of a cell's trials are kept until its record has them: beside the records, so that another
-    machine goes on with the next trial."""
-    return records / TRIALS / f"{cell.name}.json"
-
-
 def find_ended_folder(folder: Path, cell: Cell) -> Path:
     """Where the files of a cell that are not kept lie while its record is written: a command that is killed there finds
     them again, and tells them from those of a cell that keeps its models."""
@@ -73,19 +66,20 @@ def remove_leftovers(folder: Path, records: Path, finished: Iterable[Cell]) -> N
     have."""
     for cell in finished:
         shutil.rmtree(find_ended_folder(folder, cell), ignore_errors=True)
-        find_trials(records, cell).unlink(missing_ok=True)
+        if cell.tuning is not None:
+            find_trials(records, cell).remove()
     if (records / TRIALS).is_dir() and not any((records / TRIALS).iterdir()):
         (records / TRIALS).rmdir()
 
 
-def run_pipeline(cell: Cell, data: str, work: Path, trials: Path, console: Console) -> dict[str, Any]:
+def run_pipeline(cell: Cell, data: str, work: Path, records: Path, console: Console) -> dict[str, Any]:
     """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record.
 
-    trials: file of the results of finished trials.
+    records: folder beside whose files those of finished trials lie.
     """
     shared = work.parent / SHARED
     if cell.tuning is not None:
-        trial, plan, own, parts = run_trials(cell, data, work, shared, trials, console)
+        trial, plan, own, parts = run_trials(cell, data, work, shared, find_trials(records, cell), console)
         return add_own(make_record(trial, plan, MODEL_METHOD) | parts, own)
     phases = Phases(cell, cell.name, data, work, shared, console)
     parts = phases.train()

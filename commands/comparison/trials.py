@@ -4,14 +4,15 @@ The trials run with the first seed of the table. A trial is a whole training, wh
 or with a share of the steps, and then the chosen setting is trained in full. Further seeds train with the chosen
 setting. Dynamics that stage 1 learned itself are judged beside the shared ones, and are evaluated with the setting that
 is best for them. The results of finished trials are kept in a file beside the records, so that a command goes on with
-the next trial after a kill, and on another machine.
+the next trial after a kill, and on another machine. A file is found as a record is, by the configuration in it; and a
+command with more or fewer trials finds the same file.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from commands.evaluation.setup import load_baseline_setup
 from commands.shared.console import Console
 from commands.shared.runs import read_json, to_json_value, write_json
 
+TRIALS = "trials"  # folder of the results of unfinished cells' trials, beside the records
 SPLIT = "val"  # of the episodes that trials are judged on
 SHORT = "short"  # stem of the folders of trials with a share of the training steps
 TRAINED = "trained.json"  # in a trial's folder, after its training: what the record says of it
@@ -31,10 +33,58 @@ JUDGED = ("episodes", "any", "held", "final_distance")  # results of a trial tha
 Result = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class FinishedTrials:
+    """The results of a cell's finished trials, in a file."""
+
+    path: Path
+    cell: Cell
+
+    def read(self) -> list[Result]:
+        """The results in order; none where the file does not exist, or is one of other trials."""
+        content = read_json(self.path) if self.path.exists() else None
+        return content["results"] if _has_trials(content, self.cell) else []
+
+    def add(self, result: Result) -> None:
+        """Write the results with a further one."""
+        content = {"config": self.cell.config, "tuning": _describe_trial(self.cell), "results": [*self.read(), result]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, content)
+
+    def remove(self) -> None:
+        """Remove the file, unless it has results of more trials than the cell."""
+        assert self.cell.tuning is not None
+        if len(self.read()) <= self.cell.tuning.trials:
+            self.path.unlink(missing_ok=True)
+
+
+def find_trials(records: Path, cell: Cell) -> FinishedTrials:
+    """The finished trials of a cell, beside the records."""
+    paths = sorted((records / TRIALS).glob(f"{cell.task}-{cell.objective}-*-seed{cell.seed}-*.json"))
+    found = next((path for path in paths if _has_trials(read_json(path), cell)), None)
+    return FinishedTrials(found or records / TRIALS / f"{cell.name}.json", cell)
+
+
+def _has_trials(content: Any, cell: Cell) -> bool:
+    """Whether a file holds trials of a cell, with the settings that the cell tries."""
+    if not isinstance(content, Mapping) or content["tuning"] != _describe_trial(cell):  # of older versions: a list
+        return False
+    assert cell.tuning is not None
+    settings = [to_json_value(setting) for setting, _ in cell.tuning.drawn]
+    tried = [result["setting"] for result in content["results"]]
+    return all(a == b for a, b in zip(settings, tried, strict=False)) and cell.has_config(content["config"])
+
+
+def _describe_trial(cell: Cell) -> dict[str, Any]:
+    """What a trial depends on beside the configuration: all of the tuning but the number of trials."""
+    assert cell.tuning is not None
+    return {key: value for key, value in cell.tuning.spec.items() if key != "trials"}
+
+
 def run_trials(
-    cell: Cell, data: str, work: Path, shared: Path, finished: Path, console: Console
+    cell: Cell, data: str, work: Path, shared: Path, finished: FinishedTrials, console: Console
 ) -> tuple[Cell, dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
-    """Tune and evaluate a cell in the folder `work`, resuming where it stopped. finished: file of finished trials.
+    """Tune and evaluate a cell in the folder `work`, resuming where it stopped.
 
     Returns the cell with the chosen setting, results of its evaluation, those of its own dynamics if it has them, and
     further parts of its record.
@@ -82,11 +132,13 @@ def check_trial_episodes(cell: Cell, data: str) -> None:
     load_baseline_setup(keys, cell.keys.dynamics.frame_skip, data)
 
 
-def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, finished: Path, console: Console) -> Result:
+def run_trial(
+    cell: Cell, number: int, data: str, work: Path, shared: Path, finished: FinishedTrials, console: Console
+) -> Result:
     """Train with the setting of a trial and judge it on `val`; of several whole trainings, the models of the best alone
     are kept."""
     assert cell.tuning is not None
-    results: list[Result] = read_json(finished) if finished.exists() else []
+    results = finished.read()
     if number >= len(results):
         setting = cell.tuning.drawn[number][0]
         console.say(f"trial {number + 1} of {len(cell.tuning.drawn)}: {_format_setting(setting)}")
@@ -104,8 +156,7 @@ def run_trial(cell: Cell, number: int, data: str, work: Path, shared: Path, fini
             result["val_own"] = _summarise(own["methods"][MODEL_METHOD], judge, plan["thresholds"])
         phases.remove_features()
         results.append(result)
-        finished.parent.mkdir(parents=True, exist_ok=True)
-        write_json(finished, results)
+        finished.add(result)
     _remove_models(work, results[: number + 1])
     return results[number]
 

@@ -11,7 +11,7 @@ import pytest
 
 from commands.cli.main import main
 from commands.comparison import execution
-from commands.comparison.cells import Cell, is_current
+from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
 from commands.config.schema import build
@@ -118,18 +118,17 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(moment, tmp_path, monkeypatch):
-    cell = Cell("future", "steps", 0, make_cell_keys(load_config("compare", []), "future", 0), 0.0)
+    cell = next(cell for cell in make_cells(load_config("compare", ["trials=2"])) if cell.tuning is not None)
     folder, records = tmp_path / "run", tmp_path / "cells"
     records.mkdir()
     found: list[bool] = []
 
-    def pipeline(cell, data, work, trials, console):
+    def pipeline(cell, data, work, records, console):
         found.append((work / "weights").exists())
-        trials.parent.mkdir(exist_ok=True)
-        trials.touch()
+        execution.find_trials(records, cell).add({"setting": {}})
         work.mkdir(exist_ok=True)
         (work / "weights").touch()
-        return {"config": cell.config}
+        return {"config": cell.config, "tuning": {**cell.tuning.spec, "setting": {}}}
 
     def die(*args, **keys):
         if moment == "after":
@@ -148,7 +147,7 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
         execution.run_cell(cell, folder, records, False, None)
         assert found == [False, True], "what was trained is found again"
     else:
-        assert execution.find_trials(records, cell).exists()
+        assert execution.find_trials(records, cell).read()
         execution.remove_leftovers(folder, records, [cell])
     assert [path.name for path in folder.iterdir()] == ["data-seed0"]
     assert [path.name for path in records.iterdir()] == [f"{cell.name}.json"]
@@ -157,7 +156,7 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
 def test_a_cell_that_keeps_its_models_keeps_them(tmp_path, monkeypatch):
     cell = Cell("future", "steps", 0, make_cell_keys(load_config("compare", []), "future", 0), 0.0)
     monkeypatch.setattr(execution, "collect_into", lambda *args: None)
-    monkeypatch.setattr(execution, "run_pipeline", lambda cell, data, work, trials, console: work.mkdir() or {})
+    monkeypatch.setattr(execution, "run_pipeline", lambda cell, data, work, records, console: work.mkdir() or {})
     execution.run_cell(cell, tmp_path, tmp_path, True, None)
     execution.remove_leftovers(tmp_path, tmp_path, [cell])
     assert (tmp_path / cell.name).is_dir()

@@ -12,7 +12,7 @@ from commands.comparison import trials
 from commands.comparison.cells import make_cells
 from commands.comparison.execution import add_own, make_record
 from commands.comparison.phases import Phases
-from commands.comparison.trials import choose, make_trial_evaluation, run_trials
+from commands.comparison.trials import choose, find_trials, make_trial_evaluation, run_trials
 from commands.config.compose import load_config
 from commands.evaluation.cases import draw_cases
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
@@ -92,7 +92,7 @@ def fake(monkeypatch):
 
 
 def run_in(folder, cell):
-    return run_trials(cell, "data", folder, folder / "shared", folder / "finished.json", CONSOLE)
+    return run_trials(cell, "data", folder, folder / "shared", find_trials(folder, cell), CONSOLE)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_trials_with_a_share_of_the_steps_leave_no_models_and_the_chosen_setting
     at_the_end = [("train", 1), ("plan", 1, "eval", 50), ("train_encoder", 0), ("plan_own", 0, "eval", 50)]
     assert fake.log[-4:] == at_the_end, "own dynamics of another setting have their stage 1 trained, too"
     assert parts["tuning"]["share"] == 0.25
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["finished.json", "trial0", "trial1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trial0", "trial1", "trials"]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
@@ -157,7 +157,7 @@ def test_another_machine_goes_on_with_the_next_trial(share, tmp_path, fake, cell
     monkeypatch.setattr(fake, "kill_at", None)
     fake.log.clear()
     (tmp_path / "second").mkdir()
-    (tmp_path / "first" / "finished.json").rename(tmp_path / "second" / "finished.json")
+    (tmp_path / "first" / "trials").rename(tmp_path / "second" / "trials")
     _, _, _, parts = run_in(tmp_path / "second", cell)
     assert [entry[1] for entry in fake.log if entry[0] == "train"] == [3, 1], "the last trial, and the chosen one anew"
     assert [result["val"]["success"] for result in parts["tuning"]["results"]] == [0.2, 0.8, 0.8, 0.5]
@@ -199,6 +199,45 @@ def test_a_record_belongs_to_cells_of_the_same_trials_alone(tmp_path, fake, cell
     ):
         cell = replace(cells[0], tuning=other)
         assert cell.find_record(tmp_path) is None and cell.name != cells[0].name
+
+
+def test_finished_trials_are_found_by_their_configuration_whatever_their_name_and_number(tmp_path, fake, cells):
+    cell = cells[0]
+    run_in(tmp_path, cell)
+    (path,) = (tmp_path / "trials").iterdir()
+    assert path.stem == cell.name
+    renamed = path.rename(path.with_name(f"{cell.task}-lewm-steps-seed0-of-an-earlier-version.json"))
+    content = read_json(renamed)
+    content["config"]["posttrain"].pop("adaptive_clip")  # a key of later versions, which had no other value before
+    write_json(renamed, content)
+    drawn = cell.tuning.drawn
+    fewer = replace(cell, tuning=replace(cell.tuning, trials=2, drawn=drawn[:2]))
+    for other in (cell, fewer):
+        assert find_trials(tmp_path, other).path == renamed and len(find_trials(tmp_path, other).read()) == 4
+    fake.log.clear()
+    _, _, _, parts = run_in(tmp_path, fewer)
+    assert [entry for entry in fake.log if entry[0] == "train"] == []
+    assert (parts["tuning"]["trials"], len(parts["tuning"]["results"])) == (2, 2)
+    find_trials(tmp_path, fewer).remove()
+    assert renamed.exists(), "it has results that a command with more trials can use"
+    find_trials(tmp_path, cell).remove()
+    assert not renamed.exists()
+
+
+def test_trials_of_another_configuration_or_of_other_settings_are_not_found(tmp_path, fake, cells):
+    cell, tuning = cells[0], cells[0].tuning
+    run_in(tmp_path, cell)
+    (path,) = (tmp_path / "trials").iterdir()
+    longer = replace(cell.keys, pretrain=replace(cell.keys.pretrain, steps=7))
+    for other in (
+        replace(cell, keys=longer),
+        replace(cell, tuning=replace(tuning, share=0.5)),
+        replace(cell, tuning=replace(tuning, drawn=(tuning.drawn[0], *tuning.drawn[2:]))),
+    ):
+        assert find_trials(tmp_path, other).read() == []
+    assert len(find_trials(tmp_path, cell).read()) == 4
+    write_json(path, read_json(path)["results"])  # as earlier versions wrote them
+    assert find_trials(tmp_path, cell).read() == []
 
 
 def test_of_equal_trials_the_one_that_ends_nearest_is_chosen_and_then_the_first():

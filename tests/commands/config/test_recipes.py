@@ -14,9 +14,10 @@ import yaml
 from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
-from commands.comparison.cells import Cell, is_current, make_tuning
+from commands.comparison.cells import Cell, is_current, make_cells, make_tuning
 from commands.comparison.rows import ORACLE
 from commands.comparison.table_keys import list_rows, make_cell_keys
+from commands.comparison.trials import find_trials
 from commands.config.compose import (
     CONFIGS,
     Composed,
@@ -228,6 +229,17 @@ def test_finished_cells_of_the_family_of_objectives_are_found(words):
     assert {path for path in at_steps if is_current(read_json(path)["config"])} == find_records(
         load_config("compare", words), folder
     )
+
+
+@pytest.mark.slow
+def test_finished_trials_of_unfinished_rows_are_those_of_a_fair_recipe():
+    folder = FOLDER.parents[1] / "docs/fair"
+    found = set()
+    for recipe in ("fair_reacher", "fair_varied_reacher"):
+        cells = make_cells(load_config("compare", [f"recipe={recipe}", "seeds=1"]))
+        trials = [find_trials(folder, cell) for cell in cells if cell.tuning is not None]
+        found |= {each.path for each in trials if each.read()}
+    assert found == set(folder.glob("trials/*.json"))
 
 
 def test_words_win_over_a_recipe():
