@@ -41,7 +41,7 @@ from world_model.training.posttrain import PosttrainModel
 FOLDER = Path(compare.__file__).resolve().parent.parent / CONFIGS / "recipe"
 TASKS = ("point_maze", "push_t", "reacher", "two_rooms")
 FAIR = tuple(sorted(name for name in list_choices("recipe") if name.startswith("fair_")))
-OWN = (*TASKS, "common", "varied", "varied_push_t", *FAIR)
+OWN = (*TASKS, "common", "varied", "varied_push_t", "vjepa2", *FAIR)
 SMALL = "vjepa2ac_small"
 PUBLISHED = [name for name in list_choices("recipe") if name not in ("none", SMALL, *OWN)]
 PRETRAIN = [name for name in PUBLISHED if "2ac" not in name]
@@ -163,12 +163,21 @@ def test_the_common_setting_is_that_of_varied_scenes_on_a_plain_scene_of_any_tas
         assert getattr(plain, key) == getattr(varied, key), key
 
 
-def test_the_row_views_of_the_table_on_varied_scenes_is_the_demo():
-    demo, table = (load_config(command, ["recipe=varied"]) for command in ("demo", "compare"))
-    cell = make_cell_keys(table, "views", 0)
+@pytest.mark.parametrize(("name", "row"), [("varied", "views"), ("vjepa2", "vjepa2")])
+def test_the_recipes_own_row_of_the_table_is_the_demo(name, row):
+    demo, table = (load_config(command, [f"recipe={name}"]) for command in ("demo", "compare"))
+    cell = make_cell_keys(table, row, 0)
     for key in ("env", "data", "encoder", "objective", "pretrain", "dynamics", "posttrain", "planner"):
         assert getattr(cell, key) == getattr(demo, key), key
-    assert "objective" not in compose("compare", ["recipe=varied"]).choices
+    assert "objective" not in compose("compare", [f"recipe={name}"]).choices
+
+
+def test_the_recipe_of_vjepa2_plans_in_tokens_by_l1():
+    demo = load_config("demo", ["recipe=vjepa2"])
+    assert (demo.planner.cost.view, demo.planner.cost.metric, demo.dynamics.outputs) == ("tokens", "l1", "normed")
+    assert demo.objective.metric is None
+    published = load_config("demo", ["recipe=vjepa2", "planner=cem_vjepa2"]).planner
+    assert (published.samples, published.iterations, published.elites, published.horizon) == (800, 10, 10, 1)
 
 
 @pytest.mark.parametrize("command", ["demo", "compare"])
