@@ -1,54 +1,47 @@
-"""A page of ours in Markdown as HTML: headings, paragraphs, lists, tables and pictures, and nothing else."""
+"""A page in Markdown as HTML that holds its own pictures."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from commands.report import page
 
-PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
-INLINE = (
-    (re.compile(r"`(.+?)`"), r"<code>\1</code>"),
-    (re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"),
-    (re.compile(r"(?<![\w*])\*(\w[^*]*?)\*(?!\w)"), r"<em>\1</em>"),
-    (re.compile(r"\[(.+?)\]\((.+?)\)"), r'<a href="\2">\1</a>'),
-)
-
 
 def render_markdown(text: str, folder: Path) -> str:
-    """HTML of the text. folder: where its pictures are; those that are missing are left out."""
-    return "\n".join(_render_block(block, folder) for block in _split_blocks(text))
+    """HTML of the text, which holds no HTML itself. folder: where its pictures are; those that are missing are left
+    out."""
+
+    def render_image(renderer: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        path = folder / str(tokens[index].attrs["src"])
+        return page.render_picture(path, tokens[index].content) if path.exists() else ""
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.add_render_rule("image", render_image)
+    parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    tokens = parser.parse(text)
+    _prepare_tables(tokens)
+    _unwrap_pictures(tokens)
+    return str(parser.renderer.render(tokens, parser.options, {}))
 
 
-def _split_blocks(text: str) -> Iterator[list[str]]:
-    """Lines between empty ones."""
-    for block in re.split(r"\n\s*\n", text.strip()):
-        if lines := block.splitlines():
-            yield lines
+def _prepare_tables(tokens: Sequence[Token]) -> None:
+    """Make the first cell of each row its heading."""
+    for index, token in enumerate(tokens):
+        if token.type == "th_open":
+            token.attrSet("scope", "col")
+        if token.type == "td_open" and tokens[index - 1].type == "tr_open":
+            token.tag = tokens[index + 2].tag = "th"  # after it come its content and its end
+            token.attrSet("scope", "row")
 
 
-def _render_block(lines: list[str], folder: Path) -> str:
-    first = lines[0]
-    if found := re.match(r"(#+) (.*)", first):
-        level = min(len(found[1]), 4)
-        return f"<h{level}>{_render_inline(found[2])}</h{level}>"
-    if first.startswith("| "):
-        head, _, *rows = ([_render_inline(cell) for cell in line.strip("| ").split(" | ")] for line in lines)
-        return page.render_table(head, [[*row, *[""] * (len(head) - len(row))] for row in rows])
-    if found := PICTURE.fullmatch(first):
-        path = folder / found[2]
-        return page.render_picture(path, found[1]) if path.exists() else ""
-    if first.startswith("- "):
-        items = re.split(r"^- ", "\n".join(lines), flags=re.MULTILINE)[1:]
-        return f"<ul>{''.join(f'<li>{_render_inline(item)}</li>' for item in items)}</ul>"
-    return f"<p>{_render_inline(' '.join(lines))}</p>"
-
-
-def _render_inline(text: str) -> str:
-    html = escape(text.strip(), quote=False)
-    for pattern, made in INLINE:
-        html = pattern.sub(made, html)
-    return html
+def _unwrap_pictures(tokens: Sequence[Token]) -> None:
+    """Take the paragraph from around a picture that stands alone: a figure may not be inside one."""
+    for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if token.type == "inline" and [child.type for child in token.children or []] == ["image"]:
+            before.hidden = after.hidden = True
