@@ -211,7 +211,8 @@ def find_search(config: TableKeys, objective: str) -> dict[str, Any]:
 
 def _apply_overrides(keys: PipelineKeys, overrides: Sequence[Any], where: str) -> PipelineKeys:
     try:
-        return override(keys, nest_overrides(overrides))
+        nested = nest_overrides(overrides)
+        return override(keys, nested) if nested else keys
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
 

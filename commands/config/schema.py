@@ -217,25 +217,24 @@ def choose_class(hint: Any, value: Any, usual: type | None = None) -> type | Non
     options = _classes(hint)
     if len(options) < 2 or not isinstance(value, Mapping):
         return options[0] if options else None
-    options = sorted(options, key=lambda option: option is not usual)
-    agree = [option for option in options if _tags_agree(option, value)] or options
+    ordered = sorted(options, key=lambda option: option is not usual)
+    agree = [option for option in ordered if _tags_agree(option, value)] or ordered
     return next((option for option in agree if value.keys() <= get_field_types(option).keys()), agree[0])
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """Build the dataclasses inside a value, and refuse what pydantic would convert too kindly: true to 1, "3" to 3."""
-    options, inner = set(_options(hint)) - {type(None)}, choose_class(hint, value)
+    options, words, inner = *_list_scalars(hint), choose_class(hint, value)
     if inner is not None and isinstance(value, Mapping):
         _require_tags(_classes(hint), value, where)
         return build(inner, value, where)
-    words = [word for item in options if typing.get_origin(item) is typing.Literal for word in typing.get_args(item)]
     if inner is not None and value is not None and value not in words:
         one_of = f"is one of {join_names(words)}, or " if words else ""
         raise UsageError(f"{where}={value}: {where} {one_of}holds keys, as {join_names(get_field_types(inner))}")
-    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and typing.get_origin(hint) is tuple:
         item_hint = typing.get_args(hint)[0]
         return [_convert(item_hint, item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+    if isinstance(value, Mapping) and typing.get_origin(hint) is dict:
         item_hint = typing.get_args(hint)[1]
         return {key: _convert(item_hint, item, f"{where}.{key}") for key, item in value.items()}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -253,6 +252,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+@cache
 def _get_tags(cls: type) -> dict[str, Any]:
     """Fields of a single literal, such as `name: Literal["cem"]`, with its value."""
     literals = {key: hint for key, hint in get_field_types(cls).items() if typing.get_origin(hint) is typing.Literal}
@@ -278,13 +278,22 @@ def _require_tags(classes: Sequence[type], value: Mapping[str, Any], where: str)
             )
 
 
+@cache
 def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _classes(hint: Any) -> list[type]:
+@cache
+def _list_scalars(hint: Any) -> tuple[frozenset[Any], list[Any]]:
+    """The options of a type but None, and the words of those that are literals."""
+    literals = [option for option in _options(hint) if typing.get_origin(option) is typing.Literal]
+    return frozenset(_options(hint)) - {type(None)}, [word for item in literals for word in typing.get_args(item)]
+
+
+@cache
+def _classes(hint: Any) -> tuple[type, ...]:
     """The dataclasses among the options of a type."""
-    return [option for option in _options(hint) if dataclasses.is_dataclass(option) and isinstance(option, type)]
+    return tuple(option for option in _options(hint) if dataclasses.is_dataclass(option) and isinstance(option, type))
 
 
 @cache
