@@ -49,7 +49,7 @@ class WorldModel(nn.Module):
 
     action_mid: Tensor
     action_half: Tensor
-    views: ClassVar[tuple[str, ...]]
+    views: tuple[str, ...]
 
     def __init__(self, config: WorldModelConfig, image_px: tuple[int, int], actions: ActionSpec) -> None:
         super().__init__()

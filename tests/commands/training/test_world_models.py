@@ -53,8 +53,8 @@ def test_a_longer_training_goes_on_from_the_shorter_one_bit_for_bit(work):
     assert all(torch.equal(value, twice[name]) for name, value in once.items())
 
 
-@pytest.mark.parametrize("view", ["pixels", "pooled"])
-def test_it_plans_in_pixels_and_in_latents(work, view):
+@pytest.mark.parametrize("view", ["pixels", "pooled", "state"])
+def test_it_plans_in_pixels_in_latents_and_in_states(work, view):
     words = ["plan", "model=runs/pretrain/model", "data=runs/collect/data", f"planner.cost.view={view}", *SEARCH]
     assert main([*words, *FEW, f"name={view}"]) == 0
     results = json.loads(open(f"runs/plan/{view}/results.json").read())
@@ -64,7 +64,7 @@ def test_it_plans_in_pixels_and_in_latents(work, view):
 def test_jepa_inspect_shows_its_sizes(work, capsys):
     assert main(["inspect", "runs/pretrain/model/model"]) == 0
     said = capsys.readouterr().out
-    assert "world_model" in said and "views pixels, pooled" in said and "64 x 64 pixels" in said
+    assert "world_model" in said and "views pixels, pooled, state" in said and "64 x 64 pixels" in said
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_jepa_inspect_shows_its_sizes(work, capsys):
         (
             ("plan", "model=runs/pretrain/model", "data=runs/collect/data", "planner.cost.view=tokens", *FEW, *SEARCH),
             1,
-            "tokens",
+            "planner.cost.view=tokens: runs/pretrain/model offers pixels, pooled, state: give planner.cost.view=pixels",
         ),
     ],
 )
