@@ -72,8 +72,11 @@ def test_jepa_inspect_shows_its_sizes(work, capsys):
     [
         (("posttrain", "data=runs/collect/data", "encoder=runs/pretrain/model"), 1, "jepa plan model= alone reads"),
         (("probe", "data=runs/collect/data", "model=runs/pretrain/model"), 1, "jepa plan model= alone reads"),
-        (("demo", "objective=dreamerv3"), 2, "objective.family=rssm is no choice here (choices: masked, future, "),
-        (("compare", "objectives=[dreamerv3]"), 2, "objective.family=rssm is no choice here (choices: masked, "),
+        (
+            ("demo", "objective=dreamerv3", "dynamics.decoder={}"),
+            2,
+            "objective.family=rssm does not have: leave it out",
+        ),
         (("bench", "pretrain", "objective=dreamerv3"), 2, "objective.family=rssm is no choice here (choices: masked"),
         (("pretrain", "data=video_folder", "path=.", "objective=dreamerv3"), 2, "plain video has none"),
         (
