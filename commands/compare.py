@@ -78,7 +78,7 @@ def check(config: Config) -> None:
             if keys.planner.cost.view == BEST_VIEW and keys.protocol.split == SPLIT:
                 raise UsageError(
                     f"{row.name} chooses its view on {SPLIT}, and protocol.split={SPLIT} would report on it, too: give "
-                    f"protocol.split=eval, or name a view, as small.{row.objective}=['planner.cost.view=state']"
+                    f"protocol.split=eval, or name a view, as small.{row.objective}=['planner.cost.view=pixels']"
                 )
         if row.is_trained:
             check_efforts(config.efforts, keys)

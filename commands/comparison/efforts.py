@@ -64,7 +64,7 @@ def check_efforts(efforts: Sequence[str], keys: PipelineKeys) -> None:
         if keys.planner.cost.view == BEST_VIEW:
             raise UsageError(
                 f"efforts=[{','.join(efforts)}]: what a plan costs depends on its view, and a world model of one stage "
-                "chooses its own on val: name one, as small.dreamerv3=['planner.cost.view=state']"
+                "chooses its own on val: name one, as small.OBJECTIVE=['planner.cost.view=pixels']"
             )
 
 

@@ -39,6 +39,7 @@ from world_model.generative.world_model import Batch, WorldModel, WorldModelConf
 HALVINGS = len(MULTIPLES)
 LEAST_SIDE, MOST_SIDE = 3, 16  # of the smallest maps
 IMAGE_STREAM = 1  # of a planner's draws
+LEAST = 1e-30  # probability under a logarithm: without a share of the uniform distribution, classes reach 0
 
 
 @dataclass(frozen=True)
@@ -294,4 +295,4 @@ class Rssm(WorldModel):
 
 def measure_kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(first || second) of class probabilities [..., stoch, classes], nats, summed over the latents: [...]."""
-    return (first * (first.log() - second.log())).sum((-2, -1))
+    return (first * (first.clamp_min(LEAST).log() - second.clamp_min(LEAST).log())).sum((-2, -1))

@@ -60,7 +60,7 @@ def test_a_world_model_of_one_stage_has_rows_where_an_axis_changes_it():
         (("small.dreamerv3=['objective.metric.kind=commute']",), "small.dreamerv3: objective.metric: dreamerv3 is a"),
         (("arms.mine=['objective=dreamerv3','dynamics.decoder={}']", "objectives=[mine]"), "arms.mine: dynamics"),
         (("planner.flow_steps=2",), "planner.flow_steps=2 is for a model with dynamics.flow"),
-        (("efforts=[candidates,flops]",), "small.dreamerv3=['planner.cost.view=state']"),
+        (("efforts=[candidates,flops]",), "name one, as small.OBJECTIVE=['planner.cost.view=pixels']"),
         (("protocol.split=val",), "dreamerv3 chooses its view on val, and protocol.split=val would report on it, too"),
         (("same_size=0.05",), "same_size compares the encoder and the dynamics of methods"),
     ],

@@ -74,6 +74,16 @@ def test_the_divergence_is_a_sum_over_latents_in_nats():
     assert measure_kl(first, second) == pytest.approx(by_hand.item(), abs=1e-5)
 
 
+def test_a_class_without_probability_counts_nothing_and_leaves_gradients_finite():
+    logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
+    first = logits.softmax(-1)
+    assert first[0, 1] == 0
+    divergence = measure_kl(first, torch.tensor([[0.5, 0.5]]))
+    assert divergence.item() == pytest.approx(math.log(2))
+    (gradient,) = torch.autograd.grad(divergence, logits)
+    assert gradient.isfinite().all()
+
+
 def test_divergences_below_the_free_nats_have_no_gradient_and_count_as_them():
     free, counted = (model(RssmConfig(**{**vars(SMALL), "free_nats": nats})) for nats in (1e3, 0.0))
     loss, terms = free.loss(batch(), 0)
