@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +37,8 @@ from planners.costs import focus_goal
 from planners.proposals import NONE
 from world_model.dynamics import ActionSpec, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.future import FutureConfig
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
 from world_model.objectives.masking import BlockMask
 from world_model.objectives.objective import TeacherConfig
@@ -61,6 +63,8 @@ Row = dict[str, Any]
 class Config(ModelKeys):
     """Keys of `jepa bench`."""
 
+    objective: ObjectiveConfig = field(default_factory=FutureConfig)
+    """what stage 1 predicts from what"""
     what: str = "all"
     """measurement: all, render, load, pretrain, posttrain, plan, rollout; or planners (regret)"""
     sweep: bool = False

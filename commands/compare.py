@@ -20,6 +20,7 @@ from commands.comparison.cells import Cell, is_current, make_cells
 from commands.comparison.control import check_arms, check_control, check_oracle_costs
 from commands.comparison.efforts import check_efforts, equalise_time
 from commands.comparison.execution import remove_leftovers, run_cell
+from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.pages import find_cell_folders, write_page, write_report, write_tasks_page
 from commands.comparison.phases import remove_shared_trainings
 from commands.comparison.rows import ALL, CANDIDATES, ORACLE, TIME, make_rows
@@ -34,7 +35,7 @@ from commands.comparison.table_keys import (
     make_cell_keys,
     make_search_space,
 )
-from commands.comparison.trials import SPLIT
+from commands.comparison.validation import SPLIT
 from commands.config.compose import list_choices
 from commands.evaluation.protocol import check_goals
 from commands.evaluation.scenes import check_scenes
@@ -72,7 +73,13 @@ def check(config: Config) -> None:
         if row.objective != ORACLE:
             keys.check_planner()
             keys.stage1.check()
-            keys.stage2.check()
+            if keys.has_stage2:
+                keys.stage2.check()
+            if keys.planner.cost.view == BEST_VIEW and keys.protocol.split == SPLIT:
+                raise UsageError(
+                    f"{row.name} chooses its view on {SPLIT}, and protocol.split={SPLIT} would report on it, too: give "
+                    f"protocol.split=eval, or name a view, as small.{row.objective}=['planner.cost.view=pixels']"
+                )
         if row.is_trained:
             check_efforts(config.efforts, keys)
     check_control(config, rows)

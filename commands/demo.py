@@ -18,6 +18,7 @@ from commands.shared.console import Console, format_duration
 from commands.shared.runs import RunFolder, read_json, write_json
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
+from commands.training.stage import OPEN_LOOP_FIGURE
 from commands.transfer.collection import FILE, collect_into, write_preview
 from data.store import Reader
 
@@ -37,7 +38,7 @@ def check(config: Config) -> None:
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """All phases, each gone on with where it stopped."""
     base = folder.path
-    paths = {name: base / name for name in PHASES}
+    paths = {name: base / name for name in PHASES if name != "posttrain" or config.has_stage2}
     for path in paths.values():
         path.mkdir(exist_ok=True)
     data = str(paths["collect"] / FILE)
@@ -60,9 +61,10 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
 
     phase("collect", lambda: _collect(paths["collect"] / FILE, config, console))
     phase("pretrain", lambda: pretrain(config.stage1, data, paths["pretrain"], console))
-    encoder = str(paths["pretrain"])
-    phase("posttrain", lambda: posttrain(config.stage2, data, encoder, paths["posttrain"], console))
-    model, sections = str(paths["posttrain"]), _make_sections(paths, seconds)
+    if config.has_stage2:
+        encoder = str(paths["pretrain"])
+        phase("posttrain", lambda: posttrain(config.stage2, data, encoder, paths["posttrain"], console))
+    model, sections = str(paths[config.last_stage]), _make_sections(paths, seconds, config.last_stage)
     results = phase("plan", lambda: evaluate_model(config.evaluation, data, model, paths["plan"], console, sections))
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
@@ -82,11 +84,11 @@ def _collect(path: Path, config: Config, console: Console) -> str:
     return summary
 
 
-def _make_sections(paths: dict[str, Path], seconds: dict[str, float]) -> list[tuple[str, Any]]:
+def _make_sections(paths: dict[str, Path], seconds: dict[str, float], last_stage: str) -> list[tuple[str, Any]]:
     """What the report shows of the phases before planning."""
     rows = "".join(f"<tr><td>{name}</td><td>{value:.1f} s</td></tr>" for name, value in seconds.items())
     return [
         ("Seconds per phase before planning", f"<table>{rows}</table>"),
         ("Stage 1 on held-out video", paths["pretrain"] / "curves.png"),
-        ("Stage 2: open-loop error by horizon", paths["posttrain"] / "open_loop.png"),
+        ("Open-loop error by horizon", paths[last_stage] / OPEN_LOOP_FIGURE),
     ]

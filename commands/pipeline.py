@@ -20,6 +20,7 @@ from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
 from commands.transfer.collection import check_collection
 from planners.proposals import NONE, RETRIEVAL
+from world_model.generative.world_model import WorldModelConfig
 
 Keys = TypeVar("Keys", bound=RunKeys)
 
@@ -46,7 +47,13 @@ class PipelineKeys(ModelKeys, LoggerKeys):
         check_goals(self.protocol, self.env.name, self.data.frames)
         self.check_planner()
         self.stage1.check()
-        self.stage2.check()
+        if self.has_stage2:
+            self.stage2.check()
+        elif self.dynamics.decoder is not None:
+            raise UsageError(
+                f"dynamics.decoder is fitted in stage 2, which objective.family={self.objective.family} does not have: "
+                "leave it out"
+            )
 
     def check_planner(self) -> None:
         """Raise ValueError for planner settings that do not fit together. UsageError for Euler steps without a flow, or
@@ -61,6 +68,21 @@ class PipelineKeys(ModelKeys, LoggerKeys):
                 f"planner.proposal.source={source} holds a policy for another model than those that are trained here: "
                 "choose none or retrieval"
             )
+
+    @property
+    def has_stage2(self) -> bool:
+        """Whether dynamics are learned on a frozen encoder; a world model of one stage plans as stage 1 leaves it."""
+        return not isinstance(self.objective, WorldModelConfig)
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the stage whose model plans."""
+        return "posttrain" if self.has_stage2 else "pretrain"
+
+    @property
+    def frame_skip(self) -> int | None:
+        """Environment steps per model step; None: the task's own."""
+        return self.dynamics.frame_skip if self.has_stage2 else self.objective.frame_gap or None
 
     @property
     def collection(self) -> CollectKeys:

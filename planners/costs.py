@@ -90,7 +90,7 @@ class GoalCost:
     """
 
     view: str = "pooled"
-    """view compared with the goal: pooled, tokens, pixels or reach"""
+    """view compared with the goal: pooled, tokens, pixels, reach or state"""
     metric: Metric = "l2"
     """distance between views: l1, l2, sq_l2 or cosine"""
     reduce: Reduce = "closest"

@@ -14,6 +14,7 @@ Views, by name (`VIEW_AXES`):
     tokens    BSKND        BND     features of one frame, as a cost should compare them
     pooled    BSKD         BD      one embedding a frame
     reach     BSKD         BD      an embedding whose distances count model steps, where one was learned
+    state     BSKD         BD      the recurrent state of a world model, or the one predicted from a goal image
     pixels    BSKHWC       BHWC    0..255, float or uint8
     truth     BSKL         BL      the true state's named quantities (oracle dynamics only)
 
@@ -39,6 +40,7 @@ VIEW_AXES: dict[str, tuple[str, str]] = {
     "tokens": ("BSKND", "BND"),
     "pooled": ("BSKD", "BD"),
     "reach": ("BSKD", "BD"),
+    "state": ("BSKD", "BD"),
     "pixels": ("BSKHWC", "BHWC"),
     "truth": ("BSKL", "BL"),
 }

@@ -19,7 +19,8 @@ from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
 from data.schema import SPLITS, draw_splits
 from world_model.encoder import EncoderConfig
-from world_model.objectives.families import ObjectiveConfig
+from world_model.generative.world_model import WorldModelConfig
+from world_model.objectives.families import Stage1Config
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 
 Budget = Literal["steps", "flops", "total"]
@@ -50,13 +51,14 @@ class TrainingFlops:
 
 
 def count_training_flops(keys: PipelineKeys) -> TrainingFlops:
-    """The arithmetic of both stages of a pipeline."""
+    """The arithmetic of all stages of a pipeline; a world model of one stage has the first alone."""
     sizes, metric, frames = keys.stage1.adapted_encoder, keys.objective.metric, keys.data.frames
-    stage2 = _count_stage2(sizes, keys.dynamics, keys.posttrain.batch_size, keys.env.name)
     step = 0.0
     if keys.pretrain.steps:
-        objective = replace(keys.objective, metric=None)  # fitted after training
-        step = _count_step(sizes, objective, keys.pretrain.batch_size, keys.env.name)
+        step = _count_step(sizes, drop_metric(keys.objective), keys.pretrain.batch_size, keys.env.name)
+    if not keys.has_stage2:
+        return TrainingFlops(step, keys.pretrain.steps * step, 0.0, 0.0)
+    stage2 = _count_stage2(sizes, keys.dynamics, keys.posttrain.batch_size, keys.env.name)
     train = int((draw_splits(0, keys.data.episodes) == SPLITS.index("train")).sum())  # as many for every seed
     fitted = 0 if metric is None else min(metric.episodes, train) * frames
     return TrainingFlops(
@@ -65,6 +67,11 @@ def count_training_flops(keys: PipelineKeys) -> TrainingFlops:
         fitted * stage2.embed,
         keys.posttrain.steps * stage2.step + keys.data.episodes * frames * stage2.encode,
     )
+
+
+def drop_metric(objective: Stage1Config) -> Stage1Config:
+    """The objective that stage 1 trains: a metric is fitted afterwards."""
+    return objective if isinstance(objective, WorldModelConfig) else replace(objective, metric=None)
 
 
 def fit_steps(keys: PipelineKeys, budget: str, limit: TrainingFlops) -> PipelineKeys:
@@ -82,7 +89,7 @@ def fit_steps(keys: PipelineKeys, budget: str, limit: TrainingFlops) -> Pipeline
 
 
 @cache
-def _count_step(encoder: EncoderConfig, objective: ObjectiveConfig, batch_size: int, task: str) -> float:
+def _count_step(encoder: EncoderConfig, objective: Stage1Config, batch_size: int, task: str) -> float:
     """One step of stage 1, forward and back."""
     trainer, cpu = TrainerConfig(steps=1, batch_size=batch_size), torch.device("cpu")
     model, batch = make_random_stage1(encoder, objective, trainer, task, 0, cpu)

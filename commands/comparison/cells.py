@@ -19,6 +19,7 @@ from typing import Any, get_args
 from commands.comparison.axes import Variant
 from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
 from commands.comparison.efforts import SCALED, list_efforts
+from commands.comparison.one_stage import BEST_VIEW, STAGE2
 from commands.comparison.rows import CANDIDATES, ORACLE, TIME
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
@@ -89,7 +90,7 @@ class Tuning:
 @dataclass(frozen=True)
 class Cell:
     """One row of the table with one budget, one effort and one seed. keys: its pipeline with the published setting.
-    trained_as: the objective of its stage 1."""
+    trained_as: the objective of its stage 1. val_episodes: starts and goals of `val` that views are judged on."""
 
     objective: str
     budget: str
@@ -100,6 +101,7 @@ class Cell:
     tuning: Tuning | None = None
     trained_as: str = ""
     effort: str = CANDIDATES
+    val_episodes: int = 50
 
     @property
     def task(self) -> str:
@@ -125,7 +127,13 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """The configuration as the record holds it: nested plain values, without keys that change no number."""
         parts = ORACLE_PARTS if self.objective == ORACLE else [item.name for item in fields(PipelineKeys)]
-        return {key: to_json_value(getattr(self.keys, key)) for key in parts if key not in (*FREE, "name", "runs")}
+        apart = (*FREE, "name", "runs", *(() if self.keys.has_stage2 else STAGE2))
+        return {key: to_json_value(getattr(self.keys, key)) for key in parts if key not in apart}
+
+    @property
+    def chooses_view(self) -> bool:
+        """Whether its model plans in the view that is best on `val`."""
+        return self.keys.planner.cost.view == BEST_VIEW
 
     @property
     def name(self) -> str:
@@ -133,6 +141,8 @@ class Cell:
         identity = self.config if self.tuning is None else {**self.config, "tuning": self.tuning.spec}
         if self.effort == TIME:  # its candidates follow from measured times
             identity = {**identity, "effort": TIME}
+        if self.chooses_view:
+            identity = {**identity, "val_episodes": self.val_episodes}
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.task}-{self.objective}-{self.budget}-seed{self.seed}-{key}"
@@ -175,6 +185,8 @@ class Cell:
         return record
 
     def _agrees(self, record: Mapping[str, Any]) -> bool:
+        if self.chooses_view and record.get("views", {}).get("episodes") != self.val_episodes:
+            return False
         tuned, cell = record.get("tuning"), self
         if (tuned is None) != (self.tuning is None):
             return False
@@ -233,6 +245,7 @@ def make_cells(config: TableKeys) -> list[Cell]:
                 trained_as = read_arm(config.arms, row.objective)[0]
                 fit = fitted.get(budget, keys)
                 cell = Cell(row.objective, name, seed, fit, per_step, row.variant, tuning, trained_as)
+                cell = replace(cell, val_episodes=config.trial_episodes)
                 for effort, each in list_efforts(config.efforts, fit, reference).items():
                     cells.append(replace(cell, keys=each, effort=effort))
     return cells

@@ -85,6 +85,11 @@ def _check_sizes(methods: Mapping[str, PipelineKeys], most: float) -> None:
 
 def count_parameters(keys: PipelineKeys) -> dict[str, int]:
     """Parameters of the encoder, and of the dynamics that stage 2 trains; a decoder that only shows is not counted."""
+    if not keys.has_stage2:
+        raise UsageError(
+            f"same_size compares the encoder and the dynamics of methods, and objective.family={keys.objective.family} "
+            "is a world model of one stage, which has neither apart: give same_size=null"
+        )
     task, dynamics = envs.get_task(keys.env.name), keys.dynamics
     actions = ActionSpec(task.action_low, task.action_high, dynamics.frame_skip or task.frame_skip)
     with torch.device("meta"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.rows import ALL, CANDIDATES, FLOPS, TIME
 from commands.comparison.table_keys import drop_oracle_cost
 from commands.config.groups import DynamicsKeys, PlannerKeys
@@ -23,8 +24,12 @@ from commands.evaluation.models import set_flow_steps
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError
 from commands.training.posttraining import make_random_stage2
+from commands.training.pretraining import make_random_stage1
 from planners.proposals import ProposalConfig
 from world_model.encoder import EncoderConfig
+from world_model.generative.world_model import WorldModelConfig
+from world_model.objectives.families import Stage1Config
+from world_model.training.loop import TrainerConfig
 
 LEAST = 4  # candidates
 SCALED = ("planner.samples", "planner.elites", "planner.keep_elites")  # keys that an effort sets
@@ -53,14 +58,20 @@ def check_efforts(efforts: Sequence[str], keys: PipelineKeys) -> None:
             f"efforts=[candidates,{','.join(efforts)}]"
         )
     for effort in efforts:
-        if effort != CANDIDATES:
-            read_samples(keys, effort)
+        if effort == CANDIDATES:
+            continue
+        read_samples(keys, effort)
+        if keys.planner.cost.view == BEST_VIEW:
+            raise UsageError(
+                f"efforts=[{','.join(efforts)}]: what a plan costs depends on its view, and a world model of one stage "
+                "chooses its own on val: name one, as small.OBJECTIVE=['planner.cost.view=pixels']"
+            )
 
 
 def count_plan(keys: PipelineKeys) -> float:
     """Operations of the first plan of an episode, with the encoding of its frames and of the goal, before training."""
     planner = replace(keys.planner, proposal=ProposalConfig())  # candidates that cost no more than others
-    return _count_plan(keys.stage1.adapted_encoder, keys.dynamics, planner, keys.env.name)
+    return _count_plan(keys.stage1.adapted_encoder, keys.objective, keys.dynamics, planner, keys.env.name)
 
 
 def equalise_flops(keys: PipelineKeys, limit: float) -> PipelineKeys:
@@ -100,8 +111,14 @@ def read_samples(keys: PipelineKeys, effort: str) -> int:
 
 
 @cache
-def _count_plan(sizes: EncoderConfig, dynamics: DynamicsKeys, planner: PlannerKeys, task: str) -> float:
-    model, _ = make_random_stage2(sizes, dynamics, 1, task, torch.device("cpu"))
-    set_flow_steps(planner, model.dynamics)
-    one_plan = planner.mpc.receding_steps * model.dynamics.spec.frame_skip
-    return count_planning_flops(make_agent(model.dynamics, planner), one_plan)["flops"]
+def _count_plan(
+    sizes: EncoderConfig, objective: Stage1Config, keys: DynamicsKeys, planner: PlannerKeys, task: str
+) -> float:
+    cpu, dynamics = torch.device("cpu"), None
+    if isinstance(objective, WorldModelConfig):
+        dynamics = make_random_stage1(sizes, objective, TrainerConfig(batch_size=1), task, 0, cpu)[0].eval()
+    else:
+        dynamics = make_random_stage2(sizes, keys, 1, task, cpu)[0].dynamics
+    set_flow_steps(planner, dynamics)
+    one_plan = planner.mpc.receding_steps * dynamics.spec.frame_skip
+    return count_planning_flops(make_agent(dynamics, planner), one_plan)["flops"]

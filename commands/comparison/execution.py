@@ -12,6 +12,7 @@ from commands.comparison.cells import Cell
 from commands.comparison.phases import IMAGINED, SHARED, Phases
 from commands.comparison.rows import ORACLE
 from commands.comparison.trials import TRIALS, find_trials, run_trials
+from commands.comparison.validation import check_val_episodes
 from commands.evaluation.evaluate import evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_COST_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import Console
@@ -81,6 +82,8 @@ def run_pipeline(cell: Cell, data: str, work: Path, records: Path, console: Cons
     if cell.tuning is not None:
         trial, plan, own, parts = run_trials(cell, data, work, shared, find_trials(records, cell), console)
         return add_own(make_record(trial, plan, MODEL_METHOD) | parts, own)
+    if cell.chooses_view:
+        check_val_episodes(cell.keys.evaluation, cell.val_episodes, cell.keys.frame_skip, data)
     phases = Phases(cell, cell.name, data, work, shared, console)
     parts = phases.train()
     plan, own = phases.plan(cell.keys.evaluation), phases.plan_own(cell.keys.evaluation)

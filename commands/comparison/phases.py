@@ -17,8 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from commands.comparison.budgets import drop_metric
 from commands.comparison.cells import FREE, Cell
+from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.table_keys import drop_oracle_cost
+from commands.comparison.validation import SPLIT, find_best, make_trial_evaluation, summarise_result
 from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import set_flow_steps
@@ -27,29 +30,30 @@ from commands.offline.rank_reach import measure_planned_reach
 from commands.pipeline import PipelineKeys
 from commands.shared.console import METRICS, Console, format_duration, read_evaluations, read_metrics
 from commands.shared.devices import resolve_device
+from commands.shared.errors import join_names
 from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
 from commands.training.feature_cache import make_cache_key
 from commands.training.model_folders import (
     MODEL,
     derive_preprocessing,
-    load_dynamics,
     load_encoder,
+    load_planned,
     open_reader,
     read_model_kind,
 )
-from commands.training.posttraining import OPEN_LOOP, posttrain
+from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
-from commands.training.stage import CHECKPOINTS
+from commands.training.stage import CHECKPOINTS, OPEN_LOOP
 from data.features import FeatureCache
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
-from world_model.encoder import VideoEncoder
 from world_model.training.loop import Checkpoints
 
 SHARED = "stage1"  # folder of shared trainings, in the run folder
 SHARED_MODELS = "stage2"  # the same of models that arms share
 IMAGINED = "imagined.npz"  # frames that a model imagines, in the folder of its cell or trial
 SHARED_RECORD = "trained.json"  # in the folder of each, written last
+VIEWS = "views.json"  # in the folder of a cell or trial: how its model plans on val in each of its views
 
 
 class Phases:
@@ -61,26 +65,27 @@ class Phases:
 
     def __init__(self, cell: Cell, name: str, data: str, work: Path, shared: Path, console: Console) -> None:
         self.keys, self.flops, self.name = cell.keys, cell.flops, name
-        self.data, self.work, self.console = data, work, console
+        self.data, self.work, self.console, self.val_episodes = data, work, console, cell.val_episodes
         self.shared = shared / name_shared_training(cell)
         self.shared_model = shared.parent / SHARED_MODELS / name_shared_model(cell) if cell.is_arm else None
         self.seconds: dict[str, float] = {}
 
     def train(self) -> dict[str, Any]:
-        """Both stages; what the record says of them."""
-        trained_by = self.train_encoder()
-        keys, folder = self.keys, self.train_dynamics()
+        """All stages; what the record says of them."""
+        trained_by, keys = self.train_encoder(), self.keys
         assert self.flops is not None
-        return {
+        record = {
             "steps": keys.pretrain.steps,
             "flops_per_step": self.flops.step,
             "flops": self.flops.to_record(),
-            "space": keys.dynamics.space,
             "pretrain": read_evaluations(self.work / "pretrain" / METRICS)[-1],
-            "posttrain": read_evaluations(folder / METRICS)[-1],
             "seconds": self.seconds,
             **({} if trained_by == self.name else {"stage1_of": trained_by}),
         }
+        if keys.has_stage2:
+            record["space"] = keys.dynamics.space
+            record["posttrain"] = read_evaluations(self.train_dynamics() / METRICS)[-1]
+        return record
 
     def train_encoder(self) -> str:
         """Stage 1, or what follows a training that another cell shares; the name of the cell that trained."""
@@ -112,9 +117,29 @@ class Phases:
             write_json(shared / SHARED_RECORD, {"cell": self.name, "seconds": self.seconds["posttrain"]})
         return folder
 
+    def choose_view(self) -> dict[str, Any] | None:
+        """How the model's views plan on `val`, and the best of them, for the record; None where the keys name a view.
+        Judged once: the results are kept in the folder of the pipeline."""
+        if self.keys.planner.cost.view != BEST_VIEW:
+            return None
+        if not (path := self.work / VIEWS).exists():
+            judged = make_trial_evaluation(self.keys.evaluation, self.val_episodes)
+            views = load_planned(str(self.work / self.keys.last_stage))[0].spec.views
+            played = [
+                self._evaluate(set_view(judged, view), self.keys.last_stage, f"plan_val_{view}") for view in views
+            ]
+            results = [summarise_result(each, judged.protocol.judge) for each in played]
+            chosen = views[find_best(results)]
+            self.console.say(f"view {chosen}: the best of {join_names(views)} on {SPLIT}")
+            about = {"split": SPLIT, "episodes": self.val_episodes, "chosen": chosen}
+            write_json(path, {**about, "results": dict(zip(views, results, strict=True))})
+        return dict(read_json(path))
+
     def plan(self, keys: EvaluationKeys, name: str = "plan") -> dict[str, Any]:
-        """The evaluation of the shared dynamics, in the folder `name`; the content of results.json."""
-        return self._evaluate(keys, "posttrain", name)
+        """The evaluation of the model of the last stage, in the folder `name` and in the view that is best on `val`
+        where none is given; the content of results.json."""
+        views = self.choose_view()
+        return self._evaluate(keys if views is None else set_view(keys, views["chosen"]), self.keys.last_stage, name)
 
     def plan_own(self, keys: EvaluationKeys, name: str = "plan_own") -> dict[str, Any] | None:
         """The evaluation of the dynamics that stage 1 learned, as of `plan`; None where it learned none."""
@@ -126,20 +151,24 @@ class Phases:
     def measure_model(self) -> dict[str, Any]:
         """What the record says of the model itself: open-loop errors by model step, and how far ahead the planner's
         cost ranks, both on `val`. A model that shows pixels also leaves frames that it imagines (IMAGINED)."""
-        dynamics, _ = load_dynamics(str(self.work / "posttrain"), resolve_device(self.keys.device))
-        set_flow_steps(self.keys.planner, dynamics)
-        reader, preprocessing = self._open_data(dynamics.encoder)
-        cost, keys = self.keys.planner.cost, self.keys
+        folder, keys, views = self.work / self.keys.last_stage, self.keys, self.choose_view()
+        dynamics, _ = load_planned(str(folder), resolve_device(keys.device))
+        set_flow_steps(keys.planner, dynamics)
+        reader, preprocessing = self._open_data(dynamics.spec.frame_hw)
+        cost = keys.planner.cost if views is None else replace(keys.planner.cost, view=views["chosen"])
         reach = self._time(
             "rank_reach", lambda: measure_planned_reach(dynamics, reader, "val", cost, preprocessing, keys.seed)
         )
         write_imagined(dynamics, reader, keys.protocol.split, keys.seed, self.work / IMAGINED)
-        return {"open_loop": read_json(self.work / "posttrain" / OPEN_LOOP), "rank_reach": reach}
+        measured = {"open_loop": read_json(folder / OPEN_LOOP), "rank_reach": reach}
+        return measured if views is None else {**measured, "views": views}
 
     def remove_features(self) -> None:
-        """Remove the cached features of the encoder, which lie beside the data."""
+        """Remove the cached features of the encoder, which lie beside the data; a world model of one stage has none."""
+        if not self.keys.has_stage2:
+            return
         trained = load_encoder(self.work / "pretrain")[0]
-        reader, _ = self._open_data(trained)
+        reader, _ = self._open_data(trained.config.image_px)
         path = FeatureCache(reader).build_path(make_cache_key(trained, reader), self.keys.dynamics.space)
         path.unlink(missing_ok=True)  # of two trials with the same weights the first removes them
 
@@ -147,9 +176,9 @@ class Phases:
         folder, trained = self._make_folder(name), str(self.work / model)
         return self._time(name, lambda: evaluate_model(keys, self.data, trained, folder, self.console))
 
-    def _open_data(self, encoder: VideoEncoder) -> tuple[Any, Preprocessing]:
+    def _open_data(self, image_px: tuple[int, int]) -> tuple[Any, Preprocessing]:
         reader = open_reader(self.data, self.keys.on_damaged)
-        preprocessing = derive_preprocessing(reader.info, encoder.config.image_px)
+        preprocessing = derive_preprocessing(reader.info, image_px)
         return prepare_reader(reader, preprocessing), preprocessing
 
     def _make_folder(self, name: str) -> Path:
@@ -165,10 +194,16 @@ class Phases:
         return result
 
 
+def set_view(keys: EvaluationKeys, view: str) -> EvaluationKeys:
+    """The evaluation with plans in this view."""
+    cost = replace(keys.planner.cost, view=view)
+    return replace(keys, planner=replace(keys.planner, cost=cost))
+
+
 def name_shared_training(cell: Cell) -> str:
     """Folder of a training of stage 1: the row's method and seed, and a hash of what the training depends on, which is
     all of stage 1 and the data, but not the metric."""
-    return _name_shared(cell, {"objective": replace(cell.keys.objective, metric=None)})
+    return _name_shared(cell, {"objective": drop_metric(cell.keys.objective)})
 
 
 def name_shared_model(cell: Cell) -> str:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Interval
 
 from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
+from commands.comparison.one_stage import adapt_variant, check_overrides, drop_stage2, find_unfit_axis
 from commands.comparison.rows import ORACLE, Effort
 from commands.comparison.search import Distribution, leave_out_keys, read_space
 from commands.config.compose import list_choices, load_config, nest, nest_overrides
@@ -20,9 +21,10 @@ from commands.evaluation.protocol import ProtocolConfig
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
 from world_model.encoder import EncoderConfig
+from world_model.generative.world_model import WorldModelConfig
 from world_model.nn.pools import KeypointPoolConfig
 from world_model.objectives.end_to_end import EndToEndConfig
-from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.families import Stage1Config
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import Kind, MetricConfig
 
@@ -34,7 +36,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class TableKeys(PipelineKeys):
     """Keys of a table: the pipeline that all methods share, the methods, and the variants that each is run in."""
 
-    objective: ObjectiveConfig = field(default_factory=FutureConfig, repr=False)  # each method has its own
+    objective: Stage1Config = field(default_factory=FutureConfig, repr=False)  # each method has its own
     videos: int = field(default=0, repr=False)
     objectives: list[str] = field(default_factory=list)
     """methods: names of objectives, of arms, untrained, oracle"""
@@ -116,6 +118,10 @@ def list_rows(config: TableKeys) -> tuple[list[MethodVariant], dict[str, list[st
         seen: list[PipelineKeys] = []
         for variant in list_variants(config.axes, config.vary) if objective != ORACLE else [{}]:
             row, keys = MethodVariant(objective, variant), make_cell_keys(config, objective, config.seed, variant)
+            unfit = None if keys.has_stage2 else find_unfit_axis(merge_overrides(config.axes, variant))
+            if unfit is not None:
+                left_out.setdefault(unfit, []).append(row.name)
+                continue
             effective = replace(keys, encoder=keys.stage1.adapted_encoder)
             reason = find_refusal(effective) if variant else None
             if effective in seen:
@@ -161,7 +167,13 @@ def make_cell_keys(
         name = get_untrained_objective(_apply_overrides(keys, [{"encoder": chosen}], where_variant).encoder)
     cost = replace(keys.planner.cost, view=keys.dynamics.space)
     published = _load_published(name)
-    if not isinstance(published, EndToEndConfig):
+    if isinstance(published, WorldModelConfig):
+        keys, of_variant = drop_stage2(keys), adapt_variant(of_variant)
+        cost = keys.planner.cost
+        check_overrides(nest_overrides(config.small.get(name, [])), f"small.{name}", name)
+        check_overrides(of_arm, f"arms.{objective}", name)
+        check_overrides(nest_overrides(of_setting), f"search.{objective}", name)
+    elif not isinstance(published, EndToEndConfig):
         metric = None if config.metric is None else replace(published.metric or MetricConfig(), kind=config.metric)
         published = replace(published, metric=metric)
     keys = replace(keys, objective=published, planner=replace(keys.planner, cost=cost))
@@ -218,5 +230,5 @@ def _apply_overrides(keys: PipelineKeys, overrides: Sequence[Any], where: str) -
 
 
 @cache
-def _load_published(objective: str) -> ObjectiveConfig:
+def _load_published(objective: str) -> Stage1Config:
     return load_config("demo", [f"objective={objective}"]).objective

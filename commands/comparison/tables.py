@@ -46,6 +46,7 @@ from commands.comparison.statistics import (
     estimate_success,
     summarise_steps,
 )
+from commands.comparison.view_tables import tabulate_views
 from commands.evaluation.scenes import name_scenes
 from commands.shared.errors import UsageError
 
@@ -81,7 +82,8 @@ def format_task_page(
 
 def _describe_page(records: Sequence[Record]) -> str:
     first = records[0]
-    stage1 = next((record["pretrain"] for record in records if "pretrain" in record), None)
+    known = (record["pretrain"] for record in records if "pretrain" in record)
+    stage1 = next((measures for measures in known if f"{MEASURES[0]}_pixels" in measures), None)
     spaces = sorted({record["space"] for record in records if "space" in record})
     episodes = sorted({record["random"]["episodes"] for record in records})
     planned = f", planned in {' and '.join(spaces)} features" if spaces else ""
@@ -109,7 +111,7 @@ def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[s
     shared += [*(wrap(f"- {line}", "  ") for line in lines), ""] if lines else []
     parts = [shared, _tabulate_success(rows), _tabulate_thresholds(rows), _tabulate_differences(rows, main, mixed)]
     parts += [_tabulate_oracle_costs(rows), _tabulate_steps(rows), _tabulate_distances(rows), _tabulate_models(rows)]
-    parts.append(tabulate_planning(rows))
+    parts += [tabulate_views(rows), tabulate_planning(rows)]
     return [line for part in parts for line in part]
 
 
@@ -268,7 +270,9 @@ def _tabulate_models(rows: Sequence[Row]) -> list[str]:
         if row.key.part != "plan" or "steps" not in row.records[0]:
             continue
         costs = row.records[0]["flops"]
-        errors = ", ".join(_mean(row, "posttrain", key) for key in ("over_copy_1", "over_copy_last"))
+        has_stage2 = "posttrain" in row.records[0]
+        stage, stem = ("posttrain", "over_copy") if has_stage2 else ("pretrain", "open_loop")  # of one stage: pixels
+        errors = ", ".join(_mean(row, stage, f"{stem}_{key}") for key in ("1", "last"))
         flops = [format_tflop(costs[part]) for part in ("pretrain", "metric", "posttrain")]
         measures = [_mean(row, "pretrain", key) for key in MEASURES]
         body.append([row.label, str(row.records[0]["steps"]), *flops, *measures, errors])

@@ -12,25 +12,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands.comparison.cells import Cell
 from commands.comparison.phases import Phases
-from commands.comparison.table_keys import drop_oracle_cost
-from commands.evaluation.keys import EvaluationKeys
-from commands.evaluation.methods import MODEL_METHOD
-from commands.evaluation.setup import load_baseline_setup
+from commands.comparison.validation import (
+    SPLIT,
+    Result,
+    check_val_episodes,
+    find_best,
+    make_trial_evaluation,
+    summarise_result,
+)
 from commands.shared.console import Console
 from commands.shared.runs import read_json, to_json_value, write_json
 
 TRIALS = "trials"  # folder of the results of unfinished cells' trials, beside the records
-SPLIT = "val"  # of the episodes that trials are judged on
 SHORT = "short"  # stem of the folders of trials with a share of the training steps
+VAL = "plan_val"  # folder of a trial's evaluation
 TRAINED = "trained.json"  # in a trial's folder, after its training: what the record says of it
-JUDGED = ("episodes", "any", "held", "final_distance")  # results of a trial that a record has
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def run_trials(
     assert cell.tuning is not None
     results: list[Result] = []
     if (chosen := cell.tuning.chosen) is None:  # the first seed
-        check_trial_episodes(cell, data)
+        check_val_episodes(cell.keys.evaluation, cell.tuning.episodes, cell.keys.frame_skip, data)
         results = [
             run_trial(cell, number, data, work, shared, finished, console) for number in range(len(cell.tuning.drawn))
         ]
@@ -125,13 +127,6 @@ def run_trials(
     return cell.make_trial(best), plan, own, {**parts, "tuning": tuning}
 
 
-def check_trial_episodes(cell: Cell, data: str) -> None:
-    """Raise ValueError where `val` has too few starts and goals, before anything is trained."""
-    assert cell.tuning is not None
-    keys = make_trial_evaluation(cell.keys.evaluation, cell.tuning.episodes)
-    load_baseline_setup(keys, cell.keys.dynamics.frame_skip, data)
-
-
 def run_trial(
     cell: Cell, number: int, data: str, work: Path, shared: Path, finished: FinishedTrials, console: Console
 ) -> Result:
@@ -144,16 +139,15 @@ def run_trial(
         console.say(f"trial {number + 1} of {len(cell.tuning.drawn)}: {_format_setting(setting)}")
         phases, parts = _train(_make_phases(cell, number, data, work, shared, console, cell.tuning.share))
         judged = make_trial_evaluation(phases.keys.evaluation, cell.tuning.episodes)
-        plan = phases.plan(judged, "plan_val")
-        own = phases.plan_own(judged, "plan_own_val")
-        judge = judged.protocol.judge
+        judge, views = judged.protocol.judge, phases.choose_view()
         result: Result = {
             "setting": setting,
-            "val": _summarise(plan["methods"][MODEL_METHOD], judge, plan["thresholds"]),
+            "val": views["results"][views["chosen"]] if views else summarise_result(phases.plan(judged, VAL), judge),
+            **({"view": views["chosen"]} if views else {}),
             **{key: parts[key] for key in ("steps", "flops", "seconds", "stage1_of") if key in parts},
         }
-        if own is not None:
-            result["val_own"] = _summarise(own["methods"][MODEL_METHOD], judge, plan["thresholds"])
+        if (own := phases.plan_own(judged, "plan_own_val")) is not None:
+            result["val_own"] = summarise_result(own, judge)
         phases.remove_features()
         results.append(result)
         finished.add(result)
@@ -162,17 +156,10 @@ def run_trial(
 
 
 def choose(results: Sequence[Result], key: str) -> int | None:
-    """Number of the best trial by its success on `val`; of equal ones the one with the smallest mean final distance,
-    then the first. None where no trial has such a result."""
+    """Number of the best trial by its result `key` on `val` (`find_best`). None where no trial has such a result."""
     if not all(key in result for result in results):
         return None
-    return min(range(len(results)), key=lambda n: (-results[n][key]["success"], results[n][key]["final_distance"]))
-
-
-def make_trial_evaluation(keys: EvaluationKeys, episodes: int) -> EvaluationKeys:
-    """The evaluation of a trial: other episodes, and no oracle."""
-    protocol = replace(drop_oracle_cost(keys.protocol), split=SPLIT, episodes=episodes, oracle=False)
-    return replace(keys, protocol=protocol)
+    return find_best([result[key] for result in results])
 
 
 def _make_phases(
@@ -193,11 +180,6 @@ def _train(phases: Phases) -> tuple[Phases, dict[str, Any]]:
     parts = read_json(path)
     phases.seconds = parts["seconds"]
     return phases, parts
-
-
-def _summarise(methods: Mapping[str, Any], judge: str, thresholds: Sequence[float]) -> dict[str, Any]:
-    """What is kept of a trial's evaluation; success: by the protocol's judge at the headline threshold."""
-    return {"success": methods[judge][str(thresholds[0])], **{key: methods[key] for key in JUDGED}}
 
 
 def _remove_models(work: Path, results: Sequence[Result]) -> None:

@@ -27,7 +27,7 @@ from planners.sampling import BasePlanner, PlannerConfig
 from world_model.dynamics import DynamicsConfig
 from world_model.encoder import EncoderConfig
 from world_model.nn.flow import MOST_STEPS
-from world_model.objectives.families import ObjectiveConfig
+from world_model.objectives.families import Stage1Config
 from world_model.objectives.future import FutureConfig
 from world_model.training.loop import TrainerConfig
 from world_model.training.posttrain import PosttrainConfig
@@ -136,7 +136,7 @@ class ModelKeys(RunKeys):
     """task"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """sizes of the encoder"""
-    objective: ObjectiveConfig = field(default_factory=FutureConfig)
+    objective: Stage1Config = field(default_factory=FutureConfig)
     """what stage 1 predicts from what"""
     pretrain: TrainerConfig = field(default_factory=TrainerConfig)
     """optimisation of stage 1"""

@@ -13,7 +13,7 @@ import torch
 from commands.config.groups import PlannerKeys
 from commands.config.modules import is_target, load_class, require_members
 from commands.shared.devices import resolve_device
-from commands.shared.errors import UsageError
+from commands.shared.errors import UsageError, join_names
 from commands.shared.hub import resolve_model
 from commands.training.model_folders import (
     check_actions,
@@ -26,6 +26,7 @@ from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from planners.protocol import Dynamics, DynamicsSpec
 from world_model.dynamics import LatentDynamics
+from world_model.generative.world_model import WorldModel
 from world_model.interop.lewm import LeWorldModel
 from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_released
 from world_model.training.compilation import check_compiler, compile_blocks
@@ -75,9 +76,27 @@ def load_model(
 
 
 def prepare_model(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
-    """Give a model what the planner's keys say of it: Euler steps per sample, compiled blocks."""
+    """Give a model what the planner's keys say of it: Euler steps per sample, compiled blocks. ValueError for a view
+    that it does not offer."""
+    check_view(planner.cost.view, dynamics, model)
     set_flow_steps(planner, dynamics, model)
     _prepare_compiling(planner, dynamics, model)
+
+
+def check_view(view: str, dynamics: Dynamics, model: str = "") -> None:
+    """Raise ValueError for a view that a model does not offer, with those that it does."""
+    views = dynamics.spec.views
+    if view in views:
+        return
+    reason = ""
+    if view == "pixels" and isinstance(dynamics, LatentDynamics):
+        reason = ", and has no decoder (jepa posttrain dynamics.decoder={} fits one)"
+    if view == "state" and isinstance(dynamics, WorldModel):
+        reason = ", and has no goal head (objective.goal_hidden=0)"
+    raise ValueError(
+        f"planner.cost.view={view}: {model or 'this model'} offers {join_names(views, len(views))}{reason}: give "
+        f"planner.cost.view={views[0]}"
+    )
 
 
 def set_flow_steps(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:

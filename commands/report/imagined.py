@@ -38,7 +38,9 @@ def imagine_episodes(model: Dynamics, run: Rollouts) -> tuple[NDArray[np.uint8],
     blocks = torch.from_numpy(rearrange(taken, "n (k f) a -> n 1 k (f a)", f=spec.frame_skip)).to(spec.device)
     proprio = None if run.start_proprio is None else torch.from_numpy(run.start_proprio).to(spec.device)
     context = observe_first_frames(model, torch.from_numpy(run.frames[:, 0]).to(spec.device), proprio)
-    imagined = model.imagine(context, blocks).view("pixels")[:, 0].round().to(torch.uint8).cpu().numpy()
+    pixels = model.imagine(context, blocks).view("pixels")[..., 0, :, :, :, :]
+    pixels = pixels[0] if pixels.ndim == 6 else pixels  # of several draws the first
+    imagined = pixels.round().to(torch.uint8).cpu().numpy()
     recorded = run.frames[:, spec.frame_skip :: spec.frame_skip][:, :steps]
     return recorded, imagined
 

@@ -13,10 +13,8 @@ import torch
 import envs
 from commands.config.groups import DynamicsKeys
 from commands.config.keys import LoggerKeys, OnDamaged
-from commands.report.plots import draw_horizon_curves
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
-from commands.shared.runs import write_json
 from commands.training.encoder_sources import EncoderSourceKeys, copy_predictor, load_frozen_encoder
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
 from commands.training.model_folders import (
@@ -26,7 +24,7 @@ from commands.training.model_folders import (
     open_reader,
     save_dynamics,
 )
-from commands.training.stage import StageOutput, make_train_loader, train_stage
+from commands.training.stage import OPEN_LOOP_FIGURE, StageOutput, make_train_loader, train_stage
 from data.loader import Loader
 from data.prepared import prepare_reader
 from data.windows import Windows
@@ -39,7 +37,6 @@ from world_model.training.checkpoint import make_config_dict
 from world_model.training.loop import TrainerConfig, keep_freed_memory
 from world_model.training.posttrain import PosttrainModel
 
-OPEN_LOOP = "open_loop.json"  # errors by model step, in the run folder
 REACH_CHUNK = 4096  # frames whose embeddings are computed at once for the reachability head
 DECODER_FRAMES = 256  # of val that the decoder is measured on
 ERROR_WINDOWS = 512  # windows of val that errors by horizon are measured on
@@ -103,10 +100,8 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     with output.open_tracker() as tracker:
         last = train_stage(model, loader, trainer, output, tracker, monitor)
         if monitor is not None:
-            errors = monitor.compute_errors()
-            write_json(folder / OPEN_LOOP, errors)
-            draw_horizon_curves(errors, folder / "open_loop.png")
-            tracker.add_picture("open_loop", folder / "open_loop.png", trainer.steps)
+            output.write_open_loop(monitor.compute_errors())
+            tracker.add_picture("open_loop", folder / OPEN_LOOP_FIGURE, trainer.steps)
     if monitor is None:
         return ""
     fit_reach_head(dynamics, cached["features"], reader, keys.seed, console)

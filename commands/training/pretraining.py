@@ -25,7 +25,7 @@ from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.objectives.end_to_end import EndToEnd
-from world_model.objectives.families import ObjectiveConfig, Stage1Config
+from world_model.objectives.families import Stage1Config
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.metric import fit_metric, fit_principal_pool
 from world_model.objectives.pretrain_model import PretrainModel
@@ -92,6 +92,7 @@ def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begi
         last = _train(world, keys, source, output, watcher, begin)
         if watcher is None:
             return ""
+        output.write_open_loop(watcher.compute_errors())
         save_world_model(folder / MODEL, world, about)
         return watcher.summarise(last)
     encoder = VideoEncoder(keys.adapted_encoder)
@@ -134,12 +135,12 @@ def _train(
 
 def make_random_stage1(
     encoder: EncoderConfig,
-    objective: ObjectiveConfig,
+    objective: Stage1Config,
     trainer: TrainerConfig,
     task_name: str,
     seed: int,
     device: torch.device,
-) -> tuple[PretrainModel, dict[str, torch.Tensor]]:
+) -> tuple[Any, dict[str, torch.Tensor]]:
     """Model of stage 1 and a batch of random pictures for it, to measure speed and count operations."""
     sizes, task = objective.adapt_encoder(encoder), envs.get_task(task_name)
     frames = (trainer.batch_size, objective.frames, *sizes.image_px, 3)
@@ -149,4 +150,7 @@ def make_random_stage1(
         actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
         rows = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
         batch["action"] = torch.zeros(rows, device=device)
+    if isinstance(objective, WorldModelConfig):
+        assert actions is not None, "world models read actions"
+        return objective.make_world_model(sizes.image_px, actions, seed).to(device), batch
     return PretrainModel(VideoEncoder(sizes), objective, trainer.steps, seed, actions).to(device), batch

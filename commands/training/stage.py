@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from commands.report.plots import draw_horizon_curves
 from commands.shared.console import METRICS, Console, Metrics, read_evaluations
 from commands.shared.devices import warn_of_emulated_bf16
+from commands.shared.runs import write_json
 from commands.training.trackers import Logger, Tracker, open_tracker
 from data.loader import Batch, BatchSource, Loader
 from world_model.distributed import copy_full_weights, distribute_model, is_main_process, world_info
@@ -28,6 +30,7 @@ from world_model.training.loop import (
 
 GPU_WORKERS = 4  # threads that read ahead of a GPU, at least
 CHECKPOINTS = "checkpoints"  # folder of them in a run's folder
+OPEN_LOOP, OPEN_LOOP_FIGURE = "open_loop.json", "open_loop.png"  # errors by model step, in a run's folder
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class StageOutput:
     folder: Path
     console: Console
     logger: Logger = "none"
+
+    def write_open_loop(self, errors: dict[str, list[float]]) -> None:
+        """Write errors of imagined paths by model step (`predicted`; `copy`: of the last frame), and their figure."""
+        write_json(self.folder / OPEN_LOOP, errors)
+        draw_horizon_curves(errors, self.folder / OPEN_LOOP_FIGURE)
 
     def open_tracker(self) -> AbstractContextManager[Tracker]:
         """The tracker beside metrics.jsonl; none in every process but the first."""

@@ -31,18 +31,26 @@ class WorldModelMonitor:
         self.model.eval()
         batch = {name: value.to(self.device) for name, value in self.batches.read_batch(0).items()}
         _, terms = self.model.loss(batch, step)
-        return {name: value.item() for name, value in terms.items()} | self._measure_open_loop(batch)
+        errors = self._measure_errors(batch)
+        ratios = [guess / max(copy, 1e-9) for guess, copy in zip(errors["predicted"], errors["copy"], strict=True)]
+        losses = {name: value.item() for name, value in terms.items()}
+        return losses | {"open_loop_1": ratios[0], "open_loop_last": ratios[-1]}
 
-    def _measure_open_loop(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+    @torch.no_grad()
+    def compute_errors(self) -> dict[str, list[float]]:
+        """`predicted` and `copy`: squared error of pixels, 0 to 255, after each model step of an imagined path."""
+        self.model.eval()
+        return self._measure_errors({name: value.to(self.device) for name, value in self.batches.read_batch(0).items()})
+
+    def _measure_errors(self, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:
         frames, actions = batch["pixels"][:CLIPS], batch["action"][:CLIPS]
         seen = self.model.config.context_frames
         valid = torch.ones(len(frames), seen, dtype=torch.bool, device=self.device)
         context = self.model.observe(frames[:, :seen], actions[:, : seen - 1], valid)
         imagined = self.model.imagine(context, actions[:, None, seen - 1 :]).view("pixels")
         future, last = frames[:, seen:].float(), frames[:, seen - 1 : seen].float()
-        error, copying = ((guess - future).square().mean((0, 2, 3, 4)) for guess in (imagined[0, :, 0], last))
-        ratio = error / copying.clamp_min(1e-9)
-        return {"open_loop_1": ratio[0].item(), "open_loop_last": ratio[-1].item()}
+        guesses = {"predicted": imagined[0, :, 0], "copy": last}
+        return {name: (guess - future).square().mean((0, 2, 3, 4)).tolist() for name, guess in guesses.items()}
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """None: these numbers have no limits to warn of yet."""

@@ -1,1 +1,1 @@
-"""Generative world models as published, behind the same Dynamics protocol: one file a model."""
+"""Generative world models as published, behind the same Dynamics protocol: one file a model, its layers beside it."""

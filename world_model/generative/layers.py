@@ -38,7 +38,7 @@ class BlockLinear(nn.Module):
         assert inputs % blocks == outputs % blocks == 0, (inputs, outputs, blocks)
         self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        init_truncated(self.weight, inputs // blocks)
+        init_truncated(self.weight, inputs)  # published: the fan in of the whole matrix, not of a block
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = x.unflatten(-1, (self.weight.shape[0], -1))

@@ -9,11 +9,14 @@ A state has a deterministic part h, which a block-diagonal GRU updates, and a st
 
     loss = mean over t of  sum (x^[t] - x[t] / 255)^2
            + 1.0 max(1, KL(sg(q) || p)) + 0.1 max(1, KL(q || sg(p)))        (equations 4 and 5)
+           + goal head (ours): sum (h~[t] - sg(h[t]))^2 + KL(sg(q) || q~(. | sg(e(x[t]))))
 
 Reward and continuation heads, actor and critic are left out: goals are images here. Sizes, norms and gates are those of
-the authors' code at github.com/danijar/dreamerv3 (MIT licence). A plan may compare decoded pixels (view `pixels`), or
-the categorical probabilities of imagined states with those of the goal image, held still for `goal_steps` steps
-(view `pooled`).
+the authors' code at github.com/danijar/dreamerv3 (MIT licence). A goal image has no state, so a plan compares one of
+
+    pixels   decoded frames with the goal image
+    pooled   class probabilities of imagined states with those of the goal image, held still for `goal_steps` steps
+    state    imagined states (h and class probabilities) with the one that the goal head predicts from the image
 """
 
 from __future__ import annotations
@@ -24,19 +27,19 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
-from einops import rearrange
 from torch import Tensor, nn
 
-from planners.protocol import Keep, Noise, Rows, Views
+from planners.protocol import Keep, Lazy, Noise, Rows, Views
 from world_model.draws import make_generator
 from world_model.dynamics import ActionSpec
-from world_model.generative.layers import BlockLinear, ImageNorm, RMSNorm, make_convolution, make_layer, make_linear
+from world_model.generative.layers import make_layer, make_linear
+from world_model.generative.rssm_networks import MULTIPLES, Core, GoalHead, ImageDecoder, ImageEncoder
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
 
-MULTIPLES = (2, 3, 4, 4)  # channels of the four convolutions, in units of `depth`
 HALVINGS = len(MULTIPLES)
 LEAST_SIDE, MOST_SIDE = 3, 16  # of the smallest maps
 IMAGE_STREAM = 1  # of a planner's draws
+LEAST = 1e-30  # probability under a logarithm: without a share of the uniform distribution, classes reach 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class RssmConfig(WorldModelConfig):
     """weight of the KL term that trains the encoder"""
     goal_steps: Annotated[int, Ge(1)] = 4
     """steps of no action that the goal image is held still for, to find its latents"""
+    goal_hidden: Annotated[int, Ge(0)] = 256
+    """width of the goal head's two hidden layers, which predict the state of a goal image; 0: no head and no view
+    `state`"""
     draws: Annotated[int, Ge(0)] = 4
     """imagined paths per candidate, over which the cost is averaged; 0: one, of the likeliest classes"""
 
@@ -92,75 +98,6 @@ class RssmConfig(WorldModelConfig):
     def make_world_model(self, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> Rssm:
         """The model for frames of this size."""
         return Rssm(self, image_px, actions, seed)
-
-
-class Core(nn.Module):
-    """The sequence model h[t] = f(h[t-1], z[t-1], a[t-1]): a GRU whose matrices are block-diagonal, and whose blocks
-    all see a projection of the whole state."""
-
-    def __init__(self, config: RssmConfig, action_dim: int) -> None:
-        super().__init__()
-        size, hidden, self.blocks = config.deter, config.hidden, config.blocks
-        self.inputs = nn.ModuleList(make_layer(n, hidden) for n in (size, config.stoch * config.classes, action_dim))
-        self.hidden = BlockLinear(size + 3 * hidden * self.blocks, size, self.blocks)
-        self.norm = RMSNorm(size)
-        self.gates = BlockLinear(size, 3 * size, self.blocks)
-
-    def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
-        """[..., deter], [..., stoch * classes], [..., A] -> the next deterministic state."""
-        action = action / action.abs().clamp_min(1).detach()
-        parts = [layer(x) for layer, x in zip(self.inputs, (deter, stoch, action), strict=True)]
-        seen = torch.cat(parts, -1).unsqueeze(-2).expand(*deter.shape[:-1], self.blocks, -1)
-        x = torch.cat((deter.unflatten(-1, (self.blocks, -1)), seen), -1).flatten(-2)
-        gates = self.gates(F.silu(self.norm(self.hidden(x)))).unflatten(-1, (self.blocks, 3, -1))
-        reset, candidate, update = (gate.flatten(-2) for gate in gates.unbind(-2))
-        candidate = torch.tanh(reset.sigmoid() * candidate)
-        update = (update - 1).sigmoid()
-        return update * candidate + (1 - update) * deter
-
-
-class ImageEncoder(nn.Module):
-    """Frames [N, H, W, C] in 0..255 -> [N, features]: four convolutions, each halved by the largest of 2 x 2."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        channels = (3, *(depth * multiple for multiple in MULTIPLES))
-        self.convolutions = nn.ModuleList(make_convolution(a, b) for a, b in zip(channels, channels[1:], strict=False))
-        self.norms = nn.ModuleList(ImageNorm(b) for b in channels[1:])
-
-    def forward(self, frames_NHWC: Tensor) -> Tensor:
-        x = rearrange(frames_NHWC.float() / 255 - 0.5, "n h w c -> n c h w")
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.silu(norm(F.max_pool2d(convolution(x), 2)))
-        return x.flatten(1)
-
-
-class ImageDecoder(nn.Module):
-    """States -> frames [N, H, W, C] in 0..1."""
-
-    def __init__(self, config: RssmConfig, side_hw: tuple[int, int]) -> None:
-        super().__init__()
-        channels = [config.depth * multiple for multiple in MULTIPLES]
-        self.side_hw, self.blocks, last = side_hw, config.blocks, channels[-1]
-        size = side_hw[0] * side_hw[1] * last
-        self.from_deter = BlockLinear(config.deter, size, config.blocks)
-        self.hidden = make_layer(config.stoch * config.classes, 2 * config.units)
-        self.from_stoch = make_linear(2 * config.units, size)
-        self.norm = ImageNorm(last)
-        pairs = list(zip(channels[::-1], channels[-2::-1], strict=False))
-        self.convolutions = nn.ModuleList(make_convolution(a, b) for a, b in pairs)
-        self.norms = nn.ModuleList(ImageNorm(b) for _, b in pairs)
-        self.paint = make_convolution(channels[0], 3)
-
-    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
-        height, width = self.side_hw
-        x = rearrange(
-            self.from_deter(deter), "n (g h w c) -> n (g c) h w", g=self.blocks, h=height, w=width
-        ) + rearrange(self.from_stoch(self.hidden(stoch)), "n (h w c) -> n c h w", h=height, w=width)
-        x = F.silu(self.norm(x))
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.silu(norm(convolution(F.interpolate(x, scale_factor=2))))
-        return self.paint(F.interpolate(x, scale_factor=2)).sigmoid().movedim(1, -1)
 
 
 @dataclass
@@ -179,7 +116,6 @@ class Rssm(WorldModel):
     """DreamerV3's world model."""
 
     config: RssmConfig
-    views = ("pixels", "pooled")
 
     def __init__(self, config: RssmConfig, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> None:
         super().__init__(config, image_px, actions)
@@ -204,6 +140,8 @@ class Rssm(WorldModel):
         layers = [make_layer(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         self.prior = nn.Sequential(*layers, make_linear(hidden, size))
         self.posterior = nn.Sequential(make_layer(config.deter + last, hidden), make_linear(hidden, size))
+        self.goal_head = GoalHead(config, last) if config.goal_hidden else None
+        self.views = ("pixels", "pooled", *(["state"] if config.goal_hidden else []))
 
     # -- states --------------------------------------------------------------------------------------------------
 
@@ -250,13 +188,15 @@ class Rssm(WorldModel):
     # -- training ------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Equations 4 and 5; divergences are sums over latents, errors sums over a frame, both means over frames."""
+        """Equations 4 and 5; divergences are sums over latents, errors sums over a frame, both means over frames. The
+        goal head learns from them without a gradient into the rest."""
         frames, config = batch["pixels"], self.config
         actions = F.pad(self.scale_actions(batch["action"]), (0, 0, 1, 0))  # none before the first frame
         waits = torch.empty(*frames.shape[:2], config.stoch, config.classes)
         waits.exponential_(generator=make_generator(self.seed, step))  # on the CPU: the same for every device
         gumbel = -waits.clamp_min(1e-30).log().to(frames.device)
-        deter, stoch, logits = self.watch(self.encode(frames), actions, None, gumbel)
+        features = self.encode(frames)
+        deter, stoch, logits = self.watch(features, actions, None, gumbel)
         painted = self.decoder(deter.flatten(0, 1), stoch.flatten(0, 1)).unflatten(0, frames.shape[:2])
         error = (painted.float() - frames.float() / 255).square().sum((-3, -2, -1)).mean()
         posterior, prior = self.get_probabilities(logits), self.get_probabilities(self.prior(deter))
@@ -267,7 +207,17 @@ class Rssm(WorldModel):
             "dynamics_kl": config.dynamics_kl * dynamics,
             "representation_kl": config.representation_kl * representation,
         }
+        if self.goal_head is not None:
+            terms["goal_state"] = self.measure_goal_error(features.detach(), deter.detach(), posterior.detach())
         return torch.stack(list(terms.values())).sum(), terms
+
+    def measure_goal_error(self, features_BTF: Tensor, deter_BTD: Tensor, posterior: Tensor) -> Tensor:
+        """Error of the goal head: the squared error of h, summed, and the KL of the posterior's class probabilities
+        [B, T, stoch, classes] from the predicted ones; mean over the frames after the context, which plans imagine."""
+        assert self.goal_head is not None
+        deter, logits = self.goal_head(features_BTF)
+        error = (deter.float() - deter_BTD).square().sum(-1) + measure_kl(posterior, self.get_probabilities(logits))
+        return error[:, self.config.context_frames :].mean()
 
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
 
@@ -286,8 +236,17 @@ class Rssm(WorldModel):
         return RssmContext(deter[:, -1], stoch[:, -1])
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
-        """Goal images, and the probabilities of their latents."""
-        return Views({"pixels": frames_BHWC, "pooled": lambda: self.find_latents(frames_BHWC)})
+        """Goal images, the probabilities of their latents, and their predicted states."""
+        views: dict[str, Lazy] = {"pixels": frames_BHWC, "pooled": lambda: self.find_latents(frames_BHWC)}
+        if self.goal_head is not None:
+            views["state"] = lambda: self.predict_state(frames_BHWC)
+        return Views(views)
+
+    def predict_state(self, frames_BHWC: Tensor) -> Tensor:
+        """States [B, deter + stoch * classes] in which the goal head expects these frames to be seen."""
+        assert self.goal_head is not None
+        deter, logits = self.goal_head(self.encoder(frames_BHWC))
+        return torch.cat((deter.float(), self.get_probabilities(logits).flatten(-2)), -1)
 
     def find_latents(self, frames_BHWC: Tensor) -> Tensor:
         """Probabilities [B, stoch * classes] of the latents of frames that are held still."""
@@ -322,7 +281,10 @@ class Rssm(WorldModel):
             frames = self.decoder(deters.flatten(0, 3), stochs.flatten(0, 3))
             return 255 * frames.unflatten(0, deters.shape[:4])
 
-        return Views({"pixels": paint, "pooled": latents}, keep)
+        views: dict[str, Lazy] = {"pixels": paint, "pooled": latents}
+        if self.goal_head is not None:
+            views["state"] = lambda: torch.cat((deters.float(), latents), -1)
+        return Views(views, keep)
 
     def _draw_noise(self, generator: Noise, draws: int, steps: int) -> Tensor:
         """Gumbel noise [E, B, K, stoch, classes] from a planner's normal draws."""
@@ -333,4 +295,4 @@ class Rssm(WorldModel):
 
 def measure_kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(first || second) of class probabilities [..., stoch, classes], nats, summed over the latents: [...]."""
-    return (first * (first.log() - second.log())).sum((-2, -1))
+    return (first * (first.clamp_min(LEAST).log() - second.clamp_min(LEAST).log())).sum((-2, -1))

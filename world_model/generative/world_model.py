@@ -7,12 +7,14 @@ another objective inside.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from planners.protocol import DynamicsSpec, Keep, Noise, Views
 from world_model.dynamics import ActionSpec
+from world_model.encoder import EncoderConfig
 from world_model.objectives.masking import Mask
 from world_model.objectives.objective import FamilyConfig
 
@@ -26,6 +28,7 @@ class WorldModelConfig(FamilyConfig):
     space: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     reads_actions: ClassVar[bool] = True
     masks: ClassVar[tuple[Mask, ...]] = ()
+    metric: ClassVar[None] = None
     frames: int
     frame_gap: int
     context_frames: int
@@ -34,6 +37,10 @@ class WorldModelConfig(FamilyConfig):
     def horizon(self) -> int:
         """Model steps after the context that a training clip shows: the longest plan."""
         return self.frames - self.context_frames
+
+    def adapt_encoder(self, sizes: EncoderConfig) -> EncoderConfig:
+        """Of the encoder that was asked for, the frame size alone."""
+        return EncoderConfig(image_px=sizes.image_px, patch_px=math.gcd(*sizes.image_px))
 
     def make_world_model(self, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> WorldModel:
         """The model for frames of this size. Raises ValueError for a size that it cannot have."""
@@ -49,7 +56,7 @@ class WorldModel(nn.Module):
 
     action_mid: Tensor
     action_half: Tensor
-    views: ClassVar[tuple[str, ...]]
+    views: tuple[str, ...]
 
     def __init__(self, config: WorldModelConfig, image_px: tuple[int, int], actions: ActionSpec) -> None:
         super().__init__()

@@ -43,10 +43,12 @@ class LossWatch:
 
     def _describe(self, step: int, _: Tensor, terms: dict[str, Tensor], sources: dict[str, Tensor]) -> str:
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+        strange = [name for name, value in terms.items() if not value.isfinite()]
+        named = f": {', '.join(strange)} {'is' if len(strange) == 1 else 'are'} not" if strange else ""
         source = ", ".join(f"{name} {gather_rows(rows).tolist()[:8]}" for name, rows in sources.items())
         paths = self._checkpoints.list_paths() if self._checkpoints else []
         last = f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
         return (
-            f"the loss is not finite at step {step} ({values}); batch from {source or 'an unnamed source'}; {last}. "
-            "Try a lower trainer.lr or trainer.precision=fp32"
+            f"the loss is not finite at step {step}{named} ({values}); batch from {source or 'an unnamed source'}; "
+            f"{last}. Try a lower trainer.lr or trainer.precision=fp32"
         )

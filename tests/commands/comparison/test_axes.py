@@ -31,6 +31,48 @@ def test_every_objective_is_planned_with_and_without_a_metric():
         assert kind == (None if row.variant["metric"] == "none" else "biharmonic"), row.name
 
 
+def test_a_world_model_of_one_stage_has_rows_where_an_axis_changes_it():
+    config = load(
+        "objectives=[dreamerv3,lewm]",
+        "vary.metric=[none,biharmonic]",
+        "vary.rate=[low,high]",
+        "axes.rate={low: ['pretrain.lr=5.0e-4','posttrain.lr=1.0e-3'], high: ['pretrain.lr=2.0e-3']}",
+    )
+    rows, left_out = list_rows(config)
+    mine = [row.name for row in rows if row.objective == "dreamerv3"]
+    assert mine == ["dreamerv3 metric=none rate=low", "dreamerv3 metric=none rate=high"] and len(rows) == 6
+    assert left_out == {
+        "a world model of one stage has no metric": [f"dreamerv3 metric=biharmonic rate={r}" for r in ("low", "high")]
+    }
+    rates = [make_cell_keys(config, "dreamerv3", 0, row.variant).pretrain.lr for row in rows[:2]]
+    assert rates == [5e-4, 2e-3]
+    rows, left_out = list_rows(load("objectives=[dreamerv3]", "vary.encoder=[patches,patches8,keypoints]"))
+    assert [row.name for row in rows] == ["dreamerv3 encoder=patches"]
+    assert list(left_out) == ["the same as another variant of this objective"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("small.dreamerv3=['posttrain.lr=1.0e-3']",), "small.dreamerv3: posttrain.lr: dreamerv3 is a world model of"),
+        (("search.dreamerv3={dynamics.history: {choice: [1,2]}}", "trials=2"), "all methods share dynamics"),
+        (("search.dreamerv3={posttrain.lr: {log: [1.0e-4,1.0e-2]}}", "trials=2"), "has no stage 2: leave it out"),
+        (("small.dreamerv3=['objective.metric.kind=commute']",), "small.dreamerv3: objective.metric: dreamerv3 is a"),
+        (("arms.mine=['objective=dreamerv3','dynamics.decoder={}']", "objectives=[mine]"), "arms.mine: dynamics"),
+        (("planner.flow_steps=2",), "planner.flow_steps=2 is for a model with dynamics.flow"),
+        (("efforts=[candidates,flops]",), "name one, as small.OBJECTIVE=['planner.cost.view=pixels']"),
+        (("protocol.split=val",), "dreamerv3 chooses its view on val, and protocol.split=val would report on it, too"),
+        (("same_size=0.05",), "same_size compares the encoder and the dynamics of methods"),
+    ],
+)
+def test_what_does_not_fit_a_world_model_of_one_stage_is_one_sentence(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "objectives=[dreamerv3]", *words, "name=x"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_metrics_of_a_recipe_are_the_same_for_every_row():
     config = load("recipe=push_t", "vary.metric=[commute]")
     metrics = {make_cell_keys(config, row.objective, 0, row.variant).objective.metric for row in list_rows(config)[0]}

@@ -72,6 +72,23 @@ def test_budgets_give_the_arithmetic_of_the_first_row():
     assert fit_steps(future, "total", limit) == future
 
 
+def test_a_world_model_of_one_stage_counts_its_training_alone():
+    """A layer more of the prior costs its product, forward and twice back, for every frame and step."""
+    small = "objective.frames=4','objective.deter=16','objective.hidden=8','objective.depth=2"
+    made = [
+        make_keys("dreamerv3", f"small.dreamerv3=['{small}','objective.prior_layers={layers}','pretrain.batch_size=2']")
+        for layers in (2, 3)
+    ]
+    few, many = map(count_training_flops, made)
+    assert few.posttrain == few.metric == 0 and few.total == few.pretrain == 400 * few.step > 0
+    assert many.step - few.step == 3 * 2 * 8 * 8 * (2 * 4)
+    limit = count_training_flops(make_keys("future"))
+    for budget, allowed in (("flops", limit.pretrain), ("total", limit.pretrain + limit.posttrain)):
+        fitted = count_training_flops(fit_steps(made[0], budget, limit))
+        assert fitted.total == pytest.approx(allowed, abs=fitted.step)
+    assert fit_steps(made[0], "steps", limit) == made[0]
+
+
 def test_rows_that_differ_in_the_metric_alone_have_the_same_steps():
     words = ("objectives=[untrained,future,lewm]", "budgets=[steps,flops,total]", "vary.metric=[none,biharmonic]")
     cells = make_cells(load_config("compare", [*SMALL, *words]))

@@ -12,7 +12,8 @@ from commands.comparison import trials
 from commands.comparison.cells import make_cells
 from commands.comparison.execution import add_own, make_record
 from commands.comparison.phases import Phases
-from commands.comparison.trials import choose, find_trials, make_trial_evaluation, run_trials
+from commands.comparison.trials import choose, find_trials, run_trials
+from commands.comparison.validation import make_trial_evaluation
 from commands.config.compose import load_config
 from commands.evaluation.cases import draw_cases
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
@@ -70,6 +71,9 @@ class FakePhases(Phases):
         self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
         return make_evaluation(self.success[self.number][0])
 
+    def choose_view(self):
+        return None
+
     def plan_own(self, keys, name="plan_own"):
         self.log.append((name, self.number, keys.protocol.split, keys.protocol.episodes))
         return make_evaluation(self.success[self.number][1])
@@ -84,7 +88,7 @@ class FakePhases(Phases):
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(trials, "Phases", FakePhases)
-    monkeypatch.setattr(trials, "check_trial_episodes", lambda cell, data: None)
+    monkeypatch.setattr(trials, "check_val_episodes", lambda *args: None)
     monkeypatch.setattr(FakePhases, "log", [])
     monkeypatch.setattr(FakePhases, "steps", [])
     monkeypatch.setattr(FakePhases, "success", {0: (0.2, 0.9), 1: (0.8, 0.1), 2: (0.8, 0.1), 3: (0.5, 0.5)})

@@ -55,6 +55,7 @@ PARAMETERS = {
     "vjepa_vitl": (303.9, 22.1),
     "ijepa_vith": (630.8, None),
 }
+ONE_STAGE_RECIPE = "dreamerv3_12m"  # of a world model
 
 
 @cache
@@ -362,7 +363,8 @@ def tiny(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name in PRETRAIN if not re.search("vit(h|gigantic)_|vitg_cool|2_vit[hg]$", name)]
+    "name",
+    [name for name in PRETRAIN if not re.search(f"vit(h|gigantic)_|vitg_cool|2_vit[hg]$|{ONE_STAGE_RECIPE}", name)],
 )
 def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
     config = tiny(name)
@@ -376,6 +378,27 @@ def test_one_step_of_every_pretraining_recipe_at_a_reduced_size(name):
     loss, terms = train_step(model, batch, make_optimizer(model, settings), settings, 0)
     assert torch.isfinite(loss) and terms["grad_norm"] > 0
     assert any(not torch.equal(value, before[key]) for key, value in model.encoder.state_dict().items())
+
+
+def test_the_recipe_of_dreamerv3_has_its_optimiser_and_takes_a_step():
+    """Optimiser and schedule of the released configs.yaml: lr 4e-5, agc 0.3, eps 1e-20, warmup 1000, no decay."""
+    config = recipe(ONE_STAGE_RECIPE).keys
+    settings = config.trainer
+    assert [learning_rate(settings, step) for step in (0, 499, 999, 274_999)] == pytest.approx([4e-8, 2e-5, 4e-5, 4e-5])
+    assert (config.objective.frames, settings.batch_size, settings.clip_norm, settings.adaptive_clip) == (
+        64,
+        16,
+        0,
+        0.3,
+    )
+    small = override(config.objective, {"frames": 5, "deter": 16, "hidden": 8, "classes": 4, "depth": 2, "units": 4})
+    model = small.make_world_model((64, 64), ActionSpec((-1.0,) * 2, (1.0,) * 2, 2))
+    optimizer = make_optimizer(model, settings)
+    assert all(group["eps"] == 1e-20 and not group["weight_decay"] for group in optimizer.param_groups)
+    batch = {"pixels": torch.zeros(2, 5, 64, 64, 3, dtype=torch.uint8), "action": torch.rand(2, 4, 4)}
+    loss, terms = train_step(model, batch, optimizer, override(settings, {"precision": "fp32"}), 0)
+    assert torch.isfinite(loss) and terms["grad_norm"] > 0
+    assert compose("pretrain", ["data=x", "recipe=dreamerv3_12m", "objective=dreamerv3"]).keys.objective.deter == 512
 
 
 def test_one_step_of_the_action_conditioned_recipe_at_a_reduced_size():

@@ -9,6 +9,8 @@ import torch
 from commands.offline.imagined_paths import imagine_paths, read_imagined, write_imagined
 from planners.mpc import observe_first_frames
 from tests.world_model.small import dynamics, lively_pixel_dynamics
+from world_model.dynamics import ActionSpec
+from world_model.generative.rssm import RssmConfig
 
 FRAMES = 40
 
@@ -76,3 +78,17 @@ def test_short_episodes_make_short_paths_and_models_without_pixels_none(model, t
     assert not list(tmp_path.iterdir())
     write_imagined(model, short, "eval", 0, tmp_path / "some.npz")
     assert read_imagined(tmp_path / "some.npz").keys() == {"recorded", "imagined", "episode", "frame"}
+
+
+def test_of_a_model_with_several_draws_the_first_is_shown():
+    torch.manual_seed(0)
+    sizes = RssmConfig(frames=6, context_frames=2, deter=16, hidden=8, classes=4, depth=2, units=4, draws=3)
+    made = sizes.make_world_model((64, 64), ActionSpec((-1.0, -1.0), (1.0, 1.0), 2)).eval()
+    found = imagine_paths(made, Recordings(), "eval", 0)
+    assert found["recorded"].shape == (4, 5, 64, 64, 3) and found["imagined"].shape == (4, 4, 64, 64, 3)
+    shown = []
+    imagine = made.imagine
+    made.imagine = lambda *args: shown.append(imagine(*args)) or shown[0]
+    again = imagine_paths(made, Recordings(), "eval", 0)
+    first = shown[0].view("pixels")[0, :, 0].round().to(torch.uint8).numpy()
+    assert np.array_equal(again["imagined"], first) and np.array_equal(first, found["imagined"])

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from commands.config.compose import load_config
 from planners.noise import Draws
 from world_model.dynamics import ActionSpec
-from world_model.generative.layers import BlockLinear, RMSNorm
-from world_model.generative.rssm import Core, Rssm, RssmConfig, measure_kl
+from world_model.generative.layers import BlockLinear, RMSNorm, make_layer
+from world_model.generative.rssm import Rssm, RssmConfig, measure_kl
+from world_model.generative.rssm_networks import Core
+from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train
+from world_model.training.loss_watch import TrainingError
 
-SMALL = RssmConfig(frames=6, context_frames=2, deter=16, hidden=8, stoch=3, classes=4, depth=2, units=4, draws=3)
+SMALL = RssmConfig(
+    frames=6, context_frames=2, deter=16, hidden=8, stoch=3, classes=4, depth=2, units=4, draws=3, goal_hidden=8
+)
 ACTIONS = ActionSpec((-2.0, 0.0), (2.0, 1.0), 2)
 PX = (48, 64)
 
@@ -64,6 +72,16 @@ def test_the_divergence_is_a_sum_over_latents_in_nats():
     second = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
     by_hand = 0.5 * torch.tensor([2.0, 2.0 / 3.0]).log().sum() + torch.tensor(2.0).log()
     assert measure_kl(first, second) == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_a_class_without_probability_counts_nothing_and_leaves_gradients_finite():
+    logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
+    first = logits.softmax(-1)
+    assert first[0, 1] == 0
+    divergence = measure_kl(first, torch.tensor([[0.5, 0.5]]))
+    assert divergence.item() == pytest.approx(math.log(2))
+    (gradient,) = torch.autograd.grad(divergence, logits)
+    assert gradient.isfinite().all()
 
 
 def test_divergences_below_the_free_nats_have_no_gradient_and_count_as_them():
@@ -184,6 +202,70 @@ def test_imagined_futures_have_gradients_for_planners_that_descend():
     assert actions.grad.abs().max() > 0
 
 
+def test_the_goal_head_is_judged_on_the_state_by_hand():
+    """Squared error of h, summed, and KL of the posterior from the prediction; frames after the context alone."""
+    made = model(RssmConfig(**{**vars(SMALL), "uniform": 0.0}))
+    made.goal_head.forward = lambda features: (torch.full((2, 6, 16), 0.5), torch.zeros(2, 6, 12))
+    deter, posterior = torch.zeros(2, 6, 16), torch.full((2, 6, 3, 4), 0.25)
+    deter[:, :2] = 100.0  # frames of the context
+    deter[0, 2, 0] = 1.5
+    posterior[1, 5, 0] = torch.tensor([0.5, 0.5 - 2e-9, 1e-9, 1e-9])
+    error = made.measure_goal_error(torch.zeros(2, 6, 4), deter, posterior)
+    assert error.item() == pytest.approx(16 * 0.25 + (0.75 + math.log(2)) / 8, abs=1e-5)
+
+
+def test_the_goal_head_teaches_the_rest_nothing():
+    made = model()
+    loss, terms = made.loss(batch(), 0)
+    assert torch.allclose(loss, sum(terms.values())) and list(terms)[-1] == "goal_state"
+    of_rest = [p for name, p in made.named_parameters() if not name.startswith("goal_head")]
+    assert all(
+        g is None for g in torch.autograd.grad(terms["goal_state"], of_rest, retain_graph=True, allow_unused=True)
+    )
+    of_head = torch.autograd.grad(terms["goal_state"], list(made.goal_head.parameters()))
+    assert all(gradient.abs().max() > 0 for gradient in of_head)
+
+
+@torch.no_grad()
+def test_the_view_state_compares_imagined_states_with_the_predicted_one():
+    made, data = model(), batch()
+    context = made.observe(data["pixels"][:, :2], data["action"][:, :1], torch.ones(3, 2).bool())
+    path = made.imagine(context, data["action"][:, None, 1:], draws())
+    state = path.view("state")
+    assert state.shape == (3, 3, 1, 4, 16 + 12) and torch.equal(state[..., 16:], path.view("pooled"))
+    first = made.core(context.deter, context.stoch, made.scale_actions(data["action"][:, 1]))
+    assert torch.allclose(state[:, :, 0, 0, :16], first.expand(3, 3, 16), atol=1e-5)
+    goal = made.encode_goal(data["pixels"][:, 0]).view("state")
+    deter, logits = made.goal_head(made.encoder(data["pixels"][:, 0]))
+    assert torch.allclose(goal, torch.cat((deter, made.get_probabilities(logits).flatten(-2)), -1), atol=1e-6)
+    assert goal[:, :16].abs().max() <= 1
+
+
+def test_a_model_without_a_goal_head_offers_no_state():
+    made = model(RssmConfig(**{**vars(SMALL), "goal_hidden": 0}))
+    assert made.spec.views == ("pixels", "pooled") and "goal_state" not in made.loss(batch(), 0)[1]
+    with pytest.raises(ValueError, match="view 'state' is not offered"):
+        made.encode_goal(batch()["pixels"][:, 0]).view("state")
+
+
+def test_a_kl_that_is_not_finite_ends_the_training_and_is_named(tmp_path):
+    """With the step, and the last good checkpoint."""
+    made, data = model(), batch()
+    trainer = TrainerConfig(steps=4, batch_size=3, checkpoint_every=2, warmup=0, evaluate_every=9)
+
+    def spoil(step: int) -> dict[str, torch.Tensor]:
+        if step == 3:
+            with torch.no_grad():
+                made.prior[-1].bias[0] = math.nan
+        return data
+
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(TrainingError) as caught:
+        train(made, spoil, make_optimizer(made, trainer), trainer, checkpoints, Hooks(), torch.device("cpu"))
+    assert "not finite at step 3: dynamics_kl, representation_kl are not (prediction " in str(caught.value)
+    assert f"the last good checkpoint is {tmp_path / 'step-00000002.safetensors'}" in str(caught.value)
+
+
 def test_the_loss_is_a_function_of_batch_and_step():
     made, data = model(), batch()
     assert made.loss(data, 3)[0] == made.loss(data, 3)[0] != made.loss(data, 4)[0]
@@ -207,23 +289,71 @@ def test_frames_that_cannot_be_halved_four_times_are_refused():
         Rssm(SMALL, (40, 64), ACTIONS)
 
 
-def test_the_published_preset_has_the_parameters_that_its_layers_have():
-    """Counted from the authors' configuration size12m: inputs x outputs + outputs of every layer, and norms."""
-    size, hidden, latents, depth = 2048, 256, 32 * 16, 16
-    made = Rssm(RssmConfig(deter=2048, hidden=256, classes=16, depth=16, units=256), (64, 64), ACTIONS)
+def count_published(deter: int, hidden: int, classes: int, depth: int, units: int, actions: int) -> dict[str, int]:
+    """Parameters of the parts of the published agent on frames of 64 x 64: inputs x outputs + outputs of every layer,
+    and one scale a channel of a norm (github.com/danijar/dreamerv3, e3f0224: rssm.py, agent.py, configs.yaml)."""
 
     def linear(inputs: int, outputs: int, norm: bool = True, blocks: int = 1) -> int:
         return inputs * outputs // blocks + outputs + (outputs if norm else 0)
 
-    features = 4 * 4 * 4 * depth
-    core = linear(size, hidden) + linear(latents, hidden) + linear(4, hidden)
-    core += linear(size + 8 * 3 * hidden, size, blocks=8) + linear(size, 3 * size, False, blocks=8)
-    prior = linear(size, hidden) + linear(hidden, hidden) + linear(hidden, latents, False)
-    posterior = linear(size + features, hidden) + linear(hidden, latents, False)
+    latents, features = 32 * classes, 4 * 4 * 4 * depth
     channels = [3, 2 * depth, 3 * depth, 4 * depth, 4 * depth]
+    core = linear(deter, hidden) + linear(latents, hidden) + linear(actions, hidden)
+    core += linear(deter + 8 * 3 * hidden, deter, blocks=8) + linear(deter, 3 * deter, False, blocks=8)
+    prior = linear(deter, hidden) + linear(hidden, hidden) + linear(hidden, latents, False)
+    posterior = linear(deter + features, hidden) + linear(hidden, latents, False)
     encoder = sum(linear(25 * a, b) for a, b in zip(channels, channels[1:], strict=False))
-    decoder = linear(size, features, False, blocks=8) + linear(latents, 2 * hidden)
-    decoder += linear(2 * hidden, features, False) + 4 * depth
-    decoder += sum(linear(25 * a, b) for a, b in ((64, 64), (64, 48), (48, 32))) + linear(25 * 32, 3, False)
-    total = sum(p.numel() for p in made.parameters())
-    assert total == core + prior + posterior + encoder + decoder == 7_472_067 - 512
+    decoder = linear(deter, features, False, blocks=8) + linear(latents, 2 * units)
+    decoder += linear(2 * units, features, False) + 4 * depth
+    pairs = ((4 * depth, 4 * depth), (4 * depth, 3 * depth), (3 * depth, 2 * depth))
+    decoder += sum(linear(25 * a, b) for a, b in pairs) + linear(25 * 2 * depth, 3, False)
+    state = deter + latents
+    behaviour = linear(state, units) + 2 * linear(units, units)  # three layers, of actor and of critic
+    return {
+        "core": core,
+        "prior": prior,
+        "posterior": posterior,
+        "encoder": encoder,
+        "decoder": decoder,
+        "reward": linear(state, units) + linear(units, 255, False),
+        "continuation": linear(state, units) + linear(units, 1, False),
+        "actor": behaviour + 2 * linear(units, actions, False),  # mean and deviation
+        "critic": behaviour + linear(units, 255, False),
+    }
+
+
+WORLD_MODEL_PARTS = ("core", "prior", "posterior", "encoder", "decoder")
+SIZE_12M = {"deter": 2048, "hidden": 256, "classes": 16, "depth": 16, "units": 256}
+SIZE_1M = {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64}
+
+
+@pytest.mark.parametrize("sizes", [SIZE_12M, SIZE_1M])
+def test_every_part_has_the_parameters_of_the_published_one(sizes):
+    """For the six numbers of an action of walker, which the paper trains on."""
+    walker = ActionSpec((-1.0,) * 6, (1.0,) * 6, 1)
+    with torch.device("meta"):
+        made = Rssm(RssmConfig(**sizes), (64, 64), walker)
+    published = count_published(**sizes, actions=6)
+    for part in WORLD_MODEL_PARTS:
+        assert sum(p.numel() for p in getattr(made, part).parameters()) == published[part], part
+
+
+def test_the_world_model_is_two_thirds_of_the_agent_that_is_called_12_m():
+    """Ours lacks reward, continuation, actor and critic; the agent keeps a slow copy of its critic, too."""
+    parts = count_published(**SIZE_12M, actions=6)
+    assert sum(parts[part] for part in WORLD_MODEL_PARTS) == 7_472_067
+    assert sum(parts.values()) == 10_494_158 and sum(parts.values()) + parts["critic"] == 11_347_661
+
+
+def test_the_presets_have_the_published_sizes():
+    for name, sizes in (("dreamerv3_12m", SIZE_12M), ("dreamerv3", SIZE_1M)):
+        config = vars(load_config("pretrain", ["data=x", f"objective={name}"]).objective)
+        assert {key: config[key] for key in sizes} == sizes
+
+
+def test_weights_begin_with_the_variance_of_the_whole_fan_in():
+    """Published: truncated normal of variance 1 / inputs, where a block-diagonal matrix counts the inputs of all."""
+    torch.manual_seed(0)
+    for weight in (BlockLinear(512, 512, 8).weight, make_layer(512, 512)[0].weight):
+        assert weight.std().item() == pytest.approx(512**-0.5, rel=0.03)
+        assert weight.abs().max() <= 2 * 1.1368 * 512**-0.5 + 1e-6

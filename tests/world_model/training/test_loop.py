@@ -167,7 +167,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_pat
         return {"x": torch.tensor([bad]), "episode": torch.tensor([42]), "start": torch.tensor([7])}
 
     model = Bad()
-    with pytest.raises(TrainingError, match=r"step 6 .*term nan.*episode \[42\], start \[7\].*step-00000005"):
+    with pytest.raises(
+        TrainingError, match=r"step 6: term is not .*term nan.*episode \[42\], start \[7\].*step-00000005"
+    ):
         train(model, batches, make_optimizer(model, CONFIG), CONFIG, Checkpoints(tmp_path), Hooks(), CPU)
     assert model.weight.isfinite().all()
     assert Checkpoints(tmp_path).find_newest_step() == 5
@@ -178,7 +180,7 @@ def test_a_watch_that_is_asked_later_names_the_first_step_whose_loss_was_not_fin
     for step, loss in enumerate([1.0, float("inf"), float("nan")]):
         watch.add(step, torch.tensor(loss), {"term": torch.tensor(loss)}, {"episode": torch.tensor([40 + step])})
     with pytest.raises(
-        TrainingError, match=r"step 1 \(term inf\); batch from episode \[41\]; there is no checkpoint yet"
+        TrainingError, match=r"step 1: term is not \(term inf\); batch from episode \[41\]; there is no checkpoint yet"
     ):
         watch.check()
     watch = LossWatch(at_once=False)
