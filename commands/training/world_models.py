@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from data.loader import Loader
+from planners.protocol import view_first_draw
 from world_model.generative.world_model import WorldModel
 
 CURVES = {
@@ -38,9 +39,9 @@ class WorldModelMonitor:
         seen = self.model.config.context_frames
         valid = torch.ones(len(frames), seen, dtype=torch.bool, device=self.device)
         context = self.model.observe(frames[:, :seen], actions[:, : seen - 1], valid)
-        imagined = self.model.imagine(context, actions[:, None, seen - 1 :]).view("pixels")
+        imagined = view_first_draw(self.model.imagine(context, actions[:, None, seen - 1 :]), "pixels")[:, 0]
         future, last = frames[:, seen:].float(), frames[:, seen - 1 : seen].float()
-        error, copying = ((guess - future).square().mean((0, 2, 3, 4)) for guess in (imagined[0, :, 0], last))
+        error, copying = ((guess - future).square().mean((0, 2, 3, 4)) for guess in (imagined, last))
         ratio = error / copying.clamp_min(1e-9)
         return {"open_loop_1": ratio[0].item(), "open_loop_last": ratio[-1].item()}
 
