@@ -70,15 +70,32 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.norms = nn.ModuleList(AdaptiveNorm(n, condition_dim) for n in (inputs, outputs))
-        self.convolutions = nn.ModuleList((make_convolution(inputs, outputs), make_convolution(outputs, outputs)))
+        first, second = make_convolution(inputs, outputs), make_convolution(outputs, outputs)
+        nn.init.zeros_(second.weight)
+        self.convolutions = nn.ModuleList((first, second))
         self.attention = Attention2d(outputs) if attention else nn.Identity()
-        nn.init.zeros_(self.convolutions[1].weight)
 
     def forward(self, x_NCHW: Tensor, condition_ND: Tensor) -> Tensor:
         y = x_NCHW
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
             y = convolution(F.silu(norm(y, condition_ND)))
         return self.attention(y + self.skip(x_NCHW))
+
+
+class Level(nn.Module):
+    """Residual blocks one after another, of the given inputs and outputs."""
+
+    def __init__(self, channels: list[tuple[int, int]], condition_dim: int, attention: bool = False) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(a, b, condition_dim, attention) for a, b in channels)
+
+    def forward(self, x_NCHW: Tensor, condition_ND: Tensor, seen: list[Tensor] | None = None) -> list[Tensor]:
+        """The maps after each block. seen: maps that the blocks also see; each takes the last from the list."""
+        maps = [x_NCHW]
+        for block in self.blocks:
+            x = maps[-1] if seen is None else torch.cat((maps[-1], seen.pop()), 1)
+            maps.append(block(x, condition_ND))
+        return maps[1:]
 
 
 class UNet(nn.Module):
@@ -93,12 +110,13 @@ class UNet(nn.Module):
         self.halvings = len(widths) - 1
         pairs = list(zip((widths[0], *widths), widths, strict=False))  # of each level: width before it, its own
 
-        def make_level(*channels: tuple[int, int], attention: bool = False) -> nn.ModuleList:
-            return nn.ModuleList(ResidualBlock(a, b, condition_dim, attention) for a, b in channels)
-
-        self.down = nn.ModuleList(make_level((above, own), *[(own, own)] * (depth - 1)) for above, own in pairs)
-        self.middle = make_level(*[(widths[-1], widths[-1])] * 2, attention=True)
-        self.up = nn.ModuleList(make_level(*[(2 * own, own)] * depth, (above + own, above)) for above, own in pairs)
+        self.down = nn.ModuleList(
+            Level([(above, own), *[(own, own)] * (depth - 1)], condition_dim) for above, own in pairs
+        )
+        self.middle = Level([(widths[-1], widths[-1])] * 2, condition_dim, attention=True)
+        self.up = nn.ModuleList(
+            Level([*[(2 * own, own)] * depth, (above + own, above)], condition_dim) for above, own in pairs
+        )
         self.shrink = nn.ModuleList(make_convolution(width, width, stride=2) for width in widths[:-1])
         self.grow = nn.ModuleList(make_convolution(width, width) for width in widths[:-1])
         for convolution in self.shrink:
@@ -110,20 +128,16 @@ class UNet(nn.Module):
         multiple = 2**self.halvings
         x = F.pad(x_NCHW, (0, -width % multiple, 0, -height % multiple))
         seen: list[Tensor] = []
-        for level, blocks in enumerate(self.down):
-            if level:
-                x = self.shrink[level - 1](x)
-            seen.append(x)
-            for block in blocks:
-                x = block(x, condition_ND)
-                seen.append(x)
-        for block in self.middle:
-            x = block(x, condition_ND)
-        for level in reversed(range(self.halvings + 1)):
-            for block in self.up[level]:
-                x = block(torch.cat((x, seen.pop()), 1), condition_ND)
-            if level:
-                x = self.grow[level - 1](F.interpolate(x, scale_factor=2))
+        for number, level in enumerate(self.down):
+            if number:
+                x = self.shrink[number - 1](x)
+            seen += [x, *level(x, condition_ND)]
+            x = seen[-1]
+        x = self.middle(x, condition_ND)[-1]
+        for number in reversed(range(self.halvings + 1)):
+            x = self.up[number](x, condition_ND, seen)[-1]
+            if number:
+                x = self.grow[number - 1](F.interpolate(x, scale_factor=2))
         return x[..., :height, :width]
 
 
