@@ -260,3 +260,9 @@ class Views:
         axes = VIEW_AXES.get(name)
         has_draws = axes is not None and value.ndim == len(axes[1]) + 1
         return value[:, rows] if has_draws else value[rows]
+
+
+def view_first_draw(imagined: Imagined, name: str) -> Tensor:
+    """The named view with axes as in `VIEW_AXES`: of the first draw, where the model has several."""
+    value = imagined.view(name)
+    return value[0] if value.ndim > len(VIEW_AXES[name][0]) else value

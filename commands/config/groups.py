@@ -44,7 +44,7 @@ class GoalKeys:
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
     """first candidates from data"""
     flow_steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] | None = None
-    """Euler steps per sample of a model with dynamics.flow; null: the model's own"""
+    """Euler steps per sample of a model with dynamics.flow or of objective=diamond; null: the model's own"""
     compile: bool = False
     """whether the model's transformer is compiled: plans are faster after a minute, and differ in the last digits"""
     name: str = ""

@@ -26,6 +26,7 @@ from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from planners.protocol import Dynamics, DynamicsSpec
 from world_model.dynamics import LatentDynamics
+from world_model.generative.diamond import Diamond
 from world_model.generative.world_model import WorldModel
 from world_model.interop.lewm import LeWorldModel
 from world_model.interop.lewm_weights import holds_lewm, holds_pickles, load_lewm, read_released
@@ -100,14 +101,17 @@ def check_view(view: str, dynamics: Dynamics, model: str = "") -> None:
 
 
 def set_flow_steps(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
-    """Give a model with dynamics.flow the Euler steps of planner.flow_steps. UsageError for another model."""
+    """Give a model that draws its samples in Euler steps those of planner.flow_steps. UsageError for another model."""
     if planner.flow_steps is None:
+        return
+    if isinstance(dynamics, Diamond):
+        dynamics.sampling_steps = planner.flow_steps
         return
     flow = dynamics.flow if isinstance(dynamics, LatentDynamics) else None
     if flow is None:
         raise UsageError(
-            f"planner.flow_steps={planner.flow_steps} is for a model with dynamics.flow, and {model or 'this one'} "
-            "draws no samples: leave it out"
+            f"planner.flow_steps={planner.flow_steps} is for a model with dynamics.flow or of objective=diamond, and "
+            f"{model or 'this one'} draws no samples: leave it out"
         )
     flow.steps = planner.flow_steps
 
@@ -116,10 +120,10 @@ def _prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str) -> 
     """Compile the transformer of a model of `jepa posttrain`, or LeWorldModel's (planner.compile=true), and check what
     planner.compile_iteration=true needs. ValueError where that is missing."""
     if getattr(planner, "compile_iteration", False):
-        if isinstance(dynamics, LatentDynamics) and dynamics.flow is not None:
+        if isinstance(dynamics, WorldModel) or isinstance(dynamics, LatentDynamics) and dynamics.flow is not None:
             raise UsageError(
-                "planner.compile_iteration=true cannot compile the drawing of a flow's noise: leave it out for a model "
-                "with dynamics.flow"
+                "planner.compile_iteration=true cannot compile the drawing of a model's noise: leave it out for a "
+                "model with dynamics.flow and for a world model of one stage"
             )
         check_compiler(dynamics.spec.device)
     if not planner.compile:

@@ -22,7 +22,7 @@ from commands.offline.moments import draw_moments
 from commands.offline.transitions import load_transitions
 from commands.shared.runs import replace_atomically
 from planners.noise import Draws
-from planners.protocol import Dynamics
+from planners.protocol import Dynamics, view_first_draw
 
 PATHS = 4  # moments
 Frames = dict[str, NDArray[Any]]
@@ -42,8 +42,7 @@ def imagine_paths(dynamics: Dynamics, reader: Any, split: str, seed: int, paths:
     context = dynamics.observe(past.past_BTHWC, past.actions_BtA, valid, past.proprio_BTQ)
     rows = reader.first_row(index.episode) + index.last
     noise = Draws(tuple(rows.tolist()), seed, spec.device)
-    pixels = dynamics.imagine(context, past.taken_BKA[:, None], noise).view("pixels")[..., 0, :, :, :, :]
-    pixels = pixels[0] if pixels.ndim == 6 else pixels  # of several draws the first
+    pixels = view_first_draw(dynamics.imagine(context, past.taken_BKA[:, None], noise), "pixels")[:, 0]
     recorded = reader.gather("pixels", rows[:, None] + np.arange(steps + 1) * spec.frame_skip)
     imagined = pixels.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     return {"recorded": recorded, "imagined": imagined, "episode": index.episode, "frame": index.last}

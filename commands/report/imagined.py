@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from commands.evaluation.episodes import Rollouts
 from commands.shared.runs import write_atomic
 from planners.mpc import observe_first_frames
-from planners.protocol import Dynamics
+from planners.protocol import Dynamics, view_first_draw
 
 EPISODES = 3  # shown at most
 GAP_PX, ENLARGED = 2, 2
@@ -38,8 +38,7 @@ def imagine_episodes(model: Dynamics, run: Rollouts) -> tuple[NDArray[np.uint8],
     blocks = torch.from_numpy(rearrange(taken, "n (k f) a -> n 1 k (f a)", f=spec.frame_skip)).to(spec.device)
     proprio = None if run.start_proprio is None else torch.from_numpy(run.start_proprio).to(spec.device)
     context = observe_first_frames(model, torch.from_numpy(run.frames[:, 0]).to(spec.device), proprio)
-    pixels = model.imagine(context, blocks).view("pixels")[..., 0, :, :, :, :]
-    pixels = pixels[0] if pixels.ndim == 6 else pixels  # of several draws the first
+    pixels = view_first_draw(model.imagine(context, blocks), "pixels")[:, 0]
     imagined = pixels.round().to(torch.uint8).cpu().numpy()
     recorded = run.frames[:, spec.frame_skip :: spec.frame_skip][:, :steps]
     return recorded, imagined

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from data.loader import Loader
+from planners.protocol import view_first_draw
 from world_model.generative.world_model import WorldModel
 
 CURVES = {
@@ -47,9 +48,9 @@ class WorldModelMonitor:
         seen = self.model.config.context_frames
         valid = torch.ones(len(frames), seen, dtype=torch.bool, device=self.device)
         context = self.model.observe(frames[:, :seen], actions[:, : seen - 1], valid)
-        imagined = self.model.imagine(context, actions[:, None, seen - 1 :]).view("pixels")
+        imagined = view_first_draw(self.model.imagine(context, actions[:, None, seen - 1 :]), "pixels")[:, 0]
         future, last = frames[:, seen:].float(), frames[:, seen - 1 : seen].float()
-        guesses = {"predicted": imagined[0, :, 0], "copy": last}
+        guesses = {"predicted": imagined, "copy": last}
         return {name: (guess - future).square().mean((0, 2, 3, 4)).tolist() for name, guess in guesses.items()}
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:

@@ -16,6 +16,7 @@ from commands.training.pretraining import make_random_stage1
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, ONE_STAGE, POOLS, SIZES, VJEPA2, dynamics, encoder, frames
 from world_model.dynamics import ActionSpec
+from world_model.generative.diamond import DiamondConfig
 from world_model.generative.rssm import RssmConfig
 from world_model.nn.reachability import ReachConfig, fit_reach, make_pair_source
 from world_model.objectives.end_to_end import EndToEnd
@@ -78,9 +79,12 @@ def test_a_step_of_every_objective_and_what_follows_it_are_there(name, cuda):
         assert model.objective.make_dynamics(model.encoder).spec.device == cuda
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "laprop"])
-def test_a_world_model_of_one_stage_loses_there_what_it_loses_here(optimizer, cuda):
-    config = RssmConfig(frames=4, context_frames=2, deter=16, hidden=8, stoch=3, classes=4, depth=2, units=4)
+RSSM = RssmConfig(frames=4, context_frames=2, deter=16, hidden=8, stoch=3, classes=4, depth=2, units=4)
+DIAMOND = DiamondConfig(frames=4, context_frames=2, widths=(8, 8), condition_dim=8, rollout=2)
+
+
+@pytest.mark.parametrize(("config", "optimizer"), [(RSSM, "adamw"), (RSSM, "laprop"), (DIAMOND, "adamw")])
+def test_a_world_model_of_one_stage_loses_there_what_it_loses_here(config, optimizer, cuda):
     actions = ActionSpec((-1.0, -1.0), (1.0, 1.0), 2)
     batch = {"pixels": torch.randint(0, 256, (2, 4, 48, 48, 3), dtype=torch.uint8), "action": torch.rand(2, 3, 4)}
     trainer, found = replace(SMALL, steps=3, optimizer=optimizer, adaptive_clip=0.3), []

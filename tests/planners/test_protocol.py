@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from planners.protocol import Dynamics, DynamicsSpec, Views
+from planners.protocol import Dynamics, DynamicsSpec, Views, view_first_draw
 
 from .point_mass import PointMass, draw, read
 
@@ -59,3 +59,9 @@ def test_the_point_mass_speaks_the_protocol_and_its_frames_show_its_position():
     assert isinstance(PointMass(), Dynamics)
     position = torch.tensor([[0.0, -3.25], [7.5, 1.125]])
     assert torch.equal(read(draw(position)), position)
+
+
+def test_the_first_draw_of_a_view_has_no_axis_of_draws():
+    drawn = torch.arange(2 * 3 * 4).view(2, 1, 3, 1, 4)  # E B S K D
+    assert torch.equal(view_first_draw(Views({"pooled": drawn}), "pooled"), drawn[0])
+    assert torch.equal(view_first_draw(Views({"pooled": drawn[1]}), "pooled"), drawn[1])

@@ -4,6 +4,7 @@
 configs make by `make_world_model`.
 """
 
+from world_model.generative.diamond import DiamondConfig
 from world_model.generative.rssm import RssmConfig
 from world_model.objectives.autoencoder import AutoencoderConfig
 from world_model.objectives.causal import CausalConfig
@@ -12,4 +13,4 @@ from world_model.objectives.future import FutureConfig
 from world_model.objectives.masked import MaskedConfig
 
 ObjectiveConfig = MaskedConfig | FutureConfig | CausalConfig | EndToEndConfig | AutoencoderConfig
-Stage1Config = ObjectiveConfig | RssmConfig
+Stage1Config = ObjectiveConfig | RssmConfig | DiamondConfig

@@ -19,6 +19,7 @@ from commands.shared.errors import UsageError
 from commands.shared.runs import to_json_value
 from data.schema import StoreInfo
 from tests.world_model.small import dynamics, make_released_lewm
+from world_model.generative.diamond import DiamondConfig
 from world_model.nn.flow import FlowConfig
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs/guides/own_model.md"
@@ -230,9 +231,12 @@ def test_planning_may_take_other_euler_steps_than_training():
     assert model.flow.steps == 4
     prepare_model(planner, model)
     assert model.flow.steps == 2 and model.config.flow.steps == 4
-    with pytest.raises(UsageError, match="planner.flow_steps=2 is for a model with dynamics.flow, and mine draws no"):
+    diamond = DiamondConfig(widths=(8,)).make_world_model((16, 16), model.actions)
+    prepare_model(planner, diamond)
+    assert diamond.sampling_steps == 2
+    with pytest.raises(UsageError, match="planner.flow_steps=2 is for a model with .*, and mine draws no samples"):
         prepare_model(planner, dynamics("tokens"), "mine")
-    with pytest.raises(UsageError, match="compile_iteration=true cannot compile the drawing of a flow's noise"):
+    with pytest.raises(UsageError, match="compile_iteration=true cannot compile the drawing of a model's noise"):
         prepare_model(load_config("bench", ["planner=icem", "planner.compile_iteration=true"]).planner, model)
 
 
