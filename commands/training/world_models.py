@@ -17,8 +17,8 @@ CLIPS = 32  # of val that are imagined
 
 
 class WorldModelMonitor:
-    """Call with a step: its losses on a batch of val, and the error of imagined pixels over that of copying the last
-    seen frame, at the first step and at the last."""
+    """Call with a step: its losses on a batch of val, and the error of what it imagines, in its `open_loop_view`, over
+    that of copying the last seen frame, at the first step and at the last."""
 
     curves: Mapping[str, tuple[str, ...]] = CURVES
 
@@ -38,9 +38,11 @@ class WorldModelMonitor:
         seen = self.model.config.context_frames
         valid = torch.ones(len(frames), seen, dtype=torch.bool, device=self.device)
         context = self.model.observe(frames[:, :seen], actions[:, : seen - 1], valid)
-        imagined = self.model.imagine(context, actions[:, None, seen - 1 :]).view("pixels")
-        future, last = frames[:, seen:].float(), frames[:, seen - 1 : seen].float()
-        error, copying = ((guess - future).square().mean((0, 2, 3, 4)) for guess in (imagined[0, :, 0], last))
+        imagined = self.model.imagine(context, actions[:, None, seen - 1 :]).view(self.model.open_loop_view)
+        recorded = self.model.read_open_loop(frames)
+        last, future = recorded[:, :1], recorded[:, 1:]
+        guess = imagined[(0,) * (imagined.ndim - future.ndim - 1)][:, 0]  # the first draw, where there are several
+        error, copying = ((x - future).square().transpose(0, 1).flatten(1).mean(1) for x in (guess, last))
         ratio = error / copying.clamp_min(1e-9)
         return {"open_loop_1": ratio[0].item(), "open_loop_last": ratio[-1].item()}
 
@@ -50,8 +52,8 @@ class WorldModelMonitor:
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""
-        steps = self.model.config.horizon
+        steps, view = self.model.config.horizon, self.model.open_loop_view
         return (
-            f"prediction loss on val {last['prediction']:.3g}, open-loop error of pixels over copying the last frame: "
+            f"prediction loss on val {last['prediction']:.3g}, open-loop error of {view} over copying the last frame: "
             f"{last['open_loop_1']:.3f} one step, {last['open_loop_last']:.3f} {steps} steps ahead"
         )
