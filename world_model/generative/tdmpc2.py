@@ -174,8 +174,8 @@ class Tdmpc2(WorldModel):
     # -- training ------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of the module's docstring, for the first transitions of each clip. Shifts and dropout are of
-        training mode alone."""
+        """The losses of the module's docstring, for the first transitions of each clip. Beside them, not in the sum:
+        how latents differ between clips, and the range of values. Shifts and dropout are of training mode alone."""
         config, frames = self.config, batch["pixels"]
         generator, first = make_generator(self.seed, step), config.context_frames - 1
         shares = (config.present_goals, config.random_goals)
@@ -202,7 +202,9 @@ class Tdmpc2(WorldModel):
             "value": config.value * (weights * value).mean(),
             "policy": self.heads.compute_policy_loss(path.detach(), goal_path.detach(), generator),
         }
-        return torch.stack(list(terms.values())).sum(), terms
+        # Latents that no longer differ between clips have collapsed.
+        logged = {"latent_std": begin.detach().std(0, unbiased=False).mean(), "value_range": self.heads.spread}
+        return torch.stack(list(terms.values())).sum(), terms | logged
 
     def _shift_inputs(self, inputs_BTHWC: Tensor, generator: torch.Generator) -> Tensor:
         """Inputs moved at random, the frames of a stack together."""
