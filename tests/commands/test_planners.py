@@ -82,7 +82,7 @@ def test_the_preset_of_vjepa2_says_what_the_paper_and_its_code_say():
         ("icem", "planner.shrink=0.5", "planner shrink is 0.5"),
         ("mppi", "planner.temperature=0", "planner temperature is 0.0"),
         ("mppi", "planner.prior_samples=200", "planner prior_samples is 200; choose 0 to samples - 2"),
-        ("cem", "planner.cost.reduce=returns", "planner.cost.*: cost reduce is 'returns'; choose one of|returns is no"),
+        ("cem", "planner.cost.reduce=returns", "planner.cost.reduce=returns is no choice; did you mean return?"),
         ("gradient", "planner.bounds=wrap", "choices: clamp, tanh"),
         ("cem", "planner.cost.token_keep=0.5", "it needs view=tokens or view=pixels"),
         ("cem", "planner.mpc.reached_cost=-1", "reached_cost is -1.0"),

@@ -57,6 +57,9 @@ class Tdmpc2Config(HeadsConfig, WorldModelConfig):
     """imagined model steps of a training clip (at most frames - context_frames)"""
     channels: Annotated[int, Ge(1)] = 8
     """channels of the convolutions; frames of 64 pixels have 16 times as many latents"""
+    encoder_norm: bool = False
+    """whether a layer norm precedes the encoder's SimNorm, as published for states alone; latents of frames then differ
+    twenty times as much from the start"""
     group: Annotated[int, Ge(2)] = 8
     """latents that sum to one (SimNorm)"""
     consistency: Annotated[float, Gt(0)] = 20.0
@@ -151,7 +154,8 @@ class Tdmpc2(WorldModel):
                 f"which do not divide into objective.group={config.group}"
             )
         self.seed, block = seed, len(actions.block_low)
-        self.encoder = ImageEncoder(3 * config.context_frames, config.channels, config.group)
+        normed = latents if config.encoder_norm else 0
+        self.encoder = ImageEncoder(3 * config.context_frames, config.channels, config.group, normed)
         self.dynamics = Mlp(latents + block, config.hidden, latents, config.group)
         self.heads = GoalHeads(config, latents, block)
 

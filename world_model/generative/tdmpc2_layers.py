@@ -58,9 +58,10 @@ class Ensemble(nn.Module):
 
     def __init__(self, count: int, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.members = nn.ModuleList(Mlp(inputs, hidden, outputs) for _ in range(count))
-        for member in self.members:
+        members = [Mlp(inputs, hidden, outputs) for _ in range(count)]
+        for member in members:
             nn.init.zeros_(member.last.weight)
+        self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         masks = [None] * len(self.members) if keep is None else keep
@@ -76,13 +77,16 @@ def measure_maps(image_px: tuple[int, int]) -> tuple[int, int]:
 
 
 class ImageEncoder(nn.Module):
-    """Stacked frames [N, H, W, C] in 0..255 -> latents [N, channels * last map]: four convolutions and a SimNorm."""
+    """Stacked frames [N, H, W, C] in 0..255 -> latents [N, channels * last map]: four convolutions and a SimNorm.
 
-    def __init__(self, inputs: int, channels: int, group: int) -> None:
+    normed: numbers of a layer norm before the SimNorm; 0: none.
+    """
+
+    def __init__(self, inputs: int, channels: int, group: int, normed: int = 0) -> None:
         super().__init__()
         sizes = zip((inputs, *[channels] * 3), KERNELS, STRIDES, strict=True)
         self.convolutions = nn.ModuleList(nn.Conv2d(size, channels, kernel, stride) for size, kernel, stride in sizes)
-        self.norm = SimNorm(group)
+        self.norm = nn.Sequential(nn.LayerNorm(normed), SimNorm(group)) if normed else SimNorm(group)
 
     def forward(self, frames_NHWC: Tensor) -> Tensor:
         x = rearrange(frames_NHWC.float() / 255 - 0.5, "n h w c -> n c h w")

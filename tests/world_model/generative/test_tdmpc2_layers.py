@@ -80,6 +80,18 @@ def test_the_encoder_is_four_convolutions_of_centred_pixels():
     assert torch.allclose(encoder(frames), SimNorm(8)(x.flatten(1)), atol=1e-6)
 
 
+def test_a_layer_norm_before_the_simnorm_makes_frames_differ_more():
+    torch.manual_seed(0)
+    frames = torch.full((2, 64, 64, 9), 128, dtype=torch.uint8)
+    frames[1, 20:40, 20:40] = 255
+    plain, normed = ImageEncoder(9, 8, 8), ImageEncoder(9, 8, 8, normed=128)
+    normed.convolutions.load_state_dict(plain.convolutions.state_dict())
+    latents = [encoder(frames) for encoder in (plain, normed)]
+    assert torch.allclose(latents[1].unflatten(-1, (-1, 8)).sum(-1), torch.ones(2, 16))
+    spread = [(found[0] - found[1]).abs().mean() for found in latents]
+    assert spread[1] > 5 * spread[0] > 0
+
+
 def test_a_shift_moves_a_frame_and_repeats_its_border():
     frame = torch.arange(12).view(1, 3, 4, 1)
     down_and_left = shift_frames(frame, torch.tensor([[1, -2]]))[0, ..., 0]
