@@ -12,6 +12,7 @@ arrives if a late arrival costs no more than an early one:
     window        min_k mean(d_k .. d_k+m-1)           + path        + last       the same, in a row
     running_min   sum_k min_j<=k d_j                                 + last       be there once, sooner
     power         (mean_k d_k^p)^(1/p)                               + last       be very near for many steps
+    return        -(rewards of the path and value of its end)                     what the model has learned to value
 
     path = path_weight * mean_k d_k (breaks the tie between early and late), last = last_weight * d_K
 
@@ -21,6 +22,9 @@ itself; `power` runs from the mean (p = 1) to the closest approach (p to -inf), 
 between them. Everything is vectorised over B, S and K, float32, and differentiable.
 
 Most tokens or pixels of a picture are the same now and at the goal, so their prediction errors are noise in the cost.
+`return` reads no distance. The model estimates the return itself (`protocol.ReturnImagined`), as TD-MPC2 does (arXiv
+2310.16828); distances of frames, by which sub-goals are switched, are still the metric's.
+
 With `token_keep` below 1 only the share of them is compared in which the goal differs most from the current frame;
 `GoalCost.focus` selects them for every plan.
 """
@@ -35,12 +39,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from planners.protocol import VIEW_AXES, Cost, Dynamics, DynamicsSpec, Goal, Imagined, Keep, Views
+from planners.protocol import VIEW_AXES, Cost, Dynamics, DynamicsSpec, Goal, Imagined, Keep, ReturnImagined, Views
 
 Metric = Literal["l1", "l2", "sq_l2", "cosine"]
-Reduce = Literal["last", "sum", "closest", "smallest", "window", "running_min", "power"]
+Reduce = Literal["last", "sum", "closest", "smallest", "window", "running_min", "power", "return"]
 Distance = Callable[[Tensor, Tensor], Tensor]
 
+RETURN = "return"  # the reduction that a model estimates itself
 FOCUS = "focus"  # the view in which a goal carries the tokens or pixels to compare, int64 [B, M]
 TINY = 1e-6  # floor under a logarithm or a division
 
@@ -94,7 +99,8 @@ class GoalCost:
     metric: Metric = "l2"
     """distance between views: l1, l2, sq_l2 or cosine"""
     reduce: Reduce = "closest"
-    """reduction over the path: last, sum, closest, smallest, window, running_min or power"""
+    """reduction over the path: last, sum, closest, smallest, window, running_min, power, or return (minus the return
+    that the model estimates)"""
     steps: int = 3
     """model steps that smallest and window count (>= 1)"""
     power: float = -1.0
@@ -135,7 +141,11 @@ class GoalCost:
 
     def __call__(self, imagined: Imagined, goal: Goal, actions_BSKA: Tensor) -> Tensor:
         """cost_BS, float32."""
-        cost_BS = self.reduce_path(self.distances(imagined, goal))
+        if self.reduce == RETURN:
+            assert isinstance(imagined, ReturnImagined), type(imagined)  # `check_fit` refuses other models
+            cost_BS = -imagined.estimate_return(goal)
+        else:
+            cost_BS = self.reduce_path(self.distances(imagined, goal))
         if self.action_penalty:
             cost_BS = cost_BS + self.action_penalty * actions_BSKA.square().mean((-1, -2))
         if self.change_penalty:
@@ -147,6 +157,10 @@ class GoalCost:
     def bind_spec(self, spec: DynamicsSpec) -> GoalCost:
         """This cost with the size of the model's environment actions."""
         return replace(self, action_dim=spec.action_dim)
+
+    def keep_distances(self) -> GoalCost:
+        """This cost for dynamics that estimate no return: closest approach in place of the return."""
+        return replace(self, reduce="closest") if self.reduce == RETURN else self
 
     def focus(self, goal: Goal, seen: Goal) -> Goal:
         """The goal with the tokens or pixels to compare: the share `token_keep` in which it differs most from the

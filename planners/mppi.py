@@ -1,8 +1,8 @@
 """MPPI: the mean follows all candidates, weighted by exp(-cost / temperature) (Williams et al. 2016, arXiv
 1509.01149).
 
-As TD-MPC2 does (arXiv 2310.16828), the weights may be confined to the best candidates and the spread may be
-refitted with the same weights.
+As TD-MPC2 does (arXiv 2310.16828), the weights may be confined to the best candidates, the spread may be refitted with
+the same weights, and some candidates of every iteration may come from a policy that was learned with the model.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class MPPIConfig(SearchConfig):
     """smallest standard deviation, in half action ranges (>= 0)"""
     momentum: float = 0.0
     """weight of the old mean and standard deviation (0 to below 1)"""
+    prior_samples: int = 0
+    """candidates of every iteration that the model's policy draws (0 to samples - 2; above 0 for models that have one:
+    objective=tdmpc2)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +45,10 @@ class MPPIConfig(SearchConfig):
             raise ValueError(f"planner temperature is {self.temperature}; it must be above 0")
         if self.elites != 0 and not 2 <= self.elites <= self.samples:
             raise ValueError(f"planner elites is {self.elites}; choose 2 to samples = {self.samples}, or 0 for all")
+        if not 0 <= self.prior_samples <= self.samples - 2:
+            raise ValueError(
+                f"planner prior_samples is {self.prior_samples}; choose 0 to samples - 2 = {self.samples - 2}"
+            )
         check_share(self, "momentum")
         check_not_negative(self, "std_min")
 
@@ -52,9 +59,15 @@ class MPPI(SamplingPlanner):
     def __init__(self, config: MPPIConfig | None = None) -> None:
         self.config: MPPIConfig = config or MPPIConfig()
 
+    @property
+    def prior_samples(self) -> int:
+        """See MPPIConfig."""
+        return self.config.prior_samples
+
     def update(self, proposal: Proposal, actions_BSKA: Tensor, cost_BS: Tensor, half_A: Tensor) -> Proposal:
         """Weighted mean, and with `update_std` weighted standard deviation; where no cost is finite, the last."""
         config = self.config
+        prior = actions_BSKA[:, -config.prior_samples :] if config.prior_samples else None
         if config.elites:
             cost_BS, index = cost_BS.topk(config.elites, dim=1, largest=False)
             actions_BSKA = actions_BSKA.take_along_dim(index[:, :, None, None], dim=1)
@@ -68,7 +81,7 @@ class MPPI(SamplingPlanner):
         if config.update_std:
             std = torch.where(known, std, spread).lerp(spread, config.momentum)
             spread = std.maximum(config.std_min * half_A)
-        return Proposal(mean, spread, elite_cost_B=_average_cost(cost_BS, weight_BS))
+        return Proposal(mean, spread, retained_BEKA=prior, elite_cost_B=_average_cost(cost_BS, weight_BS))
 
 
 def weigh_paths(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:

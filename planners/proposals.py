@@ -223,12 +223,12 @@ def check_candidates(planner: Planner, count: int) -> None:
             "choose planner=icem or another that draws candidates, or planner.proposal.source=none"
         )
     config: Any = getattr(planner, "config", None)
-    carried = config.keep_elites if getattr(planner, "carries_elites", False) else 0
+    carried = config.keep_elites if getattr(planner, "carries_elites", False) else getattr(config, "prior_samples", 0)
     most = getattr(config, "samples", count + 1) - carried - 1
     if count > most:
         raise ValueError(
-            f"planner proposal.count is {count}; with these samples it is at most {most}, so that a mean and carried "
-            "elites have room"
+            f"planner proposal.count is {count}; with these samples it is at most {most}, so that a mean, carried "
+            "elites and the model's policy have room"
         )
 
 

@@ -57,6 +57,7 @@ class DynamicsSpec:
     `views`: names its Imagined and Goal offer. `proprio`: how proprioception is used; `proprio_dim`: its size.
     `step_bytes`: about how much memory one imagined step of one candidate takes at the peak (activations,
     keys and values, views); `score()` sizes its chunks by it. 0: small, never chunk.
+    `estimates_return`: whether what it imagines is a `ReturnImagined`.
     """
 
     action_low: tuple[float, ...]
@@ -70,6 +71,7 @@ class DynamicsSpec:
     proprio_dim: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step_bytes: int = 0
+    estimates_return: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.action_low, self.action_high
@@ -120,6 +122,15 @@ class Imagined(Protocol):
         """The view, axes as in `VIEW_AXES[name][0]`, with E in front where the model has several draws."""
 
 
+@runtime_checkable
+class ReturnImagined(Imagined, Protocol):
+    """Imagined futures of a model that has learned rewards and values towards goals, as TD-MPC2 has."""
+
+    def estimate_return(self, goal: Goal) -> Tensor:
+        """return_BS, float32: discounted rewards of all K steps, and the discounted value of the last. Higher is
+        better."""
+
+
 class Noise(Protocol):
     """Standard normal draws keyed by (episode seed, replan, iteration), for stochastic dynamics.
 
@@ -163,6 +174,15 @@ class Dynamics(Protocol):
 
         actions_BSKA: environment units, within bounds. keep: whether all K steps are needed or only the last.
         """
+
+
+@runtime_checkable
+class PolicyPrior(Protocol):
+    """What dynamics offer beside `Dynamics` where a policy was learned with them."""
+
+    def propose(self, context: Any, goal: Goal, count: int, steps: int, generator: Noise) -> Tensor:
+        """actions_BSKA, environment units: `count` draws of the policy's actions over `steps` imagined steps from a
+        context that `observe` gave."""
 
 
 class Cost(Protocol):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from planners.compilation import compile_step
 from planners.noise import Draws, Source, make_colour_matrix, sample_noise, upload
-from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan
+from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan, PolicyPrior
 from planners.scoring import Precision, Problem, bounds, check_fit, finite_mean, reduce_precision
 
 Tail = Literal["repeat", "zero"]
@@ -160,6 +160,25 @@ def sample_candidates(proposal: Proposal, noise_BSKA: Tensor, low: Tensor, high:
     return actions.clamp_(low, high)
 
 
+def draw_prior(problem: Problem, count: int, horizon: int, draws: Draws) -> Tensor:
+    """actions_BSKA of the model's policy, `count` an environment. ValueError for a model without one, and for one of
+    other actions."""
+    dynamics = problem.dynamics
+    if not isinstance(dynamics, PolicyPrior):
+        raise ValueError(
+            f"planner prior_samples is {count}, and this model has no policy, as models of objective=tdmpc2 have; "
+            "choose planner.prior_samples=0"
+        )
+    actions = dynamics.propose(problem.context, problem.goal, count, horizon, draws)
+    shape = (len(draws.seeds), count, horizon, dynamics.spec.block_dim)
+    if actions.shape != shape:
+        raise ValueError(
+            f"the model's policy proposes actions {tuple(actions.shape)}, and these dynamics take {shape} "
+            "[environments, candidates, steps, numbers of an action block]: it is a policy for other actions"
+        )
+    return actions
+
+
 def make_noise_colour(config: NoiseConfig, spec: DynamicsSpec) -> Tensor | None:
     """The colour of a planner's noise over environment steps; None: white."""
     if not config.noise_beta:
@@ -219,6 +238,10 @@ def search(problem: Problem, planner: SamplingPlanner, draws: Draws, warm_start:
     spec, config = problem.dynamics.spec, planner.config
     box = make_action_box(spec, config.horizon)
     proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
+    if planner.prior_samples:
+        prior = draw_prior(problem, planner.prior_samples, config.horizon, draws)
+        kept = proposal.retained_BEKA
+        proposal = replace(proposal, retained_BEKA=prior if kept is None else torch.cat((kept, prior), 1))
     cost = torch.full(proposal.mean_BKA.shape[:1], math.inf, device=spec.device)
     now = Progress(proposal, proposal.mean_BKA.clone(), cost, torch.zeros_like(cost, dtype=torch.bool))
     colour = make_noise_colour(config, spec)
@@ -303,6 +326,11 @@ class SamplingPlanner(BasePlanner):
     def early_stop_std(self) -> float:
         """Spread, in half ranges, below which an environment is frozen; 0: never."""
         return 0.0
+
+    @property
+    def prior_samples(self) -> int:
+        """Candidates that the model's policy draws; `update` decides how long they are retained."""
+        return 0
 
     def population(self, iteration: int) -> int:
         """Candidates of an iteration."""

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from planners.costs import RETURN
 from planners.noise import upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Keep, Noise
 
@@ -189,5 +190,10 @@ def check_fit(spec: DynamicsSpec, cost: Cost, horizon: int) -> None:
     """Raise ValueError where the model cannot serve this cost or horizon."""
     if cost.view not in spec.views:
         raise ValueError(f"cost view is {cost.view!r}, but this model offers {', '.join(spec.views)}")
+    if getattr(cost, "reduce", None) == RETURN and not spec.estimates_return:
+        raise ValueError(
+            f"cost reduce is {RETURN}, and this model estimates no return, as models of objective=tdmpc2 do; choose "
+            "planner.cost.reduce=closest or another distance"
+        )
     if horizon > spec.max_horizon:
         raise ValueError(f"planner horizon is {horizon}, but this model plans {spec.max_horizon} at most")

@@ -44,7 +44,7 @@ class FinishedTrials:
 
     def read(self) -> list[Result]:
         """The results in order; none where the file does not exist, or is one of other trials."""
-        content = read_json(self.path) if self.path.exists() else None
+        content: Any = read_json(self.path) if self.path.exists() else None
         return content["results"] if _has_trials(content, self.cell) else []
 
     def add(self, result: Result) -> None:

@@ -21,7 +21,7 @@ from commands.shared.console import Console
 from envs.task_spec import TaskSpec
 from envs.vector import VectorGoalEnv
 from planners.cem import CEM
-from planners.costs import GoalCost
+from planners.costs import RETURN, GoalCost
 from planners.mpc import MPC
 from planners.proposals import Proposals
 from planners.protocol import Dynamics
@@ -91,9 +91,10 @@ def make_policies(keys: EvaluationKeys, setup: EvaluationSetup, proposals: Propo
         return OraclePolicy(dynamics, make_oracle_planner(planner, less), oracle_cost, search)
 
     if protocol.oracle:
-        true_cost = replace(cost, view="truth", token_keep=1.0, distance=make_true_distance(task))
+        true_cost = replace(cost.keep_distances(), view="truth", token_keep=1.0, distance=make_true_distance(task))
         policies[ORACLE_METHOD] = make_oracle(None, {}, true_cost, mpc.receding_steps)
-    if (small := protocol.oracle_cost).episodes and model is not None:
+    # The simulator learns no rewards or values, so it cannot be planned with a return.
+    if (small := protocol.oracle_cost).episodes and model is not None and cost.reduce != RETURN:
         less = {"samples": small.samples, "elites": small.elites, "iterations": small.iterations}
         policies[ORACLE_COST_METHOD] = make_oracle(model, less, cost, small.receding_steps)
     return policies
@@ -106,6 +107,8 @@ def make_oracle_planner(planner: Any, less: dict[str, int]) -> Any:
         planner = CEM(CEMKeys(horizon=planner.horizon))
     own = {item.name for item in fields(planner.config)}
     settings = {key: value for key, value in less.items() if key in own and getattr(planner.config, key)}
+    if "prior_samples" in own:  # the simulator has no policy
+        settings["prior_samples"] = 0
     if less and "keep_elites" in own:
         settings["keep_elites"] = min(planner.config.keep_elites, less["elites"])
     return type(planner)(replace(planner.config, **settings))

@@ -18,8 +18,8 @@ CLIPS = 32  # of val that are imagined
 
 
 class WorldModelMonitor:
-    """Call with a step: its losses on a batch of val, and the error of imagined pixels over that of copying the last
-    seen frame, at the first step and at the last."""
+    """Call with a step: its losses on a batch of val, and the error of what it imagines, in its `open_loop_view`, over
+    that of copying the last seen frame, at the first step and at the last."""
 
     curves: Mapping[str, tuple[str, ...]] = CURVES
 
@@ -39,7 +39,8 @@ class WorldModelMonitor:
 
     @torch.no_grad()
     def compute_errors(self) -> dict[str, list[float]]:
-        """`predicted` and `copy`: squared error of pixels, 0 to 255, after each model step of an imagined path."""
+        """`predicted` and `copy`: squared error in the model's `open_loop_view` after each model step of an imagined path
+        (pixels: 0 to 255)."""
         self.model.eval()
         return self._measure_errors({name: value.to(self.device) for name, value in self.batches.read_batch(0).items()})
 
@@ -48,10 +49,11 @@ class WorldModelMonitor:
         seen = self.model.config.context_frames
         valid = torch.ones(len(frames), seen, dtype=torch.bool, device=self.device)
         context = self.model.observe(frames[:, :seen], actions[:, : seen - 1], valid)
-        imagined = view_first_draw(self.model.imagine(context, actions[:, None, seen - 1 :]), "pixels")[:, 0]
-        future, last = frames[:, seen:].float(), frames[:, seen - 1 : seen].float()
-        guesses = {"predicted": imagined, "copy": last}
-        return {name: (guess - future).square().mean((0, 2, 3, 4)).tolist() for name, guess in guesses.items()}
+        imagined = view_first_draw(self.model.imagine(context, actions[:, None, seen - 1 :]), self.model.open_loop_view)
+        recorded = self.model.read_open_loop(frames)
+        guesses, future = {"predicted": imagined[:, 0], "copy": recorded[:, :1]}, recorded[:, 1:]
+        errors = {name: (guess - future).square().transpose(0, 1).flatten(1) for name, guess in guesses.items()}
+        return {name: error.mean(1).tolist() for name, error in errors.items()}
 
     def find_warning(self, evaluations: list[dict[str, float]]) -> str | None:
         """None: these numbers have no limits to warn of yet."""
@@ -59,8 +61,8 @@ class WorldModelMonitor:
 
     def summarise(self, last: dict[str, float]) -> str:
         """The last numbers in one line."""
-        steps = self.model.config.horizon
+        steps, view = self.model.config.horizon, self.model.open_loop_view
         return (
-            f"prediction loss on val {last['prediction']:.3g}, open-loop error of pixels over copying the last frame: "
+            f"prediction loss on val {last['prediction']:.3g}, open-loop error of {view} over copying the last frame: "
             f"{last['open_loop_1']:.3f} one step, {last['open_loop_last']:.3f} {steps} steps ahead"
         )

@@ -14,6 +14,7 @@ from commands.config.schema import override
 from commands.evaluation.methods import make_oracle_planner
 from commands.shared.errors import UsageError
 from planners.mpc import MPC
+from world_model.generative.tdmpc2 import Tdmpc2Config
 
 NAMES = [name for name in list_choices("planner") if name not in ("nevergrad", "module", "direct")]
 
@@ -32,10 +33,14 @@ def parts(name, *words):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_planner_drives_a_model_from_frames(name):
-    small = {"samples": 16, "iterations": 2} | ({"elites": 4} if "elites" in parts(name)[0].config.__dict__ else {})
-    keys = override(composed(f"planner={name}").planner, small)
+    own = parts(name)[0].config.__dict__
+    small = {"samples": 16, "iterations": 2} | ({"elites": 4} if "elites" in own else {})
+    guided = bool(own.get("prior_samples"))
+    keys = override(composed(f"planner={name}").planner, small | ({"prior_samples": 6} if guided else {}))
     torch.manual_seed(0)
     model = bench.make_dynamics(composed("encoder=tiny"), torch.device("cpu"))
+    if guided:  # a model with a policy
+        model = Tdmpc2Config(channels=2, hidden=8).make_world_model((64, 64), model.actions).eval()
     agent = MPC(model, make_planner(keys), keys.cost, keys.mpc)
     height, width = model.spec.frame_hw
     frames = torch.randint(0, 256, (3, 2, height, width, 3), dtype=torch.uint8)
@@ -58,6 +63,7 @@ def test_the_oracle_plans_without_gradients_at_the_same_horizon(name):
         stand_in = make_oracle_planner(planner, less)
         assert not stand_in.needs_gradient and stand_in.horizon == planner.horizon
         assert type(stand_in) is type(planner) or planner.needs_gradient
+        assert not getattr(stand_in.config, "prior_samples", 0), "the simulator has no policy"
         assert not less or (stand_in.config.samples, stand_in.config.iterations) == (20, 2)
 
 
@@ -75,6 +81,8 @@ def test_the_preset_of_vjepa2_says_what_the_paper_and_its_code_say():
     [
         ("icem", "planner.shrink=0.5", "planner shrink is 0.5"),
         ("mppi", "planner.temperature=0", "planner temperature is 0.0"),
+        ("mppi", "planner.prior_samples=200", "planner prior_samples is 200; choose 0 to samples - 2"),
+        ("cem", "planner.cost.reduce=returns", "planner.cost.reduce=returns is no choice; did you mean return?"),
         ("gradient", "planner.bounds=wrap", "choices: clamp, tanh"),
         ("cem", "planner.cost.token_keep=0.5", "it needs view=tokens or view=pixels"),
         ("cem", "planner.mpc.reached_cost=-1", "reached_cost is -1.0"),

@@ -119,6 +119,11 @@ class PointMass:
             path = torch.where(path[..., :1] > self.hole, torch.nan, path)
         return views(path if keep == "path" else path[:, :, -1:], keep)
 
+    def propose(self, context: PointContext, goal: Views, count: int, steps: int, generator: Noise) -> Tensor:
+        """A policy's draws: straight to the goal in as many steps, with noise."""
+        away = (goal.view("pooled") - context.position_B2)[:, None, None] / (steps * self.speed)
+        return away + 0.1 * generator.normal((count, steps, self.spec.block_dim))
+
     def move(self, position_B2: Tensor, actions_B2: Tensor) -> Tensor:
         """One true environment step, for receding-horizon tests."""
         return position_B2 + self.speed * torch.as_tensor(np.asarray(actions_B2))

@@ -7,10 +7,12 @@ from typing import get_args
 import pytest
 import torch
 
-from planners.costs import GoalCost, Metric, Reduce, feature_distance, power_mean
-from planners.protocol import Views
+from planners.costs import RETURN, GoalCost, Metric, Reduce, feature_distance, power_mean
+from planners.protocol import DynamicsSpec, Views
+from planners.scoring import check_fit
 
 B, S, K = 2, 3, 5
+REDUCTIONS = [name for name in get_args(Reduce) if name != RETURN]  # of distances
 SHAPES = {"pooled": (7,), "tokens": (4, 7), "pixels": (6, 5, 3)}
 
 
@@ -62,7 +64,7 @@ def test_every_metric_is_its_equation_on_every_view(view, metric):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 9])
-@pytest.mark.parametrize("reduce", get_args(Reduce))
+@pytest.mark.parametrize("reduce", REDUCTIONS)
 def test_every_reduction_is_its_equation(reduce, steps):
     cost = GoalCost(reduce=reduce, steps=steps, power=-2.0, last_weight=0.7, path_weight=0.3)
     d = torch.rand(B, S, K, generator=torch.Generator().manual_seed(1)) + 0.1
@@ -113,7 +115,7 @@ def paths():
     }
 
 
-@pytest.mark.parametrize("reduce", [name for name in get_args(Reduce) if name != "last"])
+@pytest.mark.parametrize("reduce", [name for name in REDUCTIONS if name != "last"])
 def test_arriving_early_and_staying_costs_least(reduce):
     cost = GoalCost(reduce=reduce, path_weight=0.1, power=0.5)
     costs = {name: float(cost.reduce_path(torch.tensor(d)[None, None])) for name, d in paths().items()}
@@ -179,7 +181,7 @@ def test_frames_as_bytes_and_bf16_features_are_compared_in_float32():
 
 
 @pytest.mark.parametrize("metric", get_args(Metric))
-@pytest.mark.parametrize("reduce", get_args(Reduce))
+@pytest.mark.parametrize("reduce", REDUCTIONS)
 def test_the_gradient_is_finite_even_at_the_goal(metric, reduce):
     imagined, goal, actions = draw()
     x = imagined.view("pooled").clone()
@@ -263,3 +265,28 @@ def test_an_observed_frame_is_compared_as_an_imagined_one(view):
 def test_a_cost_that_cannot_be_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         GoalCost(**wrong)
+
+
+class Valued(Views):
+    """Imagined paths whose model says what they return."""
+
+    def estimate_return(self, goal):
+        return self.view("pooled")[..., 0].sum(-1) + goal.view("pooled")[:, :1]
+
+
+def test_a_return_costs_its_negative_and_actions_cost_as_ever():
+    imagined, goal, actions = draw()
+    valued = Valued({"pooled": imagined.view("pooled")})
+    cost = GoalCost(reduce="return", action_penalty=0.5)
+    want = 0.5 * actions.square().mean((-1, -2)) - imagined.view("pooled")[..., 0].sum(-1) - goal.view("pooled")[:, :1]
+    assert cost.keep == "path" and torch.allclose(cost(valued, goal, actions), want)
+    assert torch.allclose(cost.compare_frames(goal, goal), torch.zeros(B)), "frames are compared by distance"
+    assert cost.keep_distances() == GoalCost(reduce="closest", action_penalty=0.5)
+    assert GoalCost(reduce="sum").keep_distances() == GoalCost(reduce="sum")
+
+
+def test_a_model_that_estimates_no_return_is_refused_by_name():
+    facts = {"frame_hw": (4, 4), "max_horizon": 3, "views": ("pooled",)}
+    check_fit(DynamicsSpec((0.0,), (1.0,), **facts, estimates_return=True), GoalCost(reduce="return"), 3)
+    with pytest.raises(ValueError, match="cost reduce is return, and this model estimates no return.*reduce=closest"):
+        check_fit(DynamicsSpec((0.0,), (1.0,), **facts), GoalCost(reduce="return"), 3)

@@ -16,9 +16,10 @@ from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig, weigh_paths
 from planners.nevergrad_search import Nevergrad, NevergradConfig
 from planners.noise import Draws
+from planners.point_mass import DoubleIntegrator, PointCost, State
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig, project_actions
-from planners.protocol import Planner
+from planners.protocol import Planner, Views
 from planners.sampling import Proposal
 from planners.scoring import Problem, score
 
@@ -202,6 +203,7 @@ CHANGES = {
     "steps": 2,
     "optimizer": "DE",
     "draws": "device",
+    "prior_samples": 4,
 }
 # How many candidates at once and compiling, which must not change a plan; and a number format of products, which these
 # models lack.
@@ -292,6 +294,36 @@ def test_the_update_of_mppi_is_the_weighted_statistic():
     assert after.mean_BKA.item() == pytest.approx(1 / 3)  # weights 2/3, 1/3, 0
     assert after.std_BKA.item() == pytest.approx(math.sqrt(2) / 3)
     assert after.elite_cost_B.item() == pytest.approx(math.log(2) / 3)
+
+
+def test_candidates_of_a_policy_take_part_in_every_iteration_as_they_are():
+    dynamics, config = PointMass(low=(-9.0, -9.0), high=(9.0, 9.0)), FAMILY["mppi"][1]
+    plan("mppi", replace(config, prior_samples=5), dynamics=dynamics)
+    context, goal, seeds = problem()
+    drawn = dynamics.propose(context, goal, 5, 3, Draws(tuple(seeds), 0, torch.device("cpu")))
+    searched = [asked for asked in dynamics.asked if asked.shape[1] == config.samples]
+    assert len(searched) == config.iterations and all(torch.equal(asked[:, -5:], drawn) for asked in searched)
+
+
+def test_a_good_policy_makes_a_small_search_good():
+    few = {"samples": 8, "iterations": 1, "temperature": 0.01, "return_best": True}
+    alone, guided = (plan("mppi", replace(FAMILY["mppi"][1], **few, prior_samples=count)) for count in (0, 4))
+    assert (guided.cost_B < alone.cost_B).all()
+
+
+def test_a_model_without_a_policy_and_a_policy_for_other_actions_are_refused_by_name():
+    class Other(PointMass):
+        def propose(self, context, goal, count, steps, generator):
+            return super().propose(context, goal, count, steps, generator).repeat(1, 1, 1, 2)
+
+    config = replace(FAMILY["mppi"][1], prior_samples=4)
+    context, goal = State(torch.zeros(1, 4)), Views({"pooled": torch.ones(1, 4)})
+    with pytest.raises(ValueError, match="prior_samples is 4, and this model has no policy.*prior_samples=0"):
+        MPPI(config).plan(DoubleIntegrator(), context, goal, PointCost(), seeds=[0])
+    with pytest.raises(ValueError, match=r"\(4, 4, 3, 4\).*\(4, 4, 3, 2\).*a policy for other actions"):
+        plan("mppi", config, dynamics=Other())
+    with pytest.raises(ValueError, match="planner prior_samples is 23; choose 0 to samples - 2 = 22"):
+        replace(config, prior_samples=23)
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------

@@ -29,12 +29,7 @@ from world_model.predictor import PredictorConfig
 SIZES = EncoderConfig(patch_px=16, width=24, depth=2, heads=2, pool=LearnedPoolConfig(12, 16, 128))
 POOLS = {"learned": SIZES.pool, "keypoints": KeypointPoolConfig(12, 16), "principal": PrincipalPoolConfig(12)}
 PREDICTOR = PredictorConfig(width=24, depth=2, heads=2)
-ONE_STAGE = (
-    "dreamerv3",
-    "dreamerv3_12m",
-    "diamond",
-    "diamond_published",
-)  # objectives that are world models themselves
+ONE_STAGE = ("dreamerv3", "dreamerv3_12m", "diamond", "diamond_published", "tdmpc2", "tdmpc2_5m")  # world models
 FUTURE = FutureConfig(
     frame_gap=1, prediction=1.0, terms=FutureTerms(variance=1.0, covariance=0.1), metric=None, predictor=PREDICTOR
 )

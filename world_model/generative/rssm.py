@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from planners.protocol import Keep, Lazy, Noise, Rows, Views
 from world_model.draws import make_generator
 from world_model.dynamics import ActionSpec
-from world_model.generative.layers import make_layer, make_linear
+from world_model.generative.rssm_layers import make_layer, make_linear
 from world_model.generative.rssm_networks import MULTIPLES, Core, GoalHead, ImageDecoder, ImageEncoder
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
 

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.generative.layers import BlockLinear, ImageNorm, RMSNorm, make_convolution, make_layer, make_linear
+from world_model.generative.rssm_layers import (
+    BlockLinear,
+    ImageNorm,
+    RMSNorm,
+    make_convolution,
+    make_layer,
+    make_linear,
+)
 
 if TYPE_CHECKING:
     from world_model.generative.rssm import RssmConfig

@@ -57,6 +57,8 @@ class WorldModel(nn.Module):
     action_mid: Tensor
     action_half: Tensor
     views: tuple[str, ...]
+    open_loop_view: ClassVar[str] = "pixels"  # in which imagined steps are compared with what was recorded
+    estimates_return: ClassVar[bool] = False
 
     def __init__(self, config: WorldModelConfig, image_px: tuple[int, int], actions: ActionSpec) -> None:
         super().__init__()
@@ -77,6 +79,11 @@ class WorldModel(nn.Module):
         """Loss of a batch and its terms by name: `pixels` uint8 [B, T, H, W, C], `action` [B, T-1, A]. Draws are a
         function of the step."""
         raise NotImplementedError
+
+    def read_open_loop(self, frames_BTHWC: Tensor) -> Tensor:
+        """What steps imagined in `open_loop_view` are compared with: recorded frames in that view [B, T', ...], from
+        the last context frame on."""
+        return frames_BTHWC[:, self.config.context_frames - 1 :].float()
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step of the optimiser."""
@@ -112,4 +119,5 @@ class WorldModel(nn.Module):
             views=self.views,
             device=self.action_mid.device,
             step_bytes=self.measure_step_bytes(),
+            estimates_return=self.estimates_return,
         )
