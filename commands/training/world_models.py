@@ -39,8 +39,8 @@ class WorldModelMonitor:
 
     @torch.no_grad()
     def compute_errors(self) -> dict[str, list[float]]:
-        """`predicted` and `copy`: squared error in the model's `open_loop_view` after each model step of an imagined path
-        (pixels: 0 to 255)."""
+        """`predicted` and `copy`: squared error in the model's `open_loop_view` (pixels: 0 to 255) after each model
+        step of an imagined path."""
         self.model.eval()
         return self._measure_errors({name: value.to(self.device) for name, value in self.batches.read_batch(0).items()})
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from commands.config.compose import load_config
 from planners.noise import Draws
 from world_model.dynamics import ActionSpec
-from world_model.generative.rssm_layers import BlockLinear, RMSNorm, make_layer
 from world_model.generative.rssm import Rssm, RssmConfig, measure_kl
+from world_model.generative.rssm_layers import BlockLinear, RMSNorm, make_layer
 from world_model.generative.rssm_networks import Core
 from world_model.training.loop import Checkpoints, Hooks, TrainerConfig, make_optimizer, train
 from world_model.training.loss_watch import TrainingError
