@@ -4,15 +4,15 @@ The trials run with the first seed of the table. A trial is a whole training, wh
 or with a share of the steps, and then the chosen setting is trained in full. Further seeds train with the chosen
 setting. Dynamics that stage 1 learned itself are judged beside the shared ones, and are evaluated with the setting that
 is best for them. The results of finished trials are kept in a file beside the records, so that a command goes on with
-the next trial after a kill, and on another machine. A file is found as a record is, by the configuration in it; and a
-command with more or fewer trials finds the same file.
+the next trial after a kill, and on another machine. A file is found as a record is, by the configuration in it. A
+command with another number of trials finds the same file, and goes on from a finished record with fewer.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,16 @@ TRAINED = "trained.json"  # in a trial's folder, after its training: what the re
 
 @dataclass(frozen=True)
 class FinishedTrials:
-    """The results of a cell's finished trials, in a file."""
+    """The results of a cell's finished trials, in the file `path` beside the records."""
 
     path: Path
     cell: Cell
+    records: Path
 
     def read(self) -> list[Result]:
-        """The results in order; none where the file does not exist, or is one of other trials."""
+        """The results in order: those of the file, else those of a finished record of the cell with fewer trials."""
         content: Any = read_json(self.path) if self.path.exists() else None
-        return content["results"] if _has_trials(content, self.cell) else []
+        return content["results"] if _has_trials(content, self.cell) else _read_record(self.records, self.cell)
 
     def add(self, result: Result) -> None:
         """Write the results with a further one."""
@@ -64,7 +65,7 @@ def find_trials(records: Path, cell: Cell) -> FinishedTrials:
     """The finished trials of a cell, beside the records."""
     paths = sorted((records / TRIALS).glob(f"{cell.task}-{cell.objective}-*-seed{cell.seed}-*.json"))
     found = next((path for path in paths if _has_trials(read_json(path), cell)), None)
-    return FinishedTrials(found or records / TRIALS / f"{cell.name}.json", cell)
+    return FinishedTrials(found or records / TRIALS / f"{cell.name}.json", cell, records)
 
 
 def _has_trials(content: Any, cell: Cell) -> bool:
@@ -75,6 +76,18 @@ def _has_trials(content: Any, cell: Cell) -> bool:
     settings = [to_json_value(setting) for setting, _ in cell.tuning.drawn]
     tried = [result["setting"] for result in content["results"]]
     return all(a == b for a, b in zip(settings, tried, strict=False)) and cell.has_config(content["config"])
+
+
+def _read_record(records: Path, cell: Cell) -> list[Result]:
+    """The results in a record that differs from the cell's in its fewer trials alone; none without one."""
+    tuning = cell.tuning
+    assert tuning is not None
+    for trials in range(tuning.trials - 1, 1, -1):
+        fewer = replace(cell, tuning=replace(tuning, trials=trials, drawn=tuning.drawn[:trials]))
+        if (path := fewer.find_record(records)) is not None:
+            results: list[Result] = read_json(path)["tuning"]["results"]
+            return results
+    return []
 
 
 def _describe_trial(cell: Cell) -> dict[str, Any]:

@@ -228,6 +228,19 @@ def test_finished_trials_are_found_by_their_configuration_whatever_their_name_an
     assert not renamed.exists()
 
 
+def test_a_command_with_more_trials_goes_on_from_a_finished_record(tmp_path, fake, cells):
+    cell, tuning = cells[0], cells[0].tuning
+    fewer = replace(cell, tuning=replace(tuning, trials=3, drawn=tuning.drawn[:3]))
+    trial, plan, own, parts = run_in(tmp_path / "run", fewer)
+    write_json(tmp_path / f"{fewer.name}.json", add_own(make_record(trial, plan, MODEL_METHOD) | parts, own))
+    assert find_trials(tmp_path, cell).read() == parts["tuning"]["results"] and len(parts["tuning"]["results"]) == 3
+    fake.log.clear()
+    _, _, _, more = run_in(tmp_path, cell)
+    assert [entry[1] for entry in fake.log if entry[0] == "train"] == [3, 1], "the last trial, and the chosen one anew"
+    assert len(more["tuning"]["results"]) == 4
+    assert find_trials(tmp_path, replace(cell, tuning=replace(tuning, share=0.5))).read() == []
+
+
 def test_trials_of_another_configuration_or_of_other_settings_are_not_found(tmp_path, fake, cells):
     cell, tuning = cells[0], cells[0].tuning
     run_in(tmp_path, cell)

@@ -242,14 +242,20 @@ def test_finished_cells_of_the_family_of_objectives_are_found(words):
 
 
 @pytest.mark.slow
-def test_finished_trials_of_unfinished_rows_are_those_of_a_fair_recipe():
-    folder = FOLDER.parents[1] / "docs/fair"
-    found = set()
-    for recipe in ("fair_reacher", "fair_varied_reacher"):
-        cells = make_cells(load_config("compare", [f"recipe={recipe}", "seeds=1"]))
-        trials = [find_trials(folder, cell) for cell in cells if cell.tuning is not None]
-        found |= {each.path for each in trials if each.read()}
-    assert found == set(folder.glob("trials/*.json"))
+@pytest.mark.parametrize("path", sorted(FOLDER.parents[1].glob("docs/fair*/**/*.json")), ids=lambda path: path.stem)
+def test_a_finished_cell_on_a_fresh_seed_is_one_of_a_fair_recipe(path):
+    record = read_json(path)
+    task, varied = record["config"]["env"]["name"], "varied_" * (record["config"]["env"]["variation"] != "none")
+    words = [f"recipe=fair_{varied}{task}", "seeds=1", f"objectives=[{path.stem.split('-')[1]}]"]
+    trials = record.get("tuning", {}).get("trials")
+    cells = make_cells(load_config("compare", [*words, *([f"trials={trials}"] if trials else [])]))
+    assert load_config("compare", words).published == "/".join(path.relative_to(FOLDER.parents[1]).parts[:2])
+    assert path in [found for cell in cells for found in (cell.find_record(path.parent), find_path(cell, path))]
+
+
+def find_path(cell, path: Path) -> Path | None:
+    """The file of a cell's finished trials."""
+    return None if cell.tuning is None else find_trials(path.parents[1], cell).path
 
 
 def test_words_win_over_a_recipe():
