@@ -35,7 +35,8 @@ from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
 from planners.costs import focus_goal
 from planners.proposals import NONE
-from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.future import FutureConfig

@@ -16,6 +16,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from planners.protocol import DynamicsSpec, Lazy, Noise, Views
+from world_model.actions import ActionModule, ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.cache import PastCache
 from world_model.nn.decoder import DecoderConfig, PixelHeadConfig
@@ -93,28 +94,6 @@ class DynamicsConfig:
             )
 
 
-@dataclass(frozen=True)
-class ActionSpec:
-    """Actions of the environment: bounds in environment units, and how many make a model step."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    frame_skip: int = 1
-
-    @property
-    def block_low(self) -> tuple[float, ...]:
-        return self.low * self.frame_skip
-
-    @property
-    def block_high(self) -> tuple[float, ...]:
-        return self.high * self.frame_skip
-
-    def block_mid_half(self) -> tuple[Tensor, Tensor]:
-        """Middle and half range of every dimension of an action block, for normalisation."""
-        low, high = torch.tensor(self.block_low), torch.tensor(self.block_high)
-        return (high + low) / 2, (high - low) / 2
-
-
 @dataclass
 class LatentContext:
     """The past: cached keys and values of all frames but the last, and the last frame's features [B, N, F] and
@@ -129,21 +108,18 @@ class LatentContext:
         return LatentContext(self.past.select(rows), self.last_BNF[rows], self.state_BQ[rows])
 
 
-class LatentDynamics(nn.Module):
+class LatentDynamics(ActionModule):
     """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`).
 
     Parts: `features` (predicted), `output` (their target and views), `flow` (head that draws them, or None), `states`
     (path of the proprioception) and `reach` (embedding whose distances count model steps, or None).
     """
 
-    action_mid: Tensor
-    action_half: Tensor
-
     def __init__(self, config: DynamicsConfig, encoder: VideoEncoder, actions: ActionSpec) -> None:
         super().__init__()
         self.config, self.actions, self.encoder = config, actions, encoder
         mid, half = actions.block_mid_half()
-        if config.inputs == "raw":
+        if config.inputs == "raw":  # normalised actions are then as they are
             mid, half = torch.zeros_like(mid), torch.ones_like(half)
         self.features = Features(config.space, config.scene, encoder, standardised=config.outputs == "change")
         self.predictor = ActionPredictor(
@@ -167,8 +143,7 @@ class LatentDynamics(nn.Module):
             self.reach = ReachHead(encoder.pooled_dim, config.reach.dim, config.reach.hidden)
             freeze(self.reach)  # trained separately
         self.states = make_states(config.proprio_model, config.proprio_dim, len(actions.low), mid, half)
-        self.register_buffer("action_mid", mid)
-        self.register_buffer("action_half", half)
+        self.register_bounds(mid, half)
         freeze(self.encoder)
 
     def train(self, mode: bool = True) -> LatentDynamics:
@@ -183,10 +158,6 @@ class LatentDynamics(nn.Module):
         """Inputs of the predictor from frames in 0..255: raw `features` [B, T, N, F], and the raw `scene` [B, T, M, D]
         if there is one."""
         return self.features.read(self.encoder, frames_BTHWC)
-
-    def normalise_actions(self, actions: Tensor) -> Tensor:
-        """Actions in environment units -> [-1, 1] at the bounds, or as they are where inputs are raw."""
-        return (actions - self.action_mid) / self.action_half
 
     def join_inputs(self, actions_TA: Tensor, states_TQ: Tensor) -> Tensor:
         """Inputs of the predictor: actions [..., T, A] in environment units, normalised, beside normalised states

@@ -15,7 +15,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from planners.protocol import Dynamics
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionModule, ActionSpec
 from world_model.encoder import VideoEncoder
 
 STEPS_NUMBERS = 2  # of the numbers that stand for the steps left
@@ -39,14 +39,11 @@ class PolicyConfig:
     """whether it is told the model steps left to the goal (inverse dynamics), else not (behaviour cloning)"""
 
 
-class GoalPolicy(nn.Module):
+class GoalPolicy(ActionModule):
     """Features [B, T, D] of frames and [B, D] of goals -> action blocks [B, K, A].
 
     encoder: trained with it, from pixels; None: features are the pooled view of a world model.
     """
-
-    action_mid: Tensor
-    action_half: Tensor
 
     def __init__(
         self, config: PolicyConfig, feature_dim: int, actions: ActionSpec, encoder: VideoEncoder | None = None
@@ -60,8 +57,7 @@ class GoalPolicy(nn.Module):
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(config.dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(config.width, config.blocks * len(mid)))
-        self.register_buffer("action_mid", mid)
-        self.register_buffer("action_half", half)
+        self.register_bounds(mid, half)
 
     def forward(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor, steps_B: Tensor) -> Tensor:
         """Action blocks [B, K, A], 0 in the middle of their bounds and 1 at them, not clamped.
@@ -74,10 +70,6 @@ class GoalPolicy(nn.Module):
             steps_B1 = steps_B[:, None].to(now_BD.dtype)
             parts += [1 / steps_B1, steps_B1.log()]
         return self.layers(torch.cat(parts, 1)).unflatten(1, (self.config.blocks, -1))
-
-    def normalise_actions(self, actions: Tensor) -> Tensor:
-        """Actions in environment units -> [-1, 1] at the bounds."""
-        return (actions - self.action_mid) / self.action_half
 
 
 class PolicyProposer:
@@ -109,4 +101,4 @@ class PolicyProposer:
         """actions_BSKA within bounds, S = 1."""
         policy = self.policy
         blocks_BKA = policy(seen_BTD, valid_BT, goal_BD, steps_B).clamp(-1, 1)
-        return (blocks_BKA * policy.action_half + policy.action_mid)[:, None, :horizon]
+        return policy.restore_actions(blocks_BKA)[:, None, :horizon]

@@ -22,7 +22,8 @@ from commands.shared.errors import RunError, join_names
 from commands.shared.runs import list_versions, write_json
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.future import FutureConfig
 from world_model.objectives.pretrain_model import PretrainModel

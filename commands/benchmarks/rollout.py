@@ -23,7 +23,8 @@ from planners.cem import CEM, CEMConfig, RecordingCEM
 from planners.costs import GoalCost
 from planners.protocol import Views
 from planners.scoring import measure_elite_overlap, score
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import LearnedPoolConfig
 from world_model.predictor import PredictorConfig

@@ -17,7 +17,8 @@ from commands.config.compose import list_choices
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, describe_choices, join_names
 from commands.shared.runs import get_identity
-from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
 
 

@@ -27,7 +27,8 @@ from data.checks import FileError, parse_fields
 from data.checks import read_json as read_object
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.interop.huggingface import holds_weights
@@ -210,7 +211,7 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
     stem, predictor = "predictor.predictor_blocks.", sizes.predictor
     check_blocks(predictor.depth, predictor.width, tensors, stem, f"{source} dynamics.predictor")
     actions = build_described(ActionSpec, described.actions, source, "actions")
-    block, middle = len(actions.low) * actions.frame_skip, tensors.get("action_mid")
+    block, middle = actions.block_dim, tensors.get("action_mid")
     if middle is not None and middle.numel() != block:  # before a block of that size is built
         raise CheckpointError(
             f"{source} actions has {len(actions.low)} numbers and frame_skip={actions.frame_skip}, and does not fit "

@@ -15,7 +15,8 @@ from commands.shared.errors import UsageError
 from commands.training.model_folders import build_described, build_encoder_config, build_loaded, find_model_folder
 from data.checks import parse_fields
 from planners.protocol import Dynamics
-from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import LatentDynamics
 from world_model.interop.timm_encoder import make_encoder
 from world_model.policy import GoalPolicy, PolicyConfig
 from world_model.training.checkpoint import (

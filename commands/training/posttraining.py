@@ -28,8 +28,9 @@ from commands.training.stage import OPEN_LOOP_FIGURE, StageOutput, make_train_lo
 from data.loader import Loader
 from data.prepared import prepare_reader
 from data.windows import Windows
+from world_model.actions import ActionSpec
 from world_model.distributed import is_main_process, main_process_first, world_info
-from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.dynamics import LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.decoder import fit_decoder, measure_decoder
 from world_model.nn.reachability import fit_reach, make_pair_source

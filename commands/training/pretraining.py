@@ -20,8 +20,8 @@ from commands.training.stage import StageOutput, make_train_loader, train_stage
 from commands.training.world_models import WorldModelMonitor
 from data.checks import check_memory
 from data.loader import Loader
+from world_model.actions import ActionSpec
 from world_model.distributed import is_main_process, world_info
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.objectives.end_to_end import EndToEnd
@@ -148,7 +148,7 @@ def make_random_stage1(
     actions = None
     if objective.reads_actions:
         actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
-        rows = (trainer.batch_size, objective.frames - 1, len(actions.block_low))
+        rows = (trainer.batch_size, objective.frames - 1, actions.block_dim)
         batch["action"] = torch.zeros(rows, device=device)
     if isinstance(objective, WorldModelConfig):
         assert actions is not None, "world models read actions"

@@ -33,7 +33,7 @@ from data.prepared import prepare_reader
 from data.store import compute_statistics
 from data.video import find_videos
 from data.windows import Windows
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.encoder import EncoderConfig
 from world_model.objectives.families import Stage1Config
 from world_model.objectives.pretrain_model import PretrainModel

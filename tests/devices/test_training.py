@@ -15,7 +15,7 @@ from commands.training.monitors import Monitor
 from commands.training.pretraining import make_random_stage1
 from tests.devices.test_world_models import MODELS
 from tests.world_model.small import FUTURE, ONE_STAGE, POOLS, SIZES, VJEPA2, dynamics, encoder, frames
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.generative.diamond import DiamondConfig
 from world_model.generative.rssm import RssmConfig
 from world_model.nn.reachability import ReachConfig, fit_reach, make_pair_source

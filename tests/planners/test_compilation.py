@@ -15,7 +15,8 @@ from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from planners.sampling import Progress, Proposal
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import LearnedPoolConfig
 from world_model.predictor import PredictorConfig

@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.lewm import LeWMSizes, LeWorldModel
 from world_model.interop.lewm_weights import to_released

@@ -10,7 +10,8 @@ import torch
 
 from planners.costs import GoalCost
 from tests.world_model.small import dynamics, frames, moving_squares, shake
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.nn.decoder import DecoderConfig, PixelHead, PixelHeadConfig, fit_decoder, measure_decoder
 from world_model.nn.pools import normalise_tokens
 from world_model.objectives.future import FutureConfig

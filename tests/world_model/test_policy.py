@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.policy import GoalPolicy, PolicyConfig, PolicyProposer
 from world_model.training.cloning import CloningModel, hide_older
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tests.world_model.small import FUTURE, LEWM, PLDM, SIZES, VJEPA2, dynamics, frames, shake
 from world_model import distributed
+from world_model.actions import ActionSpec
 from world_model.distributed import (
     DistributedError,
     average,
@@ -29,7 +30,6 @@ from world_model.distributed import (
     read_launch,
     world_info,
 )
-from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import FutureTerms, TokenTerms
 from world_model.objectives.pretrain_model import PretrainModel

@@ -24,9 +24,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from planners.protocol import Keep, Noise, Rows, Views
+from world_model.actions import ActionSpec
 from world_model.distributed import WorldInfo, world_info
 from world_model.draws import make_generator
-from world_model.dynamics import ActionSpec
 from world_model.generative.edm import Preconditioning, make_sigmas, precondition, spread, step_euler
 from world_model.generative.unet import NORM_EPS, NoiseFeatures, UNet, count_groups, make_convolution
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
@@ -162,7 +162,7 @@ class Diamond(WorldModel):
     def __init__(self, config: DiamondConfig, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> None:
         super().__init__(config, image_px, actions)
         self.seed, self.sampling_steps = seed, config.sampling_steps
-        self.network = Network(config, len(actions.block_low)).to(memory_format=FORMAT)
+        self.network = Network(config, actions.block_dim).to(memory_format=FORMAT)
 
     def predict(self, noisy_NCHW: Tensor, factors: Preconditioning, past_NTCHW: Tensor, actions_NTA: Tensor) -> Tensor:
         """The network's output for frames under noise, float32. factors: of each frame, or [1] of all."""
@@ -215,7 +215,7 @@ class Diamond(WorldModel):
         rows = torch.arange(clips, device=pixels.device)[:, None]
         frames = pixels[rows, first[:, None] + index.maximum(missing[:, None])]
         taken = actions[rows, first[:, None] + index[:, :-1]] * (index[:, :-1] >= missing[:, None])[..., None]
-        return rearrange(to_unit(frames), "b t h w c -> b t c h w"), self.scale_actions(taken)
+        return rearrange(to_unit(frames), "b t h w c -> b t c h w"), self.normalise_actions(taken)
 
     # -- planners.protocol.Dynamics ------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Diamond(WorldModel):
     ) -> DiamondContext:
         """The past itself. Places before an episode began hold copies of its first frame, as in training."""
         frames = rearrange(to_unit(frames_BTHWC), "b t h w c -> b t c h w")
-        return DiamondContext(frames, self.scale_actions(past_actions_BtA))
+        return DiamondContext(frames, self.normalise_actions(past_actions_BtA))
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:
         """Goal images as they are."""
@@ -248,7 +248,9 @@ class Diamond(WorldModel):
         draws = max(1, self.config.draws if generator is not None else 0)
         rows, seen = (draws, batch, candidates), self.config.context_frames
         taken = context.actions[:, None].expand(-1, candidates, -1, -1)
-        actions = torch.cat((taken, self.scale_actions(actions_BSKA)), 2).expand(draws, -1, -1, -1, -1).flatten(0, 2)
+        actions = (
+            torch.cat((taken, self.normalise_actions(actions_BSKA)), 2).expand(draws, -1, -1, -1, -1).flatten(0, 2)
+        )
         past = context.frames[None, :, None].expand(*rows, -1, -1, -1, -1).flatten(0, 2)
         path: list[Tensor] = []
         for k in range(steps):

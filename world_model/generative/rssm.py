@@ -30,8 +30,8 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from planners.protocol import Keep, Lazy, Noise, Rows, Views
+from world_model.actions import ActionSpec
 from world_model.draws import make_generator
-from world_model.dynamics import ActionSpec
 from world_model.generative.rssm_layers import make_layer, make_linear
 from world_model.generative.rssm_networks import MULTIPLES, Core, GoalHead, ImageDecoder, ImageEncoder
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
@@ -135,7 +135,7 @@ class Rssm(WorldModel):
             )
         self.encoder = ImageEncoder(config.depth)
         self.decoder = ImageDecoder(config, (sides[0], sides[1]))
-        self.core = Core(config, len(actions.block_low))
+        self.core = Core(config, actions.block_dim)
         widths = (config.deter, *[hidden] * config.prior_layers)
         layers = [make_layer(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         self.prior = nn.Sequential(*layers, make_linear(hidden, size))
@@ -191,7 +191,7 @@ class Rssm(WorldModel):
         """Equations 4 and 5; divergences are sums over latents, errors sums over a frame, both means over frames. The
         goal head learns from them without a gradient into the rest."""
         frames, config = batch["pixels"], self.config
-        actions = F.pad(self.scale_actions(batch["action"]), (0, 0, 1, 0))  # none before the first frame
+        actions = F.pad(self.normalise_actions(batch["action"]), (0, 0, 1, 0))  # none before the first frame
         waits = torch.empty(*frames.shape[:2], config.stoch, config.classes)
         waits.exponential_(generator=make_generator(self.seed, step))  # on the CPU: the same for every device
         gumbel = -waits.clamp_min(1e-30).log().to(frames.device)
@@ -231,7 +231,7 @@ class Rssm(WorldModel):
         self, frames_BTHWC: Tensor, past_actions_BtA: Tensor, valid_BT: Tensor, proprio: Tensor | None = None
     ) -> RssmContext:
         """The state after the past, of the likeliest classes."""
-        actions = F.pad(self.scale_actions(past_actions_BtA), (0, 0, 1, 0))
+        actions = F.pad(self.normalise_actions(past_actions_BtA), (0, 0, 1, 0))
         deter, stoch, _ = self.watch(self.encode(frames_BTHWC), actions, valid_BT, None)
         return RssmContext(deter[:, -1], stoch[:, -1])
 
@@ -252,7 +252,7 @@ class Rssm(WorldModel):
         """Probabilities [B, stoch * classes] of the latents of frames that are held still."""
         steps = self.config.goal_steps
         features = self.encode(frames_BHWC[:, None]).expand(-1, steps, -1)
-        still = self.scale_actions(torch.zeros_like(self.action_mid)).expand(len(frames_BHWC), steps, -1)
+        still = self.normalise_actions(torch.zeros_like(self.action_mid)).expand(len(frames_BHWC), steps, -1)
         _, _, logits = self.watch(features, still, None, None)
         return self.get_probabilities(logits[:, -1]).flatten(-2)
 
@@ -267,7 +267,7 @@ class Rssm(WorldModel):
         noise = self._draw_noise(generator, draws, steps) if generator is not None and draws else None
         rows = (max(1, draws), batch, candidates)
         deter, stoch = (x[None, :, None].expand(*rows, -1) for x in (context.deter, context.stoch))
-        actions = self.scale_actions(actions_BSKA)
+        actions = self.normalise_actions(actions_BSKA)
         path: list[tuple[Tensor, Tensor, Tensor]] = []
         for k in range(steps):
             deter = self.core(deter, stoch, actions[:, :, k].expand(*rows, -1))

@@ -29,8 +29,8 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from planners.protocol import Goal, Keep, Noise, Rows, Views
+from world_model.actions import ActionSpec
 from world_model.draws import make_generator
-from world_model.dynamics import ActionSpec
 from world_model.generative.hindsight import draw_goals
 from world_model.generative.tdmpc2_heads import GoalHeads, HeadsConfig
 from world_model.generative.tdmpc2_layers import ImageEncoder, Mlp, measure_maps, shift_frames
@@ -153,7 +153,7 @@ class Tdmpc2(WorldModel):
                 f"objective.channels={config.channels} makes {latents} latents of frames of {list(image_px)} pixels, "
                 f"which do not divide into objective.group={config.group}"
             )
-        self.seed, block = seed, len(actions.block_low)
+        self.seed, block = seed, actions.block_dim
         normed = latents if config.encoder_norm else 0
         self.encoder = ImageEncoder(3 * config.context_frames, config.channels, config.group, normed)
         self.dynamics = Mlp(latents + block, config.hidden, latents, config.group)
@@ -191,7 +191,7 @@ class Tdmpc2(WorldModel):
         begin, goal = self.encode(inputs[:, [0, -1]]).unbind(1)
         with torch.no_grad():
             following = self.encode(inputs[:, 1:-1])
-        actions = self.scale_actions(batch["action"][:, first : first + config.unroll])
+        actions = self.normalise_actions(batch["action"][:, first : first + config.unroll])
         path = self.unroll(begin, actions)
         reached = goals.find_reached(first, config.unroll).to(frames.device)
         rewards, goal_path = reached.float() - 1, goal[:, None].expand_as(path)
@@ -254,7 +254,7 @@ class Tdmpc2(WorldModel):
         """Futures of all candidates; nothing is drawn."""
         steps, candidates = actions_BSKA.shape[2], actions_BSKA.shape[1]
         assert steps <= self.config.horizon, (steps, self.config.horizon)
-        actions = self.scale_actions(actions_BSKA)
+        actions = self.normalise_actions(actions_BSKA)
         begin = context.latent_BD[:, None].expand(-1, candidates, -1)
         return ImaginedLatents(self, self.unroll(begin, actions), actions, keep)
 
@@ -268,4 +268,4 @@ class Tdmpc2(WorldModel):
         for k in range(steps):
             chosen.append(self.heads.policy.act(torch.cat((latent, goals), -1), noise[:, :, k]))
             latent = self.dynamics(torch.cat((latent, chosen[-1]), -1))
-        return torch.stack(chosen, 2) * self.action_half + self.action_mid
+        return self.restore_actions(torch.stack(chosen, 2))

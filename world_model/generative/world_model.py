@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from planners.protocol import DynamicsSpec, Keep, Noise, Views
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionModule, ActionSpec
 from world_model.encoder import EncoderConfig
 from world_model.objectives.masking import Mask
 from world_model.objectives.objective import FamilyConfig
@@ -47,15 +47,13 @@ class WorldModelConfig(FamilyConfig):
         raise NotImplementedError
 
 
-class WorldModel(nn.Module):
+class WorldModel(ActionModule):
     """A world model with normalised actions.
 
     config: its own. image_px: height and width of frames. actions: bounds of the environment's, and how many make a
     model step.
     """
 
-    action_mid: Tensor
-    action_half: Tensor
     views: tuple[str, ...]
     open_loop_view: ClassVar[str] = "pixels"  # in which imagined steps are compared with what was recorded
     estimates_return: ClassVar[bool] = False
@@ -63,13 +61,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, image_px: tuple[int, int], actions: ActionSpec) -> None:
         super().__init__()
         self.config, self.image_px, self.actions = config, image_px, actions
-        mid, half = actions.block_mid_half()
-        self.register_buffer("action_mid", mid)
-        self.register_buffer("action_half", half)
-
-    def scale_actions(self, actions: Tensor) -> Tensor:
-        """Action blocks [..., A] in environment units -> -1 to 1."""
-        return (actions - self.action_mid) / self.action_half
+        self.register_bounds(*actions.block_mid_half())
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Nothing is drawn ahead."""

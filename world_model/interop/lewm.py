@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.protocol import DynamicsSpec, Views
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.nn.layers import INNER_NORM_EPS, ActionMLP, BlockConfig
 from world_model.nn.stack import Blocks
 
@@ -105,7 +105,7 @@ class LeWorldModel(nn.Module):
 
     def __init__(self, sizes: LeWMSizes, actions: ActionSpec) -> None:
         super().__init__()
-        assert len(actions.block_low) == sizes.block_dim, (actions, sizes.block_dim)
+        assert actions.block_dim == sizes.block_dim, (actions, sizes.block_dim)
         self.sizes, self.actions, size = sizes, actions, sizes.embed_dim
         self.encoder = ClassTokenEncoder(sizes.image_px, sizes.patch_px, sizes.encoder, sizes.encoder_depth)
         self.projector = make_projector(sizes.encoder.width, sizes.projector_hidden, size)

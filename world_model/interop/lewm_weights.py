@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data.checks import parse_fields, read_json
-from world_model.dynamics import ActionSpec, freeze
+from world_model.actions import ActionSpec
+from world_model.dynamics import freeze
 from world_model.interop.huggingface import CONFIG, Weights, read_safetensors, strip_wrappers
 from world_model.interop.lewm import LeWMSizes, LeWorldModel
 from world_model.interop.pretrained import (

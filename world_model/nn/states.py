@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.actions import ActionModule
 from world_model.nn.poses import POSE_SIZE, integrate_actions
 
 ProprioModel = Literal["none", "integrate", "predicted"]
@@ -103,16 +104,12 @@ class PoseIntegration(StatePath):
         return self.normalise(pose)
 
 
-class StatePredictor(StatePath):
+class StatePredictor(StatePath, ActionModule):
     """A network for the change of a state under an action block, trained with the dynamics by squared error."""
-
-    action_mid: Tensor
-    action_half: Tensor
 
     def __init__(self, state_dim: int, block_mid: Tensor, block_half: Tensor) -> None:
         super().__init__(state_dim)
-        self.register_buffer("action_mid", block_mid)
-        self.register_buffer("action_half", block_half)
+        self.register_bounds(block_mid, block_half)
         self.change = nn.Sequential(
             nn.Linear(state_dim + len(block_mid), HIDDEN),
             nn.GELU(),
@@ -122,8 +119,7 @@ class StatePredictor(StatePath):
         )
 
     def step(self, state_Q: Tensor, block_A: Tensor) -> Tensor:
-        block = (block_A - self.action_mid) / self.action_half
-        return state_Q + self.change(torch.cat((state_Q, block), -1))
+        return state_Q + self.change(torch.cat((state_Q, self.normalise_actions(block_A)), -1))
 
     def compute_losses(self, states_BTQ: Tensor, blocks_BtA: Tensor) -> dict[str, Tensor]:
         return {"state": F.mse_loss(self.step(states_BTQ[:, :-1], blocks_BtA), states_BTQ[:, 1:])}

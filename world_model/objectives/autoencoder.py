@@ -19,9 +19,9 @@ from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 
+from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.draws import make_generator
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.layers import NORM_EPS, make_rotary
 from world_model.nn.pools import PrincipalPoolConfig

@@ -14,8 +14,8 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
+from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import PrincipalPoolConfig
 from world_model.objectives.losses import Loss, TokenTerms

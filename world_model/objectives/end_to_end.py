@@ -24,8 +24,9 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
+from world_model.actions import ActionModule, ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
-from world_model.dynamics import ActionSpec, DynamicsConfig, LatentDynamics
+from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.losses import (
     ClipTerms,
@@ -166,12 +167,10 @@ def compute_path_terms(embedded_BTD: Tensor, weights: PathTerms) -> dict[str, Te
     return terms
 
 
-class EndToEnd(Objective):
+class EndToEnd(Objective, ActionModule):
     """Predict the next frames' pooled embeddings from those before them and the actions between."""
 
     config: EndToEndConfig
-    action_mid: Tensor
-    action_half: Tensor
 
     def __init__(
         self, config: EndToEndConfig, encoder: VideoEncoder, steps: int, seed: int, actions: ActionSpec
@@ -180,15 +179,14 @@ class EndToEnd(Objective):
         self.actions, size = actions, encoder.pooled_dim
         mid, half = actions.block_mid_half()
         self.predictor = ActionPredictor(size, (1, 1), len(mid), config.predictor)
-        self.register_buffer("action_mid", mid)
-        self.register_buffer("action_half", half)
+        self.register_bounds(mid, half)
         self.inverse = nn.Sequential(
             nn.Linear(2 * size, INVERSE_HIDDEN), nn.GELU(), nn.Linear(INVERSE_HIDDEN, len(mid))
         )
 
     def predict(self, encoder: VideoEncoder, batch: Batch, step: int, shard: WorldInfo = SINGLE_PROCESS) -> Prediction:
         """Every frame from the true ones before it, or a path from the first ones; the terms of PLDM."""
-        config, actions_BTA = self.config, (batch["action"] - self.action_mid) / self.action_half
+        config, actions_BTA = self.config, self.normalise_actions(batch["action"])
         embedded_BTD = encoder.embed_chunks(batch["pixels"])
         predict = self.imagine if config.rollout else self.force
         predicted, target = predict(embedded_BTD, actions_BTA)

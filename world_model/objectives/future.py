@@ -21,8 +21,8 @@ from annotated_types import Ge, Gt, Interval
 from einops import rearrange
 from torch import Tensor
 
+from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.decoder import PixelHead, PixelHeadConfig
 from world_model.nn.pools import LearnedPoolConfig

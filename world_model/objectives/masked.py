@@ -29,8 +29,8 @@ from annotated_types import Ge, Gt
 from einops import rearrange
 from torch import Tensor, nn
 
+from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
-from world_model.dynamics import ActionSpec
 from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
 from world_model.nn.layers import gather_tokens
 from world_model.nn.pools import PrincipalPoolConfig

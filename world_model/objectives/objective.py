@@ -13,9 +13,10 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
 from world_model.draws import make_generator
-from world_model.dynamics import ActionSpec, freeze
+from world_model.dynamics import freeze
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.objectives.losses import compute_anti_collapse, constant_predictor_loss, infonce, regression
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from world_model.actions import ActionSpec
 from world_model.distributed import world_info
-from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.objectives.families import ObjectiveConfig
 from world_model.objectives.objective import Batch

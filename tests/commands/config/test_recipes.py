@@ -31,7 +31,8 @@ from commands.config.compose import (
 from commands.config.run_names import compose_reference, make_run_name
 from commands.config.schema import has_key, override
 from commands.shared.runs import flatten, read_json
-from world_model.dynamics import ActionSpec, LatentDynamics
+from world_model.actions import ActionSpec
+from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.objectives.masked import Masked
 from world_model.objectives.pretrain_model import PretrainModel

@@ -9,7 +9,7 @@ import torch
 from commands.offline.imagined_paths import imagine_paths, read_imagined, write_imagined
 from planners.mpc import observe_first_frames
 from tests.world_model.small import dynamics, lively_pixel_dynamics
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.generative.rssm import RssmConfig
 
 FRAMES = 40

@@ -11,7 +11,7 @@ from torch import nn
 
 from planners.mpc import observe_first_frames
 from planners.noise import Draws
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.generative.diamond import Diamond, DiamondConfig, round_levels, to_unit
 from world_model.generative.edm import Preconditioning
 from world_model.generative.unet import UNet
@@ -124,7 +124,7 @@ def test_the_next_frame_follows_as_many_frames_each_with_its_action():
         for past, clip in zip(seen[0][2], frames, strict=True)
     ]
     assert set(places) == {0, 1, 2}
-    scaled = made.scale_actions(data["action"])
+    scaled = made.normalise_actions(data["action"])
     for row, place in enumerate(places):
         assert torch.equal(seen[0][2][row], frames[row, place : place + 3])
         assert torch.equal(seen[0][3][row], scaled[row, place : place + 3])
@@ -134,7 +134,7 @@ def test_a_short_past_is_trained_as_a_plan_at_the_start_of_an_episode_has_it():
     made, data = model(replace(SMALL, short_past=1.0)), batch(64)
     seen = watch(made, silent)
     made.loss(data, 0)
-    past, actions, none = seen[0][2], seen[0][3], made.scale_actions(torch.zeros(4))
+    past, actions, none = seen[0][2], seen[0][3], made.normalise_actions(torch.zeros(4))
     assert torch.equal(past[:, 0], past[:, 1]) and torch.equal(actions[:, 0], none.expand(64, -1))
     lacks_two = (past[:, 1] == past[:, 2]).flatten(1).all(1)
     assert lacks_two.any() and not lacks_two.all()
@@ -263,7 +263,7 @@ def test_a_fresh_network_says_little_whatever_it_sees():
 def _ask(made: Diamond, data: dict[str, torch.Tensor]) -> tuple[Preconditioning, torch.Tensor, torch.Tensor]:
     one = torch.ones(1)
     past = to_unit(data["pixels"][:, :3]).movedim(-1, 2)
-    return Preconditioning(one, one, one, one), past, made.scale_actions(data["action"][:, :3])
+    return Preconditioning(one, one, one, one), past, made.normalise_actions(data["action"][:, :3])
 
 
 def test_it_learns_a_square_that_actions_move():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from commands.config.compose import load_config
 from planners.noise import Draws
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.generative.rssm import Rssm, RssmConfig, measure_kl
 from world_model.generative.rssm_layers import BlockLinear, RMSNorm, make_layer
 from world_model.generative.rssm_networks import Core
@@ -155,11 +155,11 @@ def test_imagined_steps_follow_the_past_as_seen_steps_do():
     """With the likeliest classes, h after an action is the same whether imagined or watched: it sees no later frame."""
     made, data = model(), batch()
     context = made.observe(data["pixels"][:, :2], data["action"][:, :1], torch.ones(3, 2).bool())
-    actions = made.scale_actions(F.pad(data["action"], (0, 0, 1, 0)))
+    actions = made.normalise_actions(F.pad(data["action"], (0, 0, 1, 0)))
     actions[:, 0] = 0
     features = made.encode(data["pixels"][:, :3])
     deter, _, _ = made.watch(features, actions[:, :3], None, None)
-    ahead = made.core(context.deter, context.stoch, made.scale_actions(data["action"][:, 1]))
+    ahead = made.core(context.deter, context.stoch, made.normalise_actions(data["action"][:, 1]))
     assert torch.allclose(ahead, deter[:, 2], atol=1e-5)
 
 
@@ -233,7 +233,7 @@ def test_the_view_state_compares_imagined_states_with_the_predicted_one():
     path = made.imagine(context, data["action"][:, None, 1:], draws())
     state = path.view("state")
     assert state.shape == (3, 3, 1, 4, 16 + 12) and torch.equal(state[..., 16:], path.view("pooled"))
-    first = made.core(context.deter, context.stoch, made.scale_actions(data["action"][:, 1]))
+    first = made.core(context.deter, context.stoch, made.normalise_actions(data["action"][:, 1]))
     assert torch.allclose(state[:, :, 0, 0, :16], first.expand(3, 3, 16), atol=1e-5)
     goal = made.encode_goal(data["pixels"][:, 0]).view("state")
     deter, logits = made.goal_head(made.encoder(data["pixels"][:, 0]))

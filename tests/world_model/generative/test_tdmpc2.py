@@ -10,7 +10,7 @@ from planners.costs import GoalCost
 from planners.mppi import MPPI, MPPIConfig
 from planners.noise import Draws
 from planners.protocol import Dynamics, PolicyPrior, ReturnImagined
-from world_model.dynamics import ActionSpec
+from world_model.actions import ActionSpec
 from world_model.generative.tdmpc2 import Tdmpc2, Tdmpc2Config
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 
@@ -59,7 +59,7 @@ def test_inputs_are_frames_in_a_row_side_by_side_and_a_goal_is_repeated():
 def test_the_error_of_predicted_latents_by_hand():
     """20 / 3 of the sum of rho^t (mean squared difference to the latents of what was recorded)."""
     made, data = model(), batch()
-    pixels, actions = data["pixels"], made.scale_actions(data["action"])
+    pixels, actions = data["pixels"], made.normalise_actions(data["action"])
     latent = made.encoder(torch.cat((pixels[:, 0], pixels[:, 1]), -1))
     expected = torch.zeros(())
     for t in range(3):
@@ -138,7 +138,7 @@ def test_imagined_steps_are_the_dynamics_one_after_another():
     path = made.imagine(context, actions)
     latent = context.latent_BD
     for k in range(5):
-        latent = made.dynamics(torch.cat((latent, made.scale_actions(actions[:, 0, k])), -1))
+        latent = made.dynamics(torch.cat((latent, made.normalise_actions(actions[:, 0, k])), -1))
         assert torch.allclose(path.view("pooled")[:, 2, k], latent, atol=1e-6)
     last = made.imagine(context, actions, keep="last")
     assert torch.equal(last.view("pooled")[:, :, 0], path.view("pooled")[:, :, -1])
@@ -158,7 +158,7 @@ def test_a_path_estimates_its_return_towards_each_goal():
     returns = path.estimate_return(goal)
     assert returns.shape == (3, 4) and torch.allclose(returns, returns[:, :1].expand(3, 4), atol=1e-5)
     latents = torch.cat((context.latent_BD[:, None], path.view("pooled")[:, 0]), 1)[:, None]
-    scaled = made.scale_actions(actions[:, :1])
+    scaled = made.normalise_actions(actions[:, :1])
     by_hand = made.heads.estimate_return(latents, scaled, goal.view("pooled"))
     assert torch.allclose(returns[:, :1], by_hand, atol=1e-5)
     assert not torch.allclose(path.estimate_return(made.encode_goal(data["pixels"][:, 0])), returns)

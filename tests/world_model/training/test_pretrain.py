@@ -25,8 +25,8 @@ from tests.world_model.small import (
     frames,
     moving_squares,
 )
+from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
-from world_model.dynamics import ActionSpec
 from world_model.encoder import VideoEncoder
 from world_model.nn.stem import ConvStemConfig
 from world_model.objectives.losses import FutureTerms, normalise_target
