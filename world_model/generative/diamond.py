@@ -248,9 +248,8 @@ class Diamond(WorldModel):
         draws = max(1, self.config.draws if generator is not None else 0)
         rows, seen = (draws, batch, candidates), self.config.context_frames
         taken = context.actions[:, None].expand(-1, candidates, -1, -1)
-        actions = (
-            torch.cat((taken, self.normalise_actions(actions_BSKA)), 2).expand(draws, -1, -1, -1, -1).flatten(0, 2)
-        )
+        actions = torch.cat((taken, self.normalise_actions(actions_BSKA)), 2)
+        actions = actions.expand(draws, -1, -1, -1, -1).flatten(0, 2)
         past = context.frames[None, :, None].expand(*rows, -1, -1, -1, -1).flatten(0, 2)
         path: list[Tensor] = []
         for k in range(steps):
