@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from typing import TYPE_CHECKING, Any
 
 from commands.report import page
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 
 def render_markdown(text: str, folder: Path) -> str:
     """HTML of the text, which holds no HTML itself. folder: where its pictures are; those that are missing are left
     out."""
+
+    from markdown_it import MarkdownIt  # slow to import
 
     def render_image(renderer: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         path = folder / str(tokens[index].attrs["src"])

@@ -65,7 +65,7 @@ class DiamondConfig(WorldModelConfig):
     """standard deviation of pixels in -1..1 that the preconditioning assumes"""
     offset_std: Annotated[float, Ge(0)] = 0.3
     """standard deviation of the training noise that all pixels of a colour share"""
-    noise_loc: float = -0.4
+    noise_loc: Annotated[float, Interval(ge=-10, le=10)] = -0.4
     """mean of the logarithm of the training noise's standard deviation"""
     noise_scale: Annotated[float, Ge(0)] = 1.2
     """standard deviation of the logarithm of the training noise's standard deviation"""

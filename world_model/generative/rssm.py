@@ -33,7 +33,7 @@ from planners.protocol import Keep, Lazy, Noise, Rows, Views
 from world_model.actions import ActionSpec
 from world_model.draws import make_generator
 from world_model.generative.rssm_layers import make_layer, make_linear
-from world_model.generative.rssm_networks import MULTIPLES, Core, GoalHead, ImageDecoder, ImageEncoder
+from world_model.generative.rssm_networks import MULTIPLES, Core, GoalHead, ImageDecoder, ImageEncoder, RssmSizes
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
 
 HALVINGS = len(MULTIPLES)
@@ -43,7 +43,7 @@ LEAST = 1e-30  # probability under a logarithm: without a share of the uniform d
 
 
 @dataclass(frozen=True)
-class RssmConfig(WorldModelConfig):
+class RssmConfig(RssmSizes, WorldModelConfig):
     """Sizes of the published preset `size1m`, for two cores; `objective=dreamerv3_12m` has those of `size12m`."""
 
     family: Literal["rssm"] = "rssm"
@@ -54,22 +54,6 @@ class RssmConfig(WorldModelConfig):
     """environment steps between the frames of a clip; 0: the task's model step"""
     context_frames: Annotated[int, Ge(1)] = 3
     """frames that a plan has seen"""
-    deter: Annotated[int, Ge(8)] = 512
-    """size of the deterministic state (a multiple of blocks)"""
-    hidden: Annotated[int, Ge(1)] = 64
-    """width of the layers around it"""
-    stoch: Annotated[int, Ge(1)] = 32
-    """categorical latents"""
-    classes: Annotated[int, Ge(2)] = 4
-    """classes of each latent"""
-    depth: Annotated[int, Ge(1)] = 4
-    """channels of the convolutions, which have 2, 3, 4 and 4 times as many"""
-    units: Annotated[int, Ge(1)] = 64
-    """half the width of the decoder's hidden layer"""
-    blocks: Annotated[int, Ge(1)] = 8
-    """blocks of the GRU's weight matrices"""
-    prior_layers: Annotated[int, Ge(1)] = 2
-    """hidden layers of the dynamics' prediction"""
     uniform: Annotated[float, Interval(ge=0, lt=1)] = 0.01
     """share of the uniform distribution in every categorical"""
     free_nats: Annotated[float, Ge(0)] = 1.0
@@ -80,9 +64,6 @@ class RssmConfig(WorldModelConfig):
     """weight of the KL term that trains the encoder"""
     goal_steps: Annotated[int, Ge(1)] = 4
     """steps of no action that the goal image is held still for, to find its latents"""
-    goal_hidden: Annotated[int, Ge(0)] = 256
-    """width of the goal head's two hidden layers, which predict the state of a goal image; 0: no head and no view
-    `state`"""
     draws: Annotated[int, Ge(0)] = 4
     """imagined paths per candidate, over which the cost is averaged; 0: one, of the likeliest classes"""
 
@@ -92,8 +73,7 @@ class RssmConfig(WorldModelConfig):
                 f"objective.frames={self.frames} leaves nothing to predict after "
                 f"objective.context_frames={self.context_frames}"
             )
-        if self.deter % self.blocks:
-            raise ValueError(f"objective.deter={self.deter} is not a multiple of objective.blocks={self.blocks}")
+        super().__post_init__()
 
     def make_world_model(self, image_px: tuple[int, int], actions: ActionSpec, seed: int = 0) -> Rssm:
         """The model for frames of this size."""

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,17 +21,43 @@ from world_model.generative.rssm_layers import (
     make_linear,
 )
 
-if TYPE_CHECKING:
-    from world_model.generative.rssm import RssmConfig
-
 MULTIPLES = (2, 3, 4, 4)  # channels of the four convolutions, in units of `depth`
+
+
+@dataclass(frozen=True)
+class RssmSizes:
+    """Sizes of the networks: those of the published preset `size1m`."""
+
+    deter: Annotated[int, Ge(8)] = 512
+    """size of the deterministic state (a multiple of blocks)"""
+    hidden: Annotated[int, Ge(1)] = 64
+    """width of the layers around it"""
+    stoch: Annotated[int, Ge(1)] = 32
+    """categorical latents"""
+    classes: Annotated[int, Ge(2)] = 4
+    """classes of each latent"""
+    depth: Annotated[int, Ge(1)] = 4
+    """channels of the convolutions, which have 2, 3, 4 and 4 times as many"""
+    units: Annotated[int, Ge(1)] = 64
+    """half the width of the decoder's hidden layer"""
+    blocks: Annotated[int, Ge(1)] = 8
+    """blocks of the GRU's weight matrices"""
+    prior_layers: Annotated[int, Ge(1)] = 2
+    """hidden layers of the dynamics' prediction"""
+    goal_hidden: Annotated[int, Ge(0)] = 256
+    """width of the goal head's two hidden layers, which predict the state of a goal image; 0: no head and no view
+    `state`"""
+
+    def __post_init__(self) -> None:
+        if self.deter % self.blocks:
+            raise ValueError(f"objective.deter={self.deter} is not a multiple of objective.blocks={self.blocks}")
 
 
 class Core(nn.Module):
     """The sequence model h[t] = f(h[t-1], z[t-1], a[t-1]): a GRU whose matrices are block-diagonal, and whose blocks
     all see a projection of the whole state."""
 
-    def __init__(self, config: RssmConfig, action_dim: int) -> None:
+    def __init__(self, config: RssmSizes, action_dim: int) -> None:
         super().__init__()
         size, hidden, self.blocks = config.deter, config.hidden, config.blocks
         self.inputs = nn.ModuleList(make_layer(n, hidden) for n in (size, config.stoch * config.classes, action_dim))
@@ -69,7 +97,7 @@ class ImageEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """States -> frames [N, H, W, C] in 0..1."""
 
-    def __init__(self, config: RssmConfig, side_hw: tuple[int, int]) -> None:
+    def __init__(self, config: RssmSizes, side_hw: tuple[int, int]) -> None:
         super().__init__()
         channels = [config.depth * multiple for multiple in MULTIPLES]
         self.side_hw, self.blocks, last = side_hw, config.blocks, channels[-1]
@@ -98,7 +126,7 @@ class GoalHead(nn.Module):
     """The state in which a frame may be seen, from its image features alone: [N, F] -> the deterministic part
     [N, deter], within -1 to 1 as the GRU's, and logits [N, stoch * classes]."""
 
-    def __init__(self, config: RssmConfig, features: int) -> None:
+    def __init__(self, config: RssmSizes, features: int) -> None:
         super().__init__()
         width, size = config.goal_hidden, config.stoch * config.classes
         self.hidden = nn.Sequential(make_layer(features, width), make_layer(width, width))

@@ -232,7 +232,7 @@ def test_planning_may_take_other_euler_steps_than_training():
     prepare_model(planner, model)
     assert model.flow.steps == 2 and model.config.flow.steps == 4
     diamond = DiamondConfig(widths=(8,)).make_world_model((16, 16), model.actions)
-    prepare_model(planner, diamond)
+    prepare_model(load_config("bench", ["planner.flow_steps=2", "planner.cost.view=pixels"]).planner, diamond)
     assert diamond.sampling_steps == 2
     with pytest.raises(UsageError, match="planner.flow_steps=2 is for a model with .*, and mine draws no samples"):
         prepare_model(planner, dynamics("tokens"), "mine")

@@ -91,7 +91,11 @@ def test_a_model_without_return_or_policy_is_refused_by_name(work, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ((*PLAN, "planner.cost.view=pixels"), 1, "cost view is 'pixels', but this model offers pooled"),
+        (
+            (*PLAN, "planner.cost.view=pixels"),
+            1,
+            "planner.cost.view=pixels: runs/pretrain/model offers pooled: give planner.cost.view=pooled",
+        ),
         ((*PLAN, "planner.horizon=4"), 1, "planner horizon is 4, but this model plans 3 at most"),
         (("pretrain", "data=runs/collect/data", *TINY, "objective.num_values=1"), 2, "objective.num_values=1"),
         (("pretrain", "data=runs/collect/data", *TINY, "objective.unroll=4"), 2, "unroll=4 exceeds"),
