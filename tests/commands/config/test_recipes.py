@@ -17,7 +17,7 @@ from commands.cli.main import COMMANDS, main
 from commands.comparison.cells import Cell, is_current, make_cells, make_tuning
 from commands.comparison.rows import ORACLE
 from commands.comparison.table_keys import list_rows, make_cell_keys
-from commands.comparison.trials import find_trials
+from commands.comparison.trials import TRIALS, find_trials
 from commands.config.compose import (
     CONFIGS,
     Composed,
@@ -251,12 +251,10 @@ def test_a_finished_cell_on_a_fresh_seed_is_one_of_a_fair_recipe(path):
     trials = record.get("tuning", {}).get("trials")
     cells = make_cells(load_config("compare", [*words, *([f"trials={trials}"] if trials else [])]))
     assert load_config("compare", words).published == "/".join(path.relative_to(FOLDER.parents[1]).parts[:2])
-    assert path in [found for cell in cells for found in (cell.find_record(path.parent), find_path(cell, path))]
-
-
-def find_path(cell, path: Path) -> Path | None:
-    """The file of a cell's finished trials."""
-    return None if cell.tuning is None else find_trials(path.parents[1], cell).path
+    if path.parent.name == TRIALS:
+        assert path in [find_trials(path.parents[1], cell).path for cell in cells if cell.tuning is not None]
+    else:
+        assert path in [cell.find_record(path.parent) for cell in cells]
 
 
 def test_words_win_over_a_recipe():
