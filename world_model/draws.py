@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from world_model.distributed import WorldInfo
 
 
 def make_generator(*key: int) -> torch.Generator:
@@ -13,3 +16,11 @@ def make_generator(*key: int) -> torch.Generator:
     """
     (bits,) = np.random.SeedSequence(key).generate_state(1)
     return torch.Generator().manual_seed(int(bits))
+
+
+def draw_rows(shape: tuple[int, ...], shard: WorldInfo, generator: torch.Generator, uniform: bool = False) -> Tensor:
+    """Standard normal numbers, or uniform ones in 0..1, of this process's rows of a batch, drawn on the CPU for the
+    batch of all processes."""
+    draw = torch.rand if uniform else torch.randn
+    total = shape[0] * shard.world
+    return draw(total, *shape[1:], generator=generator)[shard.split_rows(total)]

@@ -244,8 +244,17 @@ def make_cells(config: TableKeys) -> list[Cell]:
                 per_step = 0.0 if own is None else own.step
                 trained_as = read_arm(config.arms, row.objective)[0]
                 fit = fitted.get(budget, keys)
-                cell = Cell(row.objective, name, seed, fit, per_step, row.variant, tuning, trained_as)
-                cell = replace(cell, val_episodes=config.trial_episodes)
+                cell = Cell(
+                    row.objective,
+                    name,
+                    seed,
+                    fit,
+                    per_step,
+                    row.variant,
+                    tuning,
+                    trained_as,
+                    val_episodes=config.trial_episodes,
+                )
                 for effort, each in list_efforts(config.efforts, fit, reference).items():
                     cells.append(replace(cell, keys=each, effort=effort))
     return cells

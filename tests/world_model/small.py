@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from planners.noise import Draws
 from world_model.actions import ActionSpec
 from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
@@ -149,3 +150,17 @@ def lively_pixel_dynamics():
     with torch.no_grad():
         made.predictor.predictor_proj.weight.normal_(std=0.5)
     return made
+
+
+def make_batch(image_px: tuple[int, int], actions: ActionSpec, clips: int, frames: int) -> dict[str, torch.Tensor]:
+    """Random pixels and actions within their bounds, as a world model of one stage is trained with."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (clips, frames, *image_px, 3), dtype=torch.uint8, generator=generator)
+    low, high = torch.tensor(actions.block_low), torch.tensor(actions.block_high)
+    taken = torch.rand(clips, frames - 1, actions.block_dim, generator=generator)
+    return {"pixels": pixels, "action": low + (high - low) * taken}
+
+
+def make_draws(seeds=(5, 6, 7)) -> Draws:
+    """Random numbers as a planner gives them."""
+    return Draws(tuple(seeds), 0, torch.device("cpu"))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from planners.protocol import Keep, Noise, Rows, Views
 from world_model.actions import ActionSpec
 from world_model.distributed import WorldInfo, world_info
-from world_model.draws import make_generator
+from world_model.draws import draw_rows, make_generator
 from world_model.generative.edm import Preconditioning, make_sigmas, precondition, spread, step_euler
 from world_model.generative.unet import NORM_EPS, NoiseFeatures, UNet, count_groups, make_convolution
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
@@ -280,11 +280,3 @@ class Diamond(WorldModel):
             return generator.normal((draws, *shape), stream=1 + step).transpose(0, 1)
         fixed = torch.randn(shape, generator=make_generator(step)).to(self.action_mid.device)
         return fixed.expand(draws, batch, *shape)
-
-
-def draw_rows(shape: tuple[int, ...], shard: WorldInfo, generator: torch.Generator, uniform: bool = False) -> Tensor:
-    """Standard normal numbers, or uniform ones in 0..1, of this process's rows of a batch, drawn on the CPU for the
-    batch of all processes."""
-    draw = torch.rand if uniform else torch.randn
-    total = shape[0] * shard.world
-    return draw(total, *shape[1:], generator=generator)[shard.split_rows(total)]

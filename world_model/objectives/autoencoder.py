@@ -14,14 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
-from world_model.draws import make_generator
+from world_model.draws import draw_rows, make_generator
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.layers import NORM_EPS, make_rotary
 from world_model.nn.pools import PrincipalPoolConfig
@@ -97,10 +96,7 @@ class Autoencoder(Objective):
 
     def draw_noise(self, latents_BTND: Tensor, step: int, shard: WorldInfo) -> Tensor:
         """Standard normal numbers of this process's rows, drawn for the batch of all processes."""
-        total = len(latents_BTND) * shard.world
-        generator = make_generator(self.seed, step)
-        noise = torch.randn(total, *latents_BTND.shape[1:], generator=generator)[shard.split_rows(total)]
-        return noise.to(latents_BTND)
+        return draw_rows(latents_BTND.shape, shard, make_generator(self.seed, step)).to(latents_BTND)
 
     def decode(self, encoder: VideoEncoder, latents_BTND: Tensor) -> Tensor:
         """Normalised pixels [B, T, H, W, C]."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from planners.mpc import observe_first_frames
-from planners.noise import Draws
+from tests.world_model.small import make_batch, make_draws
 from world_model.actions import ActionSpec
 from world_model.generative.diamond import Diamond, DiamondConfig, round_levels, to_unit
 from world_model.generative.edm import Preconditioning
@@ -33,14 +33,7 @@ def model(config: DiamondConfig = SMALL) -> Diamond:
 
 
 def batch(clips: int = 3, frames: int = 6) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (clips, frames, *PX, 3), dtype=torch.uint8, generator=generator)
-    low, high = torch.tensor(ACTIONS.block_low), torch.tensor(ACTIONS.block_high)
-    return {"pixels": pixels, "action": low + (high - low) * torch.rand(clips, frames - 1, 4, generator=generator)}
-
-
-def draws(seeds=(5, 6, 7)) -> Draws:
-    return Draws(tuple(seeds), 0, torch.device("cpu"))
+    return make_batch(PX, ACTIONS, clips, frames)
 
 
 def watch(made: Diamond, answer: Callable[..., torch.Tensor]) -> Seen:
@@ -175,26 +168,26 @@ def test_candidates_share_noise_and_chunks_and_batches_change_nothing():
     made, data = model(), batch()
     context = made.observe(data["pixels"][:, :3], data["action"][:, :2], torch.ones(3, 3).bool())
     actions = data["action"][:, None, 2:].expand(3, 4, -1, -1)
-    whole = made.imagine(context, actions, draws()).view("pixels")
+    whole = made.imagine(context, actions, make_draws()).view("pixels")
     assert whole.shape == (2, 3, 4, 3, *PX, 3) and torch.equal(whole, whole.round())
     assert whole.min() >= 0 and whole.max() <= 255
     assert differ(whole[:, :, :1], whole) < 0.05  # the same actions, the same future
     assert differ(whole[0], whole[1]) > 0.5  # another draw, another one
     other = actions.clone()
     other[:, 1:] = torch.tensor(ACTIONS.block_low)
-    moved = made.imagine(context, other, draws()).view("pixels")
+    moved = made.imagine(context, other, make_draws()).view("pixels")
     assert differ(moved[:, :, :1], whole[:, :, :1]) < 0.05 and differ(moved[:, :, 1:], whole[:, :, 1:]) > 0.5
-    assert differ(made.imagine(context, actions[:, 3:], draws()).view("pixels"), whole[:, :, 3:]) < 0.05
-    alone = made.imagine(context.select(slice(1, 2)), actions[1:2], draws().select(slice(1, 2))).view("pixels")
+    assert differ(made.imagine(context, actions[:, 3:], make_draws()).view("pixels"), whole[:, :, 3:]) < 0.05
+    alone = made.imagine(context.select(slice(1, 2)), actions[1:2], make_draws().select(slice(1, 2))).view("pixels")
     assert differ(alone, whole[:, 1:2]) < 0.05
-    last = made.imagine(context, actions, draws(), keep="last").view("pixels")
+    last = made.imagine(context, actions, make_draws(), keep="last").view("pixels")
     assert last.shape[3] == 1 and torch.equal(last[:, :, :, 0], whole[:, :, :, -1])
 
 
 @torch.no_grad()
 def test_steps_of_a_path_have_noise_of_their_own_and_goals_are_pictures():
     made, data = model(), batch()
-    starts = torch.stack([made._draw_start(draws(), 2, 3, step) for step in range(3)])
+    starts = torch.stack([made._draw_start(make_draws(), 2, 3, step) for step in range(3)])
     assert starts.shape == (3, 2, 3, 3, *PX) and starts.flatten(0, 2).flatten(1).unique(dim=0).shape[0] == 18
     context = made.observe(data["pixels"][:, :3], data["action"][:, :2], torch.ones(3, 3).bool())
     path, again = (made.imagine(context, data["action"][:, None, 2:]).view("pixels") for _ in range(2))
@@ -209,7 +202,7 @@ def test_imagined_futures_have_gradients_for_planners_that_descend():
     made, data = model(), batch()
     context = made.observe(data["pixels"][:, :3], data["action"][:, :2], torch.ones(3, 3).bool())
     actions = data["action"][:, None, 2:].clone().requires_grad_()
-    made.imagine(context, actions, draws()).view("pixels")[:, :, :, -1].mean().backward()
+    made.imagine(context, actions, make_draws()).view("pixels")[:, :, :, -1].mean().backward()
     assert actions.grad[:, :, 0].abs().max() > 0 and actions.grad[:, :, -1].abs().max() > 0
 
 

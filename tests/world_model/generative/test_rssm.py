@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from commands.config.compose import load_config
-from planners.noise import Draws
+from tests.world_model.small import make_batch, make_draws
 from world_model.actions import ActionSpec
 from world_model.generative.rssm import Rssm, RssmConfig, measure_kl
 from world_model.generative.rssm_layers import BlockLinear, RMSNorm, make_layer
@@ -30,14 +30,7 @@ def model(config: RssmConfig = SMALL, seed: int = 0) -> Rssm:
 
 
 def batch(clips: int = 3, frames: int = 6) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (clips, frames, *PX, 3), dtype=torch.uint8, generator=generator)
-    low, high = torch.tensor(ACTIONS.block_low), torch.tensor(ACTIONS.block_high)
-    return {"pixels": pixels, "action": low + (high - low) * torch.rand(clips, frames - 1, 4, generator=generator)}
-
-
-def draws(seeds=(5, 6, 7)) -> Draws:
-    return Draws(tuple(seeds), 0, torch.device("cpu"))
+    return make_batch(PX, ACTIONS, clips, frames)
 
 
 def test_a_block_linear_map_is_a_dense_one_with_a_block_diagonal_matrix():
@@ -134,7 +127,7 @@ def test_noise_draws_classes_as_often_as_their_probabilities():
     gumbel = -torch.empty(20000, 3, 4).exponential_(generator=torch.Generator().manual_seed(0)).log()
     shares = made.draw(probabilities, gumbel).unflatten(-1, (3, 4)).mean((0, 1))
     assert torch.allclose(shares, probabilities[0, 0], atol=0.01)
-    normal = made._draw_noise(draws(range(40)), 3, 4)
+    normal = made._draw_noise(make_draws(range(40)), 3, 4)
     assert normal.mean() == pytest.approx(0.5772, abs=0.05) and normal.std() == pytest.approx(1.2825, abs=0.05)
 
 
@@ -168,16 +161,16 @@ def test_candidates_share_draws_and_chunks_and_batches_change_nothing():
     made, data = model(), batch()
     context = made.observe(data["pixels"][:, :2], data["action"][:, :1], torch.ones(3, 2).bool())
     actions = data["action"][:, None, 1:].expand(3, 5, -1, -1)
-    whole = made.imagine(context, actions, draws())
+    whole = made.imagine(context, actions, make_draws())
     assert whole.view("pixels").shape == (3, 3, 5, 4, *PX, 3) and whole.view("pooled").shape == (3, 3, 5, 4, 12)
     pooled = whole.view("pooled")
     assert torch.allclose(pooled[:, :, :1].expand_as(pooled), pooled, atol=1e-5)  # the same actions, the same future
     assert not torch.allclose(pooled[0, :, :, -1], pooled[1, :, :, -1])  # another draw, another one
-    part = made.imagine(context, actions[:, 3:], draws()).view("pooled")
+    part = made.imagine(context, actions[:, 3:], make_draws()).view("pooled")
     assert torch.allclose(part, pooled[:, :, 3:], atol=1e-5)
-    alone = made.imagine(context.select(slice(1, 2)), actions[1:2], draws().select(slice(1, 2))).view("pooled")
+    alone = made.imagine(context.select(slice(1, 2)), actions[1:2], make_draws().select(slice(1, 2))).view("pooled")
     assert torch.allclose(alone, pooled[:, 1:2], atol=1e-5)
-    last = made.imagine(context, actions, draws(), keep="last")
+    last = made.imagine(context, actions, make_draws(), keep="last")
     assert torch.allclose(last.view("pixels")[:, :, :, 0], whole.view("pixels")[:, :, :, -1], atol=1e-3)
 
 
@@ -198,7 +191,7 @@ def test_imagined_futures_have_gradients_for_planners_that_descend():
     made, data = model(), batch()
     context = made.observe(data["pixels"][:, :2], data["action"][:, :1], torch.ones(3, 2).bool())
     actions = data["action"][:, None, 1:].clone().requires_grad_()
-    made.imagine(context, actions, draws()).view("pixels").mean().backward()
+    made.imagine(context, actions, make_draws()).view("pixels").mean().backward()
     assert actions.grad.abs().max() > 0
 
 
@@ -230,7 +223,7 @@ def test_the_goal_head_teaches_the_rest_nothing():
 def test_the_view_state_compares_imagined_states_with_the_predicted_one():
     made, data = model(), batch()
     context = made.observe(data["pixels"][:, :2], data["action"][:, :1], torch.ones(3, 2).bool())
-    path = made.imagine(context, data["action"][:, None, 1:], draws())
+    path = made.imagine(context, data["action"][:, None, 1:], make_draws())
     state = path.view("state")
     assert state.shape == (3, 3, 1, 4, 16 + 12) and torch.equal(state[..., 16:], path.view("pooled"))
     first = made.core(context.deter, context.stoch, made.normalise_actions(data["action"][:, 1]))

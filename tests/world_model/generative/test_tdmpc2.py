@@ -8,8 +8,8 @@ import torch
 from commands.config.compose import load_config
 from planners.costs import GoalCost
 from planners.mppi import MPPI, MPPIConfig
-from planners.noise import Draws
 from planners.protocol import Dynamics, PolicyPrior, ReturnImagined
+from tests.world_model.small import make_batch, make_draws
 from world_model.actions import ActionSpec
 from world_model.generative.tdmpc2 import Tdmpc2, Tdmpc2Config
 from world_model.training.loop import TrainerConfig, make_optimizer, train_step
@@ -30,14 +30,7 @@ def change(**keys) -> Tdmpc2Config:
 
 
 def batch(clips: int = 3, frames: int = 7) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (clips, frames, *PX, 3), dtype=torch.uint8, generator=generator)
-    low, high = torch.tensor(ACTIONS.block_low), torch.tensor(ACTIONS.block_high)
-    return {"pixels": pixels, "action": low + (high - low) * torch.rand(clips, frames - 1, 4, generator=generator)}
-
-
-def draws(seeds=(5, 6, 7)) -> Draws:
-    return Draws(tuple(seeds), 0, torch.device("cpu"))
+    return make_batch(PX, ACTIONS, clips, frames)
 
 
 def observe(made: Tdmpc2, data: dict[str, torch.Tensor]):
@@ -180,11 +173,11 @@ def test_the_policy_proposes_the_same_within_bounds_alone_and_in_a_batch():
     made, data = model(), batch()
     torch.nn.init.normal_(made.heads.policy.network.last.weight, std=5.0)
     context, goal = observe(made, data), made.encode_goal(data["pixels"][:, 6])
-    whole = made.propose(context, goal, 5, 3, draws())
+    whole = made.propose(context, goal, 5, 3, make_draws())
     low, high = torch.tensor(ACTIONS.block_low), torch.tensor(ACTIONS.block_high)
     assert whole.shape == (3, 5, 3, 4) and (whole >= low).all() and (whole <= high).all()
     rows = torch.tensor([1])
-    alone = made.propose(context.select(rows), goal.select(rows), 5, 3, draws((6,)))
+    alone = made.propose(context.select(rows), goal.select(rows), 5, 3, make_draws((6,)))
     assert torch.allclose(alone, whole[1:2], atol=1e-5)
     assert not torch.allclose(whole[:, 0], whole[:, 1], atol=0.1)
 
@@ -197,7 +190,7 @@ def test_mppi_with_its_policy_finds_a_return_no_worse_than_the_policys_paths():
     context, goal, cost = observe(made, data), made.encode_goal(data["pixels"][:, 6]), GoalCost(reduce="return")
     planner = MPPI(MPPIConfig(samples=16, prior_samples=6, iterations=2, horizon=3, elites=4, return_best=True))
     plan = planner.plan(made, context, goal, cost, seeds=(5, 6, 7))
-    proposed = made.propose(context, goal, 6, 3, draws())
+    proposed = made.propose(context, goal, 6, 3, make_draws())
     returns = made.imagine(context, proposed).estimate_return(goal)
     assert (-plan.cost_B >= returns.amax(1) - 1e-4).all()
 
@@ -247,14 +240,14 @@ def test_the_published_size_has_the_parameters_of_its_layers():
     with torch.device("meta"):
         made = config.make_world_model((64, 64), actions)
 
-    def normed(inputs: int, outputs: int = 512) -> int:
+    def count_normed(inputs: int, outputs: int = 512) -> int:
         return inputs * outputs + outputs + 2 * outputs
 
     def mlp(inputs: int, outputs: int) -> int:
-        return normed(inputs) + normed(512) + 512 * outputs + outputs
+        return count_normed(inputs) + count_normed(512) + 512 * outputs + outputs
 
     encoder = 9 * 32 * 49 + 32 * 32 * 25 + 2 * 32 * 32 * 9 + 4 * 32
-    dynamics = normed(512 + 6) + normed(512) + normed(512)
+    dynamics = count_normed(512 + 6) + count_normed(512) + count_normed(512)
     goal = 512 * 512
     parts = {
         "encoder": (made.encoder, encoder),
