@@ -21,10 +21,10 @@ what small latent models reach goals with. `window` with m steps is the evaluati
 itself; `power` runs from the mean (p = 1) to the closest approach (p to -inf), counting steps not yet near
 between them. Everything is vectorised over B, S and K, float32, and differentiable.
 
-Most tokens or pixels of a picture are the same now and at the goal, so their prediction errors are noise in the cost.
 `return` reads no distance. The model estimates the return itself (`protocol.ReturnImagined`), as TD-MPC2 does (arXiv
 2310.16828); distances of frames, by which sub-goals are switched, are still the metric's.
 
+Most tokens or pixels of a picture are the same now and at the goal, so their prediction errors are noise in the cost.
 With `token_keep` below 1 only the share of them is compared in which the goal differs most from the current frame;
 `GoalCost.focus` selects them for every plan.
 """

@@ -76,7 +76,7 @@ def remove_leftovers(folder: Path, records: Path, finished: Iterable[Cell]) -> N
 def run_pipeline(cell: Cell, data: str, work: Path, records: Path, console: Console) -> dict[str, Any]:
     """Train and evaluate a cell in the folder `work`, resuming where it stopped; returns its record.
 
-    records: folder beside whose files those of finished trials lie.
+    records: folder of the table's records; finished trials are in its folder TRIALS.
     """
     shared = work.parent / SHARED
     if cell.tuning is not None:
