@@ -2,30 +2,30 @@
 table and JSON; of planners, regret against compute (`commands.benchmarks.planners`).
 
 Everything is measured in this process on random data of the configured sizes, after a warm-up. The limit of arithmetic
-is a large matrix product measured in the same run.
+is a large matrix product measured in the same run. `plan` also compares models (`commands.benchmarks.plan_tables`), and
+our search with those of other packages (`commands.benchmarks.opponents`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Gt
 
-import envs
 from commands.benchmarks import planners as bench_planners
 from commands.benchmarks import rollout as bench_rollout
-from commands.benchmarks.official import OfficialStep, time_call, time_in_turns
+from commands.benchmarks.measurements import Row, format_utilisation, make_row, time_per_call
+from commands.benchmarks.official import OfficialStep, time_in_turns
+from commands.benchmarks.opponents import check_versus, compare_searches
+from commands.benchmarks.plan_cases import make_case
+from commands.benchmarks.plan_tables import PlanBenchKeys, check_table, measure_tables, set_sizes
 from commands.benchmarks.render import measure_render_rate
-from commands.config.groups import ModelKeys, make_planner
+from commands.config.groups import make_planner
 from commands.evaluation.evaluate import measure_peak_mib
-from commands.evaluation.models import prepare_model
 from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, describe_choices
@@ -33,13 +33,9 @@ from commands.shared.flops import count_flops
 from commands.shared.runs import RunFolder, write_json
 from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
-from planners.costs import focus_goal
 from planners.proposals import NONE
-from world_model.actions import ActionSpec
-from world_model.dynamics import LatentDynamics
-from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.objectives.families import ObjectiveConfig
-from world_model.objectives.future import FutureConfig
+from world_model.encoder import EncoderConfig
+from world_model.generative.world_model import WorldModelConfig
 from world_model.objectives.masked import FeatureTargets, MaskedConfig
 from world_model.objectives.masking import BlockMask
 from world_model.objectives.objective import TeacherConfig
@@ -55,23 +51,18 @@ from world_model.training.loop import (
     train_step,
 )
 
-NUM_ENVIRONMENTS = 50
+PLAN, POSTTRAIN = "plan", "posttrain"
 PLANNERS = "planners"  # measures no speed, so what=all leaves it out
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelKeys):
+class Config(PlanBenchKeys):
     """Keys of `jepa bench`."""
 
-    objective: ObjectiveConfig = field(default_factory=FutureConfig)
-    """what stage 1 predicts from what"""
     what: str = "all"
     """measurement: all, render, load, pretrain, posttrain, plan, rollout; or planners (regret)"""
     sweep: bool = False
     """whether settings of planners are searched anew first (planners)"""
-    seconds: Annotated[float, Gt(0)] = 3.0
-    """time for each measurement, seconds"""
     official: str | None = None
     """clone of github.com/facebookresearch/vjepa2 whose training step is measured beside ours (pretrain)"""
 
@@ -83,12 +74,24 @@ def check(config: Config) -> None:
     if (source := config.planner.proposal.source) != NONE:
         raise UsageError(f"planner.proposal.source={source} needs recorded data, and jepa bench has none: leave it out")
     make_planner(config.planner)
+    if config.what == POSTTRAIN and isinstance(config.objective, WorldModelConfig):
+        raise UsageError(f"what={POSTTRAIN}: objective.family={config.objective.family} has no stage 2 to measure")
+    asked = [f"table={config.table}"] if config.table != "none" else []
+    asked += [] if config.versus is None else [f"versus={config.versus}"]
+    if asked and config.what != PLAN:
+        raise UsageError(f"what={config.what}: {asked[0]} is for jepa bench plan")
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} are two measurements: give one of them")
+    if config.table != "none":
+        check_table(config)
+    if config.versus is not None:
+        check_versus(config)
 
 
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """Measure, print a table, write bench.json."""
     keep_freed_memory()
-    names = [name for name in BENCHES if name != PLANNERS] if config.what == "all" else [config.what]
+    names = list_benches(config)
     if PLANNERS not in names:
         console.say(describe_sizes(config))
     rows = [{"bench": name, **row} for name in names for row in BENCHES[name](config)]
@@ -101,26 +104,12 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     folder.finish(f"{len(rows)} measurements in {folder.path / 'bench.json'}")
 
 
-def make_row(what: str, value: float, unit: str, limit: str = "", **details: Any) -> Row:
-    """One measurement of bench.json; limit: what it is compared with, in words."""
-    return {"what": what, "value": value, "unit": unit, **({"limit": limit} if limit else {}), **details}
-
-
-def time_per_call(call: Callable[[int], Any], budget_s: float) -> float:
-    """Median seconds of a call within a time budget, after one warm-up; at least three calls."""
-    call(0)
-    times: list[float] = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < budget_s or len(times) < 3:
-        times.append(time_call(partial(call, len(times) + 1))[0])
-    return float(np.median(times))
-
-
-def measure_peak_flops(device: torch.device, budget_s: float, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product."""
-    size = 4096 if device.type == "cuda" else 1536
-    a = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / time_per_call(lambda _: a @ a, min(1.0, budget_s))
+def list_benches(config: Config) -> list[str]:
+    """The measurements of this run. `all` leaves out the regret of planners, and stage 2 of a model that has none."""
+    if config.what != "all":
+        return [config.what]
+    left_out = {PLANNERS, *([POSTTRAIN] if isinstance(config.objective, WorldModelConfig) else [])}
+    return [name for name in BENCHES if name not in left_out]
 
 
 def measure_render(config: Config) -> list[Row]:
@@ -191,26 +180,18 @@ def measure_posttrain(config: Config) -> list[Row]:
 
 
 def measure_planning(config: Config) -> list[Row]:
-    """One batched plan for many environments."""
+    """One batched plan for many environments; or a table of models, or our search beside another package's."""
     device = torch.device(resolve_device(config.device))
-    dynamics, planner, cost = make_dynamics(config, device), make_planner(config.planner), config.planner.cost
-    prepare_model(config.planner, dynamics)
-    shape = (NUM_ENVIRONMENTS, dynamics.spec.history)
-    frames = torch.randint(0, 256, (*shape, *get_frame_shape(config)), dtype=torch.uint8, device=device)
-    past = torch.zeros(NUM_ENVIRONMENTS, dynamics.spec.history - 1, dynamics.spec.block_dim, device=device)
-    valid = torch.ones(shape, dtype=torch.bool, device=device)
-    proprio = torch.zeros(*shape, dynamics.config.proprio_dim, device=device)
-
-    def plan_once(number: int) -> Any:
-        with torch.no_grad():
-            context = dynamics.observe(frames, past, valid, proprio)
-            goal = focus_goal(dynamics, cost, dynamics.encode_goal(frames[:, 0]), frames[:, -1])
-        return planner.plan(dynamics, context, goal, cost, seeds=range(NUM_ENVIRONMENTS), replan=number)
-
-    seconds, flops = time_per_call(plan_once, config.seconds), count_flops(lambda: plan_once(0))
+    if config.table != "none":
+        return measure_tables(config, device)
+    if config.versus is not None:
+        return compare_searches(config, device)
+    number = config.environments
+    case = make_case(config, number, device)
+    seconds, flops = time_per_call(case.plan, config.seconds), count_flops(lambda: case.plan(0))
     limit = format_utilisation(flops / seconds, device, config.seconds)
-    what = f"plan, {NUM_ENVIRONMENTS} environments together"
-    return [make_row(what, 1e3 * seconds / NUM_ENVIRONMENTS, "ms an environment", limit)]
+    what = f"plan, {number} environment{'s together' if number > 1 else ''}"
+    return [make_row(what, 1e3 * seconds / number, "ms an environment", limit)]
 
 
 def measure_rollout(config: Config) -> list[Row]:
@@ -269,20 +250,6 @@ def measure_training(
     ]
 
 
-def format_utilisation(achieved: float, device: torch.device, budget_s: float, precision: str = "fp32") -> str:
-    """FLOP/s achieved, beside those of a large matrix product."""
-    peak = measure_peak_flops(device, budget_s, torch.bfloat16 if precision == "bf16" else torch.float32)
-    return f"{achieved / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s ({achieved / peak:.0%})"
-
-
-def make_dynamics(config: Config, device: torch.device) -> LatentDynamics:
-    """Latent dynamics of the configured sizes, untrained."""
-    task = envs.get_task(config.env.name)
-    shape = config.dynamics.shape(len(task.proprio_names))
-    actions = ActionSpec(task.action_low, task.action_high, config.dynamics.frame_skip or task.frame_skip)
-    return LatentDynamics(shape, VideoEncoder(config.objective.adapt_encoder(config.encoder)), actions).to(device)
-
-
 def describe_sizes(config: Config) -> str:
     """The sizes that are measured, in one line."""
     encoder, objective, dynamics = config.encoder, config.objective, config.dynamics
@@ -290,13 +257,23 @@ def describe_sizes(config: Config) -> str:
     def shape(part: EncoderConfig | PredictorConfig) -> str:
         return f"{part.depth} x {part.width}, {part.heads} heads"
 
+    search = ""
+    if config.table != "none" or config.versus is not None:
+        planner = set_sizes(config).planner
+        size = f"{planner.samples} candidates x {planner.horizon} steps"
+        search = f"{size}, {planner.iterations} iterations of {planner.name}"
     height, width = encoder.image_px
+    if config.table != "none":
+        return f"one environment of {config.env.name}, {height}x{width} px, {search}"
+    if isinstance(objective, WorldModelConfig):
+        sizes = f"world model of one stage, family {objective.family}, {objective.frames} frames, {height}x{width} px"
+        return f"{sizes}; {search}" if search else sizes
     own = getattr(objective, "predictor", None)  # a causal encoder has none
     predictor = "" if own is None else f", predictor {shape(own)}"
     return (
         f"encoder {shape(encoder)}, {height}x{width} px in patches of {encoder.patch_px}; {objective.family} "
         f"objective, {objective.frames} frames{predictor}; dynamics of "
-        f"{dynamics.space}, {shape(dynamics.predictor)}"
+        f"{dynamics.space}, {shape(dynamics.predictor)}{'; ' if search else ''}{search}"
     )
 
 
