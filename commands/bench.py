@@ -261,7 +261,8 @@ def describe_sizes(config: Config) -> str:
     if config.table != "none" or config.versus is not None:
         planner = set_sizes(config).planner
         size = f"{planner.samples} candidates x {planner.horizon} steps"
-        search = f"{size}, {planner.iterations} iterations of {planner.name}"
+        plural = "s" if planner.iterations > 1 else ""
+        search = f"{size}, {planner.iterations} iteration{plural} of {planner.name}"
     height, width = encoder.image_px
     if config.table != "none":
         return f"one environment of {config.env.name}, {height}x{width} px, {search}"
