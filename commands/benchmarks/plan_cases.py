@@ -91,14 +91,17 @@ def make_model(keys: ModelKeys, device: torch.device) -> Model:
 def make_start(model: Model, environments: int) -> Start:
     """Random pictures, and no action before."""
     spec = model.spec
-    size = {"dtype": torch.uint8, "device": spec.device}
     rows = (environments, spec.history)
+
+    def draw_pictures(*lead: int) -> Tensor:
+        return torch.randint(0, 256, (*lead, *spec.frame_hw, 3), dtype=torch.uint8, device=spec.device)
+
     return Start(
-        torch.randint(0, 256, (*rows, *spec.frame_hw, 3), **size),
+        draw_pictures(*rows),
         torch.zeros(environments, spec.history - 1, spec.block_dim, device=spec.device),
         torch.ones(rows, dtype=torch.bool, device=spec.device),
         torch.zeros(*rows, spec.proprio_dim, device=spec.device),
-        torch.randint(0, 256, (environments, *spec.frame_hw, 3), **size),
+        draw_pictures(environments),
     )
 
 

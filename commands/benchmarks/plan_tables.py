@@ -95,8 +95,9 @@ def set_sizes(keys: PlanBenchKeys) -> PlanBenchKeys:
     none is scored once more."""
     own = (keys.planner.samples, keys.planner.horizon, keys.planner.iterations)
     samples, steps, iterations = SIZES.get(keys.table, own)
+    planner: Any = keys.planner
     planner = replace(
-        keys.planner,
+        planner,
         samples=keys.candidates or samples,
         horizon=keys.steps or steps,
         iterations=keys.iterations or iterations,
