@@ -54,7 +54,7 @@ def time_rounds(calls: Mapping[str, Callable[[int], Any]], budget_s: float, refe
     rounds: list[dict[str, float]] = []
     began = time.perf_counter()
     while time.perf_counter() - began < budget_s or len(rounds) < LEAST_CALLS:
-        order = list(calls) if len(rounds) % 2 == 0 else list(reversed(calls))
+        order = list(calls)[:: 1 if len(rounds) % 2 == 0 else -1]
         rounds.append({name: time_call(partial(calls[name], len(rounds) + 1))[0] for name in order})
     return compare_rounds(rounds, reference)
 
