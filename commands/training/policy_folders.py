@@ -17,6 +17,7 @@ from data.checks import parse_fields
 from planners.protocol import Dynamics
 from world_model.actions import ActionSpec
 from world_model.dynamics import LatentDynamics
+from world_model.goal_value import GoalValue, ValueConfig
 from world_model.interop.timm_encoder import make_encoder
 from world_model.policy import GoalPolicy, PolicyConfig
 from world_model.training.checkpoint import (
@@ -38,6 +39,7 @@ class PolicyDescription(pydantic.BaseModel):
     feature_dim: pydantic.PositiveInt
     actions: dict[str, Any]
     encoder: dict[str, Any] | None
+    value: dict[str, Any] | None = None
     features: str | None
     about: dict[str, Any]
 
@@ -59,6 +61,7 @@ def save_policy(
         "feature_dim": feature_dim,
         "actions": make_config_dict(policy.actions),
         "encoder": None if policy.encoder is None else make_config_dict(policy.encoder.config),
+        "value": None if policy.value is None else make_config_dict(policy.value.config),
         "features": features,
         "about": about,
     }
@@ -91,11 +94,18 @@ def load_policy(folder: str, dynamics: Dynamics) -> GoalPolicy:
     if described.encoder is not None:
         encoder = build_encoder_config(described.encoder, tensors, source, "encoder.")
     _check_model(folder, described, actions, None if encoder is None else encoder.image_px, dynamics)
-    policy = build_loaded(
-        lambda: GoalPolicy(sizes, described.feature_dim, actions, None if encoder is None else make_encoder(encoder)),
-        tensors,
-        str(folder),
-    )
+    value: ValueConfig | None = None
+    if described.value is not None:
+        value = build_described(ValueConfig, described.value, source, "value")
+
+    def make() -> GoalPolicy:
+        own = [None if encoder is None else make_encoder(encoder) for _ in range(2)]  # of the policy and the value
+        size = described.feature_dim
+        return GoalPolicy(
+            sizes, size, actions, own[0], None if value is None else GoalValue(value, sizes.history, size, own[1])
+        )
+
+    policy = build_loaded(make, tensors, str(folder))
     return policy.to(dynamics.spec.device).eval().requires_grad_(False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.generative.hindsight import Goals, draw_goals
+from world_model.hindsight import Goals, draw_goals
 
 FIRST, FRAMES = 2, 8
 
