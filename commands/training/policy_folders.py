@@ -1,4 +1,4 @@
-"""Folders of goal-conditioned policies: written by `jepa clone`, read as proposals of a search.
+"""Folders of goal-conditioned policies: written by `jepa clone`, read as proposals of a search, or for their value.
 
 A folder holds model.json and model.safetensors of kind `policy`. A policy on frozen features holds no encoder: its
 record has a hash of the features that it was trained on, and a model with other features is refused.
@@ -30,6 +30,7 @@ from world_model.training.checkpoint import (
 )
 
 KIND = "policy"
+SOURCE = "planner.proposal.source"  # the key that usually names a folder
 
 
 class PolicyDescription(pydantic.BaseModel):
@@ -68,22 +69,24 @@ def save_policy(
     save_model(folder, policy, KIND, config)
 
 
-def check_policy(folder: str) -> None:
-    """Raise UsageError unless this is a folder of a policy."""
+def check_policy(folder: str, key: str = SOURCE) -> None:
+    """Raise UsageError unless this is a folder of a policy. key: that names it, for messages."""
     try:
         kind = read_model_kind(find_model_folder(folder))
     except CheckpointError as error:
-        raise UsageError(f"planner.proposal.source={folder}: {error}; or choose none or retrieval") from error
+        instead = "none or retrieval" if key == SOURCE else "null"
+        raise UsageError(f"{key}={folder}: {error}; or choose {instead}") from error
     if kind != KIND:
         raise UsageError(
-            f"planner.proposal.source={folder} holds {'no model' if kind is None else f'a {kind!r} model'}, and a "
+            f"{key}={folder} holds {'no model' if kind is None else f'a {kind!r} model'}, and a "
             f"policy is needed here: jepa clone model={folder if kind == 'dynamics' else '...'} data=... trains one"
         )
 
 
-def load_policy(folder: str, dynamics: Dynamics) -> GoalPolicy:
-    """The policy of a run folder of `jepa clone`, on the device of the model that it proposes to. UsageError where its
-    features, actions or frames are not the model's."""
+def load_policy(folder: str, dynamics: Dynamics, key: str = SOURCE) -> GoalPolicy:
+    """The policy of a run folder of `jepa clone`, on the device of the model that it proposes to, with its value where
+    it has one. key: that names the folder, for messages. UsageError where its features, actions or frames are not the
+    model's."""
     path = find_model_folder(folder)
     config, tensors = load_model_folder(path, KIND)
     source = path / "model.json"
@@ -93,7 +96,7 @@ def load_policy(folder: str, dynamics: Dynamics) -> GoalPolicy:
     encoder = None
     if described.encoder is not None:
         encoder = build_encoder_config(described.encoder, tensors, source, "encoder.")
-    _check_model(folder, described, actions, None if encoder is None else encoder.image_px, dynamics)
+    _check_model(f"{key}={folder}", described, actions, None if encoder is None else encoder.image_px, dynamics)
     value: ValueConfig | None = None
     if described.value is not None:
         value = build_described(ValueConfig, described.value, source, "value")
@@ -110,7 +113,7 @@ def load_policy(folder: str, dynamics: Dynamics) -> GoalPolicy:
 
 
 def _check_model(
-    folder: str, described: PolicyDescription, actions: ActionSpec, image_px: tuple[int, int] | None, dynamics: Dynamics
+    where: str, described: PolicyDescription, actions: ActionSpec, image_px: tuple[int, int] | None, dynamics: Dynamics
 ) -> None:
     """Raise UsageError unless the policy was trained with what this model has."""
     spec, again = dynamics.spec, "jepa clone with this model trains one that fits"
@@ -120,14 +123,12 @@ def _check_model(
         ("frame size", image_px or spec.frame_hw, spec.frame_hw),
     ):
         if policys != models:
-            raise UsageError(
-                f"planner.proposal.source={folder} has the {what} {policys}, and the model has {models}: {again}"
-            )
+            raise UsageError(f"{where} has the {what} {policys}, and the model has {models}: {again}")
     if described.features is None:
         return
     here = hash_features(dynamics) if isinstance(dynamics, LatentDynamics) else "none"
     if here != described.features:
         raise UsageError(
-            f"planner.proposal.source={folder} was trained on features of another encoder ({described.features}, and "
+            f"{where} was trained on features of another encoder ({described.features}, and "
             f"this model's are {here}): {again}"
         )
