@@ -455,7 +455,7 @@ def test_policies_and_segments_start_a_search_and_act_without_one(work):
     pixels = ("source=pixels", "policy.steps_left=false", "trainer.batch_size=2")
     jepa("clone", *given, *TINY, *pixels, "name=pixels", cwd=work)
     valued = jepa("clone", *given, *TINY, "method=gcivl", "trainer.batch_size=8", "name=gcivl", cwd=work).stdout
-    assert "transitions of a model step" in valued and "rank correlation of value and steps left" in valued
+    assert "transitions of a model step" in valued and "rank correlation of values" in valued
     quick = ("protocol.episodes=2", "protocol.budget=4", "protocol.oracle=false", "protocol.oracle_cost.episodes=0")
     plan = ("plan", *given, *quick, "videos=1")
     sources = "planner.proposal.source=retrieval,runs/clone/inverse,runs/clone/pixels,runs/clone/gcivl"

@@ -105,7 +105,7 @@ def train_policy(keys: CloneKeys, data: Any, model_folder: str, folder: Path, co
     error = f"error of the recorded actions over that of their mean: {last['over_mean']:.3f} on val"
     if "value_rank" not in last:
         return error
-    return f"{error}; rank correlation of value and steps left: {last['value_rank']:.3f}"
+    return f"{error}, rank correlation of values {last['value_rank']:.3f}"
 
 
 def make_policy(

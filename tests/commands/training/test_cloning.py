@@ -73,7 +73,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(model, tmp_path, source):
     _, parts = train(tmp_path, "parts", *words, "trainer.steps=4")
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
     assert ("value.encoder.norm.weight" in whole) == (source == "pixels")
-    assert not any(name.startswith("target") for name in whole) and "rank correlation of value" in line
+    assert not any(name.startswith("target") for name in whole) and "rank correlation of values" in line
     terms = [json.loads(row) for row in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
     assert {"value", "policy", "mean_value", "weight"} <= terms[1].keys() and "value_rank" in terms[0]
 
