@@ -1,7 +1,8 @@
 """Goal-conditioned implicit V-learning (GCIVL): a policy from recorded transitions, without a model.
 
-IQL (arXiv 2110.06169) without its Q, as HIQL (arXiv 2307.11949) and OGBench (arXiv 2410.20092) have it. Transitions
-(s, a, s') get goals g in hindsight. A value learns towards what the better of the recorded actions reach:
+IQL (arXiv 2110.06169; expectile: eq. 5) without its Q, as HIQL (arXiv 2307.11949) and OGBench (arXiv 2410.20092) have
+it. Transitions (s, a, s') get goals g in hindsight. A value learns towards what the better of the recorded actions
+reach:
 
     target of a member    q_i = r + gamma V-_i(s', g)       r = -1, or 0 where s is g and nothing follows: q_i = 0
     advantage             A = r + gamma min_i V-_i(s', g) - mean_i V-_i(s, g)
