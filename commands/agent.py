@@ -16,6 +16,7 @@ from commands.config.compose import load_config
 from commands.config.groups import make_planner
 from commands.evaluation.models import prepare_model
 from commands.evaluation.proposals import build_proposals
+from commands.evaluation.values import bind_value
 from commands.shared.console import make_silent_console
 from commands.shared.devices import resolve_device
 from commands.training.model_folders import load_planned, read_preprocessing
@@ -38,6 +39,7 @@ class Agent:
         self.preprocessing: Preprocessing = read_preprocessing(self.about, self.dynamics.spec.frame_hw)
         planner = load_config("plan", ["model=-", "data=-", *overrides]).planner
         prepare_model(planner, self.dynamics, str(folder))
+        planner = bind_value(planner, self.dynamics)
         proposals = build_proposals(planner, self.dynamics, self.preprocessing, make_silent_console())
         self.mpc = MPC(self.dynamics, make_planner(planner), planner.cost, planner.mpc, proposals)
         self.seed = seed

@@ -73,6 +73,11 @@ def check(config: Config) -> None:
         raise UsageError(f"what={config.what}: nothing to measure{describe_choices(config.what, ['all', *BENCHES])}")
     if (source := config.planner.proposal.source) != NONE:
         raise UsageError(f"planner.proposal.source={source} needs recorded data, and jepa bench has none: leave it out")
+    if config.planner.value is not None:
+        raise UsageError(
+            f"planner.value={config.planner.value} is of a trained model's features, and jepa bench has random ones: "
+            "leave it out"
+        )
     make_planner(config.planner)
     if config.what == POSTTRAIN and isinstance(config.objective, WorldModelConfig):
         raise UsageError(f"what={POSTTRAIN}: objective.family={config.objective.family} has no stage 2 to measure")

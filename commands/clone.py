@@ -1,4 +1,5 @@
-"""`jepa clone`: a policy that imitates recorded actions towards goals, to start a search with or to act without one."""
+"""`jepa clone`: a policy towards goals from recorded actions, by imitation or implicit V-learning, without a model of
+the dynamics; to start a search with, or to act without one."""
 
 from __future__ import annotations
 

@@ -57,11 +57,16 @@ class PipelineKeys(ModelKeys, LoggerKeys):
 
     def check_planner(self) -> None:
         """Raise ValueError for planner settings that do not fit together. UsageError for Euler steps without a flow, or
-        for proposals of a policy: it belongs to a model that was trained before."""
+        for a policy or a value: they belong to a model that was trained before."""
         make_planner(self.planner)
         if (steps := self.planner.flow_steps) is not None and self.dynamics.flow is None:
             raise UsageError(
                 f"planner.flow_steps={steps} is for a model with dynamics.flow, and dynamics.flow is null: leave it out"
+            )
+        if self.planner.value is not None:
+            raise UsageError(
+                f"planner.value={self.planner.value} holds a value of another model's features than of those that are "
+                "trained here: leave it out"
             )
         if (source := self.planner.proposal.source) not in (NONE, RETRIEVAL):
             raise UsageError(

@@ -17,6 +17,7 @@ from commands.evaluation.photo_goals import check_goals, plan_to_photos
 from commands.evaluation.proposals import check_proposals, make_proposals
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.evaluation.setup import load_setup
+from commands.evaluation.values import bind_value, check_value
 from commands.offline.evaluate import check_offline, evaluate_offline, format_offline_headline, plans_offline
 from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
@@ -57,6 +58,7 @@ def check(config: Config) -> None:
     check_model(config.model, config.model_options)
     make_planner(config.planner)
     check_proposals(config.planner)
+    check_value(config.planner)
     if is_module_model(config.model) or is_lewm_model(config.model):
         what = "is a class" if is_module_model(config.model) else "holds LeWorldModel's weights"
         for key, value in (("offline", config.offline), ("goal", config.goal)):
@@ -89,7 +91,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
         return
     setup = load_setup(config, config.data, config.model, draw_starts)
     warn_of_time_limit(setup, console)
-    planner = config.planner
+    planner = bind_value(config.planner, setup.model)
     proposals = make_proposals(planner, setup, console)
     policy = make_agent(setup.model, planner, proposals)
     photos = check_goals(config.goal, planner.mpc)

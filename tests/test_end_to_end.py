@@ -454,18 +454,24 @@ def test_policies_and_segments_start_a_search_and_act_without_one(work):
     assert "pairs of a frame and a later one" in jepa("clone", *given, *TINY, "name=inverse", cwd=work).stdout
     pixels = ("source=pixels", "policy.steps_left=false", "trainer.batch_size=2")
     jepa("clone", *given, *TINY, *pixels, "name=pixels", cwd=work)
+    valued = jepa("clone", *given, *TINY, "method=gcivl", "trainer.batch_size=8", "name=gcivl", cwd=work).stdout
+    assert "transitions of a model step" in valued and "rank correlation of values" in valued
     quick = ("protocol.episodes=2", "protocol.budget=4", "protocol.oracle=false", "protocol.oracle_cost.episodes=0")
     plan = ("plan", *given, *quick, "videos=1")
-    sources = "planner.proposal.source=retrieval,runs/clone/inverse,runs/clone/pixels"
+    sources = "planner.proposal.source=retrieval,runs/clone/inverse,runs/clone/pixels,runs/clone/gcivl"
     for planner in (("planner=direct",), ("planner=icem", *SEARCH, "planner.proposal.count=2")):
         done = jepa(*plan, *planner, sources, "--multirun", cwd=work)
         assert "success against operations: runs/plan/searches-" in done.stdout
     results = [json.loads(path.read_text()) for path in (work / "runs/plan").glob("*icem*/results.json")]
     found = {result["planner"]["proposal"]["source"]: result for result in results}
-    assert {"retrieval", "runs/clone/inverse", "runs/clone/pixels"} <= set(found)
+    assert {"retrieval", "runs/clone/inverse", "runs/clone/pixels", "runs/clone/gcivl"} <= set(found)
     direct = [json.loads(path.read_text()) for path in (work / "runs/plan").glob("direct*/results.json")]
-    assert len(direct) == 3 and all(result["oracle_planner"] == "cem" for result in direct)
+    assert len(direct) == 4 and all(result["oracle_planner"] == "cem" for result in direct)
     assert max(result["plan"]["flops"] for result in direct) < min(found[s]["plan"]["flops"] for s in found)
+    value = ("planner=icem", *SEARCH, "planner.value=runs/clone/gcivl", "name=value")
+    jepa(*plan, *value, cwd=work)
+    planned = json.loads((work / "runs/plan/value/results.json").read_text())["planner"]
+    assert planned["value"] == "runs/clone/gcivl" and planned["cost"]["distance"] is None
 
 
 def test_a_model_that_knows_the_robots_state_plans_and_says_so(work):

@@ -2,7 +2,8 @@
 
 Trained by `world_model.training.cloning`. With `steps_left` it is inverse dynamics between distant frames (GC-IDM,
 arXiv 2605.08732): it is told how many model steps are left. Without, it is goal-conditioned behaviour cloning, which
-must average over all times at which the recorded behaviour arrived.
+must average over all times at which the recorded behaviour arrived; or the policy of implicit V-learning
+(`world_model.training.gcivl`), which prefers the actions that led nearer to the goal.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from planners.protocol import Dynamics
 from world_model.actions import ActionModule, ActionSpec
 from world_model.encoder import VideoEncoder
+from world_model.goal_value import GoalValue, count_relations, embed_frames, relate_frames
 
 STEPS_NUMBERS = 2  # of the numbers that stand for the steps left
 
@@ -42,16 +44,22 @@ class PolicyConfig:
 class GoalPolicy(ActionModule):
     """Features [B, T, D] of frames and [B, D] of goals -> action blocks [B, K, A].
 
-    encoder: trained with it, from pixels; None: features are the pooled view of a world model.
+    encoder: trained with it, from pixels; None: features are the pooled view of a world model. value: of states and
+    goals, trained with it; None: without one.
     """
 
     def __init__(
-        self, config: PolicyConfig, feature_dim: int, actions: ActionSpec, encoder: VideoEncoder | None = None
+        self,
+        config: PolicyConfig,
+        feature_dim: int,
+        actions: ActionSpec,
+        encoder: VideoEncoder | None = None,
+        value: GoalValue | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.actions, self.encoder = config, actions, encoder
+        self.config, self.actions, self.encoder, self.value = config, actions, encoder, value
         mid, half = actions.block_mid_half()
-        inputs = (config.history + 1) * feature_dim + config.history + STEPS_NUMBERS * config.steps_left
+        inputs = count_relations(config.history, feature_dim) + STEPS_NUMBERS * config.steps_left
         widths = [inputs, *[config.width] * config.depth]
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):
@@ -59,17 +67,21 @@ class GoalPolicy(ActionModule):
         self.layers = nn.Sequential(*layers, nn.Linear(config.width, config.blocks * len(mid)))
         self.register_bounds(mid, half)
 
-    def forward(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor, steps_B: Tensor) -> Tensor:
+    def forward(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor, steps_B: Tensor | None = None) -> Tensor:
         """Action blocks [B, K, A], 0 in the middle of their bounds and 1 at them, not clamped.
 
-        The goal is given relative to the newest frame, and older frames, too, so that a zero means no change.
+        steps_B: model steps left to the goal, for a policy that is told.
         """
-        now_BD = seen_BTD[:, -1]
-        parts = [now_BD, goal_BD - now_BD, (seen_BTD[:, :-1] - now_BD[:, None]).flatten(1), valid_BT.to(now_BD.dtype)]
+        parts = [relate_frames(seen_BTD, valid_BT, goal_BD)]
         if self.config.steps_left:
-            steps_B1 = steps_B[:, None].to(now_BD.dtype)
+            assert steps_B is not None
+            steps_B1 = steps_B[:, None].to(seen_BTD.dtype)
             parts += [1 / steps_B1, steps_B1.log()]
         return self.layers(torch.cat(parts, 1)).unflatten(1, (self.config.blocks, -1))
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Features [B, T, D]: those given, or of pixels [B, T, H, W, C] for a policy with an encoder."""
+        return embed_frames(self.encoder, frames)
 
 
 class PolicyProposer:

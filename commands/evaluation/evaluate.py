@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,7 @@ from commands.evaluation.proposals import make_proposals
 from commands.evaluation.protocol import SCHEMA
 from commands.evaluation.scenes import name_scenes
 from commands.evaluation.setup import EvaluationSetup, load_baseline_setup, load_setup
+from commands.evaluation.values import bind_value
 from commands.report.draws import render_scenes
 from commands.report.imagined import TITLE as STRIP_TITLE
 from commands.report.imagined import write_strip
@@ -84,18 +85,19 @@ def evaluate_model(
     dynamics = setup.model
     warn_of_emulated_bf16("plan", keys.planner.precision, dynamics.spec.device.type, console)
     proposals = make_proposals(keys.planner, setup, console)
-    played = play_methods(make_policies(keys, setup, proposals), keys, setup, console, folder / "videos")
+    bound = replace(keys, planner=bind_value(keys.planner, dynamics))
+    played = play_methods(make_policies(bound, setup, proposals), keys, setup, console, folder / "videos")
     results = collect_results(played, setup, keys)
     assert setup.protocol.budget is not None
-    agent = make_agent(dynamics, keys.planner, proposals)
+    agent = make_agent(dynamics, bound.planner, proposals)
     results["plan"] |= count_planning_flops(agent, setup.protocol.budget)
     if keys.planner.precision != "fp32":
-        results["plan"]["elite_overlap"] = measure_precision(setup, keys.planner)
+        results["plan"]["elite_overlap"] = measure_precision(setup, bound.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
     tested, sections = played.rollouts_under_test, list(extra)
     if keys.compare_batches:
-        results["batches"] = compare_batches(setup, keys, tested, console, proposals)
+        results["batches"] = compare_batches(setup, bound, tested, console, proposals)
     if tested.frames is not None and "pixels" in dynamics.spec.views:
         write_strip(dynamics, tested, folder / "imagined.png")
         sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))

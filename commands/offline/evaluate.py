@@ -18,6 +18,7 @@ from commands.config.groups import make_planner
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD
 from commands.evaluation.models import is_lewm_model, is_module_model, set_flow_steps
+from commands.evaluation.values import bind_value
 from commands.offline.horizons import measure_open_loop
 from commands.offline.measures import (
     ERRORS,
@@ -101,13 +102,14 @@ def evaluate_offline(
     if reader.info.env_id != source["env"]:
         console.warn(f"jepa plan: {data} holds {reader.info.env_id} and the model was trained on {source['env']}")
     planner, protocol = make_planner(keys.planner), keys.protocol
-    setup = make_offline_setup(model, reader, planner, keys.planner.cost, protocol)
+    cost = bind_value(keys.planner, model).cost
+    setup = make_offline_setup(model, reader, planner, cost, protocol)
     if len(setup.moments) < protocol.episodes:
         console.warn(
             f"jepa plan: split {protocol.split} serves {len(setup.moments)} moments, not protocol.episodes="
             f"{protocol.episodes}"
         )
-    results, planned, methods = measure_plans(setup, planner, keys.planner.cost, protocol.seed, console)
+    results, planned, methods = measure_plans(setup, planner, cost, protocol.seed, console)
     episodes = np.unique(setup.moments.index.episode).tolist()
     results["open_loop"] = measure_open_loop(model, reader, episodes, protocol.seed, steps=planner.horizon)
     results |= {

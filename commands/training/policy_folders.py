@@ -1,4 +1,4 @@
-"""Folders of goal-conditioned policies: written by `jepa clone`, read as proposals of a search.
+"""Folders of goal-conditioned policies: written by `jepa clone`, read as proposals of a search, or for their value.
 
 A folder holds model.json and model.safetensors of kind `policy`. A policy on frozen features holds no encoder: its
 record has a hash of the features that it was trained on, and a model with other features is refused.
@@ -17,6 +17,7 @@ from data.checks import parse_fields
 from planners.protocol import Dynamics
 from world_model.actions import ActionSpec
 from world_model.dynamics import LatentDynamics
+from world_model.goal_value import GoalValue, ValueConfig
 from world_model.interop.timm_encoder import make_encoder
 from world_model.policy import GoalPolicy, PolicyConfig
 from world_model.training.checkpoint import (
@@ -29,6 +30,7 @@ from world_model.training.checkpoint import (
 )
 
 KIND = "policy"
+SOURCE = "planner.proposal.source"  # the key that usually names a folder
 
 
 class PolicyDescription(pydantic.BaseModel):
@@ -38,6 +40,7 @@ class PolicyDescription(pydantic.BaseModel):
     feature_dim: pydantic.PositiveInt
     actions: dict[str, Any]
     encoder: dict[str, Any] | None
+    value: dict[str, Any] | None = None
     features: str | None
     about: dict[str, Any]
 
@@ -59,28 +62,31 @@ def save_policy(
         "feature_dim": feature_dim,
         "actions": make_config_dict(policy.actions),
         "encoder": None if policy.encoder is None else make_config_dict(policy.encoder.config),
+        "value": None if policy.value is None else make_config_dict(policy.value.config),
         "features": features,
         "about": about,
     }
     save_model(folder, policy, KIND, config)
 
 
-def check_policy(folder: str) -> None:
-    """Raise UsageError unless this is a folder of a policy."""
+def check_policy(folder: str, key: str = SOURCE) -> None:
+    """Raise UsageError unless this is a folder of a policy. key: that names it, for messages."""
     try:
         kind = read_model_kind(find_model_folder(folder))
     except CheckpointError as error:
-        raise UsageError(f"planner.proposal.source={folder}: {error}; or choose none or retrieval") from error
+        instead = "none or retrieval" if key == SOURCE else "null"
+        raise UsageError(f"{key}={folder}: {error}; or choose {instead}") from error
     if kind != KIND:
         raise UsageError(
-            f"planner.proposal.source={folder} holds {'no model' if kind is None else f'a {kind!r} model'}, and a "
+            f"{key}={folder} holds {'no model' if kind is None else f'a {kind!r} model'}, and a "
             f"policy is needed here: jepa clone model={folder if kind == 'dynamics' else '...'} data=... trains one"
         )
 
 
-def load_policy(folder: str, dynamics: Dynamics) -> GoalPolicy:
-    """The policy of a run folder of `jepa clone`, on the device of the model that it proposes to. UsageError where its
-    features, actions or frames are not the model's."""
+def load_policy(folder: str, dynamics: Dynamics, key: str = SOURCE) -> GoalPolicy:
+    """The policy of a run folder of `jepa clone`, on the device of the model that it proposes to, with its value where
+    it has one. key: that names the folder, for messages. UsageError where its features, actions or frames are not the
+    model's."""
     path = find_model_folder(folder)
     config, tensors = load_model_folder(path, KIND)
     source = path / "model.json"
@@ -90,17 +96,24 @@ def load_policy(folder: str, dynamics: Dynamics) -> GoalPolicy:
     encoder = None
     if described.encoder is not None:
         encoder = build_encoder_config(described.encoder, tensors, source, "encoder.")
-    _check_model(folder, described, actions, None if encoder is None else encoder.image_px, dynamics)
-    policy = build_loaded(
-        lambda: GoalPolicy(sizes, described.feature_dim, actions, None if encoder is None else make_encoder(encoder)),
-        tensors,
-        str(folder),
-    )
+    _check_model(f"{key}={folder}", described, actions, None if encoder is None else encoder.image_px, dynamics)
+    value: ValueConfig | None = None
+    if described.value is not None:
+        value = build_described(ValueConfig, described.value, source, "value")
+
+    def make() -> GoalPolicy:
+        own = [None if encoder is None else make_encoder(encoder) for _ in range(2)]  # of the policy and the value
+        size = described.feature_dim
+        return GoalPolicy(
+            sizes, size, actions, own[0], None if value is None else GoalValue(value, sizes.history, size, own[1])
+        )
+
+    policy = build_loaded(make, tensors, str(folder))
     return policy.to(dynamics.spec.device).eval().requires_grad_(False)
 
 
 def _check_model(
-    folder: str, described: PolicyDescription, actions: ActionSpec, image_px: tuple[int, int] | None, dynamics: Dynamics
+    where: str, described: PolicyDescription, actions: ActionSpec, image_px: tuple[int, int] | None, dynamics: Dynamics
 ) -> None:
     """Raise UsageError unless the policy was trained with what this model has."""
     spec, again = dynamics.spec, "jepa clone with this model trains one that fits"
@@ -110,14 +123,12 @@ def _check_model(
         ("frame size", image_px or spec.frame_hw, spec.frame_hw),
     ):
         if policys != models:
-            raise UsageError(
-                f"planner.proposal.source={folder} has the {what} {policys}, and the model has {models}: {again}"
-            )
+            raise UsageError(f"{where} has the {what} {policys}, and the model has {models}: {again}")
     if described.features is None:
         return
     here = hash_features(dynamics) if isinstance(dynamics, LatentDynamics) else "none"
     if here != described.features:
         raise UsageError(
-            f"planner.proposal.source={folder} was trained on features of another encoder ({described.features}, and "
+            f"{where} was trained on features of another encoder ({described.features}, and "
             f"this model's are {here}): {again}"
         )

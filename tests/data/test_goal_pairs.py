@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.goal_pairs import GoalPairs
+from data.goal_pairs import GoalPairs, GoalTransitions
 from data.store import Reader
 
 BLOCKS, HISTORY = 3, 2
@@ -48,6 +48,32 @@ def test_pairs_are_those_of_the_plainest_loops(make_file, skip, longest, split):
         assert batch["valid"][row].tolist() == [known, True] and batch["recorded"][row].tolist() == recorded
         np.testing.assert_array_equal(batch["action"][row], np.stack(blocks).astype(np.float32))
         assert batch["number"][row, 1] == reader.first_row(episode) + start
+
+
+@pytest.mark.parametrize(("skip", "longest"), [(1, 0), (2, 2)])
+def test_transitions_are_those_of_the_plainest_loops(make_file, skip, longest):
+    reader = Reader(make_file(frames=8))
+    numbers = np.arange(reader.total_frames, dtype=np.float32)
+    settings = {"columns": ("pixels",), "extra": {"number": numbers}}
+    transitions = GoalTransitions(reader, "train", skip, BLOCKS, HISTORY, longest, **settings)
+    pairs = GoalPairs(reader, "train", skip, BLOCKS, HISTORY, longest=1, **settings)  # each with the frame after it
+    assert len(transitions) == len(pairs) and f"{len(pairs)} transitions" in transitions.describe()
+    every = np.arange(len(pairs))
+    batch, want = transitions.gather(every), pairs.gather(every)
+    for name in ("pixels", "number", "action", "recorded"):
+        np.testing.assert_array_equal(batch[name], want[name])
+    np.testing.assert_array_equal(batch["valid"][:, :-1], want["valid"])
+    assert batch["valid"][:, -1].all() and (batch["transition"] == every).all()
+    _, starts, _ = pairs.locate(every)
+    left = (7 - starts) // skip
+    np.testing.assert_array_equal(batch["after"], np.minimum(left, longest) if longest else left)
+    ends = transitions.read_frames(every[:, None], np.stack((0 * left, left), 1))
+    np.testing.assert_array_equal(ends["number"], batch["number"][:, [1, 1]] + skip * np.stack((0 * left, left), 1))
+    np.testing.assert_array_equal(ends["pixels"][:, 0], batch["pixels"][:, 1])
+    with pytest.raises(AssertionError, match="beyond the episode"):
+        transitions.read_frames(every, left + 1)
+    with pytest.raises(IndexError, match=f"there are {len(transitions)}"):
+        transitions.gather(np.array([-1]))
 
 
 def test_an_episode_without_a_model_step_and_numbers_beyond_the_last_are_refused(make_file):

@@ -13,7 +13,7 @@ values and the policy see the goal's latent g beside it (`world_model.generative
 |.|^2 is a mean over latents and CE the cross-entropy with two-hot targets, both as in the authors' code at
 github.com/nicklashansen/tdmpc2 (MIT licence), whose sizes and weights these are. s is a stack of frames, as there.
 
-Rewards and goals are hindsight's (`world_model.generative.hindsight`): no reward and no state of a simulator is read.
+Rewards and goals are hindsight's (`world_model.hindsight`): no reward and no state of a simulator is read.
 stable-worldmodel's TD-MPC2 instead reads rewards that a simulator recorded, with an episode's last observation as goal.
 
 A plan maximises the return (`planner.cost.reduce=return`): predicted rewards of a path, and the value of its end.
@@ -31,10 +31,10 @@ from torch import Tensor
 from planners.protocol import Goal, Keep, Noise, Rows, Views
 from world_model.actions import ActionSpec
 from world_model.draws import make_generator
-from world_model.generative.hindsight import draw_goals
 from world_model.generative.tdmpc2_heads import GoalHeads, HeadsConfig
 from world_model.generative.tdmpc2_layers import ImageEncoder, Mlp, measure_maps, shift_frames
 from world_model.generative.world_model import Batch, WorldModel, WorldModelConfig
+from world_model.hindsight import draw_goals
 
 LEAST_MAP, MOST_MAP = 2, 8  # side of the encoder's last maps
 POLICY_STREAM = 1  # of a planner's draws

@@ -26,24 +26,31 @@ class CloningModel(nn.Module):
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the recorded action blocks, normalised; and as a term."""
-        error = self.measure_error(batch, 1 + step % self.policy.config.history)
+        error = measure_error(self.policy, batch, 1 + step % self.policy.config.history)
         return error, {"cloning": error}
 
     def after_step(self, step: int) -> None:
         """No state changes but the weights."""
 
-    def measure_error(self, batch: dict[str, Tensor], history: int) -> Tensor:
-        """Mean squared error over the blocks that were recorded, with the last `history` frames alone."""
-        policy = self.policy
-        if policy.encoder is None:
-            features = batch["features"].float()
-        else:
-            features = policy.encoder.embed_frames(batch["pixels"])
-        seen, valid = hide_older(features[:, :-1], batch["valid"], history)
-        predicted = policy(seen, valid, features[:, -1], batch["steps"])
-        square_BK = (predicted.float() - policy.normalise_actions(batch["action"])).square().mean(-1)
-        recorded_BK = batch["recorded"].to(square_BK.dtype)
-        return (square_BK * recorded_BK).sum() / recorded_BK.sum().clamp_min(1)
+
+def measure_error(policy: GoalPolicy, batch: dict[str, Tensor], history: int) -> Tensor:
+    """Mean squared error of normalised actions over the blocks that were recorded, with the last `history` frames."""
+    features = policy.embed(read_frames(batch))
+    seen, valid = hide_older(features[:, :-1], batch["valid"], history)
+    predicted = policy(seen, valid, features[:, -1], batch["steps"])
+    square_BK = (predicted.float() - policy.normalise_actions(batch["action"])).square().mean(-1)
+    return average_recorded(square_BK, batch["recorded"])
+
+
+def read_frames(batch: dict[str, Tensor]) -> Tensor:
+    """The frames of a batch: their features [B, T, D], or pixels [B, T, H, W, C]."""
+    return batch["features"] if "features" in batch else batch["pixels"]
+
+
+def average_recorded(values_BK: Tensor, recorded_BK: Tensor) -> Tensor:
+    """Mean over the blocks that were recorded."""
+    recorded_BK = recorded_BK.to(values_BK.dtype)
+    return (values_BK * recorded_BK).sum() / recorded_BK.sum().clamp_min(1)
 
 
 def hide_older(seen_BTD: Tensor, valid_BT: Tensor, history: int) -> tuple[Tensor, Tensor]:

@@ -22,30 +22,14 @@ from commands.training.cloning import train_policy
 from commands.training.feature_cache import view_frames
 from commands.training.model_folders import save_dynamics
 from commands.training.policy_folders import load_policy
-from data.mapped import create_file
-from data.schema import StoreInfo, plan_episodes
-from data.store import Reader, Writer
+from data.store import Reader
+from tests.commands.noise_file import EPISODES, FRAMES, INFO, write_noise
 from tests.world_model.small import dynamics, shake
 from world_model.training.checkpoint import load_tensors
 
-EPISODES, FRAMES, SKIP = 10, 9, 2
-INFO = StoreInfo("none", (-1.0, 0.0), (1.0, 4.0), ("x", "y"), 0.1, (64, 64, 3), ("x",), ("m",), 1)
+SKIP = 2
 SILENT = Console(io.StringIO())
 POLICY = ("policy.width=16", "policy.depth=1", "policy.blocks=4", "trainer=debug", "device=cpu")
-
-
-def write_file(path, info=INFO, changed=()):
-    """Noise as frames, and actions that name their episode; the splits in `changed` hold other numbers."""
-    create_file(path, info, plan_episodes(EPISODES, FRAMES, seed=0))
-    reader = Writer(path)
-    for episode in range(EPISODES):
-        other = reader.split(episode) in changed
-        rng = np.random.default_rng([episode, other])
-        columns = {column.name: np.zeros((FRAMES, *column.shape), column.dtype) for column in info.columns}
-        columns["pixels"] = rng.integers(0, 256, columns["pixels"].shape, dtype=np.uint8)
-        columns["action"] = np.full((FRAMES - 1, info.action_size), episode / 10 + 0.05 * other, np.float32)
-        reader.write(episode, columns)
-    return path
 
 
 @pytest.fixture
@@ -63,7 +47,7 @@ RETRIEVED = ("planner.proposal.source=retrieval", "planner.proposal.count=2")
 
 
 def test_segments_are_of_train_alone(model, tmp_path):
-    reader = Reader(write_file(tmp_path / "a.h5"))
+    reader = Reader(write_noise(tmp_path / "a.h5"))
     segments = load_segments(model, "pooled", reader, 3, SILENT)
     train = reader.episodes("train")
     assert len(segments.features) == len(train) * FRAMES and len(segments.starts_N) == len(train) * (FRAMES - 3 * SKIP)
@@ -80,7 +64,7 @@ def test_segments_are_of_train_alone(model, tmp_path):
 @pytest.mark.parametrize("view", ["pooled", "tokens", "reach"])
 def test_views_from_cached_features_are_those_of_frames(view, tmp_path):
     torch.manual_seed(0)
-    model, reader = dynamics("tokens"), Reader(write_file(tmp_path / "a.h5"))
+    model, reader = dynamics("tokens"), Reader(write_noise(tmp_path / "a.h5"))
     rows = np.arange(3, 9)
     got = view_frames(model, view, reader, rows, SILENT)
     want = model.encode_goal(torch.from_numpy(reader.gather("pixels", rows))).view(view)
@@ -91,7 +75,7 @@ def test_views_from_cached_features_are_those_of_frames(view, tmp_path):
 
 
 def test_retrieval_proposes_what_was_recorded_between_two_frames(model, tmp_path):
-    reader = Reader(write_file(tmp_path / "a.h5"))
+    reader = Reader(write_noise(tmp_path / "a.h5"))
     proposals = build_proposals(plan_keys(*RETRIEVED), model, None, SILENT, reader, 4)
     episode = int(reader.episodes("train")[2])
     frames = torch.from_numpy(np.array(reader.column("pixels", episode)))
@@ -113,7 +97,7 @@ def test_a_policy_learns_from_train_alone(model, tmp_path, source):
     save_dynamics(tmp_path / "model", model, {"env": "none", "env_kwargs": {}})
     weights = []
     for name, changed in (("a", ()), ("b", ("val", "eval")), ("c", ("train",))):
-        data = write_file(tmp_path / f"{name}.h5", changed=changed)
+        data = write_noise(tmp_path / f"{name}.h5", changed=changed)
         folder = train(tmp_path / name, tmp_path / "model", data, f"source={source}")
         weights.append(load_tensors(folder / "model/model.safetensors")[0]["layers.0.weight"])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
@@ -121,7 +105,7 @@ def test_a_policy_learns_from_train_alone(model, tmp_path, source):
 
 def test_a_policy_proposes_to_the_model_that_it_was_trained_on_alone(model, tmp_path):
     save_dynamics(tmp_path / "model", model, {"env": "none", "env_kwargs": {}})
-    data = write_file(tmp_path / "a.h5")
+    data = write_noise(tmp_path / "a.h5")
     source = str(train(tmp_path / "policy", tmp_path / "model", data))
     keys = plan_keys(f"planner.proposal.source={source}")
     check_proposals(keys)
@@ -144,7 +128,7 @@ def test_a_policy_proposes_to_the_model_that_it_was_trained_on_alone(model, tmp_
 
 
 def test_data_and_folders_that_do_not_fit_are_refused(model, tmp_path):
-    reader = Reader(write_file(tmp_path / "a.h5"))
+    reader = Reader(write_noise(tmp_path / "a.h5"))
     for name, info, said in (
         (
             "flat",
@@ -155,7 +139,7 @@ def test_data_and_folders_that_do_not_fit_are_refused(model, tmp_path):
         ("slow", replace(INFO, step_s=0.2), "has the seconds between frames 0.2, and 0.1 is needed"),
         ("else", replace(INFO, env_id="other"), "has the environment other, and none is needed"),
     ):
-        words = (*RETRIEVED, f"planner.proposal.data={write_file(tmp_path / f'{name}.h5', info)}")
+        words = (*RETRIEVED, f"planner.proposal.data={write_noise(tmp_path / f'{name}.h5', info)}")
         with pytest.raises(UsageError, match=said):
             build_proposals(plan_keys(*words), model, None, SILENT, reader, 4)
     with pytest.raises(UsageError, match="retrieval needs planner.proposal.data"):
@@ -175,7 +159,7 @@ def test_data_and_folders_that_do_not_fit_are_refused(model, tmp_path):
 
 def test_operations_of_a_plan_are_those_of_its_parts(model, tmp_path):
     save_dynamics(tmp_path / "model", model, {"env": "none", "env_kwargs": {}})
-    data = write_file(tmp_path / "a.h5")
+    data = write_noise(tmp_path / "a.h5")
     source = f"planner.proposal.source={train(tmp_path / 'policy', tmp_path / 'model', data)}"
     frames = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     with torch.no_grad():
@@ -198,7 +182,7 @@ def test_operations_of_a_plan_are_those_of_its_parts(model, tmp_path):
 
 def test_an_agent_acts_by_a_policy_without_search(model, tmp_path):
     save_dynamics(tmp_path / "model", model, {"env": "none", "env_kwargs": {}})
-    source = train(tmp_path / "policy", tmp_path / "model", write_file(tmp_path / "a.h5"))
+    source = train(tmp_path / "policy", tmp_path / "model", write_noise(tmp_path / "a.h5"))
     words = ("planner=direct", "planner.horizon=4", f"planner.proposal.source={source}", "planner.proposal.steps=3")
     agent = Agent(tmp_path / "model", device="cpu", overrides=words)
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
