@@ -52,10 +52,10 @@ EMBEDDING_STD = 0.02  # of the initial weights of the embedded time and action (
 class FlowTransformerConfig:
     """Euler steps of a latent flow transformer, whose sizes are those of dynamics.predictor."""
 
-    kind: Literal["transformer"] = "transformer"
-    """transformer: all tokens of the next frame together; head: each by itself, given the predictor's output for it"""
     steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] = 4
     """Euler steps per sample, in training and planning (planner.flow_steps: other ones in planning)"""
+    kind: Literal["transformer"] = "transformer"
+    """transformer: all tokens of the next frame together; head: each by itself, given the predictor's output for it"""
 
 
 @dataclass(frozen=True)

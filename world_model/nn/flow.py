@@ -34,14 +34,14 @@ MOST_STEPS = 1000
 class FlowConfig:
     """Sizes of a flow-matching head, and Euler steps of its samples."""
 
-    kind: Literal["head"] = "head"
-    """head: each token by itself, given the predictor's output for it; transformer: all tokens of the frame together"""
     steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] = 4
     """Euler steps per sample, in training and planning (planner.flow_steps: other ones in planning)"""
     width: Annotated[int, Ge(1)] = 128
     """width of the hidden layers"""
     depth: Annotated[int, Ge(1)] = 2
     """hidden layers"""
+    kind: Literal["head"] = "head"
+    """head: each token by itself, given the predictor's output for it; transformer: all tokens of the frame together"""
 
 
 def integrate(velocity: Callable[[Tensor, float], Tensor], start: Tensor, steps: int) -> Tensor:
