@@ -1,8 +1,8 @@
 """Latent dynamics: what a planner talks to.
 
-`LatentDynamics` puts a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. It takes raw
-frames and raw actions and normalises them by buffers. Its parts (`world_model.nn.features`, `states`, `reachability`)
-decide what it predicts; a planner gets named views.
+`LatentDynamics` puts a frozen encoder and a predictor (`ActionPredictor`, or the context of a latent flow transformer)
+behind observe / encode_goal / imagine. It takes raw frames and raw actions and normalises them by buffers. Its parts
+(`world_model.nn.features`, `states`, `reachability`) decide what it predicts; a planner gets named views.
 """
 
 from __future__ import annotations

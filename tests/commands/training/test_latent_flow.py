@@ -15,7 +15,14 @@ from world_model.generative.latent_flow import FlowTransformer, FlowTransformerC
 from world_model.objectives.autoencoder import AutoencoderConfig
 
 SEARCH = ("planner.horizon=2", "planner.samples=4", "planner.iterations=1", "planner.elites=2")
-FEW = ("protocol.episodes=2", "protocol.budget=4", "protocol.goal_offset=10", "protocol.oracle=false", "workers=1")
+FEW = (
+    "protocol.episodes=2",
+    "protocol.budget=2",
+    "protocol.goal_offset=10",
+    "protocol.oracle=false",
+    "protocol.oracle_cost.episodes=0",
+    "workers=1",
+)
 SMALL = ("dynamics=latent_flow", "dynamics.predictor.width=16", "dynamics.predictor.depth=1", "trainer=debug")
 DATA, VAE = "runs/collect/data", "runs/pretrain/vae"
 
@@ -55,18 +62,11 @@ def test_it_is_resumed_bit_for_bit_plans_in_other_euler_steps_and_shows_what_it_
     assert about["objective"]["family"] == "autoencoder"
     assert main(["inspect", "path=runs/posttrain/whole"]) == 0
     assert "features of the whole frame by flow matching, 4 Euler steps, 1 blocks x 16" in capsys.readouterr().out
-    flops = {}
-    for steps in (1, 8):
-        given = (
-            "model=runs/posttrain/whole",
-            f"data={DATA}",
-            f"planner.flow_steps={steps}",
-            "planner.cost.view=tokens",
-        )
-        assert main(["plan", *given, *SEARCH, *FEW, f"name=steps{steps}"]) == 0
-        flops[steps] = json.loads((work / f"runs/plan/steps{steps}/results.json").read_text())["plan"]["flops"]
-    assert flops[8] > flops[1] > 0
-    assert (work / "runs/plan/steps1/imagined.png").is_file()
+    given = ("model=runs/posttrain/whole", f"data={DATA}", "planner.cost.view=tokens", "planner.flow_steps=1")
+    assert main(["plan", *given, *SEARCH, *FEW, "name=one"]) == 0
+    results = json.loads((work / "runs/plan/one/results.json").read_text())
+    assert results["episodes"] == 2 and results["plan"]["flops"] > 0
+    assert (work / "runs/plan/one/imagined.png").is_file()
 
 
 @pytest.mark.parametrize(
