@@ -125,10 +125,15 @@ def describe_world_model(folder: Path) -> Rows:
 
 
 def describe_flow(dynamics: Mapping[str, Any]) -> str:
-    """What a flow-matching head draws, and its sizes, from the dynamics of model.json."""
+    """What flow matching draws, and the sizes of its network, from the dynamics of model.json."""
     flow, drawn = dynamics["flow"], "features" if dynamics["pixels"] is None else "pixels"
-    sizes = f"{flow['depth']} layers x {flow['width']}"
-    return f"{drawn} of each token by flow matching, {flow['steps']} Euler steps, {sizes}"
+    if flow.get("kind") == "transformer":
+        unit, parts, sizes = "the whole frame", "blocks", dynamics["predictor"]
+    else:  # a head, which older folders hold without its kind
+        unit, parts, sizes = "each token", "layers", flow
+    return (
+        f"{drawn} of {unit} by flow matching, {flow['steps']} Euler steps, {sizes['depth']} {parts} x {sizes['width']}"
+    )
 
 
 def describe_data(path: Path, verify: bool) -> Rows:

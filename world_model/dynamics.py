@@ -1,15 +1,15 @@
 """Latent dynamics: what a planner talks to.
 
-`LatentDynamics` puts a frozen encoder and an `ActionPredictor` behind observe / encode_goal / imagine. It takes raw
-frames and raw actions and normalises them by buffers. Its parts (`world_model.nn.features`, `states`, `reachability`)
-decide what it predicts; a planner gets named views.
+`LatentDynamics` puts a frozen encoder and a predictor (`ActionPredictor`, or the context of a latent flow transformer)
+behind observe / encode_goal / imagine. It takes raw frames and raw actions and normalises them by buffers. Its parts
+(`world_model.nn.features`, `states`, `reachability`) decide what it predicts; a planner gets named views.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from planners.protocol import DynamicsSpec, Lazy, Noise, Views
 from world_model.actions import ActionModule, ActionSpec
 from world_model.encoder import VideoEncoder
+from world_model.generative.latent_flow import FlowContext, FlowTransformer, FlowTransformerConfig
 from world_model.nn.cache import PastCache
 from world_model.nn.decoder import DecoderConfig, PixelHeadConfig
 from world_model.nn.features import Features, Output, Space
@@ -59,8 +60,8 @@ class DynamicsConfig:
     decoder: DecoderConfig | None = None
     """decoder of features into pixels, fitted after training, to look at imagined frames and for the view pixels; null:
     none"""
-    flow: FlowConfig | None = None
-    """flow-matching head that draws each token of the next frame, or the pixels of its patch with
+    flow: FlowConfig | FlowTransformerConfig | None = None
+    """flow matching that draws the tokens of the next frame, or the pixels of their patches with
     dynamics.pixels={channels: null}; null: one prediction by regression"""
 
     def __post_init__(self) -> None:
@@ -92,12 +93,17 @@ class DynamicsConfig:
                 f"dynamics.flow draws the pixels of a patch themselves, and dynamics.pixels.channels="
                 f"{self.pixels.channels} would stand between: give null"
             )
+        if isinstance(self.flow, FlowTransformerConfig) and self.predictor.conditioning != "adaln":
+            raise ValueError(
+                f"dynamics.predictor.conditioning={self.predictor.conditioning}: actions modulate the transformer of "
+                "dynamics.flow.kind=transformer, give dynamics.predictor.conditioning=adaln"
+            )
 
 
 @dataclass
 class LatentContext:
-    """The past: cached keys and values of all frames but the last, and the last frame's features [B, N, F] and
-    normalised proprioception [B, Q] (Q = 0 for a model of images alone)."""
+    """The past: cached keys and values of frames (`LatentDynamics.remember`), and the last frame's features [B, N, F]
+    and normalised proprioception [B, Q] (Q = 0 for a model of images alone)."""
 
     past: PastCache
     last_BNF: Tensor
@@ -111,7 +117,7 @@ class LatentContext:
 class LatentDynamics(ActionModule):
     """A frozen encoder with an action-conditioned predictor of its features (`planners.protocol.Dynamics`).
 
-    Parts: `features` (predicted), `output` (their target and views), `flow` (head that draws them, or None), `states`
+    Parts: `features` (predicted), `output` (their target and views), `flow` (what draws them, or None), `states`
     (path of the proprioception) and `reach` (embedding whose distances count model steps, or None).
     """
 
@@ -122,20 +128,9 @@ class LatentDynamics(ActionModule):
         if config.inputs == "raw":  # normalised actions are then as they are
             mid, half = torch.zeros_like(mid), torch.ones_like(half)
         self.features = Features(config.space, config.scene, encoder, standardised=config.outputs == "change")
-        self.predictor = ActionPredictor(
-            self.features.dim,
-            self.features.grid,
-            len(mid),
-            config.predictor,
-            config.outputs if config.flow is None else "hidden",
-            state_dim=config.proprio_dim,
-            scene=self.features.scene_shape,
-        )
+        self.predictor = self._make_predictor(len(mid))
         self.output = Output(config.pixels, config.decoder, self.features, encoder, config.flow is not None)
-        self.flow: FlowHead | None = None
-        if config.flow is not None:  # a change of pixels would need the frame before, which a context does not keep
-            width, change = config.predictor.width, config.pixels is None
-            self.flow = FlowHead(width, self.output.token_dim, config.flow, change)
+        self.flow = self._make_flow(len(mid))
         if self.output.decoder is not None:
             freeze(self.output.decoder)  # trained separately
         self.reach: ReachHead | None = None
@@ -145,6 +140,30 @@ class LatentDynamics(ActionModule):
         self.states = make_states(config.proprio_model, config.proprio_dim, len(actions.low), mid, half)
         self.register_bounds(mid, half)
         freeze(self.encoder)
+
+    def _make_predictor(self, action_dim: int) -> ActionPredictor | FlowContext:
+        """The network that reads frames."""
+        config, features = self.config, self.features
+        if isinstance(config.flow, FlowTransformerConfig):
+            return FlowContext(features.dim, features.grid, config.predictor)
+        return ActionPredictor(
+            features.dim,
+            features.grid,
+            action_dim,
+            config.predictor,
+            config.outputs if config.flow is None else "hidden",
+            state_dim=config.proprio_dim,
+            scene=features.scene_shape,
+        )
+
+    def _make_flow(self, action_dim: int) -> FlowHead | FlowTransformer | None:
+        """What draws the next frame, given the predictor's output, if anything does."""
+        config, flow, token_dim = self.config, self.config.flow, self.output.token_dim
+        change = config.pixels is None  # a change of pixels would need the frame before, which a context does not keep
+        if isinstance(flow, FlowTransformerConfig):
+            sizes = token_dim, action_dim + config.proprio_dim, self.features.grid, config.predictor
+            return FlowTransformer(*sizes, steps=flow.steps, of_change=change, frames=config.history + config.horizon)
+        return None if flow is None else FlowHead(config.predictor.width, token_dim, flow, change)
 
     def train(self, mode: bool = True) -> LatentDynamics:
         """Training mode for all but the encoder, which stays frozen and in eval mode."""
@@ -164,6 +183,21 @@ class LatentDynamics(ActionModule):
         [..., T, Q]."""
         return torch.cat((self.normalise_actions(actions_TA), states_TQ), -1)
 
+    def remember(
+        self,
+        features_BTNF: Tensor,
+        inputs_BtA: Tensor,
+        valid_BT: Tensor | None = None,
+        scene_BMD: Tensor | None = None,
+    ) -> PastCache:
+        """What the T frames of the past give to a rollout, computed once a plan: keys and values of all frames where
+        these do not depend on actions (`FlowContext`), else of all but the last, which shares a block with a
+        candidate's first action. inputs_BtA: of `join_inputs`, t = T - 1. valid_BT: False for padding."""
+        if isinstance(self.predictor, FlowContext):
+            return self.predictor.prefill(features_BTNF, valid_BT)
+        valid = None if valid_BT is None else valid_BT[:, :-1]
+        return self.predictor.prefill(features_BTNF[:, :-1], inputs_BtA, valid, scene_BMD)
+
     def rollout(
         self,
         past: PastCache,
@@ -176,15 +210,15 @@ class LatentDynamics(ActionModule):
         """Normalised features [B, S, K, N, F] after candidates' action blocks in environment units; normalised patches
         of a flow that draws pixels. noise: of a flow; None: the same for all environments. emit: in place of `draw`."""
         inputs = self.join_inputs(actions_BSKA, self.states(state_BQ, actions_BSKA))
-        if self.flow is None:
-            return self.predictor.rollout(past, last_BNF, inputs)
-        emit = emit or partial(self.draw, noise, actions_BSKA.shape[2])
+        if self.flow is not None:
+            emit = emit or partial(self.draw, noise, actions_BSKA.shape[2])
         return self.predictor.rollout(past, last_BNF, inputs, emit=emit)
 
     def draw(
-        self, noise: Noise | None, steps: int, hidden_BSND: Tensor, before_BSNF: Tensor, step: int
+        self, noise: Noise | None, steps: int, output: Any, before_BSNF: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
-        """A sample [B, S, N, X] of step `step` of `steps` of a path, and its features, from which the path goes on.
+        """A sample [B, S, N, X] of step `step` of `steps` of a path, given the predictor's output, and its features,
+        from which the path goes on.
 
         Candidates of an environment share the noise, which differs from step to step. The last sample is not encoded.
         """
@@ -194,7 +228,7 @@ class LatentDynamics(ActionModule):
             start = torch.randn(shape, generator=torch.Generator().manual_seed(step))[None].to(before_BSNF.device)
         else:
             start = noise.normal(shape, stream=1 + step)
-        drawn = self.flow.sample(hidden_BSND, before_BSNF, start[:, None])
+        drawn = self.flow.sample(output, before_BSNF, start[:, None])
         if step == steps - 1:
             return drawn, before_BSNF
         return drawn, self.output.read_features(self.encoder, self.features, drawn)
@@ -241,7 +275,7 @@ class LatentDynamics(ActionModule):
         features = self.features.normalise(inputs["features"])
         states = self.states.read(proprio, frames_BTHWC)
         rows, scene = self.join_inputs(past_actions_BtA, states[:, :-1]), self.features.select_scene(inputs, -1)
-        past = self.predictor.prefill(features[:, :-1], rows, valid_BT[:, :-1], scene)
+        past = self.remember(features, rows, valid_BT, scene)
         return LatentContext(past, features[:, -1], states[:, -1])
 
     def encode_goal(self, frames_BHWC: Tensor, proprio: Tensor | None = None) -> Views:

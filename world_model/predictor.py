@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,8 @@ from world_model.nn.layers import (
 from world_model.nn.stack import Blocks, KeysValues, init_transformer
 
 Outputs = Literal["change", "features", "normed", "hidden"]
-# (outputs [B, S, N, ...] of a step, features before it, number of the step) -> values of the path, features fed back
-Emit = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+# (output of a step for B x S frames, features before it, number of the step) -> values of the path, features fed back
+Emit = Callable[[Any, Tensor, int], tuple[Tensor, Tensor]]
 
 SCENE_STD = 0.02  # of the learned embeddings of a scene's positions, at the start
 
@@ -325,7 +325,7 @@ class ActionPredictor(nn.Module):
         last_BNF: Tensor,
         inputs_BSKA: Tensor | None,
         steps: int = 0,
-        emit: Emit = lambda output, before, step: (output, output),
+        emit: Emit | None = None,
     ) -> Tensor:
         """Imagine K steps for S candidates: features [B, S, K, N, F], each step fed back as the next input; with `emit`
         its values and features.
@@ -347,7 +347,7 @@ class ActionPredictor(nn.Module):
             x, condition = self.embed(features.unsqueeze(2), inputs)
             x = self._step(x, condition, table.select(start, start + self.block_tokens), past, own)
             output = self.decode(x, features.unsqueeze(2)).squeeze(2)
-            values, features = emit(output, features, k)
+            values, features = (output, output) if emit is None else emit(output, features, k)
             path.append(values)
         return torch.stack(path, 2)
 

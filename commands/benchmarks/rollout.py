@@ -27,7 +27,7 @@ from world_model.actions import ActionSpec
 from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.nn.pools import LearnedPoolConfig
-from world_model.predictor import PredictorConfig
+from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.training.compilation import compile_blocks
 
 STEPS = 5  # horizon, of both settings
@@ -190,6 +190,7 @@ def _mean_elite_overlap(costs: list[Tensor], others: list[Tensor]) -> float:
 @torch.no_grad()
 def randomise_modulation(model: LatentDynamics) -> None:
     """Let actions matter as in a trained model: the modulation's weights start at zero."""
+    assert isinstance(model.predictor, ActionPredictor), "of a model without a flow transformer"
     model.predictor.get_parameter("action_encoder.weight").normal_()
     for block in model.predictor.predictor_blocks:
         assert block.modulation is not None

@@ -13,11 +13,14 @@ from commands.config.keys import RunKeys
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.hub import resolve_model
-from commands.training.model_folders import load_encoder
+from commands.training.model_folders import load_encoder, read_preprocessing
+from data.pictures import Preprocessing
+from data.schema import StoreInfo
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder
 from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import make_timm_encoder
+from world_model.objectives.autoencoder import AutoencoderConfig
 from world_model.predictor import ActionPredictor
 from world_model.training.checkpoint import load_weights
 
@@ -113,6 +116,31 @@ def load_frozen_encoder(keys: EncoderSourceKeys, encoder: str | Path, console: C
     else:
         model, about = load_encoder(encoder)
     return FrozenEncoder(model.eval(), about, predictor)
+
+
+def check_autoencoder(frozen: FrozenEncoder, info: StoreInfo, preprocessing: Preprocessing, where: str) -> None:
+    """Raise UsageError for an autoencoder of other frames than the data's: of another environment, size or crop. Its
+    latents hold what it has learned to draw, which other encoders' features need not. One of plain video may have any.
+    """
+    about = frozen.about
+    family, env = about.get("objective", {}).get("family"), about.get("env")
+    if family != AutoencoderConfig.family or env is None:
+        return
+    hint = f"{where} is an autoencoder: train one on this data (jepa pretrain objective=vae)"
+    if env != info.env_id:
+        raise UsageError(f"encoder={where} was trained on frames of {env}, and the data holds {info.env_id}; {hint}")
+    if "preprocessing" not in about:
+        return
+    stated = read_preprocessing(about, frozen.encoder.config.image_px)
+    trained, given = _describe_frames(stated), _describe_frames(preprocessing)
+    if trained != given:
+        raise UsageError(f"encoder={where} was trained on frames of {trained}, and the data holds {given}; {hint}")
+
+
+def _describe_frames(preprocessing: Preprocessing) -> str:
+    """Size and crop of stored frames."""
+    height, width = preprocessing.stored_hw or preprocessing.size_hw
+    return f"{height}x{width} pixels (crop={preprocessing.crop})"
 
 
 def copy_predictor(source: ActionPredictor, dynamics: LatentDynamics, where: str) -> None:

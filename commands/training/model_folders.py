@@ -30,6 +30,7 @@ from data.schema import StoreInfo
 from world_model.actions import ActionSpec
 from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.generative.latent_flow import FlowTransformerConfig
 from world_model.generative.world_model import WorldModel, WorldModelConfig
 from world_model.interop.huggingface import holds_weights
 from world_model.interop.lewm_weights import holds_lewm
@@ -208,7 +209,8 @@ def load_dynamics(folder: str | Path, device: str | torch.device = "cpu") -> tup
     if described.frame_px:  # a folder from before preprocessing was stated: frames of another size were squeezed
         about = {**about, "preprocessing": {"size_hw": described.encoder["image_px"], "crop": "whole"}}
     sizes = build_described(DynamicsConfig, described.dynamics, source, "dynamics")
-    stem, predictor = "predictor.predictor_blocks.", sizes.predictor
+    predictor = sizes.predictor
+    stem = "flow.blocks." if isinstance(sizes.flow, FlowTransformerConfig) else "predictor.predictor_blocks."
     check_blocks(predictor.depth, predictor.width, tensors, stem, f"{source} dynamics.predictor")
     actions = build_described(ActionSpec, described.actions, source, "actions")
     block, middle = actions.block_dim, tensors.get("action_mid")

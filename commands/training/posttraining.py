@@ -15,7 +15,7 @@ from commands.config.groups import DynamicsKeys
 from commands.config.keys import LoggerKeys, OnDamaged
 from commands.shared.console import Console
 from commands.shared.devices import resolve_device
-from commands.training.encoder_sources import EncoderSourceKeys, copy_predictor, load_frozen_encoder
+from commands.training.encoder_sources import EncoderSourceKeys, check_autoencoder, copy_predictor, load_frozen_encoder
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
 from commands.training.model_folders import (
     MODEL,
@@ -70,6 +70,7 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     frozen = load_frozen_encoder(keys, encoder_folder, console)
     encoder, about = frozen.encoder, frozen.about
     preprocessing = derive_preprocessing(reader.info, encoder.config.image_px)
+    check_autoencoder(frozen, reader.info, preprocessing, str(encoder_folder))
     if preprocessing.stored_hw is not None:
         console.say(preprocessing.describe(preprocessing.stored_hw))
     reader = prepare_reader(reader, preprocessing)

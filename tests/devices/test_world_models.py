@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.world_model.small import dynamics, frames
+from world_model.generative.latent_flow import FlowTransformerConfig
 from world_model.nn.flow import FlowConfig
 from world_model.probing.surprise import Transitions, measure_energies, measure_landscape
 
@@ -22,6 +23,7 @@ MODELS = {
     "two actions a step": {"frame_skip": 2},
     "flow of features": {"space": "tokens", "flow": FlowConfig(2, 16)},
     "flow of pixels": {"space": "tokens", "target": "pixels", "flow": FlowConfig(2, 16)},
+    "flow transformer of features": {"space": "tokens", "flow": FlowTransformerConfig(2)},
 }
 
 

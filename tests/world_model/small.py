@@ -11,6 +11,7 @@ from planners.noise import Draws
 from world_model.actions import ActionSpec
 from world_model.dynamics import DynamicsConfig, LatentDynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.generative.latent_flow import FlowTransformerConfig
 from world_model.interop.lewm import LeWMSizes, LeWorldModel
 from world_model.interop.lewm_weights import to_released
 from world_model.nn.decoder import PixelHeadConfig
@@ -112,12 +113,14 @@ def dynamics(
     proprio_dim: int = 0,
     scene: bool = False,
     pool: Literal["learned", "keypoints"] = "learned",
-    flow: FlowConfig | None = None,
+    flow: FlowConfig | FlowTransformerConfig | None = None,
 ) -> LatentDynamics:
     """Random latent dynamics with a history of 3 and a horizon of 4; with integrated poses, of 7-D pose actions."""
     channels = None if flow is not None else 16
     reach, head = ReachConfig(dim=5, hidden=8), PixelHeadConfig(channels, 128) if target == "pixels" else None
-    shape = (space, 3, 4, PREDICTOR, proprio, proprio_dim, reach, scene, head)
+    drawn_whole = isinstance(flow, FlowTransformerConfig)
+    predictor = replace(PREDICTOR, conditioning="adaln") if drawn_whole else PREDICTOR
+    shape = (space, 3, 4, predictor, proprio, proprio_dim, reach, scene, head)
     config = DynamicsConfig(*shape, flow=flow)  # type: ignore[arg-type]
     low, high = ((-0.1,) * 7, (0.1,) * 7) if proprio == "integrate" else ((-1.0, 0.0), (1.0, 4.0))
     made = LatentDynamics(config, encoder(config=replace(SIZES, pool=POOLS[pool])), ActionSpec(low, high, frame_skip))

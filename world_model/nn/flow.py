@@ -17,9 +17,9 @@ be of times near 1, where a few Euler steps never look.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ class FlowConfig:
     """width of the hidden layers"""
     depth: Annotated[int, Ge(1)] = 2
     """hidden layers"""
+    kind: Literal["head"] = "head"
+    """head: each token by itself, given the predictor's output for it; transformer: all tokens of the frame together"""
 
 
 def integrate(velocity: Callable[[Tensor, float], Tensor], start: Tensor, steps: int) -> Tensor:
@@ -50,6 +52,19 @@ def integrate(velocity: Callable[[Tensor, float], Tensor], start: Tensor, steps:
     return x
 
 
+class TimeFeatures(nn.Module):
+    """Times [..., 1] in 0..1 -> numbers [..., TIMES] that describe them: cosines of pi, 2 pi, ... times the time."""
+
+    frequencies: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", math.pi * torch.arange(1, TIMES + 1), persistent=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        return (self.frequencies * time).cos()
+
+
 class FlowHead(nn.Module):
     """Outputs h [..., N, D] of the predictor -> samples [..., N, X] of the next frame's tokens.
 
@@ -58,8 +73,6 @@ class FlowHead(nn.Module):
     of_change: whether the flow is that of the change from the frame before, whose tokens [..., N, X] are then added.
     steps: Euler steps of a sample.
     """
-
-    frequencies: Tensor
 
     def __init__(self, hidden_dim: int, token_dim: int, config: FlowConfig, of_change: bool) -> None:
         super().__init__()
@@ -75,12 +88,16 @@ class FlowHead(nn.Module):
         self.out = nn.Linear(config.width, token_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.register_buffer("frequencies", math.pi * torch.arange(1, TIMES + 1), persistent=False)
+        self.describe_time = TimeFeatures()
+
+    def shape_times(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the times of a loss of tokens of this shape [..., N, X]: every token has a time of its own."""
+        return (*shape[:-1], 1)
 
     def predict_end(self, x_t: Tensor, time: Tensor, base: Tensor, condition: Tensor) -> Tensor:
         """The expected end e(x_t, t, h) of the line at x_t [..., X] and time [..., 1]; base, condition: the maps `proj`
         and `read_hidden` of h."""
-        described = self.read_time((self.frequencies * time).cos())
+        described = self.read_time(self.describe_time(time))
         y = F.gelu(self.read_noisy(x_t) + condition + described)
         for layer in self.layers:
             y = F.gelu(layer(y))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -34,7 +34,7 @@ def _keep_products(context: object, operation: object, *args: object, **kwargs: 
     return CheckpointPolicy.MUST_SAVE if operation in _SAVED else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _run_block(block: Block, checkpointing: Checkpointing, inputs: tuple[Any, ...]) -> Tensor:
+def _run_block(block: nn.Module, checkpointing: Checkpointing, inputs: tuple[Any, ...]) -> Tensor:
     """Output of a block for the inputs of its `forward`, with a choice of activations kept for the backward pass."""
     if checkpointing == "none" or not torch.is_grad_enabled():
         return block(*inputs)
@@ -75,27 +75,34 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True)
 
 
-class Blocks(nn.ModuleList):
-    """A stack of blocks, checkpointed by choice, and compiled if `compiled` is set (torch.compile: the first steps take
-    a minute)."""
+class BlockStack(nn.ModuleList):
+    """A stack of modules that are called one after another, checkpointed by choice, and compiled if `compiled` is set
+    (torch.compile: the first steps take a minute)."""
+
+    def __init__(self, blocks: Iterable[nn.Module], checkpointing: Checkpointing) -> None:
+        super().__init__(blocks)
+        self.checkpointing = checkpointing
+        self.compiled = False
+
+    def step(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """The output of one of the blocks, from the inputs of its `forward`."""
+        run = _compile(_run_block) if self.compiled else _run_block
+        return run(block, self.checkpointing, inputs)
+
+
+class Blocks(BlockStack):
+    """A stack of `Block`."""
 
     def __init__(self, depth: int, config: BlockConfig) -> None:
-        super().__init__(Block(config) for _ in range(depth))
-        self.checkpointing = config.checkpointing
-        self.compiled = False
+        super().__init__((Block(config) for _ in range(depth)), config.checkpointing)
 
     def __iter__(self) -> Iterator[Block]:
         for block in super().__iter__():
             assert isinstance(block, Block)
             yield block
 
-    def step(self, block: Block, *inputs: Any) -> Tensor:
-        """The residual stream after one of the blocks, from the inputs of `Block.forward`."""
-        run = _compile(_run_block) if self.compiled else _run_block
-        return run(block, self.checkpointing, inputs)
-
     def advance(self, block: Block, *inputs: Any) -> tuple[Tensor, KeysValues]:
-        """The same of a rollout, with the candidates' keys and values, from the inputs of `_advance_block`."""
+        """`step` of a rollout, with the candidates' keys and values, from the inputs of `_advance_block`."""
         run = _compile(_advance_block) if self.compiled else _advance_block
         return run(block, *inputs)
 

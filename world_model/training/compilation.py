@@ -9,7 +9,7 @@ import tempfile
 import torch
 from torch import nn
 
-from world_model.nn.stack import Blocks
+from world_model.nn.stack import BlockStack
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -20,7 +20,7 @@ def compile_blocks(model: nn.Module) -> None:
     """
     check_compiler(next(model.parameters()).device)
     for part in model.modules():
-        if isinstance(part, Blocks):
+        if isinstance(part, BlockStack):
             part.compiled = True
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -116,8 +116,8 @@ class PosttrainModel(nn.Module):
         As in planning, states [B, T, Q] of the history and the scene of its last frame are used alone. noise, emit: of
         `LatentDynamics.rollout`."""
         dynamics, actions, before = self.dynamics, batch["action"], history - 1
-        past = dynamics.predictor.prefill(
-            features[:, :before],
+        past = dynamics.remember(
+            features[:, :history],
             dynamics.join_inputs(actions[:, :before], states[:, :before]),
             scene_BMD=dynamics.features.select_scene(batch, before),
         )
@@ -129,13 +129,14 @@ class PosttrainModel(nn.Module):
         features = self.dynamics.features.normalise(batch["features"].float())
         return features, self.dynamics.states.read(batch.get("proprio"), features)
 
-    def _error(self, predicted: Tensor, before: Tensor, target: Tensor, noise: StepNoise) -> Tensor:
-        """Error of outputs of the predictor [B, T, N, ...]; before: features at the frames before the target's."""
+    def _error(self, predicted: Any, before: Tensor, target: Tensor, noise: StepNoise) -> Tensor:
+        """Error of outputs of the predictor for frames [B, T]; before: features [B, T, N, F] of the frames before the
+        target's."""
         output, flow = self.dynamics.output, self.dynamics.flow
         if flow is None:
             return regression(output.decode(predicted).float(), target, self.config.loss)
         tokens = output.split_target(self.dynamics.encoder, target)
-        time = noise.uniform((*tokens.shape[1:-1], 1))
+        time = noise.uniform(flow.shape_times(tokens.shape[1:]))
         return flow.compute_loss(predicted, before, tokens, time, noise.normal(tokens.shape[1:]))
 
     def _rollout_error(
@@ -154,12 +155,12 @@ class PosttrainModel(nn.Module):
         errors: list[Tensor] = []
         steps = self.config.rollout_steps
 
-        def emit(hidden_BSND: Tensor, before_BSNF: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            errors.append(self._error(hidden_BSND, before_BSNF, target[:, history + step, None], noise))
+        def emit(output: Any, before_BSNF: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            errors.append(self._error(output, before_BSNF, target[:, history + step, None], noise))
             if step == steps - 1:
-                return hidden_BSND, before_BSNF
+                return before_BSNF, before_BSNF
             with torch.no_grad():
-                return hidden_BSND, self.dynamics.draw(noise, steps, hidden_BSND, before_BSNF, step)[1]
+                return before_BSNF, self.dynamics.draw(noise, steps, output, before_BSNF, step)[1]
 
         self.imagine(batch, features, states, history, noise, emit)
         return torch.stack(errors).mean()

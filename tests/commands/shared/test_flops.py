@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from commands.shared.flops import count_flops, list_attention_formulas
 from tests.world_model.small import dynamics, frames
 from world_model.encoder import EncoderConfig, VideoEncoder
+from world_model.generative.latent_flow import FlowTransformerConfig
 from world_model.nn.flow import TIMES, FlowConfig
 
 
@@ -108,3 +109,22 @@ def test_every_euler_step_of_a_flow_counts():
 
     network = 2 * envs * samples * tokens * (2 * model.flow.token_dim * width + width**2)
     assert count(5) - count(2) == 3 * steps * (network + 2 * TIMES * width)
+
+
+def test_every_euler_step_of_a_flow_transformer_counts_and_reads_no_frame_again():
+    """A block has 14 products of W x W numbers for a token and 9 for a frame's condition, and attends to the tokens of
+    its frame and of those before it. A time passes two maps."""
+    width, depth, tokens, (envs, samples, steps), history = 24, 2, 16, (2, 3, 4), 3
+    model = dynamics("tokens", flow=FlowTransformerConfig(1))
+    past, valid = torch.zeros(envs, history - 1, 2), torch.ones(envs, history, dtype=torch.bool)
+    context, plans = model.observe(frames(envs, history), past, valid), torch.zeros(envs, samples, steps, 2)
+
+    def count(euler_steps: int) -> float:
+        model.flow.steps = euler_steps
+        return count_flops(lambda: model.imagine(context, plans).view("tokens"))
+
+    seen = sum(tokens + (history + step) * tokens for step in range(steps))
+    blocks = depth * (steps * (14 * tokens + 9) * width**2 + 2 * tokens * seen * width)
+    ends = steps * (2 * tokens * model.flow.token_dim * width + 2 * width**2 + 2 * width)
+    times = steps * (TIMES * width + width**2)
+    assert count(5) - count(2) == 3 * 2 * (envs * samples * (blocks + ends) + times)
