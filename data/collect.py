@@ -242,7 +242,7 @@ def _fill_in_processes(
                 else:
                     yield message
                 index = next(todo, None)
-                ready.send(index)
+                _send_index(ready, active[ready], index)
                 if index is None:
                     active.pop(ready).join()
     finally:
@@ -256,16 +256,28 @@ def _receive_message(connection: Connection, process: BaseProcess) -> StoreInfo 
     """A worker's StoreInfo, or the index that it wrote; its failure or its death is raised."""
     try:
         message, note = connection.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(
-            f"a collecting process ended with exit code {process.exitcode} (out of memory, or stopped from "
-            f"outside); complete episodes are kept: the same command goes on"
-        ) from None
+    except (EOFError, ConnectionResetError):
+        raise _describe_death(process) from None
     if isinstance(message, Exception):
         message.add_note(note)
         raise message
     return message
+
+
+def _send_index(connection: Connection, process: BaseProcess, index: int | None) -> None:
+    """Give a worker its next episode, or None: no more. Its death is raised."""
+    try:
+        connection.send(index)
+    except (BrokenPipeError, ConnectionResetError):
+        raise _describe_death(process) from None
+
+
+def _describe_death(process: BaseProcess) -> RuntimeError:
+    process.join()
+    return RuntimeError(
+        f"a collecting process ended with exit code {process.exitcode} (out of memory, or stopped from "
+        f"outside); complete episodes are kept: the same command goes on"
+    )
 
 
 def _run_worker(connection: Connection, path: Path, make_env: MakeEnv, config: CollectConfig) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from commands import bench
+from commands.benchmarks.plan_cases import make_model
 from commands.config.compose import list_choices, load_config
 from commands.config.groups import make_planner
 from commands.config.schema import override
@@ -38,7 +38,7 @@ def test_every_planner_drives_a_model_from_frames(name):
     guided = bool(own.get("prior_samples"))
     keys = override(composed(f"planner={name}").planner, small | ({"prior_samples": 6} if guided else {}))
     torch.manual_seed(0)
-    model = bench.make_dynamics(composed("encoder=tiny"), torch.device("cpu"))
+    model = make_model(composed("encoder=tiny"), torch.device("cpu"))
     if guided:  # a model with a policy
         model = Tdmpc2Config(channels=2, hidden=8).make_world_model((64, 64), model.actions).eval()
     agent = MPC(model, make_planner(keys), keys.cost, keys.mpc)

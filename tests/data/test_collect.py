@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from fake_goal_env import BrokenEnv, FakeEnv
 
-from data.collect import CollectConfig, collect
+from data.collect import CollectConfig, _receive_message, _send_index, collect
 from data.policies import PolicyConfig
 from data.schema import StoreError
 from data.store import Reader, Writer
@@ -266,3 +267,15 @@ def test_more_than_disk_or_memory_holds_is_refused_before_any_work(tmp_path, mon
     with pytest.raises(ValueError, match="collecting episodes=10000 frames=9 needs 2.4 MiB of memory and 1.0 MiB"):
         collect(tmp_path / "big.h5", never, CollectConfig(episodes=10_000, frames=9))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_died_before_its_next_episode_is_reported_alike():
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(9,))
+    process.start()
+    process.join()
+    connection, remote = multiprocessing.Pipe()
+    remote.close()
+    with pytest.raises(RuntimeError, match="a collecting process ended with exit code 9"):
+        _send_index(connection, process, 3)
+    with pytest.raises(RuntimeError, match="a collecting process ended with exit code 9"):
+        _receive_message(connection, process)

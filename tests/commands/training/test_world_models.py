@@ -121,7 +121,7 @@ def test_jepa_inspect_shows_its_sizes(work, name, views, capsys):
             2,
             "objective.family=rssm does not have: leave it out",
         ),
-        (("bench", "pretrain", "objective=dreamerv3"), 2, "objective.family=rssm is no choice here (choices: masked"),
+        (("bench", "posttrain", "objective=dreamerv3"), 2, "objective.family=rssm has no stage 2 to measure"),
         (("pretrain", "data=video_folder", "path=.", "objective=dreamerv3"), 2, "plain video has none"),
         (
             ("pretrain", *make_words("diamond"), "objective.sampling_steps=0"),
