@@ -8,6 +8,7 @@ number of model steps to the goal.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from world_model.encoder import VideoEncoder
+from world_model.nn.layers import init_xavier
 
 MEMBERS = 2  # networks
 NORM_EPS = 1e-6
@@ -44,8 +46,8 @@ class GoalValue(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.history, self.encoder = config, history, encoder
-        widths = [count_relations(history, feature_dim), *[config.width] * config.depth]
-        self.members = nn.ModuleList(_make_network(widths) for _ in range(MEMBERS))
+        inputs = count_relations(history, feature_dim)
+        self.members = nn.ModuleList(_make_network(inputs, config) for _ in range(MEMBERS))
 
     def forward(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor) -> Tensor:
         """Values [2, B]."""
@@ -64,22 +66,19 @@ class GoalValue(nn.Module):
         return left_B.clamp(torch.finfo(torch.float32).eps, 1).log() / math.log(discount)
 
 
-def _make_network(widths: list[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.GELU(), nn.LayerNorm(after, eps=NORM_EPS)]
-    network = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+def _make_network(inputs: int, config: ValueConfig) -> nn.Sequential:
+    network = make_layers(inputs, config.width, config.depth, 1, lambda: nn.LayerNorm(config.width, eps=NORM_EPS))
     init_xavier(network)
     return network
 
 
-def init_xavier(network: nn.Module, last_gain: float = 1.0) -> None:
-    """Uniform weights of the variance 2 / (inputs + outputs), and zero biases. last_gain: factor of the last layer's
-    weights."""
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    for module in linear:
-        nn.init.xavier_uniform_(module.weight, last_gain if module is linear[-1] else 1.0)
-        nn.init.zeros_(module.bias)
+def make_layers(inputs: int, width: int, depth: int, outputs: int, follow: Callable[[], nn.Module]) -> nn.Sequential:
+    """`depth` hidden layers, each with GELU and then what `follow` makes, and a linear map."""
+    widths = [inputs, *[width] * depth]
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.GELU(), follow()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
 def count_relations(history: int, feature_dim: int) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from planners.protocol import Dynamics
 from world_model.actions import ActionModule, ActionSpec
 from world_model.encoder import VideoEncoder
-from world_model.goal_value import GoalValue, count_relations, embed_frames, relate_frames
+from world_model.goal_value import GoalValue, count_relations, embed_frames, make_layers, relate_frames
 
 STEPS_NUMBERS = 2  # of the numbers that stand for the steps left
 
@@ -60,11 +60,8 @@ class GoalPolicy(ActionModule):
         self.config, self.actions, self.encoder, self.value = config, actions, encoder, value
         mid, half = actions.block_mid_half()
         inputs = count_relations(config.history, feature_dim) + STEPS_NUMBERS * config.steps_left
-        widths = [inputs, *[config.width] * config.depth]
-        layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(config.dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(config.width, config.blocks * len(mid)))
+        outputs = config.blocks * len(mid)
+        self.layers = make_layers(inputs, config.width, config.depth, outputs, lambda: nn.Dropout(config.dropout))
         self.register_bounds(mid, half)
 
     def forward(self, seen_BTD: Tensor, valid_BT: Tensor, goal_BD: Tensor, steps_B: Tensor | None = None) -> Tensor:

@@ -98,7 +98,7 @@ def compare_searches(keys: PlanBenchKeys, device: torch.device) -> list[Row]:
 def count_imagining(case: PlanCase) -> int:
     """Parameters of a model but those of its picture encoder."""
     encoder = getattr(case.model, "encoder", None)
-    return case.count_parameters() - (count_parameters(encoder) if isinstance(encoder, nn.Module) else 0)
+    return count_parameters(case.model) - (count_parameters(encoder) if isinstance(encoder, nn.Module) else 0)
 
 
 class SharedModel:

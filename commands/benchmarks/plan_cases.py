@@ -17,6 +17,7 @@ from commands.config.schema import override
 from commands.evaluation.models import prepare_model
 from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
+from commands.training.posttraining import make_dynamics
 from planners.costs import GoalCost, focus_goal
 from planners.noise import Draws
 from planners.protocol import Plan
@@ -24,7 +25,6 @@ from planners.sampling import BasePlanner
 from planners.scoring import score
 from world_model.actions import ActionSpec
 from world_model.dynamics import LatentDynamics
-from world_model.encoder import VideoEncoder
 from world_model.generative.world_model import WorldModel, WorldModelConfig
 
 Model = LatentDynamics | WorldModel
@@ -66,10 +66,6 @@ class PlanCase:
         seeds = range(len(self.start.frames))
         return self.planner.plan(self.model, context, goal, self.cost, seeds=seeds, replan=number)
 
-    def count_parameters(self) -> int:
-        """Parameters of the whole model."""
-        return count_parameters(self.model)
-
 
 def count_parameters(module: nn.Module) -> int:
     """Numbers that a training could change."""
@@ -79,13 +75,12 @@ def count_parameters(module: nn.Module) -> int:
 def make_model(keys: ModelKeys, device: torch.device) -> Model:
     """The model that `jepa plan` would have of these keys, before its training: latent dynamics with their encoder, or
     a world model of one stage."""
-    task, objective = envs.get_task(keys.env.name), keys.objective
+    objective = keys.objective
     if isinstance(objective, WorldModelConfig):
+        task = envs.get_task(keys.env.name)
         actions = ActionSpec(task.action_low, task.action_high, objective.frame_gap or task.frame_skip)
         return objective.make_world_model(keys.encoder.image_px, actions, keys.seed).to(device).eval()
-    shape = keys.dynamics.shape(len(task.proprio_names))
-    actions = ActionSpec(task.action_low, task.action_high, keys.dynamics.frame_skip or task.frame_skip)
-    return LatentDynamics(shape, VideoEncoder(objective.adapt_encoder(keys.encoder)), actions).to(device).eval()
+    return make_dynamics(objective.adapt_encoder(keys.encoder), keys.dynamics, keys.env.name).to(device).eval()
 
 
 def make_start(model: Model, environments: int) -> Start:

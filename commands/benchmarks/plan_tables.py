@@ -19,7 +19,14 @@ from torch import Tensor
 
 import envs
 from commands.benchmarks.measurements import Row, Timing, make_row, measure_peak_flops, time_rounds
-from commands.benchmarks.plan_cases import PlanCase, allow_steps, choose_parts, estimate_plan_flops, make_case
+from commands.benchmarks.plan_cases import (
+    PlanCase,
+    allow_steps,
+    choose_parts,
+    count_parameters,
+    estimate_plan_flops,
+    make_case,
+)
 from commands.config.groups import ModelKeys, make_planner
 from commands.evaluation.methods import make_oracle_planner, make_true_distance, plans_with_simulator
 from commands.evaluation.oracle import OracleContext, OracleDynamics
@@ -157,7 +164,7 @@ def make_model_row(name: str, case: PlanCase, flops: float, peak: float, timing:
     """The row of a model. peak: FLOP/s of a large matrix product. timing: None where a plan takes too long, whose row
     then states the seconds that its operations alone would take."""
     planned_by = RETURN if case.cost.reduce == RETURN else case.cost.view
-    what, size = f"{name}, by {planned_by}", case.count_parameters()
+    what, size = f"{name}, by {planned_by}", count_parameters(case.model)
     details = {"flops": flops, "parameters": size}
     if timing is None:
         limit = f"not timed: {flops / 1e12:.3g} TFLOP at {peak / 1e9:.0f} GFLOP/s; {size / 1e6:.2g} M parameters"

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-import envs
 from commands.comparison.cells import FREE, ORACLE_COST
 from commands.comparison.rows import ORACLE
 from commands.comparison.table_keys import UNTRAINED, MethodVariant, TableKeys, make_cell_keys
@@ -17,9 +16,7 @@ from commands.config.compose import list_choices
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, describe_choices, join_names
 from commands.shared.runs import get_identity
-from world_model.actions import ActionSpec
-from world_model.dynamics import LatentDynamics
-from world_model.encoder import VideoEncoder
+from commands.training.posttraining import make_dynamics
 
 
 def check_oracle_costs(config: TableKeys) -> None:
@@ -91,11 +88,7 @@ def count_parameters(keys: PipelineKeys) -> dict[str, int]:
             f"same_size compares the encoder and the dynamics of methods, and objective.family={keys.objective.family} "
             "is a world model of one stage, which has neither apart: give same_size=null"
         )
-    task, dynamics = envs.get_task(keys.env.name), keys.dynamics
-    actions = ActionSpec(task.action_low, task.action_high, dynamics.frame_skip or task.frame_skip)
     with torch.device("meta"):
-        made = LatentDynamics(
-            dynamics.shape(len(task.proprio_names)), VideoEncoder(keys.stage1.adapted_encoder), actions
-        )
+        made = make_dynamics(keys.stage1.adapted_encoder, keys.dynamics, keys.env.name)
     trained = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
     return {"encoder": sum(parameter.numel() for parameter in made.encoder.parameters()), "dynamics": trained}

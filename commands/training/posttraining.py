@@ -118,14 +118,19 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
     )
 
 
+def make_dynamics(sizes: EncoderConfig, keys: DynamicsKeys, task_name: str) -> LatentDynamics:
+    """Untrained dynamics of these keys for a task, around an untrained encoder of these sizes."""
+    task = envs.get_task(task_name)
+    actions = ActionSpec(task.action_low, task.action_high, keys.frame_skip or task.frame_skip)
+    return LatentDynamics(keys.shape(len(task.proprio_names)), VideoEncoder(sizes), actions)
+
+
 def make_random_stage2(
     sizes: EncoderConfig, keys: DynamicsKeys, batch_size: int, task_name: str, device: torch.device
 ) -> tuple[PosttrainModel, dict[str, torch.Tensor]]:
     """Model of stage 2 around an untrained encoder of these sizes and a batch of random features for it, to measure
     speed and count operations."""
-    task = envs.get_task(task_name)
-    actions = ActionSpec(task.action_low, task.action_high, keys.frame_skip or task.frame_skip)
-    dynamics = LatentDynamics(keys.shape(len(task.proprio_names)), VideoEncoder(sizes), actions).to(device)
+    dynamics = make_dynamics(sizes, keys, task_name).to(device)
     model, features = PosttrainModel(dynamics, keys.losses), dynamics.features
     rows = (batch_size, model.window)
     batch = {

@@ -9,9 +9,9 @@ are linear in a condition c (AdaLN-Zero, arXiv 2212.09748, section 3.2):
     x <- x + g2 CrossAttention((1 + s2) n(x) + b2; K, V)
     x <- x + g3 MLP((1 + s3) n(x) + b3),                    c = silu(embed(flow time) + embed(action))
 
-Here CDiT's condition ends at x. The published one also modulates the past's tokens in every block, so that keys and
-values differ with action and noise level. Without that, K and V are linear in a frame's tokens alone. They are computed
-once a plan for what was observed, and once a candidate for a frame that was drawn, and never again in an Euler step.
+Here c modulates x alone, and K and V are linear in a frame's tokens. So they are computed once a plan for observed
+frames, once a candidate for a drawn frame, and never again in an Euler step. In the published CDiT, c also modulates
+the tokens of past frames, so that K and V differ with action and noise level.
 
 Losses and samples are those of flow matching, with e the expected end of a line (`world_model.nn.flow`). Published CDiT
 is a diffusion model with a prediction of the noise. Rotary positions in time and space replace learned ones.
@@ -30,7 +30,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.nn.cache import PastCache
-from world_model.nn.flow import MOST_STEPS, TIMES, TimeFeatures, integrate
+from world_model.nn.flow import MOST_STEPS, TIMES, Flow, TimeFeatures
 from world_model.nn.layers import (
     MLP,
     NORM_EPS,
@@ -39,6 +39,7 @@ from world_model.nn.layers import (
     SwiGLU,
     attend,
     attend_shared_prefix,
+    init_xavier,
     make_grid_positions,
     make_rotary,
 )
@@ -65,7 +66,7 @@ class FrameCondition:
     inputs_BSA: action, and robot state where there is one. Keys and values of past frames, of every layer: shared
     [B, heads, L, d], and each candidate's own [B, S, heads, l, d]; None: there are none. visible_BSL: bool, whether a
     frame sees a shared token, with 1 in place of B or S where all are alike; None: it sees all. place: rotary table of
-    the drawn frames, [N, d] or [S, 1, N, d].
+    the drawn frames, [N, d] or [S, 1, N, d]. within: that of a frame's tokens among one another, [N, d].
     """
 
     inputs_BSA: Tensor
@@ -73,6 +74,7 @@ class FrameCondition:
     own: list[KeysValues] | None
     visible_BSL: Tensor | None
     place: Rotary
+    within: Rotary
 
 
 class FlowContext(nn.Module):
@@ -88,7 +90,7 @@ class FlowContext(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS, elementwise_affine=False)
         size = 2 * config.heads * self.head_dim
         self.layers = nn.ModuleList(nn.Linear(config.width, size) for _ in range(config.depth))
-        init_linear(self)
+        init_xavier(self)  # as DiT and CDiT
 
     @property
     def block_tokens(self) -> int:
@@ -126,7 +128,7 @@ class FlowContext(nn.Module):
             visible = visible & valid_BT.repeat_interleave(tokens, 1)[:, None]
         later = table.select(tokens, (frames + 1) * tokens)
         place = Rotary(*(part.unflatten(0, (frames, 1, tokens)) for part in (later.cos, later.sin)))
-        return FrameCondition(inputs_BTA, shared, None, visible, place)
+        return FrameCondition(inputs_BTA, shared, None, visible, place, table.select(0, tokens))
 
     def prefill(self, features_BTNF: Tensor, valid_BT: Tensor | None = None) -> PastCache:
         """Keys and values of the T frames of the past, once a replan. valid_BT: False for padding; None: none is."""
@@ -146,10 +148,11 @@ class FlowContext(nn.Module):
         tokens, shared = self.block_tokens, list(zip(past.keys, past.values, strict=True))
         visible = None if past.valid_BL is None else past.valid_BL[:, None]
         table = self.make_rotary(past.frames + steps, last_BNF.device)
+        within = table.select(0, tokens)
         features, own, path = last_BNF[:, None].expand(-1, candidates, -1, -1), None, []
         for k in range(steps):
             place = table.select((past.frames + k) * tokens, (past.frames + k + 1) * tokens)
-            condition = FrameCondition(inputs_BSKA[:, :, k], shared, own, visible, place)
+            condition = FrameCondition(inputs_BSKA[:, :, k], shared, own, visible, place, within)
             values, features = emit(condition, features, k)
             path.append(values)
             if k < steps - 1:
@@ -224,11 +227,10 @@ def attend_past(q: Tensor, shared: KeysValues, own: KeysValues | None, visible_B
     return rearrange(attended, "b h (s n) d -> b s h n d", s=candidates)
 
 
-class FlowTransformer(nn.Module):
-    """Noise -> samples [B, S, N, X] of the next frame's tokens, given a `FrameCondition`.
+class FlowTransformer(Flow):
+    """A flow of all tokens [B, S, N, X] of a frame together, given a `FrameCondition`.
 
-    of_change: whether the flow is that of the change from the frame before, whose tokens are then added: a new model
-    copies that frame. steps: Euler steps of a sample. frames: of the longest window.
+    A new model of a change copies the frame before. frames: of the longest window.
     """
 
     def __init__(
@@ -242,9 +244,8 @@ class FlowTransformer(nn.Module):
         of_change: bool,
         frames: int,
     ) -> None:
-        super().__init__()
-        self.token_dim, self.grid, self.config, self.frames = token_dim, grid, config, frames
-        self.steps, self.of_change, width = steps, of_change, config.width
+        super().__init__(token_dim, steps, of_change)
+        self.config, self.frames, width = config, frames, config.width
         self.read_noisy = nn.Linear(token_dim, width)
         self.describe_time = TimeFeatures()
         self.embed_time = nn.Sequential(nn.Linear(TIMES, width), nn.SiLU(), nn.Linear(width, width))
@@ -253,7 +254,7 @@ class FlowTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, token_dim)
-        init_linear(self)
+        init_xavier(self)
         for name, weight in self.named_parameters():
             if name in ("embed_time.0.weight", "embed_time.2.weight", "embed_inputs.weight"):
                 nn.init.normal_(weight, std=EMBEDDING_STD)
@@ -261,53 +262,23 @@ class FlowTransformer(nn.Module):
                 nn.init.zeros_(weight)
 
     def shape_times(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the times of a loss of tokens of this shape [..., N, X]: those of a frame share theirs."""
+        """The tokens of a frame share their time."""
         return (*shape[:-2], 1, 1)
 
-    def predict_end(self, x_BSNX: Tensor, time: Tensor, condition: FrameCondition) -> Tensor:
-        """The expected end e(x_t, t, condition) of the line at x_t, at times [..., 1, 1] that broadcast to frames."""
-        head_dim, device = self.config.channels_per_head, x_BSNX.device
-        within = make_rotary(make_grid_positions(1, *self.grid, device), head_dim, self.config.rope)
+    def predict_end(self, x_t: Tensor, time: Tensor, *prepared: FrameCondition) -> Tensor:
+        """e(x_t, t, condition) at x_t [B, S, N, X], or what broadcasts to it, and times [..., 1, 1]."""
+        (condition,) = prepared
         embedded = self.embed_time(self.describe_time(time.squeeze(-1)))
         c_BSD = F.silu(embedded + self.embed_inputs(condition.inputs_BSA))
-        x, own = self.read_noisy(x_BSNX), condition.own
+        x, own = self.read_noisy(x_t.expand(*condition.inputs_BSA.shape[:2], -1, -1)), condition.own
         for layer, block in enumerate(self.blocks):
             past = condition.shared[layer], None if own is None else own[layer], condition.visible_BSL
-            x = self.blocks.step(block, x, c_BSD, within, condition.place, *past)
+            x = self.blocks.step(block, x, c_BSD, condition.within, condition.place, *past)
         shift, scale = self.modulation(c_BSD).unsqueeze(-2).chunk(2, -1)
         return self.out(self.norm(x) * (1 + scale) + shift)
 
-    def compute_loss(
-        self, condition: FrameCondition, before: Tensor, target: Tensor, time: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Flow-matching loss of targets [B, S, N, X] on the lines that begin at `noise`, at times [B, S, 1, 1] in 0..1.
-
-        before: tokens of the frame before the target's.
-        """
-        x_1 = target - before if self.of_change else target
-        end = self.predict_end((1 - time) * noise + time * x_1, time, condition)
-        return F.mse_loss(end.float(), x_1)
-
-    def sample(self, condition: FrameCondition, before: Tensor, noise: Tensor) -> Tensor:
-        """Tokens [B, S, N, X] of the next frame, from noise that broadcasts to them. before: as of `compute_loss`."""
-
-        def velocity(x_t: Tensor, time: float) -> Tensor:
-            end = self.predict_end(x_t, x_t.new_full((1, 1, 1, 1), time), condition)
-            return (end - x_t) / (1 - time)
-
-        x_1 = integrate(velocity, noise.expand(*before.shape[:-1], -1), self.steps)
-        return before + x_1 if self.of_change else x_1
-
     def step_bytes(self, tokens: int) -> int:
-        """Memory of one sample of so many tokens, bytes: a block's hidden layer and streams, and its scores."""
+        """A block's hidden layer and streams, and its scores."""
         sizes = self.config
         hidden = (sizes.mlp_ratio + 9) * sizes.width + sizes.heads * self.frames * tokens
         return 4 * tokens * round(hidden + 4 * self.token_dim)
-
-
-def init_linear(model: nn.Module) -> None:
-    """Initial weights of all linear maps: uniform (Xavier), biases 0, as those of DiT and CDiT."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""A flow-matching head: every token of the next frame is drawn from noise, given the predictor's output for it.
+"""Flow matching of the next frame, and a head for it: every token is drawn from noise, given the predictor's output.
 
 Flow matching along straight lines (Lipman et al. 2023, arXiv 2210.02747, eq. 23 with sigma_min = 0) is rectified flow
 (Liu et al. 2023, arXiv 2209.03003, eq. 1). With noise x_0, a recorded token x_1 and the predictor's output h,
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,18 +65,61 @@ class TimeFeatures(nn.Module):
         return (self.frequencies * time).cos()
 
 
-class FlowHead(nn.Module):
-    """Outputs h [..., N, D] of the predictor -> samples [..., N, X] of the next frame's tokens.
+class Flow(nn.Module):
+    """Noise -> samples [..., N, X] of the next frame's tokens: lines from noise, whose ends a network expects.
+
+    token_dim: X. of_change: whether the flow is that of the change from the frame before, whose tokens [..., N, X] are
+    then added. steps: Euler steps of a sample.
+    """
+
+    def __init__(self, token_dim: int, steps: int, of_change: bool) -> None:
+        super().__init__()
+        self.token_dim, self.steps, self.of_change = token_dim, steps, of_change
+
+    def shape_times(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the times of a loss of tokens of this shape [..., N, X]."""
+        raise NotImplementedError
+
+    def prepare(self, condition: Any) -> tuple[Any, ...]:
+        """What `predict_end` takes of a condition, computed once for all Euler steps: the condition itself."""
+        return (condition,)
+
+    def predict_end(self, x_t: Tensor, time: Tensor, *prepared: Any) -> Tensor:
+        """The expected end of the line at x_t and at times that broadcast to it. prepared: of `prepare`."""
+        raise NotImplementedError
+
+    def compute_loss(self, condition: Any, before: Tensor, target: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Flow-matching loss of targets [..., N, X] on the lines that begin at `noise`, at times in 0..1 of the shape
+        `shape_times`. before: tokens of the frame before the target's."""
+        x_1 = target - before if self.of_change else target
+        end = self.predict_end((1 - time) * noise + time * x_1, time, *self.prepare(condition))
+        return F.mse_loss(end.float(), x_1)
+
+    def sample(self, condition: Any, before: Tensor, noise: Tensor) -> Tensor:
+        """Tokens [..., N, X] of the next frame, from noise that broadcasts to them. before: as of `compute_loss`."""
+        prepared = self.prepare(condition)
+
+        def velocity(x_t: Tensor, time: float) -> Tensor:
+            end = self.predict_end(x_t, x_t.new_full((1,) * x_t.ndim, time), *prepared)
+            return (end - x_t) / (1 - time)
+
+        x_1 = integrate(velocity, noise, self.steps)
+        return before + x_1 if self.of_change else x_1
+
+    def step_bytes(self, tokens: int) -> int:
+        """Memory of one sample of so many tokens, bytes."""
+        raise NotImplementedError
+
+
+class FlowHead(Flow):
+    """A flow of each token by itself, given the predictor's outputs h [..., N, D].
 
     The end of a line is a linear map of h, as a regression head has it, and what the network adds to it, at first
     nothing. So a new head draws what a new regression head predicts, and one Euler step stays close to that.
-    of_change: whether the flow is that of the change from the frame before, whose tokens [..., N, X] are then added.
-    steps: Euler steps of a sample.
     """
 
     def __init__(self, hidden_dim: int, token_dim: int, config: FlowConfig, of_change: bool) -> None:
-        super().__init__()
-        self.token_dim, self.of_change, self.steps = token_dim, of_change, config.steps
+        super().__init__(token_dim, config.steps, of_change)
         self.proj = nn.Linear(hidden_dim, token_dim)
         nn.init.normal_(self.proj.weight, std=0.02)  # as the projection of a predictor without a flow
         nn.init.zeros_(self.proj.bias)
@@ -91,39 +134,22 @@ class FlowHead(nn.Module):
         self.describe_time = TimeFeatures()
 
     def shape_times(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the times of a loss of tokens of this shape [..., N, X]: every token has a time of its own."""
+        """Every token has a time of its own."""
         return (*shape[:-1], 1)
 
-    def predict_end(self, x_t: Tensor, time: Tensor, base: Tensor, condition: Tensor) -> Tensor:
-        """The expected end e(x_t, t, h) of the line at x_t [..., X] and time [..., 1]; base, condition: the maps `proj`
-        and `read_hidden` of h."""
+    def prepare(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps `proj` and `read_hidden` of h."""
+        return self.proj(condition), self.read_hidden(condition)
+
+    def predict_end(self, x_t: Tensor, time: Tensor, *prepared: Tensor) -> Tensor:
+        """e(x_t, t, h) at x_t [..., X] and time [..., 1]."""
+        base, condition = prepared
         described = self.read_time(self.describe_time(time))
         y = F.gelu(self.read_noisy(x_t) + condition + described)
         for layer in self.layers:
             y = F.gelu(layer(y))
         return base + self.out(y)
 
-    def compute_loss(self, hidden: Tensor, before: Tensor, target: Tensor, time: Tensor, noise: Tensor) -> Tensor:
-        """Flow-matching loss of targets [..., N, X] on the lines that begin at `noise`, at times [..., N, 1] in 0..1.
-
-        before: tokens of the frame before the target's.
-        """
-        x_1 = target - before if self.of_change else target
-        x_t = (1 - time) * noise + time * x_1
-        end = self.predict_end(x_t, time, self.proj(hidden), self.read_hidden(hidden))
-        return F.mse_loss(end.float(), x_1)
-
-    def sample(self, hidden: Tensor, before: Tensor, noise: Tensor) -> Tensor:
-        """Tokens [..., N, X] of the next frame, from noise that broadcasts to them. before: as of `compute_loss`."""
-        base, condition = self.proj(hidden), self.read_hidden(hidden)
-
-        def velocity(x_t: Tensor, time: float) -> Tensor:
-            end = self.predict_end(x_t, x_t.new_full((1,), time), base, condition)
-            return (end - x_t) / (1 - time)
-
-        x_1 = integrate(velocity, noise, self.steps)
-        return before + x_1 if self.of_change else x_1
-
     def step_bytes(self, tokens: int) -> int:
-        """Memory of one sample of so many tokens, bytes."""
+        """A token's hidden layers."""
         return 16 * tokens * (self.token_dim + self.out.in_features)

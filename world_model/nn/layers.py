@@ -330,3 +330,12 @@ class Block(nn.Module):
         q, k, v = self.project(x_BND, positions, modulation)
         attended = self.attend(q[:, :, read_from:], k, v, mask)
         return self.add(x_BND[:, read_from:], attended, modulation)
+
+
+def init_xavier(network: nn.Module, last_gain: float = 1.0) -> None:
+    """Uniform weights of the variance 2 / (inputs + outputs), and zero biases. last_gain: factor of the last layer's
+    weights."""
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    for module in linear:
+        nn.init.xavier_uniform_(module.weight, last_gain if module is linear[-1] else 1.0)
+        nn.init.zeros_(module.bias)

@@ -31,8 +31,9 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from world_model.draws import make_generator
-from world_model.goal_value import GoalValue, ValueConfig, init_xavier
+from world_model.goal_value import GoalValue, ValueConfig
 from world_model.hindsight import DistantGoals, draw_distant_goals
+from world_model.nn.layers import init_xavier
 from world_model.policy import GoalPolicy
 from world_model.training.cloning import average_recorded, hide_older, read_frames
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from planners.protocol import Noise, Rows
 from world_model.distributed import SINGLE_PROCESS, WorldInfo, world_info
-from world_model.draws import make_generator
+from world_model.draws import draw_rows, make_generator
 from world_model.dynamics import LatentDynamics
 from world_model.objectives.losses import regression
 from world_model.predictor import Emit
@@ -47,17 +47,15 @@ class StepNoise:
     takes its own (`planners.protocol.Noise`). key: seed, step and use."""
 
     def __init__(self, key: tuple[int, int, int], rows: int, device: torch.device, shard: WorldInfo) -> None:
-        self.generator = make_generator(*key)
-        self.total, self.device = rows * shard.world, device
-        self.rows = shard.split_rows(self.total)
+        self.generator, self.rows, self.device, self.shard = make_generator(*key), rows, device, shard
 
     def normal(self, shape: Sequence[int], stream: int = 1) -> Tensor:
         """The next standard normal numbers [B, *shape]; one stream serves all."""
-        return torch.randn(self.total, *shape, generator=self.generator)[self.rows].to(self.device)
+        return draw_rows((self.rows, *shape), self.shard, self.generator).to(self.device)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """The next numbers [B, *shape] in 0..1."""
-        return torch.rand(self.total, *shape, generator=self.generator)[self.rows].to(self.device)
+        return draw_rows((self.rows, *shape), self.shard, self.generator, uniform=True).to(self.device)
 
     def select(self, rows: Rows) -> StepNoise:
         """A batch is never parted here."""

@@ -18,18 +18,17 @@ from commands.evaluation.proposals import build_proposals, check_proposals, load
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.shared.flops import count_flops
-from commands.training.cloning import train_policy
 from commands.training.feature_cache import view_frames
 from commands.training.model_folders import save_dynamics
 from commands.training.policy_folders import load_policy
 from data.store import Reader
 from tests.commands.noise_file import EPISODES, FRAMES, INFO, write_noise
+from tests.commands.small_policies import POLICY, train_small
 from tests.world_model.small import dynamics, shake
 from world_model.training.checkpoint import load_tensors
 
 SKIP = 2
 SILENT = Console(io.StringIO())
-POLICY = ("policy.width=16", "policy.depth=1", "policy.blocks=4", "trainer=debug", "device=cpu")
 
 
 @pytest.fixture
@@ -86,9 +85,7 @@ def test_retrieval_proposes_what_was_recorded_between_two_frames(model, tmp_path
 
 
 def train(folder, model_folder, data, *words):
-    keys = load_config("clone", [f"model={model_folder}", f"data={data}", *POLICY, *words])
-    folder.mkdir()
-    train_policy(keys, str(data), str(model_folder), folder, SILENT)
+    train_small(folder, model_folder, data, *POLICY, *words)
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -11,35 +9,22 @@ import torch
 from commands.agent import Agent
 from commands.config.compose import load_config
 from commands.evaluation.values import ValueDistance, bind_value, check_value
-from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from commands.training.cloning import train_policy
-from commands.training.model_folders import save_dynamics
 from planners.costs import GoalCost
 from planners.protocol import Views
-from tests.commands.noise_file import write_noise
+from tests.commands.small_policies import DATA, GCIVL, MODEL, POLICY, train_small, write_model_and_data
 from tests.world_model.small import dynamics, shake
 from world_model.goal_value import GoalValue, ValueConfig
 
-SMALL = ("trainer=debug", "device=cpu", "policy.width=16", "policy.depth=1", "policy.blocks=4")
-GCIVL = ("method=gcivl", "method.width=16", "method.depth=1", *SMALL)
-
 
 def train(tmp_path, name, *words):
-    model, data = str(tmp_path / "model"), str(tmp_path / "a.h5")
-    (tmp_path / name).mkdir()
-    keys = load_config("clone", [f"model={model}", f"data={data}", "trainer.batch_size=2", *words])
-    train_policy(keys, data, model, tmp_path / name, Console(io.StringIO()))
+    train_small(tmp_path / name, tmp_path / MODEL, tmp_path / DATA, *words, "trainer.batch_size=2")
     return str(tmp_path / name)
 
 
 @pytest.fixture
 def model(tmp_path):
-    torch.manual_seed(0)
-    made = dynamics(frame_skip=2)
-    save_dynamics(tmp_path / "model", made, {"env": "none", "env_kwargs": {}})
-    write_noise(tmp_path / "a.h5")
-    return made
+    return write_model_and_data(tmp_path)
 
 
 def plan_keys(*words):
@@ -79,7 +64,7 @@ def test_an_agent_plans_by_a_value(model, tmp_path):
 
 
 def test_folders_and_costs_that_do_not_fit_are_refused(model, tmp_path):
-    cloned, pixels = train(tmp_path, "cloned", *SMALL), train(tmp_path, "pixels", *GCIVL, "source=pixels")
+    cloned, pixels = train(tmp_path, "cloned", *POLICY), train(tmp_path, "pixels", *GCIVL, "source=pixels")
     folder = train(tmp_path, "gcivl", *GCIVL)
     changed = dynamics(frame_skip=2)
     shake(changed.encoder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -11,40 +10,27 @@ import torch
 
 from commands.agent import Agent
 from commands.config.compose import load_config
-from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from commands.training.cloning import GoalDraws, train_policy
-from commands.training.model_folders import save_dynamics
+from commands.training.cloning import GoalDraws
 from commands.training.policy_folders import load_policy
 from data.goal_pairs import GoalTransitions
 from data.loader import Loader
 from data.store import Reader
-from tests.commands.noise_file import FRAMES, write_noise
+from tests.commands.noise_file import FRAMES
+from tests.commands.small_policies import DATA, GCIVL, MODEL, POLICY, train_small, write_model_and_data
 from tests.world_model.small import dynamics
 from world_model.training.checkpoint import load_tensors
 from world_model.training.gcivl import GcivlConfig
 
-SMALL = (
-    *("method=gcivl", "trainer=debug", "device=cpu", "policy.width=16", "policy.depth=1", "policy.blocks=4"),
-    *("method.width=16", "method.depth=1"),
-)
-
 
 @pytest.fixture
 def model(tmp_path):
-    torch.manual_seed(0)
-    made = dynamics(frame_skip=2)
-    save_dynamics(tmp_path / "model", made, {"env": "none", "env_kwargs": {}})
-    write_noise(tmp_path / "a.h5")
-    return made
+    return write_model_and_data(tmp_path)
 
 
 def train(tmp_path, name: str, *words: str) -> tuple[str, dict[str, torch.Tensor]]:
     """The result of a training in a folder of that name, and the policy's weights."""
-    model, data = str(tmp_path / "model"), str(tmp_path / "a.h5")
-    keys = load_config("clone", [f"model={model}", f"data={data}", *SMALL, *words])
-    (tmp_path / name).mkdir(exist_ok=True)
-    line = train_policy(keys, data, model, tmp_path / name, Console(io.StringIO()))
+    line = train_small(tmp_path / name, tmp_path / MODEL, tmp_path / DATA, *GCIVL, *words)
     return line, load_tensors(tmp_path / name / "model/model.safetensors")[0]
 
 
@@ -100,10 +86,7 @@ def test_a_policy_acts_and_its_value_estimates_steps(model, tmp_path, source):
 
 def test_a_policy_without_a_value_still_loads(model, tmp_path):
     """As folders of earlier versions are, whose description has no value."""
-    words = [word for word in SMALL if "method" not in word]
-    keys = load_config("clone", ["model=m", "data=d", *words])
-    (tmp_path / "old").mkdir()
-    train_policy(keys, str(tmp_path / "a.h5"), str(tmp_path / "model"), tmp_path / "old", Console(io.StringIO()))
+    train_small(tmp_path / "old", tmp_path / MODEL, tmp_path / DATA, *POLICY)
     path = tmp_path / "old/model/model.json"
     described = json.loads(path.read_text())
     assert described["config"].pop("value") is None
