@@ -23,7 +23,7 @@ from commands.comparison.execution import remove_leftovers, run_cell
 from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.pages import find_cell_folders, write_page, write_report, write_tasks_page
 from commands.comparison.phases import remove_shared_trainings
-from commands.comparison.rows import ALL, CANDIDATES, ORACLE, TIME, make_rows
+from commands.comparison.rows import ALL, ALL_BUDGETS, CANDIDATES, ORACLE, TIME, make_rows
 from commands.comparison.search import list_extremes, read_space
 from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
@@ -91,7 +91,7 @@ def check(config: Config) -> None:
 def _sketch_record(config: Config, row: MethodVariant) -> dict[str, Any]:
     """What is known of a row's record before it is run."""
     keys = make_cell_keys(config, row.objective, config.seed, row.variant)
-    cell = Cell(row.objective, "both", config.seed, keys, 0.0, row.variant)
+    cell = Cell(row.objective, ALL_BUDGETS, config.seed, keys, row.variant)
     return {**vars(cell), "config": cell.config, "plan": {}}
 
 
@@ -168,7 +168,7 @@ def _run_cells(
             console.say(f"cell {number + 1} of {len(missing)}: {cell.row.name}, {cell.name}")
             try:
                 chosen = add_time(add_choice(cell, cells, folders), cells, folders)
-                run_cell(chosen, folder.path, folders[0], config.keep_models, console)
+                run_cell(chosen, folder.path, folders[0], console)
             except Exception as error:
                 failed[cell.name] = error
                 console.warn(f"jepa compare: {cell.name} failed: {explain(error)[1]}")

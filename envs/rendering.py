@@ -14,6 +14,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,8 @@ _QUALITY = {"offsamples": 0, "shadowsize": 0, "numslices": 16, "numstacks": 8, "
 # Names and values of the EGL headers: EGL_PLATFORM_DEVICE_EXT; RENDERABLE_TYPE OPENGL_BIT, SURFACE_TYPE PBUFFER_BIT,
 # DEPTH_SIZE 24, NONE.
 _EGL_PLATFORM, _EGL_CONFIG = 0x313F, (0x3040, 0x0008, 0x3033, 0x0001, 0x3025, 24, 0x3038)
+_CONTEXT_SIZE = (64, 64)  # of a surface that nothing is drawn to: MuJoCo draws to buffers of its own
+_THREAD = threading.local()  # its OpenGL context, by backend
 
 
 def get_install_command() -> str:
@@ -128,22 +131,27 @@ def _egl_works() -> bool:
     return False
 
 
-def _create_context(width: int, height: int) -> Any:
-    """A current OpenGL context of the chosen backend, whatever MuJoCo chose when it was imported."""
+def _make_context_current() -> Any:
+    """The OpenGL context of this thread, current, of the chosen backend, whatever MuJoCo chose when it was imported.
+
+    All renderers of a thread share it: Mesa compiles its shaders anew for each context, in half a second.
+    """
     backend = choose_backend()
     if backend in _OFF:
         raise RuntimeError(f"MUJOCO_GL={backend} switches rendering off; unset it to render")
     module = "glfw" if backend in _GLFW else backend
+    contexts: dict[str, Any] = _THREAD.__dict__
     try:
         if module not in ("egl", "osmesa", "glfw", "cgl"):
             raise RuntimeError("choices: egl, osmesa, glfw, cgl")
-        context = importlib.import_module(f"mujoco.{module}").GLContext(width, height)
-        context.make_current()
+        if module not in contexts:
+            contexts[module] = importlib.import_module(f"mujoco.{module}").GLContext(*_CONTEXT_SIZE)
+        contexts[module].make_current()
     except Exception as error:  # PyOpenGL's loader raises AttributeError, OSError, GLError and others
         raise RuntimeError(
             f"cannot render with MUJOCO_GL={backend} ({error}); unset it, or install OpenGL: {get_install_command()}"
         ) from error
-    return context
+    return contexts[module]
 
 
 class Renderer:
@@ -158,7 +166,7 @@ class Renderer:
         # `envs.distractors`).
         self.animate: Callable[[mujoco.MjvScene, float], None] | None = None
         self.finish: Callable[[NDArray[np.uint8], float], None] | None = None
-        self._gl: Any = _create_context(width, height)
+        self._gl: Any = _make_context_current()
         # MuJoCo terminates EGL at exit, and a context deleted later fails noisily: functions registered last run first.
         atexit.unregister(_close_renderers)
         atexit.register(_close_renderers)
@@ -181,13 +189,13 @@ class Renderer:
         self._rect = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
         self._context: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         """A new image `[H, W, 3]`. `data` must have its kinematics up to date."""
         assert self._gl is not None, "render after close"
         mj = self._mujoco
         self._gl.make_current()
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)  # another renderer may have drawn last
         everything = mj.mjtCatBit.mjCAT_ALL
         mj.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
         if self.animate is not None:
@@ -208,12 +216,11 @@ class Renderer:
         return bytes(GL.glGetString(GL.GL_RENDERER)).decode()
 
     def close(self) -> None:
-        """Free the OpenGL context; afterwards the renderer cannot render."""
+        """Free the textures and buffers; afterwards the renderer cannot render."""
         if self._gl is None:
             return
         self._gl.make_current()
         self._context.free()
-        self._gl.free()
         self._gl = None
 
     def __del__(self) -> None:
@@ -225,5 +232,8 @@ _OPEN: weakref.WeakSet[Renderer] = weakref.WeakSet()
 
 
 def _close_renderers() -> None:
+    """Close all renderers, then free the contexts of this thread."""
     for renderer in list(_OPEN):
         renderer.close()
+    while _THREAD.__dict__:
+        _THREAD.__dict__.popitem()[1].free()

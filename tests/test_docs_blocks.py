@@ -2,8 +2,8 @@
 
 A block with the info string `sh` is run; `sh no-run` is for what needs hours, a GPU, the network or files of the
 reader's. All blocks of a page run in order in one empty folder, where every fenced block with `title="NAME"` is the
-file NAME. A page has one process (this file as a script), so that its commands share the imports. The words of SMALL
-are added to every `jepa` command and replace the page's words for the same keys.
+file NAME. `jepa` runs in the process of the tests, which is spared the imports. The words of SMALL are added to every
+`jepa` command and replace the page's words for the same keys.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
+from commands.cli.main import COMMANDS, main
+
 HOME = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^( *)```(\S*)[ \t]*([^\n`]*)\n(.*?)^\1```[ \t]*$", re.DOTALL | re.MULTILINE)
 TITLE = re.compile(r'title="([^"]+)"')
 VARIABLE = re.compile(r"[A-Z_]+=.*")
 PAGES = ("README.md", *sorted(str(page.relative_to(HOME)) for page in (HOME / "docs").rglob("*.md")))
-LIMIT_S = 900
 
-DATA = ("data=debug", "data.episodes=12", "data.frames=41")
+DATA = ("data=debug", "data.episodes=12", "data.frames=41", "workers=1")
 STAGES = ("encoder=tiny", "trainer@pretrain=debug", "trainer@posttrain=debug")
 SEARCH = ("planner.samples=12", "planner.elites=4", "planner.iterations=2")
 PROTOCOL = (
@@ -37,7 +38,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "collect": DATA,
     "compare": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "objectives=[future]", "budgets=[steps]", "seeds=1", "cells=cells"),
     "demo": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "videos=1"),
-    "plan": (*SEARCH, *PROTOCOL, "videos=1"),
+    "plan": (*SEARCH, *PROTOCOL, "videos=1", "workers=1"),
     "posttrain": ("trainer=debug", "trainer.steps=5"),
     "pretrain": ("encoder=tiny", "trainer=debug", "trainer.steps=5"),
     "probe": (
@@ -78,18 +79,17 @@ def shell_lines(page: str) -> list[str]:
     return [line for line in text.replace("\\\n", " ").splitlines() if shlex.split(line, comments=True)]
 
 
-def run_line(line: str) -> int:
-    """Run one command of a page in the present folder; its exit code."""
-    from commands.cli.main import main
-
+def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run one command of a page in the present folder; its exit code. Variables are set for all that follow."""
     words = shlex.split(line, comments=True)
     if words[0] == "export":
         words = words[1:]
-    while words and VARIABLE.fullmatch(words[0]):  # set for all that follow on the page
+    while words and VARIABLE.fullmatch(words[0]):
         name, _, value = words.pop(0).partition("=")
-        os.environ[name] = f"{value}:{HOME}" if name == "PYTHONPATH" else value
         if name == "PYTHONPATH":
-            sys.path.insert(0, os.path.abspath(value))
+            monkeypatch.syspath_prepend(os.path.abspath(value))
+            value += f":{HOME}"
+        monkeypatch.setenv(name, value)
     tool, words = (words[0].removeprefix(".venv/bin/"), words[1:]) if words else ("", [])
     if tool == "make" and words[0] == "demo":
         tool, words = "jepa", ["demo", *" ".join(words[1:]).removeprefix("ARGS=").split()]
@@ -108,21 +108,18 @@ def run_line(line: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if shell_lines(page)])
-def test_the_shell_blocks_of_a_page_run(page, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-P", __file__, page],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert done.returncode == 0, f"{page}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+def test_the_shell_blocks_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(HOME))
+    for _, info, text in blocks(page):
+        if title := TITLE.search(info):
+            Path(title[1]).write_text(text, encoding="utf-8")
+    for line in shell_lines(page):
+        assert run_line(line, monkeypatch) == 0, f"{page}: {line}"
 
 
 def test_folders_of_demos_without_a_name_are_those_that_the_command_makes():
     from commands.cli.command import find_run_folder
-    from commands.cli.main import COMMANDS
     from commands.config.compose import compose
 
     folders = [find_run_folder(COMMANDS["demo"], compose("demo", words)) for words in ((), ("recipe=varied",))]
@@ -151,24 +148,3 @@ def test_blocks_are_found_inside_lists_with_titles_and_over_several_lines(tmp_pa
         ["jepa", "doctor", "env=reacher"],
         ["make", "lint"],
     ]
-
-
-def run_page(page: str) -> int:
-    """Write the titled blocks of a page and run its commands in the present folder; 1 where one fails."""
-    import envs
-
-    envs.make("reacher").reset(seed=0)  # OpenGL loads before the compiler that torch's optimisers load
-    for _, info, text in blocks(page):
-        if title := TITLE.search(info):
-            Path(title[1]).write_text(text, encoding="utf-8")
-    for line in shell_lines(page):
-        print(f"$ {line}", flush=True)
-        code = run_line(line)
-        if code:
-            print(f"exit code {code}")
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_page(sys.argv[1]))

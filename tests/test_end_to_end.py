@@ -385,7 +385,8 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     )
     data = ("data=debug", "data.frames=30", "data.episodes=12", "protocol.episodes=1", "protocol.budget=3", *SEARCH)
     words = ("compare", *small, *data, "cells=cells", "name=table")
-    jepa(*words, "objectives=[future]", "budgets=[steps]", cwd=work)
+    done = jepa(*words, "objectives=[future]", "budgets=[steps]", cwd=work)
+    assert "plan/report.html" not in done.stdout, "files that are removed are not drawn"
     cells = list((work / "cells").glob("*.json"))
     assert len(cells) == 1
     reach = json.loads(cells[0].read_text())["rank_reach"]
@@ -397,9 +398,10 @@ def test_compare_fills_a_table_and_does_no_cell_twice(work):
     jepa(*words, *lewm, cwd=work)
     kept = sorted(path.parent.parent for path in table.glob("*/posttrain/model/model.json"))
     assert [path.parent.name.split("-")[1] for path in kept] == ["lewm", "lewm", "untrained"]
+    assert all((path.parent / "plan/report.html").exists() for path in kept)
     names = {path.name.rsplit("-", 1)[0] for path in (work / "cells").glob("*.json")}
     assert names == {
-        "reacher-future-both-seed0",
+        "reacher-future-steps-seed0",
         "reacher-untrained-both-seed0",
         "reacher-oracle-both-seed0",
         "reacher-lewm-steps-seed0",

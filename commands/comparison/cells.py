@@ -20,7 +20,7 @@ from commands.comparison.axes import Variant
 from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
 from commands.comparison.efforts import SCALED, list_efforts
 from commands.comparison.one_stage import BEST_VIEW, STAGE2
-from commands.comparison.rows import CANDIDATES, ORACLE, TIME
+from commands.comparison.rows import ALL_BUDGETS, CANDIDATES, ORACLE, TIME
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
     NOTHING,
@@ -90,18 +90,19 @@ class Tuning:
 @dataclass(frozen=True)
 class Cell:
     """One row of the table with one budget, one effort and one seed. keys: its pipeline with the published setting.
-    trained_as: the objective of its stage 1. val_episodes: starts and goals of `val` that views are judged on."""
+    trained_as: the objective of its stage 1. val_episodes: starts and goals of `val` that views are judged on.
+    keeps_files: whether its models stay, with their pages and figures."""
 
     objective: str
     budget: str
     seed: int
     keys: PipelineKeys
-    flops_per_step: float
     variant: Variant = field(default_factory=dict)
     tuning: Tuning | None = None
     trained_as: str = ""
     effort: str = CANDIDATES
     val_episodes: int = 50
+    keeps_files: bool = False
 
     @property
     def task(self) -> str:
@@ -223,37 +224,30 @@ def is_current(recorded: Mapping[str, Any]) -> bool:
 def make_cells(config: TableKeys) -> list[Cell]:
     """All cells, seed by seed; the first trained row sets the budgets of equal arithmetic."""
     rows, cells = list_rows(config)[0], []
-    flops = {
-        row.name: count_training_flops(make_cell_keys(config, row.objective, 0, row.variant))
-        for row in rows
-        if row.is_trained
-    }
     first = next((row for row in rows if row.is_trained), None)
     plans_as = None if first is None else make_cell_keys(config, first.objective, config.seed, first.variant)
+    limit = None
+    if plans_as is not None and set(config.budgets) != {"steps"}:
+        limit = count_training_flops(plans_as)
     for seed in range(config.seed, config.seed + config.seeds):
         for row in rows:
-            own = flops.get(row.name)
             keys = make_cell_keys(config, row.objective, seed, row.variant)
             reference = None if row == first or row.objective == ORACLE else plans_as
-            limits = [] if own is None else list(get_args(Budget))
-            fitted = {budget: fit_steps(keys, budget, next(iter(flops.values()))) for budget in limits}
-            same = len({each.pretrain.steps for each in fitted.values()}) < 2  # the same cell under all budgets
-            for budget in config.budgets[: 1 if same else None]:
-                name = "both" if same else budget
-                tuning = make_tuning(config, row, seed)
-                per_step = 0.0 if own is None else own.step
-                trained_as = read_arm(config.arms, row.objective)[0]
-                fit = fitted.get(budget, keys)
+            fitted = dict.fromkeys(config.budgets, keys)
+            if limit is not None and row.is_trained:
+                fitted = {budget: fit_steps(keys, budget, limit) for budget in config.budgets}
+            same = len(fitted) > 1 and len({each.pretrain.steps for each in fitted.values()}) == 1
+            for budget, fit in list(fitted.items())[: 1 if same else None]:
                 cell = Cell(
                     row.objective,
-                    name,
+                    ALL_BUDGETS if same else budget,
                     seed,
                     fit,
-                    per_step,
                     row.variant,
-                    tuning,
-                    trained_as,
+                    make_tuning(config, row, seed),
+                    trained_as=read_arm(config.arms, row.objective)[0],
                     val_episodes=config.trial_episodes,
+                    keeps_files=config.keep_models,
                 )
                 for effort, each in list_efforts(config.efforts, fit, reference).items():
                     cells.append(replace(cell, keys=each, effort=effort))

@@ -22,11 +22,8 @@ from commands.transfer.collection import FILE, collect_into
 FRAMES = "imagined"  # folder of the frames that the models of finished cells imagined, in the run folder
 
 
-def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Console) -> None:
-    """Collect its seed's data unless they exist, run the cell in `folder` and leave its record in `records`.
-
-    keep: whether its models stay in `folder`.
-    """
+def run_cell(cell: Cell, folder: Path, records: Path, console: Console) -> None:
+    """Collect its seed's data unless they exist, run the cell in `folder` and leave its record in `records`."""
     data = folder / f"data-seed{cell.seed}" / FILE
     data.parent.mkdir(exist_ok=True)
     collect_into(data, cell.keys.collection, console)
@@ -38,7 +35,7 @@ def run_cell(cell: Cell, folder: Path, records: Path, keep: bool, console: Conso
     else:
         record = run_pipeline(cell, str(data), work, records, console)
         keep_frames(work, find_frames(folder, cell))
-    if not keep and work.exists():  # the oracle writes none
+    if not cell.keeps_files and work.exists():  # the oracle writes none
         work.rename(ended)
     write_json(records / f"{cell.name}.json", record, columns=True)
     remove_leftovers(folder, records, [cell])

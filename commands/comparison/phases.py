@@ -64,7 +64,7 @@ class Phases:
     """
 
     def __init__(self, cell: Cell, name: str, data: str, work: Path, shared: Path, console: Console) -> None:
-        self.keys, self.flops, self.name = cell.keys, cell.flops, name
+        self.keys, self.flops, self.name, self.draws = cell.keys, cell.flops, name, cell.keeps_files
         self.data, self.work, self.console, self.val_episodes = data, work, console, cell.val_episodes
         self.shared = shared / name_shared_training(cell)
         self.shared_model = shared.parent / SHARED_MODELS / name_shared_model(cell) if cell.is_arm else None
@@ -91,7 +91,7 @@ class Phases:
         """Stage 1, or what follows a training that another cell shares; the name of the cell that trained."""
         folder = self._make_folder("pretrain")
         found = take_shared_training(self.shared, folder)
-        self._time("pretrain", lambda: pretrain(self.keys.stage1, self.data, folder, self.console))
+        self._time("pretrain", lambda: pretrain(self.keys.stage1, self.data, folder, self.console, draws=self.draws))
         if found is None:
             found = {"cell": self.name, "seconds": self.seconds["pretrain"]}
             share_training(folder, self.shared, found)
@@ -110,7 +110,10 @@ class Phases:
             self.seconds["posttrain"] = found["seconds"]
             self.console.say(f"posttrain: trained by {found['cell']} [{format_duration(found['seconds'])}]")
             return folder
-        self._time("posttrain", lambda: posttrain(self.keys.stage2, self.data, encoder, folder, self.console))
+        self._time(
+            "posttrain",
+            lambda: posttrain(self.keys.stage2, self.data, encoder, folder, self.console, self.draws),
+        )
         if shared is not None:
             shutil.rmtree(shared, ignore_errors=True)
             shutil.copytree(folder, shared, ignore=shutil.ignore_patterns(CHECKPOINTS))
@@ -174,7 +177,8 @@ class Phases:
 
     def _evaluate(self, keys: EvaluationKeys, model: str, name: str) -> dict[str, Any]:
         folder, trained = self._make_folder(name), str(self.work / model)
-        return self._time(name, lambda: evaluate_model(keys, self.data, trained, folder, self.console))
+        extra = () if self.draws else None
+        return self._time(name, lambda: evaluate_model(keys, self.data, trained, folder, self.console, extra))
 
     def _open_data(self, image_px: tuple[int, int]) -> tuple[Any, Preprocessing]:
         reader = open_reader(self.data, self.keys.on_damaged)

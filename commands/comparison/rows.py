@@ -17,6 +17,7 @@ RANDOM = "random"  # the baseline of random actions, of which every record has t
 Effort = Literal["candidates", "flops", "time"]  # of a plan, that all rows have in common
 CANDIDATES, FLOPS, TIME = get_args(Effort)
 ALL = "all"  # effort of a cell that is the same under every one
+ALL_BUDGETS = "both"  # budget of a cell that is the same under every one
 KINDS = ("any", "held", "final")  # success at any time, for consecutive steps, at the last step
 BASELINES = (ORACLE, RANDOM)  # rows that no other is compared with
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -71,7 +72,7 @@ def get_effort(record: Record) -> str:
 
 def select_records(records: Iterable[Record], budget: str, effort: str = CANDIDATES) -> list[Record]:
     """The records of a budget of training and an effort of planning."""
-    return [each for each in records if each["budget"] in (budget, "both") and get_effort(each) in (effort, ALL)]
+    return [each for each in records if each["budget"] in (budget, ALL_BUDGETS) and get_effort(each) in (effort, ALL)]
 
 
 def get_judge(record: Record) -> str:

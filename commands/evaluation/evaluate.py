@@ -71,7 +71,7 @@ def evaluate_model(
     model: str,
     folder: Path,
     console: Console,
-    extra: Sequence[tuple[str, str | Path]] = (),
+    extra: Sequence[tuple[str, str | Path]] | None = (),
     viewer: Viewer = "none",
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def evaluate_model(
     of results.json.
 
     model: a run folder, or MODULE:CLASS with its `options`. extra: further sections of the report, (title, file or
-    HTML). viewer: `rerun` also writes a recording.
+    HTML); None: no report. viewer: `rerun` also writes a recording.
     """
     setup = load_setup(keys, data, model, options=options)
     dynamics = setup.model
@@ -95,10 +95,10 @@ def evaluate_model(
         results["plan"]["elite_overlap"] = measure_precision(setup, bound.planner)
         console.say(f"best candidates in {keys.planner.precision} as in fp32: {results['plan']['elite_overlap']:.0%}")
     results["model"] = {"folder": model, **setup.source}
-    tested, sections = played.rollouts_under_test, list(extra)
+    tested, sections = played.rollouts_under_test, None if extra is None else list(extra)
     if keys.compare_batches:
         results["batches"] = compare_batches(setup, bound, tested, console, proposals)
-    if tested.frames is not None and "pixels" in dynamics.spec.views:
+    if sections is not None and tested.frames is not None and "pixels" in dynamics.spec.views:
         write_strip(dynamics, tested, folder / "imagined.png")
         sections.insert(0, (STRIP_TITLE, folder / "imagined.png"))
     if viewer == "rerun":
@@ -114,16 +114,20 @@ def write_evaluation(
     setup: EvaluationSetup,
     folder: Path,
     console: Console,
-    sections: Sequence[tuple[str, str | Path]] = (),
+    sections: Sequence[tuple[str, str | Path]] | None = (),
 ) -> None:
-    """Write results.json, episodes.jsonl and report.html into `folder`."""
+    """Write results.json, episodes.jsonl and report.html into `folder`. sections: further ones of the report; None: no
+    report."""
     task, cases = setup.task, setup.cases
     results["data"] = {"file": [str(path) for path in setup.reader.paths], "checksum": setup.reader.file_checksum}
     write_json(folder / "results.json", results, columns=True)
     write_atomic(folder / "episodes.jsonl", format_episodes(played.runs, cases, task))
+    console.say(f"{format_starts(results)}\n{format_headline(results)}")
+    if sections is None:
+        return
     scenes = render_scenes(setup, folder / "scenes.png")
     write_report(results, played.runs, cases, task, played.videos, folder / "report.html", sections, scenes)
-    console.say(f"{format_starts(results)}\n{format_headline(results)}\nreport: {folder / 'report.html'}")
+    console.say(f"report: {folder / 'report.html'}")
 
 
 def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, console: Console) -> dict[str, Any]:

@@ -56,7 +56,6 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.7,
     "figure.facecolor": PAGE,
-    "savefig.facecolor": "auto",
     "svg.fonttype": "none",
     "text.parse_math": False,
     "figure.constrained_layout.wspace": 0.05,
@@ -106,21 +105,23 @@ def save_png(figure: Any, path: Path | str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     _hide_unused(figure)
-    FigureCanvasAgg(figure)
+    figure.set_dpi(150)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    FigureCanvasAgg(figure).print_png(buffer)  # figure.savefig draws twice
     write_atomic(path, buffer.getvalue())
 
 
 def render_svg(figure: Any, label: str) -> str:
     """The figure as an <svg> element without outside references, its colours as CSS variables."""
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     _hide_unused(figure)
+    figure.set_facecolor("none")
     buffer = io.StringIO()
     nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
     with matplotlib.rc_context({"svg.hashsalt": label}):  # ids that differ between the figures of a page
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)  # figure.savefig draws twice
     text = buffer.getvalue()
     text = re.sub(r' xmlns(:\w+)?="[^"]*"| id="[\w.]+_\d+"', "", text[text.index("<svg") :])
     for name, (light, _) in THEME.items():

@@ -59,8 +59,10 @@ class PosttrainKeys(EncoderSourceKeys, LoggerKeys):
         world_info().split_rows(self.trainer.batch_size)
 
 
-def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console) -> str:
-    """Run stage 2 into `folder`; the first process returns its result in one line."""
+def posttrain(
+    keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path, console: Console, draws: bool = True
+) -> str:
+    """Run stage 2 into `folder`; the first process returns its result in one line. draws: whether it leaves figures."""
     device = torch.device(resolve_device(keys.device))
     keep_freed_memory()
     reader = open_reader(data, keys.on_damaged)
@@ -98,11 +100,12 @@ def posttrain(keys: PosttrainKeys, data: Any, encoder_folder: Any, folder: Path,
         console.say(f"training on {train.describe()}")
     monitor = OpenLoopMonitor(model, val, device) if is_main_process() else None
     loader = make_train_loader(train, trainer, device)
-    output = StageOutput("posttrain", folder, console, keys.logger)
+    output = StageOutput("posttrain", folder, console, keys.logger, draws)
     with output.open_tracker() as tracker:
         last = train_stage(model, loader, trainer, output, tracker, monitor)
         if monitor is not None:
             output.write_open_loop(monitor.compute_errors())
+        if monitor is not None and draws:
             tracker.add_picture("open_loop", folder / OPEN_LOOP_FIGURE, trainer.steps)
     if monitor is None:
         return ""

@@ -73,17 +73,19 @@ class PretrainKeys(LoggerKeys):
             mask.sample(min(MASK_TRIALS, self.trainer.batch_size), grid, (self.seed,))
 
 
-def pretrain(keys: PretrainKeys, data: Any, folder: Path, console: Console, begin: Path | None = None) -> str:
+def pretrain(
+    keys: PretrainKeys, data: Any, folder: Path, console: Console, begin: Path | None = None, draws: bool = True
+) -> str:
     """Run stage 1 into `folder`; the first process returns its result in one line.
 
-    begin: checkpoints of another run, from whose newest the training begins.
+    begin: checkpoints of another run, from whose newest the training begins. draws: whether it leaves figures.
     """
     objective, device = keys.objective, torch.device(resolve_device(keys.device))
     keep_freed_memory()
     source = open_source(data, keys.path, keys.video, keys.on_damaged, keys.adapted_encoder, objective, console)
     torch.manual_seed(keys.seed)
     val = Loader(source.clips["val"], keys.trainer.batch_size, keys.seed)
-    output = StageOutput("pretrain", folder, console, keys.logger)
+    output = StageOutput("pretrain", folder, console, keys.logger, draws)
     about = {"objective": make_config_dict(objective), **source.describe()}
     if isinstance(objective, WorldModelConfig):
         assert source.actions is not None, "world models read actions"
@@ -122,12 +124,12 @@ def _train(
     monitor: Monitor | WorldModelMonitor | None,
     begin: Path | None,
 ) -> dict[str, float]:
-    """Train on the clips of train, and draw the curves; the last evaluation."""
+    """Train on the clips of train, and draw the curves if the output has figures; the last evaluation."""
     trainer, device = replace(keys.trainer, seed=keys.seed), next(model.parameters()).device
     loader = make_train_loader(source.clips["train"], trainer, device, source.workers, model.prepare)
     with output.open_tracker() as tracker:
         last = train_stage(model, loader, trainer, output, tracker, monitor, begin)
-        if monitor is not None:
+        if monitor is not None and output.draws:
             draw_training_curves(output.folder / METRICS, output.folder / "curves.png", monitor.curves)
             tracker.add_picture("curves", output.folder / "curves.png", trainer.steps)
     return last

@@ -35,17 +35,20 @@ OPEN_LOOP, OPEN_LOOP_FIGURE = "open_loop.json", "open_loop.png"  # errors by mod
 
 @dataclass(frozen=True)
 class StageOutput:
-    """Where a training writes. name: of the stage, for messages. logger: tracker beside metrics.jsonl."""
+    """Where a training writes. name: of the stage, for messages. logger: tracker beside metrics.jsonl. draws: whether
+    it leaves figures."""
 
     name: str
     folder: Path
     console: Console
     logger: Logger = "none"
+    draws: bool = True
 
     def write_open_loop(self, errors: dict[str, list[float]]) -> None:
         """Write errors of imagined paths by model step (`predicted`; `copy`: of the last frame), and their figure."""
         write_json(self.folder / OPEN_LOOP, errors)
-        draw_horizon_curves(errors, self.folder / OPEN_LOOP_FIGURE)
+        if self.draws:
+            draw_horizon_curves(errors, self.folder / OPEN_LOOP_FIGURE)
 
     def open_tracker(self) -> AbstractContextManager[Tracker]:
         """The tracker beside metrics.jsonl; none in every process but the first."""

@@ -35,7 +35,7 @@ def test_the_untrained_row_is_what_its_pool_embeds_before_the_first_step(pool, f
 @pytest.mark.parametrize(("weight", "found"), [(0.0, True), (1.0, False)])
 def test_keys_that_had_no_effect_leave_a_record_what_it_was(tmp_path, weight, found):
     """Records of `lewm` held the keys of contrast within clips, which it ignored."""
-    cell = Cell("lewm", "steps", 0, make_cell_keys(load_config("compare", []), "lewm", 0), 0.0)
+    cell = Cell("lewm", "steps", 0, make_cell_keys(load_config("compare", []), "lewm", 0))
     objective = cell.config["objective"]
     older = {**objective, "terms": {**objective["terms"], "contrast": weight, "contrast_scale": 0.1}}
     write_json(tmp_path / f"{cell.name}.json", {"config": {**cell.config, "objective": older}})
@@ -49,7 +49,7 @@ def test_keys_that_had_no_effect_leave_a_record_what_it_was(tmp_path, weight, fo
 @pytest.mark.parametrize("name", ["lewm", "pldm"])
 def test_cells_of_an_earlier_loss_are_not_taken_for_cells_of_this_one(name, tmp_path):
     """Their weights meant another scale: they lack `loss_version`, and agree in everything else."""
-    cell = Cell(name, "steps", 0, make_cell_keys(load_config("compare", []), name, 0), 0.0)
+    cell = Cell(name, "steps", 0, make_cell_keys(load_config("compare", []), name, 0))
     assert cell.config["objective"]["loss_version"] == 2
     older = {key: value for key, value in cell.config["objective"].items() if key != "loss_version"}
     write_json(tmp_path / f"{cell.name}.json", {"config": {**cell.config, "objective": older}})
@@ -73,7 +73,7 @@ def test_an_old_record_is_named_and_left_out_of_the_tables(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (oracle,) = DOCS.glob("recipes/reacher-oracle-both-seed1-*.json")
     table = load_config("compare", ["recipe=reacher"])
-    config = Cell("pldm", "steps", 1, make_cell_keys(table, "pldm", 1), 0.0).config
+    config = Cell("pldm", "steps", 1, make_cell_keys(table, "pldm", 1)).config
     older = {key: value for key, value in config["objective"].items() if key != "loss_version"}
     (tmp_path / "cells").mkdir()
     write_json("cells/reacher-oracle-both-seed1-0.json", read_json(oracle))
@@ -118,7 +118,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(moment, tmp_path, monkeypatch):
-    cell = next(cell for cell in make_cells(load_config("compare", ["trials=2"])) if cell.tuning is not None)
+    (cell,) = make_cells(load_config("compare", ["objectives=[future]", "budgets=[steps]", "seeds=1", "trials=2"]))
     folder, records = tmp_path / "run", tmp_path / "cells"
     records.mkdir()
     found: list[bool] = []
@@ -140,11 +140,11 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(execution, "write_json", die)
         folder.mkdir()
-        execution.run_cell(cell, folder, records, False, None)
+        execution.run_cell(cell, folder, records, None)
     assert execution.find_ended_folder(folder, cell).exists()
     assert (cell.find_record(records) is not None) == (moment == "after")
     if moment == "before":
-        execution.run_cell(cell, folder, records, False, None)
+        execution.run_cell(cell, folder, records, None)
         assert found == [False, True], "what was trained is found again"
     else:
         assert execution.find_trials(records, cell).read()
@@ -154,10 +154,11 @@ def test_a_cell_killed_beside_its_record_leaves_no_folder_and_loses_no_work(mome
 
 
 def test_a_cell_that_keeps_its_models_keeps_them(tmp_path, monkeypatch):
-    cell = Cell("future", "steps", 0, make_cell_keys(load_config("compare", []), "future", 0), 0.0)
+    keys = make_cell_keys(load_config("compare", []), "future", 0)
+    cell = Cell("future", "steps", 0, keys, keeps_files=True)
     monkeypatch.setattr(execution, "collect_into", lambda *args: None)
     monkeypatch.setattr(execution, "run_pipeline", lambda cell, data, work, records, console: work.mkdir() or {})
-    execution.run_cell(cell, tmp_path, tmp_path, True, None)
+    execution.run_cell(cell, tmp_path, tmp_path, None)
     execution.remove_leftovers(tmp_path, tmp_path, [cell])
     assert (tmp_path / cell.name).is_dir()
 
@@ -165,7 +166,7 @@ def test_a_cell_that_keeps_its_models_keeps_them(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("budget", "more", "found"), [("flops", 2, True), ("flops", 6, False), ("steps", 2, False)])
 def test_a_cell_of_equal_arithmetic_is_found_though_a_version_counts_other_steps(budget, more, found, tmp_path):
     keys = make_cell_keys(load_config("compare", ["pretrain.steps=400"]), "future", 0)
-    cell = Cell("future", budget, 0, keys, 0.0)
+    cell = Cell("future", budget, 0, keys)
     config = {**cell.config, "pretrain": {**cell.config["pretrain"], "steps": 400 + more}}
     write_json(tmp_path / f"{cell.name}.json", {"config": config})
     assert (cell.find_record(tmp_path) is not None) == found

@@ -252,7 +252,8 @@ def cross_episode_correlation(
 
 def _count_pairs(first_P: Tensor, second_P: Tensor) -> int:
     """Different pairs among those drawn, whichever comes first."""
-    return torch.stack((first_P, second_P)).sort(0).values.unique(dim=1).shape[1]
+    low, high = torch.minimum(first_P, second_P), torch.maximum(first_P, second_P)
+    return (low << 32 | high).unique().numel()  # unique(dim=1) takes ten times as long
 
 
 def _correlate_distances(features_ND: Tensor, first_P: Tensor, second_P: Tensor, true_P: Tensor) -> float:

@@ -16,7 +16,7 @@ LIMITS = ("0.2", "0.1")
 def make_config(objective: str, seed: int, *words: str) -> dict[str, Any]:
     """Configuration of a cell of `jepa compare` with these words."""
     keys = make_cell_keys(load_config("compare", list(words)), objective, seed)
-    return Cell(objective, "steps", seed, keys, 0.0).config
+    return Cell(objective, "steps", seed, keys).config
 
 
 def make_record(

@@ -95,7 +95,7 @@ def test_without_limits_methods_may_differ_in_anything():
 
 
 def test_arms_of_other_euler_steps_share_one_model():
-    words = ["suite=controlled", "arms.G-F1=['objective=vjepa2',*]", "objectives=[F-F,G-F,G-F1]"]
+    words = ["suite=controlled", "arms.G-F1=['objective=vjepa2',*]", "objectives=[F-F,G-F,G-F1]", "budgets=[steps]"]
     flow = "'dynamics.flow={width: 80, depth: 2, steps: 4}','dynamics.losses.loss=l2','planner.flow_steps=1'"
     words[1] = words[1].replace("*", flow)
     table = load_config("compare", words)

@@ -85,7 +85,7 @@ def test_frames_of_one_model_are_shown_once_under_all_its_names():
 def test_the_report_shows_frames_of_the_first_seed_from_the_same_moments(tmp_path):
     table = load_config("compare", ["suite=smoke"])
     names = [("F-F", 0, 0), ("P-P", 0, 0), ("R", 0, 7), ("F-F", 1, 0)]
-    cells = [Cell(name, "steps", seed, make_cell_keys(table, name, seed), 0.0) for name, seed, _ in names]
+    cells = [Cell(name, "steps", seed, make_cell_keys(table, name, seed)) for name, seed, _ in names]
     assert render_imagined(cells, tmp_path) == ""
     for shade, (cell, (_, _, start)) in enumerate(zip(cells, names, strict=True)):
         work = tmp_path / "work"

@@ -71,7 +71,7 @@ def test_the_suite_plans_in_the_simulator_with_the_costs_it_names_alone():
 def test_a_cell_with_this_measurement_also_serves_a_table_without(measured, asked, found, tmp_path):
     def make_cell(episodes):
         keys = make_cell_keys(load_config("compare", [f"protocol.oracle_cost.episodes={episodes}"]), "future", 0)
-        return Cell("future", "steps", 0, keys, 0.0)
+        return Cell("future", "steps", 0, keys)
 
     write_json(tmp_path / f"{make_cell(measured).name}.json", {"config": make_cell(measured).config})
     assert (make_cell(asked).find_record(tmp_path) is not None) == found

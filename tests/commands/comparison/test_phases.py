@@ -39,7 +39,7 @@ def data(config, tmp_path_factory):
 
 def make_cell(config, objective, metric, seed=0):
     variant = {"metric": metric}
-    return Cell(objective, "steps", seed, make_cell_keys(config, objective, seed, variant), 0.0, variant)
+    return Cell(objective, "steps", seed, make_cell_keys(config, objective, seed, variant), variant)
 
 
 def train(cell, data, folder, shared):

@@ -35,7 +35,7 @@ def cells(monkeypatch, tmp_path):
     """Cells that are finished at once; those whose name holds one of `failing` fail. Returns (failing, names run)."""
     failing, ran = [], []
 
-    def run_cell(cell, folder, records, keep, console):
+    def run_cell(cell, folder, records, console):
         if any(word in cell.name for word in failing):
             raise RunError("the simulator is gone")
         ran.append(cell.name)
@@ -54,7 +54,7 @@ def test_a_failed_cell_is_named_the_rest_goes_on_and_the_same_command_runs_it_ag
     assert main(words) == 1
     assert [name.split("-")[1] for name in ran] == ["oracle", "lewm"] * 2
     captured = capsys.readouterr()
-    assert "2 of 6 cells failed, and the same command runs them again: reacher-future-both-seed0-" in captured.err
+    assert "2 of 6 cells failed, and the same command runs them again: reacher-future-steps-seed0-" in captured.err
     assert captured.err.count("the simulator is gone") == 4, "at once, and at the end"
     assert "| `lewm` | 0, 1 |" in captured.out and "| `future` |" not in captured.out
     assert not (tmp_path / "runs/compare/table/finished.json").exists()
@@ -74,7 +74,7 @@ def test_a_further_seed_of_a_tuned_row_fails_with_the_seed_that_chooses_its_sett
     cells[0].append("-future-")
     assert main([*WORDS, "objectives=[future]", "name=table", "seeds=2", "trials=2"]) == 1
     error = capsys.readouterr().err
-    assert "it takes the setting that reacher-future-both-seed0-" in error and "2 of 2 cells failed" in error
+    assert "it takes the setting that reacher-future-steps-seed0-" in error and "2 of 2 cells failed" in error
 
 
 def test_several_tasks_have_the_cells_and_pages_of_each_and_one_page_of_all(cells, tmp_path, capsys):

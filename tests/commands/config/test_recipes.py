@@ -225,7 +225,7 @@ def test_finished_cells_are_those_of_the_recipe(task, words):
 def find_records(table, folder: Path) -> set[Path]:
     """The records of all rows at equal steps."""
     cells = [
-        Cell(row.objective, "steps", seed, make_cell_keys(table, row.objective, seed, row.variant), 0.0)
+        Cell(row.objective, "steps", seed, make_cell_keys(table, row.objective, seed, row.variant))
         for row in list_rows(table)[0]
         for seed in range(table.seeds)
     ]
