@@ -271,28 +271,42 @@ def serve_inputs(connection: Connection, seed: int, folder: Path) -> None:
 # --- all inputs
 
 
-def examine_inputs(kind: str, numbers: Sequence[int], seed: int, folder: Path) -> list[Ending]:
-    """How the inputs of a kind end. A process that dies or hangs is replaced."""
-    context, endings = multiprocessing.get_context("spawn"), []
-    process = None
-    for number in numbers:
-        if process is None:
-            here, there = context.Pipe()
-            process = context.Process(target=serve_inputs, args=(there, seed, folder), daemon=True)
-            process.start()
+class Examiner:
+    """Another process that reads inputs, with its files in `folder`; one that dies or hangs is replaced."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self._seed, self._folder = seed, folder
+        self._process: Any = None
+        self._pipe: Any = None
+
+    def examine(self, kind: str, numbers: Sequence[int]) -> list[Ending]:
+        """How the inputs of a kind end."""
+        return [self._examine_one(kind, number, more_s=0 if at else 30) for at, number in enumerate(numbers)]
+
+    def _examine_one(self, kind: str, number: int, more_s: float) -> Ending:
+        """more_s: for making the whole input, and for the imports of a new process."""
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, there = context.Pipe()
+            arguments = (there, self._seed, self._folder)
+            self._process = context.Process(target=serve_inputs, args=arguments, daemon=True)
+            self._process.start()
             there.close()
-        here.send((kind, number))
+        self._pipe.send((kind, number))
         try:
-            endings.append(here.recv() if here.poll(LIMIT_S + 30 * (not endings)) else Ending(kind, number, "hang"))
+            ending = self._pipe.recv() if self._pipe.poll(LIMIT_S + more_s) else Ending(kind, number, "hang")
         except EOFError:
-            process.join()
-            endings.append(Ending(kind, number, "internal", f"the process died: {process.exitcode}"))
-        if endings[-1].how == "hang" or not process.is_alive():
-            process.kill()
-            process = None
-    if process is not None:
-        process.kill()
-    return endings
+            self._process.join()
+            ending = Ending(kind, number, "internal", f"the process died: {self._process.exitcode}")
+        if ending.how == "hang" or not self._process.is_alive():
+            self.close()
+        return ending
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
 
 def format_counts(endings: Sequence[Ending]) -> str:
@@ -324,9 +338,9 @@ def main(argv: Sequence[str]) -> int:
 
     config = build(Config, nest_overrides(argv))
     endings: list[Ending] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Examiner(config.seed, Path(folder))) as examiner:
         for kind in config.kinds:
-            endings += examine_inputs(kind, range(config.each), config.seed, Path(folder))
+            endings += examiner.examine(kind, range(config.each))
     faults = [ending for ending in endings if ending.how in FAULTS]
     print(*faults, format_counts(endings), sep="\n")
     return int(bool(faults))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 
@@ -9,18 +10,25 @@ import numpy as np
 import pytest
 
 from commands.shared.errors import RunError
-from tests.malformed_inputs import FAULTS, KINDS, UnusableError, check_episodes, examine_inputs, is_ours, watch_opened
+from tests.malformed_inputs import FAULTS, KINDS, Examiner, UnusableError, check_episodes, is_ours, watch_opened
 
 EACH, SEED = 30, 0
 HAVE_ARROW = importlib.util.find_spec("pyarrow") is not None
 
 
+@pytest.fixture(scope="module")
+def examiner(tmp_path_factory):
+    """One process for all kinds, which is spared the imports."""
+    with contextlib.closing(Examiner(SEED, tmp_path_factory.mktemp("inputs"))) as made:
+        yield made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_malformed_inputs_are_refused_in_one_sentence_or_can_be_used(kind, tmp_path):
+def test_malformed_inputs_are_refused_in_one_sentence_or_can_be_used(kind, examiner):
     if "lerobot" in kind and not HAVE_ARROW:
         pytest.skip("pyarrow is an optional extra")
-    endings = examine_inputs(kind, range(EACH), SEED, tmp_path)
+    endings = examiner.examine(kind, range(EACH))
     assert len(endings) == EACH
     assert not [str(ending) for ending in endings if ending.how in FAULTS]
     assert all("\n" not in ending.sentence for ending in endings)
