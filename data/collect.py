@@ -35,6 +35,7 @@ Progress = Callable[[int, int], None]
 MakeEnv = Callable[[], Any]
 LEAST_FRAME_BYTES = 3 * 8 * 8 + 64  # of a frame in the file: a picture of 8 x 8 pixels, action, state and truth
 EPISODE_BYTES = 256  # of memory that an episode's number, seed, split and length take
+WORKER_FRAMES = 2000  # that take as long as the start of a process
 _GOAL_KEYS = ("pixels", "goal_pixels")
 
 
@@ -42,9 +43,9 @@ _GOAL_KEYS = ("pixels", "goal_pixels")
 class CollectConfig:
     """`episodes` of `frames` frames each (`frames` - 1 environment steps), and how they are collected.
 
-    workers: processes (0: one a core; 1: this one). compression: of the pixels (none or gzip), once all episodes are
-    complete; it changes nothing that is read. env_id, env_kwargs: written into the file and compared with it; env_id
-    defaults to the name of the environment's task.
+    workers: processes (0: one a core, as far as each has WORKER_FRAMES to collect; 1: this one). compression: of the
+    pixels (none or gzip), once all episodes are complete; it changes nothing that is read. env_id, env_kwargs: written
+    into the file and compared with it; env_id defaults to the name of the environment's task.
     """
 
     episodes: int = 500
@@ -99,7 +100,8 @@ def collect(
         _require_same(path, keys, "this command's")
         missing, damaged = np.setdiff1d(missing, reader.episodes()), reader.damaged
     if missing.size:
-        workers = min(config.workers or count_cores(), missing.size)
+        worth = max(1, missing.size * config.frames // WORKER_FRAMES)
+        workers = min(config.workers or min(count_cores(), worth), missing.size)
         fill = _fill_here if workers == 1 else _fill_in_processes
         with closing(fill(path, make_env, config, missing.tolist(), workers)) as written:
             for done, _ in enumerate(written, config.episodes - missing.size + 1):

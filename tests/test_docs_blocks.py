@@ -25,7 +25,7 @@ TITLE = re.compile(r'title="([^"]+)"')
 VARIABLE = re.compile(r"[A-Z_]+=.*")
 PAGES = ("README.md", *sorted(str(page.relative_to(HOME)) for page in (HOME / "docs").rglob("*.md")))
 
-DATA = ("data=debug", "data.episodes=12", "data.frames=41", "workers=1")
+DATA = ("data=debug", "data.episodes=12", "data.frames=41")
 STAGES = ("encoder=tiny", "trainer@pretrain=debug", "trainer@posttrain=debug")
 SEARCH = ("planner.samples=12", "planner.elites=4", "planner.iterations=2")
 PROTOCOL = (
@@ -38,7 +38,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "collect": DATA,
     "compare": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "objectives=[future]", "budgets=[steps]", "seeds=1", "cells=cells"),
     "demo": (*DATA, *STAGES, *SEARCH, *PROTOCOL, "videos=1"),
-    "plan": (*SEARCH, *PROTOCOL, "videos=1", "workers=1"),
+    "plan": (*SEARCH, *PROTOCOL, "videos=1"),
     "posttrain": ("trainer=debug", "trainer.steps=5"),
     "pretrain": ("encoder=tiny", "trainer=debug", "trainer.steps=5"),
     "probe": (

@@ -101,4 +101,4 @@ class CollectKeys(RunKeys):
     data: DataKeys = field(default_factory=DataKeys)
     """size of the file and behaviour"""
     workers: Annotated[int, Ge(0)] = 0
-    """processes; 0: one per core; changes no data"""
+    """processes; 0: one per core, fewer where little is collected; changes no data"""

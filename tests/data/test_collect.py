@@ -73,6 +73,21 @@ def test_the_number_of_processes_does_not_change_the_file(make_file):
     assert contents(make_file("one.h5", workers=1)) == contents(make_file("two.h5", workers=2))
 
 
+@pytest.mark.parametrize(("episodes", "workers", "started"), [(3, 0, 0), (3, 2, 2), (500, 0, 3), (500, 1, 0)])
+def test_processes_are_started_where_they_have_enough_to_collect(monkeypatch, tmp_path, episodes, workers, started):
+    found = []
+
+    def note(*args):
+        found.append(args[-1])
+        yield from ()
+
+    monkeypatch.setattr("data.collect.count_cores", lambda: 3)
+    monkeypatch.setattr("data.collect._fill_here", lambda *args: note(0))
+    monkeypatch.setattr("data.collect._fill_in_processes", note)
+    collect(tmp_path / "a.h5", FakeEnv, CollectConfig(episodes, 20, workers=workers))
+    assert found == [started]
+
+
 def test_collecting_goes_on_where_it_stopped_and_mends_what_is_damaged(make_file, tmp_path):
     whole = contents(make_file("whole.h5"))
     path = make_file("part.h5")
