@@ -1,4 +1,4 @@
-"""`jepa demo`: collect -> pretrain -> posttrain -> plan on one task, on the machine at hand, with one report.
+"""`jepa demo`: collect -> pretrain -> posttrain (-> clone) -> plan on one task, on this machine, with one report.
 
 Each phase writes into its own folder below the run's and leaves a mark when it is done, so that an
 interrupted demo resumes in the phase it was in.
@@ -16,13 +16,14 @@ from commands.evaluation.evaluate import evaluate_model, format_headline, measur
 from commands.pipeline import PipelineKeys
 from commands.shared.console import Console, format_duration
 from commands.shared.runs import RunFolder, read_json, write_json
+from commands.training.cloning import train_policy
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
 from commands.training.stage import OPEN_LOOP_FIGURE
 from commands.transfer.collection import FILE, collect_into, write_preview
 from data.store import Reader
 
-PHASES = ("collect", "pretrain", "posttrain", "plan")
+PHASES = ("collect", "pretrain", "posttrain", "clone", "plan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ def check(config: Config) -> None:
 def run(config: Config, folder: RunFolder, console: Console) -> None:
     """All phases, each gone on with where it stopped."""
     base = folder.path
-    paths = {name: base / name for name in PHASES if name != "posttrain" or config.has_stage2}
+    has = {"posttrain": config.has_stage2, "clone": config.clone is not None}
+    paths = {name: base / name for name in PHASES if has.get(name, True)}
     for path in paths.values():
         path.mkdir(exist_ok=True)
     data = str(paths["collect"] / FILE)
@@ -64,8 +66,12 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     if config.has_stage2:
         encoder = str(paths["pretrain"])
         phase("posttrain", lambda: posttrain(config.stage2, data, encoder, paths["posttrain"], console))
-    model, sections = str(paths[config.last_stage]), _make_sections(paths, seconds, config.last_stage)
-    results = phase("plan", lambda: evaluate_model(config.evaluation, data, model, paths["plan"], console, sections))
+    model, evaluation = str(paths[config.last_stage]), config.evaluation
+    if config.clone is not None:
+        phase("clone", lambda: train_policy(config.stage3, data, model, paths["clone"], console))
+        evaluation = evaluation.use_policy(str(paths["clone"]))
+    sections = _make_sections(paths, seconds, config.last_stage)
+    results = phase("plan", lambda: evaluate_model(evaluation, data, model, paths["plan"], console, sections))
     results["peak_mib"] = peaks  # of this process until the end of each phase
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     write_json(base / "results.json", results, columns=True)

@@ -1,4 +1,4 @@
-"""The whole pipeline on one task: collect -> pretrain -> posttrain -> plan, each stage with its own keys.
+"""The whole pipeline on one task: collect -> pretrain -> posttrain (-> clone) -> plan, each stage with its own keys.
 
 `jepa demo` runs it once; a cell of `jepa compare` is one run of its stages.
 """
@@ -16,10 +16,11 @@ from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.protocol import ProtocolConfig, check_goals
 from commands.evaluation.scenes import check_scenes
 from commands.shared.errors import UsageError
+from commands.training.cloning import CloneKeys, PolicyTraining
 from commands.training.posttraining import PosttrainKeys
 from commands.training.pretraining import PretrainKeys
 from commands.transfer.collection import check_collection
-from planners.proposals import NONE, RETRIEVAL
+from planners.proposals import NONE, OWN, RETRIEVAL
 from world_model.generative.world_model import WorldModelConfig
 
 Keys = TypeVar("Keys", bound=RunKeys)
@@ -33,6 +34,9 @@ class PipelineKeys(ModelKeys, LoggerKeys):
     """size of the file and behaviour"""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     """starts, goals, and what counts as success"""
+    clone: PolicyTraining | None = None
+    """policy that is trained on the model's features or on pixels, for planner.proposal.source=own or
+    planner.value=own; null: none"""
     on_damaged: OnDamaged = "error"
     """episodes whose checksum fails: error, or skip to leave them out"""
     workers: Annotated[int, Ge(0)] = 0
@@ -63,15 +67,37 @@ class PipelineKeys(ModelKeys, LoggerKeys):
             raise UsageError(
                 f"planner.flow_steps={steps} is for a model with dynamics.flow, and dynamics.flow is null: leave it out"
             )
-        if self.planner.value is not None:
+        sources = {"planner.proposal.source": self.planner.proposal.source, "planner.value": self.planner.value}
+        for key, source in sources.items():
+            if source not in (None, NONE, RETRIEVAL, OWN):
+                raise UsageError(
+                    f"{key}={source} holds a policy for another model than those that are trained here: give "
+                    f"{key}={OWN} with clone={{...}}, or leave it out"
+                )
+            if source == OWN and self.clone is None:
+                raise UsageError(f"{key}={OWN} is the policy of clone, and clone is null: give clone={{...}}")
+        if self.clone is not None:
+            self._check_clone(self.clone)
+
+    def _check_clone(self, clone: PolicyTraining) -> None:
+        if not self.has_stage2:
             raise UsageError(
-                f"planner.value={self.planner.value} holds a value of another model's features than of those that are "
-                "trained here: leave it out"
+                f"clone trains a policy on the model of stage 2, which objective.family={self.objective.family} does "
+                "not have: leave it out"
             )
-        if (source := self.planner.proposal.source) not in (NONE, RETRIEVAL):
+        if OWN not in (self.planner.proposal.source, self.planner.value):
             raise UsageError(
-                f"planner.proposal.source={source} holds a policy for another model than those that are trained here: "
-                "choose none or retrieval"
+                f"clone trains a policy that the planner does not use: give planner.proposal.source={OWN}, or with "
+                f"clone.method.name=gcivl planner.value={OWN}"
+            )
+        if self.planner.proposal.source == OWN and self.planner.horizon > clone.policy.blocks:
+            raise UsageError(
+                f"planner.horizon={self.planner.horizon} is longer than what the policy proposes, clone.policy.blocks="
+                f"{clone.policy.blocks}: raise that, or plan a shorter horizon"
+            )
+        if self.planner.value == OWN and (clone.method.name != "gcivl" or clone.source != "features"):
+            raise UsageError(
+                f"planner.value={OWN} needs a value of features: give clone.method.name=gcivl and clone.source=features"
             )
 
     @property
@@ -103,6 +129,12 @@ class PipelineKeys(ModelKeys, LoggerKeys):
     def stage2(self) -> PosttrainKeys:
         """Keys of stage 2."""
         return self._select(PosttrainKeys, trainer=self.posttrain)
+
+    @property
+    def stage3(self) -> CloneKeys:
+        """Keys of the policy's training."""
+        assert self.clone is not None
+        return self._select(CloneKeys, **vars(self.clone))
 
     @property
     def evaluation(self) -> EvaluationKeys:

@@ -30,7 +30,7 @@ from planners.costs import Metric, feature_distance
 from planners.protocol import Dynamics, Plan, Planner
 
 CHUNK_NUMBERS = 1 << 24  # features compared at once, over environments x frames
-NONE, RETRIEVAL = "none", "retrieval"  # sources of proposals; any other is a folder
+NONE, RETRIEVAL, OWN = "none", "retrieval", "own"  # sources of proposals; any other is a folder
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ProposalConfig:
     """Where first candidates come from, beside random draws."""
 
     source: str = NONE
-    """first candidates: none (random ones alone), retrieval (recorded segments of train), or a run folder of jepa
-    clone"""
+    """first candidates: none (random ones alone), retrieval (recorded segments of train), a run folder of jepa clone,
+    or own (in jepa demo and jepa compare: the policy of clone)"""
     count: int = 8
     """retrieved segments per plan (>= 1)"""
     longest: int = 0

@@ -1,7 +1,7 @@
 """The arithmetic of a row's training, and the steps of stage 1 under each budget.
 
-Counted: all steps of both stages, forward and back; the frames that stage 2 encodes once; the frames that a metric is
-fitted on. Evaluations during training are not.
+Counted: all steps of both stages and of a policy, forward and back; the frames that stage 2 encodes once; the frames
+that a metric is fitted on. Evaluations during training are not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from commands.config.groups import DynamicsKeys
 from commands.pipeline import PipelineKeys
 from commands.shared.flops import count_flops
-from commands.training.posttraining import make_random_stage2
+from commands.training.cloning import PolicyTraining, make_random_policy
+from commands.training.posttraining import make_dynamics, make_random_stage2
 from commands.training.pretraining import make_random_stage1
 from data.schema import SPLITS, draw_splits
 from world_model.encoder import EncoderConfig
@@ -32,18 +33,19 @@ class TrainingFlops:
     """Floating-point operations of a row's training: matrix products, convolutions and attention.
 
     step: of one step of stage 1. pretrain: of all of them. metric: of the frames that the metric is fitted on.
-    posttrain: of stage 2, with the frames that it encodes.
+    posttrain: of stage 2, with the frames that it encodes. clone: of a policy.
     """
 
     step: float
     pretrain: float
     metric: float
     posttrain: float
+    clone: float = 0.0
 
     @property
     def total(self) -> float:
-        """Of both stages."""
-        return self.pretrain + self.metric + self.posttrain
+        """Of all stages."""
+        return self.pretrain + self.metric + self.posttrain + self.clone
 
     def to_record(self) -> dict[str, float]:
         """The numbers as a record holds them."""
@@ -66,6 +68,7 @@ def count_training_flops(keys: PipelineKeys) -> TrainingFlops:
         keys.pretrain.steps * step,
         fitted * stage2.embed,
         keys.posttrain.steps * stage2.step + keys.data.episodes * frames * stage2.encode,
+        0.0 if keys.clone is None else _count_policy(sizes, keys.dynamics, keys.clone, keys.env.name),
     )
 
 
@@ -77,13 +80,15 @@ def drop_metric(objective: Stage1Config) -> Stage1Config:
 def fit_steps(keys: PipelineKeys, budget: str, limit: TrainingFlops) -> PipelineKeys:
     """The pipeline with the steps of stage 1 that a budget allows.
 
-    steps: as it is. flops: stage 1 has the arithmetic of the limit's. total: both stages together have that of the
+    steps: as it is. flops: stage 1 has the arithmetic of the limit's. total: all stages together have that of the
     limit's; the metric's fit is left out on both sides, so that rows with and without a metric share stage 1.
     """
     if budget not in ("flops", "total") or not keys.pretrain.steps:
         return keys
     own = count_training_flops(keys)
-    allowed = limit.pretrain if budget == "flops" else limit.pretrain + limit.posttrain - own.posttrain
+    allowed = limit.pretrain
+    if budget == "total":
+        allowed += limit.posttrain + limit.clone - own.posttrain - own.clone
     steps = max(1, round(allowed / own.step))
     return replace(keys, pretrain=replace(keys.pretrain, steps=steps))
 
@@ -119,3 +124,13 @@ def _count_stage2(sizes: EncoderConfig, keys: DynamicsKeys, batch_size: int, tas
         encode = count_flops(lambda: dynamics.read(frames))
         embed = count_flops(lambda: dynamics.encoder.embed_chunks(frames))
     return _Stage2Flops(sum(steps) / lengths, encode / FRAMES, embed / FRAMES)
+
+
+@cache
+def _count_policy(sizes: EncoderConfig, dynamics: DynamicsKeys, keys: PolicyTraining, task: str) -> float:
+    """All steps of a policy, forward and back, mean over the lengths of history."""
+    model, batch = make_random_policy(keys, make_dynamics(sizes, dynamics, task))
+    trainer, lengths = replace(keys.trainer, steps=1), keys.policy.history
+    optimizer = make_optimizer(model, trainer)
+    steps = [count_flops(partial(train_step, model, batch, optimizer, trainer, at)) for at in range(lengths)]
+    return keys.trainer.steps * sum(steps) / lengths

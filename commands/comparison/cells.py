@@ -164,13 +164,15 @@ class Cell:
         return replace(self, keys=keys if number else self.keys, tuning=None)
 
     def shorten(self, share: float) -> Cell:
-        """The cell with a share of its training steps in both stages."""
+        """The cell with a share of its training steps in all stages."""
 
         def cut(trainer: TrainerConfig) -> TrainerConfig:
             return replace(trainer, steps=max(1, round(share * trainer.steps)) if trainer.steps else 0)
 
-        pretrain, posttrain = cut(self.keys.pretrain), cut(self.keys.posttrain)
-        return replace(self, keys=replace(self.keys, pretrain=pretrain, posttrain=posttrain))
+        keys = replace(self.keys, pretrain=cut(self.keys.pretrain), posttrain=cut(self.keys.posttrain))
+        if keys.clone is not None:
+            keys = replace(keys, clone=replace(keys.clone, trainer=cut(keys.clone.trainer)))
+        return replace(self, keys=keys)
 
     def find_record(self, *folders: Path) -> Path | None:
         """The record of this cell in the first of the folders that has one; None where it is not finished."""

@@ -17,7 +17,7 @@ import torch
 from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.rows import ALL, CANDIDATES, FLOPS, TIME
 from commands.comparison.table_keys import drop_oracle_cost
-from commands.config.groups import DynamicsKeys, PlannerKeys
+from commands.config.groups import DirectKeys, DynamicsKeys, PlannerKeys
 from commands.evaluation.arithmetic import count_planning_flops
 from commands.evaluation.methods import make_agent
 from commands.evaluation.models import set_flow_steps
@@ -38,10 +38,11 @@ TOLERANCE = 0.01  # share by which two plans of equal operations may differ
 
 def list_efforts(efforts: Sequence[str], keys: PipelineKeys, reference: PipelineKeys | None) -> dict[str, PipelineKeys]:
     """The pipeline of a row under each effort. reference: that of the first trained row; None for a row that is the
-    same under all, as that one itself. Of equal time the candidates are known once both rows have planned."""
+    same under all, as that one itself, and a policy that acts without search is, too. Of equal time the candidates are
+    known once both rows have planned."""
     if list(efforts) == [CANDIDATES]:
         return {CANDIDATES: keys}
-    if reference is None:
+    if reference is None or isinstance(keys.planner, DirectKeys):
         return {ALL: keys}
     further = replace(keys, protocol=drop_oracle_cost(keys.protocol))  # measured with equal candidates
     made = {CANDIDATES: keys, TIME: further}
@@ -70,7 +71,8 @@ def check_efforts(efforts: Sequence[str], keys: PipelineKeys) -> None:
 
 def count_plan(keys: PipelineKeys) -> float:
     """Operations of the first plan of an episode, with the encoding of its frames and of the goal, before training."""
-    planner = replace(keys.planner, proposal=ProposalConfig())  # candidates that cost no more than others
+    # Proposed candidates cost no more than others, and a value about as much as a distance.
+    planner = replace(keys.planner, proposal=ProposalConfig(), value=None)
     return _count_plan(keys.stage1.adapted_encoder, keys.objective, keys.dynamics, planner, keys.env.name)
 
 

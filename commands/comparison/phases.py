@@ -22,6 +22,7 @@ from commands.comparison.cells import FREE, Cell
 from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.table_keys import drop_oracle_cost
 from commands.comparison.validation import SPLIT, find_best, make_trial_evaluation, summarise_result
+from commands.config.groups import DirectKeys
 from commands.evaluation.evaluate import evaluate_model
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.models import set_flow_steps
@@ -32,6 +33,7 @@ from commands.shared.console import METRICS, Console, format_duration, read_eval
 from commands.shared.devices import resolve_device
 from commands.shared.errors import join_names
 from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
+from commands.training.cloning import train_policy
 from commands.training.feature_cache import make_cache_key
 from commands.training.model_folders import (
     MODEL,
@@ -51,6 +53,7 @@ from world_model.training.loop import Checkpoints
 
 SHARED = "stage1"  # folder of shared trainings, in the run folder
 SHARED_MODELS = "stage2"  # the same of models that arms share
+CLONE = "clone"  # folder of a policy, in the folder of its cell or trial
 IMAGINED = "imagined.npz"  # frames that a model imagines, in the folder of its cell or trial
 SHARED_RECORD = "trained.json"  # in the folder of each, written last
 VIEWS = "views.json"  # in the folder of a cell or trial: how its model plans on val in each of its views
@@ -85,6 +88,8 @@ class Phases:
         if keys.has_stage2:
             record["space"] = keys.dynamics.space
             record["posttrain"] = read_evaluations(self.train_dynamics() / METRICS)[-1]
+        if keys.clone is not None:
+            record["clone"] = read_evaluations(self.train_policy() / METRICS)[-1]
         return record
 
     def train_encoder(self) -> str:
@@ -120,6 +125,12 @@ class Phases:
             write_json(shared / SHARED_RECORD, {"cell": self.name, "seconds": self.seconds["posttrain"]})
         return folder
 
+    def train_policy(self) -> Path:
+        """The policy on the model of stage 2; its folder."""
+        folder, model = self._make_folder(CLONE), str(self._make_folder("posttrain"))
+        self._time(CLONE, lambda: train_policy(self.keys.stage3, self.data, model, folder, self.console))
+        return folder
+
     def choose_view(self) -> dict[str, Any] | None:
         """How the model's views plan on `val`, and the best of them, for the record; None where the keys name a view.
         Judged once: the results are kept in the folder of the pipeline."""
@@ -145,15 +156,19 @@ class Phases:
         return self._evaluate(keys if views is None else set_view(keys, views["chosen"]), self.keys.last_stage, name)
 
     def plan_own(self, keys: EvaluationKeys, name: str = "plan_own") -> dict[str, Any] | None:
-        """The evaluation of the dynamics that stage 1 learned, as of `plan`; None where it learned none."""
-        if read_model_kind(self.work / "pretrain" / MODEL) != "dynamics":
+        """The evaluation of the dynamics that stage 1 learned, as of `plan`; None where it learned none, or with a
+        policy, which belongs to the shared dynamics."""
+        if self.keys.clone is not None or read_model_kind(self.work / "pretrain" / MODEL) != "dynamics":
             return None
         keys = replace(keys, protocol=drop_oracle_cost(keys.protocol))  # measured with the shared dynamics
         return self._evaluate(keys, "pretrain", name)
 
     def measure_model(self) -> dict[str, Any]:
         """What the record says of the model itself: open-loop errors by model step, and how far ahead the planner's
-        cost ranks, both on `val`. A model that shows pixels also leaves frames that it imagines (IMAGINED)."""
+        cost ranks, both on `val`. A model that shows pixels also leaves frames that it imagines (IMAGINED). Nothing
+        where no model is planned with."""
+        if isinstance(self.keys.planner, DirectKeys):
+            return {}
         folder, keys, views = self.work / self.keys.last_stage, self.keys, self.choose_view()
         dynamics, _ = load_planned(str(folder), resolve_device(keys.device))
         set_flow_steps(keys.planner, dynamics)
@@ -176,7 +191,7 @@ class Phases:
         path.unlink(missing_ok=True)  # of two trials with the same weights the first removes them
 
     def _evaluate(self, keys: EvaluationKeys, model: str, name: str) -> dict[str, Any]:
-        folder, trained = self._make_folder(name), str(self.work / model)
+        folder, trained, keys = self._make_folder(name), str(self.work / model), keys.use_policy(str(self.work / CLONE))
         extra = () if self.draws else None
         return self._time(name, lambda: evaluate_model(keys, self.data, trained, folder, self.console, extra))
 

@@ -17,8 +17,8 @@ from commands.shared.errors import UsageError, describe_choices, join_names
 
 DISTRIBUTIONS = ("log", "uniform", "choice")
 DIGITS = 3  # significant digits of a drawn number
-SEARCHED = ("encoder", "objective", "pretrain", "posttrain")  # parts of which a space may hold keys
-EQUAL = ("pretrain.steps", "posttrain.steps")  # keys that the budget decides
+SEARCHED = ("encoder", "objective", "pretrain", "posttrain", "clone")  # parts of which a space may hold keys
+EQUAL = ("pretrain.steps", "posttrain.steps", "clone.trainer.steps")  # keys that the budget decides
 DRAWS = 100  # draws a trial, at most, until a setting is new
 
 Setting = dict[str, Any]  # dotted key -> value

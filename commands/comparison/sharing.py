@@ -15,7 +15,8 @@ from commands.shared.errors import UsageError, join_names
 from commands.shared.runs import get_identity
 
 # Parts of a configuration that a table speaks of; the objective is what it compares.
-PARTS = ("env", "data", "encoder", "metric", "pretrain", "dynamics", "posttrain", "planner", "protocol")
+PARTS = ("env", "data", "encoder", "metric", "pretrain", "dynamics", "posttrain", "clone", "planner", "protocol")
+SOME = "clone"  # a part that some rows alone have
 EQUAL = ("env", "data", "protocol")  # parts that every cell of a table has in common
 # Keys that are set for each seed, or that say which other methods are played beside the one of the row.
 APART = (*FREE, "pretrain.seed", "posttrain.seed", "protocol.oracle", "protocol.oracle_cost", "protocol.note")
@@ -28,7 +29,7 @@ def list_settings(record: Record) -> dict[str, Any]:
     kind "none" without one. The oracle has the parts alone that matter for it."""
     recorded = record["config"]
     complete = fill_defaults(PipelineKeys, recorded)
-    parts = {part: complete[part] for part in PARTS if part in recorded}
+    parts = {part: complete[part] for part in PARTS if part in recorded and complete[part] is not None}
     if "objective" in recorded:
         parts["objective"] = complete["objective"]
         parts["metric"] = complete["objective"].get("metric") or {"kind": "none"}
@@ -55,7 +56,7 @@ def list_shared_parts(rows: Sequence[Row]) -> list[str]:
     differ = {_get_part(key) for key in find_differences(rows)}
     records = [record for row in _select_methods(rows) for record in row.records]
     known = {_get_part(key) for record in records for key in list_settings(record)}
-    return [part for part in PARTS if part in known and part not in differ]
+    return [part for part in PARTS if part in known and part not in (*differ, SOME)]
 
 
 def describe_sharing(rows: Sequence[Row]) -> tuple[str, list[str]]:

@@ -141,8 +141,9 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
         ]
         for row in rows
     ]
+    trained = "both stages of the model that is evaluated" + (", and its policy" if _count_policy(rows) else "")
     note = (
-        "Training TFLOP: both stages of the model that is evaluated; of a method's own dynamics stage 1 alone. Trials: "
+        f"Training TFLOP: {trained}; of a method's own dynamics stage 1 alone. Trials: "
         f"settings that were tried on val{_describe_shares(rows)}. Normalised: (success - random) / (oracle - random), "
         f"{KIND_TITLES[get_judge(first)]}; its interval is that of success alone."
     )
@@ -265,20 +266,22 @@ def _tabulate_distances(rows: Sequence[Row]) -> list[str]:
 
 def _tabulate_models(rows: Sequence[Row]) -> list[str]:
     """What the models are like: training, features, open-loop errors."""
+    trained = [row for row in rows if row.key.part == "plan" and "steps" in row.records[0]]
+    if not trained:
+        return []
+    parts = {"pretrain": "TFLOP of stage 1", "metric": "of the metric's fit", "posttrain": "of stage 2"}
+    if _count_policy(trained):
+        parts["clone"] = "of the policy"
     body = []
-    for row in rows:
-        if row.key.part != "plan" or "steps" not in row.records[0]:
-            continue
+    for row in trained:
         costs = row.records[0]["flops"]
         has_stage2 = "posttrain" in row.records[0]
         stage, stem = ("posttrain", "over_copy") if has_stage2 else ("pretrain", "open_loop")  # of one stage: pixels
         errors = ", ".join(_mean(row, stage, f"{stem}_{key}") for key in ("1", "last"))
-        flops = [format_tflop(costs[part]) for part in ("pretrain", "metric", "posttrain")]
+        flops = [format_tflop(costs.get(part, 0.0)) for part in parts]
         measures = [_mean(row, "pretrain", key) for key in MEASURES]
         body.append([row.label, str(row.records[0]["steps"]), *flops, *measures, errors])
-    if not body:
-        return []
-    head = ["method", "steps of stage 1", "TFLOP of stage 1", "of the metric's fit", "of stage 2"]
+    head = ["method", "steps of stage 1", *parts.values()]
     head += ["probe R2", "near-pair rank correlation", "error over copying: 1 step, last"]
     note = "Stage 2 includes one pass of the encoder over all frames. Probe, correlation and errors are of val."
     return ["### Models", "", wrap(note), "", *format_table(head, body), ""]
@@ -290,6 +293,11 @@ def _sum_training(row: Row) -> float:
         return 0.0
     costs = row.records[0]["flops"]
     return costs["pretrain"] if row.key.part == "plan_own" else costs["total"]
+
+
+def _count_policy(rows: Sequence[Row]) -> float:
+    """FLOPs that trained policies."""
+    return sum(row.records[0].get("flops", {}).get("clone", 0.0) for row in rows)
 
 
 def _count_trials(row: Row) -> str:

@@ -74,6 +74,7 @@ def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
         "stage1_flops": costs["pretrain"] if trained else 0.0,
         "metric_flops": costs["metric"] if row.key.part == "plan" else 0.0,
         "stage2_flops": costs["posttrain"] if row.key.part == "plan" else 0.0,
+        "policy_flops": costs.get("clone", 0.0) if row.key.part == "plan" else 0.0,
     }
     measures = record.get("pretrain", {}) | record.get("posttrain", {}) if row.key.part == "plan" else {}
     return line | {key: measures.get(key) for key in MEASURES}

@@ -46,7 +46,8 @@ class GoalKeys:
     flow_steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] | None = None
     """Euler steps per sample of a model with dynamics.flow or of objective=diamond; null: the model's own"""
     value: str | None = None
-    """run folder of jepa clone method=gcivl, whose value estimates the distance to the goal; null: cost.metric"""
+    """run folder of jepa clone method=gcivl, whose value estimates the distance to the goal, or own, as of
+    proposal.source; null: cost.metric"""
     compile: bool = False
     """whether the model's transformer is compiled: plans are faster after a minute, and differ in the last digits"""
     name: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from annotated_types import Ge
@@ -10,6 +10,7 @@ from annotated_types import Ge
 from commands.config.groups import CEMKeys, PlannerKeys
 from commands.config.keys import OnDamaged, RunKeys
 from commands.evaluation.protocol import ProtocolConfig
+from planners.proposals import OWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +33,12 @@ class EvaluationKeys(RunKeys):
     outcomes that differ are counted"""
     videos: Annotated[int, Ge(0)] = 6
     """rollout videos to write; offline: moments to show"""
+
+    def use_policy(self, folder: str) -> EvaluationKeys:
+        """The same with this run folder of `jepa clone` where the planner's keys say `own`."""
+        planner = self.planner
+        if planner.proposal.source == OWN:
+            planner = replace(planner, proposal=replace(planner.proposal, source=folder))
+        if planner.value == OWN:
+            planner = replace(planner, value=folder)
+        return replace(self, planner=planner)

@@ -6,7 +6,6 @@ prefers actions that led nearer to them (`world_model.training.gcivl`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,7 +40,7 @@ SPLITS_READ = ("train", "val")  # trained on, and watched; no other frame is rea
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloneKeys(LoggerKeys):
+class PolicyTraining:
     """What a goal-conditioned policy sees, and how it is trained."""
 
     source: Literal["features", "pixels"] = "features"
@@ -54,8 +53,6 @@ class CloneKeys(LoggerKeys):
     """longest way to a goal, in model steps (0: up to the end of the episode)"""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """optimisation"""
-    on_damaged: OnDamaged = "error"
-    """episodes whose checksum fails: error, or skip to leave them out"""
 
     def __post_init__(self) -> None:
         if isinstance(self.method, GcivlConfig) and self.policy.steps_left:
@@ -63,6 +60,14 @@ class CloneKeys(LoggerKeys):
                 "policy.steps_left=true: method=gcivl learns a policy that is told no steps left, since its values "
                 "estimate them: leave it out, or give method=cloning"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneKeys(PolicyTraining, LoggerKeys):
+    """The training of a policy, and its run."""
+
+    on_damaged: OnDamaged = "error"
+    """episodes whose checksum fails: error, or skip to leave them out"""
 
 
 def train_policy(keys: CloneKeys, data: Any, model_folder: str, folder: Path, console: Console) -> str:
@@ -109,7 +114,7 @@ def train_policy(keys: CloneKeys, data: Any, model_folder: str, folder: Path, co
 
 
 def make_policy(
-    keys: CloneKeys, dynamics: LatentDynamics, reader: Any, console: Console
+    keys: PolicyTraining, dynamics: LatentDynamics, reader: Any, console: Console
 ) -> tuple[GoalPolicy, dict[str, np.ndarray], tuple[str, ...]]:
     """A new policy, with a value where its method has one; the arrays over all frames, and the columns of the file,
     that it is trained on."""
@@ -117,24 +122,42 @@ def make_policy(
         rows = np.concatenate([list_split_rows(reader, split) for split in SPLITS_READ])
         features = np.zeros((reader.total_frames, dynamics.encoder.pooled_dim), np.float32)
         features[rows] = view_frames(dynamics, "pooled", reader, rows, console).cpu().numpy()
-        return _make_networks(keys, dynamics, lambda: None), {"features": features}, ()
+        return _make_networks(keys, dynamics), {"features": features}, ()
     if isinstance(dynamics.encoder.config, TimmSizes):
         raise UsageError(
             "source=pixels trains an encoder of the model's sizes, and this one is timm's: source=features"
         )
+    return _make_networks(keys, dynamics), {}, ("pixels",)
 
-    def make_encoder() -> VideoEncoder:
+
+def make_random_policy(keys: PolicyTraining, dynamics: LatentDynamics) -> tuple[GcivlModel | CloningModel, Batch]:
+    """A new policy in its training model, and a batch of empty data for it, to count operations."""
+    policy, size, seen = _make_networks(keys, dynamics), keys.trainer.batch_size, keys.policy.history
+    frames = seen + (3 if isinstance(keys.method, GcivlConfig) else 1)  # behind what is seen: of transitions, or a goal
+    batch: Batch = {
+        "valid": torch.ones(size, frames - (2 if isinstance(keys.method, GcivlConfig) else 1), dtype=torch.bool),
+        "action": torch.zeros(size, keys.policy.blocks, dynamics.spec.block_dim),
+        "recorded": torch.ones(size, keys.policy.blocks, dtype=torch.bool),
+    }
+    if keys.source == "features":
+        batch["features"] = torch.zeros(size, frames, dynamics.encoder.pooled_dim)
+    else:
+        batch["pixels"] = torch.zeros(size, frames, *dynamics.encoder.config.image_px, 3, dtype=torch.uint8)
+    if isinstance(keys.method, GcivlConfig):
+        return GcivlModel(keys.method, policy), batch | {"reached": torch.zeros(size, dtype=torch.bool)}
+    return CloningModel(policy), batch | {"steps": torch.ones(size, dtype=torch.long)}
+
+
+def _make_networks(keys: PolicyTraining, dynamics: LatentDynamics) -> GoalPolicy:
+    """A policy, and its value where its method has one; from pixels with an encoder for each."""
+
+    def make_encoder() -> VideoEncoder | None:
+        if keys.source == "features":
+            return None
         encoder = VideoEncoder(dynamics.encoder.config)
         encoder.set_pixel_statistics(dynamics.encoder.pixel_mean, dynamics.encoder.pixel_std)
         return encoder
 
-    return _make_networks(keys, dynamics, make_encoder), {}, ("pixels",)
-
-
-def _make_networks(
-    keys: CloneKeys, dynamics: LatentDynamics, make_encoder: Callable[[], VideoEncoder | None]
-) -> GoalPolicy:
-    """A policy, and its value, with an encoder for each."""
     encoder, size, value = make_encoder(), dynamics.encoder.pooled_dim, None
     if isinstance(keys.method, GcivlConfig):
         sizes = ValueConfig(keys.method.width, keys.method.depth, keys.method.discount)

@@ -14,6 +14,7 @@ import pydantic
 from commands.shared.errors import UsageError
 from commands.training.model_folders import build_described, build_encoder_config, build_loaded, find_model_folder
 from data.checks import parse_fields
+from planners.proposals import OWN
 from planners.protocol import Dynamics
 from world_model.actions import ActionSpec
 from world_model.dynamics import LatentDynamics
@@ -71,6 +72,10 @@ def save_policy(
 
 def check_policy(folder: str, key: str = SOURCE) -> None:
     """Raise UsageError unless this is a folder of a policy. key: that names it, for messages."""
+    if folder == OWN:
+        raise UsageError(
+            f"{key}={OWN} is the policy that jepa demo and jepa compare train: give a run folder of jepa clone"
+        )
     try:
         kind = read_model_kind(find_model_folder(folder))
     except CheckpointError as error:
