@@ -23,9 +23,7 @@ from commands.comparison.execution import remove_leftovers, run_cell
 from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.pages import find_cell_folders, write_page, write_report, write_tasks_page
 from commands.comparison.phases import remove_shared_trainings
-from commands.comparison.rows import ALL, ALL_BUDGETS, CANDIDATES, ORACLE, TIME, make_rows
 from commands.comparison.search import list_extremes, read_space
-from commands.comparison.sharing import check_equal
 from commands.comparison.table_keys import (
     UNTRAINED,
     MethodVariant,
@@ -42,6 +40,8 @@ from commands.evaluation.scenes import check_scenes
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError, describe_choices, explain, join_names
 from commands.shared.runs import RunFolder, read_json
+from commands.tables.rows import ALL, ALL_BUDGETS, CANDIDATES, ORACLE, TIME, make_rows
+from commands.tables.sharing import check_equal
 from commands.transfer.collection import check_collection
 
 

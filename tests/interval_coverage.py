@@ -134,9 +134,9 @@ class Config:
 
 def main(argv: Sequence[str]) -> int:
     """Print coverage and mean width in percent for every construction, rate and deviation, as Markdown."""
-    from commands.comparison.markdown import format_table
     from commands.config.compose import nest_overrides
     from commands.config.schema import build
+    from commands.tables.markdown import format_table
 
     config = build(Config, nest_overrides(argv))
     size = (config.draws, config.seeds, config.episodes, config.seed)

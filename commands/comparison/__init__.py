@@ -1,1 +1,1 @@
-"""Tables of several objectives: which cells there are, running one, and the page of the finished ones."""
+"""Tables of several objectives: which cells there are, and running one; `commands.tables` makes the page."""

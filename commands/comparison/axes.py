@@ -56,8 +56,3 @@ def list_decided_keys(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[str
     """Dotted keys that a variant of the axes in use sets."""
     nested = (merge_overrides(axes, {axis: name}) for axis, names in vary.items() for name in names)
     return sorted({key for overrides in nested for key in flatten(overrides)})
-
-
-def format_row(objective: str, variant: Variant) -> str:
-    """Name of a row, as "lewm metric=none"."""
-    return " ".join((objective, *(f"{axis}={name}" for axis, name in variant.items())))

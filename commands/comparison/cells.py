@@ -18,9 +18,8 @@ from typing import Any, get_args
 
 from commands.comparison.axes import Variant
 from commands.comparison.budgets import Budget, TrainingFlops, count_training_flops, fit_steps
-from commands.comparison.efforts import SCALED, list_efforts
+from commands.comparison.efforts import list_efforts
 from commands.comparison.one_stage import BEST_VIEW, STAGE2
-from commands.comparison.rows import ALL_BUDGETS, CANDIDATES, ORACLE, TIME
 from commands.comparison.search import Setting, draw_settings
 from commands.comparison.table_keys import (
     NOTHING,
@@ -34,23 +33,11 @@ from commands.comparison.table_keys import (
 from commands.config.schema import fill_defaults, is_superseded
 from commands.pipeline import PipelineKeys
 from commands.shared.runs import get_identity, read_json, to_json_value
+from commands.tables.rows import ALL_BUDGETS, CANDIDATES, ORACLE, TIME
+from commands.tables.sharing import FREE, SCALED
 from world_model.training.loop import TrainerConfig
 
 ORACLE_PARTS = ("env", "data", "planner", "protocol", "seed", "on_damaged")  # keys that matter for it
-# Keys that change no number of a cell.
-FREE = (
-    "device",
-    "workers",
-    "videos",
-    "logger",
-    *(
-        f"{stage}.{key}"
-        for stage in ("pretrain", "posttrain")
-        for key in ("evaluate_every", "checkpoint_every", "log_every", "parallel")
-    ),
-)
-
-
 # A further measurement, which changes no other number: a record that has it also serves where it is not asked for.
 ORACLE_COST = "protocol.oracle_cost"
 # Budgets whose steps follow from counted operations. Counts differ between versions by less than this share.

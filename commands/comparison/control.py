@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from commands.comparison.cells import FREE, ORACLE_COST
-from commands.comparison.rows import ORACLE
+from commands.comparison.cells import ORACLE_COST
 from commands.comparison.table_keys import UNTRAINED, MethodVariant, TableKeys, make_cell_keys
 from commands.config.compose import list_choices
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, describe_choices, join_names
 from commands.shared.runs import get_identity
+from commands.tables.rows import ORACLE
+from commands.tables.sharing import FREE
 from commands.training.posttraining import make_dynamics
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from commands.comparison.one_stage import BEST_VIEW
-from commands.comparison.rows import ALL, CANDIDATES, FLOPS, TIME
 from commands.comparison.table_keys import drop_oracle_cost
 from commands.config.groups import DirectKeys, DynamicsKeys, PlannerKeys
 from commands.evaluation.arithmetic import count_planning_flops
@@ -23,6 +22,7 @@ from commands.evaluation.methods import make_agent
 from commands.evaluation.models import set_flow_steps
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError
+from commands.tables.rows import ALL, CANDIDATES, FLOPS, TIME
 from commands.training.posttraining import make_random_stage2
 from commands.training.pretraining import make_random_stage1
 from planners.proposals import ProposalConfig
@@ -32,7 +32,6 @@ from world_model.objectives.families import Stage1Config
 from world_model.training.loop import TrainerConfig
 
 LEAST = 4  # candidates
-SCALED = ("planner.samples", "planner.elites", "planner.keep_elites")  # keys that an effort sets
 TOLERANCE = 0.01  # share by which two plans of equal operations may differ
 
 

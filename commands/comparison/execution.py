@@ -10,13 +10,13 @@ from typing import Any
 
 from commands.comparison.cells import Cell
 from commands.comparison.phases import IMAGINED, SHARED, Phases
-from commands.comparison.rows import ORACLE
 from commands.comparison.trials import TRIALS, find_trials, run_trials
 from commands.comparison.validation import check_val_episodes
 from commands.evaluation.evaluate import evaluate_baselines
 from commands.evaluation.methods import MODEL_METHOD, ORACLE_COST_METHOD, ORACLE_METHOD, RANDOM_METHOD
 from commands.shared.console import Console
 from commands.shared.runs import get_commit, list_versions, write_json
+from commands.tables.rows import ORACLE
 from commands.transfer.collection import FILE, collect_into
 
 FRAMES = "imagined"  # folder of the frames that the models of finished cells imagined, in the run folder

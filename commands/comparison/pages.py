@@ -8,20 +8,20 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from commands.comparison import law
 from commands.comparison.cells import Cell, is_current, make_cells
-from commands.comparison.figures import write_figures
 from commands.comparison.imagined_frames import render_imagined
-from commands.comparison.overview import FIGURE, format_overview
-from commands.comparison.rows import ORACLE, make_rows, select_records
 from commands.comparison.table_keys import UNTRAINED, TableKeys
-from commands.comparison.tables import format_task_page
-from commands.comparison.tidy import format_episodes_csv, format_seeds_csv
 from commands.report.markdown_page import render_markdown
 from commands.report.page import render_page, render_section
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.runs import read_json, write_atomic
+from commands.tables import law
+from commands.tables.figures import write_figures
+from commands.tables.overview import FIGURE, format_overview
+from commands.tables.rows import ORACLE, make_rows, select_records
+from commands.tables.task_page import format_task_page
+from commands.tables.tidy import format_episodes_csv, format_seeds_csv
 
 REPORT = "report.html"  # in the run folder
 OVERVIEW = "README.md"  # the page of several tasks

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.comparison.budgets import drop_metric
-from commands.comparison.cells import FREE, Cell
+from commands.comparison.cells import Cell
 from commands.comparison.one_stage import BEST_VIEW
 from commands.comparison.table_keys import drop_oracle_cost
 from commands.comparison.validation import SPLIT, find_best, make_trial_evaluation, summarise_result
@@ -33,6 +33,7 @@ from commands.shared.console import METRICS, Console, format_duration, read_eval
 from commands.shared.devices import resolve_device
 from commands.shared.errors import join_names
 from commands.shared.runs import get_identity, read_json, replace_atomically, write_json
+from commands.tables.sharing import FREE
 from commands.training.cloning import train_policy
 from commands.training.feature_cache import make_cache_key
 from commands.training.model_folders import (

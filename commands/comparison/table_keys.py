@@ -10,16 +10,16 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Interval
 
-from commands.comparison.axes import Variant, format_row, list_decided_keys, list_variants, merge_overrides
+from commands.comparison.axes import Variant, list_decided_keys, list_variants, merge_overrides
 from commands.comparison.budgets import Budget
 from commands.comparison.one_stage import adapt_variant, check_overrides, drop_stage2, find_unfit_axis
-from commands.comparison.rows import ORACLE, Effort
 from commands.comparison.search import Distribution, leave_out_keys, read_space
 from commands.config.compose import list_choices, load_config, nest, nest_overrides
 from commands.config.schema import override
 from commands.evaluation.protocol import ProtocolConfig
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
+from commands.tables.rows import ORACLE, Effort, format_row
 from world_model.encoder import EncoderConfig
 from world_model.generative.world_model import WorldModelConfig
 from world_model.nn.pools import KeypointPoolConfig

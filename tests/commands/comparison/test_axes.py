@@ -6,10 +6,10 @@ import pytest
 
 from commands import compare
 from commands.cli.main import main
-from commands.comparison.axes import format_row
 from commands.comparison.search import read_space
 from commands.comparison.table_keys import list_rows, make_cell_keys, make_search_space
 from commands.config.compose import list_choices, load_config
+from commands.tables.rows import format_row
 from tests.world_model.small import ONE_STAGE
 from world_model.nn.pools import KeypointPoolConfig
 from world_model.objectives.end_to_end import EndToEndConfig

@@ -11,15 +11,15 @@ from commands.cli.main import main
 from commands.compare import add_time
 from commands.comparison.cells import make_cells
 from commands.comparison.efforts import count_plan, equalise_flops, equalise_time, read_samples
-from commands.comparison.law import list_points
-from commands.comparison.rows import CANDIDATES
 from commands.comparison.table_keys import make_cell_keys
-from commands.comparison.tables import format_task_page
 from commands.config.compose import load_config
 from commands.shared.errors import RunError, UsageError
 from commands.shared.runs import write_json
-from tests.commands.comparison.made_records import make_record
-from tests.commands.comparison.test_tables import find_row
+from commands.tables.law import list_points
+from commands.tables.rows import CANDIDATES
+from commands.tables.task_page import format_task_page
+from tests.commands.tables.made_records import make_record
+from tests.commands.tables.test_task_page import find_row
 
 SMOKE = load_config("compare", ["suite=smoke", "planner.samples=32", "objectives=[oracle,F-F,P-F]"])
 

@@ -10,12 +10,12 @@ import pytest
 from commands.cli.main import main
 from commands.comparison.cells import Cell
 from commands.comparison.table_keys import make_cell_keys
-from commands.comparison.tables import format_task_page
-from commands.comparison.tidy import format_episodes_csv
 from commands.config.compose import load_config
 from commands.shared.runs import write_json
-from tests.commands.comparison.made_records import add_outcomes, make_record
-from tests.commands.comparison.test_tables import find_row
+from commands.tables.task_page import format_task_page
+from commands.tables.tidy import format_episodes_csv
+from tests.commands.tables.made_records import add_outcomes, make_record
+from tests.commands.tables.test_task_page import find_row
 
 WORDS = ("protocol.oracle_cost.episodes=4",)
 

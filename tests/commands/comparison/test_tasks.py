@@ -9,10 +9,10 @@ import pytest
 from commands import compare
 from commands.cli.main import main
 from commands.comparison import pages
-from commands.comparison.overview import format_overview
 from commands.shared.errors import RunError
 from commands.shared.runs import write_json
-from tests.commands.comparison.made_records import add_outcomes, make_record
+from commands.tables.overview import format_overview
+from tests.commands.tables.made_records import add_outcomes, make_record
 
 WORDS = (
     *("compare", "objectives=[oracle,future,lewm]", "budgets=[steps]", "published=null", "device=cpu"),

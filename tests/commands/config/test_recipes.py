@@ -15,7 +15,6 @@ from commands import compare
 from commands.cli.help import format_command_help, read_title
 from commands.cli.main import COMMANDS, main
 from commands.comparison.cells import Cell, is_current, make_cells, make_tuning
-from commands.comparison.rows import ORACLE
 from commands.comparison.table_keys import list_rows, make_cell_keys
 from commands.comparison.trials import TRIALS, find_trials
 from commands.config.compose import (
@@ -31,6 +30,7 @@ from commands.config.compose import (
 from commands.config.run_names import compose_reference, make_run_name
 from commands.config.schema import has_key, override
 from commands.shared.runs import flatten, read_json
+from commands.tables.rows import ORACLE
 from world_model.actions import ActionSpec
 from world_model.dynamics import LatentDynamics
 from world_model.encoder import VideoEncoder

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from commands.comparison.cells import Cell
-from commands.comparison.effort_tables import tabulate_planning
 from commands.comparison.execution import find_frames, keep_frames
-from commands.comparison.figures import write_figures
 from commands.comparison.imagined_frames import join_models, read_frames, render_imagined
-from commands.comparison.rows import make_rows
 from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
 from commands.report.imagined_videos import NAME_PX, make_even, write_strips
-from tests.commands.comparison.made_records import make_record
+from commands.tables.effort_tables import tabulate_planning
+from commands.tables.figures import write_figures
+from commands.tables.rows import make_rows
+from tests.commands.tables.made_records import make_record
 
 ARMS = ("F-F", "P-P", "P-F", "F-P", "F+R", "V-V", "R", "G-F")
 
@@ -56,7 +56,7 @@ def test_cells_of_earlier_versions_have_the_figure_of_training_alone_and_random_
 
 def test_arms_with_one_model_share_a_curve_and_colours_are_those_of_the_method(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("commands.comparison.figures.draw_open_loop", lambda curves, path: drawn.extend(curves))
+    monkeypatch.setattr("commands.tables.figures.draw_open_loop", lambda curves, path: drawn.extend(curves))
     records = [make_measured("F-F"), make_measured("P-P", scale=2.0), make_measured("F-P"), make_measured("R", scale=3)]
     write_figures(make_rows(records), tmp_path / "reacher")
     assert [(curve.label, curve.number) for curve in drawn] == [("F-F, F-P", 0), ("P-P", 1), ("R", 3)]

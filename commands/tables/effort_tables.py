@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from commands.comparison.figures import read_episode_flops, read_plan_flops, read_plan_ms
-from commands.comparison.markdown import format_table, join_values, wrap
-from commands.comparison.rows import Row
 from commands.evaluation.arithmetic import format_flops
+from commands.tables.figures import read_episode_flops, read_plan_flops, read_plan_ms
+from commands.tables.markdown import format_table, join_values, wrap
+from commands.tables.rows import Row
 
 
 def tabulate_planning(rows: Sequence[Row]) -> list[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from commands.comparison.rows import make_rows
-from commands.comparison.sharing import APART, EQUAL, PARTS, check_equal, describe_sharing, list_shared_parts
-from tests.commands.comparison.made_records import make_record
+from commands.tables.rows import make_rows
+from commands.tables.sharing import APART, EQUAL, PARTS, check_equal, describe_sharing, list_shared_parts
+from tests.commands.tables.made_records import make_record
 
 DOCS = Path(__file__).parents[3] / "docs"
 TABLES = [

@@ -7,8 +7,10 @@ from dataclasses import replace
 from itertools import product
 from statistics import fmean
 
-from commands.comparison.effort_tables import tabulate_planning
-from commands.comparison.markdown import (
+from commands.evaluation.scenes import name_scenes
+from commands.shared.errors import UsageError
+from commands.tables.effort_tables import tabulate_planning
+from commands.tables.markdown import (
     BUDGET_TITLES,
     UNMATCHED,
     format_bin,
@@ -23,7 +25,7 @@ from commands.comparison.markdown import (
     join_values,
     wrap,
 )
-from commands.comparison.rows import (
+from commands.tables.rows import (
     ALL,
     CANDIDATES,
     FLOPS,
@@ -37,8 +39,8 @@ from commands.comparison.rows import (
     make_rows,
     select_records,
 )
-from commands.comparison.sharing import check_equal, describe_sharing
-from commands.comparison.statistics import (
+from commands.tables.sharing import check_equal, describe_sharing
+from commands.tables.statistics import (
     TIMED,
     compare_rows,
     estimate_by_distance,
@@ -46,9 +48,7 @@ from commands.comparison.statistics import (
     estimate_success,
     summarise_steps,
 )
-from commands.comparison.view_tables import tabulate_views
-from commands.evaluation.scenes import name_scenes
-from commands.shared.errors import UsageError
+from commands.tables.view_tables import tabulate_views
 
 MEASURES = ("probe", "near_pair_correlation")  # of an encoder, on val
 EFFORT_TITLES = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from commands.comparison.law import FIGURE, correlate, list_points, write_law
+from commands.tables.law import FIGURE, correlate, list_points, write_law
 
 
 def cell(objective, error=0.5, success=0.5, task="reacher", seed=0, **more):

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
-from commands.comparison.markdown import (
+from commands.report.comparison_plots import Interval, draw_tasks
+from commands.shared.errors import UsageError
+from commands.tables.markdown import (
     BUDGET_TITLES,
     format_difference,
     format_normalised,
@@ -14,11 +16,9 @@ from commands.comparison.markdown import (
     join_values,
     wrap,
 )
-from commands.comparison.rows import Record, Row, find_oracles, get_judge, make_rows, select_records
-from commands.comparison.sharing import check_equal
-from commands.comparison.statistics import compare_rows, estimate_normalised
-from commands.report.comparison_plots import Interval, draw_tasks
-from commands.shared.errors import UsageError
+from commands.tables.rows import Record, Row, find_oracles, get_judge, make_rows, select_records
+from commands.tables.sharing import check_equal
+from commands.tables.statistics import compare_rows, estimate_normalised
 
 Tables = dict[str, list[Row]]  # the rows of each task
 FIGURE = "tasks.png"

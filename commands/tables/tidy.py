@@ -12,9 +12,9 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from commands.comparison.rows import KINDS, Record, Row, get_effort, make_rows
-from commands.comparison.statistics import TIMED, read_steps
 from commands.evaluation.judging import summarise_steps
+from commands.tables.rows import KINDS, Record, Row, get_effort, make_rows
+from commands.tables.statistics import TIMED, read_steps
 
 MEASURES = ("probe", "near_pair_correlation", "over_copy_1", "over_copy_last")  # of a model, on val
 Line = dict[str, Any]

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
-from commands.comparison.markdown import format_table, wrap
-from commands.comparison.rows import Row
 from commands.shared.errors import join_names
+from commands.tables.markdown import format_table, wrap
+from commands.tables.rows import Row
 
 
 def tabulate_views(rows: Sequence[Row]) -> list[str]:

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 
-from commands.comparison.rows import Record, Row
-from commands.comparison.statistics import estimate_normalised, estimate_success
 from commands.statistics.seed_intervals import Estimate
+from commands.tables.rows import Record, Row
+from commands.tables.statistics import estimate_normalised, estimate_success
 
 WIDTH = 120  # columns of a paragraph
 BUDGET_TITLES = {

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 
-from commands.comparison.rows import identify_row, make_rows
-from commands.comparison.statistics import compare_rows, estimate_success, summarise_steps
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import estimate_paired_difference, estimate_rate
-from tests.commands.comparison.made_records import add_outcomes, make_record
+from commands.tables.rows import identify_row, make_rows
+from commands.tables.statistics import compare_rows, estimate_success, summarise_steps
+from tests.commands.tables.made_records import add_outcomes, make_record
 
 FIRST = {0: [4, None, 9, 2], 1: [3, 3, None, None]}
 SECOND = {0: [None, None, 9, 30], 1: [3, None, 5, None]}

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from commands.comparison.axes import format_row
-
 Record = Mapping[str, Any]
 Part = Literal["plan", "plan_own", "oracle_cost", "random"]  # of a record: which method was played
 
@@ -112,6 +110,11 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
 def find_oracles(records: Iterable[Record]) -> dict[int, Record]:
     """The oracle's cell of every seed that has one."""
     return {record["seed"]: record for record in records if record["objective"] == ORACLE}
+
+
+def format_row(objective: str, variant: Mapping[str, str]) -> str:
+    """Name of a row, as "lewm metric=none"."""
+    return " ".join((objective, *(f"{axis}={name}" for axis, name in variant.items())))
 
 
 def _label(key: RowKey, keys: Sequence[RowKey]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from commands.comparison.tidy import format_episodes_csv, format_seeds_csv
-from tests.commands.comparison.made_records import add_outcomes, make_record, make_results
+from commands.tables.tidy import format_episodes_csv, format_seeds_csv
+from tests.commands.tables.made_records import add_outcomes, make_record, make_results
 
 
 def read(text):

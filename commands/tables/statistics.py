@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.comparison.rows import KINDS, Record, Row, get_judge
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import (
     Estimate,
@@ -25,6 +24,7 @@ from commands.statistics.seed_intervals import (
     estimate_paired_difference,
     estimate_rate,
 )
+from commands.tables.rows import KINDS, Record, Row, get_judge
 
 TIMED = KINDS[:2]  # kinds that have a first step of success
 Goal = tuple[int, int]  # a held-out episode and the first frame of it

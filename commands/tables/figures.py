@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from commands.comparison.markdown import wrap
-from commands.comparison.rows import Record, Row, get_judge
-from commands.comparison.statistics import estimate_success
 from commands.report.comparison_plots import Curve, draw_open_loop, draw_rank_curves, draw_success_by_effort
+from commands.tables.markdown import wrap
+from commands.tables.rows import Record, Row, get_judge
+from commands.tables.statistics import estimate_success
 
 Read = Callable[[Record], Any]  # None where a record of an earlier version lacks it
 

@@ -6,14 +6,25 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from commands.comparison.cells import FREE
-from commands.comparison.efforts import SCALED
-from commands.comparison.rows import ORACLE, TIME, Record, Row, get_effort
 from commands.config.schema import fill_defaults
 from commands.pipeline import PipelineKeys
 from commands.shared.errors import UsageError, join_names
 from commands.shared.runs import get_identity
+from commands.tables.rows import ORACLE, TIME, Record, Row, get_effort
 
+# Keys that change no number of a cell.
+FREE = (
+    "device",
+    "workers",
+    "videos",
+    "logger",
+    *(
+        f"{stage}.{key}"
+        for stage in ("pretrain", "posttrain", "clone.trainer")
+        for key in ("evaluate_every", "checkpoint_every", "log_every", "parallel")
+    ),
+)
+SCALED = ("planner.samples", "planner.elites", "planner.keep_elites")  # keys that an effort of planning sets
 # Parts of a configuration that a table speaks of; the objective is what it compares.
 PARTS = ("env", "data", "encoder", "metric", "pretrain", "dynamics", "posttrain", "clone", "planner", "protocol")
 SOME = "clone"  # a part that some rows alone have

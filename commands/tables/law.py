@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from commands.comparison.markdown import WIDTH
-from commands.comparison.rows import ALL, CANDIDATES, ORACLE, Record, get_effort, get_judge
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
+from commands.tables.markdown import WIDTH
+from commands.tables.rows import ALL, CANDIDATES, ORACLE, Record, get_effort, get_judge
 
 FIGURE = "law.png"
 LEAST_CELLS = 5  # for a rank correlation

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from commands.comparison.markdown import judge_difference
-from commands.comparison.overview import format_overview
-from commands.comparison.tables import format_task_page
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import Estimate, estimate_rate
-from tests.commands.comparison.made_records import add_outcomes, make_record, make_results
+from commands.tables.markdown import judge_difference
+from commands.tables.overview import format_overview
+from commands.tables.task_page import format_task_page
+from tests.commands.tables.made_records import add_outcomes, make_record, make_results
 
 
 def find_row(text: str, method: str, section: str = "## ") -> list[str]:

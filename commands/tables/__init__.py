@@ -1,0 +1,1 @@
+"""Finished cells, one record each, as a table: its rows, estimates, figures, Markdown and CSV."""
