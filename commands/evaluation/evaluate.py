@@ -31,6 +31,7 @@ from commands.evaluation.methods import (
     plans_with_simulator,
     play_policy,
 )
+from commands.evaluation.models import describe_view
 from commands.evaluation.outcomes import list_steps, tabulate_outcomes
 from commands.evaluation.precision import measure_precision
 from commands.evaluation.proposals import make_proposals
@@ -84,6 +85,8 @@ def evaluate_model(
     setup = load_setup(keys, data, model, options=options)
     dynamics = setup.model
     warn_of_emulated_bf16("plan", keys.planner.precision, dynamics.spec.device.type, console)
+    if (note := describe_view(keys.planner.cost.view, dynamics)) is not None:
+        console.say(note)
     proposals = make_proposals(keys.planner, setup, console)
     bound = replace(keys, planner=bind_value(keys.planner, dynamics))
     played = play_methods(make_policies(bound, setup, proposals), keys, setup, console, folder / "videos")

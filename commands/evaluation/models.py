@@ -100,6 +100,16 @@ def check_view(view: str, dynamics: Dynamics, model: str = "") -> None:
     )
 
 
+def describe_view(view: str, dynamics: Dynamics) -> str | None:
+    """What to know of a view that a model does not predict itself; None of any other."""
+    if isinstance(dynamics, LatentDynamics) and dynamics.config.space == "tokens" and view == "pooled":
+        return (
+            "the model predicts patch tokens, and plans compare one embedding pooled from them; "
+            "planner.cost.view=tokens compares the tokens"
+        )
+    return None
+
+
 def set_flow_steps(planner: PlannerKeys, dynamics: Dynamics, model: str = "") -> None:
     """Give a model that draws its samples in Euler steps those of planner.flow_steps. UsageError for another model."""
     if planner.flow_steps is None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import jepa
 from commands.cli.main import main
 from commands.config.compose import load_config
-from commands.evaluation.models import check_model, fit_actions, load_model, prepare_model
+from commands.evaluation.models import check_model, describe_view, fit_actions, load_model, prepare_model
 from commands.shared.errors import UsageError
 from commands.shared.runs import to_json_value
 from data.schema import StoreInfo
@@ -264,3 +264,11 @@ def test_flows_that_cannot_be_are_refused_in_one_sentence(words, said, capsys, t
     assert main(["bench", *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("space", "view", "told"), [("tokens", "pooled", True), ("tokens", "tokens", False), ("pooled", "pooled", False)]
+)
+def test_plans_of_a_token_model_that_compare_another_view_say_so(space, view, told):
+    note = describe_view(view, dynamics(space))
+    assert (note is not None) == told and (not told or "planner.cost.view=tokens compares the tokens" in note)
