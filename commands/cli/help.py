@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from commands.config.compose import CONFIGS, Composed, compose_help, get_config_class
-from commands.config.schema import collect_help_texts
+from commands.config.help_texts import collect_help_texts
 from commands.shared.runs import flatten
 
 # Header of a file whose keys stand at the top, not under its group's name (recipes).

@@ -7,9 +7,11 @@ overrides of single keys come last. An unknown group, choice or key is a `UsageE
 
 from __future__ import annotations
 
+import copy
 import importlib
 import keyword
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from importlib import resources
@@ -60,9 +62,6 @@ def compose(command: str, overrides: Sequence[str]) -> Composed:
     Raises UsageError for a group, choice or key that is unknown, a value of another type, several values where one is
     meant, and a required key (`???`) that is not given.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     cls, (chosen, values) = get_config_class(command), _split(command, parse_overrides(command, overrides))
     base = compose_choices(command, chosen)
     config = base.config
@@ -70,16 +69,44 @@ def compose(command: str, overrides: Sequence[str]) -> Composed:
         _check_key(command, key, value, config)
         value = schema.read_text(schema.find_types(cls, key, config)[0], value, text)
         config = schema.fill_defaults(cls, nest(key, value), config)
-    try:
-        complete = OmegaConf.create(config)
-        if missing := sorted(OmegaConf.missing_keys(complete)):
-            given = " ".join(f"{key}=..." for key in missing)
-            raise UsageError(f"{join_names(missing)} must be given: jepa {command} {given}")
-        config = OmegaConf.to_container(complete, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{join_lines(error)}; a $ that is part of a name is written \\$, in single quotes") from error
+    if missing := sorted(key for key, value in _list_leaves(config) if value == schema.REQUIRED):
+        given = " ".join(f"{key}=..." for key in missing)
+        raise UsageError(f"{join_names(missing)} must be given: jepa {command} {given}")
+    config = _resolve(config)
     _check_recipe(_load(command, tuple(chosen))[0], base.choices, config)
     return Composed(command, config, base.choices, schema.build(cls, config), tuple(overrides))
+
+
+def _list_leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of nested mappings and lists that are neither, each with its place as "a.b[0]"."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _list_leaves(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _list_leaves(item, f"{where}[{number}]")
+    else:
+        yield where, value
+
+
+def _resolve(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with its references `${a.b}` replaced by what they refer to. UsageError for one to nothing.
+
+    OmegaConf gets the parts alone that hold references or are referred to: it needs a quarter of a second for a whole
+    table's configuration.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    found = [(key, value) for key, value in _list_leaves(config) if isinstance(value, str) and "$" in value]
+    holders = {key.partition(".")[0].partition("[")[0] for key, _ in found}
+    named = {name for _, value in found for name in re.findall(r"\w+", value)}
+    parts = {key: value for key, value in config.items() if key in holders | named}
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{join_lines(error)}; a $ that is part of a name is written \\$, in single quotes") from error
+    return copy.deepcopy(config) | resolved  # what it was made of is kept for other commands
 
 
 @cache
@@ -216,13 +243,29 @@ def nest(key: str, value: Any) -> dict[str, Any]:
 def nest_overrides(overrides: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
     """Return {"a": {"b": 1, "c": [2, 3]}} for ["a.b=1", "a.c=[2,3]"], or for mappings of that kind; UsageError for a
     text that is not key=value."""
-    from omegaconf import OmegaConf
-
+    merged: dict[str, Any] = {}
     for item in overrides:
         if not isinstance(item, Mapping) and "=" not in str(item):
             raise UsageError(f"'{item}' is not key=value")
-    parts = [OmegaConf.from_dotlist([item]) if isinstance(item, str) else item for item in overrides]
-    return OmegaConf.to_container(OmegaConf.merge({}, *parts))  # type: ignore[return-value]
+        merged = _merge(merged, item if isinstance(item, Mapping) else _read_override(item))
+    return copy.deepcopy(merged)
+
+
+@cache
+def _read_override(text: str) -> dict[str, Any]:
+    """{"a": {"b": 1}} of "a.b=1"."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both nested mappings; of a key with two values the second counts, and mappings are merged."""
+    merged = dict(first)
+    for key, value in second.items():
+        old = merged.get(key)
+        merged[key] = _merge(old if isinstance(old, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return merged
 
 
 def _split(command: str, overrides: list[Any]) -> tuple[list[str], list[tuple[str, Any, str]]]:

@@ -1,8 +1,8 @@
-"""Frozen dataclasses as the schema of a configuration: defaults, ranges, help texts, and strict conversion.
+"""Frozen dataclasses as the schema of a configuration: defaults, ranges, and strict conversion.
 
 A default, its range and its help text stand in one place, the dataclass: a range is part of the type, such as
 `Annotated[int, Ge(1)]`, and the help text is the string below the field. YAML files hold what a choice sets
-differently. pydantic converts and checks the values; messages name the dotted key.
+differently (`help_texts` collects the texts). pydantic converts and checks the values; messages name the dotted key.
 
 A field whose type is a union of dataclasses (planners, objectives) takes the class whose literal fields, such as
 `name: Literal["cem"]`, agree with the mapping.
@@ -10,11 +10,8 @@ A field whose type is a union of dataclasses (planners, objectives) takes the cl
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import math
-import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,7 +19,6 @@ from functools import cache
 from typing import Any, TypeVar, overload
 
 import pydantic
-from annotated_types import Interval
 
 from commands.shared.errors import UsageError, describe_choices, join_lines, join_names
 
@@ -71,17 +67,31 @@ def build(hint: Any, mapping: Mapping[str, Any], where: str = "") -> Any:
     for key in hints:
         if mapping[key] == REQUIRED:
             raise UsageError(f"{_join(where, key)} is missing: give {_join(where, key)}=...")
-    values = {key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()}
+    return _validate(
+        cls, {key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()}, where
+    )
+
+
+def override(config: T, over: Mapping[str, Any], where: str = "") -> T:
+    """Return the dataclass with the values of a nested mapping in place of its own; UsageError as of `build`."""
+    cls: type = type(config)
+    hints = get_field_types(cls)
+    if over.keys() - hints.keys():  # refused, or retired
+        return build(cls, fill_defaults(cls, over, _to_plain(config)), where)
+    values = {key: getattr(config, key) for key in hints}  # parts without a new value stay as they are
+    for key, value in over.items():
+        merged = _merge(hints[key], value, _to_plain(values[key]))
+        values[key] = _convert(hints[key], merged, _join(where, key))
+    return _validate(cls, values, where)
+
+
+def _validate(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of a dataclass; UsageError for values that its types or its `__post_init__` refuse."""
     try:
         return _get_adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
         deepest = max(error.errors(), key=lambda each: len(each["loc"]))  # of a union, the type that fits furthest
         raise UsageError(_format_error(deepest, where)) from error
-
-
-def override(config: T, over: Mapping[str, Any], where: str = "") -> T:
-    """Return the dataclass with the values of a nested mapping in place of its own; UsageError as of `build`."""
-    return build(type(config), fill_defaults(type(config), over, _to_plain(config)), where)
 
 
 def fill_defaults(cls: type, mapping: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -129,51 +139,12 @@ def _merge(hint: Any, value: Any, old: Any) -> Any:
     return {**old, **{key: _merge(Any, item, old.get(key)) for key, item in value.items()}}
 
 
-def collect_help_texts(cls: type, mapping: Mapping[str, Any]) -> dict[str, str]:
-    """Return {"a.b": help text} of all keys; `mapping` decides which class of a union applies."""
-    ranges = _get_ranges(cls)
-    texts = {key: _add_range(text, ranges.get(key)) for key, text in _read_docstrings(cls).items()}
-    for key, hint in get_field_types(cls).items():
-        inner = choose_class(hint, mapping.get(key))
-        if inner is not None and isinstance(mapping.get(key), Mapping):
-            texts |= {f"{key}.{name}": text for name, text in collect_help_texts(inner, mapping[key]).items()}
-    return texts
-
-
 @cache
 def get_field_types(cls: type) -> dict[str, Any]:
     """Return {name: type} of the fields that a configuration may set: all but those with `repr=False`, which the
     program sets itself."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.repr}
-
-
-@cache
-def _get_ranges(cls: type) -> dict[str, str]:
-    """Return {key: range in words} of the keys whose type, or that of its items, has a range."""
-    found = {key: _find_bounds(hint) for key, hint in typing.get_type_hints(cls, include_extras=True).items()}
-    return {key: _describe_range(bounds) for key, bounds in found.items() if bounds}
-
-
-def _find_bounds(hint: Any) -> dict[str, Any]:
-    """Return {"ge": 1} for Annotated[int, Ge(1)], also of one inside a union or a container; {} without a range."""
-    if typing.get_origin(hint) is not typing.Annotated:
-        return next((bounds for bounds in map(_find_bounds, typing.get_args(hint)) if bounds), {})
-    parts = [part for item in hint.__metadata__ for part in (item if isinstance(item, Interval) else [item])]
-    return {key: getattr(part, key) for part in parts for key in ("ge", "gt", "le", "lt") if hasattr(part, key)}
-
-
-def _add_range(text: str, words: str | None) -> str:
-    if words is None:
-        return text
-    return f"{text[:-1]}; {words})" if text.endswith(")") else f"{text} ({words})"
-
-
-def _describe_range(bounds: Mapping[str, Any]) -> str:
-    if "le" not in bounds and "lt" not in bounds:
-        return f">= {bounds['ge']}" if "ge" in bounds else f"> {bounds['gt']}"
-    low = f"{bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
-    return f"{low} to {bounds['le']}" if "le" in bounds else f"{low} to below {bounds['lt']}"
 
 
 def has_key(cls: type, key: str, config: Any) -> bool:
@@ -324,23 +295,6 @@ def _to_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _to_plain(getattr(value, name)) for name in get_field_types(type(value))}
     return [_to_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-@cache
-def _read_docstrings(cls: type) -> dict[str, str]:
-    """Return {field: the string below it}, those of base classes included."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base))) if dataclasses.is_dataclass(base) else None
-        except OSError:  # a class without source, made by make_dataclass
-            continue
-        body = tree.body[0].body if tree is not None and isinstance(tree.body[0], ast.ClassDef) else []
-        for line, after in zip(body, body[1:], strict=False):
-            text = after.value if isinstance(after, ast.Expr) else None
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(text, ast.Constant):
-                texts[line.target.id] = " ".join(str(text.value).split())
-    return texts
 
 
 def _join(where: str, key: Any) -> str:

@@ -27,8 +27,9 @@ from commands.config.compose import (
     nest_overrides,
 )
 from commands.config.groups import PLANNERS, make_planner
+from commands.config.help_texts import collect_help_texts
 from commands.config.keys import EnvKeys
-from commands.config.schema import build, choose_class, collect_help_texts, fill_defaults, get_field_types
+from commands.config.schema import build, choose_class, fill_defaults, get_field_types, override
 from commands.shared.devices import resolve_device
 from commands.shared.errors import RunError, UsageError, join_names, suggest_names
 from commands.shared.runs import flatten, write_json
@@ -432,3 +433,28 @@ def test_a_run_of_an_earlier_loss_is_not_resumed(objective, fits, tmp_path):
 )
 def test_the_kind_of_a_pool_is_chosen_by_yaml_or_on_the_command_line(words, pool):
     assert load_config("demo", words).encoder.pool == pool
+
+
+def test_a_configuration_can_be_changed_without_changing_the_next_one():
+    first = compose("compare", ["recipe=reacher"])
+    first.config["search"]["future"].clear()
+    first.config["arms"].clear()
+    again = compose("compare", ["recipe=reacher"])
+    assert again.config["search"]["future"] and again.config["arms"]
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"planner": {"name": "mppi", "samples": 64}, "seed": 3},
+        {"planner": {"cost": {"view": "tokens"}}},
+        {"dynamics": {"losses": {"loss": "l2"}, "space": "tokens"}},
+        {"objective": {"terms": {"centred": True}}, "clone": {"trainer": {"steps": 1}}},
+    ],
+)
+def test_overridden_parts_are_those_of_a_whole_new_configuration(over):
+    composed = compose("demo", ["recipe=reacher"])
+    config, cls = composed.keys, type(composed.keys)
+    made = override(config, over)
+    assert made == build(cls, fill_defaults(cls, over, composed.config))
+    assert made.encoder is config.encoder and made != config

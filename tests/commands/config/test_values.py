@@ -13,7 +13,8 @@ from annotated_types import Ge, Gt, Interval
 
 from commands.cli.main import COMMANDS
 from commands.config.compose import get_config_class
-from commands.config.schema import build, choose_class, collect_help_texts, get_field_types
+from commands.config.help_texts import collect_help_texts
+from commands.config.schema import build, choose_class, get_field_types
 from commands.shared.errors import UsageError
 
 # Keys that may have any finite value.
