@@ -81,7 +81,7 @@ def check(config: Config) -> None:
                     f"protocol.split=eval, or name a view, as small.{row.objective}=['planner.cost.view=pixels']"
                 )
         if row.is_trained:
-            check_efforts(config.efforts, keys)
+            check_efforts(config.efforts, keys, is_first=row == next(each for each in rows if each.is_trained))
     check_control(config, rows)
     if not config.mixed:
         check_equal(make_rows([_sketch_record(config, row) for row in rows]))

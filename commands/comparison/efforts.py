@@ -50,13 +50,16 @@ def list_efforts(efforts: Sequence[str], keys: PipelineKeys, reference: Pipeline
     return {effort: made[effort] for effort in efforts}
 
 
-def check_efforts(efforts: Sequence[str], keys: PipelineKeys) -> None:
-    """Raise UsageError for efforts that cannot be made equal. keys: of the first trained row."""
+def check_efforts(efforts: Sequence[str], keys: PipelineKeys, is_first: bool) -> None:
+    """Raise UsageError for efforts that cannot be made equal. keys: of a trained row; is_first: whether it is the one
+    that others are scaled to, which no policy without search can be."""
     if CANDIDATES not in efforts:
         raise UsageError(
             f"efforts=[{','.join(efforts)}] lacks candidates, from which the others are scaled: give "
             f"efforts=[candidates,{','.join(efforts)}]"
         )
+    if isinstance(keys.planner, DirectKeys) and not is_first:
+        return
     for effort in efforts:
         if effort == CANDIDATES:
             continue

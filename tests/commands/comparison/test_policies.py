@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
+from commands import compare
 from commands.cli.main import main
 from commands.comparison.budgets import count_training_flops, fit_steps
 from commands.comparison.cells import make_cells
@@ -23,7 +24,7 @@ from world_model.training.loop import TrainerConfig, make_optimizer, train_step
 
 POLICIES = ("cloning", "inverse", "gcivl", "search_from_inverse", "search_from_segments")
 SMALL = (
-    *("data=debug", "data.episodes=10", "data.frames=21", "encoder=tiny", "pretrain.batch_size=2"),
+    *("data=debug", "data.episodes=10", "data.frames=31", "encoder=tiny", "pretrain.batch_size=2"),
     *("posttrain.batch_size=2", "budgets=[steps]", "metric=null"),
 )
 
@@ -73,6 +74,18 @@ def test_equal_arithmetic_of_all_stages_takes_the_policys_from_stage_1():
     fitted = fit_steps(keys, "total", limit).pretrain.steps
     assert fitted == max(1, round((limit.pretrain - own.clone) / own.step)) < keys.pretrain.steps
     assert fit_steps(keys, "flops", limit).pretrain.steps == keys.pretrain.steps
+
+
+def test_a_policy_acts_alike_under_every_effort_and_none_is_scaled_to_it():
+    efforts = (*SMALL, "efforts=[candidates,flops]")
+    table = load_config("compare", [*efforts, "objectives=[oracle,future,cloning,search_from_inverse]"])
+    compare.check(table)
+    assert [(cell.objective, cell.effort) for cell in make_cells(table)] == [
+        *(("oracle", "all"), ("future", "all"), ("cloning", "all")),
+        *(("search_from_inverse", "candidates"), ("search_from_inverse", "flops")),
+    ]
+    with pytest.raises(UsageError, match="scales planner.samples, which planner=direct does not have"):
+        compare.check(load_config("compare", [*efforts, "objectives=[oracle,cloning,future]"]))
 
 
 @pytest.mark.parametrize("source", ["features", "pixels"])
