@@ -176,7 +176,7 @@ def test_the_recipes_own_row_of_the_table_is_the_demo(name, row):
 
 def test_the_recipe_of_vjepa2_plans_in_tokens_by_l1():
     demo = load_config("demo", ["recipe=vjepa2"])
-    assert (demo.planner.cost.view, demo.planner.cost.metric, demo.dynamics.outputs) == ("tokens", "l1", "normed")
+    assert (demo.planner.cost.view, demo.planner.cost.metric, demo.dynamics.outputs) == ("tokens", "l1", "change")
     assert demo.objective.metric is None
     published = load_config("demo", ["recipe=vjepa2", "planner=cem_vjepa2"]).planner
     assert (published.samples, published.iterations, published.elites, published.horizon) == (800, 10, 10, 1)
