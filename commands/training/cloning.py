@@ -58,7 +58,7 @@ class PolicyTraining:
         if isinstance(self.method, GcivlConfig) and self.policy.steps_left:
             raise ValueError(
                 "policy.steps_left=true: method=gcivl learns a policy that is told no steps left, since its values "
-                "estimate them: leave it out, or give method=cloning"
+                "estimate them: give policy.steps_left=false, or method=cloning"
             )
 
 
