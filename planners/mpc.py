@@ -152,6 +152,7 @@ class MPC:
         self._blocks_to_do: deque[Tensor] = deque()  # the same as action blocks [B, A] on the device
         self.last_plan = None
         self.plan_ms, self.energies = [], []
+        self._observing_s = 0.0  # that proposals took to encode frames since the last plan
         self._step = 0
 
     def act(self, frames_BHWC: Frames, proprio_BQ: Frames | None = None) -> Frames:
@@ -172,7 +173,9 @@ class MPC:
             if proprio_BQ is not None and self.spec.proprio != "none":
                 self._proprio.append(_copy(proprio_BQ).to(self.spec.device, torch.float32))
             if self.proposals is not None:
+                began = time.perf_counter()
                 self.proposals.observe(frames)
+                self._observing_s += time.perf_counter() - began
             if self._step:
                 self._subgoal_steps_B = self._subgoal_steps_B + 1
             if self._count > 1 and self._step:
@@ -218,7 +221,8 @@ class MPC:
         if plan.history:
             means = [torch.stack([past[key].mean() for key in ENERGIES]) for past in plan.history]
             self.energies.append(torch.stack(means))
-        self.plan_ms.append(1e3 * (time.perf_counter() - began))
+        self.plan_ms.append(1e3 * (time.perf_counter() - began + self._observing_s))
+        self._observing_s = 0.0
 
     def _select_subgoal(self, goals: Goal) -> Goal:
         """The sub-goal of every environment, out of all B x G."""

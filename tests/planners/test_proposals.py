@@ -1,9 +1,11 @@
 """First candidates from data: nearest segments by brute force, and what a search makes of them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from planners import proposals
+from planners import mpc, proposals
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCost, feature_distance
 from planners.gradient import Gradient, GradientConfig
@@ -175,6 +177,22 @@ def test_without_search_the_first_proposal_is_executed_and_nothing_is_imagined()
     assert not dynamics.asked and not dynamics.observed and agent.last_plan.cost_B.isnan().all()
     with pytest.raises(ValueError, match="planner.proposal.source=retrieval, or a run folder of jepa clone"):
         Direct().plan(dynamics, None, None, None, seeds=[0])
+
+
+def test_the_time_of_a_plan_holds_that_of_encoding_frames_for_proposals(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(mpc, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Slow(Recorded):
+        def encode(self, frames):
+            clock[0] += 0.5
+            return super().encode(frames)
+
+    agent = MPC(PointMass(), Direct(DirectConfig(4)), GoalCost(), proposals=Proposals(Slow(), steps=3))
+    agent.reset(draw(torch.zeros(1, 2)), [0])  # encodes the goal, once an episode
+    for _ in range(2):
+        agent.act(draw(torch.zeros(1, 2)))
+    assert agent.plan_ms == [500.0, 500.0]
 
 
 def test_a_sub_goal_has_proposals_of_its_own_and_counts_anew():
