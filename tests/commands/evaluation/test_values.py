@@ -83,7 +83,7 @@ def test_folders_and_costs_that_do_not_fit_are_refused(model, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["demo", "compare"])
-def test_models_that_are_trained_on_the_way_take_no_value(command):
+def test_models_that_are_trained_on_the_way_take_no_value_of_another(command):
     keys = load_config(command, ["planner.value=runs/clone/x"])
-    with pytest.raises(UsageError, match="planner.value=runs/clone/x holds a value of another model's features"):
+    with pytest.raises(UsageError, match="planner.value=runs/clone/x holds a policy for another model than those"):
         keys.check_planner()
