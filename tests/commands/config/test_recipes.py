@@ -247,7 +247,9 @@ def test_finished_cells_of_the_family_of_objectives_are_found(words):
 def test_a_finished_cell_on_a_fresh_seed_is_one_of_a_fair_recipe(path):
     record = read_json(path)
     task, varied = record["config"]["env"]["name"], "varied_" * (record["config"]["env"]["variation"] != "none")
-    words = [f"recipe=fair_{varied}{task}", "seeds=1", f"objectives=[{path.stem.split('-')[1]}]"]
+    recipe = f"recipe=fair_{varied}{task}"
+    seeds = record["seed"] - load_config("compare", [recipe]).seed + 1
+    words = [recipe, f"seeds={seeds}", f"objectives=[{path.stem.split('-')[1]}]"]
     trials = record.get("tuning", {}).get("trials")
     cells = make_cells(load_config("compare", [*words, *([f"trials={trials}"] if trials else [])]))
     assert load_config("compare", words).published == "/".join(path.relative_to(FOLDER.parents[1]).parts[:2])
