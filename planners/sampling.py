@@ -232,6 +232,15 @@ def iterate(
     return Progress(replace(proposal, elite_cost_B=None), best, best_cost, frozen), record
 
 
+def draw_first_candidates(spec: DynamicsSpec, planner: SamplingPlanner, draws: Draws) -> Tensor:
+    """actions_BSKA of a search's first iteration, which nothing has scored; without warm start and model's policy."""
+    config = planner.config
+    box, proposal = make_action_box(spec, config.horizon), make_first_proposal(spec, config, len(draws.seeds), None)
+    shape = (planner.population(0), *proposal.mean_BKA.shape[1:])
+    noise = sample_noise(draws.at(0), shape, make_noise_colour(config, spec))
+    return sample_candidates(proposal, noise, box.low_KA, box.high_KA, config.include_mean)
+
+
 @torch.no_grad()
 def search(problem: Problem, planner: SamplingPlanner, draws: Draws, warm_start: Tensor | None = None) -> Plan:
     """The loop of every sampling planner: draw, score, remember the best, update. One plan a seed."""

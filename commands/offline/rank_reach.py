@@ -50,6 +50,7 @@ from planners.cem import CEMConfig, RecordingCEM
 from planners.costs import GoalCost
 from planners.noise import Draws
 from planners.protocol import Context, Dynamics, Goal
+from planners.sampling import draw_first_candidates
 from planners.scoring import score, score_each
 from world_model.probing.probes import rank_correlations
 
@@ -104,12 +105,10 @@ def draw_candidates(
     elites = max(2, config.candidates // CANDIDATES_PER_ELITE)
     planner = RecordingCEM(CEMConfig(config.candidates, config.iterations, steps, elites=elites))
     later = {config.iterations // 2: MIDDLE, config.iterations - 1: ELITE}
-    sets: list[CandidateSet] = []
-    for view in views if config.iterations > 1 else views[:1]:
+    sets = [CandidateSet(RANDOM, tuple(views), draw_first_candidates(dynamics.spec, planner, noise))]
+    for view in views if config.iterations > 1 else ():
         cost = GoalCost(view, MAIN_METRIC, "last")
         planner.plan(dynamics, context, goal, cost, seeds=noise.seeds, replan=noise.replan)
-        if not sets:
-            sets.append(CandidateSet(RANDOM, tuple(views), planner.actions[0]))
         sets += [CandidateSet(name, (view,), planner.actions[at]) for at, name in later.items() if at]
     return sets
 

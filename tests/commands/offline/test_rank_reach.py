@@ -32,6 +32,7 @@ from planners.costs import GoalCost
 from planners.noise import Draws
 from planners.point_mass import DoubleIntegrator
 from planners.protocol import Views
+from planners.sampling import draw_first_candidates
 from tests.world_model.small import dynamics
 
 EPISODES, SKIP, HORIZON = list(range(6)), 2, 3
@@ -233,6 +234,8 @@ def test_recording_candidates_changes_no_plan():
         plan = recording.plan(model, context, goal, cost, seeds=[1, 2])
     assert torch.equal(plan.actions_BKA, CEM().plan(model, context, goal, cost, seeds=[1, 2]).actions_BKA)
     assert len(recording.actions) == recording.config.iterations
+    first = draw_first_candidates(model.spec, recording, Draws((1, 2), 0, torch.device("cpu")))
+    assert torch.equal(first, recording.actions[0]), "drawn without a model's score"
 
 
 def test_a_cell_records_the_curve_of_its_own_cost(reader, monkeypatch):
