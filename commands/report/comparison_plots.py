@@ -1,4 +1,4 @@
-"""Figures of a table's page: success against effort, open-loop errors, rank correlations, success by task.
+"""Figures of a page: success against effort, open-loop errors, rank correlations, success by task and by plan time.
 
 Each function draws one figure. The colour and marker of a method are the same in all figures of a page.
 """
@@ -51,16 +51,30 @@ def draw_success_by_effort(
     """
     with new_figure(len(efforts), 1, PANEL_INCHES, sharey=True) as (figure, axes):
         for axis, (title, values) in zip(axes, efforts.items(), strict=True):
-            for line, (name, rate) in zip(LINES, references.items(), strict=False):
-                axis.axhline(100 * rate, color=MUTED, linewidth=1, linestyle=line, label=name)
-            for number, (name, (mean, low, high)) in enumerate(success.items()):
-                if name not in values:
-                    continue
-                style = pick_style(number) | {"linestyle": "none"}
-                spread = [[100 * max(0.0, mean - low)], [100 * max(0.0, high - mean)]]
-                axis.errorbar(values[name], 100 * mean, spread, **style, ms=6.5, elinewidth=1.2, label=name)
+            for line, (name, level) in zip(LINES, references.items(), strict=False):
+                axis.axhline(100 * level, color=MUTED, linewidth=1, linestyle=line, label=name)
+            for number, (name, rate) in enumerate(success.items()):
+                if name in values:
+                    _draw_rate(axis, values[name], rate, number, name)
             axis.set(xlabel=title, xscale="log", ylim=(-4, 104))
             _label_log_axis(axis, list(values.values()))
+        axes[0].set_ylabel("success, % of episodes")
+        _add_legend(figure, axes)
+        save_png(figure, png_path)
+
+
+def draw_success_by_time(tasks: Mapping[str, Mapping[str, tuple[Interval, float]]], png_path: Path | str) -> None:
+    """Draw success against the time of a plan, one panel a task, with 95 % intervals.
+
+    tasks: {task: {method: (rate, milliseconds above 0)}}; a method has one colour and marker in all panels.
+    """
+    names = list(dict.fromkeys(name for points in tasks.values() for name in points))
+    with new_figure(len(tasks), 1, PANEL_INCHES, sharex=True, sharey=True) as (figure, axes):
+        for axis, (task, points) in zip(axes, tasks.items(), strict=True):
+            for name, (rate, milliseconds) in points.items():
+                _draw_rate(axis, milliseconds, rate, names.index(name), name)
+            axis.set(title=task, xlabel="plan, ms an episode", xscale="log", ylim=(-4, 104))
+        _label_log_axis(axes[0], [ms for points in tasks.values() for _, ms in points.values()])
         axes[0].set_ylabel("success, % of episodes")
         _add_legend(figure, axes)
         save_png(figure, png_path)
@@ -107,6 +121,14 @@ def draw_tasks(success: Mapping[str, Mapping[str, Interval]], tasks: Sequence[st
         axis.grid(axis="x", visible=False)
         _add_legend(figure, axes)
         save_png(figure, png_path)
+
+
+def _draw_rate(axis: Any, value: float, rate: Interval, number: int, label: str) -> None:
+    """A rate with its interval, in percent."""
+    mean, low, high = rate
+    spread = [[100 * max(0.0, mean - low)], [100 * max(0.0, high - mean)]]
+    style = pick_style(number) | {"linestyle": "none"}
+    axis.errorbar(value, 100 * mean, spread, **style, ms=6.5, elinewidth=1.2, label=label)
 
 
 def _draw_curves(axis: Any, curves: Sequence[Curve]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from commands.evaluation.arithmetic import format_flops
-from commands.tables.figures import read_episode_flops, read_plan_flops, read_plan_ms
+from commands.tables.figures import average, read_episode_flops, read_plan_flops, read_plan_ms
 from commands.tables.markdown import format_table, join_values, wrap
-from commands.tables.rows import Row
+from commands.tables.rows import Record, Row
+
+LONGER = 2.0  # times the fastest plan, from which the page says why a plan takes longer
 
 
 def tabulate_planning(rows: Sequence[Row]) -> list[str]:
@@ -37,3 +39,37 @@ def tabulate_planning(rows: Sequence[Row]) -> list[str]:
     )
     head = ["method", "candidates", "ms a plan and episode", "a plan", "an episode"]
     return ["### Planning effort", "", wrap(note), "", *format_table(head, body), ""]
+
+
+def tabulate_time_gaps(rows: Sequence[Row]) -> list[str]:
+    """Why plans take longer than the fastest one, as three factors; empty where none takes LONGER times as long."""
+    measured = []
+    for row in (row for row in rows if row.key.part == "plan"):
+        milliseconds, flops = average(row, read_plan_ms), average(row, read_plan_flops)
+        if milliseconds and flops:
+            measured.append((row, milliseconds, flops, fmean(map(read_sampling_steps, row.records))))
+    if not measured:
+        return []
+    fastest, least_ms, least_flops, least_steps = min(measured, key=lambda each: each[1])
+    body = []
+    for row, milliseconds, flops, steps in sorted(measured, key=lambda each: each[1]):
+        size = (flops / steps) / (least_flops / least_steps)
+        factors = milliseconds / least_ms, steps / least_steps, size, (milliseconds / flops) / (least_ms / least_flops)
+        body.append((factors[0], [row.label, *(f"{factor:.3g}" for factor in factors)]))
+    if body[-1][0] < LONGER:
+        return []
+    note = (
+        f"Times the plan of {fastest.label}, the fastest. The first number is the product of the others: sampling "
+        "steps (Euler steps per imagined frame); operations of a plan per sampling step, that is sizes of models and "
+        "numbers of candidates; and time per operation, that is software and how well it uses the machine."
+    )
+    head = ["method", "time of a plan", "sampling steps", "operations a sampling step", "time an operation"]
+    return ["### Why plans take longer", "", wrap(note), "", *format_table(head, [line for _, line in body]), ""]
+
+
+def read_sampling_steps(record: Record) -> int:
+    """Euler steps per imagined frame; 1 for a model that draws no samples in steps."""
+    config = record["config"]
+    flow = config.get("dynamics", {}).get("flow") or {}
+    own: int = flow.get("steps") or config["objective"].get("sampling_steps") or 1
+    return config["planner"].get("flow_steps") or own

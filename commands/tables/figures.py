@@ -52,14 +52,16 @@ def write_figures(rows: Sequence[Row], stem: Path) -> list[str]:
 
 def _draw_success(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> list[str] | None:
     efforts = {
-        title: {_name(row): value / unit for row in methods if (value := _mean(row, read)) is not None and value > 0}
+        title: {
+            name_row(row): value / unit for row in methods if (value := average(row, read)) is not None and value > 0
+        }
         for title, (read, unit) in EFFORTS.items()
     }
     efforts = {title: values for title, values in efforts.items() if values}
     if not efforts:
         return None
     judge, limit = get_judge(rows[0].records[0]), str(rows[0].records[0]["thresholds"][0])
-    success = {_name(row): estimate_success(row, judge, limit) for row in methods}
+    success = {name_row(row): estimate_success(row, judge, limit) for row in methods}
     references = {
         row.key.objective: estimate_success(row, judge, limit).mean
         for row in rows
@@ -81,7 +83,7 @@ def _draw_open_loop(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> 
     numbers: dict[tuple[float, ...], int] = {}
     for number, row in enumerate(methods):
         if (ratios := _mean_ratios(row)) is not None:
-            names.setdefault(ratios, []).append(_name(row))
+            names.setdefault(ratios, []).append(name_row(row))
             numbers.setdefault(ratios, number)
     if not names:
         return None
@@ -102,7 +104,7 @@ def _draw_rank_curves(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -
     for number, row in enumerate(methods):
         if (means := _mean_ranks(row)) is not None:
             reach = fmean(record["rank_reach"]["reach"]["useful"] for record in row.records)
-            curves.append(Curve(f"{_name(row)}: reach {reach:.3g}", number, *means))
+            curves.append(Curve(f"{name_row(row)}: reach {reach:.3g}", number, *means))
     if not curves:
         return None
     path = stem.with_name(f"{stem.name}_rank_reach.png")
@@ -114,12 +116,12 @@ def _draw_rank_curves(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -
     return [wrap(text), "", f"![rank correlation of cost by steps to the goal]({path.name})", ""]
 
 
-def _name(row: Row) -> str:
+def name_row(row: Row) -> str:
     """A row in a legend, where code is not set apart."""
     return row.label.replace("`", "")
 
 
-def _mean(row: Row, read: Read) -> float | None:
+def average(row: Row, read: Read) -> float | None:
     """Mean over seeds; None where one lacks it."""
     values = [read(record) for record in row.records]
     return None if None in values else fmean(values)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
-from commands.report.comparison_plots import Interval, draw_tasks
+from commands.report.comparison_plots import Interval, draw_success_by_time, draw_tasks
 from commands.shared.errors import UsageError
+from commands.tables.figures import average, name_row, read_plan_ms
 from commands.tables.markdown import (
     BUDGET_TITLES,
     format_difference,
@@ -18,10 +19,10 @@ from commands.tables.markdown import (
 )
 from commands.tables.rows import Record, Row, find_oracles, get_judge, make_rows, select_records
 from commands.tables.sharing import check_equal
-from commands.tables.statistics import compare_rows, estimate_normalised
+from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success
 
 Tables = dict[str, list[Row]]  # the rows of each task
-FIGURE = "tasks.png"
+FIGURE, TIMES = "tasks.png", "plan_times.png"
 
 
 def format_overview(
@@ -48,6 +49,9 @@ def format_overview(
         lines += [*_tabulate_normalised(tables), ""]
         if png_path is not None and budget == budgets[0] and _draw_tasks(tables, png_path):
             lines += [f"![normalised success by task]({png_path.name})", ""]
+        if png_path is not None and budget == budgets[0] and _draw_times(tables, png_path.with_name(TIMES)):
+            text = "Success against the wall time of a plan, which depends on the machine, as the tasks' pages say."
+            lines += [text, "", f"![success against plan time]({TIMES})", ""]
         if main is not None:
             lines += _tabulate_differences(tables, main)
     return "\n".join(lines)
@@ -113,11 +117,25 @@ def _draw_tasks(tables: Tables, png_path: Path) -> bool:
         for row in rows:
             found = None if row.is_baseline or _has_several_settings(row) else estimate_normalised(row, oracles)
             if found is not None and not isnan(found.mean):
-                name = row.label.replace("`", "")
-                success.setdefault(name, {})[task] = (found.mean, found.low, found.high)
+                success.setdefault(name_row(row), {})[task] = (found.mean, found.low, found.high)
     if success:
         draw_tasks(success, list(tables), png_path)
     return bool(success)
+
+
+def _draw_times(tables: Tables, png_path: Path) -> bool:
+    """Draw success against plan time by task; whether there was any."""
+    points: dict[str, dict[str, tuple[Interval, float]]] = {}
+    for task, rows in tables.items():
+        for row in rows:
+            planned = row.key.part == "plan" and not row.is_baseline and not _has_several_settings(row)
+            if planned and (milliseconds := average(row, read_plan_ms)):
+                judge, limit = get_judge(row.records[0]), str(row.records[0]["thresholds"][0])
+                rate = estimate_success(row, judge, limit)
+                points.setdefault(task, {})[name_row(row)] = (rate.mean, rate.low, rate.high), milliseconds
+    if points:
+        draw_success_by_time(points, png_path)
+    return bool(points)
 
 
 def _has_several_settings(row: Row) -> bool:

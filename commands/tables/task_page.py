@@ -9,7 +9,7 @@ from statistics import fmean
 
 from commands.evaluation.scenes import name_scenes
 from commands.shared.errors import UsageError
-from commands.tables.effort_tables import tabulate_planning
+from commands.tables.effort_tables import tabulate_planning, tabulate_time_gaps
 from commands.tables.markdown import (
     BUDGET_TITLES,
     UNMATCHED,
@@ -111,7 +111,7 @@ def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[s
     shared += [*(wrap(f"- {line}", "  ") for line in lines), ""] if lines else []
     parts = [shared, _tabulate_success(rows), _tabulate_thresholds(rows), _tabulate_differences(rows, main, mixed)]
     parts += [_tabulate_oracle_costs(rows), _tabulate_steps(rows), _tabulate_distances(rows), _tabulate_models(rows)]
-    parts += [tabulate_views(rows), tabulate_planning(rows)]
+    parts += [tabulate_views(rows), tabulate_planning(rows), tabulate_time_gaps(rows)]
     return [line for part in parts for line in part]
 
 

@@ -11,9 +11,11 @@ from commands.comparison.execution import find_frames, keep_frames
 from commands.comparison.imagined_frames import join_models, read_frames, render_imagined
 from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
+from commands.report.comparison_plots import draw_success_by_time
 from commands.report.imagined_videos import NAME_PX, make_even, write_strips
-from commands.tables.effort_tables import tabulate_planning
+from commands.tables.effort_tables import read_sampling_steps, tabulate_planning, tabulate_time_gaps
 from commands.tables.figures import write_figures
+from commands.tables.overview import format_overview
 from commands.tables.rows import make_rows
 from tests.commands.tables.made_records import make_record
 
@@ -69,6 +71,38 @@ def test_planning_effort_is_that_of_one_episode():
     assert "| `F-F` | 96 | 80 | 4 GFLOP | 40 GFLOP |" in text
     assert "`lewm`" not in text and "on cpu, fp32; it depends on the machine" in " ".join(text.split())
     assert tabulate_planning(make_rows([make_record("lewm")])) == []
+
+
+def test_a_longer_plan_is_explained_by_sampling_steps_size_and_software():
+    words = ("dynamics=latent_flow", "planner.cost.view=tokens")
+    flow = make_record("vae", words=words)
+    assert read_sampling_steps(flow) == 4 and read_sampling_steps(make_record("future")) == 1
+    assert read_sampling_steps(make_record("vae", words=(*words, "planner.flow_steps=8"))) == 8
+    assert read_sampling_steps(make_record("diamond", words=("planner.cost.view=pixels",))) == 3
+    slow = make_measured("G-F", config=flow["config"])
+    slow["planning"] |= {"ms_p50": 8000.0, "flops": 16e9}
+    rows = make_rows([make_measured("F-F"), slow, make_record("lewm")])
+    text = "\n".join(tabulate_time_gaps(rows))
+    assert "| `F-F` | 1 | 1 | 1 | 1 |" in text and "| `G-F` | 20 | 4 | 2 | 2.5 |" in text and "`lewm`" not in text
+    assert "Times the plan of `F-F`, the fastest" in text
+    assert tabulate_time_gaps(make_rows([make_measured("F-F"), make_measured("P-P", scale=1.5)])) == []
+
+
+def test_success_is_drawn_against_plan_time_by_task(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("commands.tables.overview.draw_success_by_time", lambda tasks, path: drawn.append(tasks))
+    records = [make_measured("F-F"), make_measured("F-F", 1, scale=3.0), make_record("lewm"), make_record("oracle")]
+    records += [make_measured("P-P", task="push_t"), make_record("oracle", task="push_t")]
+    page = format_overview(records, png_path=tmp_path / "tasks.png")
+    assert "![success against plan time](plan_times.png)" in page
+    (tasks,) = drawn
+    assert {task: {name: time for name, (_, time) in points.items()} for task, points in tasks.items()} == {
+        "push_t": {"P-P": 40.0},
+        "reacher": {"F-F": 80.0},  # mean over seeds; lewm has no times, and the oracle is no method
+    }
+    draw_success_by_time(tasks, tmp_path / "times.png")
+    assert (tmp_path / "times.png").stat().st_size > 5000
+    assert "plan_times.png" not in format_overview([make_record("lewm")], png_path=tmp_path / "tasks.png")
 
 
 def make_frames(shade, moments=4, steps=3, start=0):
