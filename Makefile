@@ -5,6 +5,9 @@
 # make docs   the documents as a site, in build/site; dead links are errors
 # Each sets everything up by itself. ARGS="..." goes to the command, PYTHON=... chooses the interpreter.
 
+# Without compiled modules every process would compile torch's sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint docs setup
 
 demo: setup

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,6 +105,7 @@ def list_checks(settings: Config) -> list[Callable[[], list[Finding]]]:
         check_python,
         check_packages,
         lambda: check_torch(settings.device),
+        check_bytecode,
         lambda: check_renderer(settings.render_timeout_s),
         check_video,
         lambda: check_disk(settings.runs, settings.disk_gib),
@@ -175,6 +177,17 @@ def check_pair(torch: str, torchvision: str) -> list[Finding]:
     detail = f"torch {torch} with torchvision {torchvision} was never tested; tested: {pairs}"
     mend = f"{_get_pip()} install torch=={PINNED} torchvision=={TESTED[PINNED]}"
     return [Finding("versions", "optional", detail, mend)]
+
+
+def check_bytecode(package: str = "torch") -> list[Finding]:
+    """A finding where Python compiles a package's sources anew in every process; nothing where it is not installed."""
+    found = find_spec(package)
+    if not sys.dont_write_bytecode or found is None or found.origin is None:
+        return []
+    if Path(cache_from_source(found.origin)).exists():
+        return []
+    detail = f"PYTHONDONTWRITEBYTECODE is set and {package} is not compiled: every command starts seconds later"
+    return [Finding("bytecode", "optional", detail, f"{sys.executable} -m compileall -q {Path(found.origin).parent}")]
 
 
 def check_renderer(timeout_s: float) -> list[Finding]:

@@ -12,6 +12,8 @@ state="$(cat pyproject.toml constraints.txt tools/setup.sh | cksum) $(pwd -P)"
 PIP_USER=0
 DEBIAN_FRONTEND=noninteractive
 export PIP_USER DEBIAN_FRONTEND
+# Containers set this; then every process would compile torch's sources anew.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '%s\n' "setup: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -87,6 +89,9 @@ check_opengl() {
     can_draw || fail "rendering does not work here (.venv/bin/jepa doctor says why); install OpenGL with: $hint"
 }
 
+# Modules that most commands import, so that the first of them starts as fast as the next. uv compiles none.
+compile_modules() { "$python" -c 'import matplotlib.pyplot, torch._dynamo, commands.compare, commands.demo'; }
+
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && [ -x "$python" ]; then
     exit 0
 fi
@@ -98,5 +103,6 @@ esac
 "$python" -m pip --version >/dev/null 2>&1 && new_enough "$python" || make_venv
 install
 check_opengl
+compile_modules
 printf '%s\n' "$state" >"$stamp"
 say "ready; the command is .venv/bin/jepa"

@@ -88,6 +88,19 @@ def test_a_pair_of_torch_and_torchvision_that_was_never_tested_is_reported():
     assert doctor.check_pair("2.12.0", "0.27.0") and doctor.check_pair("2.14.1", "0.29.1.dev1")
 
 
+def test_sources_that_every_process_compiles_anew_are_reported(monkeypatch, tmp_path):
+    (tmp_path / "slow_package").mkdir()
+    (tmp_path / "slow_package/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert not doctor.check_bytecode("slow_package"), "the next process finds it compiled"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (finding,) = doctor.check_bytecode("slow_package")
+    assert finding.status == "optional" and "PYTHONDONTWRITEBYTECODE is set" in finding.detail
+    subprocess.run(finding.mend.split(), check=True)
+    assert not doctor.check_bytecode("slow_package") and not doctor.check_bytecode("no_such_package")
+
+
 def test_packages_are_compared_with_what_is_required(monkeypatch):
     monkeypatch.setattr(doctor, "list_requirements", lambda extra: ["numpy", doctor.SUITE])
     assert doctor.check_packages()[0].status == "ok", doctor.check_packages()
