@@ -29,7 +29,8 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
 from commands.training.encoder_sources import EncoderSourceKeys, check_encoder, load_frozen_encoder
-from commands.training.model_folders import derive_preprocessing, open_reader, read_preprocessing
+from commands.training.model_folders import read_preprocessing
+from commands.training.trajectory_files import derive_preprocessing, open_reader
 from data.disk import temporary_beside
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader

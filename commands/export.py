@@ -21,7 +21,8 @@ from commands.config.keys import Files
 from commands.shared.console import Console
 from commands.shared.errors import DISTRIBUTION, RunError, UsageError, describe_choices
 from commands.shared.hub import SCHEME, HubName, parse_hub_name, upload_model
-from commands.training.model_folders import ModelParts, load_parts, open_reader
+from commands.training.model_folders import ModelParts, load_parts
+from commands.training.trajectory_files import open_reader
 from commands.transfer.model_card import CARD, CardOptions, format_card
 from commands.transfer.model_record import ModelRecord, find_results, read_record, write_model_folder
 from data.formats.lerobot_writer import write_lerobot

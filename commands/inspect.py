@@ -11,7 +11,8 @@ from commands.shared.console import Console, format_table
 from commands.shared.errors import RunError, UsageError, join_names
 from commands.shared.hub import resolve_model
 from commands.shared.runs import FINISHED, flatten, read_json
-from commands.training.model_folders import MODEL, WORLD_MODEL, load_encoder, load_world_model, open_reader
+from commands.training.model_folders import MODEL, WORLD_MODEL, load_encoder, load_world_model
+from commands.training.trajectory_files import open_reader
 from commands.transfer.collection import FILE
 from data.schema import SPLITS
 from data.store import Reader

@@ -23,7 +23,7 @@ from commands.report.recording import Viewer, check_viewer
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder
-from commands.training.model_folders import open_reader
+from commands.training.trajectory_files import open_reader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,15 +38,8 @@ from commands.shared.console import Console, format_table
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import RunFolder, write_json
-from commands.training.model_folders import (
-    check_actions,
-    find_frame_skip,
-    find_model_folder,
-    load_dynamics,
-    load_encoder,
-    open_reader,
-    read_preprocessing,
-)
+from commands.training.model_folders import find_model_folder, load_dynamics, load_encoder, read_preprocessing
+from commands.training.trajectory_files import check_actions, find_frame_skip, open_reader
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from data.windows import Windows

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from commands.agent import Agent
     from commands.encode import extract_features
     from commands.evaluation.policies import evaluate
-    from commands.training.model_folders import load_dynamics, load_encoder, open_reader
+    from commands.training.model_folders import load_dynamics, load_encoder
+    from commands.training.trajectory_files import open_reader
     from envs import make
     from planners.cem import CEM, CEMConfig
     from planners.costs import GoalCost
@@ -48,7 +49,7 @@ _HOMES = {
     "evaluate": "commands.evaluation.policies",
     "load_dynamics": "commands.training.model_folders",
     "load_encoder": "commands.training.model_folders",
-    "open_reader": "commands.training.model_folders",
+    "open_reader": "commands.training.trajectory_files",
     "make": "envs",
     "CEM": "planners.cem",
     "CEMConfig": "planners.cem",

@@ -31,7 +31,8 @@ import numpy as np
 import torch
 
 from commands.shared.errors import HOME, PACKAGES, explain, is_memory_short
-from commands.training.model_folders import load_dynamics, load_encoder, open_reader, save_dynamics, save_encoder
+from commands.training.model_folders import load_dynamics, load_encoder, save_dynamics, save_encoder
+from commands.training.trajectory_files import open_reader
 from data.formats.droid_example import write_example
 from data.mapped import UNKNOWN_AT_LAST
 from data.schema import SPLITS

@@ -36,17 +36,11 @@ from commands.shared.runs import get_identity, read_json, replace_atomically, wr
 from commands.tables.sharing import FREE
 from commands.training.cloning import train_policy
 from commands.training.feature_cache import make_cache_key
-from commands.training.model_folders import (
-    MODEL,
-    derive_preprocessing,
-    load_encoder,
-    load_planned,
-    open_reader,
-    read_model_kind,
-)
+from commands.training.model_folders import MODEL, load_encoder, load_planned, read_model_kind
 from commands.training.posttraining import posttrain
 from commands.training.pretraining import pretrain
 from commands.training.stage import CHECKPOINTS, OPEN_LOOP
+from commands.training.trajectory_files import derive_preprocessing, open_reader
 from data.features import FeatureCache
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader

@@ -15,13 +15,8 @@ from commands.config.modules import is_target, load_class, require_members
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError, join_names
 from commands.shared.hub import resolve_model
-from commands.training.model_folders import (
-    check_actions,
-    derive_preprocessing,
-    find_model_folder,
-    load_planned,
-    read_preprocessing,
-)
+from commands.training.model_folders import find_model_folder, load_planned, read_preprocessing
+from commands.training.trajectory_files import check_actions, derive_preprocessing
 from data.pictures import Preprocessing
 from data.schema import StoreInfo
 from planners.protocol import Dynamics, DynamicsSpec

@@ -13,8 +13,8 @@ from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console
 from commands.shared.errors import RunError, UsageError
 from commands.training.feature_cache import list_split_rows, view_frames
-from commands.training.model_folders import open_reader
 from commands.training.policy_folders import check_policy, load_policy
+from commands.training.trajectory_files import open_reader
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from planners.proposals import NONE, RETRIEVAL, Proposals, Proposer, Retrieval, Segments

@@ -17,7 +17,7 @@ from commands.evaluation.models import fit_actions, load_model, prepare_model
 from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
 from commands.evaluation.scenes import adapt_env_kwargs, redraw_scenes
 from commands.shared.errors import UsageError
-from commands.training.model_folders import find_frame_skip, open_reader
+from commands.training.trajectory_files import find_frame_skip, open_reader
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from envs.task_spec import TaskSpec

@@ -39,14 +39,8 @@ from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.shared.runs import to_json_value, write_atomic, write_json
 from commands.statistics.intervals import format_mean, format_share
-from commands.training.model_folders import (
-    check_actions,
-    check_trusted_module,
-    load_dynamics,
-    open_reader,
-    read_environment,
-    read_preprocessing,
-)
+from commands.training.model_folders import load_dynamics, read_environment, read_preprocessing
+from commands.training.trajectory_files import check_actions, check_trusted_module, open_reader
 from data.prepared import prepare_reader
 from world_model.training.loop import keep_freed_memory
 

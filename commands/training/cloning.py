@@ -19,9 +19,10 @@ from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.shared.errors import UsageError
 from commands.training.feature_cache import list_split_rows, view_frames
-from commands.training.model_folders import MODEL, check_actions, load_dynamics, open_reader, read_preprocessing
+from commands.training.model_folders import MODEL, load_dynamics, read_preprocessing
 from commands.training.policy_folders import hash_features, save_policy
 from commands.training.stage import StageOutput, make_train_loader, train_stage
+from commands.training.trajectory_files import check_actions, open_reader
 from data.goal_pairs import GoalPairs, GoalTransitions
 from data.loader import Batch, Loader
 from data.prepared import prepare_reader

@@ -17,14 +17,9 @@ from commands.shared.console import Console
 from commands.shared.devices import resolve_device
 from commands.training.encoder_sources import EncoderSourceKeys, check_autoencoder, copy_predictor, load_frozen_encoder
 from commands.training.feature_cache import cache_features, list_split_rows, read_proprio, sample_train_features
-from commands.training.model_folders import (
-    MODEL,
-    derive_preprocessing,
-    find_frame_skip,
-    open_reader,
-    save_dynamics,
-)
+from commands.training.model_folders import MODEL, save_dynamics
 from commands.training.stage import OPEN_LOOP_FIGURE, StageOutput, make_train_loader, train_stage
+from commands.training.trajectory_files import derive_preprocessing, find_frame_skip, open_reader
 from data.loader import Loader
 from data.prepared import prepare_reader
 from data.windows import Windows

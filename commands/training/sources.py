@@ -16,7 +16,6 @@ import envs
 from commands.config.keys import OnDamaged
 from commands.shared.console import Console
 from commands.shared.errors import UsageError
-from commands.training.model_folders import derive_preprocessing, find_frame_skip, open_reader
 from commands.training.monitors import (
     METRIC_EPISODES,
     NUM_FRAMES,
@@ -26,6 +25,7 @@ from commands.training.monitors import (
     read_selection,
     select_frames,
 )
+from commands.training.trajectory_files import derive_preprocessing, find_frame_skip, open_reader
 from data.clips import ClipConfig, VideoClips, VideoFolder, open_folder
 from data.loader import BatchSource, Loader
 from data.pictures import Preprocessing

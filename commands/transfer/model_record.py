@@ -18,7 +18,8 @@ from typing import Any
 from commands.shared.errors import UsageError, UserError
 from commands.shared.hub import resolve_model
 from commands.shared.runs import FINISHED, flatten, read_json, write_json
-from commands.training.model_folders import MODEL, find_model_folder, open_reader
+from commands.training.model_folders import MODEL, find_model_folder
+from commands.training.trajectory_files import open_reader
 from world_model.interop.huggingface import holds_weights
 
 # Words of a command line that say where it ran, not what.

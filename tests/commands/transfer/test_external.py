@@ -19,7 +19,7 @@ from commands.config.compose import compose_defaults
 from commands.config.schema import build
 from commands.shared.console import Console
 from commands.shared.errors import UsageError, explain
-from commands.training.model_folders import derive_preprocessing
+from commands.training.trajectory_files import derive_preprocessing
 from data.pictures import Preprocessing
 from data.store import Reader
 from tests.data import made_sets
