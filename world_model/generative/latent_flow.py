@@ -127,7 +127,7 @@ class FlowContext(nn.Module):
         if valid_BT is not None:
             visible = visible & valid_BT.repeat_interleave(tokens, 1)[:, None]
         later = table.select(tokens, (frames + 1) * tokens)
-        place = Rotary(*(part.unflatten(0, (frames, 1, tokens)) for part in (later.cos, later.sin)))
+        place = later.unflatten((frames, 1, tokens))
         return FrameCondition(inputs_BTA, shared, None, visible, place, table.select(0, tokens))
 
     def prefill(self, features_BTNF: Tensor, valid_BT: Tensor | None = None) -> PastCache:

@@ -7,7 +7,8 @@ Follows the V-JEPA 2 transformer (arXiv 2506.09985): pre-norm blocks, joint qkv 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,19 +31,34 @@ Checkpointing = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and signed sines [..., N, head_dim] of token positions; built once for all layers."""
+    """Cosines and signed sines [..., N, head_dim] of token positions; built once for all layers. same_angle: whether
+    both channels of a pair turn by the same angle."""
 
     cos: Tensor
     sin: Tensor  # negative for the first channel of a pair
+    same_angle: bool = False
+
+    @cached_property
+    def turns(self) -> Tensor:
+        """The rotation of each pair as a complex number, [..., N, head_dim / 2]."""
+        return torch.complex(self.cos[..., 1::2], self.sin[..., 1::2])
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate adjacent channel pairs of x [..., heads, N, head_dim] by the tokens' angles."""
-        swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        return torch.addcmul(x * self.cos, swapped, self.sin)
+        pairs = x.unflatten(-1, (-1, 2))
+        if self.same_angle and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # One pass instead of three; compiled code cannot fuse complex numbers.
+            numbers = torch.view_as_complex(pairs.to(torch.promote_types(x.dtype, self.cos.dtype)))
+            return torch.view_as_real(numbers * self.turns).flatten(-2)
+        return torch.addcmul(x * self.cos, pairs.flip(-1).flatten(-2), self.sin)
 
     def select(self, start: int, stop: int) -> Rotary:
         """Tokens start..stop-1."""
-        return Rotary(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
+        return replace(self, cos=self.cos[..., start:stop, :], sin=self.sin[..., start:stop, :])
+
+    def unflatten(self, sizes: tuple[int, ...]) -> Rotary:
+        """The same tokens on several axes."""
+        return replace(self, cos=self.cos.unflatten(-2, sizes), sin=self.sin.unflatten(-2, sizes))
 
 
 def make_rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved") -> Rotary:
@@ -65,7 +81,7 @@ def make_rotary(positions_N3: Tensor, head_dim: int, rope: Rope = "interleaved")
     if angle.dim() > 2:
         angle = angle.unsqueeze(-3)
     sign = torch.tensor((-1.0, 1.0), device=angle.device).repeat(head_dim // 2)
-    return Rotary(angle.cos(), angle.sin() * sign)
+    return Rotary(angle.cos(), angle.sin() * sign, rope == "interleaved")
 
 
 def make_grid_positions(
@@ -108,8 +124,9 @@ class Attention(nn.Module):
     def project(self, x_BND: Tensor, positions: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, rotated where there are positions, and values, each [B, heads, N, head_dim]."""
         qkv = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        q, k = qkv[:2] if positions is None else positions.rotate(qkv[:2]).to(qkv.dtype)
-        return q, k, qkv[2]
+        qk, v = qkv.split((2, 1))  # whose gradients are joined in one copy; those of an index begin with zeros
+        q, k = qk if positions is None else positions.rotate(qk).to(qk.dtype)
+        return q, k, v.squeeze(0)
 
     def merge(self, x_BHND: Tensor) -> Tensor:
         """Heads [B, heads, N, head_dim] joined and projected to [B, N, width]."""

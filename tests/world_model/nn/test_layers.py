@@ -29,6 +29,21 @@ def test_rotary_keeps_norms_and_leaves_idle_channels_alone():
     assert not torch.allclose(turned[0, 0, 1:, :30], x[0, 0, 1:, :30])
 
 
+@pytest.mark.parametrize("kind", ["interleaved", "tiled"])
+def test_pairs_turn_alike_as_complex_and_as_real_numbers(kind, monkeypatch):
+    table = make_rotary(make_grid_positions(3, 2, 2), 32, kind)
+    x = torch.randn(2, 4, 12, 32, requires_grad=True)
+    found = table.rotate(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # compiled code takes real numbers
+    expected = table.rotate(x)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    gradients = [torch.autograd.grad(each.square().sum() + each.sum(), x)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    half = x.detach().bfloat16()
+    assert table.rotate(half).dtype == torch.float32
+    torch.testing.assert_close(table.select(3, 5).rotate(x[..., 3:5, :]), expected[..., 3:5, :])
+
+
 def test_scores_depend_on_position_differences_alone():
     q, k = torch.randn(2, 1, 1, 1, 32)
     scores = []
