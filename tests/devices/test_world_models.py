@@ -28,9 +28,10 @@ MODELS = {
 
 
 def assert_same(there: Tensor, here: Tensor, device: torch.device) -> None:
-    """The tensor is on the device and holds the CPU's values."""
+    """The tensor is on the device and holds the CPU's values, to rounding at their size (pixels reach 255)."""
     assert there.device == device and here.device.type == "cpu"
-    torch.testing.assert_close(there.cpu(), here)
+    size = max(1.0, float(here.detach().abs().max()))
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5 * size)
 
 
 @pytest.fixture(params=MODELS)
