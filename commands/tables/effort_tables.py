@@ -1,4 +1,4 @@
-"""Tables of what planning costs: wall time and floating-point operations of each row."""
+"""Tables of what planning costs: wall time and floating-point operations of each row, and why times differ."""
 
 from __future__ import annotations
 

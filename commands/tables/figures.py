@@ -52,9 +52,7 @@ def write_figures(rows: Sequence[Row], stem: Path) -> list[str]:
 
 def _draw_success(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> list[str] | None:
     efforts = {
-        title: {
-            name_row(row): value / unit for row in methods if (value := average(row, read)) is not None and value > 0
-        }
+        title: {name_row(row): value / unit for row in methods if (value := average(row, read))}
         for title, (read, unit) in EFFORTS.items()
     }
     efforts = {title: values for title, values in efforts.items() if values}
