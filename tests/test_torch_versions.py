@@ -26,10 +26,7 @@ FREE_GIB = 12
 INSTALL_S, TEST_S = 300, 600
 DEPENDENT_TESTS = (
     "tests/commands/shared/test_flops.py",
-    "tests/planners/test_cem.py",
-    "tests/planners/test_costs.py",
-    "tests/planners/test_protocol.py",
-    "tests/planners/test_sampling.py",
+    "tests/planners",
     "tests/world_model/interop/test_golden.py",
     "tests/world_model/nn/test_layers.py",
     "tests/world_model/nn/test_stack.py",

@@ -47,24 +47,23 @@ def tabulate_time_gaps(rows: Sequence[Row]) -> list[str]:
     for row in (row for row in rows if row.key.part == "plan"):
         milliseconds, flops = average(row, read_plan_ms), average(row, read_plan_flops)
         if milliseconds and flops:
-            measured.append((row, milliseconds, flops, fmean(map(read_sampling_steps, row.records))))
-    if not measured:
+            steps = fmean(map(read_sampling_steps, row.records))
+            measured.append((row, (milliseconds, steps, flops / steps, milliseconds / flops)))
+    measured.sort(key=lambda each: each[1][0])
+    if not measured or measured[-1][1][0] < LONGER * measured[0][1][0]:
         return []
-    fastest, least_ms, least_flops, least_steps = min(measured, key=lambda each: each[1])
-    body = []
-    for row, milliseconds, flops, steps in sorted(measured, key=lambda each: each[1]):
-        size = (flops / steps) / (least_flops / least_steps)
-        factors = milliseconds / least_ms, steps / least_steps, size, (milliseconds / flops) / (least_ms / least_flops)
-        body.append((factors[0], [row.label, *(f"{factor:.3g}" for factor in factors)]))
-    if body[-1][0] < LONGER:
-        return []
+    fastest, least = measured[0]
+    body = [
+        [row.label, *(f"{value / base:.3g}" for value, base in zip(values, least, strict=True))]
+        for row, values in measured
+    ]
     note = (
         f"Times the plan of {fastest.label}, the fastest. The first number is the product of the others: sampling "
         "steps (Euler steps per imagined frame); operations of a plan per sampling step, that is sizes of models and "
         "numbers of candidates; and time per operation, that is software and how well it uses the machine."
     )
     head = ["method", "time of a plan", "sampling steps", "operations a sampling step", "time an operation"]
-    return ["### Why plans take longer", "", wrap(note), "", *format_table(head, [line for _, line in body]), ""]
+    return ["### Why plans take longer", "", wrap(note), "", *format_table(head, body), ""]
 
 
 def read_sampling_steps(record: Record) -> int:

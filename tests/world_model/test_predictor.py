@@ -16,15 +16,10 @@ SCENE = (5, (2, 3))  # numbers of a patch, and the grid
 
 
 def predictor(
-    grid: tuple[int, int],
-    action_dim: int = 2,
-    conditioning: str = "tokens",
-    scene: bool = False,
-    depth: int = PREDICTOR.depth,
+    grid: tuple[int, int], action_dim: int = 2, conditioning: str = "tokens", scene: bool = False
 ) -> ActionPredictor:
     torch.manual_seed(0)
-    head_dim = 20 if conditioning == "adaln_lewm" else None
-    config = replace(PREDICTOR, conditioning=conditioning, head_dim=head_dim, depth=depth)
+    config = replace(PREDICTOR, conditioning=conditioning, head_dim=20 if conditioning == "adaln_lewm" else None)
     model = ActionPredictor(12, grid, action_dim, config, scene=SCENE if scene else None)
     shake(model)
     return model.eval()
@@ -72,7 +67,7 @@ def test_a_rollout_with_gradients_equals_one_without():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_rollout_gives_the_same_path_and_gradients():
-    model = predictor((1, 1), conditioning="adaln", depth=1)  # each block is compiled by itself
+    model = predictor((1, 1), conditioning="adaln")
     features, plans = torch.randn(2, 2, 1, 12), torch.randn(2, 3, 2, 2, requires_grad=True)
     past = model.prefill(features[:, :1], torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.bool))
     found = []

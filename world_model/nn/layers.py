@@ -22,6 +22,7 @@ INNER_NORM_EPS = 1e-5  # of the norms inside attention and MLP (LeWorldModel)
 FUSED_TOKENS = 16  # queries of a candidate from which one fused call is faster (1.2 times; 4 times at 256)
 EXPLICIT_KEYS = 1024  # most keys of attention without the fused call, in bf16 training on a CPU
 MIXED_ACTIONS = 10  # numbers that an ActionMLP mixes an action block into
+COMPLEX_DEVICES = ("cpu",)  # on which queries and keys are rotated as complex numbers: measured there alone
 MODALITY_STD = 1e-6  # of the initial embeddings of images and videos (V-JEPA 2.1)
 
 Rope = Literal["interleaved", "tiled"]
@@ -46,7 +47,7 @@ class Rotary:
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate adjacent channel pairs of x [..., heads, N, head_dim] by the tokens' angles."""
         pairs = x.unflatten(-1, (-1, 2))
-        if self.same_angle and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if self.same_angle and x.device.type in COMPLEX_DEVICES and not torch.compiler.is_compiling():
             # One pass instead of three; compiled code cannot fuse complex numbers.
             numbers = torch.view_as_complex(pairs.to(torch.promote_types(x.dtype, self.cos.dtype)))
             return torch.view_as_real(numbers * self.turns).flatten(-2)
