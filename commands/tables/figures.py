@@ -11,7 +11,7 @@ import numpy as np
 
 from commands.report.comparison_plots import Curve, draw_open_loop, draw_rank_curves, draw_success_by_effort
 from commands.tables.markdown import wrap
-from commands.tables.rows import Record, Row, get_judge
+from commands.tables.rows import Record, Row, get_headline, get_judge
 from commands.tables.statistics import estimate_success
 
 Read = Callable[[Record], Any]  # None where a record of an earlier version lacks it
@@ -58,7 +58,7 @@ def _draw_success(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> li
     efforts = {title: values for title, values in efforts.items() if values}
     if not efforts:
         return None
-    judge, limit = get_judge(rows[0].records[0]), str(rows[0].records[0]["thresholds"][0])
+    judge, limit = get_judge(rows[0].records[0]), get_headline(rows[0].records[0])
     success = {name_row(row): estimate_success(row, judge, limit) for row in methods}
     references = {
         row.key.objective: estimate_success(row, judge, limit).mean

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
 from commands.tables.markdown import WIDTH
-from commands.tables.rows import ALL, CANDIDATES, ORACLE, Record, get_effort, get_judge
+from commands.tables.rows import ALL, CANDIDATES, ORACLE, Record, get_effort, get_headline, get_judge
 
 FIGURE = "law.png"
 LEAST_CELLS = 5  # for a rank correlation
@@ -74,7 +74,7 @@ def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
         oracle = _find_oracle(record, records) if counted else None
         if oracle is None:
             continue
-        threshold = str(record["thresholds"][0])
+        threshold = get_headline(record)
         success, random, best = (
             float(row[get_judge(record)][threshold]) for row in (record["plan"], record["random"], oracle["plan"])
         )

@@ -17,7 +17,7 @@ from commands.tables.markdown import (
     join_values,
     wrap,
 )
-from commands.tables.rows import Record, Row, find_oracles, get_judge, make_rows, select_records
+from commands.tables.rows import Record, Row, find_oracles, get_headline, get_judge, make_rows, select_records
 from commands.tables.sharing import check_equal
 from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success
 
@@ -92,7 +92,7 @@ def _tabulate_differences(tables: Tables, main: str) -> list[str]:
         ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
         for row in methods if ours is not None else ():
             if row is not ours and ours is not None:
-                judge, limit = get_judge(row.records[0]), str(row.records[0]["thresholds"][0])
+                judge, limit = get_judge(row.records[0]), get_headline(row.records[0])
                 try:
                     parts = format_difference(compare_rows(row, ours, judge, limit))
                 except UsageError:
@@ -130,7 +130,7 @@ def _draw_times(tables: Tables, png_path: Path) -> bool:
         for row in rows:
             planned = row.key.part == "plan" and not row.is_baseline and not _has_several_settings(row)
             if planned and (milliseconds := average(row, read_plan_ms)):
-                judge, limit = get_judge(row.records[0]), str(row.records[0]["thresholds"][0])
+                judge, limit = get_judge(row.records[0]), get_headline(row.records[0])
                 rate = estimate_success(row, judge, limit)
                 points.setdefault(task, {})[name_row(row)] = (rate.mean, rate.low, rate.high), milliseconds
     if points:

@@ -73,6 +73,11 @@ def select_records(records: Iterable[Record], budget: str, effort: str = CANDIDA
     return [each for each in records if each["budget"] in (budget, ALL_BUDGETS) and get_effort(each) in (effort, ALL)]
 
 
+def get_headline(record: Record) -> str:
+    """The threshold of the headline, as results name it."""
+    return str(record["thresholds"][0])
+
+
 def get_judge(record: Record) -> str:
     """The kind of success that the protocol of a record counts; at any time where it is not one of KINDS."""
     judge = record["config"]["protocol"].get("judge", "any")

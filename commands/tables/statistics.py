@@ -24,7 +24,7 @@ from commands.statistics.seed_intervals import (
     estimate_paired_difference,
     estimate_rate,
 )
-from commands.tables.rows import KINDS, Record, Row, get_judge
+from commands.tables.rows import KINDS, Record, Row, get_headline, get_judge
 
 TIMED = KINDS[:2]  # kinds that have a first step of success
 Goal = tuple[int, int]  # a held-out episode and the first frame of it
@@ -44,7 +44,7 @@ def estimate_normalised(row: Row, oracles: Mapping[int, Record]) -> Estimate | N
     """
     if any(seed not in oracles for seed in row.seeds):
         return None
-    threshold, judge = str(row.records[0]["thresholds"][0]), get_judge(row.records[0])
+    threshold, judge = get_headline(row.records[0]), get_judge(row.records[0])
 
     def mean(records: Iterable[Record], part: str) -> float:
         return fmean(record[part][judge][threshold] for record in records)

@@ -35,6 +35,7 @@ from commands.tables.rows import (
     Row,
     find_oracles,
     get_effort,
+    get_headline,
     get_judge,
     make_rows,
     select_records,
@@ -100,7 +101,7 @@ def _describe_page(records: Sequence[Record]) -> str:
 
 def order_rows(rows: Sequence[Row], kind: str) -> list[Row]:
     """The most successful first."""
-    threshold = str(rows[0].records[0]["thresholds"][0])
+    threshold = get_headline(rows[0].records[0])
     return sorted(rows, key=lambda row: -estimate_success(row, kind, threshold).mean)
 
 
@@ -118,7 +119,7 @@ def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[s
 def _tabulate_success(rows: Sequence[Row]) -> list[str]:
     """Success within the headline threshold, and what it cost."""
     first = rows[0].records[0]
-    limit, oracles = str(first["thresholds"][0]), find_oracles(record for row in rows for record in row.records)
+    limit, oracles = get_headline(first), find_oracles(record for row in rows for record in row.records)
     head = [
         "method",
         "seeds",
@@ -162,7 +163,7 @@ def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
 
 def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) -> list[str]:
     """Success of every row less that of the best of the others, and less that of the main row."""
-    limit = str(rows[0].records[0]["thresholds"][0])
+    limit = get_headline(rows[0].records[0])
     methods = [row for row in rows if not row.is_baseline]
     ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
     if len(methods) < 2:
@@ -200,7 +201,7 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
 
 def _tabulate_oracle_costs(rows: Sequence[Row]) -> list[str]:
     """The true simulator with the cost of a method, beside that method on the same goals."""
-    judge, limit = get_judge(rows[0].records[0]), str(rows[0].records[0]["thresholds"][0])
+    judge, limit = get_judge(rows[0].records[0]), get_headline(rows[0].records[0])
     plans = {row.key: row for row in rows if row.key.part == "plan"}
     body, searches = [], []
     for row in (row for row in rows if row.key.part == "oracle_cost"):
@@ -224,7 +225,7 @@ def _tabulate_oracle_costs(rows: Sequence[Row]) -> list[str]:
 
 def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
     """Environment steps to success."""
-    limit = str(rows[0].records[0]["thresholds"][0])
+    limit = get_headline(rows[0].records[0])
     body = []
     for row in rows:
         found = [summarise_steps(row, kind, limit) for kind in TIMED]
