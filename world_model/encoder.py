@@ -16,18 +16,9 @@ from annotated_types import Ge, Gt, Interval
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.nn.layers import (
-    MODALITY_STD,
-    NORM_EPS,
-    BlockConfig,
-    Checkpointing,
-    Feedforward,
-    Rope,
-    Rotary,
-    make_grid_positions,
-    make_rotary,
-)
+from world_model.nn.layers import MODALITY_STD, NORM_EPS, BlockConfig, Checkpointing, Feedforward
 from world_model.nn.pools import LearnedPoolConfig, Pool, PoolConfig
+from world_model.nn.rotary import Rope, Rotary, make_grid_positions, make_rotary
 from world_model.nn.stack import Blocks, init_transformer
 from world_model.nn.stem import ConvStem, LinearStemConfig, PatchEmbed, StemConfig
 

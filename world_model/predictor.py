@@ -18,18 +18,8 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from world_model.nn.cache import PastCache
-from world_model.nn.layers import (
-    MODALITY_STD,
-    NORM_EPS,
-    ActionMLP,
-    BlockConfig,
-    Checkpointing,
-    Feedforward,
-    Rope,
-    Rotary,
-    make_grid_positions,
-    make_rotary,
-)
+from world_model.nn.layers import MODALITY_STD, NORM_EPS, ActionMLP, BlockConfig, Checkpointing, Feedforward
+from world_model.nn.rotary import Rope, Rotary, make_grid_positions, make_rotary
 from world_model.nn.stack import Blocks, KeysValues, init_transformer
 
 Outputs = Literal["change", "features", "normed", "hidden"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.world_model.small import dynamics, frames
 from world_model.generative.latent_flow import FlowTransformerConfig
-from world_model.nn import layers
+from world_model.nn import rotary
 from world_model.nn.flow import FlowConfig
 from world_model.probing.surprise import Transitions, measure_energies, measure_landscape
 
@@ -31,7 +31,7 @@ MODELS = {
 @pytest.fixture(autouse=True)
 def rotate_alike(monkeypatch):
     """Rotations by the same arithmetic on both devices."""
-    monkeypatch.setattr(layers, "COMPLEX_DEVICES", ())
+    monkeypatch.setattr(rotary, "COMPLEX_DEVICES", ())
 
 
 def assert_same(there: Tensor, here: Tensor, device: torch.device) -> None:

@@ -31,18 +31,8 @@ from torch import Tensor, nn
 
 from world_model.nn.cache import PastCache
 from world_model.nn.flow import MOST_STEPS, TIMES, Flow, TimeFeatures
-from world_model.nn.layers import (
-    MLP,
-    NORM_EPS,
-    Attention,
-    Rotary,
-    SwiGLU,
-    attend,
-    attend_shared_prefix,
-    init_xavier,
-    make_grid_positions,
-    make_rotary,
-)
+from world_model.nn.layers import MLP, NORM_EPS, Attention, SwiGLU, attend, attend_shared_prefix, init_xavier
+from world_model.nn.rotary import Rotary, make_grid_positions, make_rotary
 from world_model.nn.stack import BlockStack, KeysValues
 from world_model.predictor import Emit, PredictorConfig
 

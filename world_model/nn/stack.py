@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from world_model.nn.layers import Block, BlockConfig, Checkpointing, Rotary, attend_shared_prefix
+from world_model.nn.layers import Block, BlockConfig, Checkpointing, attend_shared_prefix
+from world_model.nn.rotary import Rotary
 
 KeysValues = tuple[Tensor, Tensor]
 MOST_VARIANTS = 64  # of one compiled function

@@ -22,8 +22,9 @@ from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.draws import draw_rows, make_generator
 from world_model.encoder import EncoderConfig, VideoEncoder
-from world_model.nn.layers import NORM_EPS, make_rotary
+from world_model.nn.layers import NORM_EPS
 from world_model.nn.pools import PrincipalPoolConfig
+from world_model.nn.rotary import make_rotary
 from world_model.nn.stack import init_transformer
 from world_model.objectives.losses import Loss, TokenTerms
 from world_model.objectives.masking import Mask

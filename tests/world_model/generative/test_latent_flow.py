@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.world_model.small import shake
 from world_model.generative.latent_flow import FlowBlock, FlowContext, FlowTransformer, FrameCondition, attend_past
 from world_model.nn.flow import FlowConfig, FlowHead
-from world_model.nn.layers import Rotary
+from world_model.nn.rotary import Rotary
 from world_model.predictor import PredictorConfig
 
 SIZES = PredictorConfig(width=16, depth=2, heads=2, conditioning="adaln")

@@ -8,17 +8,9 @@ import torch.nn.functional as F
 
 from tests.world_model.small import SIZES
 from world_model.encoder import VideoEncoder
-from world_model.nn import layers
-from world_model.nn.layers import (
-    FUSED_TOKENS,
-    Block,
-    BlockConfig,
-    Rotary,
-    attend,
-    attend_shared_prefix,
-    make_grid_positions,
-    make_rotary,
-)
+from world_model.nn import rotary
+from world_model.nn.layers import FUSED_TOKENS, Block, BlockConfig, attend, attend_shared_prefix
+from world_model.nn.rotary import Rotary, make_grid_positions, make_rotary
 from world_model.nn.stack import init_transformer
 
 
@@ -35,7 +27,7 @@ def test_pairs_turn_alike_as_complex_and_as_real_numbers(kind, monkeypatch):
     table = make_rotary(make_grid_positions(3, 2, 2), 32, kind)
     x = torch.randn(2, 4, 12, 32, requires_grad=True)
     found = table.rotate(x)
-    monkeypatch.setattr(layers, "COMPLEX_DEVICES", ())
+    monkeypatch.setattr(rotary, "COMPLEX_DEVICES", ())
     expected = table.rotate(x)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     gradients = [torch.autograd.grad(each.square().sum() + each.sum(), x)[0] for each in (found, expected)]

@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from world_model.nn.layers import BlockConfig, make_grid_positions, make_rotary
+from world_model.nn.layers import BlockConfig
+from world_model.nn.rotary import make_grid_positions, make_rotary
 from world_model.nn.stack import Blocks
 from world_model.training.compilation import compile_blocks
 
