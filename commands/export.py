@@ -32,7 +32,7 @@ from data.formats.parquet import import_pyarrow
 from data.formats.robomimic import write_robomimic
 from data.store import Reader
 from world_model.interop.export import export_huggingface, export_official
-from world_model.predictor import MaskedPredictor
+from world_model.masked_predictor import MaskedPredictor
 
 Pictures = Literal["lossless", "lossy", "images"]
 

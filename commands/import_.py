@@ -25,9 +25,10 @@ from commands.transfer.formats import make_format
 from commands.transfer.keys import ImportKeys
 from commands.transfer.recordings import Facts, Recording, RecordingFormat, check_recording
 from data.mapped import create_file
+from data.packing import pack_file
 from data.pictures import View
 from data.schema import SPLITS, EpisodePlan, StoreError, StoreInfo, draw_splits
-from data.store import Reader, Writer, pack_file
+from data.store import Reader, Writer
 
 BOUND_QUANTILE = 0.999  # share of the train actions that lie within the bounds, number by number
 LEAST_BOUND = 1e-3  # of an action that hardly ever changes

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from data.checks import check_memory
 from data.disk import PathLike, check_free_space
 from data.mapped import create_file
+from data.packing import pack_file
 from data.policies import PolicyConfig, sample_actions
 from data.schema import Column, StoreError, StoreInfo, plan_episodes
-from data.store import Reader, Writer, pack_file
+from data.store import Reader, Writer
 
 Progress = Callable[[int, int], None]
 MakeEnv = Callable[[], Any]

@@ -29,7 +29,7 @@ whole or not at all. HDF5 never writes to it again: a Writer maps it and writes 
 then its length. A process that dies in an episode leaves length 0 there and harms no other. A machine that loses
 power may write pages in another order; the checksum detects that.
 
-A complete file may be packed (`pack_file`), for large frames and small disks: HDF5 then reads its compressed pixels;
+A complete file may be packed (`data.packing`), for large frames and small disks: HDF5 then reads its compressed pixels;
 all other columns stay mapped.
 """
 
@@ -41,13 +41,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.disk import PathLike, expand_paths, temporary_beside
-from data.mapped import PACKED, MappedFile, lay_out
-from data.schema import NO_SEED, SPLITS, EpisodePlan, StoreError
+from data.disk import PathLike, expand_paths
+from data.mapped import MappedFile
+from data.schema import NO_SEED, SPLITS, StoreError
 
 Array = NDArray[Any]
 GZIP_LEVEL = 4
@@ -332,27 +331,3 @@ def _sum_differences(values: NDArray[Any], origin: Any) -> tuple[Any, Any]:
         return np.sum(counts * levels, 1), np.sum(counts * levels**2, 1)
     differences = values.astype(np.float64) - origin
     return differences.sum(0), np.square(differences).sum(0)
-
-
-def pack_file(path: PathLike) -> None:
-    """Replaces a complete file by one with compressed pixels, whole or not at all; needs the disk for both at once.
-
-    A chunk holds one frame, so that a window reads its own frames alone. All else stays as it was: other columns,
-    checksums, episode numbers. StoreError if a checksum fails or the disk is full. A packed file is left alone.
-    """
-    path = Path(path)
-    reader = Reader(path)
-    if reader.packed:
-        return
-    with h5py.File(path, "r", locking=False) as old, temporary_beside(path) as temporary:
-        starts, splits = old["episode/start"][()], old["episode/split"][()]
-        lengths = np.diff(np.append(starts, len(old[PACKED])))
-        lay_out(temporary, reader.info, EpisodePlan(lengths, old["episode/seed"][()], splits), GZIP_LEVEL)
-        with h5py.File(temporary, "r+") as new:
-            new.attrs["checksum"] = old.attrs.get("checksum", 1)
-            for name in ("length", "crc32", *(f"factors/{column.name}" for column in reader.info.factors)):
-                new[f"episode/{name}"][...] = old[f"episode/{name}"][()]
-            for start, length in zip(starts, lengths, strict=True):
-                for column in reader.info.columns:
-                    rows = slice(start, start + length)
-                    new[column.name][rows] = old[column.name][rows]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from planners.noise import Draws
-from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
+from planners.sampling import Proposal, SamplingPlanner
 from planners.scoring import Problem, finite_mean
+from planners.settings import SearchConfig, check_not_negative, check_share
 
 
 @dataclass(frozen=True)

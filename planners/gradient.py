@@ -17,16 +17,9 @@ from torch import Tensor
 
 from planners.noise import NUDGES, Draws, sample_noise
 from planners.protocol import Plan
-from planners.sampling import (
-    BasePlanner,
-    NoiseConfig,
-    check_not_negative,
-    check_share,
-    make_first_proposal,
-    make_noise_colour,
-    sample_candidates,
-)
+from planners.sampling import BasePlanner, make_first_proposal, make_noise_colour, sample_candidates
 from planners.scoring import Problem, bounds, finite_mean
+from planners.settings import NoiseConfig, check_not_negative, check_share
 
 Bounds = Literal["clamp", "tanh"]
 Memory = tuple[Tensor, ...]

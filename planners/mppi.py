@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingPlanner, SearchConfig, check_not_negative, check_share
+from planners.sampling import Proposal, SamplingPlanner
 from planners.scoring import finite_mean
+from planners.settings import SearchConfig, check_not_negative, check_share
 
 TINY = 1e-12
 

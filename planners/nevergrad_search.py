@@ -18,8 +18,9 @@ from torch import Tensor
 
 from planners.noise import CANDIDATES, Draws, derive_seed, upload
 from planners.protocol import Plan
-from planners.sampling import BasePlanner, PlannerConfig, make_first_proposal
+from planners.sampling import BasePlanner, make_first_proposal
 from planners.scoring import Problem, bounds, finite_mean
+from planners.settings import PlannerConfig
 
 UNUSABLE = 1e15  # reported for an infinite cost: nevergrad clips larger numbers
 

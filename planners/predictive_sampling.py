@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.sampling import Proposal, SamplingPlanner, SearchConfig
+from planners.sampling import Proposal, SamplingPlanner
+from planners.settings import SearchConfig
 
 
 @dataclass(frozen=True)

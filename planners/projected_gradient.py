@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from planners.gradient import TINY, DescendingPlanner, Memory, anneal
-from planners.sampling import NoiseConfig, check_not_negative, check_share
+from planners.settings import NoiseConfig, check_not_negative, check_share
 
 Projection = Callable[[Tensor], Tensor]
 

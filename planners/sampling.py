@@ -1,4 +1,4 @@
-"""What planners that draw candidates share: their settings, warm starts, and the one search loop.
+"""What planners that draw candidates share: warm starts, proposals, and the one search loop.
 
 A planner that draws candidates around a mean (CEM, iCEM, MPPI, predictive sampling) is a rule that turns
 scored candidates into the next `Proposal`; `search()` does the rest: draw, clip, imagine and judge, keep
@@ -13,15 +13,16 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from planners.compilation import compile_step
-from planners.noise import Draws, Source, make_colour_matrix, sample_noise, upload
+from planners.noise import Draws, make_colour_matrix, sample_noise, upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan, PolicyPrior
-from planners.scoring import Precision, Problem, bounds, check_fit, finite_mean, reduce_precision
+from planners.scoring import Problem, bounds, check_fit, finite_mean, reduce_precision
+from planners.settings import NoiseConfig, PlannerConfig, SearchConfig
 
 Tail = Literal["repeat", "zero"]
 
@@ -32,86 +33,6 @@ def shift_plan(actions: Tensor, steps: int, tail: Tail = "repeat") -> Tensor:
     assert 0 <= steps <= horizon, (steps, horizon)
     last = actions[..., -1:, :] if tail == "repeat" else torch.zeros_like(actions[..., -1:, :])
     return torch.cat((actions[..., steps:, :], *[last] * steps), dim=-2)
-
-
-@dataclass(frozen=True)
-class PlannerConfig:
-    """Keys of every planner.
-
-    A few iterations leave an error in proportion to `std_init` and `std_warm`: small values hold a goal precisely,
-    large ones escape a bad plan. The final mean (`return_best=False`, scored once more) is steadier at the goal
-    under costs that a lucky candidate can win (closest approach).
-    """
-
-    least_samples: ClassVar[int] = 2
-
-    samples: int = 96
-    """candidates per iteration (>= 2; gradient planners: >= 1)"""
-    iterations: int = 4
-    """iterations per plan (>= 1)"""
-    horizon: int = 6
-    """planned model steps (>= 1, at most the model's horizon)"""
-    std_init: float = 1.0
-    """first standard deviation, in half action ranges (> 0)"""
-    std_warm: float = 0.4
-    """first standard deviation after a warm start, in half action ranges (>= 0; 0: std_init)"""
-    include_mean: bool = True
-    """whether the mean is one of the candidates"""
-    return_best: bool = False
-    """whether the plan is the best candidate of all iterations, else the final mean"""
-    chunk_elements: int = 0
-    """candidate model steps imagined at once (>= 0; 0: as many as memory allows)"""
-    precision: Precision = "fp32"
-    """number format of products: fp32, tf32 (GPUs) or bf16; below fp32 near candidates may change places"""
-    draws: Source = "host"
-    """where random numbers are drawn: host (the same for every device), or device (other numbers; no copy to a GPU)"""
-
-    def __post_init__(self) -> None:
-        least_of = {"samples": self.least_samples, "iterations": 1, "horizon": 1, "chunk_elements": 0}
-        for key, least in least_of.items():
-            if getattr(self, key) < least:
-                raise ValueError(f"planner {key} is {getattr(self, key)}; it must be at least {least}")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"planner precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
-        if self.draws not in get_args(Source):
-            raise ValueError(f"planner draws is {self.draws!r}; choose one of {', '.join(get_args(Source))}")
-        if self.std_init <= 0:
-            raise ValueError(f"planner std_init is {self.std_init}; it must be above 0")
-        check_not_negative(self, "std_warm")
-
-
-@dataclass(frozen=True)
-class NoiseConfig(PlannerConfig):
-    """`PlannerConfig`, and the colour of the noise over time (1/f^noise_beta)."""
-
-    noise_beta: float = 1.5
-    """exponent of the noise spectrum over time (>= 0; 0 white, 1 pink, 2 red)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_not_negative(self, "noise_beta")
-
-
-@dataclass(frozen=True)
-class SearchConfig(NoiseConfig):
-    """`NoiseConfig`, and whether `search` compiles its iterations."""
-
-    compile_iteration: bool = False
-    """whether an iteration is compiled as a whole (GPU: one CUDA graph): minutes at first, then plans are faster"""
-
-
-def check_not_negative(config: object, *keys: str) -> None:
-    """Raise ValueError for the first of these fields that is below 0."""
-    for key in keys:
-        if getattr(config, key) < 0:
-            raise ValueError(f"planner {key} is {getattr(config, key)}; it must not be negative")
-
-
-def check_share(config: object, *keys: str) -> None:
-    """Raise ValueError for the first of these fields that is not from 0 to below 1."""
-    for key in keys:
-        if not 0 <= getattr(config, key) < 1:
-            raise ValueError(f"planner {key} is {getattr(config, key)}; choose 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -236,8 +157,7 @@ def draw_first_candidates(spec: DynamicsSpec, planner: SamplingPlanner, draws: D
     """actions_BSKA of a search's first iteration, which nothing has scored; without warm start and model's policy."""
     config = planner.config
     box, proposal = make_action_box(spec, config.horizon), make_first_proposal(spec, config, len(draws.seeds), None)
-    shape = (planner.population(0), *proposal.mean_BKA.shape[1:])
-    noise = sample_noise(draws.at(0), shape, make_noise_colour(config, spec))
+    noise = planner.draw_noise(draws.at(0), spec.block_dim, make_noise_colour(config, spec))
     return sample_candidates(proposal, noise, box.low_KA, box.high_KA, config.include_mean)
 
 
@@ -261,7 +181,7 @@ def search(problem: Problem, planner: SamplingPlanner, draws: Draws, warm_start:
     history: list[dict[str, Tensor]] = []
     for iteration in range(config.iterations):
         draws_now = draws.at(iteration)
-        noise = sample_noise(draws_now, (planner.population(iteration), *now.best_BKA.shape[1:]), colour)
+        noise = planner.draw_noise(draws_now, spec.block_dim, colour)
         with reduce_precision(config.precision, spec.device) if config.compile_iteration else nullcontext():
             now, record = step(problem, planner, now, noise, draws_now, box)
         history.append(record)
@@ -344,6 +264,10 @@ class SamplingPlanner(BasePlanner):
     def population(self, iteration: int) -> int:
         """Candidates of an iteration."""
         return self.config.samples
+
+    def draw_noise(self, draws: Draws, block_dim: int, colour: Tensor | None) -> Tensor:
+        """noise_BSKA of the iteration of `draws`, for all of its candidates."""
+        return sample_noise(draws, (self.population(draws.iteration), self.horizon, block_dim), colour)
 
     def refine(self, problem: Problem, actions_BSKA: Tensor, cost_BS: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """The candidates and their costs, improved before they are looked at."""

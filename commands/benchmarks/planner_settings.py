@@ -14,7 +14,8 @@ from planners.mppi import MPPI, MPPIConfig
 from planners.nevergrad_search import Nevergrad, NevergradConfig
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig
-from planners.sampling import BasePlanner, PlannerConfig
+from planners.sampling import BasePlanner
+from planners.settings import PlannerConfig
 
 SHARES = ("elites", "keep_elites", "refined")
 LEAST_SAMPLES = 16  # per iteration; where the budget is too small for that, there are fewer iterations

@@ -23,7 +23,8 @@ from planners.nevergrad_search import Nevergrad, NevergradConfig
 from planners.predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from planners.projected_gradient import ProjectedGradient, ProjectedGradientConfig
 from planners.proposals import Direct, DirectConfig, ProposalConfig, check_candidates
-from planners.sampling import BasePlanner, PlannerConfig
+from planners.sampling import BasePlanner
+from planners.settings import PlannerConfig
 from world_model.dynamics import DynamicsConfig
 from world_model.encoder import EncoderConfig
 from world_model.nn.flow import MOST_STEPS

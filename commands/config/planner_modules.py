@@ -10,7 +10,7 @@ from typing import Any
 from commands.config.modules import is_target, load_class, require_members
 from commands.config.schema import build
 from commands.shared.errors import UsageError
-from planners.sampling import PlannerConfig
+from planners.settings import PlannerConfig
 
 MEMBERS = ("plan", "horizon")  # of `planners.protocol.Planner`
 

@@ -22,7 +22,7 @@ from commands.evaluation.methods import make_agent, play_policy
 from commands.evaluation.setup import EvaluationSetup
 from commands.shared.console import Console, format_table, make_silent_console
 from planners.proposals import Proposals
-from planners.sampling import PlannerConfig
+from planners.settings import PlannerConfig
 
 BATCHES = (1, 4)  # environments planned together, beside all of them
 HEAD = ("environments", "candidate steps", "first plans differ", "largest", "episodes differ", "largest", "flipped")

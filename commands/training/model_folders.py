@@ -31,10 +31,11 @@ from world_model.interop.huggingface import holds_weights
 from world_model.interop.lewm_weights import holds_lewm
 from world_model.interop.pretrained import load_pretrained
 from world_model.interop.timm_encoder import TimmSizes, make_encoder
+from world_model.masked_predictor import MaskedPredictor
 from world_model.objectives.families import ObjectiveConfig, Stage1Config
 from world_model.objectives.masked import Masked, PixelTargets
 from world_model.objectives.pretrain_model import PretrainModel
-from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.predictor import ActionPredictor
 from world_model.training.checkpoint import (
     CheckpointError,
     check_fit,

@@ -12,8 +12,9 @@ from planners.costs import GoalCost
 from planners.noise import Draws, Source, make_colour_matrix, sample_noise
 from planners.philox import encrypt_counters
 from planners.protocol import Views
-from planners.sampling import SearchConfig, shift_plan
+from planners.sampling import shift_plan
 from planners.scoring import Problem, measure_elite_overlap, score, score_each
+from planners.settings import SearchConfig
 
 from .point_mass import PointContext, PointMass, views
 

@@ -1,4 +1,4 @@
-"""Masked and action-conditioned predictors: causality, caches, padding."""
+"""Action-conditioned predictors: causality, caches, padding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.world_model.small import PREDICTOR, shake
-from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.predictor import ActionPredictor, PredictorConfig
 
 CONDITIONINGS = ["tokens", "adaln", "adaln_lewm"]
 SCENE = (5, (2, 3))  # numbers of a patch, and the grid
@@ -104,20 +104,6 @@ def test_without_actions_it_predicts_the_future_alone():
     model = predictor((1, 1), action_dim=0)
     assert model(torch.randn(3, 2, 1, 12)).shape == (3, 2, 1, 12)
     assert not any("action" in name for name in model.state_dict())
-
-
-def test_masked_predictions_depend_on_their_place_not_on_the_order_of_the_context():
-    torch.manual_seed(0)
-    model = MaskedPredictor(MaskedSizes(12, (4, 4)), PREDICTOR).eval()
-    shake(model)
-    context, target = torch.tensor([[0, 5, 9, 20]]), torch.tensor([[3, 30]])
-    tokens = torch.randn(1, 4, 12)
-    found, _ = model(tokens, context, target, steps=2)
-    order = torch.tensor([2, 0, 3, 1])
-    shuffled, _ = model(tokens[:, order], context[:, order], target, steps=2)
-    torch.testing.assert_close(found, shuffled, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(found[:, 0], found[:, 1])
-    assert not torch.allclose(found, model(tokens, context, target, steps=2, mask_token=1)[0])
 
 
 def test_states_and_extrinsics_are_further_tokens_of_their_frame():

@@ -7,7 +7,8 @@ import torch
 
 from commands.config.compose import load_config
 from world_model.encoder import VideoEncoder
-from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.masked_predictor import MaskedPredictor, MaskedSizes
+from world_model.predictor import ActionPredictor, PredictorConfig
 
 # Parameters in millions, of the reference's own modules.
 ENCODERS = {

@@ -18,7 +18,8 @@ from world_model.encoder import VideoEncoder
 from world_model.interop.huggingface import PREPROCESSOR, SIZE_KEYS, Weights, to_huggingface
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, MODERN_PX, SIZES, space_released_levels
 from world_model.interop.timm_encoder import TimmEncoder
-from world_model.predictor import ActionPredictor, MaskedPredictor
+from world_model.masked_predictor import MaskedPredictor
+from world_model.predictor import ActionPredictor
 from world_model.training.checkpoint import write_atomic
 
 

@@ -21,11 +21,12 @@ from data.checks import check_regular
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.lewm import WindowPredictor
 from world_model.interop.lewm_weights import from_released, to_released
+from world_model.masked_predictor import MaskedPredictor, MaskedSizes
 from world_model.nn import poses
 from world_model.nn.layers import ActionMLP, BlockConfig, gather_tokens
 from world_model.objectives.end_to_end import PathTerms, StepTerms, compute_path_terms, compute_step_terms
 from world_model.objectives.losses import normalise_target, regression, sigreg
-from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.probing.attentive import AttentiveProbe, AttentiveProbeConfig
 from world_model.training.checkpoint import CheckpointError, check_fit_of, load_weights
 

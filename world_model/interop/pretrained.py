@@ -32,8 +32,9 @@ from world_model.interop.huggingface import (
     read_weights,
     strip_wrappers,
 )
+from world_model.masked_predictor import MaskedPredictor, MaskedSizes
 from world_model.nn.stem import LinearStemConfig
-from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.training.checkpoint import CheckpointError, get_first_line, list_some, load_weights
 
 # ImageNet's channel statistics in 0..255, which all released V-JEPA weights were trained with.

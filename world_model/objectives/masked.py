@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from world_model.actions import ActionSpec
 from world_model.distributed import SINGLE_PROCESS, WorldInfo
 from world_model.encoder import EncoderConfig, VideoEncoder, space_levels
+from world_model.masked_predictor import MaskedPredictor, MaskedSizes
 from world_model.nn.layers import gather_tokens
 from world_model.nn.pools import PrincipalPoolConfig
 from world_model.objectives.losses import Loss, TokenTerms, normalise_target, regression
@@ -46,7 +47,7 @@ from world_model.objectives.objective import (
     Teaching,
     make_clip,
 )
-from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.predictor import PredictorConfig
 
 PATCH_EPS = 1e-6
 MOVED = 8  # of 255: more than the noise of a compressed video

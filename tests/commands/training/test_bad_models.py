@@ -15,7 +15,8 @@ from commands.training.model_folders import save_dynamics, save_encoder
 from tests.world_model.small import dynamics
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.export import export_huggingface, export_official
-from world_model.predictor import MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.masked_predictor import MaskedPredictor, MaskedSizes
+from world_model.predictor import PredictorConfig
 
 HEADS = {"heads": 3}
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 2, 3, pool=None, rope="tiled")

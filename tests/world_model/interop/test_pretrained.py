@@ -15,8 +15,9 @@ from tests.world_model.small import shake
 from world_model.encoder import EncoderConfig, VideoEncoder
 from world_model.interop.export import export_huggingface, export_official
 from world_model.interop.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_pretrained
+from world_model.masked_predictor import MaskedPredictor, MaskedSizes
 from world_model.nn.stem import ConvStemConfig, LinearStemConfig
-from world_model.predictor import ActionPredictor, MaskedPredictor, MaskedSizes, PredictorConfig
+from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.training.checkpoint import CheckpointError
 
 SIZES = EncoderConfig((32, 32), 8, 2, 48, 3, 3, pool=None, rope="tiled")

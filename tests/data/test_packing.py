@@ -6,8 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from data.packing import pack_file
 from data.schema import StoreError
-from data.store import Reader, Writer, pack_file
+from data.store import Reader, Writer
 from data.windows import Windows
 
 
