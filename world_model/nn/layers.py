@@ -70,8 +70,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.float().softmax(-1), dropout).to(v.dtype) @ v
+        # Added in place, which holds no second matrix of scores: half of the lowest number overflows for no score.
+        scores += torch.where(mask, 0.0, torch.finfo(scores.dtype).min / 2).to(scores.dtype)
+    return F.dropout(scores.softmax(-1), dropout) @ v
 
 
 def attend_shared_prefix(
