@@ -13,7 +13,7 @@ from commands.evaluation.evaluate import evaluate_model, format_headline, warn_o
 from commands.evaluation.keys import EvaluationKeys
 from commands.evaluation.methods import make_agent
 from commands.evaluation.models import check_model, is_lewm_model, is_module_model
-from commands.evaluation.photo_goals import check_goals, plan_to_photos
+from commands.evaluation.photo_goals import list_goal_files, plan_to_photos
 from commands.evaluation.proposals import check_proposals, make_proposals
 from commands.evaluation.scenes import changes_scenes, check_scenes
 from commands.evaluation.setup import load_setup
@@ -68,7 +68,7 @@ def check(config: Config) -> None:
         check_offline(config, config.goal, config.viewer)
         return
     if config.goal is not None:
-        check_goals(config.goal, config.planner.mpc)
+        list_goal_files(config.goal, config.planner.mpc)
         if (nuisance := config.protocol.goal_nuisance) != "same":
             raise UsageError(f"goal={config.goal} is shown as it is: leave out protocol.goal_nuisance={nuisance}")
     if changes_scenes(config.protocol):
@@ -94,7 +94,7 @@ def run(config: Config, folder: RunFolder, console: Console) -> None:
     planner = bind_value(config.planner, setup.model)
     proposals = make_proposals(planner, setup, console)
     policy = make_agent(setup.model, planner, proposals)
-    photos = check_goals(config.goal, planner.mpc)
+    photos = list_goal_files(config.goal, planner.mpc)
     line = plan_to_photos(photos, policy, planner.cost.view, config.videos, setup, folder.path, console)
     console.say(f"{line}\nreport: {folder.path / 'report.html'}")
     folder.finish(line)

@@ -19,7 +19,7 @@ from planners.noise import NUDGES, Draws, sample_noise
 from planners.protocol import Plan
 from planners.sampling import BasePlanner, make_first_proposal, make_noise_colour, sample_candidates
 from planners.scoring import Problem, bounds, finite_mean
-from planners.settings import NoiseConfig, check_not_negative, check_share
+from planners.settings import NoiseConfig, check_learning_rate, check_not_negative, check_share
 
 Bounds = Literal["clamp", "tanh"]
 Memory = tuple[Tensor, ...]
@@ -62,10 +62,7 @@ class GradientConfig(NoiseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.learning_rate <= 0:
-            raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.lr_end <= 1:
-            raise ValueError(f"planner lr_end is {self.lr_end}; choose 0 to 1")
+        check_learning_rate(self.learning_rate, self.lr_end)
         check_share(self, "momentum", "square_momentum")
         check_not_negative(self, "noise")
         if self.bounds not in get_args(Bounds):
@@ -193,7 +190,7 @@ class Gradient(DescendingPlanner):
         self.config: GradientConfig = config or GradientConfig()
 
     def step(self, x: Tensor, gradient: Tensor, memory: Memory, number: int, action_dim: int) -> tuple[Tensor, Memory]:
-        """See `adam`."""
+        """See `adam_step`."""
         return adam_step(x, gradient, memory, number, self.config)
 
     def nudge(self, x: Tensor, memory: Memory, draws: Draws, number: int) -> tuple[Tensor, Memory]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from planners.noise import CANDIDATES, Draws, derive_seed, upload
 from planners.protocol import Plan
-from planners.sampling import BasePlanner, make_first_proposal
+from planners.sampling import BasePlanner, keep_best, make_first_proposal
 from planners.scoring import Problem, bounds, finite_mean
 from planners.settings import PlannerConfig
 
@@ -55,7 +55,7 @@ class Nevergrad(BasePlanner):
         mean = ((proposal.mean_BKA - mid_A) / half_A).cpu().numpy()
         std = config.std_init if warm_start is None else config.std_warm or config.std_init
         optimizers = [
-            self._optimizer(start, std, derive_seed(seed, draws.replan, 0, CANDIDATES))
+            self._make_optimizer(start, std, derive_seed(seed, draws.replan, 0, CANDIDATES))
             for start, seed in zip(mean, draws.seeds, strict=True)
         ]
         best = proposal.mean_BKA
@@ -66,13 +66,9 @@ class Nevergrad(BasePlanner):
             x_BSKA = np.stack([[one.value for one in row] for row in asked]).astype(np.float32)
             actions = (mid_A + half_A * upload(torch.from_numpy(x_BSKA), best.device)).clamp(low_A, high_A)
             cost = problem.score(actions, draws.at(iteration))
-            low, index = cost.min(dim=1)
-            better = low < best_cost
-            chosen = actions.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
-            best = torch.where(better[:, None, None], chosen, best)
-            best_cost = torch.where(better, low, best_cost)
+            best, best_cost = keep_best(best, best_cost, actions, cost)
             spread = ((actions - mid_A) / half_A).std(1, correction=0).mean((1, 2))
-            history.append({"best": best_cost, "mean": finite_mean(cost), "elite_mean": low, "std": spread})
+            history.append({"best": best_cost, "mean": finite_mean(cost), "elite_mean": cost.amin(1), "std": spread})
             _report_costs(optimizers, asked, cost)
         if config.return_best:
             return Plan(best, best_cost, history)
@@ -80,7 +76,7 @@ class Nevergrad(BasePlanner):
         actions = (mid_A + half_A * upload(torch.from_numpy(last), best.device)).clamp(low_A, high_A)
         return Plan(actions, problem.score(actions[:, None], draws.at(config.iterations))[:, 0], history)
 
-    def _optimizer(self, start_KA: np.ndarray, std: float, seed: int) -> Any:
+    def _make_optimizer(self, start_KA: np.ndarray, std: float, seed: int) -> Any:
         config = self.config
         try:
             import nevergrad

@@ -94,7 +94,7 @@ def make_colour_matrix(steps: int, beta: float) -> Tensor:
 
 
 def sample_noise(draws: Draws, shape_SKA: tuple[int, int, int], colour: Tensor | None = None) -> Tensor:
-    """noise_BSKA, standard normal. colour: `colour_matrix` over the K x frame_skip *environment* steps."""
+    """noise_BSKA, standard normal. colour: `make_colour_matrix` over the K x frame_skip *environment* steps."""
     white = draws.normal(shape_SKA, stream=CANDIDATES)
     if colour is None:
         return white

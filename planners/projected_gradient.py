@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from planners.gradient import TINY, DescendingPlanner, Memory, anneal
-from planners.settings import NoiseConfig, check_not_negative, check_share
+from planners.settings import NoiseConfig, check_learning_rate, check_not_negative, check_share
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -52,10 +52,7 @@ class ProjectedGradientConfig(NoiseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.learning_rate <= 0:
-            raise ValueError(f"planner learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.lr_end <= 1:
-            raise ValueError(f"planner lr_end is {self.lr_end}; choose 0 to 1")
+        check_learning_rate(self.learning_rate, self.lr_end)
         check_share(self, "momentum")
         check_not_negative(self, "max_change", "max_norm")
 

@@ -134,17 +134,25 @@ def make_action_box(spec: DynamicsSpec, horizon: int) -> ActionBox:
     return ActionBox(low_KA, high_KA, (high_A - low_A) / 2)
 
 
+def keep_best(
+    best_BKA: Tensor, best_cost_B: Tensor, actions_BSKA: Tensor, cost_BS: Tensor, frozen_B: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best actions so far and their costs, after these candidates. frozen_B: environments whose best stays."""
+    low_B, index = cost_BS.min(dim=1)
+    better = low_B < best_cost_B
+    if frozen_B is not None:
+        better = better & ~frozen_B
+    chosen = actions_BSKA.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
+    return torch.where(better[:, None, None], chosen, best_BKA), torch.where(better, low_B, best_cost_B)
+
+
 def iterate(
     problem: Problem, planner: SamplingPlanner, now: Progress, noise_BSKA: Tensor, draws: Draws, box: ActionBox
 ) -> tuple[Progress, dict[str, Tensor]]:
     """One iteration: candidates, their costs, the best so far, the next proposal; and its entry in Plan.history."""
     actions = sample_candidates(now.proposal, noise_BSKA, box.low_KA, box.high_KA, planner.config.include_mean)
     actions, cost_BS = planner.refine(problem, actions, problem.score(actions, draws), draws)
-    low_cost, index = cost_BS.min(dim=1)
-    better = (low_cost < now.best_cost_B) & ~now.frozen_B
-    chosen = actions.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
-    best = torch.where(better[:, None, None], chosen, now.best_BKA)
-    best_cost = torch.where(better, low_cost, now.best_cost_B)
+    best, best_cost = keep_best(now.best_BKA, now.best_cost_B, actions, cost_BS, now.frozen_B)
     proposal = _keep_frozen(now.frozen_B, now.proposal, planner.update(now.proposal, actions, cost_BS, box.half_A))
     frozen = now.frozen_B
     if planner.early_stop_std:

@@ -19,8 +19,8 @@ from planners.costs import RETURN
 from planners.noise import upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Keep, Noise
 
-# Evaluates one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
 Precision = Literal["fp32", "tf32", "bf16"]
+# Evaluates one chunk: (context, goal, noise, actions_BSKA) -> tensors [B, S, ...]
 Evaluate = Callable[[Context, Goal, Noise | None, Tensor], tuple[Tensor, ...]]
 
 CPU_CHUNK_BYTES = 1 << 30

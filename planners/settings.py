@@ -87,3 +87,11 @@ def check_share(config: object, *keys: str) -> None:
     for key in keys:
         if not 0 <= getattr(config, key) < 1:
             raise ValueError(f"planner {key} is {getattr(config, key)}; choose 0 to below 1")
+
+
+def check_learning_rate(learning_rate: float, lr_end: float) -> None:
+    """Raise ValueError for a learning rate that is not above 0, and for a last share of it that is not from 0 to 1."""
+    if learning_rate <= 0:
+        raise ValueError(f"planner learning_rate is {learning_rate}; it must be above 0")
+    if not 0 <= lr_end <= 1:
+        raise ValueError(f"planner lr_end is {lr_end}; choose 0 to 1")

@@ -13,6 +13,7 @@ from typing import Any
 from commands.config.compose import nest_overrides
 from commands.shared.errors import UsageError, describe_choices
 from commands.shared.runs import flatten
+from commands.tables.tidy import RESERVED
 
 Axes = Mapping[str, Mapping[str, Sequence[Any]]]  # axis -> variant -> overrides
 Variant = Mapping[str, str]  # axis -> name of its variant
@@ -35,6 +36,8 @@ def list_variants(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[Variant
                 raise UsageError(f"vary.{axis}: {name} is no variant{describe_choices(name, axes[axis])}")
         if len(set(names)) < len(names):
             raise UsageError(f"vary.{axis}=[{','.join(names)}] names a variant twice")
+        if axis in RESERVED:
+            raise UsageError(f"axes.{axis}: tables have a column of this name: give the axis another one")
     for key in list_decided_keys(axes, vary):
         if key.partition(".")[0] in EQUAL:
             raise UsageError(f"axes: {key} is equal in all rows of a table: make one table for each of its values")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
 import torch
 
 from commands.config.groups import DynamicsKeys
 from commands.pipeline import PipelineKeys
+from commands.shared.errors import UsageError
 from commands.shared.flops import count_flops
 from commands.training.cloning import PolicyTraining, make_random_policy
 from commands.training.posttraining import make_dynamics, make_random_stage2
@@ -81,7 +83,8 @@ def fit_steps(keys: PipelineKeys, budget: str, limit: TrainingFlops) -> Pipeline
     """The pipeline with the steps of stage 1 that a budget allows.
 
     steps: as it is. flops: stage 1 has the arithmetic of the limit's. total: all stages together have that of the
-    limit's; the metric's fit is left out on both sides, so that rows with and without a metric share stage 1.
+    limit's; the metric's fit is left out on both sides, so that rows with and without a metric share stage 1. Raises
+    UsageError where the budget does not allow one step.
     """
     if budget not in ("flops", "total") or not keys.pretrain.steps:
         return keys
@@ -89,7 +92,12 @@ def fit_steps(keys: PipelineKeys, budget: str, limit: TrainingFlops) -> Pipeline
     allowed = limit.pretrain
     if budget == "total":
         allowed += limit.posttrain + limit.clone - own.posttrain - own.clone
-    steps = max(1, round(allowed / own.step))
+    steps = round(allowed / own.step)
+    if steps < 1:
+        raise UsageError(
+            f"budgets=[{budget}]: {allowed / 1e12:.3g} TFLOP are left for stage 1, and one step takes "
+            f"{own.step / 1e12:.3g}: shorten stage 2 and the policy of this row, or give budgets=[steps]"
+        )
     return replace(keys, pretrain=replace(keys.pretrain, steps=steps))
 
 
@@ -116,21 +124,23 @@ class _Stage2Flops:
 def _count_stage2(sizes: EncoderConfig, keys: DynamicsKeys, batch_size: int, task: str) -> _Stage2Flops:
     model, batch = make_random_stage2(sizes, keys, batch_size, task, torch.device("cpu"))
     trainer, dynamics = TrainerConfig(steps=1, batch_size=batch_size), model.dynamics
-    optimizer = make_optimizer(model, trainer)
     lengths = 1 if keys.losses.rollout_history or not keys.losses.rollout else keys.history
-    steps = [count_flops(partial(train_step, model, batch, optimizer, trainer, at)) for at in range(lengths)]
+    step = _average_step(model, batch, trainer, lengths)
     frames = torch.zeros(1, FRAMES, *sizes.image_px, 3, dtype=torch.uint8)
     with torch.no_grad():
         encode = count_flops(lambda: dynamics.read(frames))
         embed = count_flops(lambda: dynamics.encoder.embed_chunks(frames))
-    return _Stage2Flops(sum(steps) / lengths, encode / FRAMES, embed / FRAMES)
+    return _Stage2Flops(step, encode / FRAMES, embed / FRAMES)
 
 
 @cache
 def _count_policy(sizes: EncoderConfig, dynamics: DynamicsKeys, keys: PolicyTraining, task: str) -> float:
     """All steps of a policy, forward and back, mean over the lengths of history."""
     model, batch = make_random_policy(keys, make_dynamics(sizes, dynamics, task))
-    trainer, lengths = replace(keys.trainer, steps=1), keys.policy.history
+    return keys.trainer.steps * _average_step(model, batch, replace(keys.trainer, steps=1), keys.policy.history)
+
+
+def _average_step(model: Any, batch: dict[str, torch.Tensor], trainer: TrainerConfig, lengths: int) -> float:
+    """Operations of a step, forward and back: mean over the lengths of history, which steps have in turn."""
     optimizer = make_optimizer(model, trainer)
-    steps = [count_flops(partial(train_step, model, batch, optimizer, trainer, at)) for at in range(lengths)]
-    return keys.trainer.steps * sum(steps) / lengths
+    return fmean(count_flops(partial(train_step, model, batch, optimizer, trainer, at)) for at in range(lengths))

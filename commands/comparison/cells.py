@@ -32,8 +32,9 @@ from commands.comparison.table_keys import (
 )
 from commands.config.schema import fill_defaults, is_superseded
 from commands.pipeline import PipelineKeys
+from commands.shared.errors import UsageError
 from commands.shared.runs import get_identity, read_json, to_json_value
-from commands.tables.rows import ALL_BUDGETS, CANDIDATES, ORACLE, TIME
+from commands.tables.rows import ALL_BUDGETS, CANDIDATES, ORACLE, TIME, format_row
 from commands.tables.sharing import FREE, SCALED
 from world_model.training.loop import TrainerConfig
 
@@ -116,7 +117,10 @@ class Cell:
         """The configuration as the record holds it: nested plain values, without keys that change no number."""
         parts = ORACLE_PARTS if self.objective == ORACLE else [item.name for item in fields(PipelineKeys)]
         apart = (*FREE, "name", "runs", *(() if self.keys.has_stage2 else STAGE2))
-        return {key: to_json_value(getattr(self.keys, key)) for key in parts if key not in apart}
+        config = {key: to_json_value(getattr(self.keys, key)) for key in parts if key not in apart}
+        if self.objective == ORACLE and self.keys.dynamics.frame_skip is not None:  # null: the task's own
+            config["dynamics"] = {"frame_skip": self.keys.dynamics.frame_skip}
+        return config
 
     @property
     def chooses_view(self) -> bool:
@@ -193,15 +197,19 @@ class Cell:
         """Whether a recorded configuration is that of this cell, but for keys that change none of its numbers."""
         if not is_current(recorded):
             return False
+        if self.objective == ORACLE and recorded.get("dynamics") != self.config.get("dynamics"):
+            return False  # of the dynamics it has the model step alone
         complete = fill_defaults(PipelineKeys, recorded)
         asks = self.objective != ORACLE and self.keys.protocol.oracle_cost.episodes > 0
         apart = FREE if asks else (*FREE, ORACLE_COST)
         if self.effort == TIME:
             apart = (*apart, *SCALED)
-        found = get_identity({key: complete[key] for key in self.config}, apart)
-        wanted = get_identity(self.config, apart)
-        if self.budget in COUNTED and abs(found[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]:
-            found[STEPS] = wanted[STEPS]
+        compared = [key for key in self.config if self.objective != ORACLE or key in ORACLE_PARTS]
+        found = get_identity({key: complete[key] for key in compared}, apart)
+        wanted = get_identity({key: self.config[key] for key in compared}, apart)
+        if self.budget in COUNTED and STEPS in wanted:
+            near = abs(found[STEPS] - wanted[STEPS]) <= STEPS_TOLERANCE * wanted[STEPS]
+            found[STEPS] = wanted[STEPS] if near else found[STEPS]
         return found == wanted
 
 
@@ -220,12 +228,16 @@ def make_cells(config: TableKeys) -> list[Cell]:
         limit = count_training_flops(plans_as)
     for seed in range(config.seed, config.seed + config.seeds):
         for row in rows:
-            keys = make_cell_keys(config, row.objective, seed, row.variant)
+            keys, tuning = make_cell_keys(config, row.objective, seed, row.variant), make_tuning(config, row, seed)
             reference = None if row == first or row.objective == ORACLE else plans_as
             fitted = dict.fromkeys(config.budgets, keys)
             if limit is not None and row.is_trained:
-                fitted = {budget: fit_steps(keys, budget, limit) for budget in config.budgets}
-            same = len(fitted) > 1 and len({each.pretrain.steps for each in fitted.values()}) == 1
+                try:
+                    fitted = {budget: fit_steps(keys, budget, limit) for budget in config.budgets}
+                except UsageError as error:
+                    raise UsageError(f"row {format_row(row.objective, row.variant)}: {error}") from error
+            # Trials may have steps of other arithmetic than the published setting, so each budget tunes by itself.
+            same = len(fitted) > 1 and len({each.pretrain.steps for each in fitted.values()}) == 1 and tuning is None
             for budget, fit in list(fitted.items())[: 1 if same else None]:
                 cell = Cell(
                     row.objective,
@@ -233,7 +245,7 @@ def make_cells(config: TableKeys) -> list[Cell]:
                     seed,
                     fit,
                     row.variant,
-                    make_tuning(config, row, seed),
+                    tuning,
                     trained_as=read_arm(config.arms, row.objective)[0],
                     val_episodes=config.trial_episodes,
                     keeps_files=config.keep_models,

@@ -32,6 +32,7 @@ from world_model.objectives.families import Stage1Config
 from world_model.training.loop import TrainerConfig
 
 LEAST = 4  # candidates
+SHARES = {"elites": 2, "keep_elites": 1, "refined": 1, "prior_samples": 1}  # keys in proportion to samples: the least
 TOLERANCE = 0.01  # share by which two plans of equal operations may differ
 
 
@@ -93,13 +94,15 @@ def equalise_time(keys: PipelineKeys, own_ms: float, limit_ms: float) -> Pipelin
 
 
 def set_samples(keys: PipelineKeys, samples: int) -> PipelineKeys:
-    """The pipeline with so many candidates, at least LEAST, and elites in proportion."""
+    """The pipeline with so many candidates, at least LEAST, and elites and the like in proportion."""
     planner: Any = keys.planner
     samples = max(samples, min(LEAST, planner.samples))
     scaled = {"samples": samples}
-    for key, least in (("elites", 2), ("keep_elites", 1)):
+    for key, least in SHARES.items():
         if number := getattr(planner, key, 0):
             scaled[key] = max(min(least, number), round(number * samples / planner.samples))
+    if "prior_samples" in scaled:  # a planner draws at least two candidates by itself
+        scaled["prior_samples"] = min(scaled["prior_samples"], samples - 2)
     return replace(keys, planner=replace(planner, **scaled))
 
 

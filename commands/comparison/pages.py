@@ -44,11 +44,12 @@ def write_page(
 ) -> Path:
     """Write the table of those cells that are finished into the first folder, as Markdown with what predicts success
     and as CSV, and one of all tasks where it holds several; return the first. figures: whether it has figures."""
-    own, found = folders[0], read_records(cells, folders)
-    records = [record for _, record in found]
+    own, known = folders[0], dict(read_records(cells, folders))
+    records = list(known.values())
     table = own / f"{cells[0].task}.md"
-    everything = [record for record in map(read_json, sorted(own.glob("*.json"))) if is_current(record["config"])]
-    elsewhere = [record for path, record in found if path.parent != own]
+    everything = [known.get(path) or read_json(path) for path in sorted(own.glob("*.json"))]
+    everything = [record for record in everything if is_current(record["config"])]
+    elsewhere = [record for path, record in known.items() if path.parent != own]
     page = format_task_page(records, config.budgets, find_main_objective(config), config.mixed)
     if figures:
         rows = make_rows(select_records(records, config.budgets[0]))

@@ -44,6 +44,7 @@ from commands.training.trajectory_files import derive_preprocessing, open_reader
 from data.features import FeatureCache
 from data.pictures import Preprocessing
 from data.prepared import prepare_reader
+from planners.costs import RETURN
 from world_model.training.loop import Checkpoints
 
 SHARED = "stage1"  # folder of shared trainings, in the run folder
@@ -51,6 +52,7 @@ SHARED_MODELS = "stage2"  # the same of models that arms share
 CLONE = "clone"  # folder of a policy, in the folder of its cell or trial
 IMAGINED = "imagined.npz"  # frames that a model imagines, in the folder of its cell or trial
 SHARED_RECORD = "trained.json"  # in the folder of each, written last
+SECONDS = "seconds.json"  # in the folder of a cell or trial: of each phase
 VIEWS = "views.json"  # in the folder of a cell or trial: how its model plans on val in each of its views
 
 
@@ -58,7 +60,8 @@ class Phases:
     """Trains and evaluates one pipeline in the folder `work`, each phase resuming where it stopped.
 
     name: of the cell or trial, for the record of a shared training. data: trajectory file. shared: folder of shared
-    trainings. Attributes: seconds, of each phase by name.
+    trainings. Attributes: spent, seconds of each phase over all starts of the command; seconds, the same with those of
+    shared trainings.
     """
 
     def __init__(self, cell: Cell, name: str, data: str, work: Path, shared: Path, console: Console) -> None:
@@ -66,6 +69,7 @@ class Phases:
         self.data, self.work, self.console, self.val_episodes = data, work, console, cell.val_episodes
         self.shared = shared / name_shared_training(cell)
         self.shared_model = shared.parent / SHARED_MODELS / name_shared_model(cell) if cell.is_arm else None
+        self.spent: dict[str, float] = read_json(work / SECONDS) if (work / SECONDS).exists() else {}
         self.seconds: dict[str, float] = {}
 
     def train(self) -> dict[str, Any]:
@@ -161,7 +165,8 @@ class Phases:
     def measure_model(self) -> dict[str, Any]:
         """What the record says of the model itself: open-loop errors by model step, and how far ahead the planner's
         cost ranks, both on `val`. A model that shows pixels also leaves frames that it imagines (IMAGINED). Nothing
-        where no model is planned with."""
+        where no model is planned with; no ranks of a cost that is more than one distance in a view: a learned value,
+        the return of a path, or a share of the tokens."""
         if isinstance(self.keys.planner, DirectKeys):
             return {}
         folder, keys, views = self.work / self.keys.last_stage, self.keys, self.choose_view()
@@ -169,9 +174,11 @@ class Phases:
         set_flow_steps(keys.planner, dynamics)
         reader, preprocessing = self._open_data(dynamics.spec.frame_hw)
         cost = keys.planner.cost if views is None else replace(keys.planner.cost, view=views["chosen"])
-        reach = self._time(
-            "rank_reach", lambda: measure_planned_reach(dynamics, reader, "val", cost, preprocessing, keys.seed)
-        )
+        reach = None
+        if keys.planner.value is None and cost.reduce != RETURN and cost.token_keep == 1:
+            reach = self._time(
+                "rank_reach", lambda: measure_planned_reach(dynamics, reader, "val", cost, preprocessing, keys.seed)
+            )
         write_imagined(dynamics, reader, keys.protocol.split, keys.seed, self.work / IMAGINED)
         measured = {"open_loop": read_json(folder / OPEN_LOOP), "rank_reach": reach}
         return measured if views is None else {**measured, "views": views}
@@ -201,9 +208,14 @@ class Phases:
         return folder
 
     def _time(self, name: str, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = call()
-        self.seconds[name] = round(time.perf_counter() - began, 1)
+        """The result of a phase. Its seconds are added to those of earlier starts that were stopped in it."""
+        began, before = time.perf_counter(), self.spent.get(name, 0.0)
+        try:
+            result = call()
+        finally:
+            self.seconds[name] = self.spent[name] = round(before + time.perf_counter() - began, 1)
+            self.work.mkdir(parents=True, exist_ok=True)
+            write_json(self.work / SECONDS, self.spent)
         self.console.say(f"{name} [{format_duration(self.seconds[name])}]")
         return result
 

@@ -80,8 +80,9 @@ def draw_cases(reader: Any, task: TaskSpec, protocol: ProtocolConfig) -> Cases:
             kinds.update(map(str, kind_of_pairs))
             starts, goals = starts[kind_of_pairs == kind], goals[kind_of_pairs == kind]
         distance = task.distance(truth[starts], goals)
-        is_solved = (distance <= task.thresholds[0]) & (not protocol.keep_solved)
-        is_near = ~is_solved & (distance < protocol.min_goal_distance)
+        already = distance <= task.thresholds[0]
+        is_solved = already & (not protocol.keep_solved)
+        is_near = ~already & (distance < protocol.min_goal_distance)
         solved += int(is_solved.sum())
         near += int(is_near.sum())
         drawn = rng.permutation(np.flatnonzero(~is_solved & ~is_near))

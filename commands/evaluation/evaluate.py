@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +33,7 @@ from commands.evaluation.methods import (
     play_policy,
 )
 from commands.evaluation.models import describe_view
+from commands.evaluation.oracle import OraclePolicy
 from commands.evaluation.outcomes import list_steps, tabulate_outcomes
 from commands.evaluation.precision import measure_precision
 from commands.evaluation.proposals import make_proposals
@@ -145,13 +147,20 @@ def evaluate_baselines(keys: EvaluationKeys, skip: int | None, data: Any, consol
         "unit": setup.task.distance_unit,
         "thresholds": list(setup.task.thresholds),
         "methods": summarise_methods(runs, setup, keys),
-        "outcomes": tabulate_runs(runs, setup),
+        "outcomes": tabulate_runs(runs, setup, keys),
     }
 
 
-def tabulate_runs(runs: Mapping[str, Rollouts], setup: EvaluationSetup) -> dict[str, Any]:
+def tabulate_runs(runs: Mapping[str, Rollouts], setup: EvaluationSetup, keys: EvaluationKeys) -> dict[str, Any]:
     """The outcome of every episode of every method (`commands.evaluation.outcomes`)."""
-    return tabulate_outcomes({name: run.played_distances for name, run in runs.items()}, setup.cases, setup.task)
+    distances = {name: run.played_distances for name, run in runs.items()}
+    steps = count_replan_steps(setup, keys) if setup.protocol.judge == "replan" else None
+    return tabulate_outcomes(distances, setup.cases, setup.task, steps)
+
+
+def count_replan_steps(setup: EvaluationSetup, keys: EvaluationKeys) -> int:
+    """Environment steps from one plan to the next."""
+    return int(keys.planner.mpc.receding_steps * setup.frame_skip)
 
 
 def play_methods(
@@ -161,8 +170,8 @@ def play_methods(
     console: Console,
     folder: Path | None = None,
 ) -> Played:
-    """Play the episodes of every method. The first is under test; its videos are written into `folder`, before the
-    next method is played."""
+    """Play the episodes of every method, and close the oracles. The first is under test; its videos are written into
+    `folder`, before the next method is played."""
     warn_of_time_limit(setup, console)
     played = Played({}, {}, [])
     few_cases = setup.cases.take(setup.protocol.oracle_cost.episodes)
@@ -170,7 +179,8 @@ def play_methods(
         began = time.perf_counter()
         is_tested = name == next(iter(policies))
         cases = few_cases if name == ORACLE_COST_METHOD else setup.cases
-        run = play_policy(policy, name, setup, console, keys.videos if is_tested else 0, cases, keys.env_workers)
+        with closing(policy) if isinstance(policy, OraclePolicy) else nullcontext():
+            run = play_policy(policy, name, setup, console, keys.videos if is_tested else 0, cases, keys.env_workers)
         played.runs[name], played.seconds[name] = run, round(time.perf_counter() - began, 2)
         console.say(f"{name:22s} {_format_rates(run, setup.task)}, {played.seconds[name]} s")
         if is_tested and folder is not None and run.frames is not None:
@@ -190,7 +200,7 @@ def summarise_methods(
     runs: dict[str, Rollouts], setup: EvaluationSetup, keys: EvaluationKeys
 ) -> dict[str, dict[str, Any]]:
     """`methods` of results.json."""
-    steps, judge = keys.planner.mpc.receding_steps * setup.frame_skip, setup.protocol.judge
+    steps, judge = count_replan_steps(setup, keys), setup.protocol.judge
     return {name: summarise(run.played_distances, setup.cases, setup.task, steps, judge) for name, run in runs.items()}
 
 
@@ -217,7 +227,7 @@ def collect_results(played: Played, setup: EvaluationSetup, keys: EvaluationKeys
         "oracle": methods[ORACLE_METHOD][protocol.judge][limit] if ORACLE_METHOD in methods else None,
         "seconds": played.seconds,
         "methods": methods,
-        "outcomes": tabulate_runs(runs, setup),
+        "outcomes": tabulate_runs(runs, setup, keys),
         "protocol": asdict(protocol),
         "planner": to_json_value(keys.planner),
         "oracle_planner": keys.planner.name if plans_with_simulator(make_planner(keys.planner)) else "cem",

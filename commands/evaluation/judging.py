@@ -65,6 +65,11 @@ def choose_bins(distances: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(f"{edge:.12g}") for edge in edges)
 
 
+def list_timed_judges(task: TaskSpec) -> dict[str, int]:
+    """Judges that tell the step of a success, with the consecutive steps that each asks for."""
+    return {"any": 1, "held": task.held_steps}
+
+
 def select_judged_steps(distances: NDArray[np.float64], task: TaskSpec, replan_steps: int) -> dict[str, JudgedSteps]:
     """Distances that each judge reads, and how many consecutive ones must be within the threshold."""
     return {
@@ -96,7 +101,7 @@ def summarise(
             str(t): summarise_steps(count_steps_to_success(distances, t, steps), distances.shape[1] - 1)
             for t in task.thresholds
         }
-        for name, steps in (("any", 1), ("held", task.held_steps))
+        for name, steps in list_timed_judges(task).items()
     }
     watched, steps = steps_by_judge[judge]
     success = detect_success(watched, task.thresholds[0], steps)

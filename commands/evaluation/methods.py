@@ -120,7 +120,7 @@ def plans_with_simulator(planner: Any) -> bool:
 
 
 def make_true_distance(task: TaskSpec) -> Any:
-    """A cost: the task's true distance, on the view `truth`."""
+    """The distance of a cost: the task's own, on the view `truth`."""
 
     def distance(imagined: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         distances = task.distance(imagined.cpu().numpy(), goal.cpu().numpy())

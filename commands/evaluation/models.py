@@ -123,7 +123,8 @@ def set_flow_steps(planner: PlannerKeys, dynamics: Dynamics, model: str = "") ->
 
 def _prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str) -> None:
     """Compile the transformer of a model of `jepa posttrain`, or LeWorldModel's (planner.compile=true), and check what
-    planner.compile_iteration=true needs. ValueError where that is missing."""
+    planner.compile_iteration=true needs. UsageError for models that cannot be compiled, ValueError where what compiling
+    needs is missing."""
     if getattr(planner, "compile_iteration", False):
         if isinstance(dynamics, WorldModel) or isinstance(dynamics, LatentDynamics) and dynamics.flow is not None:
             raise UsageError(
@@ -134,7 +135,10 @@ def _prepare_compiling(planner: PlannerKeys, dynamics: Dynamics, model: str) -> 
     if not planner.compile:
         return
     if not isinstance(dynamics, (LatentDynamics, LeWorldModel)):
-        raise UsageError(f"planner.compile=true is for models of jepa posttrain: model={model} compiles itself")
+        raise UsageError(
+            "planner.compile=true compiles the transformer of a model of jepa posttrain, or LeWorldModel's, and "
+            f"{f'model={model}' if model else 'this model'} is neither: leave it out"
+        )
     compile_blocks(dynamics)
 
 

@@ -65,6 +65,12 @@ class OracleDynamics:
         device = torch.device("cpu") if model is None else model.spec.device
         self.spec = DynamicsSpec(low, high, self.preprocessing.size_hw, horizon, views, frame_skip, device=device)
 
+    def close(self) -> None:
+        """Close the environment, and end the threads that simulate."""
+        self.env.close()
+        if self.rollout is not None:
+            self.rollout.close()
+
     def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
         """Set the present true states and goals [B, S]."""
         self.states, self.goal_states = np.array(states), np.array(goal_states)
@@ -148,6 +154,10 @@ class OraclePolicy:
 
     def __init__(self, dynamics: OracleDynamics, planner: Planner, cost: Cost, config: MPCConfig) -> None:
         self.dynamics, self.mpc = dynamics, MPC(dynamics, planner, cost, config)
+
+    def close(self) -> None:
+        """See `OracleDynamics.close`."""
+        self.dynamics.close()
 
     def set_states(self, states: NDArray[np.float64], goal_states: NDArray[np.float64]) -> None:
         """Called by the evaluator before every act."""

@@ -7,7 +7,7 @@ goal whose state is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from commands.evaluation.episodes import RandomPolicy
-from commands.evaluation.methods import play_policy
+from commands.evaluation.methods import MODEL_METHOD, RANDOM_METHOD, play_policy
 from commands.evaluation.setup import EvaluationSetup
 from commands.report import page
 from commands.report.videos import write_videos
@@ -49,7 +49,7 @@ class PhotoGoalPolicy:
         self.policy.reset(np.repeat(self.photos[None], len(seeds), 0), seeds)
 
 
-def check_goals(goal: str | list[str], switching: MPCConfig) -> list[str]:
+def list_goal_files(goal: str | list[str], switching: MPCConfig) -> list[str]:
     """The picture files of `goal`. UsageError for several where nothing switches from one to the next."""
     goals = [goal] if isinstance(goal, str) else list(goal)
     if not goals or len(goals) > 1 and not (switching.reached_cost or switching.subgoal_steps):
@@ -91,28 +91,22 @@ def plan_to_photos(
     model, task, num_starts = setup.model, setup.task, len(setup.cases.seeds)
     assert setup.preprocessing is not None
     photos = read_photos(goals, setup.preprocessing, console)
-    for goal, photo in zip(goals, photos, strict=True):
-        novelty = measure_novelty(model, setup.reader, photo)
-        if novelty > NOVEL:
-            console.warn(
-                f"jepa plan: goal={goal} looks unlike the data: its features are {novelty:.1f} times as far from the "
-                "nearest training frame as those of any held-out frame; is it of another environment, camera or light?"
-            )
+    warn_of_novelty(goals, photos, setup, console)
     runs = {
         name: play_policy(PhotoGoalPolicy(method, photos), name, setup, console, num_starts)
-        for name, method in (("model", policy), ("random", RandomPolicy(task)))
+        for name, method in ((MODEL_METHOD, policy), (RANDOM_METHOD, RandomPolicy(task)))
     }
     frames = {name: run.frames for name, run in runs.items() if run.frames is not None}
     distances = {name: measure_distances(model, view, seen, photos[-1]) for name, seen in frames.items()}
     methods = {name: _summarise_distances(distances_nT) for name, distances_nT in distances.items()}
     for goal, photo in zip(goals[:-1], photos[:-1], strict=True):
-        sub_goal = measure_distances(model, view, frames["model"], photo)
+        sub_goal = measure_distances(model, view, frames[MODEL_METHOD], photo)
         methods[f"model, from {goal} on the way"] = _summarise_distances(sub_goal)
-    row = methods["model"]
+    row = methods[MODEL_METHOD]
     headline = (
         f"{task.name}: towards {goals[-1]} from {num_starts} starts, feature distance {row['start']:.2f} at the start, "
         f"{row['least']:.2f} at the nearest, {row['final']:.2f} at the end; random actions "
-        f"{methods['random']['least']:.2f} at the nearest"
+        f"{methods[RANDOM_METHOD]['least']:.2f} at the nearest"
     )
     results = {
         "schema": SCHEMA,
@@ -125,21 +119,39 @@ def plan_to_photos(
     }
     write_json(folder / "results.json", results)
     film = replace(
-        runs["model"],
-        distances=distances["model"][:num_videos],
-        frames=frames["model"][:num_videos],
+        runs[MODEL_METHOD],
+        distances=distances[MODEL_METHOD][:num_videos],
+        frames=frames[MODEL_METHOD][:num_videos],
         goal_frames=photos[-1:].repeat(min(num_videos, num_starts), 0),
     )
     no_threshold = replace(task, thresholds=(-1.0,), distance_unit=UNIT)
     videos = write_videos(film, setup.cases, no_threshold, folder / "videos") if num_videos else []
+    write_photo_report(headline, methods, videos, folder / "report.html")
+    return headline
+
+
+def warn_of_novelty(goals: Sequence[str], photos: NDArray[np.uint8], setup: EvaluationSetup, console: Console) -> None:
+    """Print which pictures look unlike the data of the setup."""
+    for goal, photo in zip(goals, photos, strict=True):
+        novelty = measure_novelty(setup.model, setup.reader, photo)
+        if novelty > NOVEL:
+            console.warn(
+                f"jepa plan: goal={goal} looks unlike the data: its features are {novelty:.1f} times as far from the "
+                "nearest training frame as those of any held-out frame; is it of another environment, camera or light?"
+            )
+
+
+def write_photo_report(
+    headline: str, methods: Mapping[str, Mapping[str, float]], videos: Sequence[Path], path: Path
+) -> None:
+    """Write the page: the headline, distances of every method, and videos."""
     rows = [[escape(name), *(f"{value:.3g}" for value in row.values())] for name, row in methods.items()]
     html = {
         "table": page.render_table(["method", "start", "nearest", "end"], rows),
         "videos": page.render_videos(videos, [f"start {number}" for number in range(len(videos))]),
     }
     body = page.fill_template("photo_goals.html", {"headline": headline}, html)
-    write_atomic(folder / "report.html", page.render_page("Towards a picture", body))
-    return headline
+    write_atomic(path, page.render_page("Towards a picture", body))
 
 
 @torch.no_grad()

@@ -33,12 +33,19 @@ class OracleCostConfig:
     """episodes played (0 disables this)"""
     samples: Annotated[int, Ge(2)] = 48
     """candidates per iteration"""
-    elites: Annotated[int, Ge(1)] = 8
-    """best candidates, which the next iteration is fitted to (at most samples)"""
+    elites: Annotated[int, Ge(2)] = 8
+    """best candidates, which the next iteration is fitted to (>= 2, at most samples)"""
     iterations: Annotated[int, Ge(1)] = 3
     """iterations per plan"""
     receding_steps: Annotated[int, Ge(1)] = 2
     """model steps executed per plan"""
+
+    def __post_init__(self) -> None:
+        if self.elites > self.samples:
+            raise ValueError(
+                f"protocol.oracle_cost.elites={self.elites} is more than protocol.oracle_cost.samples={self.samples}: "
+                "give fewer elites, or more candidates"
+            )
 
 
 @dataclass(frozen=True)

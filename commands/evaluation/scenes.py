@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from commands.evaluation.protocol import ProtocolConfig
     from envs.goal_env import GoalEnv
 
-SCENE_STREAM, GOAL_STREAM = 73, 74  # of random numbers, beside those of `protocol.draw_cases`
+SCENE_STREAM, GOAL_STREAM = 73, 74  # of random numbers, beside those of `cases.draw_cases`
 
 SCENE_TEXTS = {
     None: "as in the data file",

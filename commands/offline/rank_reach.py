@@ -197,8 +197,8 @@ def measure_rank_reach(
     info, spec = reader.info, dynamics.spec
     task, skip, threads = envs.get_task(info.env_id), spec.frame_skip, os.cpu_count() or 1
     served, ranks = list_served_steps(reader, split, config, dynamics), Ranks()
-    with closing(envs.make(task.name, **info.env_kwargs)) as env:
-        oracle = OracleDynamics(env, dynamics, spec.max_horizon, threads, skip, preprocessing)
+    env = envs.make(task.name, **info.env_kwargs)
+    with closing(OracleDynamics(env, dynamics, spec.max_horizon, threads, skip, preprocessing)) as oracle:
         true_cost = GoalCost(TRUTH, reduce="last", distance=make_true_distance(task))
         ranking = Ranking(dynamics, oracle, true_cost, reader, config, tuple(views or spec.views), seed)
         for steps in served:

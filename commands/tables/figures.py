@@ -45,7 +45,7 @@ def write_figures(rows: Sequence[Row], stem: Path) -> list[str]:
     """Draw the figures of these rows beside the page, as `STEM_success.png`; the section of the page that shows them,
     empty where no cell has measured anything."""
     methods = [row for row in rows if row.key.part == "plan" and not row.is_baseline]
-    drawn = [draw(methods, rows, stem) for draw in (_draw_success, _draw_open_loop, _draw_rank_curves)]
+    drawn = [_draw_success(methods, rows, stem), _draw_open_loop(methods, stem), _draw_rank_curves(methods, stem)]
     sections = [section for section in drawn if section is not None]
     return ["## Figures", "", *(line for section in sections for line in section)] if sections else []
 
@@ -76,7 +76,7 @@ def _draw_success(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> li
     return [wrap(text), "", f"![success against effort]({path.name})", ""]
 
 
-def _draw_open_loop(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> list[str] | None:
+def _draw_open_loop(methods: Sequence[Row], stem: Path) -> list[str] | None:
     names: dict[tuple[float, ...], list[str]] = {}  # of methods that share a model
     numbers: dict[tuple[float, ...], int] = {}
     for number, row in enumerate(methods):
@@ -97,7 +97,7 @@ def _draw_open_loop(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> 
     return [wrap(text), "", f"![open-loop error by model step]({path.name})", ""]
 
 
-def _draw_rank_curves(methods: Sequence[Row], rows: Sequence[Row], stem: Path) -> list[str] | None:
+def _draw_rank_curves(methods: Sequence[Row], stem: Path) -> list[str] | None:
     curves = []
     for number, row in enumerate(methods):
         if (means := _mean_ranks(row)) is not None:

@@ -10,7 +10,6 @@ Cells of one method on one task are alike, so the bootstrap resamples methods, w
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,14 +20,14 @@ from numpy.typing import NDArray
 
 from commands.report.rank_plots import draw_law
 from commands.statistics.intervals import LEVELS
-from commands.tables.markdown import WIDTH
+from commands.tables.markdown import wrap
 from commands.tables.rows import ALL, CANDIDATES, ORACLE, Record, get_effort, get_headline, get_judge
+from commands.tables.sharing import find_oracle
 
 FIGURE = "law.png"
 LEAST_CELLS = 5  # for a rank correlation
 LEAST_METHODS = 4  # for an interval
 RESAMPLES = 1000  # of methods, for an interval
-APART = ("oracle", "oracle_cost")  # keys of a protocol in which a cell and its oracle differ
 
 
 def _read_reach(record: Record) -> float | None:
@@ -58,11 +57,12 @@ def write_law(records: Sequence[Record], png_path: Path) -> str:
     draw_law(cells, {name: (MEASURES[name][0], _format_short(row)) for name, row in found.items()}, png_path)
     said = "; ".join(f"{MEASURES[name][0]}: {_format_long(row)}" for name, row in found.items())
     text = (
-        "Every cell of this folder is a point: normalised success over what is measured before planning. Spearman's "
+        "Every cell with equal candidates whose oracle is known is a point: normalised success over what is measured "
+        "before planning. Spearman's "
         f"rank correlation with 95 % intervals (bootstrap over methods): {said}."
     )
-    lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(["", "## What predicts success", "", *lines, "", f"![success over measures]({png_path.name})", ""])
+    figure = f"![success over measures]({png_path.name})"
+    return "\n".join(["", "## What predicts success", "", wrap(text), "", figure, ""])
 
 
 def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def list_points(records: Sequence[Record]) -> list[dict[str, Any]]:
     points = []
     for record in records:
         counted = record["objective"] != ORACLE and get_effort(record) in (CANDIDATES, ALL)  # a model counts once
-        oracle = _find_oracle(record, records) if counted else None
+        oracle = find_oracle(record, records) if counted else None
         if oracle is None:
             continue
         threshold = get_headline(record)
@@ -133,19 +133,6 @@ def _correlate(x: NDArray[np.float64], y: NDArray[np.float64], tasks: NDArray[np
     ranks = rank(x), rank(y)
     power = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
     return float((ranks[0] * ranks[1]).sum() / power) if power > 0 else float("nan")
-
-
-def _find_oracle(record: Record, records: Sequence[Record]) -> Record | None:
-    """The oracle's cell of the same task, seed and protocol, as far as both state the protocol's keys."""
-
-    def agrees(other: Record) -> bool:
-        mine, its = record["config"]["protocol"], other["config"]["protocol"]
-        return all(mine[key] == its[key] for key in mine.keys() & its.keys() - set(APART))
-
-    same = (
-        r for r in records if r["objective"] == ORACLE and (r["task"], r["seed"]) == (record["task"], record["seed"])
-    )
-    return next(filter(agrees, same), None)
 
 
 def _format_number(value: float, interval: Sequence[float] | None) -> str:

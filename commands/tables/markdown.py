@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
 
 from commands.statistics.seed_intervals import Estimate
@@ -65,13 +65,13 @@ def format_bin(rate: Estimate, episodes: int) -> str:
     return f"{100 * rate.mean:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f}) of {episodes}"
 
 
-def format_normalised(row: Row, oracles: Mapping[int, Record], remark: str = "({low:.2f} to {high:.2f})") -> str:
-    """Normalised success and a remark, by default its interval; empty without the oracle, and a dash where that is no
-    better than random actions."""
-    found = estimate_normalised(row, oracles)
+def format_normalised(row: Row, records: Sequence[Record]) -> str:
+    """Normalised success with its interval; empty for random actions and where `estimate_normalised` has none, and a
+    dash where the oracle is no better than random actions. records: those among which the oracle's cells are."""
+    found = None if row.key.part == "random" else estimate_normalised(row, records)
     if found is None or isnan(found.mean):
         return "" if found is None else "–"
-    return f"{found.mean:.2f} {remark.format(low=found.low, high=found.high)}".rstrip()
+    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def format_number(value: float | None) -> str:

@@ -17,7 +17,7 @@ from commands.tables.markdown import (
     join_values,
     wrap,
 )
-from commands.tables.rows import Record, Row, find_oracles, get_headline, get_judge, make_rows, select_records
+from commands.tables.rows import Record, Row, get_headline, get_judge, make_rows, select_records
 from commands.tables.sharing import check_equal
 from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success
 
@@ -71,10 +71,10 @@ def _tabulate_normalised(tables: Tables) -> list[str]:
     success: dict[str, dict[str, str]] = {}
     seeds: dict[str, set[int]] = {}
     for task, rows in tables.items():
-        oracles = find_oracles(record for row in rows for record in row.records)
+        records = [record for row in rows for record in row.records]
         for row in rows:
             if row.key.part != "random":
-                text = "several settings" if _has_several_settings(row) else format_normalised(row, oracles)
+                text = "several settings" if _has_several_settings(row) else format_normalised(row, records)
                 success.setdefault(row.label, {})[task] = text
                 seeds.setdefault(row.label, set()).update(row.seeds)
     body = [
@@ -113,9 +113,9 @@ def _draw_tasks(tables: Tables, png_path: Path) -> bool:
     """Draw normalised success by task; whether there was any."""
     success: dict[str, dict[str, Interval]] = {}
     for task, rows in tables.items():
-        oracles = find_oracles(record for row in rows for record in row.records)
+        records = [record for row in rows for record in row.records]
         for row in rows:
-            found = None if row.is_baseline or _has_several_settings(row) else estimate_normalised(row, oracles)
+            found = None if row.is_baseline or _has_several_settings(row) else estimate_normalised(row, records)
             if found is not None and not isnan(found.mean):
                 success.setdefault(name_row(row), {})[task] = (found.mean, found.low, found.high)
     if success:

@@ -79,9 +79,10 @@ def get_headline(record: Record) -> str:
 
 
 def get_judge(record: Record) -> str:
-    """The kind of success that the protocol of a record counts; at any time where it is not one of KINDS."""
+    """The kind of success that the protocol of a record counts; at any time where a record of an earlier version lacks
+    it."""
     judge = record["config"]["protocol"].get("judge", "any")
-    return judge if judge in KINDS else "any"
+    return judge if judge in record.get("outcomes", record)["plan"] else "any"
 
 
 def identify_row(record: Record, part: Part) -> RowKey:
@@ -110,11 +111,6 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
         Row(key, tuple(sorted(group, key=lambda record: record["seed"])), _label(key, keys))
         for key, group in groups.items()
     ]
-
-
-def find_oracles(records: Iterable[Record]) -> dict[int, Record]:
-    """The oracle's cell of every seed that has one."""
-    return {record["seed"]: record for record in records if record["objective"] == ORACLE}
 
 
 def format_row(objective: str, variant: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from commands.config.schema import fill_defaults
@@ -24,7 +24,8 @@ FREE = (
         for key in ("evaluate_every", "checkpoint_every", "log_every", "parallel")
     ),
 )
-SCALED = ("planner.samples", "planner.elites", "planner.keep_elites")  # keys that an effort of planning sets
+# Keys that an effort of planning sets.
+SCALED = tuple(f"planner.{key}" for key in ("samples", "elites", "keep_elites", "refined", "prior_samples"))
 # Parts of a configuration that a table speaks of; the objective is what it compares.
 PARTS = ("env", "data", "encoder", "metric", "pretrain", "dynamics", "posttrain", "clone", "planner", "protocol")
 SOME = "clone"  # a part that some rows alone have
@@ -46,6 +47,28 @@ def list_settings(record: Record) -> dict[str, Any]:
         parts["metric"] = complete["objective"].get("metric") or {"kind": "none"}
     apart = (*APART, *ORACLE_APART) if record["objective"] == ORACLE else APART
     return get_identity(parts, apart)
+
+
+def find_oracle(record: Record, records: Iterable[Record]) -> Record | None:
+    """The oracle's cell of the same task, seed, data and protocol; of several, the one with the record's planner. None
+    where there is none, or none of several has that planner."""
+    oracles = [
+        other
+        for other in records
+        if other["objective"] == ORACLE and (other["task"], other["seed"]) == (record["task"], record["seed"])
+    ]
+    if not oracles:
+        return None
+    mine = list_settings(record)
+
+    def agrees(other: Record, parts: Sequence[str]) -> bool:
+        its = list_settings(other)
+        return all(mine.get(key) == value for key, value in its.items() if _get_part(key) in parts)
+
+    equal = [other for other in oracles if agrees(other, EQUAL)]
+    if len(equal) > 1:
+        equal = [other for other in equal if agrees(other, ("planner",))]
+    return equal[0] if equal else None
 
 
 def find_differences(rows: Sequence[Row]) -> dict[str, dict[str, list[str]]]:

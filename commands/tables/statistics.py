@@ -7,7 +7,7 @@ and differences whose goals are not matched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import nan
 from statistics import fmean
@@ -25,6 +25,7 @@ from commands.statistics.seed_intervals import (
     estimate_rate,
 )
 from commands.tables.rows import KINDS, Record, Row, get_headline, get_judge
+from commands.tables.sharing import find_oracle
 
 TIMED = KINDS[:2]  # kinds that have a first step of success
 Goal = tuple[int, int]  # a held-out episode and the first frame of it
@@ -33,23 +34,26 @@ Distances = tuple[float, float]  # of a start to its goal, from and to
 
 def estimate_success(row: Row, kind: str, threshold: str) -> Estimate:
     """Success rate of a row with its 95 % interval."""
-    return estimate_rate(*_count_successes(row, kind, threshold))
+    return estimate_rate(*_list_counts(row, kind, threshold))
 
 
-def estimate_normalised(row: Row, oracles: Mapping[int, Record]) -> Estimate | None:
+def estimate_normalised(row: Row, records: Sequence[Record]) -> Estimate | None:
     """(success - random) / (oracle - random) by the protocol's judge, of means over the seeds; its interval is that of
-    success, with the two others taken as exact. oracles: the oracle's cell of every seed that has one.
+    success, with the two others taken as exact. records: those among which the oracle of each seed is (`find_oracle`).
 
-    None where the oracle of a seed is missing; nan where it is no better than random actions.
+    None where the oracle of a seed is missing, and for the true simulator with the cost of a method, which plays the
+    first goals alone; nan where the oracle is no better than random actions.
     """
-    if any(seed not in oracles for seed in row.seeds):
+    oracles = [find_oracle(record, records) for record in row.records]
+    found = [oracle for oracle in oracles if oracle is not None]
+    if row.key.part == "oracle_cost" or len(found) < len(oracles):
         return None
     threshold, judge = get_headline(row.records[0]), get_judge(row.records[0])
 
     def mean(records: Iterable[Record], part: str) -> float:
         return fmean(record[part][judge][threshold] for record in records)
 
-    random, oracle = mean(row.records, "random"), mean((oracles[seed] for seed in row.seeds), "plan")
+    random, oracle = mean(row.records, "random"), mean(found, "plan")
     rate = estimate_success(row, judge, threshold)
     if oracle <= random:
         return replace(rate, mean=nan, low=nan, high=nan)
@@ -81,7 +85,7 @@ def compare_rows(row: Row, other: Row, kind: str, threshold: str, shared: bool =
         return estimate_paired_difference(
             [_subtract_outcomes(row, other, number, kind, threshold, shared) for number in range(len(seeds))]
         )
-    (first, counts), (second, other_counts) = (_count_successes(each, kind, threshold) for each in (row, other))
+    (first, counts), (second, other_counts) = (_list_counts(each, kind, threshold) for each in (row, other))
     for seed, count, other_count in zip(seeds, counts, other_counts, strict=True):
         if count != other_count:
             raise UsageError(
@@ -124,10 +128,15 @@ def read_steps(record: Record, row: Row, kind: str, threshold: str) -> NDArray[n
     return np.array(record["outcomes"][row.key.part][kind][threshold], float)  # null becomes nan
 
 
-def _count_successes(row: Row, kind: str, threshold: str) -> tuple[list[int], list[int]]:
+def count_successes(result: Mapping[str, Any], kind: str, threshold: str) -> int:
+    """Successes of a seed."""
+    return round(result[kind][threshold] * result["episodes"])
+
+
+def _list_counts(row: Row, kind: str, threshold: str) -> tuple[list[int], list[int]]:
     """Successes and episodes of every seed."""
-    episodes = [result["episodes"] for result in row.results]
-    return [round(result[kind][threshold] * result["episodes"]) for result in row.results], episodes
+    results = row.results
+    return [count_successes(each, kind, threshold) for each in results], [each["episodes"] for each in results]
 
 
 def _subtract_outcomes(row: Row, other: Row, number: int, kind: str, threshold: str, shared: bool) -> NDArray[np.int64]:
@@ -150,6 +159,6 @@ def _subtract_outcomes(row: Row, other: Row, number: int, kind: str, threshold: 
 def _map_outcomes(outcomes: Mapping[str, Any], part: str, kind: str, threshold: str) -> dict[Goal, int]:
     """Success (0 or 1) of every goal that was played: all, or the first ones."""
     column = outcomes[part][kind][threshold]
-    hits = column if kind == "final" else [int(steps is not None) for steps in column]
+    hits = [int(steps is not None) for steps in column] if kind in TIMED else column
     goals = zip(outcomes["goals"]["episode"], outcomes["goals"]["start"], strict=True)
     return dict(zip(goals, hits, strict=False))

@@ -33,7 +33,6 @@ from commands.tables.rows import (
     TIME,
     Record,
     Row,
-    find_oracles,
     get_effort,
     get_headline,
     get_judge,
@@ -57,7 +56,12 @@ EFFORT_TITLES = {
     FLOPS: ", equal operations of a plan",
     TIME: ", equal wall time of a plan",
 }
-KIND_TITLES = {"any": "at any time", "held": "for consecutive steps", "final": "at the last step"}
+KIND_TITLES = {
+    "any": "at any time",
+    "held": "for consecutive steps",
+    "final": "at the last step",
+    "replan": "where it plans anew",
+}
 
 
 def format_task_page(
@@ -119,7 +123,8 @@ def _format_budget(rows: Sequence[Row], main: str | None, mixed: bool) -> list[s
 def _tabulate_success(rows: Sequence[Row]) -> list[str]:
     """Success within the headline threshold, and what it cost."""
     first = rows[0].records[0]
-    limit, oracles = get_headline(first), find_oracles(record for row in rows for record in row.records)
+    limit, judge, records = get_headline(first), get_judge(first), [each for row in rows for each in row.records]
+    kinds = list(dict.fromkeys((*TIMED, judge)))
     head = [
         "method",
         "seeds",
@@ -127,7 +132,7 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
         "training TFLOP",
         "trials",
         f"within {limit} {first['unit']}",
-        "held",
+        *(kind if kind in TIMED else KIND_TITLES[kind] for kind in kinds[1:]),
         "normalised",
     ]
     body = [
@@ -137,8 +142,8 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
             str(sum(result["episodes"] for result in row.results)),
             format_tflop(_sum_training(row)),
             _count_trials(row),
-            *(format_estimate(estimate_success(row, kind, limit)) for kind in TIMED),
-            "" if row.key.part == "random" else format_normalised(row, oracles),
+            *(format_estimate(estimate_success(row, kind, limit)) for kind in kinds),
+            format_normalised(row, records),
         ]
         for row in rows
     ]
@@ -146,7 +151,7 @@ def _tabulate_success(rows: Sequence[Row]) -> list[str]:
     note = (
         f"Training TFLOP: {trained}; of a method's own dynamics stage 1 alone. Trials: "
         f"settings that were tried on val{_describe_shares(rows)}. Normalised: (success - random) / (oracle - random), "
-        f"{KIND_TITLES[get_judge(first)]}; its interval is that of success alone."
+        f"{KIND_TITLES[judge]}; its interval is that of success alone."
     )
     return [*format_table(head, body), "", wrap(note), ""]
 
@@ -157,7 +162,7 @@ def _tabulate_thresholds(rows: Sequence[Row]) -> list[str]:
     limits = [str(limit) for limit in first["thresholds"]]
     head = ["method", *(f"{limit} {first['unit']}, {kind}" for limit in limits for kind in KINDS)]
     body = [[row.label, *(format_short(row, kind, t) for t in limits for kind in KINDS)] for row in rows]
-    kinds = ", ".join(f"*{kind}*: {title}" for kind, title in KIND_TITLES.items())
+    kinds = ", ".join(f"*{kind}*: {KIND_TITLES[kind]}" for kind in KINDS)
     return ["### All thresholds", "", wrap(f"Success in percent, {kinds}."), "", *format_table(head, body), ""]
 
 
@@ -179,7 +184,7 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
 
     body = []
     for row in methods:
-        for kind in TIMED:
+        for kind in dict.fromkeys((*TIMED, get_judge(rows[0].records[0]))):
             best = next(other for other in order_rows(methods, kind) if other is not row)
             cells = [f"less {best.label}", *subtract(row, best, kind)]
             if ours is not None:
@@ -257,7 +262,7 @@ def _tabulate_distances(rows: Sequence[Row]) -> list[str]:
         return []
     head = ["method", *(f"{low:g} to {high:g}" for low, high in bins)]
     body = [[label, *(format_bin(*row[each]) if each in row else "" for each in bins)] for label, row in found.items()]
-    judge = KIND_TITLES.get(first["config"]["protocol"].get("judge", "any"), "where it plans anew")
+    judge = KIND_TITLES[first["config"]["protocol"].get("judge", "any")]
     note = (
         f"Success in percent within {first['thresholds'][0]} {first['unit']} {judge}, of so many episodes, by start "
         f"distance, {first['unit']}."

@@ -14,8 +14,13 @@ from typing import Any
 
 from commands.evaluation.judging import summarise_steps
 from commands.tables.rows import KINDS, Record, Row, get_effort, make_rows
-from commands.tables.statistics import TIMED, read_steps
+from commands.tables.statistics import TIMED, count_successes, read_steps
 
+# Columns that name a cell or its episodes: no axis of a table may have such a name (`metric` is an axis itself).
+RESERVED = (
+    *("task", "budget", "effort", "row", "objective", "part", "seed", "threshold", "unit", "episodes", "steps"),
+    *("episode", "start", "start_distance", "final_distance", "least_distance"),
+)
 MEASURES = ("probe", "near_pair_correlation", "over_copy_1", "over_copy_last")  # of a model, on val
 Line = dict[str, Any]
 
@@ -62,7 +67,7 @@ def _name_cell(row: Row, record: Record) -> Line:
 def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
     result, costs = record[row.key.part], record.get("flops", dict.fromkeys(("pretrain", "metric", "posttrain"), 0.0))
     line = _name_cell(row, record) | {"threshold": threshold, "unit": record["unit"], "episodes": result["episodes"]}
-    line |= {kind: _count_successes(result, kind, threshold) for kind in KINDS}
+    line |= {kind: count_successes(result, kind, threshold) if kind in result else None for kind in KINDS}
     known = "outcomes" in record
     for kind in TIMED:
         steps = read_steps(record, row, kind, threshold) if known else None
@@ -78,11 +83,6 @@ def _make_seed_line(row: Row, record: Record, threshold: str) -> Line:
     }
     measures = record.get("pretrain", {}) | record.get("posttrain", {}) if row.key.part == "plan" else {}
     return line | {key: measures.get(key) for key in MEASURES}
-
-
-def _count_successes(result: Mapping[str, Any], kind: str, threshold: str) -> int | None:
-    """Successes of a seed; None where a record of an earlier version lacks this kind."""
-    return round(result[kind][threshold] * result["episodes"]) if kind in result else None
 
 
 def _make_episode_lines(row: Row, record: Record) -> Iterator[Line]:
@@ -103,8 +103,9 @@ def _make_episode_lines(row: Row, record: Record) -> Iterator[Line]:
 def _format_csv(lines: Iterable[Mapping[str, Any]]) -> str:
     """The lines below their keys; empty without lines."""
     rows, text = list(lines), io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # rows of axes have columns that others lack
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import envs
 from commands.shared.console import Console
-from commands.shared.errors import UsageError
+from commands.shared.errors import RunError, UsageError, join_names
 from commands.training.monitors import read_episodes
 from data.features import FeatureCache
 from data.prepared import PreparedReader
@@ -106,8 +106,10 @@ def sample_train_features(features: np.ndarray, reader: Any, device: torch.devic
 
 
 def list_split_rows(reader: Any, split: str) -> np.ndarray:
-    """Rows of all frames of a split."""
+    """Rows of all frames of a split. RunError where it has no complete episode."""
     firsts = [(reader.first_row(episode), reader.num_frames(int(episode))) for episode in reader.episodes(split)]
+    if not firsts:
+        raise RunError(f"split {split} has no complete episode in {join_names([str(path) for path in reader.paths])}")
     return np.concatenate([np.arange(first, first + count) for first, count in firsts])
 
 

@@ -288,9 +288,9 @@ def train_step(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One optimiser step; returns the loss and its terms, detached, as means over processes.
 
-    `watch` raises TrainingError for a loss that is not finite: at once, before weights change, or when it is asked, so
-    that no step waits for the device. It does so in all processes, so that none waits for another. averager: of the
-    optimiser's parameters, where several processes train.
+    `watch` raises TrainingError for a loss or gradient that is not finite: at once, before weights change, or when it
+    is asked, so that no step waits for the device. It does so in all processes, so that none waits for another.
+    averager: of the optimiser's parameters, where several processes train.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
@@ -301,7 +301,6 @@ def train_step(
     with autocast(device, config.precision, trained):
         loss, terms = model.loss(batch, step)
     mean_loss, terms = average_metrics(loss, terms)
-    (watch or LossWatch()).add(step, mean_loss, terms, batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if averager is not None:
@@ -309,6 +308,8 @@ def train_step(
     if config.adaptive_clip:
         clip_adaptively(trained, config.adaptive_clip)
     norm = nn.utils.clip_grad_norm_(trained, config.clip_norm if config.clip_norm else math.inf, foreach=True)
+    norm = gather_full(norm.detach())
+    (watch or LossWatch()).add(step, mean_loss, norm, terms, batch)
     optimizer.step()
     model.after_step(step)
-    return mean_loss, terms | {"grad_norm": gather_full(norm.detach())}
+    return mean_loss, terms | {"grad_norm": norm}

@@ -9,6 +9,7 @@ from commands.cli.main import main
 from commands.comparison.search import read_space
 from commands.comparison.table_keys import list_rows, make_cell_keys, make_search_space
 from commands.config.compose import list_choices, load_config
+from commands.shared.errors import UsageError
 from commands.tables.rows import format_row
 from tests.world_model.small import ONE_STAGE
 from world_model.nn.pools import KeypointPoolConfig
@@ -29,6 +30,11 @@ def test_every_objective_is_planned_with_and_without_a_metric():
         keys = make_cell_keys(config, row.objective, 0, row.variant)
         kind = None if keys.objective.metric is None else keys.objective.metric.kind
         assert kind == (None if row.variant["metric"] == "none" else "biharmonic"), row.name
+
+
+def test_an_axis_with_the_name_of_a_column_is_refused():
+    with pytest.raises(UsageError, match="axes.seed: tables have a column of this name"):
+        list_rows(load("axes.seed={a: ['pretrain.lr=1.0e-3']}", "vary.seed=[a]", "objectives=[future]"))
 
 
 def test_a_world_model_of_one_stage_has_rows_where_an_axis_changes_it():

@@ -10,7 +10,7 @@ import pytest
 from commands.cli.main import main
 from commands.compare import add_time
 from commands.comparison.cells import make_cells
-from commands.comparison.efforts import count_plan, equalise_flops, equalise_time, read_samples
+from commands.comparison.efforts import count_plan, equalise_flops, equalise_time, read_samples, set_samples
 from commands.comparison.table_keys import make_cell_keys
 from commands.config.compose import load_config
 from commands.shared.errors import RunError, UsageError
@@ -35,6 +35,16 @@ def test_a_plan_of_equal_operations_costs_what_one_of_the_first_row_does():
     assert equalise_flops(first, limit) == first
     least = equalise_flops(other, 0.0).planner
     assert (least.samples, least.elites, least.keep_elites) == (4, 2, 1)
+
+
+def test_candidates_of_a_policy_and_refined_ones_shrink_with_the_others():
+    mppi = load_config("compare", ["planner=mppi_tdmpc2", "objectives=[tdmpc2]"])
+    planner = set_samples(make_cell_keys(mppi, "tdmpc2", 0), 20).planner
+    assert (planner.samples, planner.elites, planner.prior_samples) == (20, 2, 1)
+    assert set_samples(make_cell_keys(mppi, "tdmpc2", 0), 2).planner.prior_samples <= 2
+    keys = make_cell_keys(load_config("compare", ["planner=cem_gradient"]), "future", 0)
+    few = set_samples(keys, 4).planner
+    assert 1 <= few.refined <= 4 and few.refined < keys.planner.refined
 
 
 def test_equal_time_is_in_proportion_to_the_measured_plans():

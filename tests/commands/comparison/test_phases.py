@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,22 @@ def data(config, tmp_path_factory):
 def make_cell(config, objective, metric, seed=0):
     variant = {"metric": metric}
     return Cell(objective, "steps", seed, make_cell_keys(config, objective, seed, variant), variant)
+
+
+def test_seconds_of_a_phase_that_was_stopped_are_added_to_those_of_the_next_start(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Cell, "flops", None)
+    clock = iter([0.0, 5.0, 100.0, 102.0])
+    monkeypatch.setattr("commands.comparison.phases.time.perf_counter", lambda: next(clock))
+
+    def stop():
+        raise KeyboardInterrupt
+
+    cell = make_cell(config, "future", "none")
+    for call in (stop, lambda: None):
+        phases = Phases(cell, cell.name, "data.h5", tmp_path / "work", tmp_path / SHARED, CONSOLE)
+        with nullcontext() if call is not stop else pytest.raises(KeyboardInterrupt):
+            phases._time("posttrain", call)
+    assert phases.seconds == {"posttrain": 7.0}
 
 
 def train(cell, data, folder, shared):

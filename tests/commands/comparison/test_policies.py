@@ -71,9 +71,11 @@ def test_a_policy_costs_its_layers_forward_and_twice_back_but_for_its_inputs():
 def test_equal_arithmetic_of_all_stages_takes_the_policys_from_stage_1():
     limit, keys = count_training_flops(make_keys("future")), make_keys("gcivl")
     own = count_training_flops(keys)
-    fitted = fit_steps(keys, "total", limit).pretrain.steps
-    assert fitted == max(1, round((limit.pretrain - own.clone) / own.step)) < keys.pretrain.steps
+    longer = replace(limit, pretrain=limit.pretrain + own.clone - 10 * own.step)
+    assert fit_steps(keys, "total", longer).pretrain.steps == keys.pretrain.steps - 10
     assert fit_steps(keys, "flops", limit).pretrain.steps == keys.pretrain.steps
+    with pytest.raises(UsageError, match=r"budgets=\[total\]: -.* TFLOP are left for stage 1, and one step takes"):
+        fit_steps(keys, "total", limit)
 
 
 def test_a_policy_acts_alike_under_every_effort_and_none_is_scaled_to_it():

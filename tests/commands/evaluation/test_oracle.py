@@ -34,3 +34,7 @@ def test_imagined_truth_equals_stepping_the_environment(task, frame_skip):
                 np.testing.assert_allclose(truth[b, s, k], info["truth"], atol=1e-5)
     one = oracle.imagine(context.select(slice(1, 2)), actions[1:]).view("truth")
     np.testing.assert_allclose(one[0], truth[1], atol=1e-6)
+    oracle.close()
+    if oracle.rollout is not None:
+        with pytest.raises(RuntimeError):
+            oracle.imagine(context, actions).view("truth")

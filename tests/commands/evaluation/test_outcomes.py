@@ -65,6 +65,10 @@ def test_outcomes_agree_with_the_rates_of_every_threshold_and_kind():
         assert sum(method["final"][limit]) / 50 == summary["final"][limit]
     assert np.mean(method["final_distance"]) == pytest.approx(summary["final_distance"], abs=1e-5)
     assert len(outcomes["methods"]["few"]["any"]["0.2"]) == 4
+    assert "replan" not in method
+    judged = tabulate_outcomes({"model": distances}, cases, REACHER, replan_steps=5)["methods"]["model"]["replan"]
+    summary = summarise(distances, cases, REACHER, replan_steps=5)
+    assert {limit: sum(hits) / 50 for limit, hits in judged.items()} == summary["replan"]
 
 
 def test_outcomes_of_a_hundred_goals_and_three_methods_fit_into_20_kb(tmp_path):

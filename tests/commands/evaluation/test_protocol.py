@@ -10,7 +10,7 @@ import pytest
 from commands.config.compose import load_config
 from commands.evaluation.cases import draw_cases, draw_starts
 from commands.evaluation.judging import choose_bins, detect_success, summarise
-from commands.evaluation.protocol import ProtocolConfig, adapt_task, resolve_protocol
+from commands.evaluation.protocol import OracleCostConfig, ProtocolConfig, adapt_task, resolve_protocol
 from commands.shared.errors import UsageError
 from commands.statistics.intervals import wilson_interval
 from envs.reacher.spec import REACHER
@@ -145,8 +145,17 @@ def test_a_protocol_may_have_thresholds_of_its_own_and_count_solved_starts():
     assert adapt_task(REACHER, ProtocolConfig(thresholds={"push_t": 1.0})) == REACHER
     cases = draw_cases(FakeReader(turn=0.0), REACHER, resolve_protocol(protocol, REACHER))
     assert len(cases.seeds) == 1 and cases.solved_starts == 0 and cases.distances[0] == 0
+    alone = ProtocolConfig(episodes=1, keep_solved=True)  # the least distance of the task leaves no solved start out
+    assert draw_cases(FakeReader(turn=0.004), REACHER, resolve_protocol(alone, REACHER)).distances[0] < 0.2
     with pytest.raises(ValueError, match="protocol.judge=best: choose one of any, held, final, replan"):
         ProtocolConfig(judge="best")  # type: ignore[arg-type]
+
+
+def test_more_elites_than_candidates_in_the_simulator_are_refused_before_anything_is_trained():
+    with pytest.raises(ValueError, match="oracle_cost.elites=200 is more than protocol.oracle_cost.samples=48"):
+        OracleCostConfig(elites=200)
+    with pytest.raises(UsageError, match="protocol.oracle_cost.elites"):
+        load_config("demo", ["protocol.oracle_cost.elites=1"])
 
 
 @pytest.mark.parametrize("name", ["dino_wm", "jepa_wms", "lewm"])

@@ -56,7 +56,7 @@ def test_success_is_normalised_by_the_oracle_of_the_same_task_seed_and_protocol(
         "ranking": pytest.approx(0.5),
     }
     assert len(list_points([*records, oracle(goal_offset=50)])) == 2
-    assert list_points([cell("future", rank_reach=None), oracle()])[0]["rank_reach"] is None
+    assert list_points([cell("future", rank_reach=None), oracle(goal_offset=25)])[0]["rank_reach"] is None
 
 
 def test_the_correlation_is_spearmans_and_that_within_tasks_ignores_their_levels():
@@ -85,7 +85,7 @@ def test_seeds_of_one_method_make_the_interval_no_narrower():
 def test_few_cells_and_constants_give_no_law(tmp_path):
     few = [cell(f"m{i}", 0.1 * i, 0.2 + 0.1 * i) for i in range(4)] + [oracle()]
     assert write_law(few, tmp_path / FIGURE) == "" and not (tmp_path / FIGURE).exists()
-    same = [cell(f"m{i}", 0.5, 0.2 + 0.1 * i) for i in range(6)] + [oracle()]
+    same = [cell(f"m{i}", 0.5, 0.2 + 0.1 * i) for i in range(6)] + [oracle(goal_offset=25)]
     assert write_law(same, tmp_path / FIGURE) == ""
     assert correlate([point("a", "m", 0.1, 0.2)] * 9, "error") is None
     seeds = [point("a", f"m{i % 3}", e, s) for i, (e, s) in enumerate(np.random.default_rng(0).random((9, 2)))]
@@ -93,7 +93,7 @@ def test_few_cells_and_constants_give_no_law(tmp_path):
 
 
 def test_the_page_says_what_the_figure_shows(tmp_path):
-    records = [cell(f"m{i}", 0.1 * i, 0.9 - 0.1 * i) for i in range(6)] + [oracle()]
+    records = [cell(f"m{i}", 0.1 * i, 0.9 - 0.1 * i) for i in range(6)] + [oracle(goal_offset=25)]
     text = write_law(records, tmp_path / FIGURE)
     assert text.startswith("\n## What predicts success\n\n") and "(law.png)" in text
     assert "open-loop error over copying, last step: -1.00 (-1.00 to -1.00), 6 cells" in text.replace("\n", " ")

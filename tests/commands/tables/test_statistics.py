@@ -9,8 +9,9 @@ import pytest
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import estimate_paired_difference, estimate_rate
 from commands.tables.rows import identify_row, make_rows
-from commands.tables.statistics import compare_rows, estimate_success, summarise_steps
-from tests.commands.tables.made_records import add_outcomes, make_record
+from commands.tables.sharing import find_oracle
+from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success, summarise_steps
+from tests.commands.tables.made_records import add_outcomes, make_record, make_results
 
 FIRST = {0: [4, None, 9, 2], 1: [3, 3, None, None]}
 SECOND = {0: [None, None, 9, 30], 1: [3, None, 5, None]}
@@ -86,3 +87,22 @@ def test_the_variants_of_a_table_name_its_rows():
     ]
     rows = {row.label: row.seeds for row in make_rows(records) if not row.is_baseline}
     assert rows == {"`future metric=none`": [0], "`future metric=biharmonic`": [0, 1]}
+
+
+def test_of_several_oracles_the_one_with_the_records_planner_counts():
+    one, other = (
+        make_record("oracle", rate=rate, words=words) for rate, words in ((1.0, ()), (0.6, ("planner=icem",)))
+    )
+    found = make_record("lewm", words=("planner=icem",))
+    for records in ([one, other], [other, one]):
+        assert find_oracle(found, records) is other and find_oracle(make_record("lewm"), records) is one
+        assert find_oracle(make_record("lewm", words=("planner=mppi",)), records) is None
+    assert find_oracle(found, [one]) is one, "a single one is that of its task, seed, data and protocol"
+    assert find_oracle(make_record("lewm", words=("protocol.goal_offset=20",)), [one, other]) is None
+
+
+def test_the_true_simulator_with_a_methods_cost_plays_a_few_goals_and_is_not_normalised():
+    records = [make_record("oracle", rate=1.0), make_record("lewm", oracle_cost=make_results(1.0, 4))]
+    rows = {row.key.part: row for row in make_rows(records) if row.key.objective == "lewm"}
+    assert estimate_normalised(rows["plan"], records) is not None
+    assert estimate_normalised(rows["oracle_cost"], records) is None

@@ -33,6 +33,13 @@ def test_one_line_a_method_seed_and_threshold():
     assert read(format_seeds_csv([make_record("lewm", plan=older)]))[0]["final"] == ""
 
 
+def test_a_row_with_an_axis_has_its_column_and_others_an_empty_place():
+    records = [make_record("oracle", rate=1.0), make_record("lewm", variant={"encoder": "keypoints"})]
+    lines = read(format_seeds_csv(records))
+    assert [line["encoder"] for line in lines if line["objective"] == "oracle"] == ["", ""]
+    assert {line["encoder"] for line in lines if line["objective"] == "lewm"} == {"keypoints"}
+
+
 def test_one_line_a_method_seed_and_episode_with_steps_by_threshold():
     record = add_outcomes(make_record("future"), plan=[4, None, 7], random=[None] * 3)
     lines = read(format_episodes_csv([record, make_record("lewm")]))

@@ -175,16 +175,46 @@ def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_pat
     assert Checkpoints(tmp_path).find_newest_step() == 5
 
 
+def test_a_gradient_that_is_not_finite_stops_before_weights_change_and_is_not_saved(tmp_path):
+    class Root(nn.Module):
+        """A finite loss whose gradient is not at 0."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2))
+
+        def loss(self, batch, step):
+            value = (self.weight.sum() * batch["x"].mean()).square().sqrt()
+            return value, {"term": value.detach()}
+
+        def after_step(self, step):
+            pass
+
+    def batches(step):
+        return {"x": torch.tensor([0.0 if step == 6 else 1.0])}
+
+    model = Root()
+    with pytest.raises(TrainingError, match=r"the gradient is not finite at step 6 \(term 0\);.*step-00000005"):
+        train(model, batches, make_optimizer(model, CONFIG), CONFIG, Checkpoints(tmp_path), Hooks(), CPU)
+    assert model.weight.isfinite().all() and Checkpoints(tmp_path).find_newest_step() == 5
+
+
 def test_a_watch_that_is_asked_later_names_the_first_step_whose_loss_was_not_finite():
     watch = LossWatch(at_once=False)
     for step, loss in enumerate([1.0, float("inf"), float("nan")]):
-        watch.add(step, torch.tensor(loss), {"term": torch.tensor(loss)}, {"episode": torch.tensor([40 + step])})
+        watch.add(
+            step,
+            torch.tensor(loss),
+            torch.tensor(1.0),
+            {"term": torch.tensor(loss)},
+            {"episode": torch.tensor([40 + step])},
+        )
     with pytest.raises(
         TrainingError, match=r"step 1: term is not \(term inf\); batch from episode \[41\]; there is no checkpoint yet"
     ):
         watch.check()
     watch = LossWatch(at_once=False)
-    watch.add(0, torch.tensor(1.0), {}, {})
+    watch.add(0, torch.tensor(1.0), torch.tensor(1.0), {}, {})
     watch.check()
     watch.check()
 
