@@ -52,11 +52,10 @@ def list_settings(record: Record) -> dict[str, Any]:
 def find_oracle(record: Record, records: Iterable[Record]) -> Record | None:
     """The oracle's cell of the same task, seed, data and protocol; of several, the one with the record's planner. None
     where there is none, or none of several has that planner."""
-    oracles = [
-        other
-        for other in records
-        if other["objective"] == ORACLE and (other["task"], other["seed"]) == (record["task"], record["seed"])
-    ]
+    place = (record["task"], record["seed"])
+    # By identity: the row of random actions has the oracle's record, too.
+    known = {id(other): other for other in records if other["objective"] == ORACLE}.values()
+    oracles = [other for other in known if (other["task"], other["seed"]) == place]
     if not oracles:
         return None
     mine = list_settings(record)

@@ -97,7 +97,7 @@ def test_of_several_oracles_the_one_with_the_records_planner_counts():
     for records in ([one, other], [other, one]):
         assert find_oracle(found, records) is other and find_oracle(make_record("lewm"), records) is one
         assert find_oracle(make_record("lewm", words=("planner=mppi",)), records) is None
-    assert find_oracle(found, [one]) is one, "a single one is that of its task, seed, data and protocol"
+    assert find_oracle(found, [one, one]) is one, "a single one is that of its task, seed, data and protocol"
     assert find_oracle(make_record("lewm", words=("protocol.goal_offset=20",)), [one, other]) is None
 
 
