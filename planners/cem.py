@@ -15,7 +15,7 @@ from torch import Tensor
 
 from planners.noise import Draws
 from planners.sampling import Proposal, SamplingPlanner
-from planners.scoring import Problem, finite_mean
+from planners.scoring import Problem, average_finite
 from planners.settings import SearchConfig, check_not_negative, check_share
 
 
@@ -69,7 +69,7 @@ def refit(config: CEMConfig, proposal: Proposal, actions_BSKA: Tensor, cost_BS: 
         mean_BKA=mean.lerp(proposal.mean_BKA, config.momentum_mean),
         std_BKA=std.lerp(proposal.std_BKA, config.momentum_std).maximum(config.std_min * half_A),
         retained_BEKA=elites[:, : config.keep_elites] if config.keep_elites else None,
-        elite_cost_B=finite_mean(elite_cost),
+        elite_cost_B=average_finite(elite_cost),
     )
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from planners.noise import NUDGES, Draws, sample_noise
 from planners.protocol import Plan
-from planners.sampling import BasePlanner, make_first_proposal, make_noise_colour, sample_candidates
-from planners.scoring import Problem, bounds, finite_mean
+from planners.sampling import BasePlanner, make_action_box, make_first_proposal, make_noise_colour, sample_candidates
+from planners.scoring import Problem, average_finite
 from planners.settings import NoiseConfig, check_learning_rate, check_not_negative, check_share
 
 Bounds = Literal["clamp", "tanh"]
@@ -87,9 +87,8 @@ def descend(
 
     draws_at: the draws of a step, by which stochastic dynamics imagine.
     """
-    low_A, high_A = bounds(problem.dynamics.spec)
-    mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
-    x: Tensor = (start_BSKA - mid_A) / half_A
+    box = make_action_box(problem.dynamics.spec, start_BSKA.shape[-2])
+    x = box.normalise(start_BSKA)
     memory: Memory = ()
     actions = best = start_BSKA
     best_cost = torch.full(start_BSKA.shape[:2], math.inf, device=start_BSKA.device)
@@ -105,15 +104,15 @@ def descend(
         if number == iterations:
             return Descent(best, best_cost, actions, cost, history)
         history.append(_record_step(cost, best_cost, x))
-        x, memory = step(x, gradient * half_A, memory, number)
-        actions = (mid_A + half_A * x).clamp(low_A, high_A)
+        x, memory = step(x, gradient * box.half_A, memory, number)
+        actions = box.denormalise(x)
     raise AssertionError("unreachable")
 
 
 def _record_step(cost_BS: Tensor, best_BS: Tensor, x: Tensor) -> dict[str, Tensor]:
     """One entry of Plan.history: the elite is the best start of the moment, the spread that of the starts."""
     spread = x.std(1, correction=0).mean((1, 2))
-    return {"best": best_BS.amin(1), "mean": finite_mean(cost_BS), "elite_mean": cost_BS.amin(1), "std": spread}
+    return {"best": best_BS.amin(1), "mean": average_finite(cost_BS), "elite_mean": cost_BS.amin(1), "std": spread}
 
 
 def anneal(first: float, share_left: float, number: int, count: int) -> float:
@@ -160,12 +159,11 @@ class DescendingPlanner(BasePlanner):
         """Draw the starts as `search` draws its first candidates, descend, return the best."""
         spec, config = problem.dynamics.spec, self.config
         proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
-        low_A, high_A = bounds(spec)
-        mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+        box = make_action_box(spec, config.horizon)
         shape = (config.samples, *proposal.mean_BKA.shape[1:])
         noise = sample_noise(draws.at(0), shape, make_noise_colour(config, spec))
-        start = sample_candidates(proposal, noise, low_A, high_A, config.include_mean)
-        start = (mid_A + half_A * self.project((start - mid_A) / half_A, spec.action_dim)).clamp(low_A, high_A)
+        start = sample_candidates(proposal, noise, box.low_KA, box.high_KA, config.include_mean)
+        start = box.denormalise(self.project(box.normalise(start), spec.action_dim))
 
         def step(x: Tensor, gradient: Tensor, memory: Memory, number: int) -> tuple[Tensor, Memory]:
             return self.nudge(*self.step(x, gradient, memory, number, spec.action_dim), draws.at(number), number)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from planners.sampling import Proposal, SamplingPlanner
-from planners.scoring import finite_mean
+from planners.scoring import average_finite
 from planners.settings import SearchConfig, check_not_negative, check_share
 
 TINY = 1e-12
@@ -92,7 +92,7 @@ def weigh_paths(cost_BS: Tensor, temperature: float, relative: bool) -> Tensor:
     above = (cost_BS - least).masked_fill(~finite, 0.0)
     unit = torch.ones_like(least)
     if relative:
-        centred = (cost_BS - finite_mean(cost_BS)[:, None]).masked_fill(~finite, 0.0)
+        centred = (cost_BS - average_finite(cost_BS)[:, None]).masked_fill(~finite, 0.0)
         unit = (centred.square().sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp_min(1)).sqrt()
     weight = torch.exp(-above / (temperature * unit).clamp_min(TINY)) * finite
     return weight / weight.sum(1, keepdim=True).clamp_min(TINY)

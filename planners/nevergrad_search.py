@@ -18,8 +18,8 @@ from torch import Tensor
 
 from planners.noise import CANDIDATES, Draws, derive_seed, upload
 from planners.protocol import Plan
-from planners.sampling import BasePlanner, keep_best, make_first_proposal
-from planners.scoring import Problem, bounds, finite_mean
+from planners.sampling import BasePlanner, choose_std, keep_best, make_action_box, make_first_proposal
+from planners.scoring import Problem, average_finite
 from planners.settings import PlannerConfig
 
 UNUSABLE = 1e15  # reported for an infinite cost: nevergrad clips larger numbers
@@ -49,11 +49,9 @@ class Nevergrad(BasePlanner):
     def solve(self, problem: Problem, draws: Draws, warm_start: Tensor | None) -> Plan:
         """One optimiser a seed. Raises ValueError where nevergrad is missing or has no such optimiser."""
         spec, config = problem.dynamics.spec, self.config
-        low_A, high_A = bounds(spec)
-        mid_A, half_A = (high_A + low_A) / 2, (high_A - low_A) / 2
+        box = make_action_box(spec, config.horizon)
         proposal = make_first_proposal(spec, config, len(draws.seeds), warm_start)
-        mean = ((proposal.mean_BKA - mid_A) / half_A).cpu().numpy()
-        std = config.std_init if warm_start is None else config.std_warm or config.std_init
+        mean, std = box.normalise(proposal.mean_BKA).cpu().numpy(), choose_std(config, warm_start)
         optimizers = [
             self._make_optimizer(start, std, derive_seed(seed, draws.replan, 0, CANDIDATES))
             for start, seed in zip(mean, draws.seeds, strict=True)
@@ -64,16 +62,16 @@ class Nevergrad(BasePlanner):
         for iteration in range(config.iterations):
             asked = [[optimizer.ask() for _ in range(config.samples)] for optimizer in optimizers]
             x_BSKA = np.stack([[one.value for one in row] for row in asked]).astype(np.float32)
-            actions = (mid_A + half_A * upload(torch.from_numpy(x_BSKA), best.device)).clamp(low_A, high_A)
+            actions = box.denormalise(upload(torch.from_numpy(x_BSKA), best.device))
             cost = problem.score(actions, draws.at(iteration))
             best, best_cost = keep_best(best, best_cost, actions, cost)
-            spread = ((actions - mid_A) / half_A).std(1, correction=0).mean((1, 2))
-            history.append({"best": best_cost, "mean": finite_mean(cost), "elite_mean": cost.amin(1), "std": spread})
+            spread = box.normalise(actions).std(1, correction=0).mean((1, 2))
+            history.append({"best": best_cost, "mean": average_finite(cost), "elite_mean": cost.amin(1), "std": spread})
             _report_costs(optimizers, asked, cost)
         if config.return_best:
             return Plan(best, best_cost, history)
         last = np.stack([optimizer.provide_recommendation().value for optimizer in optimizers]).astype(np.float32)
-        actions = (mid_A + half_A * upload(torch.from_numpy(last), best.device)).clamp(low_A, high_A)
+        actions = box.denormalise(upload(torch.from_numpy(last), best.device))
         return Plan(actions, problem.score(actions[:, None], draws.at(config.iterations))[:, 0], history)
 
     def _make_optimizer(self, start_KA: np.ndarray, std: float, seed: int) -> Any:

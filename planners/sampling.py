@@ -21,7 +21,7 @@ from torch import Tensor
 from planners.compilation import compile_step
 from planners.noise import Draws, make_colour_matrix, sample_noise, upload
 from planners.protocol import Context, Cost, Dynamics, DynamicsSpec, Goal, Plan, PolicyPrior
-from planners.scoring import Problem, bounds, check_fit, finite_mean, reduce_precision
+from planners.scoring import Problem, average_finite, check_fit, make_bounds, reduce_precision
 from planners.settings import NoiseConfig, PlannerConfig, SearchConfig
 
 Tail = Literal["repeat", "zero"]
@@ -49,19 +49,48 @@ class Proposal:
     elite_cost_B: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class ActionBox:
+    """Bounds, middle and half range of a plan's actions. low, high: [K, A], several times faster to clamp with on a CPU
+    than [A]."""
+
+    low_KA: Tensor
+    high_KA: Tensor
+    middle_A: Tensor
+    half_A: Tensor
+
+    def normalise(self, actions: Tensor) -> Tensor:
+        """Actions [..., K, A] in half ranges from the middle."""
+        return (actions - self.middle_A) / self.half_A
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """The actions of numbers in half ranges from the middle, within bounds."""
+        return (self.middle_A + self.half_A * x).clamp(self.low_KA, self.high_KA)
+
+
+def make_action_box(spec: DynamicsSpec, horizon: int) -> ActionBox:
+    """The box of a plan's actions on the dynamics' device."""
+    low_A, high_A = make_bounds(spec)
+    low_KA, high_KA = (bound.expand(horizon, -1).contiguous() for bound in (low_A, high_A))
+    return ActionBox(low_KA, high_KA, (high_A + low_A) / 2, (high_A - low_A) / 2)
+
+
+def choose_std(config: PlannerConfig, warm_start: Tensor | None) -> float:
+    """The first standard deviation of a search, in half action ranges."""
+    return config.std_init if warm_start is None else config.std_warm or config.std_init
+
+
 def make_first_proposal(
     spec: DynamicsSpec, config: PlannerConfig, num_envs: int, warm_start: Tensor | None
 ) -> Proposal:
     """Where a search begins: the middle of the range, or a warm start [B,K,A], or several [B,1+E,K,A] of which the
     first is the mean and the others take part in the first iteration."""
-    low_A, high_A = bounds(spec)
-    half_A = (high_A - low_A) / 2
-    shape = (num_envs, config.horizon, spec.block_dim)
-    mean, std, kept = ((low_A + high_A) / 2).expand(shape), config.std_init, None
+    box, shape = make_action_box(spec, config.horizon), (num_envs, config.horizon, spec.block_dim)
+    mean, kept, half_A = box.middle_A.expand(shape), None, box.half_A
     if warm_start is not None:
-        rows = warm_start.clamp(low_A, high_A)
+        rows = warm_start.clamp(box.low_KA, box.high_KA)
         mean, kept = (rows, None) if rows.ndim == 3 else (rows[:, 0], rows[:, 1:])
-        std = config.std_warm or std
+    std = choose_std(config, warm_start)
     assert mean.shape == shape, (mean.shape, shape)
     # Contiguous, as in later iterations: a compiled iteration is made for one layout in memory.
     return Proposal(mean.contiguous(), (std * half_A).expand(shape).contiguous(), kept)
@@ -116,22 +145,6 @@ class Progress:
     best_BKA: Tensor
     best_cost_B: Tensor
     frozen_B: Tensor
-
-
-@dataclass(frozen=True)
-class ActionBox:
-    """Bounds of actions, and half of their range. low, high: [K, A], several times faster to clamp with than [A]."""
-
-    low_KA: Tensor
-    high_KA: Tensor
-    half_A: Tensor
-
-
-def make_action_box(spec: DynamicsSpec, horizon: int) -> ActionBox:
-    """The box of a plan's actions on the dynamics' device."""
-    low_A, high_A = bounds(spec)
-    low_KA, high_KA = (bound.expand(horizon, -1).contiguous() for bound in (low_A, high_A))
-    return ActionBox(low_KA, high_KA, (high_A - low_A) / 2)
 
 
 def keep_best(
@@ -214,7 +227,7 @@ def _record_iteration(proposal: Proposal, cost_BS: Tensor, best_B: Tensor, half_
     """One entry of Plan.history."""
     std = (proposal.std_BKA / half_A).mean((1, 2))
     elite = best_B if proposal.elite_cost_B is None else proposal.elite_cost_B
-    return {"best": best_B, "mean": finite_mean(cost_BS), "elite_mean": elite, "std": std}
+    return {"best": best_B, "mean": average_finite(cost_BS), "elite_mean": elite, "std": std}
 
 
 class BasePlanner:

@@ -28,13 +28,13 @@ CUDA_CHUNK_SHARE = 0.25  # of the device's memory; of the total, so that the chu
 GRADIENT_MEMORY = 4  # times the memory of a step: backward needs what every layer of every step computed
 
 
-def bounds(spec: DynamicsSpec) -> tuple[Tensor, Tensor]:
+def make_bounds(spec: DynamicsSpec) -> tuple[Tensor, Tensor]:
     """low_A, high_A on the dynamics' device."""
     low, high = upload(torch.tensor([spec.action_low, spec.action_high]), spec.device)
     return low, high
 
 
-def chunk_size(spec: DynamicsSpec) -> int:
+def compute_chunk_size(spec: DynamicsSpec) -> int:
     """How many imagined candidate steps (B x S x K) fit into memory at once; 0: no limit known."""
     if spec.step_bytes == 0:
         return 0
@@ -78,7 +78,7 @@ def score_each(
         imagined = dynamics.imagine(context, actions, generator=noise, keep=keep)
         return tuple(cost(imagined, goal, actions) for cost in costs)
 
-    limit = chunk_elements or chunk_size(dynamics.spec)
+    limit = chunk_elements or compute_chunk_size(dynamics.spec)
     cost_CBS = torch.stack(_map_chunks(evaluate, context, goal, noise, actions_BSKA, limit))
     return cost_CBS.masked_fill(~cost_CBS.isfinite(), math.inf)
 
@@ -138,7 +138,7 @@ class Problem:
                 (gradient,) = torch.autograd.grad(value.masked_fill(~value.isfinite(), 0.0).sum(), given)
             return value.detach(), gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
-        limit = self.chunk_elements or math.ceil(chunk_size(dynamics.spec) / GRADIENT_MEMORY)
+        limit = self.chunk_elements or math.ceil(compute_chunk_size(dynamics.spec) / GRADIENT_MEMORY)
         cost_BS, gradient = _map_chunks(evaluate, self.context, self.goal, noise, actions_BSKA, limit)
         return cost_BS.masked_fill(~cost_BS.isfinite(), math.inf), gradient
 
@@ -179,7 +179,7 @@ def measure_elite_overlap(cost_BS: Tensor, other_BS: Tensor) -> float:
     return float((best[:, :, None] == others[:, None]).any(2).float().mean())
 
 
-def finite_mean(cost: Tensor) -> Tensor:
+def average_finite(cost: Tensor) -> Tensor:
     """Mean over the last axis of what is finite; inf where nothing is."""
     finite = cost.isfinite()
     mean = cost.masked_fill(~finite, 0.0).sum(-1) / finite.sum(-1)  # 0 / 0 where nothing is

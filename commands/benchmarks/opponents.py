@@ -31,7 +31,7 @@ from commands.benchmarks.plan_tables import PlanBenchKeys, set_sizes
 from commands.shared.errors import UsageError
 from planners.cem import CEMConfig
 from planners.noise import Draws
-from planners.scoring import bounds, score
+from planners.scoring import make_bounds, score
 from world_model.dynamics import LatentDynamics
 
 OURS = "ours"
@@ -109,7 +109,7 @@ class SharedModel:
 
     def __init__(self, case: PlanCase) -> None:
         self.case = case
-        low_A, high_A = bounds(case.model.spec)
+        low_A, high_A = make_bounds(case.model.spec)
         self.low_A, self.high_A = low_A, high_A
         self.mid_A, self.half_A = (low_A + high_A) / 2, (high_A - low_A) / 2
 

@@ -18,7 +18,7 @@ from commands.tables.tidy import RESERVED
 Axes = Mapping[str, Mapping[str, Sequence[Any]]]  # axis -> variant -> overrides
 Variant = Mapping[str, str]  # axis -> name of its variant
 
-EQUAL = ("env", "data", "protocol", "seed", "on_damaged")  # parts that all rows share
+SHARED_PARTS = ("env", "data", "protocol", "seed", "on_damaged")  # parts that all rows share
 
 
 def list_variants(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[Variant]:
@@ -39,7 +39,7 @@ def list_variants(axes: Axes, vary: Mapping[str, Sequence[str]]) -> list[Variant
         if axis in RESERVED:
             raise UsageError(f"axes.{axis}: tables have a column of this name: give the axis another one")
     for key in list_decided_keys(axes, vary):
-        if key.partition(".")[0] in EQUAL:
+        if key.partition(".")[0] in SHARED_PARTS:
             raise UsageError(f"axes: {key} is equal in all rows of a table: make one table for each of its values")
     return [dict(zip(vary, names, strict=True)) for names in product(*vary.values())]
 

@@ -18,7 +18,7 @@ from commands.shared.errors import UsageError, describe_choices, join_names
 DISTRIBUTIONS = ("log", "uniform", "choice")
 DIGITS = 3  # significant digits of a drawn number
 SEARCHED = ("encoder", "objective", "pretrain", "posttrain", "clone")  # parts of which a space may hold keys
-EQUAL = ("pretrain.steps", "posttrain.steps", "clone.trainer.steps")  # keys that the budget decides
+BUDGETED_KEYS = ("pretrain.steps", "posttrain.steps", "clone.trainer.steps")  # keys that the budget decides
 DRAWS = 100  # draws a trial, at most, until a setting is new
 
 Setting = dict[str, Any]  # dotted key -> value
@@ -52,7 +52,7 @@ def read_space(space: Mapping[str, Any], where: str) -> dict[str, Distribution]:
         root, place = key.partition(".")[0], f"{where}.{key}"
         if root not in SEARCHED:
             raise UsageError(f"{place}: all methods share {root}; a search space holds keys of {join_names(SEARCHED)}")
-        if key in EQUAL:
+        if key in BUDGETED_KEYS:
             raise UsageError(f"{place}: the budget decides the steps of every row (budgets=[steps,total])")
         if value is None:
             found.pop(key, None)

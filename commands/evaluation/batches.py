@@ -39,7 +39,7 @@ def compare_batches(
     in the chunks of `keys`. One row, as of `compare_rollouts`, for each. proposals: first candidates of searches."""
     planner: Any = keys.planner
     rows, quiet = [], make_silent_console()
-    for batch, chunk in list_variants(setup, keys):
+    for batch, chunk in list_batches(setup, keys):
         agent = make_agent(setup.model, replace(planner, chunk_elements=chunk) if chunk else planner, proposals)
         name, parts = f"batches of {batch}, chunks of {chunk}", []
         with console.progress(name, len(setup.cases.seeds), "episodes") as progress:
@@ -51,7 +51,7 @@ def compare_batches(
     return rows
 
 
-def list_variants(setup: EvaluationSetup, keys: EvaluationKeys) -> list[tuple[int, int]]:
+def list_batches(setup: EvaluationSetup, keys: EvaluationKeys) -> list[tuple[int, int]]:
     """Environments planned together and candidate steps imagined at once: batches of BATCHES and all, in chunks as in
     `keys` and of half of an environment's candidates, without the evaluation itself."""
     planner, count = keys.planner, len(setup.cases.seeds)

@@ -10,7 +10,7 @@ from commands.evaluation.setup import EvaluationSetup
 from planners.costs import focus_goal
 from planners.mpc import observe_first_frames
 from planners.noise import Draws
-from planners.scoring import Problem, bounds, measure_elite_overlap
+from planners.scoring import Problem, make_bounds, measure_elite_overlap
 
 CASES = 16  # starts and goals that are compared, at most
 
@@ -28,7 +28,7 @@ def measure_precision(setup: EvaluationSetup, planner: PlannerKeys) -> float:
     state = torch.zeros(count, spec.proprio_dim, device=spec.device)
     context = observe_first_frames(model, frames, state)
     goal = focus_goal(model, planner.cost, model.encode_goal(goals), frames)
-    low, high = bounds(spec)
+    low, high = make_bounds(spec)
     draws = Draws(cases.seeds[:count], 0, spec.device)
     uniform = torch.special.ndtr(draws.normal((max(planner.samples, 2), planner.horizon, spec.block_dim)))
     costs = [

@@ -19,7 +19,7 @@ from data.pictures import Preprocessing
 from data.prepared import prepare_reader
 from planners.proposals import NONE, RETRIEVAL, Proposals, Proposer, Retrieval, Segments
 from planners.protocol import Dynamics
-from planners.scoring import bounds
+from planners.scoring import make_bounds
 from world_model.policy import PolicyProposer
 
 TRAIN = "train"  # the split that proposals come from
@@ -115,7 +115,7 @@ def load_segments(dynamics: Dynamics, view: str, reader: Any, horizon: int, cons
             f"longest has {lengths.max()}: choose a smaller planner.horizon, or longer episodes"
         )
     actions = reader.gather("action", rows[starts_N][:, None] + np.arange(horizon * skip)).astype(np.float32)
-    low_A, high_A = bounds(spec)
+    low_A, high_A = make_bounds(spec)
     blocks = torch.from_numpy(actions).reshape(len(starts_N), horizon, spec.block_dim).to(spec.device)
     return Segments(
         view_frames(dynamics, view, reader, rows, console),

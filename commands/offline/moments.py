@@ -27,7 +27,7 @@ from data.schema import SPLITS
 from planners.costs import GoalCost, focus_goal
 from planners.noise import Draws
 from planners.protocol import Cost, Dynamics, DynamicsSpec, Planner
-from planners.scoring import bounds, score
+from planners.scoring import make_bounds, score
 
 Actions = NDArray[np.float32]
 MOMENTS_AT_ONCE = 64  # moments planned, or encoded, together
@@ -128,7 +128,7 @@ def plan_at_moments(
     spec, parts, plan_ms = dynamics.spec, [], []
     cost = cost.bind_spec(spec) if isinstance(cost, GoalCost) else cost
     seeds = tuple(int(s) for s in np.random.default_rng([seed, 72]).integers(2**31, size=len(moments)))
-    low_A, high_A = bounds(spec)
+    low_A, high_A = make_bounds(spec)
     for rows, part in moments.iterate_chunks():
         began = time.perf_counter()
         recorded = load_transitions(dynamics, reader, part.index)

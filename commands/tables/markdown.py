@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from math import isnan
 
+from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import Estimate
 from commands.tables.rows import Record, Row
-from commands.tables.statistics import estimate_normalised, estimate_success
+from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success
 
 WIDTH = 120  # columns of a paragraph
 BUDGET_TITLES = {
@@ -44,6 +45,17 @@ def format_difference(difference: Estimate | None) -> tuple[str, str]:
     mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
     mark = "" if difference.matched else UNMATCHED
     return f"{mean:+.0f}{mark} ({low:+.0f} to {high:+.0f})", judge_difference(difference)
+
+
+def format_comparison(row: Row, other: Row, kind: str, threshold: str, strict: bool = True) -> tuple[str, str]:
+    """The difference between two rows in percentage points, and what it shows. strict: whether rows with other goals
+    raise UsageError; else the second part says so."""
+    try:
+        return format_difference(compare_rows(row, other, kind, threshold))
+    except UsageError:
+        if strict:
+            raise
+        return "", "other goals"
 
 
 def format_short(row: Row, kind: str, threshold: str) -> str:

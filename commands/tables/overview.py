@@ -7,19 +7,18 @@ from math import isnan
 from pathlib import Path
 
 from commands.report.comparison_plots import Interval, draw_success_by_time, draw_tasks
-from commands.shared.errors import UsageError
 from commands.tables.figures import average, name_row, read_plan_ms
 from commands.tables.markdown import (
     BUDGET_TITLES,
-    format_difference,
+    format_comparison,
     format_normalised,
     format_table,
     join_values,
     wrap,
 )
-from commands.tables.rows import Record, Row, get_headline, get_judge, make_rows, select_records
+from commands.tables.rows import Record, Row, find_main_row, get_headline, get_judge, make_rows, select_records
 from commands.tables.sharing import check_equal
-from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success
+from commands.tables.statistics import estimate_normalised, estimate_success
 
 Tables = dict[str, list[Row]]  # the rows of each task
 FIGURE, TIMES = "tasks.png", "plan_times.png"
@@ -89,14 +88,11 @@ def _tabulate_differences(tables: Tables, main: str) -> list[str]:
     found: dict[str, dict[str, str]] = {}
     for task, rows in tables.items():
         methods = [row for row in rows if not row.is_baseline and not _has_several_settings(row)]
-        ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
+        ours = find_main_row(methods, main)
         for row in methods if ours is not None else ():
             if row is not ours and ours is not None:
                 judge, limit = get_judge(row.records[0]), get_headline(row.records[0])
-                try:
-                    parts = format_difference(compare_rows(row, ours, judge, limit))
-                except UsageError:
-                    parts = ("", "other goals")
+                parts = format_comparison(row, ours, judge, limit, strict=False)
                 found.setdefault(row.label, {})[task] = ", ".join(filter(None, parts))
     if not found:
         return []

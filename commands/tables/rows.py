@@ -113,6 +113,12 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
     ]
 
 
+def find_main_row(rows: Iterable[Row], main: str | None) -> Row | None:
+    """The row that others are compared with: the objective `main` with the shared dynamics; None where it is not
+    there."""
+    return next((row for row in rows if row.key.objective == main and row.key.part == "plan"), None)
+
+
 def format_row(objective: str, variant: Mapping[str, str]) -> str:
     """Name of a row, as "lewm metric=none"."""
     return " ".join((objective, *(f"{axis}={name}" for axis, name in variant.items())))

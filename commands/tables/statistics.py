@@ -95,7 +95,7 @@ def compare_rows(row: Row, other: Row, kind: str, threshold: str, shared: bool =
     return estimate_difference(first, second, counts)
 
 
-def summarise_steps(row: Row, kind: str, threshold: str) -> tuple[float | None, Estimate] | None:
+def estimate_steps_to_success(row: Row, kind: str, threshold: str) -> tuple[float | None, Estimate] | None:
     """Environment steps to success: the median of all successes (None without one), and the mean restricted to the
     budget, which failures count as, with its interval. None without outcomes."""
     if any("outcomes" not in record for record in row.records):

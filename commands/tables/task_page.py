@@ -8,12 +8,12 @@ from itertools import product
 from statistics import fmean
 
 from commands.evaluation.scenes import name_scenes
-from commands.shared.errors import UsageError
 from commands.tables.effort_tables import tabulate_planning, tabulate_time_gaps
 from commands.tables.markdown import (
     BUDGET_TITLES,
     UNMATCHED,
     format_bin,
+    format_comparison,
     format_difference,
     format_estimate,
     format_mean,
@@ -33,6 +33,7 @@ from commands.tables.rows import (
     TIME,
     Record,
     Row,
+    find_main_row,
     get_effort,
     get_headline,
     get_judge,
@@ -45,8 +46,8 @@ from commands.tables.statistics import (
     compare_rows,
     estimate_by_distance,
     estimate_on_shared_goals,
+    estimate_steps_to_success,
     estimate_success,
-    summarise_steps,
 )
 from commands.tables.view_tables import tabulate_views
 
@@ -170,25 +171,16 @@ def _tabulate_differences(rows: Sequence[Row], main: str | None, mixed: bool) ->
     """Success of every row less that of the best of the others, and less that of the main row."""
     limit = get_headline(rows[0].records[0])
     methods = [row for row in rows if not row.is_baseline]
-    ours = next((row for row in methods if row.key.objective == main and row.key.part == "plan"), None)
+    ours = find_main_row(methods, main)
     if len(methods) < 2:
         return []
-
-    def subtract(row: Row, other: Row, kind: str) -> tuple[str, str]:
-        try:
-            return format_difference(compare_rows(row, other, kind, limit))
-        except UsageError:
-            if not mixed:
-                raise
-            return "", "other goals"
-
     body = []
     for row in methods:
         for kind in dict.fromkeys((*TIMED, get_judge(rows[0].records[0]))):
             best = next(other for other in order_rows(methods, kind) if other is not row)
-            cells = [f"less {best.label}", *subtract(row, best, kind)]
+            cells = [f"less {best.label}", *format_comparison(row, best, kind, limit, strict=not mixed)]
             if ours is not None:
-                own = ("", "") if ours is row else subtract(row, ours, kind)
+                own = ("", "") if ours is row else format_comparison(row, ours, kind, limit, strict=not mixed)
                 cells += own
             body.append([row.label, kind, *cells])
     against = [] if ours is None else [f"less {ours.label}", "verdict"]
@@ -233,7 +225,7 @@ def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
     limit = get_headline(rows[0].records[0])
     body = []
     for row in rows:
-        found = [summarise_steps(row, kind, limit) for kind in TIMED]
+        found = [estimate_steps_to_success(row, kind, limit) for kind in TIMED]
         known = [each for each in found if each is not None]
         if known:
             pairs = [("–" if median is None else f"{median:g}", format_mean(mean)) for median, mean in known]
@@ -241,7 +233,7 @@ def _tabulate_steps(rows: Sequence[Row]) -> list[str]:
     if not body:
         return []
     budgets = {record["outcomes"]["budget"] for row in rows for record in row.records if "outcomes" in record}
-    missing = [row.label for row in rows if summarise_steps(row, "any", limit) is None]
+    missing = [row.label for row in rows if estimate_steps_to_success(row, "any", limit) is None]
     note = (
         f"Environment steps until success within {limit} {rows[0].records[0]['unit']}: the median of the successes, "
         "and the mean over all episodes, in which a failure counts as the whole budget "

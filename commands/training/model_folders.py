@@ -38,7 +38,7 @@ from world_model.objectives.pretrain_model import PretrainModel
 from world_model.predictor import ActionPredictor
 from world_model.training.checkpoint import (
     CheckpointError,
-    check_fit,
+    check_weights,
     load_model_folder,
     load_tensors,
     load_weights,
@@ -154,7 +154,7 @@ def check_blocks(depth: int, width: int, tensors: dict[str, Tensor], stem: str, 
 def build_loaded(make: Callable[[], Network], tensors: dict[str, Tensor], source: str) -> Network:
     """A network with these weights. They are compared with one that takes no memory first: sizes may be absurd."""
     with torch.device("meta"):
-        check_fit(make(), tensors, source)
+        check_weights(make(), tensors, source)
     network = make()
     load_weights(network, tensors, source)
     return network

@@ -164,12 +164,12 @@ def test_several_costs_score_what_is_imagined_once():
 
 
 def test_chunks_are_sized_by_the_memory_a_step_takes():
-    assert scoring.chunk_size(PointMass().spec) == 0
+    assert scoring.compute_chunk_size(PointMass().spec) == 0
     two_environments = 2 * 7 * 3
     dynamics, context, goal, actions = problem(step_bytes=(1 << 30) // two_environments)
     score(dynamics, context, goal, COST, actions)
     assert [asked.shape[0] for asked in dynamics.asked] == [2, 2, 1]
-    assert scoring.chunk_size(PointMass(step_bytes=1 << 40).spec) == 1
+    assert scoring.compute_chunk_size(PointMass(step_bytes=1 << 40).spec) == 1
 
 
 def test_nan_and_infinite_costs_become_the_worst():

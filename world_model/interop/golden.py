@@ -28,7 +28,7 @@ from world_model.objectives.end_to_end import PathTerms, StepTerms, compute_path
 from world_model.objectives.losses import normalise_target, regression, sigreg
 from world_model.predictor import ActionPredictor, PredictorConfig
 from world_model.probing.attentive import AttentiveProbe, AttentiveProbeConfig
-from world_model.training.checkpoint import CheckpointError, check_fit_of, load_weights
+from world_model.training.checkpoint import CheckpointError, check_weights_of, load_weights
 
 WEIGHTS = "weights."
 TOLERANCE = 1e-4
@@ -203,7 +203,7 @@ def _run_lewm(config: dict[str, Any], weights: Vectors, vectors: Vectors, source
     )
     predictor = WindowPredictor(config["history"], block, config["depth"])
     parts = torch.nn.ModuleDict({"predictor": predictor, "action_encoder": ActionMLP(config["action_dim"], width)})
-    check_fit_of(to_released(parts.state_dict()), weights, source)
+    check_weights_of(to_released(parts.state_dict()), weights, source)
     parts.load_state_dict(from_released(weights, parts.state_dict()))
     parts.to(embedded_BTD.device).eval()
     return {

@@ -32,7 +32,7 @@ from world_model.interop.pretrained import (
     read_torch_file,
 )
 from world_model.nn.layers import BlockConfig
-from world_model.training.checkpoint import CheckpointError, check_fit_of, get_first_line, list_some
+from world_model.training.checkpoint import CheckpointError, check_weights_of, get_first_line, list_some
 
 VIT_EPS = 1e-12  # of the norms of Hugging Face's ViT
 HEAD_DIM = 64  # of the released encoder and predictor
@@ -162,7 +162,7 @@ def read_released(folder: Path) -> tuple[LeWMSizes, Weights]:
     block = ActionSpec((-1.0,) * sizes.block_dim, (1.0,) * sizes.block_dim)
     with torch.device("meta"):  # sizes may be absurd
         expected = to_released(LeWorldModel(sizes, block).state_dict())
-    check_fit_of(expected, weights, str(folder))
+    check_weights_of(expected, weights, str(folder))
     return sizes, weights
 
 

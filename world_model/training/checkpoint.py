@@ -149,12 +149,12 @@ def _is_usable(tensor: Tensor) -> bool:
     return bool(torch.linalg.vector_norm(tensor, torch.inf) <= LARGEST_WEIGHT)
 
 
-def check_fit(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+def check_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """CheckpointError unless these are the model's weights. The model may lie on torch's meta device."""
-    check_fit_of(model.state_dict(), tensors, source)
+    check_weights_of(model.state_dict(), tensors, source)
 
 
-def check_fit_of(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+def check_weights_of(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
     """CheckpointError unless the tensors have the names and shapes of the expected ones. It lists missing, unexpected
     and mis-shaped names, and those that hold numbers which are not finite."""
     problems = [f"missing {name}" for name in expected if name not in tensors]
@@ -171,8 +171,8 @@ def check_fit_of(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Load strictly; CheckpointError as of `check_fit`."""
-    check_fit(model, tensors, source)
+    """Load strictly; CheckpointError as of `check_weights`."""
+    check_weights(model, tensors, source)
     model.load_state_dict(tensors)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from commands.cli.main import main
 from commands.config.compose import load_config
-from commands.evaluation.batches import compare_rollouts, format_batches, list_variants, split_cases
+from commands.evaluation.batches import compare_rollouts, format_batches, list_batches, split_cases
 from commands.evaluation.cases import Cases
 from commands.evaluation.episodes import Rollouts
 from envs.reacher.spec import REACHER
@@ -44,10 +44,10 @@ def test_parts_hold_every_case_once_and_in_order():
 
 def test_all_batches_are_played_in_two_chunks_but_for_the_evaluation_itself():
     keys = load_keys("planner.samples=10", "planner.elites=4", "planner.horizon=3")
-    assert list_variants(make_setup(9), keys) == [(1, 0), (4, 0), (1, 15), (4, 15), (9, 15)]
-    assert list_variants(make_setup(1), keys) == [(1, 15)]
+    assert list_batches(make_setup(9), keys) == [(1, 0), (4, 0), (1, 15), (4, 15), (9, 15)]
+    assert list_batches(make_setup(1), keys) == [(1, 15)]
     own = SimpleNamespace(planner=SimpleNamespace())  # a planner of the user's
-    assert list_variants(make_setup(9), own) == [(1, 0), (4, 0)]
+    assert list_batches(make_setup(9), own) == [(1, 0), (4, 0)]
 
 
 @pytest.mark.parametrize(("judge", "flipped"), [("any", 1), ("final", 2)])

@@ -10,7 +10,7 @@ from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import estimate_paired_difference, estimate_rate
 from commands.tables.rows import identify_row, make_rows
 from commands.tables.sharing import find_oracle
-from commands.tables.statistics import compare_rows, estimate_normalised, estimate_success, summarise_steps
+from commands.tables.statistics import compare_rows, estimate_normalised, estimate_steps_to_success, estimate_success
 from tests.commands.tables.made_records import add_outcomes, make_record, make_results
 
 FIRST = {0: [4, None, 9, 2], 1: [3, 3, None, None]}
@@ -56,7 +56,7 @@ def test_records_without_outcomes_are_compared_by_their_counts_of_equal_size():
         *rows_of([make_record("future", rate=0.8)], [make_record("lewm", rate=0.5)]), "any", "0.2"
     )
     assert difference.mean == pytest.approx(0.3) and not difference.matched
-    assert summarise_steps(rows[0], "any", "0.2") is None
+    assert estimate_steps_to_success(rows[0], "any", "0.2") is None
 
 
 def test_random_actions_of_a_seed_count_once_however_many_cells_have_them():
