@@ -31,7 +31,8 @@ from commands.benchmarks.plan_tables import PlanBenchKeys, set_sizes
 from commands.shared.errors import UsageError
 from planners.cem import CEMConfig
 from planners.noise import Draws
-from planners.scoring import make_bounds, score
+from planners.sampling import make_action_box
+from planners.scoring import score
 from world_model.dynamics import LatentDynamics
 
 OURS = "ours"
@@ -109,9 +110,7 @@ class SharedModel:
 
     def __init__(self, case: PlanCase) -> None:
         self.case = case
-        low_A, high_A = make_bounds(case.model.spec)
-        self.low_A, self.high_A = low_A, high_A
-        self.mid_A, self.half_A = (low_A + high_A) / 2, (high_A - low_A) / 2
+        self.box = make_action_box(case.model.spec, case.planner.horizon)
 
     def begin(self, number: int) -> None:
         """Encode frames and goal. number: of the plan, which keys the draws of a model that has some."""
@@ -120,7 +119,7 @@ class SharedModel:
 
     def score(self, unit_BSKA: Tensor) -> Tensor:
         """cost_BS of candidates [1, S, K, A]."""
-        actions = (self.mid_A + self.half_A * unit_BSKA).clamp(self.low_A, self.high_A)
+        actions = self.box.denormalise(unit_BSKA)
         cost_BS = score(self.case.model, self.context, self.goal, self.case.cost, actions, self.draws)
         self.draws = self.draws.at(self.draws.iteration + 1)
         return cost_BS

@@ -45,7 +45,10 @@ def list_settings(record: Record) -> dict[str, Any]:
     if "objective" in recorded:
         parts["objective"] = complete["objective"]
         parts["metric"] = complete["objective"].get("metric") or {"kind": "none"}
-    apart = (*APART, *ORACLE_APART) if record["objective"] == ORACLE else APART
+    apart = APART
+    if record["objective"] == ORACLE:
+        apart = (*APART, *ORACLE_APART)
+        parts |= {"dynamics": recorded["dynamics"]} if "dynamics" in recorded else {}  # the model step alone
     return get_identity(parts, apart)
 
 

@@ -9,7 +9,7 @@ import pytest
 from commands.shared.errors import UsageError
 from commands.statistics.seed_intervals import estimate_paired_difference, estimate_rate
 from commands.tables.rows import identify_row, make_rows
-from commands.tables.sharing import find_oracle
+from commands.tables.sharing import find_oracle, list_settings
 from commands.tables.statistics import compare_rows, estimate_normalised, estimate_steps_to_success, estimate_success
 from tests.commands.tables.made_records import add_outcomes, make_record, make_results
 
@@ -99,6 +99,11 @@ def test_of_several_oracles_the_one_with_the_records_planner_counts():
         assert find_oracle(make_record("lewm", words=("planner=mppi",)), records) is None
     assert find_oracle(found, [one, one]) is one, "a single one is that of its task, seed, data and protocol"
     assert find_oracle(make_record("lewm", words=("protocol.goal_offset=20",)), [one, other]) is None
+
+
+def test_of_the_dynamics_an_oracle_has_the_model_step_alone():
+    settings = list_settings(make_record("oracle", words=("dynamics.frame_skip=5",)))
+    assert {key: value for key, value in settings.items() if key.startswith("dynamics")} == {"dynamics.frame_skip": 5}
 
 
 def test_the_true_simulator_with_a_methods_cost_plays_a_few_goals_and_is_not_normalised():

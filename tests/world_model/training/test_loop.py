@@ -149,24 +149,27 @@ def test_a_run_begins_with_weights_teacher_and_optimiser_of_another_and_counts_f
     assert_equal(after, weights_of(model))
 
 
+class Scaled(nn.Module):
+    """Its loss is a function of the sum of its weights times the batch."""
+
+    def __init__(self, apply=lambda value: value) -> None:
+        super().__init__()
+        self.weight, self.apply_to_value = nn.Parameter(torch.ones(2, 2)), apply
+
+    def loss(self, batch, step):
+        value = self.apply_to_value(self.weight.sum() * batch["x"].mean())
+        return value, {"term": value.detach()}
+
+    def after_step(self, step):
+        pass
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_path):
-    class Bad(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(2, 2))
-
-        def loss(self, batch, step):
-            value = self.weight.sum() * batch["x"].mean()
-            return value, {"term": value}
-
-        def after_step(self, step):
-            pass
-
     def batches(step):
         bad = float("nan") if step == 6 else 1.0
         return {"x": torch.tensor([bad]), "episode": torch.tensor([42]), "start": torch.tensor([7])}
 
-    model = Bad()
+    model = Scaled()
     with pytest.raises(
         TrainingError, match=r"step 6: term is not .*term nan.*episode \[42\], start \[7\].*step-00000005"
     ):
@@ -176,24 +179,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_source_and_checkpoint(tmp_pat
 
 
 def test_a_gradient_that_is_not_finite_stops_before_weights_change_and_is_not_saved(tmp_path):
-    class Root(nn.Module):
-        """A finite loss whose gradient is not at 0."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(2, 2))
-
-        def loss(self, batch, step):
-            value = (self.weight.sum() * batch["x"].mean()).square().sqrt()
-            return value, {"term": value.detach()}
-
-        def after_step(self, step):
-            pass
-
     def batches(step):
         return {"x": torch.tensor([0.0 if step == 6 else 1.0])}
 
-    model = Root()
+    model = Scaled(lambda value: value.square().sqrt())  # at 0 it is finite, and its gradient is not
     with pytest.raises(TrainingError, match=r"the gradient is not finite at step 6 \(term 0\);.*step-00000005"):
         train(model, batches, make_optimizer(model, CONFIG), CONFIG, Checkpoints(tmp_path), Hooks(), CPU)
     assert model.weight.isfinite().all() and Checkpoints(tmp_path).find_newest_step() == 5
