@@ -8,6 +8,7 @@ Gymnasium's may end an episode of its own (`envs.adapters.gymnasium_simulator`).
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,6 +38,7 @@ Info = dict[str, Any]
 Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 SPLITS = ("train", "val", "eval")  # of the episodes of a data file, see data.schema; a test compares them
+_MODELS: dict[tuple[type[GoalEnv], str], mujoco.MjModel] = {}  # compiled models by class and task
 RESET_OPTIONS = ("state", "goal_state", "goal_image_state", "split")
 
 
@@ -105,7 +107,7 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         from envs.factors import Variation
         from envs.physics import Physics
 
-        model = self._build_model()
+        model = self._copy_model()
         substeps = round(self.task.control_step_s / model.opt.timestep)
         assert np.isclose(substeps * model.opt.timestep, self.task.control_step_s), model.opt.timestep
         distractors = Distractors(self._setting, model, self.camera, self.size) if self._setting else None
@@ -114,6 +116,13 @@ class GoalEnv(gymnasium.Env[Observation, NDArray[np.float32]], ABC):
         self._renderer: Any = Renderer(model, self.size, self.size, self.camera)
         self._factors = np.full(len(self.task_factors) + len(self._variation.names), np.nan)  # none written yet
         self._set_factors(np.concatenate([np.zeros(len(self.task_factors)), self._variation.defaults]))
+
+    def _copy_model(self) -> mujoco.MjModel:
+        """A model of this environment's own; to compile one takes up to a tenth of a second, to copy it far less."""
+        key = type(self), self.task.name
+        if key not in _MODELS:
+            _MODELS[key] = self._build_model()
+        return copy.copy(_MODELS[key])
 
     # What a task on MuJoCo defines. A task on another simulator overrides the methods that call the first three.
 

@@ -54,6 +54,15 @@ def test_factors_at_their_defaults_are_the_task_without_them_to_the_bit(varied: 
     plain.close()
 
 
+def test_environments_change_copies_of_the_compiled_model(varied: GoalEnv) -> None:
+    varied.reset(seed=0)
+    _walk(varied)
+    compiled, kept = varied._build_model(), varied._copy_model()
+    assert kept is not varied.physics.model and kept.signature == compiled.signature
+    for name, values in _arrays(compiled).items():
+        np.testing.assert_array_equal(getattr(kept, name), values, err_msg=name)
+
+
 def test_each_factor_changes_the_model_and_nothing_of_it_stays(varied: GoalEnv) -> None:
     varied.reset(seed=0)
     model = copy.copy(varied.physics.model)
